@@ -1,0 +1,5 @@
+"""All knowledge of SGLang, one module per seam, chosen by what the installed code has.
+
+`static`, `arguments` and `torchvision_shim` import neither torch nor sglang and are safe on
+the controller; everything else is imported on ranks only.
+"""

@@ -1,0 +1,63 @@
+"""The server args of a ranked test: defaults for the tiny model, and how they are changed.
+
+Imports neither torch nor sglang.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pytest_pprank.errors import UsageError
+
+# Long enough that SGLang's watchdog never signals our launcher: a rank that hangs is the
+# controller's business, which knows the test and stops all ranks.
+_NEVER_S = 7 * 24 * 3600
+
+
+def default_server_args(*, num_stages: int, device: str, model_path: str) -> dict[str, object]:
+    """Return the server args for the tiny model on `num_stages` pipeline stages.
+
+    `device` is "cpu", "cuda" or "cuda:K"; `model_path` a local folder. Greedy and seeded, so
+    that all ranks of all runs see the same tokens; 4096 KV tokens; chunks of 256 tokens.
+    """
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"device {device!r}: server args are known for 'cpu' and 'cuda'")
+    return {
+        "model_path": model_path,
+        "load_format": "safetensors",
+        "skip_tokenizer_init": True,
+        "device": kind,
+        "pp_size": num_stages,
+        "tp_size": 1,
+        "random_seed": 42,
+        "sampling_backend": "pytorch",
+        "grammar_backend": "none",
+        "disable_overlap_schedule": True,
+        "disable_cuda_graph": True,
+        "chunked_prefill_size": 256,
+        "max_total_tokens": 4096,
+        "max_running_requests": 8,
+        "mem_fraction_static": 0.5,
+        "page_size": 1,
+        "watchdog_timeout": _NEVER_S,
+        "log_level": "warning",
+        **_KIND[kind],
+    }
+
+
+def merge(
+    defaults: Mapping[str, object], *changes: Mapping[str, object]
+) -> dict[str, object]:
+    """Return `defaults` with `changes` laid over them, later ones over earlier ones."""
+    merged = dict(defaults)
+    for change in changes:
+        merged.update(change)
+    return merged
+
+
+_KIND: dict[str, dict[str, object]] = {
+    "cpu": {"dtype": "float32", "attention_backend": "torch_native"},
+    # sgl_kernel's rmsnorm has no float32 path (FACTS, two H200s).
+    "cuda": {"dtype": "bfloat16", "attention_backend": "triton"},
+}

@@ -1,0 +1,254 @@
+"""Real Req, ScheduleBatch and ForwardBatch objects on one stage, built as SGLang builds them.
+
+The lifecycle of a request is the scheduler's own: match its prefix in the tree cache, lock it,
+allocate, and give everything back with `release`. Each stage builds the same batch from the same
+prompts, as the stages of a pipeline do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.materialize import note_origin, note_staging
+from pytest_pprank.sglang.seams import fill, missing, need
+
+_serial = itertools.count()
+
+
+def restart_serial() -> None:
+    """Number requests from zero again, so that a test's prompts do not depend on earlier tests."""
+    global _serial
+    _serial = itertools.count()
+
+
+def make_req(
+    scheduler: Any,
+    *,
+    input_ids: Sequence[int] | None = None,
+    prompt_len: int | None = None,
+    max_new_tokens: int = 8,
+    rid: str | None = None,
+) -> Any:
+    """Return a real greedy Req, known to no queue yet.
+
+    Give `input_ids`, or `prompt_len` for that many ids which differ from request to request and
+    are the same on all ranks and in all runs.
+    """
+    serial = next(_serial)
+    vocabulary = int(need(scheduler, "model_config").vocab_size)
+    ids = _prompt(input_ids, prompt_len, serial, vocabulary)
+    sampling_module = import_module("sglang.srt.sampling.sampling_params")
+    sampling = need(sampling_module, "SamplingParams")(
+        temperature=0, max_new_tokens=max_new_tokens, ignore_eos=True
+    )
+    sampling.normalize(None)
+    req_class = need(import_module("sglang.srt.managers.schedule_batch"), "Req")
+    known = {
+        "rid": rid if rid is not None else f"req-{serial}",
+        "origin_input_text": "",
+        "origin_input_ids": array("q", ids),
+        "sampling_params": sampling,
+        "vocab_size": vocabulary,
+    }
+    req = req_class(**fill(req_class.__init__, known))
+    req.logprob_start_len = -1
+    return req
+
+
+def make_schedule_batch(
+    scheduler: Any,
+    prompts: Sequence[Any],
+    *,
+    mode: str = "extend",
+    chunk: int | None = None,
+    max_new_tokens: int = 8,
+) -> Any:
+    """Return a real ScheduleBatch, prepared for its forward, its token ids still staged.
+
+    `prompts`: per request a Req, a sequence of token ids, or a length. `chunk`: the last request
+    is cut to its first `chunk` tokens and is the batch's chunked_req (see `make_next_chunk`).
+    ``mode="decode"``: the prompts have run through this stage already, and each request has one
+    output token: a fixed one that differs from request to request, since only the last stage
+    samples and a lone stage's input is made up anyway.
+    """
+    if mode not in ("extend", "decode"):
+        raise UsageError(f"make_schedule_batch: mode={mode!r}; allowed: 'extend', 'decode'")
+    if chunk is not None and (mode == "decode" or chunk < 1):
+        raise UsageError(f"make_schedule_batch: chunk={chunk!r} needs mode='extend' and chunk >= 1")
+    if not prompts:
+        raise UsageError("make_schedule_batch: prompts is empty; give at least one prompt")
+    reqs = [_as_req(scheduler, prompt, max_new_tokens) for prompt in prompts]
+    for req in reqs:
+        req.init_next_round_input(scheduler.tree_cache)
+        _lock(scheduler.tree_cache, req)
+    batch = _extend(scheduler, reqs, chunk)
+    if mode == "decode":
+        run_forward(scheduler, make_forward_batch(scheduler, batch))
+        _to_decode(scheduler, batch)
+    return batch
+
+
+def make_next_chunk(scheduler: Any, batch: Any, *, chunk: int | None = None) -> Any:
+    """Return the batch with the next `chunk` tokens (default: all that are left) of a chunked_req.
+
+    The batch before must have run its forward; it is not to be used or released any more.
+    """
+    req = batch.chunked_req
+    if req is None:
+        raise UsageError("make_next_chunk: the batch has no chunked_req; make it with chunk=N")
+    need(scheduler, "stash_chunked_request")(req)
+    req.init_next_round_input()
+    return _extend(scheduler, [req], chunk)
+
+
+def make_forward_batch(scheduler: Any, batch: Any) -> Any:
+    """Return the real ForwardBatch of a ScheduleBatch, made as the scheduler's run_batch does.
+
+    SGLang's own resolve_forward_inputs first brings the staged token ids to the device.
+    """
+    overlap = import_module("sglang.srt.managers.overlap_utils")
+    need(overlap, "resolve_forward_inputs")(batch, need(scheduler, "future_map"))
+    forward_batch_class = need(
+        import_module("sglang.srt.model_executor.forward_batch_info"), "ForwardBatch"
+    )
+    known = {
+        "batch": batch,
+        "model_runner": need(need(scheduler, "tp_worker"), "model_runner"),
+        "return_hidden_states_before_norm": False,
+    }
+    made = forward_batch_class.init_new(**fill(forward_batch_class.init_new, known))
+    note_origin(made, batch)
+    return made
+
+
+def run_forward(scheduler: Any, forward_batch: Any, *, proxy: Any = None) -> Any:
+    """Run this stage's layers on `forward_batch` and return what the model runner returns.
+
+    `proxy`: the PPProxyTensors of the stage before; by default zeros of the real shape
+    ``[tokens, hidden]``, on every stage but the first.
+    """
+    model_runner = scheduler.tp_worker.model_runner
+    if proxy is None and not scheduler.pp_group.is_first_rank:
+        proxy = zero_proxy(scheduler, int(forward_batch.input_ids.shape[0]))
+    with torch.no_grad():
+        output = model_runner.forward(forward_batch=forward_batch, pp_proxy_tensors=proxy)
+    return getattr(output, "logits_output", output)
+
+
+def zero_proxy(scheduler: Any, tokens: int) -> Any:
+    """Return PPProxyTensors of zeros as a previous stage would send for `tokens` tokens."""
+    info = import_module("sglang.srt.model_executor.forward_batch_info")
+    runner = scheduler.tp_worker.model_runner
+    config = runner.model_config
+    return need(info, "PPProxyTensors")(
+        {
+            name: torch.zeros(
+                (tokens, config.hidden_size), dtype=config.dtype, device=scheduler.device
+            )
+            for name in ("hidden_states", "residual")
+        }
+    )
+
+
+def release(scheduler: Any, batch: Any) -> None:
+    """Give back all that the batch's requests hold; harmless for those that hold nothing."""
+    give_back = need(import_module("sglang.srt.mem_cache.common"), "release_kv_cache")
+    for req in batch.reqs:
+        if _holds_kv(req):
+            give_back(req, scheduler.tree_cache, is_insert=False)
+
+
+def _extend(scheduler: Any, reqs: list[Any], chunk: int | None) -> Any:
+    for req in reqs:
+        _set_extend(req, None)
+    chunked = reqs[-1] if chunk is not None and _set_extend(reqs[-1], chunk) else None
+    batch_class = need(import_module("sglang.srt.managers.schedule_batch"), "ScheduleBatch")
+    batch = batch_class.init_new(
+        reqs,
+        scheduler.req_to_token_pool,
+        scheduler.token_to_kv_pool_allocator,
+        scheduler.tree_cache,
+        scheduler.model_config,
+        scheduler.enable_overlap,
+        scheduler.spec_algorithm,
+        chunked_req=chunked,
+    )
+    batch.prepare_for_extend()
+    note_staging(batch)
+    return batch
+
+
+def _to_decode(scheduler: Any, batch: Any) -> None:
+    """Take the step between two forwards: append one token per request, relay, prepare."""
+    keep = need(import_module("sglang.srt.mem_cache.common"), "maybe_cache_unfinished_req")
+    tokens = [100 + index for index in range(len(batch.reqs))]
+    for req, token in zip(batch.reqs, tokens, strict=True):
+        req.output_ids.append(token)
+        keep(req, scheduler.tree_cache)
+    payload: Any = torch.tensor(tokens, dtype=torch.int64, device=scheduler.device)
+    relay = getattr(import_module("sglang.srt.managers.overlap_utils"), "RelayPayload", None)
+    if relay is not None:
+        payload = relay(bonus_tokens=payload)
+    need(scheduler.future_map, "stash")(batch.req_pool_indices, payload)
+    batch.input_ids = None
+    batch.prepare_for_decode()
+
+
+def _set_extend(req: Any, chunk: int | None) -> bool:
+    """Let the request's next forward compute `chunk` tokens (default: all); say whether it cuts."""
+    start, total = len(req.prefix_indices), len(req.full_untruncated_fill_ids)
+    end = total if chunk is None else min(total, start + chunk)
+    if hasattr(req, "set_extend_range"):
+        req.set_extend_range(start, end)
+    elif hasattr(req, "set_extend_input_len"):  # up to 0.5.15
+        req.fill_len = end
+        req.set_extend_input_len(end - start)
+    else:
+        raise missing("Req.set_extend_range")
+    return end < total
+
+
+def _lock(tree_cache: Any, req: Any) -> None:
+    """Lock the matched prefix, keeping the receipt where this SGLang wants one (from 0.5.20)."""
+    result = tree_cache.inc_lock_ref(req.last_node)
+    if hasattr(req, "lock_receipt"):
+        req.lock_receipt = result.to_dec_params()
+
+
+def _holds_kv(req: Any) -> bool:
+    kv = getattr(req, "kv", None)
+    if kv is not None and hasattr(kv, "holds_kv"):
+        return bool(kv.holds_kv)
+    return getattr(req, "req_pool_idx", None) is not None
+
+
+def _as_req(scheduler: Any, prompt: Any, max_new_tokens: int) -> Any:
+    if isinstance(prompt, int):
+        return make_req(scheduler, prompt_len=prompt, max_new_tokens=max_new_tokens)
+    if hasattr(prompt, "origin_input_ids"):
+        return prompt
+    return make_req(scheduler, input_ids=prompt, max_new_tokens=max_new_tokens)
+
+
+def _prompt(
+    input_ids: Sequence[int] | None, prompt_len: int | None, serial: int, vocabulary: int
+) -> list[int]:
+    if (input_ids is None) == (prompt_len is None):
+        raise UsageError("make_req: give either input_ids=[...] or prompt_len=N")
+    if input_ids is None:
+        length = int(prompt_len or 0)
+        ids = [3 + (serial * 7919 + position * 31) % (vocabulary - 3) for position in range(length)]
+    else:
+        ids = [int(token) for token in input_ids]
+    if not ids:
+        raise UsageError("make_req: a prompt needs at least one token id")
+    if not all(0 <= token < vocabulary for token in ids):
+        raise UsageError(f"make_req: token ids must lie in 0 to {vocabulary - 1}")
+    return ids

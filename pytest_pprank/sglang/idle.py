@@ -1,0 +1,117 @@
+"""Say what keeps a Scheduler from being idle, and bring it back to the state after its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.errors import PprankError
+from pytest_pprank.sglang.batches import restart_serial
+from pytest_pprank.sglang.seams import need
+
+
+def idle_problems(scheduler: Any) -> list[str]:
+    """Return, in words, all that is not idle or not balanced; empty when there is nothing."""
+    return [*_busy(scheduler), *kv_problems(scheduler)]
+
+
+def kv_problems(scheduler: Any) -> list[str]:
+    """Return what a Scheduler without requests should have got back and has not.
+
+    Tokens: free + evictable in the tree cache must be the whole pool, nothing locked. Request
+    slots: all free.
+    """
+    problems = []
+    allocator, cache = scheduler.token_to_kv_pool_allocator, scheduler.tree_cache
+    total = int(need(allocator, "size"))
+    free, evictable = free_tokens(scheduler), _evictable(cache)
+    locked = _locked(cache)
+    if free + evictable != total:
+        problems.append(
+            f"KV pool: {total - free - evictable} of {total} tokens were not given back "
+            f"({free} free, {evictable} evictable, {locked} locked)"
+        )
+    elif locked:
+        problems.append(f"tree cache: {locked} tokens are still locked by a request")
+    pool = scheduler.req_to_token_pool
+    slots, free_slots = int(need(pool, "size")), int(pool.available_size())
+    if free_slots != slots:
+        problems.append(f"request slots: {slots - free_slots} of {slots} were not given back")
+    return problems
+
+
+def free_tokens(scheduler: Any) -> int:
+    """Return how many KV tokens are free (those that the tree cache could evict not counted)."""
+    return int(need(scheduler.token_to_kv_pool_allocator, "available_size")())
+
+
+def reset_scheduler(scheduler: Any) -> None:
+    """Drop all requests and bring the Scheduler back to the state after its start.
+
+    Raises PprankError when SGLang itself refuses to call the result idle.
+    """
+    _drop_requests(scheduler)
+    if not need(scheduler, "flush_cache")():
+        problems = "; ".join(idle_problems(scheduler)) or "SGLang's flush_cache refused"
+        raise PprankError(f"the Scheduler could not be reset: {problems}")
+    utils = import_module("sglang.srt.utils")
+    need(utils, "set_random_seed")(scheduler.random_seed)
+    tracker = getattr(scheduler, "new_token_ratio_tracker", None)
+    if tracker is not None:
+        tracker.reset()
+    scheduler.forward_ct = 0
+    restart_serial()
+
+
+def _drop_requests(scheduler: Any) -> None:
+    batch_class = need(import_module("sglang.srt.managers.schedule_batch"), "ScheduleBatch")
+    # in place: other components hold this list
+    need(scheduler, "waiting_queue").clear()
+    scheduler.running_batch = batch_class(reqs=[], batch_is_full=False)
+    scheduler.last_batch = None
+    for name in ("chunked_req", "_pending_chunked_abort_req", "cur_batch", "cur_batch_for_debug"):
+        if hasattr(scheduler, name):
+            setattr(scheduler, name, None)
+    if hasattr(scheduler, "result_queue"):
+        scheduler.result_queue.clear()
+    # SGLang calls it at the start of each pipeline loop; flush_cache reads what it sets.
+    need(scheduler, "init_pp_loop_state")()
+
+
+def _busy(scheduler: Any) -> Iterator[str]:
+    waiting = [req.rid for req in need(scheduler, "waiting_queue")]
+    if waiting:
+        yield f"waiting queue: {len(waiting)} requests ({_some(waiting)})"
+    for name in ("running_batch", "last_batch", "cur_batch"):
+        batch = getattr(scheduler, name, None)
+        if batch is not None and not batch.is_empty():
+            yield f"{name}: {len(batch.reqs)} requests ({_some([r.rid for r in batch.reqs])})"
+    if getattr(scheduler, "chunked_req", None) is not None:
+        yield f"chunked_req: {scheduler.chunked_req.rid} is in the middle of its prompt"
+    for name in ("mbs", "running_mbs"):
+        for slot, batch in enumerate(getattr(scheduler, name, None) or []):
+            if batch is not None and not batch.is_empty():
+                rids = _some([req.rid for req in batch.reqs])
+                yield f"microbatch slot {name}[{slot}]: {len(batch.reqs)} requests ({rids})"
+    queue = getattr(getattr(scheduler, "grammar_manager", None), "grammar_queue", None)
+    if queue:
+        yield f"grammar queue: {len(queue)} requests"
+
+
+def _evictable(cache: Any) -> int:
+    for name in ("full_evictable_size", "evictable_size"):
+        if hasattr(cache, name):
+            return int(getattr(cache, name)())
+    return 0
+
+
+def _locked(cache: Any) -> int:
+    for name in ("full_protected_size", "protected_size"):
+        if hasattr(cache, name):
+            return int(getattr(cache, name)())
+    return 0
+
+
+def _some(rids: list[str]) -> str:
+    return ", ".join(rids[:4]) + (", ..." if len(rids) > 4 else "")

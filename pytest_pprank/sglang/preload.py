@@ -1,0 +1,99 @@
+"""What the fork server imports, so that each rank starts with SGLang in memory.
+
+Nothing here initialises a device or leaves a thread: a rank is forked from this process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pytest_pprank.sglang.platform import select_cpu_platform
+from pytest_pprank.sglang.torchvision_shim import ensure_torchvision
+
+# What a Scheduler's start and its first forward import anyway, in the fork server instead
+# (sys.modules before and after, 0.5.21: 667 modules, 2.2 s per rank; with these, 57).
+_LAZY = (
+    "sglang.srt.models.registry",
+    "sglang.srt.managers.tp_worker",
+    "sglang.srt.arg_groups.pipeline",
+    "sglang.srt.layers.attention.torch_native_backend",
+    "multiprocessing.synchronize",
+    "numpy.ctypeslib",
+    "pytest_pprank.sglang.profiler",
+    "pytest_pprank.sglang.scheduler",
+    "pytest_pprank.sglang.batches",
+)
+# The registry tries all models and tells which lack a CUDA-only dependency.
+_CHATTY = ("sglang.srt.models.registry", "sglang.srt.model_executor")
+
+_ENVIRONMENT = {
+    # OpenBLAS (numpy) starts its threads on import: a fork would lose them.
+    "OPENBLAS_NUM_THREADS": "1",
+    # Ask NVML, not the CUDA runtime, whether there is a GPU: the runtime does not survive a fork.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    # Nothing that a rank needs lies on a model hub; without these a typo waits for the network.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Progress bars would fill the captured output of each test, and start a thread.
+    "TQDM_DISABLE": "1",
+}
+
+
+def prepare_environment(device: str) -> None:
+    """Set what SGLang and its dependencies read from the environment while they are imported.
+
+    `device` is "cpu", "cuda" or "cuda:K". Call before the first import of numpy.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if device == "cpu":
+        select_cpu_platform()
+
+
+def import_sglang(device: str = "cpu") -> None:
+    """Import SGLang's Scheduler and what it would import later, for ranks on `device`."""
+    prepare_environment(device)
+    with _quiet(device):
+        ensure_torchvision()
+        importlib.import_module("sglang.srt.managers.scheduler")
+        for name in _LAZY:
+            with suppress(ModuleNotFoundError):  # a preload only saves time
+                importlib.import_module(name)
+
+
+@contextmanager
+def _quiet(device: str) -> Iterator[None]:
+    """Hide, on a CPU, that CUDA-only parts of SGLang are missing."""
+    if device != "cpu":
+        yield
+        return
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def fork_hazards() -> list[str]:
+    """Say why a fork of this process would be unsafe; empty when it is safe."""
+    hazards = []
+    tasks = Path("/proc/self/task")
+    threads = len(list(tasks.iterdir())) if tasks.is_dir() else 1
+    if threads > 1:
+        hazards.append(f"{threads - 1} threads besides the main one are running")
+    import torch
+
+    if torch.cuda.is_initialized():
+        hazards.append("CUDA is initialised")
+    return hazards

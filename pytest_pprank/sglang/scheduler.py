@@ -1,0 +1,159 @@
+"""Start the real Scheduler of this rank's pipeline stage.
+
+Three ways in, chosen by what the installed SGLang has: ``publish(..., ranks=)`` and a short
+constructor (from 0.5.21), ``publish(..., role=)`` and a long one (0.5.17 to 0.5.20), the long one
+alone (before).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.profiler import ProfilerRun, watch_profiler
+from pytest_pprank.sglang.seams import fill, missing, need, takes
+from pytest_pprank.sglang.static import sglang_version
+from pytest_pprank.sglang.tokenizer_side import TokenizerSide
+
+if TYPE_CHECKING:
+    from pytest_pprank.worker.handle import Pprank
+
+_MAX_SOCKET_PATH = 100
+"""Bytes of a unix socket's path that Linux takes (108), less what zmq may add."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What `start_scheduler` keeps beside the Scheduler itself.
+
+    `tokenizer_side` is bound on the first stage only; `profiler_run` is what SGLang's
+    dynamic-chunk profiler did while the Scheduler started.
+    """
+
+    tokenizer_side: TokenizerSide | None
+    profiler_run: ProfilerRun
+
+
+_started: dict[int, tuple[Any, Started]] = {}
+
+
+def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
+    """Return this stage's real Scheduler, ready to run. A meeting of all ranks of the pipeline.
+
+    `args` are complete server args (see `arguments`). Sockets and temporary files lie in
+    ``pprank.workdir``; the stages meet at a store that rank 0 serves on loopback.
+    """
+    from pytest_pprank.worker.store import serve_store
+
+    server_args_module = import_module("sglang.srt.server_args")
+    host, port = serve_store(pprank)
+    _spread_threads(pprank)
+    server_args = need(server_args_module, "ServerArgs")(
+        **{**args, "dist_init_addr": f"{host}:{port}"}
+    )
+    ports = _port_args(need(server_args_module, "PortArgs"), server_args, pprank)
+    side = TokenizerSide(ports) if pprank.is_first_stage else None
+    with watch_profiler() as run:
+        scheduler = _construct(server_args, ports, pprank)
+    _drop_load_snapshot(scheduler)
+    _started[id(scheduler)] = (scheduler, Started(side, run))
+    return scheduler
+
+
+def started(scheduler: Any) -> Started:
+    """Return what belongs to a Scheduler that `start_scheduler` made; raises UsageError else."""
+    try:
+        return _started[id(scheduler)][1]
+    except KeyError:
+        raise UsageError(
+            f"{type(scheduler).__name__} was not started by the fixture 'scheduler'"
+        ) from None
+
+
+def device_index(pprank: Pprank) -> int:
+    """Return SGLang's gpu_id of this rank: the CUDA device, or on CPU the stage."""
+    kind, _, index = pprank.device.partition(":")
+    return int(index or 0) if kind == "cuda" else pprank.stage
+
+
+def _construct(server_args: Any, ports: Any, pprank: Pprank) -> Any:
+    known = {
+        "server_args": server_args,
+        "port_args": ports,
+        "gpu_id": device_index(pprank),
+        "pp_rank": pprank.stage,
+        "dp_rank": None,
+        **dict.fromkeys(("tp_rank", "moe_ep_rank", "attn_cp_rank", "moe_dp_rank"), 0),
+    }
+    scheduler_class = need(import_module("sglang.srt.managers.scheduler"), "Scheduler")
+    _publish(server_args, pprank)
+    return scheduler_class(**fill(scheduler_class.__init__, known))
+
+
+def _publish(server_args: Any, pprank: Pprank) -> None:
+    """Install the process-wide config, where this SGLang has one."""
+    try:
+        context = import_module("sglang.srt.runtime_context")
+    except ModuleNotFoundError:
+        return  # before 0.5.16 the Scheduler does it itself
+    publish = getattr(context, "publish", None)
+    if publish is None:
+        return
+    known: dict[str, Any] = {"server_args": server_args, "role": "scheduler"}
+    if takes(publish, "ranks"):
+        world_rank = need(context, "spawn_world_rank")
+        known["ranks"] = need(context, "SpawnRanks")(
+            world_rank=world_rank(server_args, tp_rank=0, pp_rank=pprank.stage),
+            dp_rank=None,
+            gpu_id=device_index(pprank),
+        )
+    publish(**fill(publish, known))
+
+
+def _port_args(port_args_class: Any, server_args: Any, pprank: Pprank) -> Any:
+    """Return PortArgs whose sockets lie in the workdir: the same names on every rank."""
+    ports = need(port_args_class, "init_new")(server_args)
+    names = [field.name for field in fields(ports) if field.name.endswith("_ipc_name")]
+    if "scheduler_input_ipc_name" not in names:
+        raise missing("PortArgs.scheduler_input_ipc_name")
+    for name in names:
+        if getattr(ports, name) is None:
+            continue
+        path = pprank.workdir / f"{pprank.role}-{name.removesuffix('_ipc_name')}"
+        if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+            raise UsageError(
+                f"{path}: too long for a unix socket ({_MAX_SOCKET_PATH} bytes); "
+                "set TMPDIR to a shorter folder"
+            )
+        setattr(ports, name, f"ipc://{path}")
+    if hasattr(ports, "instance_id"):
+        ports.instance_id = f"pprank-{pprank.workdir.name}-{pprank.role}"
+    return ports
+
+
+def _spread_threads(pprank: Pprank) -> None:
+    """Give each rank one core: SGLang's CPU path refuses more ranks than NUMA nodes else."""
+    cores = sorted(os.sched_getaffinity(0))
+    entries = [str(cores[stage % len(cores)]) for stage in range(pprank.num_stages)]
+    # Up to 0.5.18 it wants as many entries as TP ranks, that is one (FACTS, version drift).
+    one = _release() < (0, 5, 19)
+    bind = entries[pprank.stage] if one else "|".join(entries)
+    os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", bind)
+
+
+def _release() -> tuple[int, ...]:
+    version = (sglang_version() or "0").split("+")[0].split(".")
+    return tuple(int(part) for part in version[:3] if part.isdigit())
+
+
+def _drop_load_snapshot(scheduler: Any) -> None:
+    """Unlink the file in /dev/shm that SGLang maps for a tokenizer process, and never removes."""
+    path = getattr(getattr(scheduler, "load_snapshot_writer", None), "path", None)
+    if path is not None:
+        with suppress(FileNotFoundError):
+            os.unlink(path)

@@ -1,0 +1,160 @@
+"""What can be said about the installed SGLang without importing it: the controller's side.
+
+Reads the package's files (ast) and metadata only, so a wrong server arg is an error in
+hundredths of a second and not an import of SGLang on every rank later.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from pytest_pprank.errors import SeamMissing, UsageError, did_you_mean
+
+OLDEST_SGLANG = (0, 5, 13)
+"""First release whose Scheduler imports on a CPU build of torch 2.13 (FACTS, version drift)."""
+
+OLDEST_TORCH = (2, 11)
+
+TINY_LAYERS = 8
+"""Layers of the tiny model that is used when no model_path is given."""
+
+_USE_INSTEAD = {
+    "pp_size": "give --pp-size N or @pytest.mark.pprank(pp=N)",
+    "pipeline_parallel_size": "give --pp-size N or @pytest.mark.pprank(pp=N)",
+    "tp_size": "give @pytest.mark.pprank(tp=N)",
+    "tensor_parallel_size": "give @pytest.mark.pprank(tp=N)",
+    "device": "give --pprank-device or @pytest.mark.pprank(device=...)",
+    "disaggregation_mode": "give @pytest.mark.pprank(prefill=N, decode=M)",
+    "dist_init_addr": "the plugin opens a store of its own on a free loopback port",
+    "nccl_port": "the plugin opens a store of its own on a free loopback port",
+    "host": "the plugin starts no HTTP server",
+    "port": "the plugin starts no HTTP server",
+    "nnodes": "give --pprank-nnodes",
+    "node_rank": "give --pprank-node-rank",
+    "base_gpu_id": "the plugin leases the devices; set CUDA_VISIBLE_DEVICES to choose among them",
+    "gpu_id_step": "the plugin leases the devices; set CUDA_VISIBLE_DEVICES to choose among them",
+    "dp_size": "data parallelism is not supported yet",
+    "data_parallel_size": "data parallelism is not supported yet",
+    "skip_tokenizer_init": "the plugin speaks token ids and loads no tokenizer",
+}
+
+
+def sglang_version() -> str | None:
+    """Return the version of the installed SGLang, None when there is none."""
+    try:
+        return metadata.version("sglang")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def package_root() -> Path | None:
+    """Return the folder of the ``sglang`` package without importing it."""
+    spec = find_spec("sglang")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def check_installed() -> None:
+    """Raise UsageError when SGLang or torch is missing or older than what is supported."""
+    _check_version("sglang", OLDEST_SGLANG)
+    _check_version("torch", OLDEST_TORCH)
+
+
+def check_server_args(args: Mapping[str, object]) -> None:
+    """Raise UsageError for a name that SGLang lacks or that the plugin itself sets."""
+    for name in args:
+        if name in _USE_INSTEAD:
+            raise UsageError(
+                f"@pytest.mark.sglang({name}=...): {name!r} is set by pytest-pprank: "
+                f"{_USE_INSTEAD[name]}"
+            )
+        known = server_arg_names()
+        if name not in known:
+            raise UsageError(
+                f"@pytest.mark.sglang({name}=...): SGLang {sglang_version()} has no server arg "
+                f"{name!r}{did_you_mean(name, known)}"
+            )
+
+
+@lru_cache(maxsize=1)
+def server_arg_names() -> frozenset[str]:
+    """Return the names of all server args of the installed SGLang.
+
+    From 0.5.20 the fields are spread over the classes of ``srt/arg_groups/fields/*.py``;
+    before, they are the annotated names of the dataclass in ``srt/server_args.py``.
+    Raises SeamMissing when neither holds any.
+    """
+    root = package_root()
+    if root is None:
+        raise UsageError("SGLang is not installed; run: python -m pytest_pprank setup")
+    names = set(_annotated(root / "srt" / "server_args.py", only="ServerArgs"))
+    for file in sorted((root / "srt" / "arg_groups" / "fields").glob("*.py")):
+        names.update(_annotated(file))
+    if not names:
+        raise SeamMissing(
+            f"SGLang {sglang_version()}: no server arg found in srt/server_args.py or "
+            "srt/arg_groups/fields"
+        )
+    return frozenset(name for name in names if not name.startswith("_"))
+
+
+def num_layers(args: Mapping[str, object], stages: int) -> int:
+    """Return the model's layer count; raises UsageError when it has fewer than `stages`.
+
+    `args` are the user's server args: their ``model_path`` when given, else the tiny model.
+    A model_path that is no local folder cannot be looked at here and counts as large enough.
+    """
+    given = args.get("model_path")
+    layers = TINY_LAYERS if given is None else _layers_of(Path(str(given)), default=stages)
+    if stages > layers:
+        model = "the tiny model" if given is None else f"model_path {str(given)!r}"
+        raise UsageError(
+            f"--pp-size {stages}: {model} has {layers} layers, so at most {layers} stages; "
+            "give a smaller --pp-size or @pytest.mark.sglang(model_path=...) with more layers"
+        )
+    return layers
+
+
+def _layers_of(folder: Path, default: int) -> int:
+    config = folder / "config.json"
+    if not config.is_file():
+        return default
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values = values.get("text_config", values)
+    layers = values.get("num_hidden_layers")
+    return layers if isinstance(layers, int) else default
+
+
+def _annotated(file: Path, only: str | None = None) -> Iterator[str]:
+    if not file.is_file():
+        return
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and only in (None, node.name):
+            for statement in node.body:
+                if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                    yield statement.target.id
+
+
+def _check_version(name: str, oldest: tuple[int, ...]) -> None:
+    wanted = ".".join(map(str, oldest))
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        raise UsageError(
+            f"{name} is not installed; pytest-pprank needs {name} {wanted} or newer. "
+            "Set it up with: python -m pytest_pprank setup"
+        ) from None
+    if tuple(int(part) for part in re.findall(r"\d+", version)[: len(oldest)]) < oldest:
+        raise UsageError(
+            f"{name} {version} is too old: pytest-pprank needs {name} {wanted} or newer. "
+            "A fitting set-up comes with: python -m pytest_pprank setup"
+        )

@@ -1,0 +1,33 @@
+"""The tokenizer's end of the Scheduler's sockets.
+
+The Scheduler *connects*; unless somebody binds, its messages pile up and its sockets keep the
+process alive at exit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+
+
+class TokenizerSide:
+    """Sockets of the process that SGLang calls the tokenizer manager; used on stage 0.
+
+    `requests` takes what the Scheduler receives, `outputs` gives what it answers with
+    ``skip_tokenizer_init`` (else the detokenizer's socket, `texts`, does).
+    """
+
+    def __init__(self, ports: Any) -> None:
+        self._context = zmq.Context()
+        self.outputs = self._bind(zmq.PULL, ports.tokenizer_ipc_name)
+        self.texts = self._bind(zmq.PULL, ports.detokenizer_ipc_name)
+        self.requests = self._bind(zmq.PUSH, ports.scheduler_input_ipc_name)
+        rpc = getattr(ports, "rpc_ipc_name", None)
+        self.rpc = None if rpc is None else self._bind(zmq.DEALER, rpc)
+
+    def _bind(self, kind: int, name: str) -> Any:
+        socket = self._context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.bind(name)
+        return socket
