@@ -1,0 +1,251 @@
+"""Assertions for ranked tests, importable from `pytest_pprank`.
+
+Each failure is an AssertionError that says which field of which object on which rank is wrong,
+what was found, what was expected and what usually causes that. torch and SGLang are imported
+only when an assertion is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.worker.context import current_rank, is_rank
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_pprank.sglang.profiler import ProfilerRun
+
+
+class UnknownObjectError(UsageError, TypeError):
+    """An assertion was called on an object of a type that it cannot look into."""
+
+
+def assert_materialized_on_device(
+    obj: Any, *, fields: Iterable[str] | None = None, device: str | torch.device | None = None
+) -> None:
+    """Assert that a tensor, or what a batch must have at its forward, is there and on the device.
+
+    `obj`: a torch.Tensor, or SGLang's ScheduleBatch or ForwardBatch (see
+    `pytest_pprank.sglang.fields` for what is expected of which field). `fields` limits a batch
+    to the fields named. `device` defaults to this rank's.
+
+    For a batch it also holds: host mirrors equal their device field; a field whose staged copy
+    was seen equals it; a tensor in a field that the table does not know is an error.
+
+    On device ``cpu`` host and device memory are the same: a forgotten ``.to(device)`` or a copy
+    still in flight cannot be seen there, only a missing or wrong tensor.
+    """
+    __tracebackhide__ = True
+    import torch
+
+    from pytest_pprank.sglang.materialize import check_batch, table_of, tensor_finding
+
+    where = torch.device(device if device is not None else _own_device(obj))
+    if isinstance(obj, torch.Tensor):
+        _no_fields("assert_materialized_on_device", fields)
+        finding = tensor_finding(obj, "value", "tensor", where)
+        _fail_on("not materialized on the device", [finding] if finding else [])
+        return
+    table = table_of(obj)
+    if table is None:
+        raise UnknownObjectError(
+            f"assert_materialized_on_device: {type(obj).__module__}.{type(obj).__qualname__} is not "
+            "known; it takes a torch.Tensor, or SGLang's ScheduleBatch or ForwardBatch"
+        )
+    wanted = None if fields is None else list(fields)
+    for name in wanted or ():
+        if name not in table:
+            raise UsageError(
+                f"assert_materialized_on_device: {type(obj).__name__} has no tensor field "
+                f"{name!r}{did_you_mean(name, table)}"
+            )
+    _fail_on("not materialized on the device", check_batch(obj, table, where, wanted))
+
+
+def assert_staging_consumed(batch: Any) -> None:
+    """Assert that a ScheduleBatch holds no staged copy that its forward should have consumed.
+
+    A staged copy that stays is uploaded again by the batch's next step.
+    """
+    __tracebackhide__ = True
+    from pytest_pprank.sglang.fields import SCHEDULE_BATCH
+    from pytest_pprank.sglang.materialize import check_staging, table_of
+
+    if table_of(batch) is not SCHEDULE_BATCH:
+        raise UnknownObjectError(
+            f"assert_staging_consumed: {type(batch).__module__}.{type(batch).__qualname__} is not "
+            "known; it takes SGLang's ScheduleBatch"
+        )
+    _fail_on("staging not consumed", check_staging(batch))
+
+
+def assert_ranks_agree(value: Any, *, what: str | None = None) -> None:
+    """Assert that all ranks of the group bring an equal value. A meeting of all ranks.
+
+    Tensors (also inside lists, tuples and dicts) are compared by dtype, shape and contents. `what`
+    names the value in the failure. The value must pickle; it travels over the control plane.
+    """
+    __tracebackhide__ = True
+    values = current_rank().gather(_portable(value))
+    groups: list[tuple[Any, list[int]]] = []
+    for rank, found in enumerate(values):
+        for known, ranks in groups:
+            if _equal(known, found):
+                ranks.append(rank)
+                break
+        else:
+            groups.append((found, [rank]))
+    if len(groups) > 1:
+        lines = [f"  {_ranks(ranks)}: {found!r}" for found, ranks in groups]
+        raise AssertionError("\n".join([f"ranks disagree on {what or 'the value'}:", *lines]))
+
+
+def assert_kv_balanced(scheduler: Any) -> None:
+    """Assert that a Scheduler without requests has all its KV tokens and request slots back.
+
+    Usual cause of a failure: a path that ends a request (abort, error, retraction, profiling)
+    without release_kv_cache, or a prefix locked and never unlocked.
+    """
+    __tracebackhide__ = True
+    from pytest_pprank.sglang.idle import kv_problems
+
+    _must_be_scheduler("assert_kv_balanced", scheduler)
+    problems = kv_problems(scheduler)
+    if problems:
+        cause = "usual cause: a path that ends a request without release_kv_cache"
+        raise AssertionError("\n  ".join([f"KV is not balanced{_here()}:", *problems, cause]))
+
+
+def assert_profiler_ready(scheduler: Any) -> None:
+    """Run SGLang's dynamic-chunk profiler again and assert that nothing went wrong in it.
+
+    A meeting of all stages. Each batch is checked where it enters the model; what SGLang swallows
+    with a warning counts as a failure; afterwards the predictor must be usable and the same on
+    all stages, and the KV pool as before. The profiler sees a virtual clock, on which its latency
+    fit is exact. Needs ``@pytest.mark.sglang(enable_dynamic_chunking=True)``.
+    """
+    __tracebackhide__ = True
+    from pytest_pprank.sglang.idle import free_tokens
+    from pytest_pprank.sglang.profiler import (
+        dynamic_chunking_enabled,
+        predict_chunk,
+        run_profiler,
+    )
+    from pytest_pprank.sglang.scheduler import started
+
+    _must_be_scheduler("assert_profiler_ready", scheduler)
+    if not dynamic_chunking_enabled(scheduler):
+        raise UsageError(
+            "assert_profiler_ready: this Scheduler runs without dynamic chunking; mark the test "
+            "with @pytest.mark.sglang(enable_dynamic_chunking=True) and give at least 2 stages"
+        )
+    free = free_tokens(scheduler)
+    run = run_profiler(scheduler)
+    predictions = [predict_chunk(scheduler, history) for history in (0, 512, 1024)]
+    problems = _profiler_problems(run, predictions[0], free - free_tokens(scheduler))
+    if not problems:
+        problems = _first_run_problems(started(scheduler).profiler_run)
+    reports = current_rank().gather((problems, predictions))
+    _fail_on_reports([report for report, _ in reports])
+    assert_ranks_agree(predictions, what="chunk sizes predicted after 0, 512 and 1024 tokens")
+
+
+def _profiler_problems(run: ProfilerRun, prediction: int | None, leaked: int) -> list[str]:
+    """Return what is wrong after a run, the earliest cause first."""
+    problems = [f"at the forward's entry, {finding}" for finding in run.findings]
+    problems += [f"SGLang logged, and went on: {warning}" for warning in run.warnings]
+    if not run.ran:
+        problems.append("the profiler's entry was not called")
+    if prediction is None:
+        problems.append("no usable predictor afterwards: dynamic chunking is off")
+    if leaked:
+        problems.append(f"KV pool: {leaked} tokens were not given back by the profiler")
+    return problems
+
+
+def _first_run_problems(run: ProfilerRun) -> list[str]:
+    found = [*map(str, run.findings), *run.warnings]
+    return [f"while the Scheduler started (a second run was fine): {item}" for item in found]
+
+
+def _fail_on_reports(reports: Sequence[Sequence[str]]) -> None:
+    """Raise the same failure on every rank when any of them has something to report."""
+    __tracebackhide__ = True
+    if not any(reports):
+        return
+    lines = ["the PP dynamic-chunk profiler is not ready:"]
+    # The ranks that only waited have the least to say: those who looked into a batch come first.
+    order = sorted(range(len(reports)), key=lambda rank: "forward's entry" not in str(reports[rank]))
+    for rank in order:
+        if reports[rank]:
+            lines.append(f"on rank {rank} (stage {rank} of {len(reports)}):")
+            lines += ["  " + problem.replace("\n", "\n  ") for problem in reports[rank]]
+    raise AssertionError("\n".join(lines))
+
+
+def _fail_on(what: str, findings: Sequence[Any]) -> None:
+    __tracebackhide__ = True
+    if findings:
+        items = [str(finding).replace("\n", "\n  ") for finding in findings]
+        raise AssertionError("\n  ".join([f"{what}{_here()}:", *items]))
+
+
+def _here() -> str:
+    """Say which rank this is, outside of a worker group nothing."""
+    if not is_rank():
+        return ""
+    rank = current_rank()
+    return f" on rank {rank.rank} ({rank.role} stage {rank.stage} of {rank.num_stages})"
+
+
+def _own_device(obj: Any) -> Any:
+    if is_rank():
+        return current_rank().device
+    return getattr(obj, "device", None) or "cpu"
+
+
+def _no_fields(name: str, fields: Iterable[str] | None) -> None:
+    if fields is not None:
+        raise UsageError(f"{name}: fields= is for a ScheduleBatch or ForwardBatch, not a tensor")
+
+
+def _must_be_scheduler(name: str, scheduler: Any) -> None:
+    if not hasattr(scheduler, "token_to_kv_pool_allocator"):
+        raise UnknownObjectError(
+            f"{name}: {type(scheduler).__module__}.{type(scheduler).__qualname__} is not known; it "
+            "takes SGLang's Scheduler, as the fixture 'scheduler' gives it"
+        )
+
+
+def _portable(value: Any) -> Any:
+    """Return `value` with its tensors on the host, so that every rank can unpickle it."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(_portable(item) for item in value)
+    return value
+
+
+def _equal(left: Any, right: Any) -> bool:
+    import torch
+
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(_equal(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    return bool(left == right)
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ",".join(map(str, ranks))
