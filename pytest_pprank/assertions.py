@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.profiler import ProfilerRun
 
 
+_ENTRY = "at the forward's entry"
+
+
 class UnknownObjectError(UsageError, TypeError):
     """An assertion was called on an object of a type that it cannot look into."""
 
@@ -52,8 +55,8 @@ def assert_materialized_on_device(
     table = table_of(obj)
     if table is None:
         raise UnknownObjectError(
-            f"assert_materialized_on_device: {type(obj).__module__}.{type(obj).__qualname__} is not "
-            "known; it takes a torch.Tensor, or SGLang's ScheduleBatch or ForwardBatch"
+            f"assert_materialized_on_device: {_type(obj)} is not known; it takes a torch.Tensor, "
+            "or SGLang's ScheduleBatch or ForwardBatch"
         )
     wanted = None if fields is None else list(fields)
     for name in wanted or ():
@@ -76,8 +79,7 @@ def assert_staging_consumed(batch: Any) -> None:
 
     if table_of(batch) is not SCHEDULE_BATCH:
         raise UnknownObjectError(
-            f"assert_staging_consumed: {type(batch).__module__}.{type(batch).__qualname__} is not "
-            "known; it takes SGLang's ScheduleBatch"
+            f"assert_staging_consumed: {_type(batch)} is not known; it takes SGLang's ScheduleBatch"
         )
     _fail_on("staging not consumed", check_staging(batch))
 
@@ -155,7 +157,7 @@ def assert_profiler_ready(scheduler: Any) -> None:
 
 def _profiler_problems(run: ProfilerRun, prediction: int | None, leaked: int) -> list[str]:
     """Return what is wrong after a run, the earliest cause first."""
-    problems = [f"at the forward's entry, {finding}" for finding in run.findings]
+    problems = [f"{_ENTRY}, {finding}" for finding in run.findings]
     problems += [f"SGLang logged, and went on: {warning}" for warning in run.warnings]
     if not run.ran:
         problems.append("the profiler's entry was not called")
@@ -178,7 +180,7 @@ def _fail_on_reports(reports: Sequence[Sequence[str]]) -> None:
         return
     lines = ["the PP dynamic-chunk profiler is not ready:"]
     # The ranks that only waited have the least to say: those who looked into a batch come first.
-    order = sorted(range(len(reports)), key=lambda rank: "forward's entry" not in str(reports[rank]))
+    order = sorted(range(len(reports)), key=lambda rank: _ENTRY not in str(reports[rank]))
     for rank in order:
         if reports[rank]:
             lines.append(f"on rank {rank} (stage {rank} of {len(reports)}):")
@@ -215,9 +217,13 @@ def _no_fields(name: str, fields: Iterable[str] | None) -> None:
 def _must_be_scheduler(name: str, scheduler: Any) -> None:
     if not hasattr(scheduler, "token_to_kv_pool_allocator"):
         raise UnknownObjectError(
-            f"{name}: {type(scheduler).__module__}.{type(scheduler).__qualname__} is not known; it "
-            "takes SGLang's Scheduler, as the fixture 'scheduler' gives it"
+            f"{name}: {_type(scheduler)} is not known; it takes SGLang's Scheduler, as the fixture "
+            "'scheduler' gives it"
         )
+
+
+def _type(obj: Any) -> str:
+    return f"{type(obj).__module__}.{type(obj).__qualname__}"
 
 
 def _portable(value: Any) -> Any:
@@ -237,7 +243,7 @@ def _equal(left: Any, right: Any) -> bool:
     import torch
 
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
-        return left.dtype == right.dtype and torch.equal(left, right)
+        return bool(left.dtype == right.dtype and torch.equal(left, right))
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):

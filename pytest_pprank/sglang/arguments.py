@@ -46,9 +46,7 @@ def default_server_args(*, num_stages: int, device: str, model_path: str) -> dic
     }
 
 
-def merge(
-    defaults: Mapping[str, object], *changes: Mapping[str, object]
-) -> dict[str, object]:
+def merge(defaults: Mapping[str, object], *changes: Mapping[str, object]) -> dict[str, object]:
     """Return `defaults` with `changes` laid over them, later ones over earlier ones."""
     merged = dict(defaults)
     for change in changes:

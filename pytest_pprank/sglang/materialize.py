@@ -81,11 +81,10 @@ def check_batch(
     """Return what is wrong with `batch` at a forward's entry; `fields` limits the look."""
     wanted = None if fields is None else frozenset(fields)
     findings = list(_unknown(batch, table)) if wanted is None else []
-    for name, kind in table.items():
+    for name in table:
         if wanted is None or name in wanted:
             findings.extend(_check_field(batch, name, table, device))
-    order = {ALWAYS: 0}
-    return sorted(findings, key=lambda f: order.get(getattr(table.get(f.field), "when", ""), 1))
+    return sorted(findings, key=lambda f: getattr(table.get(f.field), "when", "") != ALWAYS)
 
 
 def check_staging(batch: Any) -> list[Finding]:
@@ -128,9 +127,7 @@ def tensor_finding(
     return None
 
 
-def _check_field(
-    batch: Any, name: str, table: Table, device: torch.device
-) -> Iterator[Finding]:
+def _check_field(batch: Any, name: str, table: Table, device: torch.device) -> Iterator[Finding]:
     kind, value = table[name], getattr(batch, name, None)
     owner = type(batch).__name__
     if isinstance(kind, Device):
@@ -230,7 +227,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def _cause(table: Table, name: str) -> str:
-    return getattr(table.get(name), "cause", "")
+    return str(getattr(table.get(name), "cause", ""))
 
 
 def _same_device(actual: torch.device, expected: torch.device) -> bool:
@@ -241,7 +238,7 @@ def _same_device(actual: torch.device, expected: torch.device) -> bool:
 
 def _pinned(value: torch.Tensor) -> bool:
     # is_pinned asks the accelerator's runtime: only where one is in use already.
-    return torch.cuda.is_initialized() and value.is_pinned()
+    return bool(torch.cuda.is_initialized() and value.is_pinned())
 
 
 def _values(tensor: torch.Tensor) -> str:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 from importlib.metadata import Distribution, DistributionFinder
+from pathlib import Path
 
 GROUP = "sglang.srt.platforms"
 NAME = "pprank_cpu"
@@ -48,18 +49,18 @@ class _CheckoutDistribution(Distribution):
             return "Metadata-Version: 2.1\nName: pytest-pprank-checkout\nVersion: 0\n"
         return _ENTRY if filename == "entry_points.txt" else None
 
-    def locate_file(self, path: object) -> object:  # type: ignore[override]
-        return path
+    def locate_file(self, path: str | os.PathLike[str]) -> Path:
+        return Path(path)
 
 
 class _CheckoutFinder(DistributionFinder):
     """Finds that distribution, and no module."""
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+    def find_spec(self, *_: object) -> None:
         return None
 
     def find_distributions(
-        self, context: DistributionFinder.Context = DistributionFinder.Context()  # noqa: B008
+        self, context: DistributionFinder.Context | None = None
     ) -> Iterable[Distribution]:
         name = getattr(context, "name", None)
         return [_CheckoutDistribution()] if name in (None, "pytest-pprank-checkout") else []

@@ -18,10 +18,10 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
     def get_default_attention_backend(self) -> str:
         return "torch_native"
 
-    def get_device_total_memory(self, device_id: int = 0) -> int:
+    def get_device_total_memory(self, device_id: int = 0) -> int:  # noqa: ARG002
         return int(psutil.virtual_memory().total)
 
-    def get_current_memory_usage(self, device: Any = None) -> float:
+    def get_current_memory_usage(self, device: Any = None) -> float:  # noqa: ARG002
         memory = psutil.virtual_memory()
         return float(memory.total - memory.available)
 

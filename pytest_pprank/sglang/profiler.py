@@ -76,7 +76,7 @@ def watch_profiler() -> Iterator[ProfilerRun]:
     with ExitStack() as stack:
         stack.enter_context(_captured_warnings(run))
         if home is not None:
-            module, owner, name = home
+            _, owner, name = home
             entry = getattr(owner, name)
 
             def observed(*args: Any, **kwargs: Any) -> Any:

@@ -11,9 +11,15 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
+
+from pytest_pprank.sglang.static import TINY_LAYERS
+
+if TYPE_CHECKING:
+    from pytest_pprank.worker.handle import Pprank
 
 VOCABULARY = 10240
 """SGLang's dynamic-chunk profiler draws token ids below 10000."""
@@ -26,7 +32,7 @@ _PEAK = 2.0
 def write_tiny_llama(
     folder: Path,
     *,
-    layers: int = 8,
+    layers: int = TINY_LAYERS,
     seed: int = 0,
     hidden: int = 64,
     head_dim: int = 16,
@@ -43,7 +49,7 @@ def write_tiny_llama(
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        weights = _weights(layers, seed, hidden, head_dim)
+        weights = _weights(layers, seed, hidden)
         save_file(
             {name: weight.to(dtype) for name, weight in weights.items()},
             draft / "model.safetensors",
@@ -59,6 +65,15 @@ def write_tiny_llama(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def tiny_model_for(pprank: Pprank) -> Path:
+    """Return the tiny model that fits this rank's device; all worker groups of a run share it."""
+    models = pprank.workdir.parent / "models"
+    if not pprank.device.startswith("cuda"):
+        return write_tiny_llama(models / "llama-cpu")
+    # the shapes for which SGLang's CUDA kernels are built
+    return write_tiny_llama(models / "llama-cuda", hidden=256, head_dim=64, dtype=torch.bfloat16)
 
 
 def _config(layers: int, hidden: int, head_dim: int, dtype: str) -> dict[str, object]:
@@ -84,7 +99,7 @@ def _config(layers: int, hidden: int, head_dim: int, dtype: str) -> dict[str, ob
     }
 
 
-def _weights(layers: int, seed: int, hidden: int, head_dim: int) -> dict[str, torch.Tensor]:
+def _weights(layers: int, seed: int, hidden: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> torch.Tensor:

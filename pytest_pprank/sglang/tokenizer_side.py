@@ -6,9 +6,8 @@ process alive at exit.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
-
-import zmq
 
 
 class TokenizerSide:
@@ -19,7 +18,8 @@ class TokenizerSide:
     """
 
     def __init__(self, ports: Any) -> None:
-        self._context = zmq.Context()
+        zmq = import_module("zmq")
+        self._zmq, self._context = zmq, zmq.Context()
         self.outputs = self._bind(zmq.PULL, ports.tokenizer_ipc_name)
         self.texts = self._bind(zmq.PULL, ports.detokenizer_ipc_name)
         self.requests = self._bind(zmq.PUSH, ports.scheduler_input_ipc_name)
@@ -28,6 +28,6 @@ class TokenizerSide:
 
     def _bind(self, kind: int, name: str) -> Any:
         socket = self._context.socket(kind)
-        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(self._zmq.LINGER, 0)
         socket.bind(name)
         return socket
