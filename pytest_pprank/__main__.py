@@ -1,0 +1,35 @@
+"""``python -m pytest_pprank COMMAND``: what is not a test run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pytest_pprank._version import __version__
+from pytest_pprank.errors import did_you_mean
+from pytest_pprank.provision import command as setup
+
+_REGISTER = (setup.register,)
+"""One entry per command: adds its parser, whose defaults name `run` and `parser`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command of `argv` (default: the process's own) and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pytest_pprank", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"pytest-pprank {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for register in _REGISTER:
+        register(commands)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        # argparse would show the usage of the whole program, which names no option of the command.
+        known = args.parser._option_string_actions
+        allowed = ", ".join(sorted(name for name in known if name.startswith("--")))
+        near = did_you_mean(unknown[0], known)
+        args.parser.error(f"unknown argument {unknown[0]!r}{near}; allowed: {allowed}")
+    return int(args.run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The ``setup`` command: order of events, words for the user, exit codes.
+
+Exit code 0: SGLang is there and imports. 1: it could not be installed or does not import.
+2: the command line, or an environment that set-up must not change, is at fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.provision import facts, pip, plan
+from pytest_pprank.provision.facts import Facts
+from pytest_pprank.provision.lock import pins, requirement_lines
+from pytest_pprank.provision.plan import Install, TorchFrom, Wanted
+
+
+class SetupFailed(PprankError):
+    """Installing failed, or what was installed does not import; the message says what to do."""
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``setup`` to the commands of ``python -m pytest_pprank``."""
+    parser = commands.add_parser(
+        "setup",
+        help="give this environment a real SGLang (one that is there is left alone)",
+        description="Give this Python environment a real SGLang. One that is installed is left "
+        "alone, and so is an installed torch. With an NVIDIA GPU: SGLang and all that it asks "
+        "for. Without one: SGLang without its CUDA packages (about 2 GB, 2 minutes).",
+        allow_abbrev=False,
+    )
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument("--cpu", action="store_true", help="without CUDA packages, GPU or not")
+    device.add_argument("--cuda", action="store_true", help="with CUDA packages, GPU or not")
+    parser.add_argument(
+        "--torch-only", action="store_true", help="torch and what it needs, no SGLang"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print the pip command")
+    parser.add_argument(
+        "--no-verify", action="store_true", help="do not import SGLang at the end (10 s)"
+    )
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out ``setup``; return the exit code."""
+    try:
+        return _setup(args)
+    except UsageError as error:
+        print(f"setup: error: {error}", file=sys.stderr)
+        return 2
+    except SetupFailed as error:
+        print(f"setup: failed: {error}", file=sys.stderr)
+        return 1
+
+
+def _setup(args: argparse.Namespace) -> int:
+    here = facts.gather(pins())
+    want = plan.wanted(here, cpu=args.cpu, cuda=args.cuda, torch_only=args.torch_only)
+    if here.sglang is not None and want is not Wanted.TORCH:
+        _say(f"SGLang {here.sglang} is installed; it is left alone")
+    elif here.torch is not None and want is Wanted.TORCH:
+        _say(f"torch {here.torch} is installed; it is left alone")
+        plan.check_torch(here)
+    else:
+        plan.check_torch(here)
+        _install_set(want, here, full=args.cuda or (here.gpu and not args.cpu), dry=args.dry_run)
+    if not args.no_verify and not args.dry_run:
+        _say(f"ready: {_verify(_device(want, here))}")
+    return 0
+
+
+def _install_set(want: Wanted, here: Facts, *, full: bool, dry: bool) -> None:
+    if find_spec("pip") is None:
+        raise UsageError(
+            "this environment has no pip; add it (uv pip install pip, or python -m ensurepip) "
+            "and run setup again"
+        )
+    if want is Wanted.CUDA or (want is Wanted.TORCH and full):
+        _say(f"installing {want.value}, for a GPU")
+        _pip_or_fail(plan.full_install(want, here), dry)
+        return
+    source = _install_without_cuda(want, here, dry)
+    if source is TorchFrom.REGISTRY and not dry:
+        _complete_torch()
+
+
+def _install_without_cuda(want: Wanted, here: Facts, dry: bool) -> TorchFrom:
+    """Install with torch from the best source that works; return that source."""
+    failure = ""
+    for source in plan.torch_sources(here, facts.pip_offers, facts.index_answers):
+        install = plan.cpu_install(want, here, source)
+        _say(f"installing {want.value}; torch: {source.value}")
+        if changes := plan.replaced(install, here):
+            _say(f"other versions here give way: {', '.join(changes)}")
+        failure = _pip(install, dry)
+        if not failure:
+            return source
+        if source is TorchFrom.CPU_INDEX:
+            _say("that failed with PyTorch's index; once more without it")
+    raise SetupFailed(_advice(failure))
+
+
+def _complete_torch() -> None:
+    """Give a CUDA build of torch, which does not import alone, the packages it needs."""
+    if _verified("torch").ok:
+        return
+    _say("this index has only a CUDA build of torch: adding the CUDA packages it needs (4 GB)")
+    _pip_or_fail(Install((f"torch=={pins()['torch']}",)), dry=False)
+
+
+def _pip_or_fail(install: Install, dry: bool) -> None:
+    if failure := _pip(install, dry):
+        raise SetupFailed(_advice(failure))
+
+
+def _pip(install: Install, dry: bool) -> str:
+    """Install; return what pip said when it failed, else an empty string."""
+    if dry:
+        print(install, flush=True)
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        lock = Path(folder) / "requirements.txt"
+        lock.write_text("\n".join(requirement_lines(install.leave_out)), encoding="utf-8")
+        result = pip.run(install.arguments(str(lock)), beat=_still)
+    if result.ok:
+        _say(f"installed in {result.seconds:.0f} s")
+        return ""
+    return result.tail() or f"pip ended with exit code {result.code}"
+
+
+def _advice(failure: str) -> str:
+    return (
+        f"pip could not install it and said:\n{failure}\n"
+        "Run it with --dry-run to see the command; a fresh virtual environment with a newer pip "
+        "(python -m pip install -U pip) and 4 GB of free disk helps most often."
+    )
+
+
+def _verify(device: str) -> str:
+    result = _verified(device)
+    if not result.ok:
+        raise SetupFailed(
+            f"it is installed but does not import:\n{result.tail()}\n"
+            "A fresh virtual environment with nothing else in it is the surest way; "
+            "--no-verify leaves this check out."
+        )
+    return f"{result.output.strip().splitlines()[-1]} (imported in {result.seconds:.0f} s)"
+
+
+def _verified(what: str) -> pip.Result:
+    return pip.run_python(["-m", "pytest_pprank.provision.verify", what])
+
+
+def _device(want: Wanted, here: Facts) -> str:
+    if want is Wanted.TORCH:
+        return "torch"
+    return "cuda" if want is Wanted.CUDA and here.gpu else "cpu"
+
+
+def _still(seconds: float) -> None:
+    _say(f"still installing, {seconds:.0f} s")
+
+
+def _say(text: str) -> None:
+    print(f"setup: {text}", flush=True)

@@ -1,0 +1,93 @@
+"""What is so on this machine, as the plan needs to know it; nothing here changes anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from pytest_pprank.provision import pip
+
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+_INDEX_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The environment before anything is installed; versions are None where there is none."""
+
+    sglang: str | None
+    torch: str | None
+    gpu: bool
+    installed: dict[str, str]
+    """All installed distributions: canonical name -> version."""
+
+
+def gather(names: Iterable[str]) -> Facts:
+    """Look at this interpreter's environment; `names` are the packages worth a look."""
+    installed = {name: version for name in names if (version := _version(name)) is not None}
+    return Facts(sglang=_sglang(), torch=_version("torch"), gpu=has_gpu(), installed=installed)
+
+
+def has_gpu() -> bool:
+    """Say whether an NVIDIA GPU is there that this process may use."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        return True
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    # In WSL there is no /dev/nvidia0; without a driver the tool is there and fails.
+    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+    return listed.returncode == 0 and "GPU " in listed.stdout
+
+
+def pip_offers(requirement: str) -> bool:
+    """Say whether pip, configured as it is here, finds `requirement` (one try, no retries)."""
+    asked = ["install", "--dry-run", "--no-deps", "--ignore-installed", "--retries", "0"]
+    return pip.run([*asked, requirement]).ok
+
+
+def index_answers(url: str = TORCH_CPU_INDEX, seconds: float = _INDEX_SECONDS) -> bool:
+    """Say whether the wheel index at `url` answers within `seconds`, name look-up included."""
+    answers: list[bool] = []
+    # A thread, because a slow name server can hold a process longer than any socket time-out.
+    thread = threading.Thread(target=lambda: answers.append(_head(url, seconds)), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers == [True]
+
+
+def _head(url: str, seconds: float) -> bool:
+    request = urllib.request.Request(f"{url}/torch/", method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _sglang() -> str | None:
+    """Return SGLang's version; a checkout that is only on the path counts as installed."""
+    version = _version("sglang")
+    if version is None:
+        spec = find_spec("sglang")
+        # origin is None for a mere folder named sglang, such as a checkout's root.
+        return "of unknown version" if spec is not None and spec.origin else None
+    return version

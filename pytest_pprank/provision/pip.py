@@ -1,0 +1,63 @@
+"""Run pip of the current interpreter, with its output kept for the case of a failure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_TAIL = 15
+_BEAT = 30.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a child process ended: `output` is stdout and stderr together."""
+
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Say whether it succeeded."""
+        return self.code == 0
+
+    def tail(self) -> str:
+        """Return the last lines that say something."""
+        lines = [line for line in self.output.splitlines() if line.strip() and not _noise(line)]
+        return "\n".join(lines[-_TAIL:])
+
+
+def run(arguments: Sequence[str], beat: Callable[[float], None] | None = None) -> Result:
+    """Run ``python -m pip`` with `arguments`."""
+    always = ["-q", "--no-input", "--disable-pip-version-check"]
+    return run_python(["-m", "pip", *always, *arguments], beat)
+
+
+def run_python(arguments: Sequence[str], beat: Callable[[float], None] | None = None) -> Result:
+    """Run this interpreter with `arguments`; `beat` gets the seconds so far, twice a minute."""
+    started = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as child:
+        while True:
+            try:
+                output, _ = child.communicate(timeout=_BEAT)
+                break
+            except subprocess.TimeoutExpired:
+                if beat is not None:
+                    beat(time.monotonic() - started)
+        return Result(child.returncode, output, time.monotonic() - started)
+
+
+def _noise(line: str) -> bool:
+    # pip says so once per package and per configured folder that lacks it.
+    return line.startswith("WARNING: Location ")
