@@ -1,0 +1,176 @@
+"""The set-up command line, in processes of its own where its exit code counts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank.__main__ import main
+from pytest_pprank.provision import command, facts, pip
+from pytest_pprank.provision.facts import Facts
+from pytest_pprank.provision.pip import Result
+
+
+def use(monkeypatch: pytest.MonkeyPatch, here: Facts, *, offers: bool = False) -> None:
+    """Let the command see the machine `here`, without asking pip or the network."""
+    monkeypatch.setattr(facts, "gather", lambda _: here)
+    monkeypatch.setattr(facts, "pip_offers", lambda _: offers)
+    monkeypatch.setattr(facts, "index_answers", lambda: False)
+
+
+def pip_says(monkeypatch: pytest.MonkeyPatch, *results: Result) -> list[list[str]]:
+    """Let pip end with `results`, one after the other; return the arguments it got."""
+    calls: list[list[str]] = []
+    left = list(results)
+
+    def run(arguments: list[str], beat: object = None) -> Result:  # noqa: ARG001
+        calls.append(list(arguments))
+        return left.pop(0)
+
+    monkeypatch.setattr(pip, "run", run)
+    return calls
+
+
+BARE = Facts(sglang=None, torch=None, gpu=False, installed={})
+GOOD = Result(0, "", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["setup", "--gpu"], ["'--gpu'", "--cpu", "--cuda", "--torch-only", "--dry-run"]),
+        (["setup", "--cudo"], ["'--cudo'", "did you mean '--cuda'?"]),
+        (["setup", "extra"], ["'extra'", "--torch-only"]),
+        (["setup", "--cpu", "--cuda"], ["--cuda: not allowed with argument --cpu"]),
+        (["set-up"], ["'set-up'", "setup"]),
+        ([], ["COMMAND"]),
+    ],
+)
+def test_a_bad_command_line_says_what_is_allowed(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert [word for word in words if word not in told] == []
+
+
+def test_an_installed_sglang_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, Facts(sglang="0.5.17", torch="2.11.0", gpu=True, installed={}))
+    calls = pip_says(monkeypatch)
+    assert main(["setup", "--no-verify"]) == 0
+    assert calls == []
+    assert "SGLang 0.5.17 is installed; it is left alone" in capsys.readouterr().out
+
+
+def test_dry_run_prints_the_command_and_installs_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE, offers=True)
+    calls = pip_says(monkeypatch)
+    assert main(["setup", "--dry-run"]) == 0
+    assert calls == []
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("python -m pip install --no-deps -r ")
+    assert last.endswith("+cpu")
+
+
+def test_a_failing_pip_is_quoted_with_advice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE, offers=True)
+    pip_says(monkeypatch, Result(1, "WARNING: Location 'x' is ignored\nERROR: disk full\n", 1.0))
+    assert main(["setup"]) == 1
+    told = capsys.readouterr().err
+    assert "ERROR: disk full" in told
+    assert "Location" not in told
+    assert "--dry-run" in told
+
+
+def test_a_failing_wheel_index_is_left_out_the_second_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(monkeypatch, BARE)
+    monkeypatch.setattr(facts, "index_answers", lambda: True)
+    monkeypatch.setattr(pip, "run_python", lambda _: GOOD)
+    calls = pip_says(monkeypatch, Result(1, "ERROR: cut off", 1.0), GOOD)
+    assert main(["setup", "--no-verify"]) == 0
+    assert ["--extra-index-url" in call for call in calls] == [True, False]
+
+
+def test_a_cuda_torch_that_does_not_import_alone_gets_its_dependencies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE)
+    monkeypatch.setattr(pip, "run_python", lambda _: Result(1, "libcudart.so.13: not found", 1.0))
+    calls = pip_says(monkeypatch, GOOD, GOOD)
+    assert main(["setup", "--no-verify"]) == 0
+    assert "--no-deps" in calls[0]
+    assert calls[1][0] == "install"
+    assert calls[1][1].startswith("torch==")
+    assert "CUDA" in capsys.readouterr().out
+
+
+def test_what_does_not_import_fails_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE, offers=True)
+    pip_says(monkeypatch, GOOD)
+    monkeypatch.setattr(pip, "run_python", lambda _: Result(1, "ImportError: no such thing", 1.0))
+    assert main(["setup"]) == 1
+    assert "ImportError: no such thing" in capsys.readouterr().err
+
+
+def test_an_old_torch_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, Facts(sglang=None, torch="2.9.0", gpu=False, installed={"torch": "2.9.0"}))
+    assert main(["setup"]) == 2
+    assert "torch 2.9.0" in capsys.readouterr().err
+
+
+def test_an_environment_without_pip_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE)
+    monkeypatch.setattr(command, "find_spec", lambda _: None)
+    assert main(["setup"]) == 2
+    assert "uv pip install pip" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_module_and_imports_neither_torch_nor_sglang() -> None:
+    code = (
+        "import sys; from pytest_pprank.__main__ import main\n"
+        "try: main(['setup', '--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'sglang'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "--torch-only" in done.stdout
+
+
+class TestFacts:
+    def test_no_gpu_where_the_user_hides_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert facts.has_gpu() is False
+
+    @pytest.mark.parametrize(("listed", "there"), [("GPU 0: H200", True), ("no devices", False)])
+    def test_nvidia_smi_is_believed_when_it_lists_a_gpu(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, there: bool
+    ) -> None:
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\necho '{listed}'\n", encoding="utf-8")
+        tool.chmod(0o755)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+        assert facts.has_gpu() is there
+
+    def test_an_index_nobody_serves_is_no_answer(self) -> None:
+        assert facts.index_answers("http://127.0.0.1:9", seconds=1.0) is False

@@ -1,0 +1,150 @@
+"""What set-up decides, from what is so on the machine; no network, nothing installed."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.provision import plan
+from pytest_pprank.provision.facts import TORCH_CPU_INDEX, Facts
+from pytest_pprank.provision.lock import LOCK, TORCH_NEEDS, name_of, pins, requirement_lines
+from pytest_pprank.provision.plan import Install, TorchFrom, Wanted
+
+CPU_TORCH = f"torch=={pins()['torch']}+cpu"
+
+
+def machine(
+    *, torch: str | None = None, gpu: bool = False, installed: dict[str, str] | None = None
+) -> Facts:
+    have = dict(installed or {})
+    if torch is not None:
+        have["torch"] = torch
+    return Facts(sglang=None, torch=torch, gpu=gpu, installed=have)
+
+
+def never(*_: object) -> bool:
+    pytest.fail("asked without need")
+
+
+@pytest.mark.parametrize(
+    ("facts", "asked", "expected"),
+    [
+        (machine(), set(), Wanted.CPU),
+        (machine(gpu=True), set(), Wanted.CUDA),
+        (machine(gpu=True), {"cpu"}, Wanted.CPU),
+        (machine(), {"cuda"}, Wanted.CUDA),
+        (machine(gpu=True, torch="2.13.0+cpu"), set(), Wanted.CPU),
+        (machine(gpu=True, torch="2.13.0"), set(), Wanted.CUDA),
+        (machine(gpu=True), {"torch_only"}, Wanted.TORCH),
+    ],
+)
+def test_the_set_fits_the_machine_unless_told(
+    facts: Facts, asked: set[str], expected: Wanted
+) -> None:
+    options = {name: name in asked for name in ("cpu", "cuda", "torch_only")}
+    assert plan.wanted(facts, **options) is expected
+
+
+@pytest.mark.parametrize(
+    ("torch", "offers", "answers", "expected"),
+    [
+        ("2.12.0", never, never, [TorchFrom.HERE]),
+        (None, lambda _: True, never, [TorchFrom.CONFIGURED]),
+        (None, lambda _: False, lambda: True, [TorchFrom.CPU_INDEX, TorchFrom.REGISTRY]),
+        (None, lambda _: False, lambda: False, [TorchFrom.REGISTRY]),
+    ],
+)
+def test_torch_comes_from_the_nearest_source(
+    torch: str | None,
+    offers: Callable[[str], bool],
+    answers: Callable[[], bool],
+    expected: list[TorchFrom],
+) -> None:
+    assert list(plan.torch_sources(machine(torch=torch), offers, answers)) == expected
+
+
+def test_pip_is_asked_for_the_cpu_build_of_the_locked_torch() -> None:
+    asked: list[str] = []
+    list(plan.torch_sources(machine(), lambda text: not asked.append(text), never))
+    assert asked == [CPU_TORCH]
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments"),
+    [
+        (TorchFrom.CONFIGURED, ["--no-deps", "-r", "LOCK", CPU_TORCH]),
+        (
+            TorchFrom.CPU_INDEX,
+            ["--no-deps", "--extra-index-url", TORCH_CPU_INDEX, "-r", "LOCK", CPU_TORCH],
+        ),
+        (TorchFrom.REGISTRY, ["--no-deps", "-r", "LOCK"]),
+        (TorchFrom.HERE, ["--no-deps", "-r", "LOCK"]),
+    ],
+)
+def test_the_cpu_set_is_one_pip_call_without_dependencies(
+    source: TorchFrom, arguments: list[str]
+) -> None:
+    torch = "2.12.0" if source is TorchFrom.HERE else None
+    install = plan.cpu_install(Wanted.CPU, machine(torch=torch), source)
+    assert install.arguments("LOCK") == ["install", *arguments]
+
+
+def test_an_installed_torch_and_what_is_built_against_it_stay() -> None:
+    facts = machine(torch="2.12.0", installed={"torchvision": "0.27.0", "numpy": "1.0"})
+    install = plan.cpu_install(Wanted.CPU, facts, TorchFrom.HERE)
+    left = {name_of(line) for line in requirement_lines(install.leave_out)}
+    assert not left & {"torch", "torchvision"}
+    assert {"triton", "numpy", "sglang"} <= left
+
+
+def test_torch_only_takes_torch_and_its_needs_from_the_lock() -> None:
+    install = plan.cpu_install(Wanted.TORCH, machine(), TorchFrom.CONFIGURED)
+    names = [name_of(line) for line in install.requirements]
+    assert sorted(names) == sorted(TORCH_NEEDS)
+    assert CPU_TORCH in install.requirements
+    assert not install.lock
+
+
+@pytest.mark.parametrize("torch", [None, "2.13.0+cu130"])
+def test_the_full_set_pins_an_installed_torch(torch: str | None) -> None:
+    install = plan.full_install(Wanted.CUDA, machine(torch=torch, gpu=True))
+    kept = [] if torch is None else [f"torch=={torch}"]
+    assert install.arguments("") == ["install", f"sglang=={pins()['sglang']}", *kept]
+
+
+@pytest.mark.parametrize("torch", ["2.10.0", "2.9.1+cpu", "2.11.0rc1"])
+def test_a_torch_that_is_too_old_is_an_error_and_stays(torch: str) -> None:
+    with pytest.raises(UsageError, match=r"torch 2\.\d+.* never replaces .* 2\.11 or newer"):
+        plan.check_torch(machine(torch=torch))
+
+
+@pytest.mark.parametrize("torch", [None, "2.11.0", "2.13.0+cpu", "2.15.0.dev1"])
+def test_a_torch_that_is_new_enough_is_taken(torch: str | None) -> None:
+    plan.check_torch(machine(torch=torch))
+
+
+def test_packages_that_give_way_are_named() -> None:
+    numpy = pins()["numpy"]
+    facts = machine(torch="2.12.0", installed={"numpy": "1.0", "tqdm": pins()["tqdm"]})
+    install = plan.cpu_install(Wanted.CPU, facts, TorchFrom.HERE)
+    assert plan.replaced(install, facts) == [f"numpy 1.0 -> {numpy}"]
+
+
+def test_the_shown_command_leaves_out_what_the_real_one_does() -> None:
+    shown = str(Install(lock=True, leave_out=frozenset({"torch"})))
+    echoed = shown.replace("python -m pip install -r", "cat")
+    lines = subprocess.run(["bash", "-c", echoed], capture_output=True, text=True, check=True)
+    kept = [line for line in lines.stdout.splitlines() if not line.startswith("#")]
+    assert kept == requirement_lines(frozenset({"torch"}))
+
+
+def test_the_lock_pins_every_package_once_for_this_python() -> None:
+    lines = requirement_lines()
+    assert all("==" in line for line in lines)
+    assert {"sglang", "torch", "torchvision", "transformers"} <= set(pins())
+    assert set(pins()) >= TORCH_NEEDS
+    assert not [name for name in pins() if name.startswith(("nvidia-", "cuda-"))]
+    assert LOCK.is_file()
