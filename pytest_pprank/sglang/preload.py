@@ -60,12 +60,23 @@ def prepare_environment(device: str) -> None:
 def import_sglang(device: str = "cpu") -> None:
     """Import SGLang's Scheduler and what it would import later, for ranks on `device`."""
     prepare_environment(device)
-    with _quiet(device):
+    with _quiet(device), _root_logger_kept():
         ensure_torchvision()
         importlib.import_module("sglang.srt.managers.scheduler")
         for name in _LAZY:
             with suppress(ModuleNotFoundError):  # a preload only saves time
                 importlib.import_module(name)
+        # SGLang asks for some progress bars in spite of TQDM_DISABLE; spare the thread at least.
+        importlib.import_module("tqdm").tqdm.monitor_interval = 0
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Take back the stderr handler that SGLang gives the root logger: pytest captures logs."""
+    before = list(logging.root.handlers)
+    yield
+    for handler in [handler for handler in logging.root.handlers if handler not in before]:
+        logging.root.removeHandler(handler)
 
 
 @contextmanager

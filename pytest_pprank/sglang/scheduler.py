@@ -8,6 +8,7 @@ alone (before).
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -58,7 +59,9 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
     )
     ports = _port_args(need(server_args_module, "PortArgs"), server_args, pprank)
     side = TokenizerSide(ports) if pprank.is_first_stage else None
-    with watch_profiler() as run:
+    # A user's filterwarnings = error is about their tests, not about how SGLang starts.
+    with watch_profiler() as run, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         scheduler = _construct(server_args, ports, pprank)
     _drop_load_snapshot(scheduler)
     _started[id(scheduler)] = (scheduler, Started(side, run))

@@ -1,0 +1,33 @@
+"""Plain torch code on several ranks: no SGLang needed.
+
+pytest -p pytest_pprank --pp-size 2 examples/test_ring.py
+"""
+
+import pytest
+
+from pytest_pprank import assert_ranks_agree
+
+
+@pytest.mark.usefixtures("process_group")
+def test_ring(pprank):
+    import torch
+    import torch.distributed as dist
+
+    mine = torch.full((4,), float(pprank.rank), device=pprank.device)
+    received = torch.empty_like(mine)
+    to, source = (pprank.rank + 1) % pprank.world_size, (pprank.rank - 1) % pprank.world_size
+    operations = [dist.P2POp(dist.isend, mine, to), dist.P2POp(dist.irecv, received, source)]
+    for work in dist.batch_isend_irecv(operations):
+        work.wait()
+    assert received.tolist() == [float(source)] * 4
+
+
+@pytest.mark.usefixtures("process_group")
+def test_all_reduce(pprank):
+    import torch
+    import torch.distributed as dist
+
+    total = torch.tensor([pprank.rank + 1], device=pprank.device)
+    dist.all_reduce(total)
+    assert_ranks_agree(total, what="the sum")
+    assert total.item() == pprank.world_size * (pprank.world_size + 1) // 2

@@ -1,0 +1,43 @@
+"""The stages agree where they must, and share the model out without gap or overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_ranks_agree
+
+
+def test_stages_agree_on_their_limits(scheduler: Any) -> None:
+    from pytest_pprank.sglang.facts import stage_facts
+
+    assert_ranks_agree(stage_facts(scheduler).shared, what="what all stages must have in common")
+
+
+def test_layers_tile_the_model(scheduler: Any, pprank: Any) -> None:
+    from pytest_pprank.sglang.facts import stage_facts
+
+    facts = pprank.gather(stage_facts(scheduler))
+    held = [layer for stage in facts for layer in stage.layers]
+    assert held == list(range(facts[0].layers_of_model)), (
+        f"layers by stage: {[stage.layers for stage in facts]}"
+    )
+
+
+@pytest.mark.sglang(enable_dynamic_chunking=True)
+def test_stages_agree_on_chunk_sizes(scheduler: Any, pprank: Any) -> None:
+    from pytest_pprank.sglang.facts import stage_facts
+
+    sizes = stage_facts(scheduler).chunk_sizes
+    assert_ranks_agree(sizes, what="chunk sizes")
+    if pprank.num_stages > 1:
+        assert all(size is not None and size > 0 for size in sizes)
+
+
+def test_stages_build_the_same_batch(make_schedule_batch: Callable[..., Any]) -> None:
+    batch = make_schedule_batch([5, 17, 40])
+    assert_ranks_agree(batch.prefill_input_ids_cpu, what="staged token ids")
+    assert_ranks_agree(batch.seq_lens_cpu, what="sequence lengths")
+    assert_ranks_agree([req.rid for req in batch.reqs], what="request ids")

@@ -1,0 +1,68 @@
+"""Batches of every kind have their inputs on the device when their forward starts.
+
+The class of SGLang PR 26883: `prepare_for_extend` stages the token ids on the host, and somebody
+must bring them to the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_pprank import (
+    assert_kv_balanced,
+    assert_materialized_on_device,
+    assert_staging_consumed,
+)
+
+PROMPTS = [[11, 12, 13], 40, 7]
+
+
+@pytest.mark.parametrize("mode", ["extend", "decode"])
+def test_batch_materializes(
+    make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[[Any], Any], mode: str
+) -> None:
+    batch = make_schedule_batch(PROMPTS, mode=mode)
+    forward_batch = make_forward_batch(batch)
+    assert_staging_consumed(batch)
+    assert_materialized_on_device(batch)
+    assert_materialized_on_device(forward_batch)
+
+
+def test_every_chunk_materializes(
+    scheduler: Any,
+    make_schedule_batch: Callable[..., Any],
+    make_forward_batch: Callable[[Any], Any],
+) -> None:
+    from pytest_pprank.sglang.batches import make_next_chunk, release, run_forward
+
+    batch = make_schedule_batch([300], chunk=128)
+    lengths = []
+    while True:
+        forward_batch = make_forward_batch(batch)
+        assert_materialized_on_device(forward_batch)
+        lengths.append(len(forward_batch.input_ids))
+        run_forward(scheduler, forward_batch)
+        if batch.chunked_req is None:
+            break
+        batch = make_next_chunk(scheduler, batch, chunk=128)
+    assert lengths == [128, 128, 44]
+    release(scheduler, batch)
+    assert_kv_balanced(scheduler)
+
+
+@pytest.mark.parametrize("mode", ["extend", "decode"])
+def test_forward_gives_kv_back(
+    scheduler: Any,
+    make_schedule_batch: Callable[..., Any],
+    make_forward_batch: Callable[[Any], Any],
+    mode: str,
+) -> None:
+    from pytest_pprank.sglang.batches import release, run_forward
+
+    batch = make_schedule_batch(PROMPTS, mode=mode)
+    run_forward(scheduler, make_forward_batch(batch))
+    release(scheduler, batch)
+    assert_kv_balanced(scheduler)

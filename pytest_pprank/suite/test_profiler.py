@@ -1,0 +1,16 @@
+"""The pipeline's dynamic-chunk profiler works, and swallows nothing (SGLang PR 26883)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_profiler_ready
+
+
+@pytest.mark.sglang(enable_dynamic_chunking=True)
+def test_profiler_is_ready(scheduler: Any, pprank: Any) -> None:
+    if pprank.num_stages < 2:
+        pytest.skip("SGLang sizes chunks dynamically on two stages or more")
+    assert_profiler_ready(scheduler)
