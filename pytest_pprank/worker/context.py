@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from pytest_pprank.errors import UsageError
 
 if TYPE_CHECKING:
     from pytest_pprank.worker.handle import Pprank
+
+SERVER_ARGS = pytest.StashKey[Mapping[str, Any]]()
+"""Where a rank's pytest config keeps the server args that its worker group was started for."""
 
 _current: Pprank | None = None
 

@@ -1,0 +1,80 @@
+"""Turn the controller's pytest configuration into that of a rank."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+# Options that speak of which tests run, of the terminal or of files only one process may write.
+_NEUTRAL: dict[str, Any] = {
+    "keyword": "",
+    "markexpr": "",
+    "deselect": None,
+    "lf": False,
+    "failedfirst": False,
+    "newfirst": False,
+    "stepwise": False,
+    "stepwise_skip": False,
+    "stepwise_reset": False,
+    "cacheclear": False,
+    "cacheshow": None,
+    "collectonly": False,
+    "maxfail": 0,
+    "usepdb": False,
+    "trace": False,
+    "pyargs": False,
+    "xmlpath": None,
+    "pastebin": None,
+    "durations": None,
+    "continue_on_collection_errors": True,
+    "color": "no",
+    # xdist
+    "dist": "no",
+    "numprocesses": None,
+    "tx": [],
+    "looponfail": False,
+    # pytest-timeout: a deadline inside a rank would fire beside ours
+    "timeout": 0,
+}
+_BLOCKED = (
+    "terminal",
+    "lfplugin",
+    "nfplugin",
+    "stepwiseplugin",
+    "rerunfailures",
+    "pytest_rerunfailures",
+    "junitxml",
+)
+
+
+def rank_options(config: pytest.Config) -> dict[str, Any]:
+    """Return the parsed options a rank starts from; what cannot be pickled stays behind."""
+    options = {name: value for name, value in vars(config.option).items() if _pickles(value)}
+    options.update({name: value for name, value in _NEUTRAL.items() if name in options})
+    options["plugins"] = [p for p in options.get("plugins", []) if not p.startswith("no:")]
+    options["rootdir"] = str(config.rootpath)
+    if config.inipath is not None:
+        options["inifilename"] = str(config.inipath)
+    options["basetemp"] = None  # each rank gets its own, below the controller's
+    # a rank is forked with its libraries imported, so pytest cannot rewrite their assertions
+    ignored = "ignore::pytest.PytestAssertRewriteWarning"
+    options["pythonwarnings"] = [*(options.get("pythonwarnings") or []), ignored]
+    return options
+
+
+def rank_arguments(config: pytest.Config, items: list[pytest.Item]) -> tuple[str, ...]:
+    """Return the command line of a rank: plugins to leave out, then the files to collect."""
+    blocked = [p[3:] for p in config.getoption("plugins") if p.startswith("no:")]
+    flags = [word for name in (*blocked, *_BLOCKED) for word in ("-p", f"no:{name}")]
+    files = dict.fromkeys(str(item.path) for item in items)
+    return (*flags, *files)
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+        return True
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return False

@@ -1,0 +1,205 @@
+"""The run as a whole: one launcher, one worker group at a time, ranked tests one after another."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from typing import Any
+
+import pytest
+
+from pytest_pprank.controller.group import WorkerGroup
+from pytest_pprank.controller.outcome import TestOutcome, Trouble
+from pytest_pprank.controller.rank_config import rank_arguments, rank_options
+from pytest_pprank.controller.warnings import WarningRelay
+from pytest_pprank.errors import GroupError
+from pytest_pprank.launch.client import LauncherClient
+from pytest_pprank.options import options_of
+from pytest_pprank.planning import Plan, plan_of
+from pytest_pprank.report.merge import ReportMerger
+from pytest_pprank.topology import Topology
+from pytest_pprank.wire.bootstrap import RankBootstrap
+from pytest_pprank.wire.items import item_key
+from pytest_pprank.wire.messages import ItemKey, StartGroup
+
+_PLAIN_PRELOAD = ("torch", "torch.distributed", "pytest", "pytest_pprank.worker.preload")
+_SGLANG_PRELOAD = "pytest_pprank.sglang.preload:import_sglang:{device}"
+_MAX_START_FAILURES = 3
+
+
+class ControllerSession:
+    """Runs the ranked tests of one pytest session."""
+
+    def __init__(self, config: pytest.Config, ranked: list[pytest.Item]) -> None:
+        self._config = config
+        self._options = options_of(config)
+        self._reverts = self._resolve_reverts()
+        self._ranked = ranked
+        self._order: dict[pytest.Item, int] = {}
+        self._launcher: LauncherClient | None = None
+        self._device = ""
+        self._group: WorkerGroup | None = None
+        self._topology: Topology | None = None
+        self._groups_started = 0
+        self._start_failures = 0
+        self._warnings = WarningRelay(config)
+        self._merger = ReportMerger(config, tuple(r.describe() for r in self._reverts))
+
+    def _resolve_reverts(self) -> tuple[Any, ...]:
+        if not self._options.reverts:
+            return ()
+        from pytest_pprank.sglang import reverts, static
+
+        static.check_installed()
+        root = static.package_root()
+        assert root is not None  # check_installed has just looked
+        resolved = tuple(reverts.resolve(spec) for spec in self._options.reverts)
+        for revert in resolved:
+            revert.check(root)
+        return resolved
+
+    def start(self, session: pytest.Session) -> None:
+        """Fix the order of the tests and start importing torch and SGLang in the background."""
+        self._ranked = [item for item in session.items if plan_of(item) is not None]
+        self._order = {item: index for index, item in enumerate(self._ranked)}
+        if self._ranked:
+            self._start_launcher(_plan(self._ranked[0]).topology.device)
+
+    def _start_launcher(self, device: str) -> None:
+        """What is preloaded depends on the device, so each kind of device has its launcher."""
+        self._stop_launcher()
+        topologies = [_plan(item).topology for item in self._ranked]
+        sglang = any(t.server_args is not None and t.device == device for t in topologies)
+        first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
+        live = self._config.getoption("capture") == "no"
+        self._launcher = LauncherClient(first + _PLAIN_PRELOAD, live=live)
+        self._device = device
+
+    def run(self, item: pytest.Item, plan: Plan) -> None:
+        """Run one test on its group and report it as pytest would have done."""
+        hook = item.ihook
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self._merger.merge(item, plan, self._outcome(item, plan)):
+            hook.pytest_runtest_logreport(report=report)
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+    def _outcome(self, item: pytest.Item, plan: Plan) -> TestOutcome:
+        start = time.monotonic()
+        try:
+            group = self._group_for(plan)
+        except GroupError as error:
+            trouble = Trouble("worker group could not start", str(error))
+            return TestOutcome(troubles=[trouble], seconds=time.monotonic() - start)
+        key = item_key(item)
+        if lacking := self._lacking(group, key):
+            return TestOutcome(troubles=[lacking])
+        following = self._following(item, plan)
+        outcome = group.run_test(key, following, plan.timeout, self._options.grace)
+        if outcome.spoiled:
+            self._drop_group(orderly=not outcome.troubles)
+        elif following is None:
+            self._drop_group(orderly=True)
+        return outcome
+
+    def _lacking(self, group: WorkerGroup, key: ItemKey) -> Trouble | None:
+        lacking = {r: peer.missing[key] for r, peer in group.ranks.items() if key in peer.missing}
+        if not lacking:
+            return None
+        text = "; ".join(f"rank {rank}: {why}" for rank, why in lacking.items())
+        return Trouble("collection failed on a rank", text)
+
+    def _following(self, item: pytest.Item, plan: Plan) -> ItemKey | None:
+        index = self._order[item] + 1
+        if plan.fresh or index >= len(self._ranked):
+            return None
+        following = self._ranked[index]
+        next_plan = _plan(following)
+        same = next_plan.topology == plan.topology and not next_plan.fresh
+        return item_key(following) if same else None
+
+    def _group_for(self, plan: Plan) -> WorkerGroup:
+        if self._group is not None and self._topology == plan.topology and not plan.fresh:
+            return self._group
+        self._drop_group(orderly=True)
+        if self._device != plan.topology.device:
+            self._start_launcher(plan.topology.device)
+        group = self._new_group(plan.topology)
+        try:
+            group.start()
+        except GroupError as error:
+            self._count_start_failure(error)
+            raise
+        self._start_failures = 0
+        self._group, self._topology = group, plan.topology
+        return group
+
+    def _count_start_failure(self, error: GroupError) -> None:
+        self._start_failures += 1
+        if self._start_failures >= _MAX_START_FAILURES:
+            raise pytest.UsageError(
+                f"worker groups failed to start {self._start_failures} times in a row; the last "
+                f"one:\n{error}"
+            )
+
+    def _new_group(self, topology: Topology) -> WorkerGroup:
+        assert self._launcher is not None
+        self._groups_started += 1
+        name = f"g{self._groups_started}"
+        bootstrap = self._bootstrap(name, topology)
+        order = StartGroup(
+            group=name,
+            nproc=topology.world_size,
+            workdir=bootstrap.workdir,
+            bootstrap=pickle.dumps(bootstrap),
+            live=self._config.getoption("capture") == "no",
+        )
+        return WorkerGroup(self._launcher, order, self._warnings)
+
+    def _bootstrap(self, name: str, topology: Topology) -> RankBootstrap:
+        assert self._launcher is not None
+        items = [item for item in self._ranked if _plan(item).topology == topology]
+        return RankBootstrap(
+            address=self._launcher.listener.address,
+            key=self._launcher.key,
+            group=name,
+            device=topology.device,
+            workdir=str(self._launcher.run_dir / name),
+            arguments=rank_arguments(self._config, items),
+            options=rank_options(self._config),
+            items=tuple(item_key(item) for item in items),
+            basetemp=str(self._basetemp()),
+            server_args=None if topology.server_args is None else dict(topology.server_args),
+            reverts=self._reverts,
+            environment=self._launcher.rank_environment(),
+        )
+
+    def _basetemp(self) -> Any:
+        factory = self._config._tmp_path_factory  # type: ignore[attr-defined]
+        return factory.getbasetemp()
+
+    def _drop_group(self, *, orderly: bool) -> None:
+        group, self._group, self._topology = self._group, None, None
+        if group is not None:
+            (group.close if orderly else group.kill)()
+
+    def finish(self, *, orderly: bool) -> None:
+        """End the running group; its fixtures are torn down if the session ended in good order."""
+        self._drop_group(orderly=orderly)
+
+    def close(self) -> None:
+        """End everything this run has started."""
+        try:
+            self._drop_group(orderly=False)
+        finally:
+            self._stop_launcher()
+
+    def _stop_launcher(self) -> None:
+        launcher, self._launcher = self._launcher, None
+        if launcher is not None:
+            launcher.close()
+
+
+def _plan(item: pytest.Item) -> Plan:
+    plan = plan_of(item)
+    assert plan is not None, f"{item.nodeid} is not a ranked test"
+    return plan

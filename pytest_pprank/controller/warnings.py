@@ -1,0 +1,42 @@
+"""Warnings that ranks record, shown once in the controller's summary."""
+
+from __future__ import annotations
+
+import builtins
+import warnings
+
+import pytest
+
+from pytest_pprank.wire.messages import WarningSeen
+
+
+class WarningRelay:
+    """Hands each distinct warning of the ranks to pytest's own hook."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._seen: set[WarningSeen] = set()
+
+    def __call__(self, seen: WarningSeen) -> None:
+        """Report a warning, unless another rank has reported the same one."""
+        if seen in self._seen:
+            return
+        self._seen.add(seen)
+        category = _category(seen.category)
+        self._config.hook.pytest_warning_recorded.call_historic(
+            kwargs={
+                "warning_message": warnings.WarningMessage(
+                    category(seen.text), category, seen.filename, seen.lineno
+                ),
+                "when": seen.when,
+                "nodeid": seen.nodeid,
+                "location": None,
+            }
+        )
+
+
+def _category(name: str) -> type[Warning]:
+    found = getattr(builtins, name, None) or getattr(pytest, name, None)
+    if isinstance(found, type) and issubclass(found, Warning):
+        return found
+    return type(name, (UserWarning,), {})  # a class of a library this process has not imported

@@ -1,0 +1,135 @@
+"""The fixtures of ranked tests. Each works on every stage; what they build is real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_pprank.worker.context import SERVER_ARGS, current_rank
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from pytest_pprank.worker.handle import Pprank
+
+
+@pytest.fixture
+def _pprank_size(request: pytest.FixtureRequest) -> int:
+    """Number of pipeline stages this instance of a ranked test runs on."""
+    return int(request.param)
+
+
+@pytest.fixture(scope="session")
+def pprank() -> Pprank:
+    """This rank: rank, world_size, stage, num_stages, role, device, is_first_stage, is_last_stage,
+    and barrier(), gather(obj), broadcast(obj, src) through pytest's control plane, which never
+    touch the process groups under test.
+    """
+    return current_rank()
+
+
+@pytest.fixture(scope="session")
+def process_group(pprank: Pprank) -> Iterator[ProcessGroup]:
+    """The initialised default torch.distributed group of this worker group: gloo on cpu, NCCL on
+    cuda. It lives as long as the worker group; rank and size are those of `pprank`.
+    """
+    from pytest_pprank.worker.process_group import default_group
+
+    yield from default_group(pprank)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(pprank: Pprank) -> Path:
+    """Folder of a seeded random Llama of 8 layers (safetensors), written once per run.
+
+    Its weights make greedy tokens depend on prompt and KV, so wrong KV gives wrong tokens.
+    """
+    from pytest_pprank.sglang.tiny_model import tiny_model_for
+
+    return tiny_model_for(pprank)
+
+
+@pytest.fixture(scope="session")
+def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> dict[str, object]:
+    """SGLang server args of this worker group: defaults for the tiny model, changed by
+    ``@pytest.mark.sglang(**args)`` (another set of args is another worker group).
+    """
+    from pytest_pprank.sglang.arguments import default_server_args, merge
+
+    changes = request.config.stash[SERVER_ARGS]
+    model = changes.get("model_path") or request.getfixturevalue("tiny_model")
+    defaults = default_server_args(
+        num_stages=pprank.num_stages, device=pprank.device, model_path=str(model)
+    )
+    return merge(defaults, changes)
+
+
+@pytest.fixture(scope="session")
+def _started_scheduler(sglang_args: dict[str, object], pprank: Pprank) -> Any:
+    from pytest_pprank.sglang.scheduler import start_scheduler
+
+    return start_scheduler(sglang_args, pprank)
+
+
+@pytest.fixture
+def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
+    """The real SGLang Scheduler of this stage, with all its mixins, after init and idle.
+
+    One per worker group; between tests it is brought back to the state after its start. When
+    that fails the worker group is replaced.
+    """
+    from pytest_pprank.sglang.idle import idle_problems, reset_scheduler
+
+    yield _started_scheduler
+    reset_scheduler(_started_scheduler)
+    for problem in idle_problems(_started_scheduler):
+        pprank.spoil(f"the Scheduler is not idle after its reset: {problem}")
+
+
+@pytest.fixture
+def make_req(scheduler: Any) -> Callable[..., Any]:
+    """Factory of real greedy Reqs: ``make_req(input_ids=[...])`` or ``make_req(prompt_len=N)``,
+    with max_new_tokens and rid. The same calls give the same requests on every rank.
+    """
+    from pytest_pprank.sglang import batches
+
+    return partial(batches.make_req, scheduler)
+
+
+@pytest.fixture
+def make_schedule_batch(scheduler: Any) -> Iterator[Callable[..., Any]]:
+    """Factory of real ScheduleBatches: ``make_schedule_batch(prompts, mode="extend"|"decode",
+    chunk=None|N)``, where a prompt is a Req, a list of token ids, or a length. What a batch holds
+    (KV, request slots, locks) is given back after the test.
+    """
+    from pytest_pprank.sglang import batches
+
+    made = []
+
+    def make(prompts: Sequence[Any], **options: Any) -> Any:
+        made.append(batches.make_schedule_batch(scheduler, prompts, **options))
+        return made[-1]
+
+    yield make
+    for batch in made:
+        batches.release(scheduler, batch)
+
+
+@pytest.fixture
+def schedule_batch(make_schedule_batch: Callable[..., Any]) -> Any:
+    """A real extend ScheduleBatch of three requests (5, 17 and 40 tokens), ids still staged."""
+    return make_schedule_batch([5, 17, 40])
+
+
+@pytest.fixture
+def make_forward_batch(scheduler: Any) -> Callable[[Any], Any]:
+    """Factory of real ForwardBatches: ``make_forward_batch(schedule_batch)`` resolves the staged
+    inputs as SGLang's run_batch does and calls ForwardBatch.init_new.
+    """
+    from pytest_pprank.sglang import batches
+
+    return partial(batches.make_forward_batch, scheduler)

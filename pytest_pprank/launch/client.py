@@ -1,0 +1,175 @@
+"""The controller's side of the launcher: start it, talk to it, see it gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pytest_pprank.errors import GroupError
+from pytest_pprank.launch.launcher import LAUNCHER_RANK, LauncherSpec
+from pytest_pprank.launch.preload import VARIABLE
+from pytest_pprank.wire.channel import Channel, ChannelClosed, Listener
+from pytest_pprank.wire.messages import Hello, Preloaded, Shutdown
+
+_CODE = "from pytest_pprank.launch.launcher import main; main()"
+_LEAVE_SECONDS = 10.0
+_POLL_SECONDS = 0.01
+# As torchrun does for several workers; and a library that starts threads cannot be forked.
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_LOOPBACK_INTERFACE = "lo"
+
+
+class LauncherClient:
+    """Owns the launcher process, the listener all ranks connect to, and the run's folder."""
+
+    def __init__(self, preload: Sequence[str], *, fork: bool = True, live: bool = False) -> None:
+        # a short name: unix socket paths inside it must stay under 108 bytes
+        self.run_dir = Path(tempfile.mkdtemp(prefix="pprank-"))
+        self.key = secrets.token_bytes(32)
+        self.listener = Listener(self.key)
+        self.preloaded: Preloaded | None = None
+        self.channel: Channel | None = None
+        self._waiting: list[tuple[Hello, Channel]] = []
+        self._live = live
+        self._log = (self.run_dir / "launcher.log").open("wb")
+        self._process = self._start(preload, fork)
+
+    def _start(self, preload: Sequence[str], fork: bool) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            # the fork server ignores the sys.path it is sent before Python 3.13
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            VARIABLE: json.dumps(list(preload)),
+        }
+        for name in _ONE_THREAD:
+            environment.setdefault(name, "1")
+        process = subprocess.Popen(
+            [sys.executable, *_interpreter_flags(), "-c", _CODE],
+            stdin=subprocess.PIPE,
+            stdout=None if self._live else self._log,
+            stderr=self._log,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is the controller's business
+        )
+        spec = LauncherSpec(self.listener.address, self.key.hex(), str(self.run_dir), fork)
+        assert process.stdin is not None
+        process.stdin.write(spec.to_json().encode() + b"\n")
+        process.stdin.close()
+        return process
+
+    def rank_environment(self) -> dict[str, str | None]:
+        """Return what a rank sets in its environment (None: removes), on top of the launcher's."""
+        return {
+            # what the launcher needed to find this plugin is not the tests' business
+            "PYTHONPATH": os.environ.get("PYTHONPATH"),
+            VARIABLE: None,
+            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE),
+            "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", _LOOPBACK_INTERFACE),
+        }
+
+    @property
+    def pid(self) -> int:
+        """Process id of the launcher; also the process group of it and its fork server."""
+        return self._process.pid
+
+    def next_rank(self, timeout: float) -> tuple[Hello, Channel] | None:
+        """Return the next rank that has connected, or None after `timeout` seconds."""
+        if self._waiting:
+            return self._waiting.pop(0)
+        arrival = self.listener.arrived(timeout)
+        if arrival is not None and arrival[0].rank == LAUNCHER_RANK:
+            self.channel = arrival[1]
+            return None
+        return arrival
+
+    def wait_preloaded(self, timeout: float) -> Preloaded:
+        """Wait until the fork server has imported everything; raises GroupError if it cannot."""
+        deadline = time.monotonic() + timeout
+        while self.channel is None:
+            arrival = self.next_rank(_POLL_SECONDS * 5)
+            if arrival is not None:
+                self._waiting.append(arrival)
+            self._check_alive(deadline, "did not come up")
+        while self.preloaded is None:
+            if self.channel.connection.poll(_POLL_SECONDS * 5):
+                self._take_preloaded()
+            self._check_alive(deadline, "did not finish its imports")
+        return self.preloaded
+
+    def _take_preloaded(self) -> None:
+        assert self.channel is not None
+        try:
+            message = self.channel.receive()
+        except ChannelClosed:
+            return  # _check_alive tells why
+        if isinstance(message, Preloaded):
+            self.preloaded = message
+
+    def _check_alive(self, deadline: float, what: str) -> None:
+        if self._process.poll() is not None:
+            raise GroupError(f"the launcher process {what}:\n{self.log_tail()}")
+        if time.monotonic() > deadline:
+            raise GroupError(f"the launcher process {what} in time:\n{self.log_tail()}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the launcher process still runs."""
+        return self._process.poll() is None
+
+    def log_tail(self, lines: int = 20) -> str:
+        """Return the end of what the launcher and the fork server have printed."""
+        try:
+            text = (self.run_dir / "launcher.log").read_text(errors="replace")
+        except OSError as error:
+            return f"(its log is gone: {error})"
+        return "\n".join(text.splitlines()[-lines:])
+
+    def close(self) -> None:
+        """End the launcher, its fork server and whatever they started; remove the folder."""
+        if self.channel is not None:
+            with suppress(ChannelClosed):  # it may have left before us
+                self.channel.send(Shutdown())
+        self.listener.close()
+        self._wait_gone(time.monotonic() + _LEAVE_SECONDS)
+        if self.channel is not None:
+            self.channel.close()
+        self._log.close()
+        _remove(self.run_dir)
+
+    def _wait_gone(self, deadline: float) -> None:
+        if self.channel is None:
+            self._signal(signal.SIGKILL)
+        while self._signal(0):
+            self._process.poll()
+            if time.monotonic() > deadline:
+                self._signal(signal.SIGKILL)
+                deadline = time.monotonic() + _LEAVE_SECONDS
+            time.sleep(_POLL_SECONDS)
+        self._process.wait()
+
+    def _signal(self, number: int) -> bool:
+        try:
+            os.killpg(self.pid, number)
+            return True
+        except ProcessLookupError:
+            return False
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _interpreter_flags() -> list[str]:
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return flags

@@ -1,0 +1,184 @@
+"""The launcher: a process of its own that keeps torch, elastic and the fork server.
+
+The controller starts it (launch.client) and stays light. It starts the fork server first, so
+that its imports overlap with the launcher's own import of torch elastic; then it runs one worker
+group after another in its main thread, while a second thread reads the controller's messages.
+When the controller is gone it kills its group, removes the run's folder and leaves.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.launch import preload
+from pytest_pprank.wire.channel import Channel, ChannelClosed, connect
+from pytest_pprank.wire.messages import GroupEnded, Hello, KillGroup, Preloaded, StartGroup
+
+if TYPE_CHECKING:
+    from pytest_pprank.launch.elastic import ElasticGroup
+
+LAUNCHER_RANK = -1
+
+
+@dataclass(frozen=True)
+class LauncherSpec:
+    """What the controller tells the launcher over its standard input, once."""
+
+    address: tuple[str, int]
+    key: str
+    run_dir: str
+    fork: bool
+
+    @classmethod
+    def from_json(cls, text: str) -> LauncherSpec:
+        """Read back what `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["address"] = tuple(fields["address"])
+        return cls(**fields)
+
+    def to_json(self) -> str:
+        """Write the fields as one line."""
+        return json.dumps(self.__dict__)
+
+
+class Launcher:
+    """State shared by the main thread (runs groups) and the reader (obeys the controller)."""
+
+    def __init__(self, spec: LauncherSpec) -> None:
+        self._spec = spec
+        self._work: SimpleQueue[StartGroup | None] = SimpleQueue()
+        self._running: tuple[str, ElasticGroup] | None = None
+        self._lock = threading.Lock()
+        self._start_method = "forkserver" if spec.fork else "spawn"
+        self._channel: Channel
+
+    def main(self) -> None:
+        """Serve the controller until it says goodbye or disappears."""
+        preloading = self._preload()
+        self._channel = connect(
+            self._spec.address, bytes.fromhex(self._spec.key), Hello(LAUNCHER_RANK, os.getpid())
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        endpoint = _serve_rendezvous()
+        self._channel.send(self._judge(preloading))
+        while (order := self._work.get()) is not None:
+            self._channel.send(self._run(order, endpoint))
+
+    def _preload(self) -> Any:
+        if not self._spec.fork:
+            return None
+        # the first process asked for starts the fork server, whose imports then run beside ours
+        context: ForkServerContext = multiprocessing.get_context("forkserver")
+        multiprocessing.set_forkserver_preload([preload.__name__])
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=preload.describe, args=(theirs,))
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def _judge(self, preloading: Any) -> Preloaded:
+        if preloading is None:
+            return Preloaded(0.0, (), {}, 1, False, "spawn", "asked for")
+        process, answer = preloading
+        try:
+            seconds, modules, failures, threads, cuda = answer.recv()
+        except EOFError:
+            self._start_method = "spawn"
+            return Preloaded(0.0, (), {}, 0, False, "spawn", "the fork server died while importing")
+        finally:
+            process.join()
+        reason = _unsafe(threads, cuda)
+        if reason:
+            self._start_method = "spawn"
+        return Preloaded(seconds, modules, failures, threads, cuda, self._start_method, reason)
+
+    def _run(self, order: StartGroup, endpoint: str) -> GroupEnded:
+        from pytest_pprank.launch.elastic import ElasticGroup
+        from pytest_pprank.worker.main import rank_main
+
+        group = ElasticGroup(
+            endpoint,
+            order.nproc,
+            str(Path(order.workdir) / "logs"),
+            self._start_method,
+            rank_main,
+            (order.bootstrap,),
+            live=order.live,
+        )
+        with self._lock:
+            self._running = (order.group, group)
+        try:
+            return GroupEnded(order.group, group.run())
+        except Exception:
+            return GroupEnded(order.group, {}, traceback.format_exc())
+        finally:
+            with self._lock:
+                self._running = None
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message = self._channel.receive()
+                if isinstance(message, StartGroup):
+                    self._work.put(message)
+                elif isinstance(message, KillGroup):
+                    self._kill(message.group)
+                else:
+                    break
+        except ChannelClosed:
+            pass  # the controller is gone, with or without a word: leave nothing behind
+        self._kill(None)
+        shutil.rmtree(self._spec.run_dir, ignore_errors=True)
+        self._work.put(None)
+        self._leave()
+
+    def _leave(self) -> None:
+        # The main thread may be inside elastic, which waits for workers that are being killed;
+        # nothing of it is worth saving. The fork server would leave by itself when our end of its
+        # pipe closes, but it takes a second or two to tear down an interpreter full of torch.
+        server = getattr(forkserver._forkserver, "_forkserver_pid", None)
+        if server is not None:
+            os.kill(server, signal.SIGKILL)
+        os._exit(0)
+
+    def _kill(self, group: str | None) -> None:
+        with self._lock:
+            running = self._running
+        if running is not None and group in (None, running[0]):
+            running[1].kill()
+
+
+def _serve_rendezvous() -> str:
+    from pytest_pprank.worker.store import listen_on_loopback
+
+    # elastic would open a second store, on all interfaces, for the workers' MASTER_PORT
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    host, port = listen_on_loopback()
+    return f"{host}:{port}"
+
+
+def _unsafe(threads: int, cuda: bool) -> str:
+    if cuda:
+        return "an imported module initialised CUDA, which does not survive a fork"
+    if threads > 1:
+        return f"imports left {threads - 1} thread(s) behind, which do not survive a fork"
+    return ""
+
+
+def main() -> None:
+    """Entry of the launcher process; its LauncherSpec is the first line of standard input."""
+    spec = LauncherSpec.from_json(sys.stdin.readline())
+    Launcher(spec).main()

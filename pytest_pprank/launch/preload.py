@@ -1,0 +1,63 @@
+"""What the fork server imports once, so that every later rank starts with it.
+
+Imported by name inside the fork server (`multiprocessing.set_forkserver_preload`). The names to
+import arrive in an environment variable, because a fork server takes no arguments; with an entry
+``module:function:argument`` the function is called after the import. A failure is kept, not
+raised: the fork server would die with it, and the launcher could only say that something went
+wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+VARIABLE = "PPRANK_PRELOAD"
+
+failures: dict[str, str] = {}
+imported: list[str] = []
+seconds = 0.0
+
+
+def _import(entry: str) -> None:
+    module, *call = entry.split(":")
+    try:
+        loaded = import_module(module)
+        if call:
+            function, argument = call
+            getattr(loaded, function)(argument)
+        imported.append(entry)
+    except Exception:
+        failures[entry] = traceback.format_exc()
+
+
+def import_all(entries: list[str]) -> None:
+    """Import each entry, keeping the traceback of those that fail."""
+    global seconds
+    start = time.perf_counter()
+    for entry in entries:
+        _import(entry)
+    seconds = time.perf_counter() - start
+
+
+def describe(answer: Connection) -> None:
+    """Run in a process forked from the fork server: tell what a rank inherits from it.
+
+    Threads do not survive a fork, so they are counted in the parent (the fork server) through
+    /proc; a CUDA context does not survive one either, and torch remembers that it had one.
+    """
+    import sys
+
+    torch = sys.modules.get("torch")
+    cuda = bool(torch is not None and torch.cuda.is_initialized())
+    threads = len(list(Path(f"/proc/{os.getppid()}/task").iterdir()))
+    answer.send((seconds, tuple(imported), failures, threads, cuda))
+
+
+if VARIABLE in os.environ:
+    import_all(json.loads(os.environ[VARIABLE]))

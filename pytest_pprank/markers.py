@@ -1,0 +1,97 @@
+"""The markers ``pprank`` and ``sglang``: declared, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pytest
+
+from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.options import DEVICES, parse_sizes
+
+DECLARATIONS = (
+    "pprank(pp=N, device=NAME, fresh=BOOL, timeout=S): run this test on every rank of a worker "
+    "group of N pipeline stages (overrides --pp-size; a tuple runs it at each size), on the "
+    "device auto, cpu or cuda, in a group of its own if fresh, for at most S seconds",
+    "sglang(**server_args): run this test in a worker group whose SGLang has these server args "
+    "(fields of sglang.srt.server_args.ServerArgs) on top of the defaults",
+)
+
+
+@dataclass(frozen=True)
+class RankMark:
+    """The merged ``pprank`` markers of a test; None where they say nothing."""
+
+    pp: tuple[int, ...] | None = None
+    device: str | None = None
+    fresh: bool = False
+    timeout: float | None = None
+
+
+def read_rank_mark(node: pytest.Item | pytest.Collector) -> RankMark:
+    """Merge the ``pprank`` markers of a test, the closest winning; raises UsageError."""
+    merged: dict[str, Any] = {}
+    for mark in reversed(list(node.iter_markers("pprank"))):
+        if mark.args:
+            raise UsageError(
+                f"@pytest.mark.pprank takes keywords only, got {mark.args[0]!r}: "
+                f"write pp={mark.args[0]!r}"
+            )
+        merged.update(mark.kwargs)
+    allowed = [field.name for field in fields(RankMark)]
+    for name in merged:
+        if name not in allowed:
+            raise UsageError(
+                f"@pytest.mark.pprank has no keyword {name!r}{did_you_mean(name, allowed)}; "
+                f"allowed: {', '.join(allowed)}"
+            )
+    checked: dict[str, Any] = {name: _CHECKS[name](value) for name, value in merged.items()}
+    return RankMark(**checked)
+
+
+def read_server_args(node: pytest.Item | pytest.Collector) -> Mapping[str, Any]:
+    """Merge the ``sglang`` markers of a test, the closest winning; raises UsageError."""
+    merged: dict[str, Any] = {}
+    for mark in reversed(list(node.iter_markers("sglang"))):
+        if mark.args:
+            raise UsageError(
+                f"@pytest.mark.sglang takes SGLang server args by keyword, got {mark.args[0]!r}"
+            )
+        merged.update(mark.kwargs)
+    return merged
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    if any(isinstance(v, bool) for v in values) or not values:
+        raise UsageError(f"@pytest.mark.pprank(pp={value!r}): a whole number from 1 up, or a tuple")
+    text = ",".join(str(v) for v in values)
+    return parse_sizes(text, f"@pytest.mark.pprank(pp={value!r})")
+
+
+def _device(value: Any) -> str:
+    if value not in DEVICES:
+        raise UsageError(f"@pytest.mark.pprank(device={value!r}): allowed are {', '.join(DEVICES)}")
+    return str(value)
+
+
+def _fresh(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"@pytest.mark.pprank(fresh={value!r}): allowed are True and False")
+    return value
+
+
+def _timeout(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise UsageError(f"@pytest.mark.pprank(timeout={value!r}): a number of seconds above 0")
+    return float(value)
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "pp": _sizes,
+    "device": _device,
+    "fresh": _fresh,
+    "timeout": _timeout,
+}

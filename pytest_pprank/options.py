@@ -1,0 +1,124 @@
+"""Command line and ini options, read once into a value object that is checked at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pytest_pprank.errors import UsageError
+
+DEVICES = ("auto", "cpu", "cuda")
+FRESH = ("auto", "test", "never")
+_STASH: pytest.StashKey[Options] = pytest.StashKey()
+_WHERE = "--pp-size N on the command line, pp_size = N in the ini file"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The plugin's options after checking. `sizes` is empty where no size was given."""
+
+    sizes: tuple[int, ...]
+    device: str
+    timeout: float
+    grace: float
+    fresh: str
+    reverts: tuple[str, ...]
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare every option, each also as an ini option of the same name."""
+    group = parser.getgroup("pprank", "ranked tests (pytest-pprank)")
+    _add(group, parser, "--pp-size", "N[,M]", "run ranked tests on N pipeline stages, one worker "
+         "process each; several sizes run each test at each size, with ids [ppN]")  # fmt: skip
+    _add(group, parser, "--pprank-device", "NAME", "device of the ranks: auto (cuda where there "
+         "is a GPU for every stage, else cpu), cpu or cuda", "auto")  # fmt: skip
+    _add(group, parser, "--pprank-timeout", "S", "seconds a ranked test may take before its "
+         "worker group is killed and replaced", "300")  # fmt: skip
+    _add(group, parser, "--pprank-grace", "S", "seconds the other ranks get after the first one "
+         "has failed, died or finished", "5")  # fmt: skip
+    _add(group, parser, "--pprank-fresh", "WHEN", "auto (new worker group when the topology "
+         "changes or a test asks for one), test (for every test) or never (ignore fresh=True)",
+         "auto")  # fmt: skip
+    help_text = (
+        "run with a historical SGLang fix taken out, to prove that a test goes red: a number such "
+        "as 26883, or a YAML file; may be repeated"
+    )
+    group.addoption(
+        "--pprank-revert", action="append", metavar="NAME|FILE", default=None, help=help_text
+    )
+    parser.addini("pprank_revert", help_text, type="args", default=[])
+
+
+def _add(
+    group: Any, parser: pytest.Parser, flag: str, metavar: str, text: str, default: str = ""
+) -> None:
+    shown = f"{text} (default: {default})" if default else text
+    group.addoption(flag, action="store", metavar=metavar, default=None, help=shown)
+    parser.addini(_ini_name(flag), shown, default=default)
+
+
+def _ini_name(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
+
+
+def options_of(config: pytest.Config) -> Options:
+    """Return the checked options; raises UsageError that names option, value and choices."""
+    if _STASH not in config.stash:
+        config.stash[_STASH] = _read(config)
+    return config.stash[_STASH]
+
+
+def _read(config: pytest.Config) -> Options:
+    size = _text(config, "--pp-size")
+    return Options(
+        sizes=parse_sizes(size, "--pp-size") if size else (),
+        device=_choice("--pprank-device", _text(config, "--pprank-device"), DEVICES),
+        timeout=_seconds("--pprank-timeout", _text(config, "--pprank-timeout")),
+        grace=_seconds("--pprank-grace", _text(config, "--pprank-grace")),
+        fresh=_choice("--pprank-fresh", _text(config, "--pprank-fresh"), FRESH),
+        reverts=tuple(config.getoption("--pprank-revert") or config.getini("pprank_revert")),
+    )
+
+
+def _text(config: pytest.Config, flag: str) -> str:
+    given = config.getoption(flag)
+    return str(config.getini(_ini_name(flag)) if given is None else given).strip()
+
+
+def parse_sizes(text: str, name: str) -> tuple[int, ...]:
+    """Read ``2`` or ``2,4``; raises UsageError for anything but positive whole numbers."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch(r"[1-9]\d*", word) for word in words):
+        raise UsageError(
+            f"{name}: {text!r} is not a number of pipeline stages; allowed: a whole number from 1 "
+            "up, or several with commas, such as 2 or 2,4"
+        )
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def _choice(flag: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise UsageError(f"{flag}: {value!r} is not one of {', '.join(allowed)}")
+    return value
+
+
+def _seconds(flag: str, value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"{flag}: {value!r} is not a number of seconds above 0")
+    return seconds
+
+
+def missing_size(names: list[str]) -> str:
+    """Say what to do about ranked tests that no size was given for."""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+        f"{len(names)} ranked test(s) without a number of pipeline stages ({shown}): give "
+        f"{_WHERE}, or @pytest.mark.pprank(pp=N) on the test"
+    )

@@ -1,0 +1,120 @@
+"""The pytest hooks of the controller; on a rank they leave the field to worker.session.
+
+Nothing is imported here that a run without ranked tests would have to pay for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_pprank import options, planning
+from pytest_pprank.errors import UsageError
+from pytest_pprank.markers import DECLARATIONS
+from pytest_pprank.worker.context import is_rank
+
+if TYPE_CHECKING:
+    from pytest_pprank.controller.session import ControllerSession
+
+_SESSION: pytest.StashKey[ControllerSession] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the plugin's options."""
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks other plugins can implement."""
+    from pytest_pprank import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the options at once, declare the markers and offer the fixtures."""
+    from pytest_pprank import fixtures
+
+    for declaration in DECLARATIONS:
+        config.addinivalue_line("markers", declaration)
+    config.pluginmanager.register(fixtures, "pprank-fixtures")
+    with _as_pytest_usage_error():
+        options.options_of(config)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what a ranked run will use; nothing where no size was given."""
+    given = options.options_of(config)
+    if not given.sizes and not given.reverts:
+        return []
+    from pytest_pprank.report.header import header_lines
+
+    with _as_pytest_usage_error():
+        return header_lines(given)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each ranked test at each size."""
+    planning.parametrize(metafunc)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Plan the ranked tests that are left after -k, -m and friends, and group them."""
+    if is_rank() or config.option.collectonly:
+        return
+    with _as_pytest_usage_error():
+        ranked = planning.make_plans(config, items)
+        if not ranked:
+            return
+        from pytest_pprank.controller import session
+
+        config.stash[_SESSION] = session.ControllerSession(config, ranked)
+    planning.group_by_topology(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Start the launcher as soon as it is certain that ranked tests will run."""
+    controller = session.config.stash.get(_SESSION, None)
+    if controller is not None and not session.testsfailed:
+        controller.start(session)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Run a ranked test on its worker group instead of here."""
+    plan = planning.plan_of(item)
+    if plan is None:
+        return None
+    item.config.stash[_SESSION].run(item, plan)
+    return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Let the last worker group tear down its fixtures, or end it if the run was interrupted."""
+    controller = session.config.stash.get(_SESSION, None)
+    if controller is not None:
+        controller.finish(orderly=exitstatus in (0, 1))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave no process, port or folder behind."""
+    controller = config.stash.get(_SESSION, None)
+    if controller is not None:
+        del config.stash[_SESSION]
+        controller.close()
+
+
+@contextmanager
+def _as_pytest_usage_error() -> Iterator[None]:
+    """Make our usage errors end the run with exit code 4 and nothing but their message."""
+    try:
+        yield
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None

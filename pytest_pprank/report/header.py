@@ -1,0 +1,33 @@
+"""What a ranked run says of itself before it starts, without importing torch."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from pytest_pprank.devices import choose_device, visible_gpus
+from pytest_pprank.options import Options
+
+
+def header_lines(options: Options) -> list[str]:
+    """Return the header's lines; raises UsageError for a revert that does not exist."""
+    lines = []
+    if options.sizes:
+        sizes = ",".join(map(str, options.sizes))
+        device = choose_device(options.device, max(options.sizes))
+        gpus = f" ({visible_gpus()} GPUs)" if device == "cuda" else ""
+        lines.append(
+            f"pprank: pp={sizes} device={device}{gpus}, torch {_version('torch')}, "
+            f"sglang {_version('sglang')}"
+        )
+    if options.reverts:
+        from pytest_pprank.sglang import reverts
+
+        lines += [f"pprank: REVERTED {reverts.resolve(r).describe()}" for r in options.reverts]
+    return lines
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,184 @@
+"""Many rank reports, one pytest report: as if the test had run once, and told all it knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank.controller.outcome import TestOutcome, Trouble, plural_ranks
+from pytest_pprank.planning import Plan
+from pytest_pprank.report.rank_report import (
+    FAILED,
+    PASSED,
+    XFAILED,
+    XPASSED,
+    XPASSED_STRICT,
+    RankReport,
+)
+from pytest_pprank.report.text import PlainFailure
+
+_PHASES = ("setup", "call", "teardown")
+
+
+class ReportMerger:
+    """Merges per phase, so that -x, --lf, --durations, --junitxml work as for any test."""
+
+    def __init__(self, config: pytest.Config, reverted: tuple[str, ...]) -> None:
+        self._config = config
+        self._reverted = reverted
+
+    def merge(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> list[pytest.TestReport]:
+        """Return the reports of setup, call and teardown, as far as the test got."""
+        by_rank = {rank: self._revive(rank, data) for rank, data in outcome.reports.items()}
+        merged = []
+        for phase in _PHASES:
+            ranks = [r for reports in by_rank.values() for r in reports if r.report.when == phase]
+            troubles = outcome.troubles if phase == _phase_of_trouble(outcome) else []
+            if ranks or troubles:
+                merged.append(self._phase(item, plan, phase, ranks, troubles, outcome.seconds))
+        return merged
+
+    def _revive(self, rank: int, data: list[dict[str, Any]]) -> list[RankReport]:
+        revive = self._config.hook.pytest_report_from_serializable
+        reports = [RankReport(rank, revive(config=self._config, data=d)) for d in data]
+        for revived in reports:
+            longrepr: Any = revived.report.longrepr
+            if isinstance(longrepr, list):
+                revived.report.longrepr = (longrepr[0], longrepr[1], longrepr[2])  # not in JSON
+        return reports
+
+    def _phase(
+        self,
+        item: pytest.Item,
+        plan: Plan,
+        phase: str,
+        ranks: list[RankReport],
+        troubles: list[Trouble],
+        seconds: float,
+    ) -> pytest.TestReport:
+        outcome, longrepr, xfail = _verdict(ranks, troubles, plan.topology.world_size)
+        if outcome == FAILED and hasattr(longrepr, "addsection"):
+            longrepr.addsection("pprank", self._footnote(plan))
+        reports = [r.report for r in ranks]
+        report = pytest.TestReport(
+            nodeid=item.nodeid,
+            location=item.location,
+            keywords=dict.fromkeys(item.keywords, 1),
+            outcome=outcome,  # type: ignore[arg-type]
+            longrepr=longrepr,
+            when=phase,  # type: ignore[arg-type]
+            sections=_sections(ranks) + [("pprank", f"reverted: {r}") for r in self._reverted],
+            duration=max((r.duration for r in reports), default=seconds),
+            start=min((r.start for r in reports), default=0.0),
+            stop=max((r.stop for r in reports), default=0.0),
+            user_properties=self._properties(ranks),
+        )
+        if xfail is not None:
+            report.wasxfail = xfail
+        return report
+
+    def _footnote(self, plan: Plan) -> str:
+        lines = [f"topology: {plan.topology}"]
+        lines += [f"reverted: {text}" for text in self._reverted]
+        return "\n".join(lines)
+
+    def _properties(self, ranks: list[RankReport]) -> list[tuple[str, object]]:
+        properties: list[tuple[str, object]] = [("pprank_revert", r) for r in self._reverted]
+        lists = [r.report.user_properties for r in ranks]
+        if all(own == lists[0] for own in lists[1:]):
+            shared = lists[0] if lists else []
+            return properties + [(name, value) for name, value in shared]
+        return properties + [
+            (f"{name}[pp{r.rank}]", value)
+            for r in ranks
+            for name, value in r.report.user_properties
+        ]
+
+
+def _phase_of_trouble(outcome: TestOutcome) -> str:
+    """The phase that a rank without a report of it is in; nothing but setup if no rank reported."""
+    finished = min((len(reports) for reports in outcome.reports.values()), default=0)
+    return _PHASES[min(finished, len(_PHASES) - 1)]
+
+
+def _verdict(
+    ranks: list[RankReport], troubles: list[Trouble], world_size: int
+) -> tuple[str, Any, str | None]:
+    """Return outcome, longrepr and the xfail reason (None: no xfail) of a merged phase."""
+    kinds = {r.kind for r in ranks}
+    if not troubles and len(kinds) == 1 and FAILED not in kinds and XPASSED_STRICT not in kinds:
+        first = ranks[0].report
+        return first.outcome, first.longrepr, getattr(first, "wasxfail", None)
+    if not troubles and XFAILED in kinds and kinds <= {XFAILED, XPASSED, XPASSED_STRICT}:
+        # the test is expected to fail, and as a whole it does
+        expected = next(r for r in ranks if r.kind == XFAILED)
+        return expected.report.outcome, expected.report.longrepr, expected.reason
+    failed = sorted(
+        (r for r in ranks if r.kind in (FAILED, XPASSED_STRICT)),
+        key=lambda r: (r.is_consequence, r.report.stop),
+    )
+    if failed:
+        return FAILED, _explain_failures(failed, troubles, world_size), None
+    if troubles:
+        return FAILED, _explain_troubles(troubles), None
+    return FAILED, PlainFailure("ranks disagree", _disagreement(ranks)), None
+
+
+def _explain_failures(failed: list[RankReport], troubles: list[Trouble], world_size: int) -> Any:
+    """The first cause, as pytest shows it; what others add follows in sections of its own."""
+    folded: dict[tuple[str, str], list[RankReport]] = {}
+    for report in failed:
+        folded.setdefault(report.fingerprint, []).append(report)
+    culprits, *others = folded.values()
+    longrepr: Any = culprits[0].report.longrepr
+    names = plural_ranks([r.rank for r in culprits])
+    if not hasattr(longrepr, "addsection"):
+        longrepr = PlainFailure("failed", str(longrepr))
+    crash = getattr(longrepr, "reprcrash", None)
+    if crash is not None and world_size > 1:
+        crash.message = f"[{names}] {crash.message}"
+    longrepr.addsection("ranks", f"failed on {names} of {world_size}" + _consequences(others))
+    for group in others:
+        if not group[0].is_consequence or culprits[0].is_consequence:
+            title = f"{plural_ranks([r.rank for r in group])} failed later, in another way"
+            longrepr.addsection(title, group[0].report.longreprtext)
+    for trouble in troubles:
+        longrepr.addsection(trouble.kind, trouble.text)
+        for title, text in trouble.details:
+            longrepr.addsection(title, text)
+    return longrepr
+
+
+def _consequences(others: list[list[RankReport]]) -> str:
+    lines = [
+        f"\n{plural_ranks([r.rank for r in group])} failed as a consequence: {group[0].message}"
+        for group in others
+        if group[0].is_consequence
+    ]
+    return "".join(lines)
+
+
+def _explain_troubles(troubles: list[Trouble]) -> PlainFailure:
+    first, *more = troubles
+    failure = PlainFailure(first.kind, first.text)
+    for title, text in first.details:
+        failure.addsection(title, text)
+    for trouble in more:
+        failure.addsection(trouble.kind, trouble.text)
+    return failure
+
+
+def _disagreement(ranks: list[RankReport]) -> str:
+    lines = ["the ranks of one test did not end it in the same way:"]
+    for report in ranks:
+        reason = f": {report.reason}" if report.kind != PASSED and report.reason else ""
+        lines.append(f"  rank {report.rank} {report.kind}{reason}")
+    return "\n".join(lines)
+
+
+def _sections(ranks: list[RankReport]) -> list[tuple[str, str]]:
+    # rank by rank, and each title keeps the words pytest and junitxml select by
+    return [
+        (f"{title} (rank {r.rank})", content) for r in ranks for title, content in r.report.sections
+    ]

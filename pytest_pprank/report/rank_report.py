@@ -1,0 +1,64 @@
+"""One phase of one test on one rank, and what kind of ending it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from pytest_pprank.errors import PeerError
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+XFAILED, XPASSED, XPASSED_STRICT = "xfailed", "xpassed", "xpassed (strict)"
+
+_PEER_ERROR = f"{PeerError.__module__}.{PeerError.__qualname__}"
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """A rank's report. `kind` tells apart what pytest's three outcomes lump together."""
+
+    rank: int
+    report: pytest.TestReport
+
+    @property
+    def kind(self) -> str:
+        """How the phase ended on this rank."""
+        report = self.report
+        if report.failed:
+            strict = isinstance(report.longrepr, str) and report.longrepr.startswith(
+                "[XPASS(strict)]"
+            )
+            return XPASSED_STRICT if strict else FAILED
+        if hasattr(report, "wasxfail"):
+            return XFAILED if report.skipped else XPASSED
+        return str(report.outcome)
+
+    @property
+    def message(self) -> str:
+        """What went wrong, in the words of the exception; empty where pytest kept none."""
+        crash = getattr(self.report.longrepr, "reprcrash", None)
+        return str(crash.message) if crash is not None else ""
+
+    @property
+    def is_consequence(self) -> bool:
+        """Whether this rank failed only because a peer could not come to a meeting."""
+        return self.message.startswith((_PEER_ERROR, PeerError.__name__))
+
+    @property
+    def reason(self) -> str:
+        """The reason of a skip or xfail."""
+        longrepr = self.report.longrepr
+        if hasattr(self.report, "wasxfail"):
+            return str(self.report.wasxfail)
+        return str(longrepr[2]) if isinstance(longrepr, tuple) else ""
+
+    @property
+    def fingerprint(self) -> tuple[str, str]:
+        """Equal for failures that differ in nothing but the rank they speak of."""
+        crash = getattr(self.report.longrepr, "reprcrash", None)
+        place = f"{crash.path}:{crash.lineno}" if crash is not None else ""
+        text = self.message or self.report.longreprtext
+        own = rf"\b(ranks?|stages?|pp|PP)(\s?){self.rank}\b"
+        return place, re.sub(own, r"\1\2K", re.sub(r"0x[0-9a-f]+", "0x", text))

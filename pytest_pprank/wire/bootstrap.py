@@ -1,0 +1,31 @@
+"""What a rank is told before it can be told anything else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_pprank.wire.messages import ItemKey
+
+
+@dataclass(frozen=True)
+class RankBootstrap:
+    """Everything a fresh process needs to become a rank; pickled into torch elastic's arguments.
+
+    `options` are the controller's parsed pytest options, `items` the tests this group will be
+    asked to run, `server_args` SGLang's (None: the group never touches SGLang), `reverts` pickled
+    edits that take SGLang fixes out, `environment` variables to set (None: to remove).
+    """
+
+    address: tuple[str, int]
+    key: bytes
+    group: str
+    device: str
+    workdir: str
+    arguments: tuple[str, ...]
+    options: dict[str, Any]
+    items: tuple[ItemKey, ...]
+    basetemp: str
+    server_args: dict[str, Any] | None = None
+    reverts: tuple[Any, ...] = ()
+    environment: dict[str, str | None] = field(default_factory=dict)

@@ -1,0 +1,176 @@
+"""What controller, launcher and ranks say to each other.
+
+Every connection starts with a `Hello`; then, for a rank:
+
+    rank        -> Ready            collected, waiting for work (or RankBroken)
+    controller  -> RunTest          start barrier: sent to all ranks at once
+    rank        -> PhaseReport      after setup, call and teardown
+    rank        -> Exchange         a meeting of all ranks (barrier, gather, end of a phase)
+    controller  -> Exchanged        ... once every rank is there, or can no longer come
+    rank        -> TestDone         end barrier
+    controller  -> Shutdown         leave the pytest session, tear everything down
+
+and for the launcher process: StartGroup / KillGroup from the controller, GroupStarted /
+GroupEnded / Preloaded to it. Objects of the test's author cross only as opaque bytes, so the
+controller never imports what a rank has imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+PROTOCOL = 1
+"""Raised whenever a message changes; both ends refuse another number."""
+
+ItemKey = tuple[str, ...]
+"""File, then the names of class, function and parameters: a test on any rank."""
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First message of every peer. `rank` is -1 for the launcher process."""
+
+    rank: int
+    pid: int
+    group: str = ""
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A rank has collected; `missing` says, per test that it lacks, why."""
+
+    missing: dict[ItemKey, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RankBroken:
+    """A rank cannot run tests at all; `text` says why, with a traceback where it helps."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class RunTest:
+    """Run one test; `next_key` tells pytest which fixtures may stay alive."""
+
+    key: ItemKey
+    next_key: ItemKey | None
+
+
+@dataclass(frozen=True)
+class PhaseReport:
+    """One phase of one test on one rank, as JSON text of pytest's own serialisation."""
+
+    data: str
+
+
+@dataclass(frozen=True)
+class WarningSeen:
+    """A warning that pytest recorded on a rank."""
+
+    category: str
+    text: str
+    filename: str
+    lineno: int
+    when: str
+    nodeid: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A rank arrives at its `number`-th meeting. `payload` is pickled by the rank."""
+
+    number: int
+    operation: str
+    where: str
+    payload: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """The meeting took place (`payloads` by rank), or `error` says why it never will."""
+
+    number: int
+    payloads: tuple[bytes | None, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class TestDone:
+    """A rank has finished a test. `spoiled` says why this group must not run another."""
+
+    __test__ = False  # not a test class, for the users' collectors
+    spoiled: str = ""
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """Finish the pytest session on this rank."""
+
+
+@dataclass(frozen=True)
+class StartGroup:
+    """Ask the launcher for a worker group."""
+
+    group: str
+    nproc: int
+    workdir: str
+    bootstrap: bytes
+    live: bool = False
+
+
+@dataclass(frozen=True)
+class KillGroup:
+    """Ask the launcher to SIGKILL every process of the group it runs."""
+
+    group: str
+
+
+@dataclass(frozen=True)
+class Preloaded:
+    """What the fork server looks like after its imports (see launch.preload)."""
+
+    seconds: float
+    modules: tuple[str, ...]
+    failures: dict[str, str]
+    threads: int
+    cuda_initialized: bool
+    start_method: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class GroupEnded:
+    """All processes of a group are gone. `exits` maps a rank to its exit code (-9: SIGKILL)."""
+
+    group: str
+    exits: dict[int, int]
+    error: str = ""
+
+
+Message: TypeAlias = (
+    Hello
+    | Ready
+    | RankBroken
+    | RunTest
+    | PhaseReport
+    | WarningSeen
+    | Exchange
+    | Exchanged
+    | TestDone
+    | Shutdown
+    | StartGroup
+    | KillGroup
+    | Preloaded
+    | GroupEnded
+)
+
+
+def as_message(thing: Any) -> Message:
+    """Return `thing` if it is one of our messages; raises TypeError otherwise."""
+    if type(thing).__module__ != __name__:
+        raise TypeError(f"not a message of this protocol: {type(thing).__name__}")
+    message: Message = thing
+    return message

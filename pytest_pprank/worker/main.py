@@ -1,0 +1,74 @@
+"""Entry of a rank: from a process that torch elastic started to a pytest session."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank.errors import PprankError
+from pytest_pprank.wire.bootstrap import RankBootstrap
+from pytest_pprank.wire.channel import connect
+from pytest_pprank.wire.messages import Hello, RankBroken
+from pytest_pprank.worker.context import set_current_rank
+from pytest_pprank.worker.handle import Pprank, Seat
+from pytest_pprank.worker.link import Link
+from pytest_pprank.worker.process import prepare_process
+
+
+def rank_main(pickled: bytes) -> int:
+    """Run one rank until the controller lets it go; returns pytest's exit status."""
+    bootstrap: RankBootstrap = pickle.loads(pickled)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    prepare_process(bootstrap, rank)
+    link = Link(
+        connect(bootstrap.address, bootstrap.key, Hello(rank, os.getpid(), bootstrap.group))
+    )
+    try:
+        pprank = Pprank(_seat(bootstrap, rank, world_size), link)
+        set_current_rank(pprank)
+        _prepare_libraries(bootstrap, pprank)
+        status = _run_session(bootstrap, pprank, link)
+        if not link.dismissed:
+            link.send(RankBroken(f"its pytest session ended early, with exit status {status}"))
+        return status
+    except Exception as error:
+        expected = isinstance(error, PprankError)
+        link.send(RankBroken(str(error) if expected else traceback.format_exc()))
+        raise
+
+
+def _seat(bootstrap: RankBootstrap, rank: int, world_size: int) -> Seat:
+    return Seat(
+        rank=rank,
+        world_size=world_size,
+        role="pp",
+        stage=rank,
+        num_stages=world_size,
+        device=f"cuda:{rank}" if bootstrap.device == "cuda" else bootstrap.device,
+        workdir=Path(bootstrap.workdir),
+    )
+
+
+def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
+    from pytest_pprank.worker.store import point_environment_at, serve_store
+
+    point_environment_at(serve_store(pprank))
+    if bootstrap.server_args is None:
+        return
+    from pytest_pprank.sglang.preload import import_sglang
+
+    import_sglang(pprank.device)
+    for revert in bootstrap.reverts:
+        revert.apply()
+
+
+def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
+    from pytest_pprank.worker.session import RankSession
+
+    config = pytest.Config.fromdictargs(bootstrap.options, list(bootstrap.arguments))
+    config.pluginmanager.register(RankSession(config, bootstrap, pprank, link), "pprank-rank")
+    return int(config.hook.pytest_cmdline_main(config=config))

@@ -1,0 +1,49 @@
+"""Make a process that torch elastic started fit to be a rank."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+from pytest_pprank.wire.bootstrap import RankBootstrap
+
+STACKS_SIGNAL = signal.SIGUSR1
+_PR_SET_PDEATHSIG = 1
+
+
+def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
+    """Set up environment, temp folder, process group, and the signal that prints all stacks."""
+    os.setsid()  # a process group of its own: children die with it, Ctrl-C does not reach it
+    _die_with_parent()
+    _set_environment(bootstrap)
+    folder = Path(bootstrap.workdir)
+    temporary = folder / f"tmp{rank}"
+    temporary.mkdir()
+    os.environ["TMPDIR"] = str(temporary)  # whatever SGLang leaves there goes with the group
+    tempfile.tempdir = None  # the fork server may have cached another answer
+    stacks = stacks_file(folder, rank).open("w")
+    faulthandler.register(STACKS_SIGNAL, stacks, all_threads=True)
+
+
+def stacks_file(workdir: Path, rank: int) -> Path:
+    """Return the file into which a rank writes its stacks when it gets STACKS_SIGNAL."""
+    return workdir / f"stacks{rank}.txt"
+
+
+def _die_with_parent() -> None:
+    # The parent is the fork server (or the launcher). Without it nobody would reap or end us.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _set_environment(bootstrap: RankBootstrap) -> None:
+    for name, value in bootstrap.environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -1,0 +1,122 @@
+"""A pytest session on a rank, told item by item what to run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Generator
+
+import pytest
+
+from pytest_pprank.errors import PeerError
+from pytest_pprank.wire.bootstrap import RankBootstrap
+from pytest_pprank.wire.items import item_key
+from pytest_pprank.wire.messages import (
+    ItemKey,
+    PhaseReport,
+    Ready,
+    RunTest,
+    Shutdown,
+    TestDone,
+    WarningSeen,
+)
+from pytest_pprank.worker.context import SERVER_ARGS
+from pytest_pprank.worker.handle import Pprank
+from pytest_pprank.worker.link import Link
+
+
+class PeersNotReady(Exception):
+    """Ends the call phase of a rank whose peers did not get through setup."""
+
+
+class RankSession:
+    """Plugin object of a rank: replaces pytest's own loop over the items."""
+
+    def __init__(
+        self, config: pytest.Config, bootstrap: RankBootstrap, pprank: Pprank, link: Link
+    ) -> None:
+        self._config = config
+        self._wanted = bootstrap.items
+        config.stash[SERVER_ARGS] = bootstrap.server_args or {}
+        self._pprank = pprank
+        self._link = link
+        self._items: dict[ItemKey, pytest.Item] = {}
+        self._collect_errors: dict[str, str] = {}
+        self._peers_ready = True
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep why a file could not be collected here, for the tests it should have brought."""
+        if report.failed:
+            self._collect_errors[str(report.nodeid)] = str(report.longrepr)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep the tests this group was started for."""
+        by_key = {item_key(item): item for item in items}
+        self._items = {key: by_key[key] for key in self._wanted if key in by_key}
+        items[:] = self._items.values()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run what the controller asks for, until it lets go."""
+        session.testsfailed = 0  # a file that fails to collect is reported with its tests
+        self._link.send(Ready(self._missing()))
+        while not isinstance(order := self._link.next_order(), Shutdown):
+            self._run(order)
+        return True
+
+    def _missing(self) -> dict[ItemKey, str]:
+        errors = "\n".join(self._collect_errors.values())
+        reason = errors or "the controller collected this test, this rank did not"
+        return {key: reason for key in self._wanted if key not in self._items}
+
+    def _run(self, order: RunTest) -> None:
+        item = self._items[order.key]
+        following = self._items.get(order.next_key) if order.next_key else None
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        self._link.send(TestDone(self._pprank.spoiled))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Send the report of a phase; after setup and call, meet the other ranks."""
+        if report.when == "call" and not self._peers_ready:
+            self._peers_ready = True
+            return  # this rank did not really run the call phase
+        self._link.send(PhaseReport(self._serialise(report)))
+        if report.when == "setup":
+            self._peers_ready = self._meet("setup", report.outcome)
+        elif report.when == "call":
+            self._meet("call", report.outcome)
+
+    def _meet(self, phase: str, outcome: str) -> bool:
+        try:
+            payloads = self._link.exchange(f"end of {phase}", pickle.dumps(outcome), outcome)
+        except PeerError:
+            return False  # the controller has the peer's own report; nothing to add from here
+        return all(p is not None and pickle.loads(p) == "passed" for p in payloads)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self) -> Generator[None, None, None]:
+        """Run the call phase only where every rank got through setup."""
+        if not self._peers_ready:
+            raise PeersNotReady
+        return (yield)
+
+    def pytest_warning_recorded(
+        self, warning_message: warnings.WarningMessage, when: str, nodeid: str
+    ) -> None:
+        """Forward a warning: the controller's terminal shows it once for all ranks."""
+        self._link.send(
+            WarningSeen(
+                category=warning_message.category.__name__,
+                text=str(warning_message.message),
+                filename=warning_message.filename,
+                lineno=warning_message.lineno,
+                when=when,
+                nodeid=nodeid,
+            )
+        )
+
+    def _serialise(self, report: pytest.TestReport) -> str:
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        return json.dumps(data, default=repr)
