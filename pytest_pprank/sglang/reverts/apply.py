@@ -1,0 +1,197 @@
+"""Check and apply a revert: plan every edit first, then change the functions in place."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import importlib
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FunctionType
+
+from pytest_pprank.errors import SeamMissing, UsageError
+
+from .locate import Definition, TargetMissing, find_definition, version_of
+from .match import Shape, Text
+from .model import Applied, Edit, Patch, Revert
+from .reach import attribute, functions_behind
+from .source import FunctionSource, Refused, Span, holds_code
+
+_KIND = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A definition, and the code that it compiles to as it is and as edited."""
+
+    definition: Definition
+    edited: FunctionSource
+    old: CodeType
+    new: CodeType
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Functions found to run the old code; none if they run the new code already."""
+
+    plan: _Plan
+    functions: tuple[FunctionType, ...]
+    filename: str
+
+
+def check(revert: Revert, package_root: Path) -> None:
+    """See `Revert.check`."""
+    _plan(revert, package_root)
+
+
+def apply(revert: Revert) -> list[Applied]:
+    """See `Revert.apply`."""
+    root = _imported_root(revert)
+    with _collection_paused():
+        changes = [_reach(revert, plan, root) for plan in _plan(revert, root)]
+        return [_commit(change) for change in changes]
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Keep syntax trees from triggering collections of all that SGLang has allocated.
+
+    Measured with SGLang 0.5.21 imported: 0.1 s instead of 1 s for its largest module.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _imported_root(revert: Revert) -> Path:
+    package = importlib.import_module(revert.patches[0].targets[0].partition(".")[0])
+    return Path(next(iter(package.__path__)))
+
+
+def _plan(revert: Revert, package_root: Path) -> list[_Plan]:
+    edited: dict[str, tuple[Definition, FunctionSource]] = {}
+    for patch in revert.patches:
+        with _named(revert, " or ".join(patch.targets), package_root):
+            definition = _first_defined(patch, package_root)
+        target = definition.target
+        with _named(revert, target, package_root):
+            _, source = edited.get(target, (definition, definition.source))
+            edited[target] = definition, _edit(source, patch)
+    plans = []
+    for target, (definition, source) in edited.items():
+        with _named(revert, target, package_root):
+            plans.append(_compile(definition, source))
+    return plans
+
+
+@contextmanager
+def _named(revert: Revert, target: str, package_root: Path) -> Iterator[None]:
+    """Turn a refusal into the error for the user, which says where it happened."""
+    try:
+        yield
+    except Refused as refusal:
+        where = f"{target} ({version_of(package_root)})"
+        raise UsageError(f"revert {revert.id}: {where}: {refusal}") from None
+
+
+def _first_defined(patch: Patch, package_root: Path) -> Definition:
+    """Return the definition of the first target that exists; say why if none does."""
+    reasons = []
+    for target in patch.targets:
+        try:
+            return find_definition(target, package_root)
+        except TargetMissing as missing:
+            reasons.append(str(missing))
+    raise TargetMissing("; ".join(reasons))
+
+
+def _edit(source: FunctionSource, patch: Patch) -> FunctionSource:
+    for number, edit in enumerate(patch.edits, 1):
+        spans = edit.match.find(source)
+        if len(spans) != 1:
+            raise Refused(f"edit {number} looks for {_not_one(edit.match, source, spans)}")
+        source = _make(edit, source, spans[0])
+    return _with_preamble(source, patch.preamble) if holds_code(patch.preamble) else source
+
+
+def _make(edit: Edit, source: FunctionSource, span: Span) -> FunctionSource:
+    if edit.action == "prepend":
+        return source.prepend(span, edit.text)
+    if edit.action == "append":
+        return source.append(span, edit.text)
+    return source.replace(span, edit.text)
+
+
+def _not_one(match: Text | Shape, source: FunctionSource, spans: list[Span]) -> str:
+    if spans:
+        lines = ", ".join(str(source.number_of(row)) for row in sorted(s.start[0] for s in spans))
+        return f"{match.describe()}, which is there {len(spans)} times (lines {lines}): ambiguous"
+    text = f"{match.describe()}, which is not there"
+    statement = match.nearest(source)
+    if statement is None:
+        return text
+    row = source.span(statement, statement, whole=True).start[0]
+    return f"{text}; nearest, line {source.number_of(row)}: `{source.lines[row].strip()}`"
+
+
+def _with_preamble(source: FunctionSource, preamble: str) -> FunctionSource:
+    body = source.node.body
+    documented = ast.get_docstring(source.node, clean=False) is not None
+    if documented and len(body) == 1:
+        return source.append(source.span(body[0], body[0], whole=True), preamble)
+    first = body[1] if documented else body[0]
+    return source.prepend(source.span(first, first, whole=True), preamble)
+
+
+def _compile(definition: Definition, edited: FunctionSource) -> _Plan:
+    filename = str(definition.path)
+    old = definition.compile(definition.source, filename)
+    new = definition.compile(edited, filename, keep=old.co_freevars)
+    if new.co_freevars != old.co_freevars:
+        added = ", ".join(set(new.co_freevars) - set(old.co_freevars))
+        raise Refused(f"the edit makes the function close over {added}, which it did not before")
+    if (new.co_flags ^ old.co_flags) & _KIND:
+        raise Refused("the edit makes a generator of a plain function, or the other way round")
+    return _Plan(definition, edited, old, new)
+
+
+def _reach(revert: Revert, plan: _Plan, package_root: Path) -> _Change:
+    """Find the functions to change behind the dotted name, so that callers meet the change."""
+    definition = plan.definition
+    behind = list(functions_behind(attribute(definition.module, definition.qualname)))
+    running_old = tuple(f for f in behind if f.__code__ == plan.old)
+    running_new = [f for f in behind if f.__code__ == plan.new]
+    if running_old or running_new:
+        filename = (*running_old, *running_new)[0].__code__.co_filename
+        return _Change(plan, running_old, filename)
+    where = f"{definition.target} ({version_of(package_root)})"
+    if any(_is_at(f.__code__, plan.old) for f in behind):
+        raise UsageError(
+            f"revert {revert.id}: {where} runs other code than {definition.path} holds: another "
+            "revert or hook has changed it, or the file was changed after its import"
+        )
+    raise SeamMissing(
+        f"revert {revert.id}: cannot reach {where}: nothing behind that name runs the code that "
+        f"{definition.path} has in line {definition.lineno}"
+    )
+
+
+def _is_at(code: CodeType, other: CodeType) -> bool:
+    return (code.co_name, code.co_firstlineno) == (other.co_name, other.co_firstlineno)
+
+
+def _commit(change: _Change) -> Applied:
+    plan = change.plan
+    definition = plan.definition
+    new = definition.compile(plan.edited, change.filename, keep=plan.old.co_freevars)
+    for function in change.functions:
+        function.__code__ = new  # in place: every alias and every wrapper sees it
+    already = not change.functions
+    return Applied(definition.target, change.filename, definition.lineno, already)

@@ -1,0 +1,92 @@
+"""What a revert is: plain values that travel to the workers by pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .match import Shape, Text
+
+Action = Literal["replace", "prepend", "append"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Change one place of a function: what to find there, and what to do with it.
+
+    ``replace`` with an empty text takes the match out; ``prepend`` and ``append``
+    keep the match and put the text on lines of its own before or after it.
+    """
+
+    match: Text | Shape
+    action: Action = "replace"
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Edits of one function, each seeing the result of the one before.
+
+    ``targets`` are dotted names of the same function in different SGLang
+    versions; the first that the installed SGLang defines is the one edited.
+    ``preamble`` is code put at the start of the function's body.
+    """
+
+    targets: tuple[str, ...]
+    edits: tuple[Edit, ...]
+    preamble: str = ""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One function that now runs reverted code in this process.
+
+    ``lineno`` is where its definition starts in ``filename``. ``already`` tells
+    that the same revert had been applied here before, so nothing was changed.
+    """
+
+    target: str
+    filename: str
+    lineno: int
+    already: bool = False
+
+
+@dataclass(frozen=True)
+class Revert:
+    """A fix of SGLang that can be taken out again."""
+
+    id: str
+    patches: tuple[Patch, ...]
+    pr: int | None = None
+    title: str = ""
+    url: str = ""
+
+    def describe(self) -> str:
+        """Return one line for the header and the reports."""
+        text = f"{self.id}: {self.title}" if self.title else self.id
+        known = self.pr is None or f"#{self.pr}" in self.title
+        return text if known else f"{text} (PR {self.pr})"
+
+    def check(self, package_root: Path) -> None:
+        """Check on SGLang's source files that every edit finds its one place.
+
+        ``package_root`` is the folder of the package, ``.../site-packages/sglang``.
+        Nothing of SGLang is imported. Raises `UsageError` for a target or a match
+        that is missing or ambiguous.
+        """
+        from .apply import check
+
+        check(self, package_root)
+
+    def apply(self) -> list[Applied]:
+        """Change the functions in this process; call it before SGLang is used.
+
+        All patches are checked before the first function changes. Applying the
+        same revert again changes nothing (`Applied.already`). Raises `UsageError`
+        like `check`, and also for a function that already runs other code than its
+        file holds; `SeamMissing` for one that its dotted name does not lead to.
+        """
+        from .apply import apply
+
+        return apply(self)

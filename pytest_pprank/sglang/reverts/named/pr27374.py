@@ -1,0 +1,21 @@
+"""PR 27374: a freed metadata slot of the decode side keeps the room of its last owner."""
+
+from __future__ import annotations
+
+from pytest_pprank.sglang.reverts.match import Shape
+from pytest_pprank.sglang.reverts.model import Edit, Patch, Revert
+
+REVERT = Revert(
+    id="27374",
+    pr=27374,
+    title="fix(pd): clear stale bootstrap_room when freeing metadata buffer slot",
+    url="https://github.com/sgl-project/sglang/pull/27374",
+    patches=(
+        Patch(
+            targets=("sglang.srt.disaggregation.decode.DecodeTransferQueue.pop_transferred",),
+            edits=(
+                Edit(Shape("Assign", mentions=("metadata_buffers",), assigns=("bootstrap_room",))),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,35 @@
+"""PR 29405: an abort looks for the request in the current microbatch only, as without PP."""
+
+from __future__ import annotations
+
+from pytest_pprank.sglang.reverts.match import Shape
+from pytest_pprank.sglang.reverts.model import Edit, Patch, Revert
+
+REVERT = Revert(
+    id="29405",
+    pr=29405,
+    title="Fix pipeline-parallel abort missing in-flight requests in non-current microbatch slots",
+    url="https://github.com/sgl-project/sglang/pull/29405",
+    patches=(
+        Patch(
+            targets=(
+                # 0.5.23, then 0.5.19 to 0.5.22, then 0.5.16 to 0.5.18; the later
+                # versions also have the functions of the earlier ones, without the choice
+                "sglang.srt.managers.scheduler.Scheduler._collect_inflight_batches",
+                "sglang.srt.managers.scheduler.Scheduler.collect_inflight_reqs",
+                "sglang.srt.managers.scheduler.Scheduler.abort_request",
+            ),
+            edits=(
+                Edit(
+                    Shape(
+                        "If",
+                        mentions=("pp_size", "last_batch", "running_mbs", "mbs"),
+                        assigns=("inflight_batches",),
+                        part="test",
+                    ),
+                    text="True",
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,43 @@
+"""PR 31869: each stage polls for itself instead of taking what the stages agreed on."""
+
+from __future__ import annotations
+
+from pytest_pprank.sglang.reverts.match import Shape
+from pytest_pprank.sglang.reverts.model import Edit, Patch, Revert
+
+# The state of an agreed request is what this stage sees now, whatever was agreed.
+_LOCAL_POLLS = """
+polls = [
+    poll if req.rid in {*(pp_good_rids or ()), *(pp_bad_rids or ())} else None
+    for req, poll in zip(
+        self.queue,
+        poll_and_all_reduce_attn_cp_tp_group(
+            [req.disagg_kv_sender for req in self.queue],
+            self.scheduler.attn_cp_cpu_group,
+            self.scheduler.attn_tp_cpu_group,
+        ),
+    )
+]
+"""
+
+REVERT = Revert(
+    id="31869",
+    pr=31869,
+    title="[PD+PP] Honor PP consensus for bootstrap and prealloc",
+    url="https://github.com/sgl-project/sglang/pull/31869",
+    patches=(
+        Patch(
+            targets=("sglang.srt.disaggregation.prefill.PrefillBootstrapQueue.pop_bootstrapped",),
+            edits=(
+                Edit(
+                    Shape(
+                        "Assign",
+                        mentions=("poll_and_all_reduce_pp", "pp_good_rids", "pp_bad_rids"),
+                        assigns=("polls",),
+                    ),
+                    text=_LOCAL_POLLS,
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,37 @@
+"""PR 37669: the samples of the profiler are broadcast, and the result is thrown away.
+
+The bug was in the broadcast to the attention-CP ranks; from 0.5.20 one broadcast serves
+all ranks, and taking out its result is the same mistake. Older versions have three
+broadcasts with other names, so they are refused.
+"""
+
+from __future__ import annotations
+
+from pytest_pprank.sglang.reverts.match import Shape
+from pytest_pprank.sglang.reverts.model import Edit, Patch, Revert
+
+REVERT = Revert(
+    id="37669",
+    pr=37669,
+    title="[Fix] Apply the attention-CP broadcast result in PP dynamic-chunk profiling",
+    url="https://github.com/sgl-project/sglang/pull/37669",
+    patches=(
+        Patch(
+            targets=(
+                "sglang.srt.managers.scheduler_components.dynamic_chunk_sizer."
+                "DynamicChunkSizer.profile_and_fit",
+            ),
+            edits=(
+                Edit(
+                    Shape(
+                        "Assign",
+                        mentions=("broadcast_pyobj",),
+                        assigns=("samples",),
+                        part="targets",
+                    ),
+                    text="_",
+                ),
+            ),
+        ),
+    ),
+)

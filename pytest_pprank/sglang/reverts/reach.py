@@ -1,0 +1,80 @@
+"""Find the function object behind a dotted name, through whatever decorates it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Iterable, Iterator
+from types import CellType, FunctionType, MethodType, ModuleType
+
+from pytest_pprank.errors import SeamMissing
+
+# A decorator may hold large things (a registry, a scheduler); its function is near.
+_MAX_OBJECTS = 2000
+
+
+def attribute(module: str, qualname: Iterable[str]) -> object:
+    """Return what the dotted name stands for now, before descriptors bind it.
+
+    Imports the module. Raises `SeamMissing` where the name leads nowhere.
+    """
+    found: object = importlib.import_module(module)
+    for name in qualname:
+        try:
+            found = inspect.getattr_static(found, name)
+        except AttributeError:
+            raise SeamMissing(
+                f"cannot reach {module}.{'.'.join(qualname)}: {found!r} has no {name}"
+            ) from None
+    return found
+
+
+def functions_behind(start: object) -> Iterator[FunctionType]:
+    """Yield the functions that ``start`` is or leads to, the nearest first.
+
+    Follows ``__wrapped__`` and other attributes, closures, defaults, partials, static
+    and class methods, properties, and small containers of these; never classes or modules.
+    """
+    queue, seen = [start], {id(start)}
+    for found in queue:  # grows while it is read: breadth first
+        if isinstance(found, FunctionType):
+            yield found
+        for following in _held_by(found):
+            if id(following) not in seen and len(queue) < _MAX_OBJECTS:
+                seen.add(id(following))
+                queue.append(following)
+
+
+def _held_by(holder: object) -> Iterator[object]:
+    if isinstance(holder, ModuleType | type):
+        return
+    if isinstance(holder, FunctionType):
+        yield from map(_content, holder.__closure__ or ())
+        yield from holder.__defaults__ or ()
+        yield from (holder.__kwdefaults__ or {}).values()
+    elif isinstance(holder, staticmethod | classmethod | MethodType):
+        yield holder.__func__
+    elif isinstance(holder, property):
+        yield from (holder.fget, holder.fset, holder.fdel)
+    elif isinstance(holder, functools.partial):
+        yield from (holder.func, *holder.args, *holder.keywords.values())
+    elif isinstance(holder, list | tuple | set | frozenset):
+        yield from holder
+    elif isinstance(holder, dict):
+        yield from holder.values()
+    yield from _attributes(holder)
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _attributes(holder: object) -> Iterable[object]:
+    try:
+        return list(vars(holder).values())
+    except TypeError:  # no __dict__
+        return ()

@@ -1,0 +1,149 @@
+"""Read a revert from a YAML file: the form of SGLang's source patcher, with a head.
+
+    id: h2d-1                # default: the name of the file
+    pr: 26883                # pr, title, url: shown in header and reports
+    patches:
+    - target: sglang.srt.module.Class.function
+      preamble: import os    # optional, put at the start of the function
+      edits:
+      - match: |
+          statements, or a part of one
+        replacement: ''      # or prepend: ..., or append: ...
+
+Other keys at the top (notes, versions) are for the reader and left alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pytest_pprank.errors import UsageError, did_you_mean
+
+from .match import Text
+from .model import Action, Edit, Patch, Revert
+from .source import holds_code
+
+_ACTIONS: dict[str, Action] = {
+    "replacement": "replace",
+    "prepend": "prepend",
+    "append": "append",
+}
+
+
+class _Invalid(Exception):
+    """What is wrong in the file; `load` adds its name."""
+
+
+def load(path: Path) -> Revert:
+    """Return the revert of a file. Raises `UsageError` saying what is wrong where."""
+    try:
+        return _revert(_parse(_read(path)), path)
+    except _Invalid as wrong:
+        raise UsageError(f"--pprank-revert {path}: {wrong}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise _Invalid(f"cannot read the file: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _Invalid("not a text file in UTF-8") from None
+
+
+def _parse(text: str) -> object:
+    try:
+        import yaml  # here: few runs need it
+    except ImportError:
+        raise _Invalid("reading it needs PyYAML, which is not installed") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise _Invalid(f"malformed YAML: {line}{error.problem}") from None
+    except yaml.YAMLError as error:
+        raise _Invalid(f"malformed YAML: {error}") from None
+
+
+def _revert(data: object, path: Path) -> Revert:
+    head = _mapping(data, "the file")
+    if "patches" not in head:
+        raise _Invalid(f"'patches' is missing; keys there: {', '.join(map(str, head)) or 'none'}")
+    pr = head.get("pr")
+    if pr is not None and type(pr) is not int:
+        raise _Invalid(f"'pr' is the number of a pull request, not {pr!r}")
+    return Revert(
+        id=str(head.get("id") or path.stem),
+        patches=tuple(
+            _patch(item, f"patches[{index}]")
+            for index, item in enumerate(_items(head["patches"], "patches"))
+        ),
+        pr=pr,
+        title=str(head.get("title") or ""),
+        url=str(head.get("url") or ""),
+    )
+
+
+def _patch(data: object, where: str) -> Patch:
+    patch = _mapping(data, where)
+    _demand_keys(patch, where, required=("target", "edits"), optional=("preamble",))
+    target = _text(patch["target"], f"{where}.target")
+    if not all(part.isidentifier() for part in target.split(".")) or "." not in target:
+        raise _Invalid(f"{where}.target is the dotted name of a function, not {target!r}")
+    edits = tuple(
+        _edit(item, f"{where}.edits[{index}]")
+        for index, item in enumerate(_items(patch["edits"], f"{where}.edits"))
+    )
+    return Patch((target,), edits, _text(patch.get("preamble") or "", f"{where}.preamble"))
+
+
+def _edit(data: object, where: str) -> Edit:
+    edit = _mapping(data, where)
+    _demand_keys(edit, where, required=("match",), optional=tuple(_ACTIONS))
+    match = _text(edit["match"], f"{where}.match")
+    if not holds_code(match):
+        raise _Invalid(f"{where}.match is empty")
+    given = [key for key in _ACTIONS if key in edit]
+    if len(given) != 1:
+        got = " and ".join(given) or "none"
+        raise _Invalid(f"{where} needs exactly one of {', '.join(_ACTIONS)}, got {got}")
+    text = _text(edit[given[0]], f"{where}.{given[0]}")
+    if given[0] != "replacement" and not holds_code(text):
+        raise _Invalid(f"{where}.{given[0]} is empty")
+    return Edit(Text(match), _ACTIONS[given[0]], text)
+
+
+def _demand_keys(
+    data: dict[Any, Any], where: str, *, required: tuple[str, ...], optional: tuple[str, ...]
+) -> None:
+    allowed = (*required, *optional)
+    for key in data:
+        if key not in allowed:
+            near = did_you_mean(str(key), allowed)
+            raise _Invalid(f"unknown key {key!r} in {where}{near}; allowed: {', '.join(allowed)}")
+    for key in required:
+        if key not in data:
+            raise _Invalid(f"{key!r} is missing in {where}")
+
+
+def _mapping(data: object, where: str) -> dict[Any, Any]:
+    if not isinstance(data, dict):
+        raise _Invalid(f"{where} is to be a mapping of keys to values, not {_kind(data)}")
+    return data
+
+
+def _items(data: object, where: str) -> list[Any]:
+    if not isinstance(data, list) or not data:
+        raise _Invalid(f"{where!r} is to be a list with at least one item, not {_kind(data)}")
+    return data
+
+
+def _text(data: object, where: str) -> str:
+    if not isinstance(data, str):
+        raise _Invalid(f"{where} is to be text, not {_kind(data)}")
+    return data
+
+
+def _kind(data: object) -> str:
+    return "empty" if data in (None, [], {}) else f"{type(data).__name__} {data!r}"[:80]

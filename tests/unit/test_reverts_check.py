@@ -1,0 +1,244 @@
+"""What the check on source files finds, accepts and refuses; nothing is imported."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.reverts import Edit, Patch, Revert
+from pytest_pprank.sglang.reverts.match import Shape, Text
+
+MODULE = '''
+raise RuntimeError("the check must not import this")
+import typing
+from elsewhere import imported
+
+def helper(a, b=1):
+    """Docs, with b = 1 in it."""
+    if a is None and (b or
+                      a.ready):  # why
+        a.ids = b.staged.to(a.device, non_blocking=True)
+        b.staged = None
+    elif b:
+        a.done()
+    for item in a:
+        if item.name == 'x' or item.name == f"y{b}":
+            a.send(item, event=a.launch_event, group=b)
+    a.done()
+    x = 1 + b
+    a.x = 1
+    (x, y) = a.sync(
+        x,
+        b,
+    )
+    return x
+
+@typing.overload
+def twice(a: int) -> int: ...
+@typing.overload
+def twice(a: str) -> str: ...
+def twice(a):
+    return a * 2
+
+if typing.TYPE_CHECKING:
+    def platform(): return 1
+else:
+    def platform(): return 2
+
+class Base:
+    def inherited(self):
+        return 1
+
+class C(Base):
+    class Inner:
+        def f(self):
+            return 1; return 2
+    def own(self):
+        s = "ü"; return s
+
+def nested(a):
+    if a == "äöü" and a.inner:
+        if a.inner:
+            a.go()
+    while a.sync(
+        1,
+        2,
+    ):
+        a.go()
+'''
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder of the package ``toy``, version 1.2, with ``mod`` and ``sub.deep`` in it."""
+    package = tmp_path / "toy"
+    (package / "sub").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "mod.py").write_text(MODULE)
+    (package / "sub" / "__init__.py").write_text("def here():\n    return 1\n")
+    (package / "sub" / "deep.py").write_text("def f():\n    return 1\n")
+    info = tmp_path / "toy-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.2\n")
+    return package
+
+
+def make(match: str | Shape, replacement: str = "", target: str = "toy.mod.helper") -> Revert:
+    found = Text(textwrap.dedent(match)) if isinstance(match, str) else match
+    return Revert("r1", (Patch((target,), (Edit(found, "replace", replacement),)),))
+
+
+ACCEPTED = {
+    "other_layout": "if a is None and (b or a.ready):\n"
+    "  a.ids = b.staged.to(\n     a.device,\n     non_blocking = True,\n  )\n"
+    "  b.staged = None\n"
+    "elif b:\n  a.done()",
+    "two_statements": "a.ids = (b.staged.to(a.device, non_blocking=True))\nb.staged = None",
+    "quotes": "for item in a:\n if item.name == \"x\" or item.name == f'y{b}':",
+    "header": "if item.name == 'x' or item.name == f\"y{b}\":  # comment",
+    "keyword_argument": "event=a.launch_event,",
+    "keyword_argument_without_comma": "event=a.launch_event",
+    "elif_header": "elif b:",
+    "condition": "a is None and (b or a.ready)",
+    "parentheses_and_commas": "x, y = a.sync(x, b)",
+    "not_inside_of_a_longer_one": "a.x = 1",
+}
+
+
+@pytest.mark.parametrize("match", ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_layout_makes_no_difference(root: Path, match: str) -> None:
+    replacement = {
+        "elif b:": "elif not b:",
+        "a is None and (b or a.ready)": "True",
+        "event=a.launch_event,": "event=None,",
+        "event=a.launch_event": "event=None",
+    }.get(match, "if True:" if match.rstrip().endswith(("comment", ":")) else "")
+    if match.startswith("for"):
+        replacement = "for item in b:\n    if True:"
+    make(match, replacement).check(root)
+    assert "toy.mod" not in sys.modules
+
+
+REFUSED = {
+    "twice": ("a.done()", r"`a.done\(\)`, which is there 2 times \(lines 13, 17\): ambiguous"),
+    "missing": ("b.staged = False", r"not there; nearest, line 11: `b.staged = None`"),
+    "part_of_a_name": ("x = 1", r"`x = 1`, which is not there; nearest, line 1[89]"),
+    "part_of_a_sum": ("1 +", "is not there"),
+    "elif_as_if": ("if b:\n    a.done()", "is not there"),
+    "in_the_docstring": ("b = 1 in it", "is not there"),
+    "in_the_signature": ("b=1", "is not there"),
+    "not_even_tokens": ("return )(", "is not there"),
+}
+
+
+@pytest.mark.parametrize(("match", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_missing_and_ambiguous_matches_are_refused(root: Path, match: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as info:
+        make(match).check(root)
+    assert "revert r1: toy.mod.helper (toy 1.2): edit 1 looks for" in str(info.value)
+
+
+TARGETS = {
+    "toy.mod.helpr": r"toy.mod does not define helpr \(did you mean 'helper'\?\)",
+    "toy.mod.imported": r"does not define imported \(it is imported there from elsewhere\)",
+    "toy.mod.C.inherited": r"toy.mod.C does not define inherited \(the class Base .* does\)",
+    "toy.mod.C": "C is a class",
+    "toy.mod.helper.x": "helper is a function",
+    "toy.mod.platform": r"toy.mod defines platform 2 times \(lines 34, 36\): ambiguous",
+    "toy.mot.helper": r"no module toy.mot \(did you mean 'mod'\?\)",
+    "toy.sub.deeper.f": r"no module toy.sub.deeper \(did you mean 'deep'\?\)",
+    "toy.mod": "toy.mod is no module with a function of that name",
+    "other.mod.f": "not in the package toy",
+}
+
+
+@pytest.mark.parametrize(("target", "message"), TARGETS.items())
+def test_missing_and_ambiguous_targets_are_refused(root: Path, target: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as info:
+        make("return 1", target=target).check(root)
+    assert f"revert r1: {target} (toy 1.2)" in str(info.value)
+
+
+@pytest.mark.parametrize("target", ["toy.sub.deep.f", "toy.sub.here"])
+def test_targets_in_packages(root: Path, target: str) -> None:
+    make("return 1", "return 2", target).check(root)
+
+
+def test_overloads_are_not_the_definition(root: Path) -> None:
+    make("return a * 2", target="toy.mod.twice").check(root)
+
+
+def test_no_target_names_them_all(root: Path) -> None:
+    patch = Patch(("toy.mod.old", "toy.new.f"), (Edit(Text("return 1")),))
+    with pytest.raises(
+        UsageError, match=r"toy.mod.old or toy.new.f \(toy 1.2\): .*old.*; .*toy.new"
+    ):
+        Revert("r1", (patch,)).check(root)
+
+
+@pytest.mark.parametrize(
+    ("match", "replacement", "message"),
+    [
+        ("event=a.launch_event,", "event=,", "does not parse: .* line 16"),
+        ("return x", "nonlocal x", "does not compile"),
+        ("elif b:", "", "ends with the header of a block"),
+    ],
+)
+def test_edits_that_give_no_python_are_refused(
+    root: Path, match: str, replacement: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(match, replacement).check(root)
+
+
+@pytest.mark.parametrize("match", ["return 1", "return 2"])
+def test_statements_on_a_shared_line_are_refused(root: Path, match: str) -> None:
+    with pytest.raises(UsageError, match="line 45 shares its line with other code"):
+        make(match, target="toy.mod.C.Inner.f").check(root)
+
+
+SHAPES = {
+    "innermost": Shape("If", mentions=("ids", "staged"), assigns=("ids",)),
+    "keyword": Shape("Expr", mentions=("send", "event")),
+    "subscript_or_tuple": Shape("Assign", assigns=("y",)),
+    "test": Shape("If", mentions=("staged",), part="test"),
+    "target": Shape("Assign", mentions=("sync",), part="targets"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_statements_by_shape(root: Path, shape: Shape) -> None:
+    make(shape, "_" if shape.part else "").check(root)
+
+
+@pytest.mark.parametrize(
+    ("match", "replacement"),
+    [
+        (Shape("If", mentions=("inner",)), ""),  # the innermost is meant
+        (Shape("If", mentions=("a",), part="test"), "True"),
+        ("while a.sync(1, 2):", "while a.sync(1):"),
+        ('a == "äöü" and a.inner', "True"),
+    ],
+)
+def test_nested_statements(root: Path, match: str | Shape, replacement: str) -> None:
+    make(match, replacement, "toy.mod.nested").check(root)
+
+
+def test_columns_behind_other_letters(root: Path) -> None:
+    outer = Shape("If", mentions=("inner", "a"), part="test")
+    inner = Edit(Shape("If", mentions=("inner",)))
+    patch = Patch(("toy.mod.nested",), (inner, Edit(outer, text="True")))
+    Revert("r1", (patch,)).check(root)
+
+
+def test_shapes_must_be_unique_and_there(root: Path) -> None:
+    with pytest.raises(UsageError, match=r"an Assign statement that mentions b .* 2 times"):
+        make(Shape("Assign", mentions=("b",), assigns=("x",))).check(root)
+    with pytest.raises(
+        UsageError, match="assigns gone, which is not there; nearest, line 8: `if a"
+    ):
+        make(Shape("If", mentions=("staged",), assigns=("gone",))).check(root)

@@ -1,0 +1,120 @@
+"""Names and YAML files given to --pprank-revert."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.reverts import Edit, resolve
+from pytest_pprank.sglang.reverts.match import Text
+
+GOOD = """\
+id: toy-1
+kind: synthetic
+pr: 42
+title: Do it right
+url: https://example.org/42
+applies_to: [1.0]
+patches:
+- target: toy.mod.f
+  preamble: import os
+  edits:
+  - match: |
+      if x:
+    replacement: ''
+  - match: return x
+    append: pass
+"""
+
+
+@pytest.mark.parametrize("spec", ["26883", "pr-26883", "PR26883", "#26883", " pr 26883 "])
+def test_registered_names(spec: str) -> None:
+    found = resolve(spec)
+    assert (found.id, found.pr) == ("26883", 26883)
+    assert found.describe() == (
+        "26883: [PP][Bugfix] Handle input_ids assignment in prepare_for_extend (PR 26883)"
+    )
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(UsageError) as info:
+        resolve("2688")
+    message = str(info.value)
+    assert message.startswith("--pprank-revert: unknown revert '2688' (did you mean '26883'?)")
+    assert "known: 26883, " in message
+    assert "YAML file" in message
+
+
+def test_yaml_file(tmp_path: Path) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(GOOD)
+    found = resolve(str(path))
+    assert found.describe() == "toy-1: Do it right (PR 42)"
+    (patch,) = found.patches
+    assert (patch.targets, patch.preamble) == (("toy.mod.f",), "import os")
+    assert patch.edits == (
+        Edit(Text("if x:\n"), "replace", ""),
+        Edit(Text("return x"), "append", "pass"),
+    )
+
+
+def test_bare_form_of_sglangs_patcher(tmp_path: Path) -> None:
+    path = tmp_path / "bare.yml"
+    path.write_text(GOOD[GOOD.index("patches") :])
+    assert resolve(str(path)).describe() == "bare"
+
+
+BAD = {
+    "malformed": ("kind: synthetic", "kind: [", "malformed YAML: line 4: "),
+    "no_patches_key": ("patches:", "patchs:", "'patches' is missing; keys there: id, kind"),
+    "unknown_in_patch": ("preamble:", "pramble:", r"unknown key 'pramble' in patches\[0\] \(did"),
+    "unknown_in_edit": ("append:", "apend:", r"'apend' in patches\[0\].edits\[1\] .* allowed: ma"),
+    "no_target": ("target: toy.mod.f\n  ", "", r"'target' is missing in patches\[0\]"),
+    "no_match": ("match: return x\n    ", "", r"'match' is missing in patches\[0\].edits\[1\]"),
+    "no_action": ("\n    append: pass", "", "exactly one of .*, got none"),
+    "two_actions": ("''\n", "''\n    prepend: pass\n", "got replacement and prepend"),
+    "empty_match": ("match: return x", "match: '# only'", r"edits\[1\].match is empty"),
+    "empty_append": ("append: pass", "append: ''", r"edits\[1\].append is empty"),
+    "number_as_text": ("append: pass", "append: 1", r"edits\[1\].append is to be text, not int 1"),
+    "target_without_module": ("target: toy.mod.f", "target: f", "dotted name of a function"),
+    "pr": ("pr: 42", "pr: many", "'pr' is the number of a pull request, not 'many'"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_files_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new))
+    with pytest.raises(UsageError, match=message) as info:
+        resolve(str(path))
+    assert str(info.value).startswith(f"--pprank-revert {path}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "the file is to be a mapping of keys to values, not empty"),
+        ("- a\n", "the file is to be a mapping .*, not list"),
+        ("patches: []\n", "'patches' is to be a list with at least one item, not empty"),
+        ("patches:\n- target: a.b\n  edits:\n", "edits' is to be a list .*, not empty"),
+        ("\x00", "malformed YAML"),
+        (b"\xff\xfe\xff", "not a text file in UTF-8"),
+    ],
+)
+def test_files_of_another_kind(tmp_path: Path, content: str | bytes, message: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UsageError, match=message):
+        resolve(str(path))
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the file: No such file"):
+        resolve(str(tmp_path / "gone.yaml"))
+    with pytest.raises(UsageError, match="cannot read the file: Is a directory"):
+        resolve(str(tmp_path))
