@@ -42,11 +42,12 @@ def stage_facts(scheduler: Any) -> StageFacts:
     """Read the facts of this rank's stage; raises SeamMissing for one that SGLang lacks."""
     group = need(scheduler, "pp_group")
     runner = need(need(scheduler, "tp_worker"), "model_runner")
+    held = getattr(runner, "layer_info", runner)  # up to 0.5.15 on the runner itself
     return StageFacts(
         stage=int(need(group, "rank_in_group")),
         num_stages=int(need(group, "world_size")),
         mixins=tuple(cls.__name__ for cls in type(scheduler).__mro__[1:-1]),
-        layers=range(int(need(runner, "start_layer")), int(need(runner, "end_layer"))),
+        layers=range(int(need(held, "start_layer")), int(need(held, "end_layer"))),
         layers_of_model=int(need(runner.model_config, "num_hidden_layers")),
         max_total_num_tokens=int(need(scheduler, "max_total_num_tokens")),
         max_running_requests=int(need(scheduler, "max_running_requests")),

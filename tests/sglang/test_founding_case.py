@@ -1,0 +1,57 @@
+"""SGLang PR 26883: the healthy profiler, and what a failure in it says.
+
+With the fix taken out it runs in test_founding_revert.py, in a pytest of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_profiler_ready
+
+pytestmark = pytest.mark.sglang(enable_dynamic_chunking=True)
+
+
+def test_healthy_profiler(scheduler: Any) -> None:
+    assert_profiler_ready(scheduler)
+
+
+def test_only_the_first_stage_runs_forwards_and_finds_nothing(scheduler: Any, pprank: Any) -> None:
+    from pytest_pprank.sglang.scheduler import started
+
+    run = started(scheduler).profiler_run
+    assert run.ran
+    assert (run.findings, run.warnings) == ([], [])
+    assert (run.forwards > 8) == pprank.is_first_stage
+
+
+def test_virtual_clock_makes_the_fit_the_same_in_every_run(scheduler: Any) -> None:
+    from pytest_pprank.sglang.profiler import predict_chunk, run_profiler
+
+    before = [predict_chunk(scheduler, history) for history in (0, 300, 900, 2000)]
+    run_profiler(scheduler)
+    assert [predict_chunk(scheduler, history) for history in (0, 300, 900, 2000)] == before
+    assert before == sorted(before, reverse=True)
+
+
+def test_failure_of_one_forward_is_found_on_all_ranks(
+    scheduler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sglang.srt.managers.schedule_batch import ScheduleBatch
+
+    prepare = ScheduleBatch.prepare_for_extend
+
+    def without_locations(batch: Any) -> None:
+        prepare(batch)
+        batch.out_cache_loc = None
+
+    monkeypatch.setattr(ScheduleBatch, "prepare_for_extend", without_locations)
+    with pytest.raises(AssertionError) as error:
+        assert_profiler_ready(scheduler)
+    message = str(error.value)
+    assert "on rank 0 (stage 0" in message.splitlines()[1]
+    assert "ForwardBatch.out_cache_loc: found None" in message
+    assert "SGLang logged, and went on" in message
+    assert "no usable predictor" in message

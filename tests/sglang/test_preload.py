@@ -1,0 +1,59 @@
+"""What the fork server imports: the real SGLang, safe to fork from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+_REPORT = """
+import json, logging, os, sys
+from pytest_pprank.sglang import preload
+preload.import_sglang("cpu")
+import torch
+from sglang.srt.platforms import current_platform
+print(json.dumps({
+    "hazards": preload.fork_hazards(),
+    "cuda": torch.cuda.is_initialized(),
+    "scheduler": "sglang.srt.managers.scheduler" in sys.modules,
+    "models": "sglang.srt.models.llama" in sys.modules,
+    "torchvision": "torchvision" in sys.modules,
+    "handlers": len(logging.root.handlers),
+    "platform": type(current_platform).__name__,
+}))
+"""
+
+
+def test_import_is_complete_and_safe_to_fork() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _REPORT], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "hazards": [],
+        "cuda": False,
+        "scheduler": True,
+        "models": True,
+        "torchvision": True,
+        "handlers": 0,
+        "platform": "PprankCpuPlatform",
+    }
+
+
+_WITHOUT_ENTRY_POINT = """
+import os, sys
+from importlib import metadata
+real = metadata.entry_points
+from pytest_pprank.sglang import platform
+platform.select_cpu_platform()
+names = [entry.name for entry in metadata.entry_points(group=platform.GROUP)]
+print(names.count("pprank_cpu"), os.environ["SGLANG_PLATFORM"])
+os.environ["SGLANG_PLATFORM"] = ""
+print(platform.activate())
+"""
+
+
+def test_platform_is_found_once_and_stands_aside_when_not_selected() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_ENTRY_POINT], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "pprank_cpu", "None"]

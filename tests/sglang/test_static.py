@@ -1,0 +1,121 @@
+"""What the controller says about SGLang without importing it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank.errors import SeamMissing, UsageError
+from pytest_pprank.sglang import static
+from pytest_pprank.sglang.arguments import default_server_args, merge
+
+
+def test_default_args_are_args_of_the_installed_sglang() -> None:
+    for device in ("cpu", "cuda:1"):
+        args = default_server_args(num_stages=2, device=device, model_path="m")
+        assert set(args) <= static.server_arg_names()
+
+
+def test_default_args_refuse_an_unknown_device() -> None:
+    with pytest.raises(UsageError, match="'tpu'"):
+        default_server_args(num_stages=2, device="tpu", model_path="m")
+
+
+def test_later_args_win() -> None:
+    assert merge({"a": 1, "b": 1}, {"a": 2}, {"a": 3}) == {"a": 3, "b": 1}
+
+
+def test_known_args_pass() -> None:
+    static.check_server_args({"enable_dynamic_chunking": True, "model_path": "x"})
+
+
+def test_unknown_arg_names_marker_version_and_neighbour() -> None:
+    with pytest.raises(UsageError) as error:
+        static.check_server_args({"enable_dynamic_chunkin": True})
+    assert "@pytest.mark.sglang(enable_dynamic_chunkin=...)" in str(error.value)
+    assert f"SGLang {static.sglang_version()} has no server arg" in str(error.value)
+    assert "did you mean 'enable_dynamic_chunking'?" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("pp_size", "--pp-size"), ("device", "--pprank-device"), ("dist_init_addr", "loopback")],
+)
+def test_args_of_the_harness_say_what_to_use(name: str, instead: str) -> None:
+    with pytest.raises(UsageError, match=instead):
+        static.check_server_args({name: 1})
+
+
+def test_private_names_are_no_args() -> None:
+    assert not [name for name in static.server_arg_names() if name.startswith("_")]
+
+
+@pytest.mark.parametrize("layout", ["fields", "dataclass"])
+def test_args_are_found_in_both_layouts(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = tmp_path / "srt" / "arg_groups" / "fields"
+    fields.mkdir(parents=True)
+    body = "class {}:\n    page_size: int = 1\n"
+    one, other = (fields / "a.py", tmp_path / "srt/server_args.py")
+    one.write_text(body.format("Schedule") if layout == "fields" else "")
+    other.write_text(
+        body.format("ServerArgs") if layout == "dataclass" else "class ServerArgs: 0\n"
+    )
+    monkeypatch.setattr(static, "package_root", lambda: tmp_path)
+    assert static.server_arg_names.__wrapped__() == {"page_size"}
+
+
+def test_no_args_at_all_is_a_missing_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static, "package_root", lambda: tmp_path)
+    with pytest.raises(SeamMissing, match="no server arg found"):
+        static.server_arg_names.__wrapped__()
+
+
+def test_too_many_stages_for_the_tiny_model() -> None:
+    assert static.num_layers({}, stages=8) == 8
+    with pytest.raises(UsageError, match=r"--pp-size 9: the tiny model has 8 layers"):
+        static.num_layers({}, stages=9)
+
+
+def test_layers_of_a_model_path(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 3}))
+    assert static.num_layers({"model_path": str(tmp_path)}, stages=3) == 3
+    with pytest.raises(UsageError, match="has 3 layers"):
+        static.num_layers({"model_path": str(tmp_path)}, stages=4)
+
+
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        ({"torch": "2.13.0"}, "sglang is not installed"),
+        ({"sglang": "0.5.12", "torch": "2.13.0"}, "sglang 0.5.12 is too old.* 0.5.13 or newer"),
+        ({"sglang": "0.5.21", "torch": "2.10.1+cu128"}, "torch 2.10.1.* is too old"),
+        ({"sglang": "0.5.21"}, "torch is not installed"),
+    ],
+)
+def test_missing_or_old_packages(
+    versions: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(UsageError, match=message) as error:
+        static.check_installed()
+    assert "python -m pytest_pprank setup" in str(error.value)
+
+
+def test_controller_side_imports_neither_torch_nor_sglang() -> None:
+    modules = ("static", "arguments", "torchvision_shim", "platform")
+    code = "import sys\n" + "".join(f"import pytest_pprank.sglang.{name}\n" for name in modules)
+    code += "import pytest_pprank.assertions\nprint(sorted({'torch', 'sglang'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
