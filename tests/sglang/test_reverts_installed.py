@@ -6,26 +6,24 @@ import subprocess
 import sys
 import time
 
-import pytest
-
-from pytest_pprank.sglang.reverts import installed_root, resolve
-
-ROOT = installed_root()
-pytestmark = pytest.mark.skipif(ROOT is None, reason="SGLang is not installed")
+from pytest_pprank.sglang.reverts import resolve
+from pytest_pprank.sglang.static import package_root
 
 
 def test_founding_case_fits_and_the_check_is_quick() -> None:
-    assert ROOT
+    root = package_root()
+    assert root
     start = time.perf_counter()
-    resolve("26883").check(ROOT)
+    resolve("26883").check(root)
     assert time.perf_counter() - start < 1
 
 
 def test_the_check_imports_neither_sglang_nor_torch_nor_yaml() -> None:
     script = (
         "import sys\n"
-        "from pytest_pprank.sglang.reverts import installed_root, resolve\n"
-        "resolve('26883').check(installed_root())\n"
+        "from pytest_pprank.sglang.reverts import resolve\n"
+        "from pytest_pprank.sglang.static import package_root\n"
+        "resolve('26883').check(package_root())\n"
         "print(sorted({'sglang', 'torch', 'yaml'} & set(sys.modules)))\n"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -235,6 +235,18 @@ def test_columns_behind_other_letters(root: Path) -> None:
     Revert("r1", (patch,)).check(root)
 
 
+@pytest.mark.filterwarnings("error")
+def test_warnings_about_the_source_are_no_errors(root: Path) -> None:
+    (root / "mod.py").write_text('def f():\n    x = "\\d"\n    return x is 1\n')
+    make('x = "\\d"', target="toy.mod.f").check(root)
+
+
+def test_a_file_that_this_python_cannot_read(root: Path) -> None:
+    (root / "mod.py").write_text("def f():\n    later syntax\n")
+    with pytest.raises(UsageError, match=r"mod\.py does not parse: invalid syntax \(line 2\)"):
+        make("x", target="toy.mod.f").check(root)
+
+
 def test_shapes_must_be_unique_and_there(root: Path) -> None:
     with pytest.raises(UsageError, match=r"an Assign statement that mentions b .* 2 times"):
         make(Shape("Assign", mentions=("b",), assigns=("x",))).check(root)

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from pytest_pprank.errors import UsageError, did_you_mean
 
-from .locate import installed_root
 from .model import Applied, Edit, Patch, Revert
 from .named import NAMED
 from .yaml_file import load
 
-__all__ = ["Applied", "Edit", "Patch", "Revert", "installed_root", "resolve"]
+__all__ = ["Applied", "Edit", "Patch", "Revert", "resolve"]
 
 _PR = re.compile(r"(?:pr|#)?[-_ #]*(\d+)", re.IGNORECASE)
 

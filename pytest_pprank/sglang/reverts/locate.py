@@ -63,13 +63,6 @@ class Definition:
         return _inner_code(code, self.name, self.lineno)
 
 
-def installed_root(package: str = "sglang") -> Path | None:
-    """Return the folder of an installed package without importing it, None if absent."""
-    spec = importlib.util.find_spec(package)
-    locations = list(spec.submodule_search_locations or ()) if spec else []
-    return Path(locations[0]) if locations else None
-
-
 def version_of(package_root: Path) -> str:
     """Return e.g. ``"sglang 0.5.21"``, from the metadata beside the package if it is there."""
     name = package_root.name
@@ -84,8 +77,7 @@ def version_of(package_root: Path) -> str:
 def find_definition(target: str, package_root: Path) -> Definition:
     """Return the one definition that ``target`` names; raise `TargetMissing`."""
     module, path, names = _split(target, package_root)
-    text = importlib.util.decode_source(path.read_bytes())
-    tree = ast.parse(text, str(path))
+    text, tree = _parse(path)
     classes: list[ast.ClassDef] = []
     body = tree.body
     for position, name in enumerate(names[:-1]):
@@ -133,9 +125,16 @@ def _split(target: str, package_root: Path) -> tuple[str, Path, tuple[str, ...]]
     return module, file, names
 
 
+def _parse(file: Path) -> tuple[str, ast.Module]:
+    try:
+        text = importlib.util.decode_source(file.read_bytes())
+        return text, ast.parse(text)
+    except SyntaxError as error:
+        raise Refused(f"{file} does not parse: {error.msg} (line {error.lineno})") from None
+
+
 def _defines(file: Path, name: str) -> bool:
-    tree = ast.parse(importlib.util.decode_source(file.read_bytes()))
-    return any(node.name == name for node in _definitions(tree.body))
+    return any(node.name == name for node in _definitions(_parse(file)[1].body))
 
 
 def _the_one(
