@@ -41,7 +41,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument("--dry-run", action="store_true", help="only print the pip command")
     parser.add_argument(
-        "--no-verify", action="store_true", help="do not import SGLang at the end (10 s)"
+        "--no-verify",
+        action="store_true",
+        help="do not check that an SGLang that was here before imports (10 s)",
     )
     parser.set_defaults(run=run, parser=parser)
 
@@ -61,15 +63,14 @@ def run(args: argparse.Namespace) -> int:
 def _setup(args: argparse.Namespace) -> int:
     here = facts.gather(pins())
     want = plan.wanted(here, cpu=args.cpu, cuda=args.cuda, torch_only=args.torch_only)
-    if here.sglang is not None and want is not Wanted.TORCH:
-        _say(f"SGLang {here.sglang} is installed; it is left alone")
-    elif here.torch is not None and want is Wanted.TORCH:
-        _say(f"torch {here.torch} is installed; it is left alone")
+    name, version = ("torch", here.torch) if want is Wanted.TORCH else ("SGLang", here.sglang)
+    if version is None or want is Wanted.TORCH:
         plan.check_torch(here)
+    if version is not None:
+        _say(f"{name} {version} is installed; it is left alone")
     else:
-        plan.check_torch(here)
         _install_set(want, here, full=args.cuda or (here.gpu and not args.cpu), dry=args.dry_run)
-    if not args.no_verify and not args.dry_run:
+    if not args.dry_run and not (args.no_verify and version is not None):
         _say(f"ready: {_verify(_device(want, here))}")
     return 0
 
@@ -127,10 +128,11 @@ def _pip(install: Install, dry: bool) -> str:
         lock = Path(folder) / "requirements.txt"
         lock.write_text("\n".join(requirement_lines(install.leave_out)), encoding="utf-8")
         result = pip.run(install.arguments(str(lock)), beat=_still)
-    if result.ok:
-        _say(f"installed in {result.seconds:.0f} s")
-        return ""
-    return result.tail() or f"pip ended with exit code {result.code}"
+    if not result.ok:
+        return result.tail() or f"pip ended with exit code {result.code}"
+    compiled = pip.compile_all(beat=_still)
+    _say(f"installed in {result.seconds + compiled.seconds:.0f} s")
+    return ""
 
 
 def _advice(failure: str) -> str:
@@ -146,8 +148,7 @@ def _verify(device: str) -> str:
     if not result.ok:
         raise SetupFailed(
             f"it is installed but does not import:\n{result.tail()}\n"
-            "A fresh virtual environment with nothing else in it is the surest way; "
-            "--no-verify leaves this check out."
+            "A fresh virtual environment with nothing else in it is the surest way."
         )
     return f"{result.output.strip().splitlines()[-1]} (imported in {result.seconds:.0f} s)"
 

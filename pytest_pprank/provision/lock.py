@@ -18,7 +18,7 @@ TORCH_NEEDS = frozenset(
 
 def pins(only: frozenset[str] | None = None) -> dict[str, str]:
     """Return name -> version of the lock's packages that apply to this interpreter."""
-    found = {}
+    found: dict[str, str] = {}
     for line in requirement_lines():
         requirement = Requirement(line)
         name = canonicalize_name(requirement.name)

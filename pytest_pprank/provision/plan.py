@@ -51,7 +51,7 @@ class Install:
     def arguments(self, lock_path: str) -> list[str]:
         """Return the arguments of pip, the lock's lines being read from `lock_path`."""
         lock = ["-r", lock_path] if self.lock else []
-        return ["install", *self.options, *lock, *self.requirements]
+        return ["install", "--no-compile", *self.options, *lock, *self.requirements]
 
     def __str__(self) -> str:
         """Return a line for bash that does the same."""

@@ -31,11 +31,12 @@ def pip_says(monkeypatch: pytest.MonkeyPatch, *results: Result) -> list[list[str
         return left.pop(0)
 
     monkeypatch.setattr(pip, "run", run)
+    monkeypatch.setattr(pip, "compile_all", lambda beat=None: GOOD)  # noqa: ARG005
     return calls
 
 
 BARE = Facts(sglang=None, torch=None, gpu=False, installed={})
-GOOD = Result(0, "", 1.0)
+GOOD = Result(0, "SGLang 1, torch 2", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_dry_run_prints_the_command_and_installs_nothing(
     assert main(["setup", "--dry-run"]) == 0
     assert calls == []
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("python -m pip install --no-deps -r ")
+    assert last.startswith("python -m pip install --no-compile --no-deps -r ")
     assert last.endswith("+cpu")
 
 
@@ -100,7 +101,7 @@ def test_a_failing_wheel_index_is_left_out_the_second_time(
     monkeypatch.setattr(facts, "index_answers", lambda: True)
     monkeypatch.setattr(pip, "run_python", lambda _: GOOD)
     calls = pip_says(monkeypatch, Result(1, "ERROR: cut off", 1.0), GOOD)
-    assert main(["setup", "--no-verify"]) == 0
+    assert main(["setup"]) == 0
     assert ["--extra-index-url" in call for call in calls] == [True, False]
 
 
@@ -108,30 +109,41 @@ def test_a_cuda_torch_that_does_not_import_alone_gets_its_dependencies(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, BARE)
-    monkeypatch.setattr(pip, "run_python", lambda _: Result(1, "libcudart.so.13: not found", 1.0))
+    imports = [Result(1, "libcudart.so.13: not found", 1.0), GOOD]
+    monkeypatch.setattr(pip, "run_python", lambda _: imports.pop(0))
     calls = pip_says(monkeypatch, GOOD, GOOD)
-    assert main(["setup", "--no-verify"]) == 0
-    assert "--no-deps" in calls[0]
-    assert calls[1][0] == "install"
-    assert calls[1][1].startswith("torch==")
+    assert main(["setup"]) == 0
+    assert ["--no-deps" in call for call in calls] == [True, False]
+    assert calls[1][-1].startswith("torch==")
     assert "CUDA" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("sglang", [None, "0.5.17"])
 def test_what_does_not_import_fails_the_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sglang: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use(monkeypatch, BARE, offers=True)
+    use(monkeypatch, Facts(sglang=sglang, torch=None, gpu=False, installed={}), offers=True)
     pip_says(monkeypatch, GOOD)
     monkeypatch.setattr(pip, "run_python", lambda _: Result(1, "ImportError: no such thing", 1.0))
     assert main(["setup"]) == 1
     assert "ImportError: no such thing" in capsys.readouterr().err
 
 
+def test_a_fresh_installation_is_verified_whatever_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(monkeypatch, BARE, offers=True)
+    pip_says(monkeypatch, GOOD)
+    monkeypatch.setattr(pip, "run_python", lambda _: Result(1, "ImportError: x", 1.0))
+    assert main(["setup", "--no-verify"]) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--torch-only"], ["--cuda"], ["--dry-run"]])
 def test_an_old_torch_is_a_usage_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, Facts(sglang=None, torch="2.9.0", gpu=False, installed={"torch": "2.9.0"}))
-    assert main(["setup"]) == 2
+    assert main(["setup", *options]) == 2
     assert "torch 2.9.0" in capsys.readouterr().err
 
 
