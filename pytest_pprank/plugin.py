@@ -56,6 +56,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         return header_lines(given)
 
 
+@pytest.hookimpl(trylast=True)  # the user's own parameters come first in the ids
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each ranked test at each size."""
     planning.parametrize(metafunc)

@@ -127,10 +127,7 @@ def _verdict(
 
 def _explain_failures(failed: list[RankReport], troubles: list[Trouble], world_size: int) -> Any:
     """The first cause, as pytest shows it; what others add follows in sections of its own."""
-    folded: dict[tuple[str, str], list[RankReport]] = {}
-    for report in failed:
-        folded.setdefault(report.fingerprint, []).append(report)
-    culprits, *others = folded.values()
+    culprits, *others = _fold(failed)
     longrepr: Any = culprits[0].report.longrepr
     names = plural_ranks([r.rank for r in culprits])
     if not hasattr(longrepr, "addsection"):
@@ -148,6 +145,18 @@ def _explain_failures(failed: list[RankReport], troubles: list[Trouble], world_s
         for title, text in trouble.details:
             longrepr.addsection(title, text)
     return longrepr
+
+
+def _fold(failed: list[RankReport]) -> list[list[RankReport]]:
+    groups: list[list[RankReport]] = []
+    for report in failed:
+        for group in groups:
+            if report.same_failure_as(group[0]):
+                group.append(report)
+                break
+        else:
+            groups.append([report])
+    return groups
 
 
 def _consequences(others: list[list[RankReport]]) -> str:

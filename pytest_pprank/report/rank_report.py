@@ -54,11 +54,21 @@ class RankReport:
             return str(self.report.wasxfail)
         return str(longrepr[2]) if isinstance(longrepr, tuple) else ""
 
+    def same_failure_as(self, other: RankReport) -> bool:
+        """Whether two failures differ in nothing but the rank they speak of."""
+        if self._place != other._place:
+            return False
+        return self._text == other._text or self._anonymous == other._anonymous
+
     @property
-    def fingerprint(self) -> tuple[str, str]:
-        """Equal for failures that differ in nothing but the rank they speak of."""
+    def _place(self) -> str:
         crash = getattr(self.report.longrepr, "reprcrash", None)
-        place = f"{crash.path}:{crash.lineno}" if crash is not None else ""
-        text = self.message or self.report.longreprtext
-        own = rf"\b(ranks?|stages?|pp|PP)(\s?){self.rank}\b"
-        return place, re.sub(own, r"\1\2K", re.sub(r"0x[0-9a-f]+", "0x", text))
+        return f"{crash.path}:{crash.lineno}" if crash is not None else ""
+
+    @property
+    def _text(self) -> str:
+        return re.sub(r"0x[0-9a-f]+", "0x", self.message or self.report.longreprtext)
+
+    @property
+    def _anonymous(self) -> str:
+        return re.sub(rf"\b(ranks?|stages?|pp|PP)(\s?){self.rank}\b", r"\1\2K", self._text)

@@ -1,0 +1,3 @@
+"""Shared by all tests of the plugin."""
+
+pytest_plugins = ["pytester"]

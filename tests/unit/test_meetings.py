@@ -1,0 +1,83 @@
+"""Meetings take place when all have come, and are called off the moment that is impossible."""
+
+import pytest
+
+from pytest_pprank.controller.meetings import Meetings
+from pytest_pprank.wire.messages import Exchange
+
+
+class Answers(dict):
+    """Remembers what each rank was answered."""
+
+    def __call__(self, rank, message):
+        assert rank not in self, "answered twice"
+        self[rank] = message
+
+
+@pytest.fixture
+def answers():
+    return Answers()
+
+
+def barrier(number=1):
+    return Exchange(number, "barrier()", "test_x.py:3")
+
+
+def phase_end(phase, outcome="passed"):
+    return Exchange(9, f"end of {phase}", outcome)
+
+
+def test_takes_place_when_the_last_has_come(answers):
+    meetings = Meetings(3, answers)
+    for rank in (2, 0):
+        meetings.arrive(rank, Exchange(rank + 5, "gather()", "", b"%d" % rank))
+    assert not answers
+    meetings.arrive(1, Exchange(6, "gather()", "", b"1"))
+    assert {r: a.payloads for r, a in answers.items()} == dict.fromkeys(range(3), (b"0", b"1", b"2"))
+    assert {r: a.number for r, a in answers.items()} == {0: 5, 1: 6, 2: 7}
+
+
+def test_two_operations_never_pair(answers):
+    meetings = Meetings(2, answers)
+    meetings.arrive(0, barrier())
+    meetings.arrive(1, Exchange(1, "gather()", "test_x.py:7"))
+    assert "rank 1 is in gather() at test_x.py:7" in answers[0].error
+    assert "rank 0 is in barrier() at test_x.py:3" in answers[1].error
+
+
+def test_a_waiting_rank_is_released_when_a_peer_is_through(answers):
+    meetings = Meetings(3, answers)
+    meetings.arrive(1, barrier())
+    meetings.arrive(0, phase_end("call", "failed"))
+    assert list(answers) == [1]
+    assert "rank 0 is through with call (failed)" in answers[1].error
+    answers.clear()
+    # ... and the one that is through still meets the others at the end of the phase
+    meetings.arrive(1, phase_end("call", "failed"))
+    meetings.arrive(2, phase_end("call"))
+    assert not answers[0].error
+
+
+@pytest.mark.parametrize("why", ["died", "finished the test"])
+def test_nobody_waits_for_a_rank_that_is_gone(answers, why):
+    meetings = Meetings(2, answers)
+    meetings.arrive(0, barrier())
+    meetings.leave(1, why)
+    assert f"rank 1 {why}" in answers[0].error
+
+
+def test_who_comes_too_late_is_told_at_once(answers):
+    meetings = Meetings(2, answers)
+    meetings.leave(1, "died")
+    meetings.arrive(0, phase_end("call"))
+    assert "rank 1 died" in answers[0].error
+
+
+def test_where_ranks_are(answers):
+    meetings = Meetings(3, answers)
+    meetings.arrive(0, phase_end("setup"))
+    assert meetings.at_end_of_phase() == {0: "setup"}
+    assert meetings.waiting() == {}
+    meetings = Meetings(3, answers)
+    meetings.arrive(2, barrier())
+    assert meetings.waiting() == {2: "in barrier() at test_x.py:3"}

@@ -1,0 +1,120 @@
+"""N reports of one test become one: who is blamed, what is folded, and when ranks disagree."""
+
+import pytest
+
+from pytest_pprank.controller.outcome import TestOutcome, Trouble
+from pytest_pprank.planning import Plan
+from pytest_pprank.report.merge import ReportMerger
+from pytest_pprank.topology import Topology
+
+PLAN = Plan(Topology(2, "cpu"), fresh=False, timeout=1.0)
+
+
+@pytest.fixture
+def merged(pytester, monkeypatch):
+    """Run a test in this process once per rank, and merge what it reports."""
+
+    # the files of two ranks differ in nothing that a bytecode cache looks at
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+
+    def merge(*bodies, troubles=(), reverted=(), phases=("setup", "call", "teardown")):
+        reports = {}
+        for rank, body in enumerate(bodies):
+            source = f"import pytest\ndef test_func():\n    rank = {rank}\n    {body}\n"
+            path = pytester.makepyfile(test_ranked=source)
+            recorder = pytester.inline_run(path)
+            own = [c.report for c in recorder.getcalls("pytest_runtest_logreport")]
+            (item,) = (c.item for c in recorder.getcalls("pytest_itemcollected"))
+            config = item.config
+            to_json = config.hook.pytest_report_to_serializable
+            reports[rank] = [to_json(config=config, report=r) for r in own if r.when in phases]
+        outcome = TestOutcome(reports=reports, troubles=list(troubles))
+        return {r.when: r for r in ReportMerger(config, reverted).merge(item, PLAN, outcome)}
+
+    return merge
+
+
+def test_all_passed(merged):
+    reports = merged("pass", "pass")
+    assert {when: r.outcome for when, r in reports.items()} == {
+        "setup": "passed",
+        "call": "passed",
+        "teardown": "passed",
+    }
+    assert reports["call"].nodeid.endswith("::test_func")
+
+
+def test_one_failed(merged):
+    call = merged("pass", "assert rank == 0")["call"]
+    assert call.outcome == "failed"
+    assert call.longrepr.reprcrash.message.startswith("[rank 1] assert 1 == 0")
+    assert "failed on rank 1 of 2" in call.longreprtext
+
+
+def test_equal_failures_are_folded(merged):
+    call = merged("assert not 1, f'rank {rank}'", "assert not 1, f'rank {rank}'")["call"]
+    assert call.longrepr.reprcrash.message.startswith("[ranks 0,1]")
+    assert call.longreprtext.count("AssertionError") == 1 + call.longreprtext.count(": Assertion")
+
+
+def test_different_failures_are_both_told_and_the_first_comes_first(merged):
+    call = merged("raise ValueError('one')", "raise KeyError('two')")["call"]
+    assert call.longrepr.reprcrash.message.startswith("[rank 0] ValueError")
+    assert "rank 1 failed later, in another way" in call.longreprtext
+    assert "KeyError" in call.longreprtext
+
+
+def test_a_consequence_is_not_the_culprit(merged):
+    peer = "from pytest_pprank.errors import PeerError; raise PeerError('in vain')"
+    call = merged(peer, "raise ValueError('boom')")["call"]
+    assert call.longrepr.reprcrash.message.startswith("[rank 1] ValueError")
+    assert "rank 0 failed as a consequence" in call.longreprtext
+
+
+@pytest.mark.parametrize("body", ["pytest.skip('no') if rank else None", "pytest.skip('no')"])
+def test_skips(merged, body):
+    call = merged(body, body)["call"]
+    if "rank" in body:
+        assert call.outcome == "failed"
+        assert "rank 0 passed" in call.longreprtext
+        assert "rank 1 skipped: Skipped: no" in call.longreprtext
+    else:
+        assert call.outcome == "skipped"
+        assert call.longrepr[2] == "Skipped: no"
+
+
+def test_xfail_on_one_rank_is_an_xfail(merged):
+    call = merged("pass", "pytest.xfail('known')")["call"]
+    assert call.outcome == "failed"  # imperative: rank 0 knew nothing of it and passed
+    assert "rank 1 xfailed: " in call.longreprtext
+
+
+def test_trouble_without_reports(merged):
+    trouble = Trouble("rank died", "rank 1 died in call: killed by SIGKILL", (("T", "details"),))
+    call = merged("pass", "pass", troubles=[trouble], phases=("setup",))["call"]
+    assert call.outcome == "failed"
+    assert call.longrepr.reprcrash.message == "rank died: rank 1 died in call: killed by SIGKILL"
+    assert "details" in call.longreprtext
+
+
+def test_a_failure_comes_before_the_trouble_it_caused(merged):
+    trouble = Trouble("ranks diverged", "rank 0 is still inside call")
+    call = merged("raise ValueError('boom')", "pass", troubles=[trouble])["call"]
+    assert call.outcome == "failed"
+    assert "ValueError" in call.longrepr.reprcrash.message
+
+
+def test_reverts_show_in_every_report(merged):
+    reports = merged("pass", "pass", reverted=("26883: some fix",))
+    for report in reports.values():
+        assert ("pprank", "reverted: 26883: some fix") in report.sections
+        assert ("pprank_revert", "26883: some fix") in report.user_properties
+
+
+def test_output_is_kept_per_rank(merged):
+    call = merged("print('from', rank)", "print('from', rank)")["call"]
+    assert call.sections == [
+        ("Captured stdout call (rank 0)", "from 0\n"),
+        ("Captured stdout call (rank 1)", "from 1\n"),
+    ]
+    assert call.capstdout == "from 0\nfrom 1\n"

@@ -1,0 +1,54 @@
+"""What the command line may say, and what it is told when it says something else."""
+
+import pytest
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.options import options_of, parse_sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"), [("2", (2,)), ("2,4", (2, 4)), (" 8 , 2 ", (8, 2)), ("3,3", (3,))]
+)
+def test_sizes(text, sizes):
+    assert parse_sizes(text, "--pp-size") == sizes
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "2,", "2.5", ",", "1e3", "2;4"])
+def test_sizes_that_are_none(text):
+    with pytest.raises(UsageError, match="--pp-size: .* is not a number of pipeline stages") as e:
+        parse_sizes(text, "--pp-size")
+    assert repr(text) in str(e.value)
+    assert "2,4" in str(e.value)  # says what is allowed
+
+
+def test_defaults(pytester):
+    options = options_of(pytester.parseconfig())
+    assert options.sizes == ()
+    assert options.device == "auto"
+    assert options.grace < options.timeout
+
+
+def test_ini_and_command_line(pytester):
+    pytester.makeini("[pytest]\npp_size = 4\npprank_timeout = 7\npprank_revert = a b\n")
+    options = options_of(pytester.parseconfig("--pp-size", "2"))
+    assert (options.sizes, options.timeout) == ((2,), 7.0)
+    assert options.reverts == ("a", "b")
+    assert options_of(pytester.parseconfig()).sizes == (4,)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [
+        ("--pprank-device", "tpu", "auto, cpu, cuda"),
+        ("--pprank-fresh", "always", "auto, test, never"),
+        ("--pprank-timeout", "soon", "seconds above 0"),
+        ("--pprank-timeout", "0", "seconds above 0"),
+        ("--pprank-grace", "-1", "seconds above 0"),
+        ("--pprank-grace", "inf", "seconds above 0"),
+        ("--pprank-grace", "nan", "seconds above 0"),
+    ],
+)
+def test_bad_values_name_option_value_and_choices(pytester, flag, value, allowed):
+    result = pytester.runpytest_inprocess(f"{flag}={value}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {flag}: '{value}' is not *{allowed}*"])

@@ -1,0 +1,109 @@
+"""Which tests are ranked, on which topology, and in which order they run."""
+
+import pytest
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.planning import group_by_topology, make_plans, plan_of
+from pytest_pprank.topology import Topology
+
+SOURCE = """
+import pytest
+
+def test_plain(): pass
+
+def test_fixture(pprank): pass
+
+@pytest.fixture
+def mine(process_group): pass
+
+def test_indirect(mine): pass
+
+@pytest.mark.pprank(pp=3)
+def test_marked(): pass
+
+@pytest.mark.parametrize("x", "ab")
+def test_param(pprank, x): pass
+"""
+
+
+def collect(pytester, *args, source=SOURCE):
+    path = pytester.makepyfile(source)
+    items, _ = pytester.inline_genitems(path, "--pprank-device=cpu", *args)
+    return items
+
+
+def test_ids_and_sizes(pytester):
+    items = collect(pytester, "--pp-size=2,4")
+    assert [item.name for item in items] == [
+        "test_plain",
+        "test_fixture[pp2]",
+        "test_fixture[pp4]",
+        "test_indirect[pp2]",
+        "test_indirect[pp4]",
+        "test_marked[pp3]",
+        "test_param[a-pp2]",
+        "test_param[a-pp4]",
+        "test_param[b-pp2]",
+        "test_param[b-pp4]",
+    ]
+    ranked = make_plans(items[0].config, items)
+    assert len(ranked) == len(items) - 1
+    assert plan_of(items[0]) is None
+    assert plan_of(items[2]).topology == Topology(4, "cpu")
+
+
+def test_tests_of_one_topology_run_together_in_the_users_order(pytester):
+    items = collect(pytester, "--pp-size=2,4")
+    make_plans(items[0].config, items)
+    group_by_topology(items)
+    assert [item.name for item in items] == [
+        "test_plain",
+        "test_fixture[pp2]",
+        "test_indirect[pp2]",
+        "test_param[a-pp2]",
+        "test_param[b-pp2]",
+        "test_fixture[pp4]",
+        "test_indirect[pp4]",
+        "test_param[a-pp4]",
+        "test_param[b-pp4]",
+        "test_marked[pp3]",
+    ]
+
+
+def test_no_size_says_both_ways_of_giving_one(pytester):
+    items = collect(pytester)
+    with pytest.raises(UsageError) as e:
+        make_plans(items[0].config, items)
+    for words in ("--pp-size N", "@pytest.mark.pprank(pp=N)", "pp_size = N", "test_fixture"):
+        assert words in str(e.value)
+    assert "test_marked" not in str(e.value)
+
+
+def test_a_test_that_cannot_be_parametrized_runs_at_one_size(pytester):
+    source = """
+    import pytest, unittest
+    @pytest.mark.pprank
+    class TestIt(unittest.TestCase):
+        def test_one(self): pass
+    """
+    items = collect(pytester, "--pp-size=2", source=source)
+    make_plans(items[0].config, items)
+    assert plan_of(items[0]).topology.pp == 2
+    items = collect(pytester, "--pp-size=2,4", source=source)
+    with pytest.raises(UsageError, match=r"cannot be parametrized"):
+        make_plans(items[0].config, items)
+
+
+def test_more_gpus_than_there_are(pytester, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    pytester.makepyfile("def test_it(pprank): pass")
+    result = pytester.runpytest_inprocess("--pp-size=2", "--pprank-device=cuda")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: device cuda: 2 stages need 2 GPUs, 0 visible here*"])
+
+
+def test_server_args_are_part_of_the_topology():
+    plain, defaults = Topology(2, "cpu"), Topology(2, "cpu", {})
+    page2, page2_again = Topology(2, "cpu", {"page_size": 2}), Topology(2, "cpu", {"page_size": 2})
+    assert len({plain, defaults, page2, page2_again}) == 3
+    assert str(page2) == "pp=2 device=cpu sglang(page_size=2)"

@@ -1,0 +1,46 @@
+"""Stacks of all threads, taken from outside, without the frames that are ours."""
+
+import subprocess
+import sys
+
+from pytest_pprank.controller.stacks import ask_for_stacks
+from pytest_pprank.worker.process import stacks_file
+
+CHILD = """
+import faulthandler, sys, threading
+from pytest_pprank.worker.process import STACKS_SIGNAL
+file = open(sys.argv[1], "w")
+faulthandler.register(STACKS_SIGNAL, file, all_threads=True)
+def waits_for_ever():
+    threading.Event().wait()
+threading.Thread(target=waits_for_ever, daemon=True).start()
+def pytest_pyfunc_call(): the_test()
+def the_test():
+    print("up", flush=True)
+    sys.stdin.read()
+pytest_pyfunc_call()
+"""
+
+
+def test_stacks_of_a_blocked_process(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(stacks_file(tmp_path, 1))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        assert child.stdout.readline() == "up\n"
+        ((title, text),) = ask_for_stacks(tmp_path, {1: child.pid})
+        child.kill()
+    assert title == "Stacks of rank 1"
+    assert "in the_test" in text
+    assert "in waits_for_ever" in text
+    assert "in pytest_pyfunc_call" not in text  # ours, and below
+
+
+def test_a_process_that_is_gone_stays_silent(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    ((_, text),) = ask_for_stacks(tmp_path, {0: child.pid})
+    assert "no answer" in text
