@@ -159,8 +159,13 @@ def zero_proxy(scheduler: Any, tokens: int) -> Any:
 
 def release(scheduler: Any, batch: Any) -> None:
     """Give back all that the batch's requests hold; harmless for those that hold nothing."""
+    release_reqs(scheduler, batch.reqs)
+
+
+def release_reqs(scheduler: Any, reqs: Sequence[Any]) -> None:
+    """Give back the KV, slots and locks of requests, in whichever batch they were."""
     give_back = need(import_module("sglang.srt.mem_cache.common"), "release_kv_cache")
-    for req in batch.reqs:
+    for req in reqs:
         if _holds_kv(req):
             give_back(req, scheduler.tree_cache, is_insert=False)
 

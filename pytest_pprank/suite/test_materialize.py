@@ -18,6 +18,8 @@ from pytest_pprank import (
 )
 
 PROMPTS = [[11, 12, 13], 40, 7]
+# What a batch carries from one step to the next; the rest is made anew for each forward.
+STATE = ["seq_lens", "seq_lens_cpu", "req_pool_indices", "req_pool_indices_cpu", "orig_seq_lens"]
 
 
 @pytest.mark.parametrize("mode", ["extend", "decode"])
@@ -66,3 +68,34 @@ def test_forward_gives_kv_back(
     run_forward(scheduler, make_forward_batch(batch))
     release(scheduler, batch)
     assert_kv_balanced(scheduler)
+
+
+def test_batches_do_not_share_their_staging(
+    make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[[Any], Any]
+) -> None:
+    first, second = make_schedule_batch([40]), make_schedule_batch([40])
+    for batch in (first, second):  # the microbatches of a pipeline are staged before they run
+        assert_materialized_on_device(make_forward_batch(batch))
+
+
+def test_filtered_batch_keeps_its_mirrors(
+    scheduler: Any, make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[..., Any]
+) -> None:
+    from pytest_pprank.sglang.batches import release_reqs
+
+    batch = make_schedule_batch(PROMPTS, mode="decode")
+    make_forward_batch(batch)
+    release_reqs(scheduler, [batch.reqs[1]])
+    batch.filter_batch(keep_indices=[0, 2])
+    assert_materialized_on_device(batch, fields=STATE)
+
+
+def test_merged_batch_keeps_its_mirrors(
+    make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[..., Any]
+) -> None:
+    batches = [make_schedule_batch(PROMPTS, mode="decode"), make_schedule_batch([9], mode="decode")]
+    for batch in batches:
+        make_forward_batch(batch)
+    batches[0].merge_batch(batches[1])
+    assert_materialized_on_device(batches[0], fields=STATE)
+    batches[1].reqs = []  # they are the first batch's now

@@ -1,4 +1,4 @@
-"""The founding case from end to end: the example is red with the fix of SGLang PR 26883 taken out."""
+"""The founding case from end to end: red with the fix of SGLang PR 26883 taken out."""
 
 from __future__ import annotations
 
