@@ -7,7 +7,7 @@ only when an assertion is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
@@ -135,6 +135,7 @@ def assert_profiler_ready(scheduler: Any) -> None:
         dynamic_chunking_enabled,
         predict_chunk,
         run_profiler,
+        strands_peers,
     )
     from pytest_pprank.sglang.scheduler import started
 
@@ -144,14 +145,18 @@ def assert_profiler_ready(scheduler: Any) -> None:
             "assert_profiler_ready: this Scheduler runs without dynamic chunking; mark the test "
             "with @pytest.mark.sglang(enable_dynamic_chunking=True) and give at least 2 stages"
         )
+    first = started(scheduler).profiler_run
+    if strands_peers() and (first.findings or first.warnings):
+        # the other stages still wait in their start: a meeting would hide what is known here
+        _fail_on_reports({current_rank().rank: _profiler_problems(first, None, 0)})
     free = free_tokens(scheduler)
     run = run_profiler(scheduler)
     predictions = [predict_chunk(scheduler, history) for history in (0, 512, 1024)]
     problems = _profiler_problems(run, predictions[0], free - free_tokens(scheduler))
     if not problems:
-        problems = _first_run_problems(started(scheduler).profiler_run)
+        problems = _first_run_problems(first)
     reports = current_rank().gather((problems, predictions))
-    _fail_on_reports([report for report, _ in reports])
+    _fail_on_reports({rank: report for rank, (report, _) in enumerate(reports)})
     assert_ranks_agree(predictions, what="chunk sizes predicted after 0, 512 and 1024 tokens")
 
 
@@ -173,17 +178,16 @@ def _first_run_problems(run: ProfilerRun) -> list[str]:
     return [f"while the Scheduler started (a second run was fine): {item}" for item in found]
 
 
-def _fail_on_reports(reports: Sequence[Sequence[str]]) -> None:
-    """Raise the same failure on every rank when any of them has something to report."""
+def _fail_on_reports(reports: Mapping[int, Sequence[str]]) -> None:
+    """Raise when any rank has something to report: the same failure on every rank that has all."""
     __tracebackhide__ = True
-    if not any(reports):
+    if not any(reports.values()):
         return
     lines = ["the PP dynamic-chunk profiler is not ready:"]
     # The ranks that only waited have the least to say: those who looked into a batch come first.
-    order = sorted(range(len(reports)), key=lambda rank: _ENTRY not in str(reports[rank]))
-    for rank in order:
+    for rank in sorted(reports, key=lambda rank: _ENTRY not in str(reports[rank])):
         if reports[rank]:
-            lines.append(f"on rank {rank} (stage {rank} of {len(reports)}):")
+            lines.append(f"on rank {rank} (stage {rank} of {current_rank().num_stages}):")
             lines += ["  " + problem.replace("\n", "\n  ") for problem in reports[rank]]
     raise AssertionError("\n".join(lines))
 

@@ -23,10 +23,9 @@ def kv_problems(scheduler: Any) -> list[str]:
     slots: all free.
     """
     problems = []
-    allocator, cache = scheduler.token_to_kv_pool_allocator, scheduler.tree_cache
-    total = int(need(allocator, "size"))
-    free, evictable = free_tokens(scheduler), _evictable(cache)
-    locked = _locked(cache)
+    total = int(need(scheduler.token_to_kv_pool_allocator, "size"))
+    free, evictable = free_tokens(scheduler), _tree_tokens(scheduler, "evictable")
+    locked = _tree_tokens(scheduler, "protected")
     if free + evictable != total:
         problems.append(
             f"KV pool: {total - free - evictable} of {total} tokens were not given back "
@@ -99,18 +98,16 @@ def _busy(scheduler: Any) -> Iterator[str]:
         yield f"grammar queue: {len(queue)} requests"
 
 
-def _evictable(cache: Any) -> int:
-    for name in ("full_evictable_size", "evictable_size"):
-        if hasattr(cache, name):
-            return int(getattr(cache, name)())
-    return 0
+def _tree_tokens(scheduler: Any, what: str) -> int:
+    """Return the tree cache's evictable or protected tokens, counted as SGLang's own check does.
 
-
-def _locked(cache: Any) -> int:
-    for name in ("full_protected_size", "protected_size"):
-        if hasattr(cache, name):
-            return int(getattr(cache, name)())
-    return 0
+    Caches of one kind count in ``evictable_size``; hybrid ones (SWA, SSM) in ``full_...``, which
+    is 0 in the base class of the others.
+    """
+    hybrid = getattr(scheduler, "is_hybrid_swa", False) or getattr(
+        scheduler, "is_hybrid_ssm", False
+    )
+    return int(need(scheduler.tree_cache, f"full_{what}_size" if hybrid else f"{what}_size")())
 
 
 def _some(rids: list[str]) -> str:

@@ -118,6 +118,15 @@ def run_profiler(scheduler: Any) -> ProfilerRun:
     return run
 
 
+def strands_peers() -> bool:
+    """Say whether a failure on stage 0 leaves the other stages waiting for its samples.
+
+    Up to 0.5.19 the exception skips the broadcast; from 0.5.20 a failure travels as None.
+    """
+    home = _home()
+    return home is not None and home[2] == "profile_and_init_predictor"
+
+
 def predict_chunk(scheduler: Any, history: int) -> int | None:
     """Return the chunk size predicted after `history` tokens; None when there is no predictor."""
     sizer = getattr(scheduler, "dynamic_chunk_sizer", None)
