@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.profiler import ProfilerRun
 
 
-_ENTRY = "at the forward's entry"
-
-
 class UnknownObjectError(UsageError, TypeError):
     """An assertion was called on an object of a type that it cannot look into."""
 
@@ -135,7 +132,6 @@ def assert_profiler_ready(scheduler: Any) -> None:
         dynamic_chunking_enabled,
         predict_chunk,
         run_profiler,
-        strands_peers,
     )
     from pytest_pprank.sglang.scheduler import started
 
@@ -145,16 +141,13 @@ def assert_profiler_ready(scheduler: Any) -> None:
             "assert_profiler_ready: this Scheduler runs without dynamic chunking; mark the test "
             "with @pytest.mark.sglang(enable_dynamic_chunking=True) and give at least 2 stages"
         )
-    first = started(scheduler).profiler_run
-    if strands_peers() and (first.findings or first.warnings):
-        # the other stages still wait in their start: a meeting would hide what is known here
-        _fail_on_reports({current_rank().rank: _profiler_problems(first, None, 0)})
     free = free_tokens(scheduler)
     run = run_profiler(scheduler)
     predictions = [predict_chunk(scheduler, history) for history in (0, 512, 1024)]
     problems = _profiler_problems(run, predictions[0], free - free_tokens(scheduler))
     if not problems:
-        problems = _first_run_problems(first)
+        first = started(scheduler).profiler_run.problems()
+        problems = [f"while the Scheduler started (a second run was fine): {p}" for p in first]
     reports = current_rank().gather((problems, predictions))
     _fail_on_reports({rank: report for rank, (report, _) in enumerate(reports)})
     assert_ranks_agree(predictions, what="chunk sizes predicted after 0, 512 and 1024 tokens")
@@ -162,8 +155,7 @@ def assert_profiler_ready(scheduler: Any) -> None:
 
 def _profiler_problems(run: ProfilerRun, prediction: int | None, leaked: int) -> list[str]:
     """Return what is wrong after a run, the earliest cause first."""
-    problems = [f"{_ENTRY}, {finding}" for finding in run.findings]
-    problems += [f"SGLang logged, and went on: {warning}" for warning in run.warnings]
+    problems = run.problems()
     if not run.ran:
         problems.append("the profiler's entry was not called")
     if prediction is None:
@@ -173,19 +165,14 @@ def _profiler_problems(run: ProfilerRun, prediction: int | None, leaked: int) ->
     return problems
 
 
-def _first_run_problems(run: ProfilerRun) -> list[str]:
-    found = [*map(str, run.findings), *run.warnings]
-    return [f"while the Scheduler started (a second run was fine): {item}" for item in found]
-
-
 def _fail_on_reports(reports: Mapping[int, Sequence[str]]) -> None:
     """Raise when any rank has something to report: the same failure on every rank that has all."""
     __tracebackhide__ = True
     if not any(reports.values()):
         return
     lines = ["the PP dynamic-chunk profiler is not ready:"]
-    # The ranks that only waited have the least to say: those who looked into a batch come first.
-    for rank in sorted(reports, key=lambda rank: _ENTRY not in str(reports[rank])):
+    # The ranks that only waited have the least to say: the one that ran the forwards comes first.
+    for rank in sorted(reports, key=lambda rank: -len(reports[rank])):
         if reports[rank]:
             lines.append(f"on rank {rank} (stage {rank} of {current_rank().num_stages}):")
             lines += ["  " + problem.replace("\n", "\n  ") for problem in reports[rank]]

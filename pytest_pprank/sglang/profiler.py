@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,13 +40,20 @@ class ProfilerRun:
     """What one run of the profiler did on this rank.
 
     `findings`: fields that were wrong at a forward's entry (each field once). `warnings`: what
-    SGLang logged and went on. `forwards`: how many forwards it ran here.
+    was raised or logged, and swallowed by SGLang. `forwards`: how many forwards it ran here.
     """
 
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     forwards: int = 0
     ran: bool = False
+
+    def problems(self) -> list[str]:
+        """Return what went wrong in this run, in words, the earliest cause first."""
+        return [
+            *(f"at the forward's entry, {finding}" for finding in self.findings),
+            *(f"SGLang swallowed: {warning}" for warning in self.warnings),
+        ]
 
     def add(self, findings: list[Finding]) -> None:
         seen = {(f.object, f.field) for f in self.findings}
@@ -82,7 +91,11 @@ def watch_profiler() -> Iterator[ProfilerRun]:
             def observed(*args: Any, **kwargs: Any) -> Any:
                 run.ran = True
                 with profiler_clock() as clock, _observed_forwards(run, clock):
-                    return entry(*args, **kwargs)
+                    try:
+                        return entry(*args, **kwargs)
+                    except Exception as error:  # up to 0.5.19 SGLang logs it without its type
+                        run.warnings.append(_where_raised(error))
+                        raise
 
             stack.enter_context(replaced(owner, name, observed))
         yield run
@@ -109,10 +122,9 @@ def run_profiler(scheduler: Any) -> ProfilerRun:
         if hasattr(scheduler, "maybe_init_dynamic_chunk_sizer"):
             scheduler.maybe_init_dynamic_chunk_sizer()
         elif hasattr(scheduler, "profile_and_init_predictor"):
-            try:
+            # SGLang's caller swallows what it raises; `run` keeps it
+            with suppress(Exception):
                 scheduler.profile_and_init_predictor()
-            except Exception as error:  # SGLang's caller logs it and goes on
-                run.warnings.append(f"Failed to profile: {type(error).__name__}: {error}")
         else:
             raise missing("dynamic-chunk profiler (looked for " + _places() + ")")
     return run
@@ -212,6 +224,12 @@ class _Swallowed(logging.Handler):
         message = record.getMessage()
         if any(mark in message.lower() for mark in _SWALLOWED):
             self._keep(message)
+
+
+def _where_raised(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    return f"{type(error).__name__}: {error} ({place})"
 
 
 def _home() -> tuple[Any, Any, str] | None:

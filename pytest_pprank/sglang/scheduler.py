@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang.profiler import ProfilerRun, watch_profiler
+from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.sglang.profiler import ProfilerRun, strands_peers, watch_profiler
 from pytest_pprank.sglang.seams import fill, missing, need, takes
 from pytest_pprank.sglang.static import sglang_version
 from pytest_pprank.sglang.tokenizer_side import TokenizerSide
@@ -47,7 +47,8 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
     """Return this stage's real Scheduler, ready to run. A meeting of all ranks of the pipeline.
 
     `args` are complete server args (see `arguments`). Sockets and temporary files lie in
-    ``pprank.workdir``; the stages meet at a store that rank 0 serves on loopback.
+    ``pprank.workdir``; the stages meet at a store that rank 0 serves on loopback. Raises
+    PprankError when SGLang's profiler fails in a way that would leave the other stages waiting.
     """
     from pytest_pprank.worker.store import serve_store
 
@@ -64,6 +65,12 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
         warnings.simplefilter("ignore")
         scheduler = _construct(server_args, ports, pprank)
     _drop_load_snapshot(scheduler)
+    if strands_peers() and run.problems():
+        found = "\n".join(run.problems()).replace("\n", "\n  ")
+        raise PprankError(
+            "SGLang's dynamic-chunk profiler failed on this stage while the Scheduler started; the "
+            f"other stages wait for its samples for ever:\n  {found}"
+        )
     _started[id(scheduler)] = (scheduler, Started(side, run))
     return scheduler
 

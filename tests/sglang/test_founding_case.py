@@ -30,10 +30,10 @@ def test_only_the_first_stage_runs_forwards_and_finds_nothing(scheduler: Any, pp
 def test_virtual_clock_makes_the_fit_the_same_in_every_run(scheduler: Any) -> None:
     from pytest_pprank.sglang.profiler import predict_chunk, run_profiler
 
-    before = [predict_chunk(scheduler, history) for history in (0, 300, 900, 2000)]
+    before = [predict_chunk(scheduler, history) or 0 for history in (0, 300, 900, 2000)]
     run_profiler(scheduler)
     assert [predict_chunk(scheduler, history) for history in (0, 300, 900, 2000)] == before
-    assert before == sorted(before, reverse=True)
+    assert before == sorted(map(int, before), reverse=True)
 
 
 def test_failure_of_one_forward_is_found_on_all_ranks(
@@ -53,5 +53,5 @@ def test_failure_of_one_forward_is_found_on_all_ranks(
     message = str(error.value)
     assert "on rank 0 (stage 0" in message.splitlines()[1]
     assert "ForwardBatch.out_cache_loc: found None" in message
-    assert "SGLang logged, and went on" in message
+    assert "SGLang swallowed" in message
     assert "no usable predictor" in message

@@ -14,7 +14,7 @@ pytest.importorskip("safetensors")
 def written(folder: Path, **shape: int) -> bytes:
     from pytest_pprank.sglang.tiny_model import write_tiny_llama
 
-    return (write_tiny_llama(folder, **shape) / "model.safetensors").read_bytes()  # type: ignore[arg-type]
+    return (write_tiny_llama(folder, **shape) / "model.safetensors").read_bytes()
 
 
 def test_equal_seeds_give_equal_bytes(tmp_path: Path) -> None:
