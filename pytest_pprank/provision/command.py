@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -127,10 +128,10 @@ def _pip(install: Install, dry: bool) -> str:
     with tempfile.TemporaryDirectory() as folder:
         lock = Path(folder) / "requirements.txt"
         lock.write_text("\n".join(requirement_lines(install.leave_out)), encoding="utf-8")
-        result = pip.run(install.arguments(str(lock)), beat=_still)
+        result = pip.run(install.arguments(str(lock)), beat=_beat("pip"))
     if not result.ok:
         return result.tail() or f"pip ended with exit code {result.code}"
-    compiled = pip.compile_all(beat=_still)
+    compiled = pip.compile_all(beat=_beat("bytecode"))
     _say(f"installed in {result.seconds + compiled.seconds:.0f} s")
     return ""
 
@@ -163,8 +164,8 @@ def _device(want: Wanted, here: Facts) -> str:
     return "cuda" if want is Wanted.CUDA and here.gpu else "cpu"
 
 
-def _still(seconds: float) -> None:
-    _say(f"still installing, {seconds:.0f} s")
+def _beat(step: str) -> Callable[[float], None]:
+    return lambda seconds: _say(f"still installing ({step}, {seconds:.0f} s)")
 
 
 def _say(text: str) -> None:
