@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_pprank.errors import PprankError
 from pytest_pprank.sglang.batches import restart_serial
+from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import need
 
 
@@ -60,6 +61,8 @@ def reset_scheduler(scheduler: Any) -> None:
     if tracker is not None:
         tracker.reset()
     scheduler.forward_ct = 0
+    for name, value in started(scheduler).chunk_sizing.items():
+        setattr(scheduler, name, value)
     restart_serial()
 
 

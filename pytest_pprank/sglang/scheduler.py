@@ -28,16 +28,22 @@ _MAX_SOCKET_PATH = 100
 """Bytes of a unix socket's path that Linux takes (108), less what zmq may add."""
 
 
+# one sizer from 0.5.20, before a predictor and a switch
+_SIZING = ("dynamic_chunk_sizer", "length_predictor", "enable_dynamic_chunking")
+
+
 @dataclass(frozen=True)
 class Started:
     """What `start_scheduler` keeps beside the Scheduler itself.
 
     `tokenizer_side` is bound on the first stage only; `profiler_run` is what SGLang's
-    dynamic-chunk profiler did while the Scheduler started.
+    dynamic-chunk profiler did while the Scheduler started; `chunk_sizing` holds the attributes
+    that it set, so that a reset can undo what a later run of the profiler made of them.
     """
 
     tokenizer_side: TokenizerSide | None
     profiler_run: ProfilerRun
+    chunk_sizing: Mapping[str, Any]
 
 
 _started: dict[int, tuple[Any, Started]] = {}
@@ -71,7 +77,8 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
             "SGLang's dynamic-chunk profiler failed on this stage while the Scheduler started; the "
             f"other stages wait for its samples for ever:\n  {found}"
         )
-    _started[id(scheduler)] = (scheduler, Started(side, run))
+    sizing = {name: getattr(scheduler, name) for name in _SIZING if hasattr(scheduler, name)}
+    _started[id(scheduler)] = (scheduler, Started(side, run, sizing))
     return scheduler
 
 

@@ -55,3 +55,13 @@ def test_failure_of_one_forward_is_found_on_all_ranks(
     assert "ForwardBatch.out_cache_loc: found None" in message
     assert "SGLang swallowed" in message
     assert "no usable predictor" in message
+
+
+def test_reset_restores_the_chunk_sizer(scheduler: Any) -> None:
+    from pytest_pprank.sglang.idle import reset_scheduler
+    from pytest_pprank.sglang.profiler import predict_chunk
+
+    scheduler.dynamic_chunk_sizer = scheduler.length_predictor = None
+    assert predict_chunk(scheduler, 0) is None
+    reset_scheduler(scheduler)
+    assert predict_chunk(scheduler, 0)
