@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -66,7 +68,6 @@ class WorkerGroup:
     def start(self) -> None:
         """Bring the group up; raises GroupError with each rank's own words when that fails."""
         deadline = time.monotonic() + _START_SECONDS
-        self._launcher.wait_preloaded(_START_SECONDS)
         self.workdir.mkdir(mode=0o700)
         self.tell_launcher(self._order)
         try:
@@ -169,7 +170,7 @@ class WorkerGroup:
             try:
                 message = channel.receive()
             except ChannelClosed:
-                return GroupEnded(self.name, {}, "the launcher process died")
+                message = GroupEnded(self.name, {}, "the launcher process died")
             if isinstance(message, GroupEnded) and message.group == self.name:
                 self._ended = message
         return self._ended
@@ -208,3 +209,6 @@ class WorkerGroup:
         for peer in self.ranks.values():
             peer.channel.close()
             peer.alive = False
+            # each rank led a process group of its own; what is left of it are its children
+            with suppress(ProcessLookupError):
+                os.killpg(peer.pid, signal.SIGKILL)

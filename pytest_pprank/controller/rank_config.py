@@ -45,7 +45,6 @@ _BLOCKED = (
     "stepwiseplugin",
     "rerunfailures",
     "pytest_rerunfailures",
-    "junitxml",
 )
 
 
@@ -53,6 +52,7 @@ def rank_options(config: pytest.Config) -> dict[str, Any]:
     """Return the parsed options a rank starts from; what cannot be pickled stays behind."""
     options = {name: value for name, value in vars(config.option).items() if _pickles(value)}
     options.update({name: value for name, value in _NEUTRAL.items() if name in options})
+    del options["file_or_dir"]  # said again by rank_arguments
     options["plugins"] = [p for p in options.get("plugins", []) if not p.startswith("no:")]
     options["rootdir"] = str(config.rootpath)
     if config.inipath is not None:

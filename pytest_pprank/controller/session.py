@@ -25,6 +25,7 @@ from pytest_pprank.wire.messages import ItemKey, StartGroup
 _PLAIN_PRELOAD = ("torch", "torch.distributed", "pytest", "pytest_pprank.worker.preload")
 _SGLANG_PRELOAD = "pytest_pprank.sglang.preload:import_sglang:{device}"
 _MAX_START_FAILURES = 3
+PRELOAD_SECONDS = 600.0
 
 
 class ControllerSession:
@@ -125,6 +126,7 @@ class ControllerSession:
             self._start_launcher(plan.topology.device)
         group = self._new_group(plan.topology)
         try:
+            self._check_preload()
             group.start()
         except GroupError as error:
             self._count_start_failure(error)
@@ -132,6 +134,18 @@ class ControllerSession:
         self._start_failures = 0
         self._group, self._topology = group, plan.topology
         return group
+
+    def _check_preload(self) -> None:
+        assert self._launcher is not None
+        fresh = self._launcher.preloaded is None
+        preloaded = self._launcher.wait_preloaded(PRELOAD_SECONDS)
+        for entry, why in preloaded.failures.items():
+            raise GroupError(f"the ranks cannot import {entry.partition(':')[0]}:\n{why}")
+        if fresh and preloaded.reason:
+            self._warnings.tell(
+                f"pprank: worker groups are spawned, not forked, and import everything anew: "
+                f"{preloaded.reason}"
+            )
 
     def _count_start_failure(self, error: GroupError) -> None:
         self._start_failures += 1

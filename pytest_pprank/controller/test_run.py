@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_pprank.controller.group import RankPeer, WorkerGroup
 
 _REAP_SECONDS = 5.0
+_TICK_SECONDS = 1.0
 _PHASES = ("setup", "call", "teardown")
 
 
@@ -38,7 +39,8 @@ class TestRun:
         """Return when every rank is done, or when the group has been given up."""
         trouble = None
         while len(self._done) < self._group.world_size and trouble is None:
-            for peer, message in self._group.messages(max(0.0, self._deadline() - _now())):
+            patience = min(_TICK_SECONDS, max(0.0, self._deadline() - _now()))
+            for peer, message in self._group.messages(patience):
                 self._take(peer, message)
             self._clock_arrivals()
             trouble = self._trouble()
@@ -97,7 +99,7 @@ class TestRun:
         return str(reports[-1]["outcome"]) if reports else ""
 
     def _trouble(self) -> Trouble | None:
-        if self._dead:
+        if self._dead or self._group.ended is not None:
             return self._died()
         if len(self._done) == self._group.world_size or _now() < self._deadline():
             return None
@@ -105,8 +107,10 @@ class TestRun:
 
     def _died(self) -> Trouble:
         ended = self._group.wait_ended(_REAP_SECONDS)
+        if ended is not None and ended.error:
+            return Trouble("worker group died", ended.error)
         exits = ended.exits if ended is not None else {}
-        first = next(iter(self._dead))
+        first = next(iter(self._dead), min(self._inside(), default=0))
         # elastic ends the peers of a dead rank itself, and names the one it saw die
         culprit = next(iter(exits)) if exits and first not in exits else first
         how = self._dead.get(culprit) or describe_exit(exits.get(culprit))

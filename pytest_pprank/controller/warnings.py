@@ -17,6 +17,10 @@ class WarningRelay:
         self._config = config
         self._seen: set[WarningSeen] = set()
 
+    def tell(self, text: str) -> None:
+        """Put a line of our own into pytest's warnings summary."""
+        self(WarningSeen("PytestWarning", text, __file__, 1, "runtest", ""))
+
     def __call__(self, seen: WarningSeen) -> None:
         """Report a warning, unless another rank has reported the same one."""
         if seen in self._seen:

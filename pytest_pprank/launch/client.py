@@ -26,14 +26,14 @@ _POLL_SECONDS = 0.01
 # As torchrun does for several workers; and a library that starts threads cannot be forked.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _LOOPBACK_INTERFACE = "lo"
+_LONGEST_FOLDER = 40
 
 
 class LauncherClient:
     """Owns the launcher process, the listener all ranks connect to, and the run's folder."""
 
     def __init__(self, preload: Sequence[str], *, fork: bool = True, live: bool = False) -> None:
-        # a short name: unix socket paths inside it must stay under 108 bytes
-        self.run_dir = Path(tempfile.mkdtemp(prefix="pprank-"))
+        self.run_dir = Path(tempfile.mkdtemp(prefix="pprank-", dir=_short_folder()))
         self.key = secrets.token_bytes(32)
         self.listener = Listener(self.key)
         self.preloaded: Preloaded | None = None
@@ -49,6 +49,8 @@ class LauncherClient:
             # the fork server ignores the sys.path it is sent before Python 3.13
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
             VARIABLE: json.dumps(list(preload)),
+            # the fork server's socket lies in a folder that it does not always get to remove
+            "TMPDIR": str(self.run_dir),
         }
         for name in _ONE_THREAD:
             environment.setdefault(name, "1")
@@ -148,11 +150,10 @@ class LauncherClient:
     def _wait_gone(self, deadline: float) -> None:
         if self.channel is None:
             self._signal(signal.SIGKILL)
-        while self._signal(0):
-            self._process.poll()
-            if time.monotonic() > deadline:
-                self._signal(signal.SIGKILL)
-                deadline = time.monotonic() + _LEAVE_SECONDS
+        while self._signal(0) and time.monotonic() < deadline + _LEAVE_SECONDS:
+            self._process.poll()  # a zombie would count as alive
+            if time.monotonic() > deadline or not self.alive:
+                self._signal(signal.SIGKILL)  # the fork server, without whom it was started for
             time.sleep(_POLL_SECONDS)
         self._process.wait()
 
@@ -162,6 +163,12 @@ class LauncherClient:
             return True
         except ProcessLookupError:
             return False
+
+
+def _short_folder() -> str:
+    """Where to put the run's folder: unix socket paths inside it must stay under 108 bytes."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= _LONGEST_FOLDER else "/tmp"
 
 
 def _remove(folder: Path) -> None:

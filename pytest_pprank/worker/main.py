@@ -31,10 +31,7 @@ def rank_main(pickled: bytes) -> int:
         pprank = Pprank(_seat(bootstrap, rank, world_size), link)
         set_current_rank(pprank)
         _prepare_libraries(bootstrap, pprank)
-        status = _run_session(bootstrap, pprank, link)
-        if not link.dismissed:
-            link.send(RankBroken(f"its pytest session ended early, with exit status {status}"))
-        return status
+        return _run_session(bootstrap, pprank, link)
     except Exception as error:
         expected = isinstance(error, PprankError)
         link.send(RankBroken(str(error) if expected else traceback.format_exc()))
@@ -70,5 +67,10 @@ def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
     from pytest_pprank.worker.session import RankSession
 
     config = pytest.Config.fromdictargs(bootstrap.options, list(bootstrap.arguments))
-    config.pluginmanager.register(RankSession(config, bootstrap, pprank, link), "pprank-rank")
-    return int(config.hook.pytest_cmdline_main(config=config))
+    session = RankSession(config, bootstrap, pprank, link)
+    config.pluginmanager.register(session, "pprank-rank")
+    status = int(config.hook.pytest_cmdline_main(config=config))
+    if not link.dismissed:
+        why = f"its pytest session ended early, with exit status {status}\n{session.broken}"
+        link.send(RankBroken(why.rstrip()))
+    return status

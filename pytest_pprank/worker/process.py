@@ -7,7 +7,9 @@ import faulthandler
 import os
 import signal
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 from pytest_pprank.wire.bootstrap import RankBootstrap
 
@@ -18,6 +20,7 @@ _PR_SET_PDEATHSIG = 1
 def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
     """Set up environment, temp folder, process group, and the signal that prints all stacks."""
     os.setsid()  # a process group of its own: children die with it, Ctrl-C does not reach it
+    _let_go_of_fork_server()
     _die_with_parent()
     _set_environment(bootstrap)
     folder = Path(bootstrap.workdir)
@@ -32,6 +35,19 @@ def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
 def stacks_file(workdir: Path, rank: int) -> Path:
     """Return the file into which a rank writes its stacks when it gets STACKS_SIGNAL."""
     return workdir / f"stacks{rank}.txt"
+
+
+def _let_go_of_fork_server() -> None:
+    """Close the pipe end by which children of a fork server keep it alive for their own use.
+
+    With it open, the fork server would outlive a launcher that was killed, and wait for us, who
+    wait for its death.
+    """
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    alive = getattr(server, "_forkserver_alive_fd", None)
+    if alive is not None:
+        os.close(alive)
+        server._forkserver_alive_fd = None
 
 
 def _die_with_parent() -> None:

@@ -44,6 +44,16 @@ class RankSession:
         self._items: dict[ItemKey, pytest.Item] = {}
         self._collect_errors: dict[str, str] = {}
         self._peers_ready = True
+        self.broken = ""
+        """Why the session ended by itself; empty while it has not."""
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Keep what broke the session: no terminal would print it here."""
+        self.broken = str(excrepr)
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Keep the reason of a `pytest.exit` on this rank."""
+        self.broken = excinfo.exconly()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep why a file could not be collected here, for the tests it should have brought."""

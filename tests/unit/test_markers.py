@@ -47,8 +47,11 @@ def test_nonsense_is_named(pytester, mark, words):
         assert word in str(e.value)
 
 
-def test_server_args_merge_and_take_keywords_only(pytester):
+def test_server_args_merge(pytester):
     node = _marked(pytester, "sglang(page_size=2)", "sglang(page_size=1, random_seed=3)")
     assert read_server_args(node) == {"page_size": 1, "random_seed": 3}
+
+
+def test_server_args_take_keywords_only(pytester):
     with pytest.raises(UsageError, match="by keyword"):
         read_server_args(_marked(pytester, "sglang('page_size')"))

@@ -1,0 +1,43 @@
+"""The plugin loads in every way pytest knows, and costs nothing where it is not used."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("flag", [[], ["-p", "pytest_pprank"]], ids=["installed", "with -p"])
+@pytest.mark.parametrize("autoload", [True, False], ids=["autoload", "no autoload"])
+def test_loads(runner, flag, autoload):
+    runner.write(test_it="def test_it(): pass")
+    env = {} if autoload else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    run = runner.run(*flag, "--help", env=env)
+    assert run.ret == 0
+    assert ("--pp-size" in run.out) == (autoload or bool(flag))
+
+
+def test_a_run_without_ranked_tests_imports_next_to_nothing(runner):
+    runner.write(test_it="def test_it(): pass")
+    added = _imported(runner, "pytest_pprank") - _imported(runner, "no:pytest_pprank")
+    assert "pytest_pprank.plugin" in added  # the way of looking works
+    ours = {name for name in added if name.startswith("pytest_pprank")}
+    assert added - ours <= {"__future__"}, "no torch, no multiprocessing, nothing"
+    assert not [name for name in ours if name.split(".")[1:2] in (["controller"], ["launch"])]
+
+
+def _imported(runner, plugin):
+    command = [sys.executable, "-X", "importtime", "-m", "pytest", "-p", plugin]
+    run = subprocess.run(command, cwd=runner.folder, capture_output=True, text=True, check=True)
+    return {line.split("|")[-1].strip() for line in run.stderr.splitlines()}
+
+
+def test_markers_are_declared(runner):
+    run = runner.run("--markers")
+    assert "@pytest.mark.pprank(pp=N, device=NAME, fresh=BOOL, timeout=S)" in run.out
+    assert "@pytest.mark.sglang(**server_args)" in run.out
+
+
+def test_fixtures_are_described(runner):
+    run = runner.run("--fixtures")
+    for name in ("pprank", "process_group"):
+        assert f"\n{name} [session scope]" in run.out

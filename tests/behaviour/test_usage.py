@@ -1,0 +1,54 @@
+"""Bad input: one clear message, exit code 4, and no process was started for it."""
+
+import pytest
+
+RANKED = """
+    import pytest
+    {mark}
+    def test_it(pprank): pass
+"""
+
+
+def usage_error(runner, *args, mark=""):
+    runner.write(test_it=RANKED.format(mark=mark))
+    run = runner.run("-p", "pytest_pprank", "--pprank-device=cpu", *args)
+    assert run.ret == pytest.ExitCode.USAGE_ERROR, run.out
+    assert "Traceback" not in run.out
+    error = run.out[run.out.index("ERROR: ") :]
+    assert len(error.splitlines()) <= 3, error
+    return error
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "two", "2,x"])
+def test_bad_size(runner, size):
+    error = usage_error(runner, "--pp-size", size)
+    assert f"--pp-size: '{size}' is not a number of pipeline stages" in error
+
+
+def test_no_size(runner):
+    error = usage_error(runner)
+    assert "--pp-size N" in error
+    assert "@pytest.mark.pprank(pp=N)" in error
+
+
+def test_no_size_is_no_error_for_tests_that_are_deselected(runner):
+    runner.write(test_it=RANKED.format(mark="") + "\n    def test_plain(): pass")
+    run = runner.run("-k", "plain")
+    assert run.ret == 0, run.out
+
+
+def test_unknown_marker_keyword(runner):
+    error = usage_error(runner, "--pp-size=2", mark="@pytest.mark.pprank(stages=2)")
+    assert "has no keyword 'stages'" in error
+    assert "pp, device, fresh, timeout" in error
+
+
+def test_unknown_revert(runner):
+    error = usage_error(runner, "--pp-size=2", "--pprank-revert=99999")
+    assert "99999" in error
+    assert "26883" in error  # the ones that are known
+
+
+def test_missing_revert_file(runner):
+    error = usage_error(runner, "--pp-size=2", "--pprank-revert=nowhere/fix.yaml")
+    assert "nowhere/fix.yaml" in error
