@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_pprank._version import __version__
 from pytest_pprank.errors import PprankError, SeamMissing, UsageError
 from pytest_pprank.plugin import (
     pytest_addhooks,
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
         assert_ranks_agree,
         assert_staging_consumed,
     )
-
-__version__ = "0.1.0"
 
 _ASSERTIONS = (
     "assert_kv_balanced",

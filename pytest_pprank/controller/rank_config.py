@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -70,6 +71,12 @@ def rank_arguments(config: pytest.Config, items: list[pytest.Item]) -> tuple[str
     flags = [word for name in (*blocked, *_BLOCKED) for word in ("-p", f"no:{name}")]
     files = dict.fromkeys(str(item.path) for item in items)
     return (*flags, *files)
+
+
+def plugin_modules(config: pytest.Config) -> tuple[str, ...]:
+    """Return the modules of installed plugins; pytest imports them on every rank anyway."""
+    plugins = (plugin for plugin, _ in config.pluginmanager.list_plugin_distinfo())
+    return tuple(dict.fromkeys(p.__name__ for p in plugins if isinstance(p, ModuleType)))
 
 
 def _pickles(value: Any) -> bool:

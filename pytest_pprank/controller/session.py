@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 import time
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.outcome import TestOutcome, Trouble
-from pytest_pprank.controller.rank_config import rank_arguments, rank_options
+from pytest_pprank.controller.rank_config import plugin_modules, rank_arguments, rank_options
 from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
@@ -73,7 +75,8 @@ class ControllerSession:
         sglang = any(t.server_args is not None and t.device == device for t in topologies)
         first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
         live = self._config.getoption("capture") == "no"
-        self._launcher = LauncherClient(first + _PLAIN_PRELOAD, live=live)
+        plugins = plugin_modules(self._config)
+        self._launcher = LauncherClient(first + _PLAIN_PRELOAD, plugins, live=live)
         self._device = device
 
     def run(self, item: pytest.Item, plan: Plan) -> None:
@@ -178,6 +181,8 @@ class ControllerSession:
             group=name,
             device=topology.device,
             workdir=str(self._launcher.run_dir / name),
+            folder=os.getcwd(),
+            path=tuple(sys.path),
             arguments=rank_arguments(self._config, items),
             options=rank_options(self._config),
             items=tuple(item_key(item) for item in items),

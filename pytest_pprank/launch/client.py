@@ -15,8 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pytest_pprank.errors import GroupError
-from pytest_pprank.launch.launcher import LAUNCHER_RANK, LauncherSpec
-from pytest_pprank.launch.preload import VARIABLE
+from pytest_pprank.launch.launcher import LAUNCHER_RANK, PRELOAD_VARIABLE, LauncherSpec
 from pytest_pprank.wire.channel import Channel, ChannelClosed, Listener
 from pytest_pprank.wire.messages import Hello, Preloaded, Shutdown
 
@@ -30,9 +29,20 @@ _LONGEST_FOLDER = 40
 
 
 class LauncherClient:
-    """Owns the launcher process, the listener all ranks connect to, and the run's folder."""
+    """Owns the launcher process, the listener all ranks connect to, and the run's folder.
 
-    def __init__(self, preload: Sequence[str], *, fork: bool = True, live: bool = False) -> None:
+    The fork server imports `preload`, and `optional` as far as it can (see launch.preload). `live`
+    lets what the ranks print through to this process's output.
+    """
+
+    def __init__(
+        self,
+        preload: Sequence[str],
+        optional: Sequence[str] = (),
+        *,
+        fork: bool = True,
+        live: bool = False,
+    ) -> None:
         self.run_dir = Path(tempfile.mkdtemp(prefix="pprank-", dir=_short_folder()))
         self.key = secrets.token_bytes(32)
         self.listener = Listener(self.key)
@@ -41,14 +51,14 @@ class LauncherClient:
         self._waiting: list[tuple[Hello, Channel]] = []
         self._live = live
         self._log = (self.run_dir / "launcher.log").open("wb")
-        self._process = self._start(preload, fork)
+        self._process = self._start(json.dumps([list(preload), list(optional)]), fork)
 
-    def _start(self, preload: Sequence[str], fork: bool) -> subprocess.Popen[bytes]:
+    def _start(self, preload: str, fork: bool) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
             # the fork server ignores the sys.path it is sent before Python 3.13
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            VARIABLE: json.dumps(list(preload)),
+            "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path if p),
+            PRELOAD_VARIABLE: preload,
             # the fork server's socket lies in a folder that it does not always get to remove
             "TMPDIR": str(self.run_dir),
         }
@@ -60,6 +70,9 @@ class LauncherClient:
             stdout=None if self._live else self._log,
             stderr=self._log,
             env=environment,
+            # `python -c` looks for modules in its folder first: not in the user's, where a source
+            # tree may lie beside the installed package that the controller uses
+            cwd=self.run_dir,
             start_new_session=True,  # Ctrl-C is the controller's business
         )
         spec = LauncherSpec(self.listener.address, self.key.hex(), str(self.run_dir), fork)
@@ -73,7 +86,7 @@ class LauncherClient:
         return {
             # what the launcher needed to find this plugin is not the tests' business
             "PYTHONPATH": os.environ.get("PYTHONPATH"),
-            VARIABLE: None,
+            PRELOAD_VARIABLE: None,
             "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE),
             "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", _LOOPBACK_INTERFACE),
         }

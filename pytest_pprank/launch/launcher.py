@@ -16,8 +16,10 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from importlib import import_module
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from pytest_pprank.launch.elastic import ElasticGroup
 
 LAUNCHER_RANK = -1
+PRELOAD_VARIABLE = "PPRANK_PRELOAD"  # launch.fork_server reads it
+_FORK_SERVER = "pytest_pprank.launch.fork_server"
 
 
 @dataclass(frozen=True)
@@ -59,42 +63,38 @@ class Launcher:
 
     def __init__(self, spec: LauncherSpec) -> None:
         self._spec = spec
-        self._work: SimpleQueue[StartGroup | None] = SimpleQueue()
+        self._work: SimpleQueue[StartGroup] = SimpleQueue()
         self._running: tuple[str, ElasticGroup] | None = None
         self._lock = threading.Lock()
         self._start_method = "forkserver" if spec.fork else "spawn"
         self._channel: Channel
 
     def main(self) -> None:
-        """Serve the controller until it says goodbye or disappears."""
-        preloading = self._preload()
+        """Serve the controller; the reader ends the process when it says goodbye or is gone."""
+        if self._spec.fork:
+            multiprocessing.set_forkserver_preload([_FORK_SERVER])
+            forkserver.ensure_running()  # returns at once: its imports run beside ours
         self._channel = connect(
             self._spec.address, bytes.fromhex(self._spec.key), Hello(LAUNCHER_RANK, os.getpid())
         )
         threading.Thread(target=self._read, daemon=True).start()
         endpoint = _serve_rendezvous()
-        self._channel.send(self._judge(preloading))
-        while (order := self._work.get()) is not None:
-            self._channel.send(self._run(order, endpoint))
+        self._channel.send(self._look_at_fork_server())
+        while True:
+            self._channel.send(self._run(self._work.get(), endpoint))
 
-    def _preload(self) -> Any:
+    def _look_at_fork_server(self) -> Preloaded:
+        """Wait for its imports, and decide whether ranks may be forked from it."""
+        import_module("pytest_pprank.launch.elastic")
         if not self._spec.fork:
-            return None
-        # the first process asked for starts the fork server, whose imports then run beside ours
+            return Preloaded(0.0, (), {}, 1, False, "spawn", "asked for")
         context: ForkServerContext = multiprocessing.get_context("forkserver")
-        multiprocessing.set_forkserver_preload([preload.__name__])
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=preload.describe, args=(theirs,))
         process.start()
         theirs.close()
-        return process, ours
-
-    def _judge(self, preloading: Any) -> Preloaded:
-        if preloading is None:
-            return Preloaded(0.0, (), {}, 1, False, "spawn", "asked for")
-        process, answer = preloading
         try:
-            seconds, modules, failures, threads, cuda = answer.recv()
+            seconds, modules, failures, threads, cuda = ours.recv()
         except EOFError:
             self._start_method = "spawn"
             return Preloaded(0.0, (), {}, 0, False, "spawn", "the fork server died while importing")
@@ -142,16 +142,12 @@ class Launcher:
             pass  # the controller is gone, with or without a word: leave nothing behind
         self._kill(None)
         shutil.rmtree(self._spec.run_dir, ignore_errors=True)
-        self._work.put(None)
         self._leave()
 
     def _leave(self) -> None:
         # The main thread may be inside elastic, which waits for workers that are being killed;
-        # nothing of it is worth saving. The fork server would leave by itself when our end of its
-        # pipe closes, but it takes a second or two to tear down an interpreter full of torch.
-        server = getattr(forkserver._forkserver, "_forkserver_pid", None)
-        if server is not None:
-            os.kill(server, signal.SIGKILL)
+        # nothing of it is worth saving.
+        _end_helpers()
         os._exit(0)
 
     def _kill(self, group: str | None) -> None:
@@ -159,6 +155,23 @@ class Launcher:
             running = self._running
         if running is not None and group in (None, running[0]):
             running[1].kill()
+
+
+def _end_helpers() -> None:
+    """End multiprocessing's fork server and resource tracker, and reap them.
+
+    Both would leave by themselves when our ends of their pipes close, but the first takes seconds
+    to tear down an interpreter full of torch, and the zombies would be left to init. The tracker
+    gets its time: it unlinks the semaphores that killed ranks have left in /dev/shm.
+    """
+    server: Any = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if server is not None:
+        os.kill(server, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(server, 0)
+    stop = getattr(resource_tracker._resource_tracker, "_stop", None)
+    if stop is not None:
+        stop()
 
 
 def _serve_rendezvous() -> str:

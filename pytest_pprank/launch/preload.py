@@ -1,7 +1,6 @@
 """What the fork server imports once, so that every later rank starts with it.
 
-Imported by name inside the fork server (`multiprocessing.set_forkserver_preload`). The names to
-import arrive in an environment variable, because a fork server takes no arguments; with an entry
+The fork server imports `launch.fork_server`, which calls `import_all`. With an entry
 ``module:function:argument`` the function is called after the import. A failure is kept, not
 raised: the fork server would die with it, and the launcher could only say that something went
 wrong.
@@ -9,15 +8,13 @@ wrong.
 
 from __future__ import annotations
 
-import json
+import gc
 import os
 import time
 import traceback
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
-
-VARIABLE = "PPRANK_PRELOAD"
 
 failures: dict[str, str] = {}
 imported: list[str] = []
@@ -36,12 +33,21 @@ def _import(entry: str) -> None:
         failures[entry] = traceback.format_exc()
 
 
-def import_all(entries: list[str]) -> None:
-    """Import each entry, keeping the traceback of those that fail."""
+def import_all(entries: list[str], optional: list[str]) -> None:
+    """Import each entry, keeping the traceback of those that fail unless they are optional.
+
+    Modules stay for ever: the garbage collector need not look at them, neither now nor in the
+    ranks, where looking would also copy the memory that they share with the fork server.
+    """
     global seconds
     start = time.perf_counter()
-    for entry in entries:
+    gc.disable()
+    for entry in (*entries, *optional):
         _import(entry)
+    for entry in optional:
+        failures.pop(entry, None)
+    gc.freeze()
+    gc.enable()
     seconds = time.perf_counter() - start
 
 
@@ -57,7 +63,3 @@ def describe(answer: Connection) -> None:
     cuda = bool(torch is not None and torch.cuda.is_initialized())
     threads = len(list(Path(f"/proc/{os.getppid()}/task").iterdir()))
     answer.send((seconds, tuple(imported), failures, threads, cuda))
-
-
-if VARIABLE in os.environ:
-    import_all(json.loads(os.environ[VARIABLE]))

@@ -46,12 +46,20 @@ _ENVIRONMENT = {
 }
 
 
+_CPU_ENVIRONMENT = {
+    # With a CUDA build of torch, SGLang finds libnccl and then refuses the device "cpu"
+    # (distributed/device_communicators/pynccl.py); its own switch hides the library from it.
+    "SGLANG_NCCL_SO_PATH": "/no-nccl-on-device-cpu",
+}
+
+
 def prepare_environment(device: str) -> None:
     """Set what SGLang and its dependencies read from the environment while they are imported.
 
     `device` is "cpu", "cuda" or "cuda:K". Call before the first import of numpy.
     """
-    for name, value in _ENVIRONMENT.items():
+    wanted = {**_ENVIRONMENT, **(_CPU_ENVIRONMENT if device == "cpu" else {})}
+    for name, value in wanted.items():
         os.environ.setdefault(name, value)
     if device == "cpu":
         select_cpu_platform()

@@ -13,7 +13,7 @@ class RankBootstrap:
     """Everything a fresh process needs to become a rank; pickled into torch elastic's arguments.
 
     `options` are the controller's parsed pytest options, `items` the tests this group will be
-    asked to run, `server_args` SGLang's (None: the group never touches SGLang), `reverts` pickled
+    asked to run, `folder` and `path` the controller's working directory and sys.path, `server_args` SGLang's (None: the group never touches SGLang), `reverts` pickled
     edits that take SGLang fixes out, `environment` variables to set (None: to remove).
     """
 
@@ -22,6 +22,8 @@ class RankBootstrap:
     group: str
     device: str
     workdir: str
+    folder: str
+    path: tuple[str, ...]
     arguments: tuple[str, ...]
     options: dict[str, Any]
     items: tuple[ItemKey, ...]

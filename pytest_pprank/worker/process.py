@@ -6,6 +6,7 @@ import ctypes
 import faulthandler
 import os
 import signal
+import sys
 import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
@@ -23,6 +24,8 @@ def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
     _let_go_of_fork_server()
     _die_with_parent()
     _set_environment(bootstrap)
+    os.chdir(bootstrap.folder)
+    sys.path[:] = bootstrap.path
     folder = Path(bootstrap.workdir)
     temporary = folder / f"tmp{rank}"
     temporary.mkdir()
@@ -43,7 +46,7 @@ def _let_go_of_fork_server() -> None:
     With it open, the fork server would outlive a launcher that was killed, and wait for us, who
     wait for its death.
     """
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     alive = getattr(server, "_forkserver_alive_fd", None)
     if alive is not None:
         os.close(alive)

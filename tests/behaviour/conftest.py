@@ -58,10 +58,9 @@ class Runner:
             (self.folder / f"{name}.py").write_text(textwrap.dedent(source))
 
     def popen(self, *args: str, **kwargs) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
-        if "--lf" in args or "cache" in kwargs:
-            kwargs.pop("cache", None)
-            command = [sys.executable, "-m", "pytest", *args]
+        plugins = ["no:randomly", *([] if "cache" in kwargs else ["no:cacheprovider"])]
+        kwargs.pop("cache", None)
+        command = [sys.executable, "-m", "pytest", *(f"-p{name}" for name in plugins), *args]
         return subprocess.Popen(
             command,
             cwd=self.folder,

@@ -143,7 +143,10 @@ def test_the_next_test_passes(run, test):
             ["ranks diverged: rank 0 is still inside setup", "in blocks_on_one"],
         ),
         ("test_children_die_too", ["rank 0 died in call: it exited with code 1"]),
-        ("test_ends_the_session", ["rank 1 died in call: its pytest session ended early", "out of here"]),
+        (
+            "test_ends_the_session",
+            ["rank 1 died in call: its pytest session ended early", "out of here"],
+        ),
         ("test_closes_everything", ["rank 1 died in call"]),
         ("test_unpicklable", ["readable all the same", "failed on ranks 0,1 of 2"]),
     ],
@@ -158,7 +161,8 @@ def test_every_fault_cost_one_test(run):
     assert run.counts() == {"failed": 10, "passed": 4, "error": 1}
 
 
-def test_nothing_is_left_behind(run, module_runner):
+@pytest.mark.usefixtures("run")
+def test_nothing_is_left_behind(module_runner):
     assert module_runner.processes() == {}
 
 

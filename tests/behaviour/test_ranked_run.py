@@ -254,7 +254,7 @@ def test_header(run):
 
 def test_failures_are_pytests_own(run):
     block = run.failure("test_rewritten_assertion[pp2]")
-    assert "assert left == {\"rank\": 0}" in block
+    assert 'assert left == {"rank": 0}' in block
     assert "{'rank': 1} != {'rank': 0}" in block
     assert "test_it.py:" in block
     assert "failed on rank 1 of 2" in block
@@ -312,7 +312,8 @@ def test_durations(run):
     assert "call     test_it.py::test_process_group[pp2]" in run.out
 
 
-def test_junit(run, module_runner):
+@pytest.mark.usefixtures("run")
+def test_junit(module_runner):
     from xml.etree import ElementTree
 
     suite = ElementTree.parse(module_runner.folder / "out.xml").getroot()[0]
@@ -327,5 +328,6 @@ def test_junit(run, module_runner):
     )
 
 
-def test_nothing_is_left_behind(run, module_runner):
+@pytest.mark.usefixtures("run")
+def test_nothing_is_left_behind(module_runner):
     assert module_runner.processes() == {}

@@ -6,8 +6,6 @@ from pytest_pprank.errors import UsageError
 from pytest_pprank.markers import read_rank_mark, read_server_args
 
 
-
-
 @pytest.mark.parametrize("value", ["2", "(2,)", "[2]"])
 def test_sizes(pytester, value):
     assert read_rank_mark(_marked(pytester, f"pprank(pp={value})")).pp == (2,)

@@ -33,7 +33,9 @@ def test_takes_place_when_the_last_has_come(answers):
         meetings.arrive(rank, Exchange(rank + 5, "gather()", "", b"%d" % rank))
     assert not answers
     meetings.arrive(1, Exchange(6, "gather()", "", b"1"))
-    assert {r: a.payloads for r, a in answers.items()} == dict.fromkeys(range(3), (b"0", b"1", b"2"))
+    assert {r: a.payloads for r, a in answers.items()} == dict.fromkeys(
+        range(3), (b"0", b"1", b"2")
+    )
     assert {r: a.number for r, a in answers.items()} == {0: 5, 1: 6, 2: 7}
 
 

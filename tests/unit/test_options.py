@@ -15,7 +15,7 @@ def test_sizes(text, sizes):
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "2,", "2.5", ",", "1e3", "2;4"])
 def test_sizes_that_are_none(text):
-    with pytest.raises(UsageError, match="--pp-size: .* is not a number of pipeline stages") as e:
+    with pytest.raises(UsageError, match=r"--pp-size: .* is not a number of pipeline stages") as e:
         parse_sizes(text, "--pp-size")
     assert repr(text) in str(e.value)
     assert "2,4" in str(e.value)  # says what is allowed

@@ -1,0 +1,15 @@
+"""Imported by the fork server, and by nobody else: its import is the preload.
+
+The names to import arrive in an environment variable, because a fork server takes no arguments
+(`multiprocessing.set_forkserver_preload` names modules, and nothing more).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from pytest_pprank.launch.launcher import PRELOAD_VARIABLE
+from pytest_pprank.launch.preload import import_all
+
+import_all(*json.loads(os.environ[PRELOAD_VARIABLE]))
