@@ -58,7 +58,6 @@ def rank_options(config: pytest.Config) -> dict[str, Any]:
     options["rootdir"] = str(config.rootpath)
     if config.inipath is not None:
         options["inifilename"] = str(config.inipath)
-    options["basetemp"] = None  # each rank gets its own, below the controller's
     # a rank is forked with its libraries imported, so pytest cannot rewrite their assertions
     ignored = "ignore::pytest.PytestAssertRewriteWarning"
     options["pythonwarnings"] = [*(options.get("pythonwarnings") or []), ignored]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_pprank._pytest_compat import basetemp_of
 from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.outcome import TestOutcome, Trouble
 from pytest_pprank.controller.rank_config import plugin_modules, rank_arguments, rank_options
@@ -186,15 +187,11 @@ class ControllerSession:
             arguments=rank_arguments(self._config, items),
             options=rank_options(self._config),
             items=tuple(item_key(item) for item in items),
-            basetemp=str(self._basetemp()),
+            basetemp=str(basetemp_of(self._config) or self._launcher.run_dir),
             server_args=None if topology.server_args is None else dict(topology.server_args),
             reverts=self._reverts,
             environment=self._launcher.rank_environment(),
         )
-
-    def _basetemp(self) -> Any:
-        factory = self._config._tmp_path_factory  # type: ignore[attr-defined]
-        return factory.getbasetemp()
 
     def _drop_group(self, *, orderly: bool) -> None:
         group, self._group, self._topology = self._group, None, None

@@ -13,9 +13,10 @@ class RankBootstrap:
     """Everything a fresh process needs to become a rank; pickled into torch elastic's arguments.
 
     `options` are the controller's parsed pytest options, `items` the tests this group will be
-    asked to run, `folder` and `path` the controller's working directory and sys.path,
-    `server_args` SGLang's (None: the group never touches SGLang), `reverts` edits that take SGLang
-    fixes out, `environment` variables to set (None: to remove).
+    asked to run, `folder` and `path` the controller's working directory and sys.path, `basetemp`
+    the folder of its tmp_path folders, `server_args` SGLang's (None: the group never touches
+    SGLang), `reverts` edits that take SGLang fixes out, `environment` variables to set (None: to
+    remove).
     """
 
     address: tuple[str, int]

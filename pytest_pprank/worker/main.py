@@ -66,7 +66,10 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
 def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
     from pytest_pprank.worker.session import RankSession
 
-    config = pytest.Config.fromdictargs(bootstrap.options, list(bootstrap.arguments))
+    # below the controller's, so that pytest keeps and prunes it like any other tmp_path
+    basetemp = str(Path(bootstrap.basetemp) / f"{bootstrap.group}-pp{pprank.rank}")
+    options = {**bootstrap.options, "basetemp": basetemp}
+    config = pytest.Config.fromdictargs(options, list(bootstrap.arguments))
     session = RankSession(config, bootstrap, pprank, link)
     config.pluginmanager.register(session, "pprank-rank")
     status = int(config.hook.pytest_cmdline_main(config=config))

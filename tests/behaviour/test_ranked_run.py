@@ -102,7 +102,7 @@ def test_logging(pprank):
 
 def test_tmp_path(tmp_path, pprank):
     assert len(set(pprank.gather(str(tmp_path)))) == 2
-    (tmp_path / "file").touch()
+    (tmp_path / "file-for-later").touch()
 
 def test_workdir_is_shared_and_private(pprank):
     assert len(set(pprank.gather(pprank.workdir))) == 1
@@ -190,7 +190,7 @@ class TestCase(unittest.TestCase):
 def run(module_runner):
     module_runner.write(conftest=CONFTEST, test_it=SOURCE, test_case=UNITTEST)
     flags = ["-p", "pytest_pprank", "--pp-size=2", "--pprank-device=cpu", "--junitxml=out.xml"]
-    flags += ["-o", "junit_logging=all"]
+    flags += ["-o", "junit_logging=all", "--basetemp=bt"]
     return module_runner.run(*flags, "-rA", "--durations=0", "test_it.py", "test_case.py")
 
 
@@ -329,6 +329,12 @@ def test_junit(module_runner):
     output = "".join(e.text for e in cases["test_output[pp2]"].iter("system-out"))
     assert "printed by 0" in output
     assert "printed by 1" in output
+
+
+@pytest.mark.usefixtures("run")
+def test_what_a_test_wrote_can_be_looked_at_afterwards(module_runner):
+    kept = module_runner.folder.glob("bt/g*-pp[01]/*/file-for-later")
+    assert len({path.resolve() for path in kept}) == 2
 
 
 @pytest.mark.usefixtures("run")
