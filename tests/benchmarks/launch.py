@@ -127,7 +127,7 @@ def torchrun(folder: Path, ranks: int) -> float:
 
 def report(ranks: int, again: int, imported: float, peer: float, notes: dict[str, object]) -> None:
     """Print the lines of one group size."""
-    cold, *fresh = notes["groups"]  # type: ignore[misc]
+    _cold, *fresh = notes["groups"]  # type: ignore[misc]
     median = statistics.median(fresh)
     first = float(notes["first_test"])  # type: ignore[arg-type]
     print(f"{ranks} ranks")
