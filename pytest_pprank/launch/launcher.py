@@ -88,18 +88,11 @@ class Launcher:
         import_module("pytest_pprank.launch.elastic")
         if not self._spec.fork:
             return Preloaded(0.0, (), {}, 1, False, "spawn", "asked for")
-        context: ForkServerContext = multiprocessing.get_context("forkserver")
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=preload.describe, args=(theirs,))
-        process.start()
-        theirs.close()
         try:
-            seconds, modules, failures, threads, cuda = ours.recv()
-        except EOFError:
+            seconds, modules, failures, threads, cuda = _describe_fork_server()
+        except (EOFError, ConnectionError):
             self._start_method = "spawn"
             return Preloaded(0.0, (), {}, 0, False, "spawn", "the fork server died while importing")
-        finally:
-            process.join()
         reason = _unsafe(threads, cuda)
         if reason:
             self._start_method = "spawn"
@@ -155,6 +148,18 @@ class Launcher:
             running = self._running
         if running is not None and group in (None, running[0]):
             running[1].kill()
+
+
+def _describe_fork_server() -> Any:
+    """Fork a process from it that tells what a rank would inherit; see preload.describe."""
+    context: ForkServerContext = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=preload.describe, args=(theirs,))
+    process.start()
+    theirs.close()
+    answer = ours.recv()
+    process.join()
+    return answer
 
 
 def _end_helpers() -> None:

@@ -47,6 +47,10 @@ class RankSession:
         self.broken = ""
         """Why the session ended by itself; empty while it has not."""
 
+    def pytest_sessionstart(self) -> None:
+        """Tell other plugins and conftest files that this rank is up."""
+        self._config.hook.pytest_pprank_rank_started(pprank=self._pprank)
+
     def pytest_internalerror(self, excrepr: object) -> None:
         """Keep what broke the session: no terminal would print it here."""
         self.broken = str(excrepr)

@@ -14,6 +14,9 @@ def started(pprank):
     # torn down once, by the last test of the worker group
     print("session fixture down on", pprank.rank)
 
+def pytest_pprank_rank_started(pprank):
+    pprank.seen_by_conftest = pprank.rank
+
 @pytest.fixture(scope="module")
 def module_value(started):
     started.append("module")
@@ -33,6 +36,7 @@ def test_who_am_i(pprank):
     assert pprank.is_first_stage == (pprank.rank == 0)
     assert pprank.is_last_stage == (pprank.rank == 1)
     assert pprank.device == "cpu"
+    assert pprank.seen_by_conftest == pprank.rank
 
 def test_control_plane(pprank):
     pprank.barrier()

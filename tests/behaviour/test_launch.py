@@ -1,0 +1,102 @@
+"""The fork server, what it imports, and what happens when forking from it would be unsafe."""
+
+import os
+import textwrap
+
+import pytest
+
+from pytest_pprank.errors import GroupError
+from pytest_pprank.launch.client import LauncherClient
+
+DEADLINE = 120
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch):
+    """Start a launcher that preloads modules written here."""
+    monkeypatch.syspath_prepend(tmp_path)
+    launchers = []
+
+    def start(*preload, optional=(), **modules):
+        for name, source in modules.items():
+            (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+        launchers.append(LauncherClient(preload, optional))
+        return launchers[-1]
+
+    yield start
+    for launcher in launchers:
+        launcher.close()
+        assert not launcher.run_dir.exists()
+        with pytest.raises(ProcessLookupError):
+            os.killpg(launcher.pid, 0)
+
+
+def test_imports_leave_no_thread_and_no_cuda_context(launch):
+    preloaded = launch("torch", "pytest", "pytest_pprank.worker.preload").wait_preloaded(DEADLINE)
+    assert preloaded.modules == ("torch", "pytest", "pytest_pprank.worker.preload")
+    assert (preloaded.threads, preloaded.cuda_initialized) == (1, False)
+    assert (preloaded.start_method, preloaded.reason) == ("forkserver", "")
+
+
+def test_a_thread_left_behind_means_spawn(launch):
+    source = (
+        "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    )
+    preloaded = launch("leaves_thread", leaves_thread=source).wait_preloaded(DEADLINE)
+    assert preloaded.start_method == "spawn"
+    assert "1 thread(s)" in preloaded.reason
+
+
+def test_an_import_that_fails_is_told_with_its_traceback(launch):
+    broken = "raise RuntimeError('broken on purpose')"
+    preloaded = launch("broken", "json", broken=broken).wait_preloaded(DEADLINE)
+    assert "broken on purpose" in preloaded.failures["broken"]
+    assert "broken.py" in preloaded.failures["broken"]
+    assert preloaded.modules == ("json",)
+
+
+def test_an_optional_import_may_fail(launch):
+    preloaded = launch("json", optional=["no_such_module"]).wait_preloaded(DEADLINE)
+    assert preloaded.failures == {}
+
+
+def test_a_fork_server_that_dies_means_spawn(launch):
+    preloaded = launch("dies", dies="import os; os._exit(3)").wait_preloaded(DEADLINE)
+    assert preloaded.start_method == "spawn"
+    assert "died" in preloaded.reason
+
+
+def test_a_launcher_that_dies_is_an_error_with_its_log(launch):
+    launcher = launch("json")
+    os.kill(launcher.pid, 9)
+    with pytest.raises(GroupError, match="launcher process"):
+        launcher.wait_preloaded(DEADLINE)
+
+
+def test_spawned_groups_work_and_the_run_says_so_once(runner):
+    runner.write(
+        leaves_thread="""
+        import threading
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        """,
+        leaves_thread_plugin="""
+        import pytest_pprank.controller.session as session
+        session._PLAIN_PRELOAD += ("leaves_thread",)
+        """,
+        test_it="""
+        import pytest
+
+        def test_first(process_group, pprank):
+            assert pprank.gather(pprank.rank) == [0, 1]
+
+        @pytest.mark.pprank(fresh=True)
+        def test_in_a_second_group(pprank):
+            assert pprank.gather(pprank.rank) == [0, 1]
+        """,
+    )
+    flags = ["--pp-size=2", "--pprank-device=cpu", "-p", "leaves_thread_plugin"]
+    run = runner.run(*flags, env={"PYTHONPATH": str(runner.folder)})
+    assert run.ret == 0, run.out
+    assert run.out.count("worker groups are spawned, not forked") == 1
+    assert "left 1 thread(s) behind" in run.out
+    assert runner.processes() == {}
