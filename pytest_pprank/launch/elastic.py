@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import uuid
@@ -64,7 +65,7 @@ class ElasticGroup:
             ),
             log_line_prefix_template="[pp${rank}] " if live else None,
             start_method=start_method,
-            shutdown_timeout=SHUTDOWN_SECONDS,
+            **_shutdown_timeout(),
         )
 
     def run(self) -> dict[int, int]:
@@ -83,6 +84,12 @@ class ElasticGroup:
         for worker in self._agent.get_worker_group("pprank").workers:
             if isinstance(worker.id, int):
                 kill_tree(worker.id)
+
+
+def _shutdown_timeout() -> dict[str, int]:
+    """The argument as far as this torch has it: 2.11 waits its fixed 30 s."""
+    known = "shutdown_timeout" in inspect.signature(LocalElasticAgent).parameters
+    return {"shutdown_timeout": SHUTDOWN_SECONDS} if known else {}
 
 
 def kill_tree(pid: int) -> None:

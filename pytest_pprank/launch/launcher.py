@@ -87,12 +87,14 @@ class Launcher:
         """Wait for its imports, and decide whether ranks may be forked from it."""
         import_module("pytest_pprank.launch.elastic")
         if not self._spec.fork:
-            return Preloaded(0.0, (), {}, 1, False, "spawn", "asked for")
+            return Preloaded(0.0, (), {}, (), False, "spawn", "asked for")
         try:
             seconds, modules, failures, threads, cuda = _describe_fork_server()
         except (EOFError, ConnectionError):
             self._start_method = "spawn"
-            return Preloaded(0.0, (), {}, 0, False, "spawn", "the fork server died while importing")
+            return Preloaded(
+                0.0, (), {}, (), False, "spawn", "the fork server died while importing"
+            )
         reason = _unsafe(threads, cuda)
         if reason:
             self._start_method = "spawn"
@@ -102,18 +104,18 @@ class Launcher:
         from pytest_pprank.launch.elastic import ElasticGroup
         from pytest_pprank.worker.main import rank_main
 
-        group = ElasticGroup(
-            endpoint,
-            order.nproc,
-            str(Path(order.workdir) / "logs"),
-            self._start_method,
-            rank_main,
-            (order.bootstrap,),
-            live=order.live,
-        )
-        with self._lock:
-            self._running = (order.group, group)
         try:
+            group = ElasticGroup(
+                endpoint,
+                order.nproc,
+                str(Path(order.workdir) / "logs"),
+                self._start_method,
+                rank_main,
+                (order.bootstrap,),
+                live=order.live,
+            )
+            with self._lock:
+                self._running = (order.group, group)
             return GroupEnded(order.group, group.run())
         except Exception:
             return GroupEnded(order.group, {}, traceback.format_exc())
@@ -188,11 +190,12 @@ def _serve_rendezvous() -> str:
     return f"{host}:{port}"
 
 
-def _unsafe(threads: int, cuda: bool) -> str:
+def _unsafe(threads: tuple[str, ...], cuda: bool) -> str:
     if cuda:
         return "an imported module initialised CUDA, which does not survive a fork"
-    if threads > 1:
-        return f"imports left {threads - 1} thread(s) behind, which do not survive a fork"
+    if len(threads) > 1:
+        names = ", ".join(threads[1:])
+        return f"imports left {len(threads) - 1} thread(s) behind ({names}), which no fork survives"
     return ""
 
 

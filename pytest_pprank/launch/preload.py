@@ -54,12 +54,13 @@ def import_all(entries: list[str], optional: list[str]) -> None:
 def describe(answer: Connection) -> None:
     """Run in a process forked from the fork server: tell what a rank inherits from it.
 
-    Threads do not survive a fork, so they are counted in the parent (the fork server) through
+    Threads do not survive a fork, so they are looked up in the parent (the fork server) through
     /proc; a CUDA context does not survive one either, and torch remembers that it had one.
     """
     import sys
 
     torch = sys.modules.get("torch")
     cuda = bool(torch is not None and torch.cuda.is_initialized())
-    threads = len(list(Path(f"/proc/{os.getppid()}/task").iterdir()))
+    tasks = sorted(Path(f"/proc/{os.getppid()}/task").iterdir(), key=lambda task: int(task.name))
+    threads = tuple((task / "comm").read_text().strip() for task in tasks)
     answer.send((seconds, tuple(imported), failures, threads, cuda))

@@ -130,12 +130,12 @@ class KillGroup:
 
 @dataclass(frozen=True)
 class Preloaded:
-    """What the fork server looks like after its imports (see launch.preload)."""
+    """What the fork server looks like after its imports; `threads` by name, the main one first."""
 
     seconds: float
     modules: tuple[str, ...]
     failures: dict[str, str]
-    threads: int
+    threads: tuple[str, ...]
     cuda_initialized: bool
     start_method: str
     reason: str = ""
