@@ -15,6 +15,7 @@ from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.outcome import TestOutcome, Trouble
 from pytest_pprank.controller.rank_config import plugin_modules, rank_arguments, rank_options
 from pytest_pprank.controller.warnings import WarningRelay
+from pytest_pprank.devices import device_environment
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
 from pytest_pprank.options import options_of
@@ -77,7 +78,9 @@ class ControllerSession:
         first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
         live = self._config.getoption("capture") == "no"
         plugins = plugin_modules(self._config)
-        self._launcher = LauncherClient(first + _PLAIN_PRELOAD, plugins, live=live)
+        self._launcher = LauncherClient(
+            first + _PLAIN_PRELOAD, plugins, environment=device_environment(device), live=live
+        )
         self._device = device
 
     def run(self, item: pytest.Item, plan: Plan) -> None:

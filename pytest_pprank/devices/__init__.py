@@ -19,6 +19,14 @@ def visible_gpus() -> int:
     return min(present, len([word for word in chosen.split(",") if word.strip()]))
 
 
+def device_environment(device: str) -> dict[str, str]:
+    """Return what ranks on this kind of device must have in their environment from the start.
+
+    On cpu the GPUs are hidden: SGLang (0.5.17: set_device in parallel_state) takes one that it sees.
+    """
+    return {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+
+
 def choose_device(wanted: str, ranks: int) -> str:
     """Turn ``auto`` into a kind of device for `ranks` ranks; raises UsageError for too few GPUs."""
     gpus = visible_gpus() if wanted != "cpu" else 0

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.launcher import LAUNCHER_RANK, PRELOAD_VARIABLE, LauncherSpec
@@ -31,8 +32,8 @@ _LONGEST_FOLDER = 40
 class LauncherClient:
     """Owns the launcher process, the listener all ranks connect to, and the run's folder.
 
-    The fork server imports `preload`, and `optional` as far as it can (see launch.preload). `live`
-    lets what the ranks print through to this process's output.
+    The fork server imports `preload`, and `optional` as far as it can (see launch.preload), with
+    `environment` on top of ours. `live` lets what the ranks print through to this process's output.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class LauncherClient:
         preload: Sequence[str],
         optional: Sequence[str] = (),
         *,
+        environment: Mapping[str, str] = MappingProxyType({}),
         fork: bool = True,
         live: bool = False,
     ) -> None:
@@ -51,14 +53,15 @@ class LauncherClient:
         self._waiting: list[tuple[Hello, Channel]] = []
         self._live = live
         self._log = (self.run_dir / "launcher.log").open("wb")
-        self._process = self._start(json.dumps([list(preload), list(optional)]), fork)
+        self._own = {**environment, PRELOAD_VARIABLE: json.dumps([[*preload], [*optional]])}
+        self._process = self._start(fork)
 
-    def _start(self, preload: str, fork: bool) -> subprocess.Popen[bytes]:
+    def _start(self, fork: bool) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
+            **self._own,
             # the fork server ignores the sys.path it is sent before Python 3.13
             "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path if p),
-            PRELOAD_VARIABLE: preload,
             # the fork server's socket lies in a folder that it does not always get to remove
             "TMPDIR": str(self.run_dir),
         }
