@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pprank._version import __version__
 from pytest_pprank.errors import PprankError, SeamMissing, UsageError
-from pytest_pprank.plugin import (
+from pytest_pprank.plugin import (  # noqa: F401  (this module is the plugin object)
     pytest_addhooks,
     pytest_addoption,
     pytest_collection_modifyitems,
@@ -22,6 +22,7 @@ from pytest_pprank.plugin import (
     pytest_runtest_protocol,
     pytest_runtestloop,
     pytest_sessionfinish,
+    pytest_timeout_set_timer,
     pytest_unconfigure,
 )
 
@@ -52,16 +53,6 @@ __all__ = [
     "assert_profiler_ready",
     "assert_ranks_agree",
     "assert_staging_consumed",
-    "pytest_addhooks",
-    "pytest_addoption",
-    "pytest_collection_modifyitems",
-    "pytest_configure",
-    "pytest_generate_tests",
-    "pytest_report_header",
-    "pytest_runtest_protocol",
-    "pytest_runtestloop",
-    "pytest_sessionfinish",
-    "pytest_unconfigure",
 ]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,8 +56,8 @@ def tiny_model(pprank: Pprank) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> dict[str, object]:
-    """SGLang server args of this worker group: defaults for the tiny model, changed by
+def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, object]:
+    """SGLang server args of this worker group, read-only: defaults for the tiny model, changed by
     ``@pytest.mark.sglang(**args)`` (another set of args is another worker group).
     """
     from pytest_pprank.sglang.arguments import default_server_args, merge
@@ -65,11 +67,11 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> dict[str, obj
     defaults = default_server_args(
         num_stages=pprank.num_stages, device=pprank.device, model_path=str(model)
     )
-    return merge(defaults, changes)
+    return MappingProxyType(merge(defaults, changes))
 
 
 @pytest.fixture(scope="session")
-def _started_scheduler(sglang_args: dict[str, object], pprank: Pprank) -> Any:
+def _started_scheduler(sglang_args: Mapping[str, object], pprank: Pprank) -> Any:
     from pytest_pprank.sglang.scheduler import start_scheduler
 
     return start_scheduler(sglang_args, pprank)
@@ -79,13 +81,20 @@ def _started_scheduler(sglang_args: dict[str, object], pprank: Pprank) -> Any:
 def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
     """The real SGLang Scheduler of this stage, with all its mixins, after init and idle.
 
-    One per worker group; between tests it is brought back to the state after its start. When
-    that fails the worker group is replaced.
+    One per worker group. What a test leaves behind (requests, KV, locks) is told in a warning,
+    then the Scheduler is brought back to the state after its start; when that fails the worker
+    group is replaced.
     """
     from pytest_pprank.sglang.idle import idle_problems, reset_scheduler
 
     yield _started_scheduler
+    left = idle_problems(_started_scheduler)
     reset_scheduler(_started_scheduler)
+    if left:
+        warnings.warn(
+            f"rank {pprank.rank}: this test left the Scheduler busy: {'; '.join(left)}",
+            stacklevel=1,
+        )
     for problem in idle_problems(_started_scheduler):
         pprank.spoil(f"the Scheduler is not idle after its reset: {problem}")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -44,10 +45,18 @@ def plan_of(item: pytest.Item) -> Plan | None:
     return item.stash.get(_PLAN, None)
 
 
+def limit(item: pytest.Item, seconds: float) -> None:
+    """Give a ranked test at most `seconds`, unless its own marker has said how long."""
+    plan = item.stash[_PLAN]
+    if read_rank_mark(item).timeout is None:
+        item.stash[_PLAN] = replace(plan, timeout=seconds)
+
+
 def is_ranked(node: pytest.Item | pytest.Collector, fixtures: list[str]) -> bool:
     """Say whether a test is ranked: by marker, or by any of our fixtures in its closure."""
     names = RANK_FIXTURES | SGLANG_FIXTURES
-    return node.get_closest_marker("pprank") is not None or not names.isdisjoint(fixtures)
+    marked = any(node.get_closest_marker(name) is not None for name in ("pprank", "sglang"))
+    return marked or not names.isdisjoint(fixtures)
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -82,7 +91,7 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
         else:
             item.stash[_PLAN] = plan
             ranked.append(item)
-    if unsized:
+    if unsized and not config.option.collectonly:
         problems[missing_size(unsized)] = None
     if problems:
         raise UsageError("\n".join(problems))
@@ -106,7 +115,13 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
 def _size(item: pytest.Item, mark: RankMark, options: Options) -> int | None:
     callspec = getattr(item, "callspec", None)
     if callspec is not None and SIZE_FIXTURE in callspec.params:
-        return int(callspec.params[SIZE_FIXTURE])
+        size = int(callspec.params[SIZE_FIXTURE])
+        if mark.pp is not None and size not in mark.pp:
+            raise UsageError(
+                f"a mark of one parameter set asks for pp={mark.pp}, and the test is collected for "
+                f"pp={size}: mark the test function or its class with pprank(pp=...)"
+            )
+        return size
     sizes = mark.pp or options.sizes
     if len(sizes) > 1:
         raise UsageError(
@@ -124,6 +139,24 @@ def _checked_server_args(item: pytest.Item, stages: int) -> Mapping[str, Any]:
     static.check_server_args(server_args)
     static.num_layers(server_args, stages)
     return server_args
+
+
+def check_reverts(config: pytest.Config, ranked: list[pytest.Item]) -> None:
+    """Raise UsageError for reverts that no selected test could be touched by."""
+    if options_of(config).reverts and not any(reaches_sglang(_planned(i)) for i in ranked):
+        raise UsageError(
+            "--pprank-revert is given, but none of the selected tests uses SGLang on ranks (by a "
+            "fixture such as 'scheduler' or by @pytest.mark.sglang): nothing would be reverted"
+        )
+
+
+def reaches_sglang(plan: Plan) -> bool:
+    """Say whether the ranks of a test have SGLang: by its fixtures, or by an import in its file."""
+    return plan.topology.server_args is not None or "sglang" in sys.modules
+
+
+def _planned(item: pytest.Item) -> Plan:
+    return item.stash[_PLAN]
 
 
 def group_by_topology(items: list[pytest.Item]) -> None:

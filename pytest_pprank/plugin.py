@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -42,7 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", declaration)
     config.pluginmanager.register(fixtures, "pprank-fixtures")
     with _as_pytest_usage_error():
-        options.options_of(config)
+        given = options.options_of(config)
+        if given.reverts:
+            from pytest_pprank.sglang import reverts
+
+            for spec in given.reverts:
+                reverts.resolve(spec)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -65,23 +70,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Plan the ranked tests that are left after -k, -m and friends, and group them."""
-    if is_rank() or config.option.collectonly:
+    if is_rank() or _only_shows_fixtures(config):
         return
     with _as_pytest_usage_error():
         ranked = planning.make_plans(config, items)
-        if not ranked:
+        if config.option.collectonly:
             return
-        from pytest_pprank.controller import session
+        if ranked:
+            from pytest_pprank.controller import session
 
-        config.stash[_SESSION] = session.ControllerSession(config, ranked)
-    planning.group_by_topology(items)
+            config.stash[_SESSION] = session.ControllerSession(config, ranked)
+        planning.check_reverts(config, ranked)
+    if not config.getoption("stepwise", False):  # it counts on the order it has seen
+        planning.group_by_topology(items)
+
+
+def _only_shows_fixtures(config: pytest.Config) -> bool:
+    return bool(config.option.showfixtures or config.option.show_fixtures_per_test)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Start the launcher as soon as it is certain that ranked tests will run."""
     controller = session.config.stash.get(_SESSION, None)
-    if controller is not None and not session.testsfailed:
+    stops = session.testsfailed and not session.config.option.continue_on_collection_errors
+    if controller is not None and not stops:
         controller.start(session)
 
 
@@ -93,6 +106,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
         return None
     item.config.stash[_SESSION].run(item, plan)
     return True
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """Take pytest-timeout's deadline of a ranked test over: its own alarm would end the controller
+    in the middle of its talk with the ranks, or one rank and not the others.
+    """
+    plan = planning.plan_of(item)
+    if plan is not None and settings.timeout:
+        planning.limit(item, float(settings.timeout))
+    return True if plan is not None or is_rank() else None
 
 
 @pytest.hookimpl(tryfirst=True)

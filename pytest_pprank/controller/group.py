@@ -59,7 +59,7 @@ class WorkerGroup:
         self.name = order.group
         self.world_size = order.nproc
         self.workdir = Path(order.workdir)
-        self.ranks: dict[int, RankPeer] = {}
+        self.ranks: dict[int, RankPeer] = {}  # in rank order, once the group is up
         self.on_warning = on_warning
         self._launcher = launcher
         self._order = order
@@ -84,6 +84,7 @@ class WorkerGroup:
                 hello, channel = arrival
                 self.ranks[hello.rank] = RankPeer(hello.rank, hello.pid, channel, {})
             self._check_start(deadline)
+        self.ranks = dict(sorted(self.ranks.items()))
 
     def _wait_ready(self, deadline: float) -> None:
         ready: set[int] = set()
@@ -183,10 +184,14 @@ class WorkerGroup:
         return self.ended
 
     def stderr_tail(self, rank: int, lines: int = 5) -> str:
-        """Return the last lines a rank has written to its stderr outside pytest's capture."""
+        """Return the last lines a rank has written to its stderr outside pytest's capture.
+
+        Where faulthandler has written there, all that it wrote.
+        """
         for log in sorted(self.workdir.glob(f"logs/*/attempt_*/{rank}/stderr.log")):
-            tail = log.read_text(errors="replace").splitlines()[-lines:]
-            return "\n".join(tail)
+            text = log.read_text(errors="replace")
+            dump = text.rfind("Fatal Python error")
+            return text[dump:] if dump >= 0 else "\n".join(text.splitlines()[-lines:])
         return ""
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from pytest_pprank.devices import device_environment
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
 from pytest_pprank.options import options_of
-from pytest_pprank.planning import Plan, plan_of
+from pytest_pprank.planning import Plan, plan_of, reaches_sglang
 from pytest_pprank.report.merge import ReportMerger
 from pytest_pprank.topology import Topology
 from pytest_pprank.wire.bootstrap import RankBootstrap
@@ -73,8 +73,8 @@ class ControllerSession:
     def _start_launcher(self, device: str) -> None:
         """What is preloaded depends on the device, so each kind of device has its launcher."""
         self._stop_launcher()
-        topologies = [_plan(item).topology for item in self._ranked]
-        sglang = any(t.server_args is not None and t.device == device for t in topologies)
+        plans = [_plan(item) for item in self._ranked]
+        sglang = any(reaches_sglang(p) and p.topology.device == device for p in plans)
         first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
         live = self._config.getoption("capture") == "no"
         plugins = plugin_modules(self._config)
@@ -104,6 +104,10 @@ class ControllerSession:
         following = self._following(item, plan)
         outcome = group.run_test(key, following, plan.timeout, self._options.grace)
         if outcome.spoiled:
+            if not outcome.troubles:
+                self._warnings.tell(
+                    f"pprank: worker group replaced after {item.nodeid}: {outcome.spoiled}"
+                )
             self._drop_group(orderly=not outcome.troubles)
         elif following is None:
             self._drop_group(orderly=True)

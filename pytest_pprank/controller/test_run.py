@@ -132,7 +132,8 @@ class TestRun:
         assert self._first_arrival is not None
         ago = _now() - self._first_arrival
         through = "; ".join(f"rank {r} {self._progress(r)}" for r in arrived)
-        return Trouble("ranks diverged", f"{places}, {ago:.1f} s after {through}", details)
+        text = f"{places}, {ago:.1f} s after {through} (--pprank-grace: {self._grace:g} s)"
+        return Trouble("ranks diverged", text, details)
 
     def _place(self, rank: int) -> str:
         phase = _PHASES[min(len(self._reports[rank]), 2)]

@@ -22,7 +22,7 @@ def visible_gpus() -> int:
 def device_environment(device: str) -> dict[str, str]:
     """Return what ranks on this kind of device must have in their environment from the start.
 
-    On cpu the GPUs are hidden: SGLang (0.5.17: set_device in parallel_state) takes one that it sees.
+    On cpu the GPUs are hidden: SGLang 0.5.17 sets a CUDA device where it sees one.
     """
     return {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
 

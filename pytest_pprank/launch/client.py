@@ -168,8 +168,10 @@ class LauncherClient:
             self._signal(signal.SIGKILL)
         while self._signal(0) and time.monotonic() < deadline + _LEAVE_SECONDS:
             self._process.poll()  # a zombie would count as alive
-            if time.monotonic() > deadline or not self.alive:
-                self._signal(signal.SIGKILL)  # the fork server, without whom it was started for
+            if time.monotonic() > deadline:
+                # A launcher that was killed leaves its fork server and resource tracker to find
+                # out; the tracker then unlinks semaphores, so it is given the time.
+                self._signal(signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
         self._process.wait()
 

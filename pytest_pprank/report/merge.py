@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank.controller.outcome import TestOutcome, Trouble, plural_ranks
-from pytest_pprank.planning import Plan
+from pytest_pprank.planning import Plan, reaches_sglang
 from pytest_pprank.report.rank_report import (
     FAILED,
     PASSED,
@@ -60,6 +60,8 @@ class ReportMerger:
         outcome, longrepr, xfail = _verdict(ranks, troubles, plan.topology.world_size)
         if outcome == FAILED and hasattr(longrepr, "addsection"):
             longrepr.addsection("pprank", self._footnote(plan))
+        if isinstance(longrepr, PlainFailure):
+            longrepr.locate(str(item.path), (item.location[1] or 0) + 1)
         reports = [r.report for r in ranks]
         report = pytest.TestReport(
             nodeid=item.nodeid,
@@ -68,11 +70,11 @@ class ReportMerger:
             outcome=outcome,  # type: ignore[arg-type]
             longrepr=longrepr,
             when=phase,  # type: ignore[arg-type]
-            sections=_sections(ranks) + [("pprank", f"reverted: {r}") for r in self._reverted],
+            sections=_sections(ranks) + [("pprank", f"reverted: {r}") for r in self._done(plan)],
             duration=max((r.duration for r in reports), default=seconds),
             start=min((r.start for r in reports), default=0.0),
             stop=max((r.stop for r in reports), default=0.0),
-            user_properties=self._properties(ranks),
+            user_properties=self._properties(ranks, self._done(plan)),
         )
         if xfail is not None:
             report.wasxfail = xfail
@@ -80,11 +82,16 @@ class ReportMerger:
 
     def _footnote(self, plan: Plan) -> str:
         lines = [f"topology: {plan.topology}"]
-        lines += [f"reverted: {text}" for text in self._reverted]
+        lines += [f"reverted: {text}" for text in self._done(plan)]
         return "\n".join(lines)
 
-    def _properties(self, ranks: list[RankReport]) -> list[tuple[str, object]]:
-        properties: list[tuple[str, object]] = [("pprank_revert", r) for r in self._reverted]
+    def _done(self, plan: Plan) -> tuple[str, ...]:
+        return self._reverted if reaches_sglang(plan) else ()
+
+    def _properties(
+        self, ranks: list[RankReport], reverted: tuple[str, ...]
+    ) -> list[tuple[str, object]]:
+        properties: list[tuple[str, object]] = [("pprank_revert", r) for r in reverted]
         lists = [r.report.user_properties for r in ranks]
         if all(own == lists[0] for own in lists[1:]):
             shared = lists[0] if lists else []
@@ -131,14 +138,16 @@ def _explain_failures(failed: list[RankReport], troubles: list[Trouble], world_s
     longrepr: Any = culprits[0].report.longrepr
     names = plural_ranks([r.rank for r in culprits])
     if not hasattr(longrepr, "addsection"):
-        longrepr = PlainFailure("failed", str(longrepr))
+        longrepr = PlainFailure("", str(longrepr))
     crash = getattr(longrepr, "reprcrash", None)
     if crash is not None and world_size > 1:
         crash.message = f"[{names}] {crash.message}"
     longrepr.addsection("ranks", f"failed on {names} of {world_size}" + _consequences(others))
     for group in others:
         if not group[0].is_consequence or culprits[0].is_consequence:
-            title = f"{plural_ranks([r.rank for r in group])} failed later, in another way"
+            same = group[0].place == culprits[0].place
+            how = "at the same place, with other values" if same else "later, in another way"
+            title = f"{plural_ranks([r.rank for r in group])} failed {how}"
             longrepr.addsection(title, group[0].report.longreprtext)
     for trouble in troubles:
         longrepr.addsection(trouble.kind, trouble.text)

@@ -56,12 +56,13 @@ class RankReport:
 
     def same_failure_as(self, other: RankReport) -> bool:
         """Whether two failures differ in nothing but the rank they speak of."""
-        if self._place != other._place:
+        if self.place != other.place:
             return False
         return self._text == other._text or self._anonymous == other._anonymous
 
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
+        """File and line of the failure; empty where pytest kept none."""
         crash = getattr(self.report.longrepr, "reprcrash", None)
         return f"{crash.path}:{crash.lineno}" if crash is not None else ""
 

@@ -18,18 +18,28 @@ class Writer(Protocol):
 
 @dataclass
 class Crash:
-    """The part of pytest's reprcrash that summaries read."""
+    """What summaries and annotations read: pytest's reprcrash, at the test itself."""
 
     message: str
+    path: str = ""
+    lineno: int = 0
+
+    def __str__(self) -> str:
+        first = self.message.partition("\n")[0]
+        return f"{self.path}:{self.lineno}: {first}" if self.path else first
 
 
 class PlainFailure:
     """Verdict, text and titled sections; pytest prints it like any other failure."""
 
     def __init__(self, verdict: str, text: str) -> None:
-        self.reprcrash = Crash(f"{verdict}: {text}")
-        self._text = f"{verdict}: {text}"
+        self._text = f"{verdict}: {text}" if verdict else text
+        self.reprcrash = Crash(self._text)
         self._sections: list[tuple[str, str]] = []
+
+    def locate(self, path: str, lineno: int) -> None:
+        """Say which test this is about; `lineno` counts from 1."""
+        self.reprcrash.path, self.reprcrash.lineno = path, lineno
 
     def addsection(self, name: str, content: str) -> None:
         """Append a titled block, as pytest's own representations do."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import traceback
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
     from pytest_pprank.worker.store import point_environment_at, serve_store
 
     point_environment_at(serve_store(pprank))
-    if bootstrap.server_args is None:
-        return
+    if bootstrap.server_args is None and "sglang" not in sys.modules:
+        return  # neither this group's tests nor their files have anything to do with it
     from pytest_pprank.sglang.preload import import_sglang
 
     import_sglang(pprank.device)
