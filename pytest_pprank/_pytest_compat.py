@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,3 +13,38 @@ def basetemp_of(config: pytest.Config) -> Path | None:
     """Return the folder below which this run's tmp_path folders lie; None without that plugin."""
     factory: pytest.TempPathFactory | None = getattr(config, "_tmp_path_factory", None)
     return None if factory is None else factory.getbasetemp()
+
+
+def fixtures_from(module: str, node: Any) -> set[str]:
+    """Return the fixtures a test uses, however indirectly, that are defined in `module`.
+
+    A name alone says little: a project may have a fixture ``scheduler`` of its own. The last
+    definition wins; one before it is used where the last asks for its own name.
+    """
+    info = getattr(node, "_fixtureinfo", None)
+    found = set()
+    for name, definitions in ({} if info is None else info.name2fixturedefs).items():
+        for definition in reversed(definitions):
+            if definition.func.__module__ == module:
+                found.add(name)
+            if name not in definition.argnames:
+                break
+    return found
+
+
+def silence_terminal(config: pytest.Config) -> None:
+    """Let the terminal reporter of a rank write to nowhere.
+
+    It must exist: up to pytest 9.0 the explanation of a failed assertion asks it for a writer.
+    """
+    from _pytest.terminal import TerminalReporter
+
+    manager = config.pluginmanager
+    if manager.hasplugin("terminalreporter"):
+        manager.unregister(name="terminalreporter")
+    manager.register(TerminalReporter(config, open(os.devnull, "w")), "terminalreporter")  # noqa: SIM115
+
+
+def tear_down_for(item: pytest.Item) -> None:
+    """Tear down what the tests before have set up and `item` does not share."""
+    item.session._setupstate.teardown_exact(item)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
+from pytest_pprank._pytest_compat import fixtures_from
 from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
 from pytest_pprank.markers import RankMark, read_rank_mark, read_server_args
@@ -16,7 +18,7 @@ from pytest_pprank.options import Options, missing_size, options_of
 from pytest_pprank.topology import Topology
 
 SIZE_FIXTURE = "_pprank_size"
-RANK_FIXTURES = frozenset({"pprank", "process_group"})
+_FIXTURES = "pytest_pprank.fixtures"
 SGLANG_FIXTURES = frozenset(
     {
         "sglang_args",
@@ -52,17 +54,16 @@ def limit(item: pytest.Item, seconds: float) -> None:
         item.stash[_PLAN] = replace(plan, timeout=seconds)
 
 
-def is_ranked(node: pytest.Item | pytest.Collector, fixtures: list[str]) -> bool:
+def is_ranked(node: pytest.Item | pytest.Collector) -> bool:
     """Say whether a test is ranked: by marker, or by any of our fixtures in its closure."""
-    names = RANK_FIXTURES | SGLANG_FIXTURES
     marked = any(node.get_closest_marker(name) is not None for name in ("pprank", "sglang"))
-    return marked or not names.isdisjoint(fixtures)
+    return marked or bool(fixtures_from(_FIXTURES, node))
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
     """Give a ranked test one instance per size, ids ``[ppN]``."""
     definition = metafunc.definition
-    if not is_ranked(definition, metafunc.fixturenames):
+    if not is_ranked(definition):
         return
     try:
         sizes = read_rank_mark(definition).pp or options_of(metafunc.config).sizes
@@ -79,7 +80,7 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
     unsized: list[str] = []
     ranked: list[pytest.Item] = []
     for item in items:
-        if not is_ranked(item, list(getattr(item, "fixturenames", ()))):
+        if not is_ranked(item):
             continue
         try:
             plan = _plan(item, options_of(config))
@@ -93,6 +94,10 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
             ranked.append(item)
     if unsized and not config.option.collectonly:
         problems[missing_size(unsized)] = None
+    if ranked and find_spec("torch") is None:
+        problems[
+            "ranked tests need torch 2.11 or newer; set it up: python -m pytest_pprank setup"
+        ] = None
     if problems:
         raise UsageError("\n".join(problems))
     return ranked
@@ -103,9 +108,11 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     size = _size(item, mark, options)
     if size is None:
         return None
-    fixtures = set(getattr(item, "fixturenames", ()))
     server_args: Mapping[str, Any] | None = None
-    if fixtures & SGLANG_FIXTURES or item.get_closest_marker("sglang") is not None:
+    if (
+        fixtures_from(_FIXTURES, item) & SGLANG_FIXTURES
+        or item.get_closest_marker("sglang") is not None
+    ):
         server_args = _checked_server_args(item, size)
     device = choose_device(mark.device or options.device, size)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"

@@ -28,19 +28,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare the hooks other plugins can implement."""
-    from pytest_pprank import hookspecs
+    """Declare the hooks other plugins can implement, and offer the fixtures.
+
+    Here and not later, so that a fixture of the same name in a later plugin wins over ours.
+    """
+    from pytest_pprank import fixtures, hookspecs
 
     pluginmanager.add_hookspecs(hookspecs)
+    pluginmanager.register(fixtures, "pprank-fixtures")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check the options at once, declare the markers and offer the fixtures."""
-    from pytest_pprank import fixtures
-
+    """Check the options at once and declare the markers."""
     for declaration in DECLARATIONS:
         config.addinivalue_line("markers", declaration)
-    config.pluginmanager.register(fixtures, "pprank-fixtures")
     with _as_pytest_usage_error():
         given = options.options_of(config)
         if given.reverts:
@@ -99,12 +100,12 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run a ranked test on its worker group instead of here."""
     plan = planning.plan_of(item)
     if plan is None:
         return None
-    item.config.stash[_SESSION].run(item, plan)
+    item.config.stash[_SESSION].run(item, plan, nextitem)
     return True
 
 

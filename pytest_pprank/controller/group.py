@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from pytest_pprank.wire.messages import (
 _TICK_SECONDS = 0.05
 _START_SECONDS = 300.0
 _LEAVE_SECONDS = 10.0
+_REAP_SECONDS = 2.0
 
 
 @dataclass
@@ -64,6 +66,7 @@ class WorkerGroup:
         self._launcher = launcher
         self._order = order
         self._ended: GroupEnded | None = None
+        self._tests = 0
 
     def start(self) -> None:
         """Bring the group up; raises GroupError with each rank's own words when that fails."""
@@ -100,6 +103,9 @@ class WorkerGroup:
                     raise GroupError(f"rank {peer.rank} could not start: {message.text}")
                 elif message is None:
                     meetings.leave(peer.rank, "died")
+                    self.wait_ended(_REAP_SECONDS)  # with its exit code, if that was not 0
+                    self._check_start(deadline)
+                    raise GroupError(f"rank {peer.rank} left while starting, with exit code 0")
             self._check_start(deadline)
 
     def _check_start(self, deadline: float) -> None:
@@ -121,9 +127,10 @@ class WorkerGroup:
         self, key: ItemKey, following: ItemKey | None, timeout: float, grace: float
     ) -> TestOutcome:
         """Run one test on all ranks; a group that `outcome.spoiled` names must be replaced."""
+        self._tests += 1
         for peer in self.ranks.values():
-            self.send(peer, RunTest(key, following))
-        return TestRun(self, timeout, grace).wait()
+            self.send(peer, RunTest(key, following, self._tests))
+        return TestRun(self, self._tests, timeout, grace).wait()
 
     def messages(self, timeout: float) -> list[tuple[RankPeer, Message | None]]:
         """Return what ranks have said within `timeout` seconds; None from a rank that is gone."""
@@ -198,7 +205,16 @@ class WorkerGroup:
         """Let every rank tear down its session and leave; kills those that do not."""
         for peer in self.ranks.values():
             self.send(peer, Shutdown())
-        if self.wait_ended(_LEAVE_SECONDS) is None:
+        # what is torn down only now may still want to meet
+        meetings = Meetings(self.world_size, self.answer)
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while self.ended is None and time.monotonic() < deadline:
+            for peer, message in self.messages(_TICK_SECONDS):
+                if isinstance(message, Exchange):
+                    meetings.arrive(peer.rank, message)
+                elif message is None:
+                    meetings.leave(peer.rank, "left")
+        if self.ended is None:
             self.kill()
         self._disconnect()
 
@@ -217,3 +233,4 @@ class WorkerGroup:
             # each rank led a process group of its own; what is left of it are its children
             with suppress(ProcessLookupError):
                 os.killpg(peer.pid, signal.SIGKILL)
+        shutil.rmtree(self.workdir, ignore_errors=True)

@@ -6,13 +6,16 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+DIVERGED = "ranks diverged"
+
 
 @dataclass(frozen=True)
 class Trouble:
     """Something no rank could report itself.
 
-    `kind` is the verdict (``rank died``, ``ranks diverged``, ``hung``, ``worker group could not
-    start``), `text` says who and where, `details` are titled blocks such as stacks.
+    `kind` is the verdict (``rank died``, ``ranks diverged``, ``hung``, ``worker group died``,
+    ``worker group could not start``, ``collection failed on a rank``), `text` says who and where,
+    `details` are titled blocks such as stacks.
     """
 
     kind: str
@@ -25,13 +28,14 @@ class TestOutcome:
     """All that came back of one test.
 
     `reports` maps a rank to its phases in order, as pytest serialised them. `spoiled` says why
-    the group must not run another test; empty while it may.
+    the group must not run another test, and is told to the user; `unsettled` replaces it silently.
     """
 
     __test__ = False
     reports: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     spoiled: str = ""
+    unsettled: bool = False
     seconds: float = 0.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from types import ModuleType
 from typing import Any
@@ -34,6 +35,7 @@ _NEUTRAL: dict[str, Any] = {
     "durations": None,
     "continue_on_collection_errors": True,
     "color": "no",
+    "log_file": os.devnull,
     # xdist
     "dist": "no",
     "numprocesses": None,
@@ -43,7 +45,6 @@ _NEUTRAL: dict[str, Any] = {
     "timeout": 0,
 }
 _BLOCKED = (
-    "terminal",
     "lfplugin",
     "nfplugin",
     "stepwiseplugin",
@@ -52,8 +53,8 @@ _BLOCKED = (
 )
 
 
-def rank_options(config: pytest.Config) -> dict[str, Any]:
-    """Return the parsed options a rank starts from; what cannot be pickled stays behind."""
+def rank_options(config: pytest.Config) -> bytes:
+    """Return the parsed options a rank starts from, pickled; what does not pickle stays behind."""
     options = {name: value for name, value in vars(config.option).items() if _pickles(value)}
     options.update({name: value for name, value in _NEUTRAL.items() if name in options})
     del options["file_or_dir"]  # said again by rank_arguments
@@ -64,7 +65,7 @@ def rank_options(config: pytest.Config) -> dict[str, Any]:
     # a rank is forked with its libraries imported, so pytest cannot rewrite their assertions
     ignored = "ignore::pytest.PytestAssertRewriteWarning"
     options["pythonwarnings"] = [*(options.get("pythonwarnings") or []), ignored]
-    return options
+    return pickle.dumps(options)
 
 
 def rank_arguments(config: pytest.Config, items: list[pytest.Item]) -> tuple[str, ...]:
@@ -85,5 +86,5 @@ def _pickles(value: Any) -> bool:
     try:
         pickle.dumps(value)
         return True
-    except (pickle.PicklingError, TypeError, AttributeError):
+    except Exception:  # a value's own __reduce__ may raise anything
         return False

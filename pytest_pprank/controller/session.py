@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 import time
@@ -43,6 +42,7 @@ class ControllerSession:
         self._order: dict[pytest.Item, int] = {}
         self._launcher: LauncherClient | None = None
         self._device = ""
+        self._live = config.getoption("capture", "fd") == "no"
         self._group: WorkerGroup | None = None
         self._topology: Topology | None = None
         self._groups_started = 0
@@ -66,7 +66,7 @@ class ControllerSession:
     def start(self, session: pytest.Session) -> None:
         """Fix the order of the tests and start importing torch and SGLang in the background."""
         self._ranked = [item for item in session.items if plan_of(item) is not None]
-        self._order = {item: index for index, item in enumerate(self._ranked)}
+        self._order = {item: index for index, item in enumerate(session.items)}
         if self._ranked:
             self._start_launcher(_plan(self._ranked[0]).topology.device)
 
@@ -76,22 +76,21 @@ class ControllerSession:
         plans = [_plan(item) for item in self._ranked]
         sglang = any(reaches_sglang(p) and p.topology.device == device for p in plans)
         first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
-        live = self._config.getoption("capture") == "no"
         plugins = plugin_modules(self._config)
         self._launcher = LauncherClient(
-            first + _PLAIN_PRELOAD, plugins, environment=device_environment(device), live=live
+            first + _PLAIN_PRELOAD, plugins, environment=device_environment(device), live=self._live
         )
         self._device = device
 
-    def run(self, item: pytest.Item, plan: Plan) -> None:
+    def run(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> None:
         """Run one test on its group and report it as pytest would have done."""
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._merger.merge(item, plan, self._outcome(item, plan)):
+        for report in self._merger.merge(item, plan, self._outcome(item, plan, nextitem)):
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
-    def _outcome(self, item: pytest.Item, plan: Plan) -> TestOutcome:
+    def _outcome(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> TestOutcome:
         start = time.monotonic()
         try:
             group = self._group_for(plan)
@@ -101,17 +100,23 @@ class ControllerSession:
         key = item_key(item)
         if lacking := self._lacking(group, key):
             return TestOutcome(troubles=[lacking])
-        following = self._following(item, plan)
+        following = self._following(nextitem, plan, group)
         outcome = group.run_test(key, following, plan.timeout, self._options.grace)
         if outcome.spoiled:
-            if not outcome.troubles:
-                self._warnings.tell(
-                    f"pprank: worker group replaced after {item.nodeid}: {outcome.spoiled}"
-                )
-            self._drop_group(orderly=not outcome.troubles)
-        elif following is None:
-            self._drop_group(orderly=True)
+            self._warnings.tell(
+                f"pprank: worker group replaced after {item.nodeid}: {outcome.spoiled}"
+            )
+        if outcome.spoiled or outcome.unsettled or following is None:
+            self._end_group(outcome)
         return outcome
+
+    def _end_group(self, outcome: TestOutcome) -> None:
+        try:
+            self._drop_group(orderly=not outcome.troubles)
+        except GroupError as error:
+            # nothing may be started beside processes that cannot be ended
+            outcome.troubles.append(Trouble("worker group could not be ended", str(error)))
+            self._stop_launcher()
 
     def _lacking(self, group: WorkerGroup, key: ItemKey) -> Trouble | None:
         lacking = {r: peer.missing[key] for r, peer in group.ranks.items() if key in peer.missing}
@@ -120,20 +125,31 @@ class ControllerSession:
         text = "; ".join(f"rank {rank}: {why}" for rank, why in lacking.items())
         return Trouble("collection failed on a rank", text)
 
-    def _following(self, item: pytest.Item, plan: Plan) -> ItemKey | None:
-        index = self._order[item] + 1
-        if plan.fresh or index >= len(self._ranked):
+    def _following(
+        self, nextitem: pytest.Item | None, plan: Plan, group: WorkerGroup
+    ) -> ItemKey | None:
+        """Return the next test of this group, past plain ones; None when there is none."""
+        if nextitem is None or plan.fresh:
             return None
-        following = self._ranked[index]
-        next_plan = _plan(following)
-        same = next_plan.topology == plan.topology and not next_plan.fresh
-        return item_key(following) if same else None
+        for item in self._from(nextitem):
+            next_plan = plan_of(item)
+            if next_plan is None or self._lacking(group, item_key(item)):
+                continue
+            same = next_plan.topology == plan.topology and not next_plan.fresh
+            return item_key(item) if same else None
+        return None
+
+    def _from(self, nextitem: pytest.Item) -> list[pytest.Item]:
+        if hasattr(self._config, "workerinput"):
+            return [nextitem]  # xdist deals out its own order, one test ahead
+        return nextitem.session.items[self._order[nextitem] :]
 
     def _group_for(self, plan: Plan) -> WorkerGroup:
         if self._group is not None and self._topology == plan.topology and not plan.fresh:
             return self._group
         self._drop_group(orderly=True)
-        if self._device != plan.topology.device:
+        stopped = self._launcher is None or not self._launcher.alive
+        if stopped or self._device != plan.topology.device:
             self._start_launcher(plan.topology.device)
         group = self._new_group(plan.topology)
         try:
@@ -176,7 +192,7 @@ class ControllerSession:
             nproc=topology.world_size,
             workdir=bootstrap.workdir,
             bootstrap=pickle.dumps(bootstrap),
-            live=self._config.getoption("capture") == "no",
+            live=self._live,
         )
         return WorkerGroup(self._launcher, order, self._warnings)
 
@@ -189,7 +205,7 @@ class ControllerSession:
             group=name,
             device=topology.device,
             workdir=str(self._launcher.run_dir / name),
-            folder=os.getcwd(),
+            folder=str(self._config.invocation_params.dir),
             path=tuple(sys.path),
             arguments=rank_arguments(self._config, items),
             options=rank_options(self._config),

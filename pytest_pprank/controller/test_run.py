@@ -7,9 +7,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.controller.meetings import Meetings
-from pytest_pprank.controller.outcome import TestOutcome, Trouble, describe_exit
+from pytest_pprank.controller.outcome import DIVERGED, TestOutcome, Trouble, describe_exit
 from pytest_pprank.controller.stacks import ask_for_stacks
-from pytest_pprank.wire.messages import Exchange, Message, PhaseReport, RankBroken, TestDone
+from pytest_pprank.wire.messages import (
+    Exchange,
+    Exchanged,
+    Message,
+    PhaseReport,
+    RankBroken,
+    TestDone,
+)
 
 if TYPE_CHECKING:
     from pytest_pprank.controller.group import RankPeer, WorkerGroup
@@ -24,13 +31,14 @@ class TestRun:
 
     __test__ = False
 
-    def __init__(self, group: WorkerGroup, timeout: float, grace: float) -> None:
+    def __init__(self, group: WorkerGroup, serial: int, timeout: float, grace: float) -> None:
         self._group = group
+        self._serial = serial
         self._timeout = timeout
         self._grace = grace
         self._meetings = Meetings(group.world_size, group.answer)
         self._reports: dict[int, list[dict[str, Any]]] = {rank: [] for rank in group.ranks}
-        self._done: dict[int, str] = {}
+        self._done: dict[int, TestDone] = {}
         self._dead: dict[int, str] = {}
         self._start = self._phase_start = time.monotonic()
         self._first_arrival: float | None = None
@@ -44,13 +52,24 @@ class TestRun:
                 self._take(peer, message)
             self._clock_arrivals()
             trouble = self._trouble()
-        spoiled = [f"rank {rank}: {why}" for rank, why in self._done.items() if why]
+        self._drain()
+        spoiled = [
+            f"rank {rank}: {done.spoiled}" for rank, done in self._done.items() if done.spoiled
+        ]
         return TestOutcome(
             reports=self._reports,
             troubles=[trouble] if trouble else [],
-            spoiled=trouble.kind if trouble else "; ".join(spoiled),
+            spoiled="; ".join(spoiled),
+            unsettled=trouble is not None or any(done.unsettled for done in self._done.values()),
             seconds=_now() - self._start,
         )
+
+    def _drain(self) -> None:
+        """Take what ranks have said meanwhile: the first cause may be in it."""
+        while heard := self._group.messages(0):
+            for peer, message in heard:
+                if isinstance(message, PhaseReport):
+                    self._take(peer, message)
 
     def _take(self, peer: RankPeer, message: Message | None) -> None:
         if message is None or isinstance(message, RankBroken):
@@ -59,10 +78,17 @@ class TestRun:
         elif isinstance(message, PhaseReport):
             self._reports[peer.rank].append(json.loads(message.data))
         elif isinstance(message, Exchange):
-            self._meetings.arrive(peer.rank, message)
+            self._arrive(peer.rank, message)
         elif isinstance(message, TestDone):
-            self._done[peer.rank] = message.spoiled
+            self._done[peer.rank] = message
             self._meetings.leave(peer.rank, "finished the test")
+
+    def _arrive(self, rank: int, exchange: Exchange) -> None:
+        if exchange.serial == self._serial:
+            self._meetings.arrive(rank, exchange)
+        else:
+            error = f"{exchange.operation} belongs to a test that has ended"
+            self._group.answer(rank, Exchanged(exchange.number, error=error))
 
     def _arrived(self) -> set[int]:
         return set(self._meetings.at_end_of_phase()) | set(self._done)
@@ -96,7 +122,9 @@ class TestRun:
 
     def _phase_outcome(self, rank: int) -> str:
         reports = self._reports[rank]
-        return str(reports[-1]["outcome"]) if reports else ""
+        if not reports:
+            return ""
+        return "failed" if "wasxfail" in reports[-1] else str(reports[-1]["outcome"])
 
     def _trouble(self) -> Trouble | None:
         if self._dead or self._group.ended is not None:
@@ -106,7 +134,8 @@ class TestRun:
         return self._late()
 
     def _died(self) -> Trouble:
-        ended = self._group.wait_ended(_REAP_SECONDS)
+        told = any(self._dead.values())
+        ended = self._group.wait_ended(0 if told else _REAP_SECONDS)
         if ended is not None and ended.error:
             return Trouble("worker group died", ended.error)
         exits = ended.exits if ended is not None else {}
@@ -133,10 +162,12 @@ class TestRun:
         ago = _now() - self._first_arrival
         through = "; ".join(f"rank {r} {self._progress(r)}" for r in arrived)
         text = f"{places}, {ago:.1f} s after {through} (--pprank-grace: {self._grace:g} s)"
-        return Trouble("ranks diverged", text, details)
+        return Trouble(DIVERGED, text, details)
 
     def _place(self, rank: int) -> str:
-        phase = _PHASES[min(len(self._reports[rank]), 2)]
+        ended = {report["when"] for report in self._reports[rank] if "context" not in report}
+        broken = any(report["outcome"] != "passed" for report in self._reports[rank][:1])
+        phase = "teardown" if broken else _PHASES[min(len(ended), 2)]
         waiting = self._meetings.waiting().get(rank)
         return f"{phase} (waiting {waiting})" if waiting else phase
 

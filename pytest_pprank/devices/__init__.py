@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def visible_gpus() -> int:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return present
-    return min(present, len([word for word in chosen.split(",") if word.strip()]))
+    named = itertools.takewhile(lambda word: word and not word.startswith("-"), chosen.split(","))
+    return min(present, len(list(named)))  # as CUDA does: the first invalid one ends the list
 
 
 def device_environment(device: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -54,14 +55,19 @@ class LauncherClient:
         self._live = live
         self._log = (self.run_dir / "launcher.log").open("wb")
         self._own = {**environment, PRELOAD_VARIABLE: json.dumps([[*preload], [*optional]])}
-        self._process = self._start(fork)
+        try:
+            self._process = self._start(fork)
+        except BaseException:
+            self.listener.close()
+            self._log.close()
+            _remove(self.run_dir)
+            raise
 
     def _start(self, fork: bool) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
             **self._own,
-            # the fork server ignores the sys.path it is sent before Python 3.13
-            "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path if p),
+            "PYTHONPATH": _import_path(),
             # the fork server's socket lies in a folder that it does not always get to remove
             "TMPDIR": str(self.run_dir),
         }
@@ -181,6 +187,18 @@ class LauncherClient:
             return True
         except ProcessLookupError:
             return False
+
+
+def _import_path() -> str:
+    """PYTHONPATH by which the launcher and its fork server find this plugin, and what ours finds.
+
+    Not our whole sys.path: it holds test folders, whose modules would hide the standard library's.
+    """
+    own = str(Path(__file__).parents[2])
+    installed = own in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [os.path.abspath(p) for p in given if p] + ([] if installed else [own])
+    return os.pathsep.join(paths)
 
 
 def _short_folder() -> str:

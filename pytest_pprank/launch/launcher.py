@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 LAUNCHER_RANK = -1
 PRELOAD_VARIABLE = "PPRANK_PRELOAD"  # launch.fork_server reads it
+_KILL_SECONDS = 5.0
+_KILL_AGAIN_SECONDS = 0.05
 _FORK_SERVER = "pytest_pprank.launch.fork_server"
 
 
@@ -146,10 +149,15 @@ class Launcher:
         os._exit(0)
 
     def _kill(self, group: str | None) -> None:
-        with self._lock:
-            running = self._running
-        if running is not None and group in (None, running[0]):
+        # a group that is just starting may not know its processes yet: ask until it has ended
+        deadline = time.monotonic() + _KILL_SECONDS
+        while time.monotonic() < deadline:
+            with self._lock:
+                running = self._running
+            if running is None or group not in (None, running[0]):
+                return
             running[1].kill()
+            time.sleep(_KILL_AGAIN_SECONDS)
 
 
 def _describe_fork_server() -> Any:

@@ -9,11 +9,13 @@ from pytest_pprank.options import Options
 
 
 def header_lines(options: Options) -> list[str]:
-    """Return the header's lines; raises UsageError for a revert that does not exist."""
+    """Return the header's lines."""
     lines = []
     if options.sizes:
         sizes = ",".join(map(str, options.sizes))
-        device = choose_device(options.device, max(options.sizes))
+        device = options.device
+        if device == "auto":
+            device = choose_device(device, max(options.sizes))
         gpus = f" ({visible_gpus()} GPUs)" if device == "cuda" else ""
         lines.append(
             f"pprank: pp={sizes} device={device}{gpus}, torch {_version('torch')}, "

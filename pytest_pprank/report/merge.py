@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.controller.outcome import TestOutcome, Trouble, plural_ranks
+from pytest_pprank.controller.outcome import DIVERGED, TestOutcome, Trouble, plural_ranks
 from pytest_pprank.planning import Plan, reaches_sglang
 from pytest_pprank.report.rank_report import (
     FAILED,
     PASSED,
+    SKIPPED,
     XFAILED,
     XPASSED,
     XPASSED_STRICT,
@@ -19,6 +20,7 @@ from pytest_pprank.report.rank_report import (
 from pytest_pprank.report.text import PlainFailure
 
 _PHASES = ("setup", "call", "teardown")
+_AGREED = {PASSED, SKIPPED, XFAILED, XPASSED}
 
 
 class ReportMerger:
@@ -33,10 +35,25 @@ class ReportMerger:
         by_rank = {rank: self._revive(rank, data) for rank, data in outcome.reports.items()}
         merged = []
         for phase in _PHASES:
-            ranks = [r for reports in by_rank.values() for r in reports if r.report.when == phase]
+            reports = [r for own in by_rank.values() for r in own if r.report.when == phase]
+            merged += self._subtests(item, plan, phase, [r for r in reports if r.subtest])
+            ranks = [r for r in reports if not r.subtest]
             troubles = outcome.troubles if phase == _phase_of_trouble(outcome) else []
             if ranks or troubles:
-                merged.append(self._phase(item, plan, phase, ranks, troubles, outcome.seconds))
+                verdict = _verdict(ranks, troubles, plan.topology.world_size)
+                merged.append(self._phase(item, plan, phase, ranks, verdict, outcome.seconds))
+        return merged
+
+    def _subtests(
+        self, item: pytest.Item, plan: Plan, phase: str, reports: list[RankReport]
+    ) -> list[pytest.TestReport]:
+        """Merge the reports of equal subtests; one that not every rank has is no disagreement."""
+        merged = []
+        for ranks in _equal_subtests(reports):
+            verdict = _verdict(ranks, [], len(ranks))
+            report = ranks[0].report  # it keeps what makes it one of a subtest
+            vars(report).update(vars(self._phase(item, plan, phase, ranks, verdict, 0.0)))
+            merged.append(report)
         return merged
 
     def _revive(self, rank: int, data: list[dict[str, Any]]) -> list[RankReport]:
@@ -54,10 +71,10 @@ class ReportMerger:
         plan: Plan,
         phase: str,
         ranks: list[RankReport],
-        troubles: list[Trouble],
+        verdict: tuple[str, Any, str | None],
         seconds: float,
     ) -> pytest.TestReport:
-        outcome, longrepr, xfail = _verdict(ranks, troubles, plan.topology.world_size)
+        outcome, longrepr, xfail = verdict
         if outcome == FAILED and hasattr(longrepr, "addsection"):
             longrepr.addsection("pprank", self._footnote(plan))
         if isinstance(longrepr, PlainFailure):
@@ -103,9 +120,21 @@ class ReportMerger:
         ]
 
 
+def _equal_subtests(reports: list[RankReport]) -> list[list[RankReport]]:
+    groups: dict[tuple[str, int], list[RankReport]] = {}
+    for report in reports:
+        # the same name twice on one rank is two subtests
+        again = 0
+        while any(r.rank == report.rank for r in groups.get((report.subtest, again), ())):
+            again += 1
+        groups.setdefault((report.subtest, again), []).append(report)
+    return list(groups.values())
+
+
 def _phase_of_trouble(outcome: TestOutcome) -> str:
     """The phase that a rank without a report of it is in; nothing but setup if no rank reported."""
-    finished = min((len(reports) for reports in outcome.reports.values()), default=0)
+    phases = [{r["when"] for r in own if "context" not in r} for own in outcome.reports.values()]
+    finished = min(map(len, phases), default=0)
     return _PHASES[min(finished, len(_PHASES) - 1)]
 
 
@@ -114,11 +143,13 @@ def _verdict(
 ) -> tuple[str, Any, str | None]:
     """Return outcome, longrepr and the xfail reason (None: no xfail) of a merged phase."""
     kinds = {r.kind for r in ranks}
-    if not troubles and len(kinds) == 1 and FAILED not in kinds and XPASSED_STRICT not in kinds:
+    if not troubles and len(ranks) == world_size and len(kinds) == 1 and kinds <= _AGREED:
         first = ranks[0].report
         return first.outcome, first.longrepr, getattr(first, "wasxfail", None)
-    if not troubles and XFAILED in kinds and kinds <= {XFAILED, XPASSED, XPASSED_STRICT}:
-        # the test is expected to fail, and as a whole it does
+    by_itself = {r.kind for r in ranks if not r.is_consequence}
+    left_behind = all(trouble.kind == DIVERGED for trouble in troubles)
+    if XFAILED in kinds and left_behind and by_itself <= {XFAILED, XPASSED, XPASSED_STRICT}:
+        # the test is expected to fail, and as a whole it does: with what follows for its peers
         expected = next(r for r in ranks if r.kind == XFAILED)
         return expected.report.outcome, expected.report.longrepr, expected.reason
     failed = sorted(
@@ -129,7 +160,7 @@ def _verdict(
         return FAILED, _explain_failures(failed, troubles, world_size), None
     if troubles:
         return FAILED, _explain_troubles(troubles), None
-    return FAILED, PlainFailure("ranks disagree", _disagreement(ranks)), None
+    return FAILED, PlainFailure("ranks disagree", _disagreement(ranks, world_size)), None
 
 
 def _explain_failures(failed: list[RankReport], troubles: list[Trouble], world_size: int) -> Any:
@@ -187,11 +218,13 @@ def _explain_troubles(troubles: list[Trouble]) -> PlainFailure:
     return failure
 
 
-def _disagreement(ranks: list[RankReport]) -> str:
+def _disagreement(ranks: list[RankReport], world_size: int) -> str:
     lines = ["the ranks of one test did not end it in the same way:"]
     for report in ranks:
         reason = f": {report.reason}" if report.kind != PASSED and report.reason else ""
         lines.append(f"  rank {report.rank} {report.kind}{reason}")
+    silent = sorted(set(range(world_size)) - {r.rank for r in ranks})
+    lines += [f"  rank {rank} reported nothing" for rank in silent]
     return "\n".join(lines)
 
 

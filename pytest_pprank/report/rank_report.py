@@ -36,6 +36,12 @@ class RankReport:
         return str(report.outcome)
 
     @property
+    def subtest(self) -> str:
+        """What tells subtests of one test apart; empty for the report of a phase itself."""
+        context = getattr(self.report, "context", None)
+        return "" if context is None else str(context)
+
+    @property
     def message(self) -> str:
         """What went wrong, in the words of the exception; empty where pytest kept none."""
         crash = getattr(self.report.longrepr, "reprcrash", None)

@@ -12,11 +12,11 @@ from pytest_pprank.wire.messages import ItemKey
 class RankBootstrap:
     """Everything a fresh process needs to become a rank; pickled into torch elastic's arguments.
 
-    `options` are the controller's parsed pytest options, `items` the tests this group will be
-    asked to run, `folder` and `path` the controller's working directory and sys.path, `basetemp`
-    the folder of its tmp_path folders, `server_args` SGLang's (None: the group never touches
-    SGLang), `reverts` edits that take SGLang fixes out, `environment` variables to set (None: to
-    remove).
+    `options` are the controller's parsed pytest options, pickled (they may need `path`), `items`
+    the tests this group will be asked to run, `folder` and `path` the controller's working
+    directory and sys.path, `basetemp` the folder of its tmp_path folders, `server_args` SGLang's
+    (None: the group never touches SGLang), `reverts` edits that take SGLang fixes out,
+    `environment` variables to set (None: to remove).
     """
 
     address: tuple[str, int]
@@ -27,7 +27,7 @@ class RankBootstrap:
     folder: str
     path: tuple[str, ...]
     arguments: tuple[str, ...]
-    options: dict[str, Any]
+    options: bytes
     items: tuple[ItemKey, ...]
     basetemp: str
     server_args: dict[str, Any] | None = None

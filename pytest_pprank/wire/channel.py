@@ -20,6 +20,9 @@ from pytest_pprank.wire.messages import PROTOCOL, Hello, Message, as_message
 
 LOOPBACK = "127.0.0.1"
 _HANDSHAKE_SECONDS = 10
+_ACCEPT_AGAIN_SECONDS = 0.2
+_STALLED_SECONDS = 30
+"""How long the listener's side waits for the rest of a message: a peer may be stopped amid one."""
 
 
 class ChannelClosed(Exception):
@@ -61,8 +64,8 @@ def ready_channels(channels: Sequence[Channel], timeout: float | None) -> list[C
 
 def connect(address: tuple[str, int], key: bytes, hello: Hello) -> Channel:
     """Connect to a `Listener`, prove and demand knowledge of `key`, and say `hello`."""
-    connection = _handshake(socket.create_connection(address, _HANDSHAKE_SECONDS), key, _answer)
-    channel = Channel(connection)
+    peer = socket.create_connection(address, _HANDSHAKE_SECONDS)
+    channel = Channel(_handshake(peer, key, _answer, stalled=0))
     channel.send(hello)
     return channel
 
@@ -72,6 +75,7 @@ class Listener:
 
     def __init__(self, key: bytes, host: str = LOOPBACK) -> None:
         self._key = key
+        self._closed = threading.Event()
         self._arrived: SimpleQueue[tuple[Hello, Channel]] = SimpleQueue()
         self._socket = socket.create_server((host, 0), backlog=1024)
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
@@ -87,6 +91,7 @@ class Listener:
     def close(self) -> None:
         """Stop listening. Channels that were handed out stay open."""
         # shutdown wakes the accept call; close alone would leave its thread blocked for ever
+        self._closed.set()
         with suppress(OSError):  # not connected, says the kernel, and wakes the thread all the same
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -95,14 +100,15 @@ class Listener:
         while True:
             try:
                 peer, _ = self._socket.accept()
-            except OSError:
-                return
-            # one thread a handshake: a silent peer holds up itself alone
-            threading.Thread(target=self._admit, args=(peer,), daemon=True).start()
+                # one thread a handshake: a silent peer holds up itself alone
+                threading.Thread(target=self._admit, args=(peer,), daemon=True).start()
+            except (OSError, RuntimeError):
+                if self._closed.wait(_ACCEPT_AGAIN_SECONDS):
+                    return  # otherwise out of descriptors or threads, for now
 
     def _admit(self, peer: socket.socket) -> None:
         try:
-            channel = Channel(_handshake(peer, self._key, _challenge))
+            channel = Channel(_handshake(peer, self._key, _challenge, stalled=_STALLED_SECONDS))
             hello = channel.receive()
         except (OSError, EOFError, AuthenticationError, ChannelClosed, TypeError):
             return  # not one of ours; _handshake has closed the connection
@@ -113,16 +119,20 @@ class Listener:
 
 
 def _handshake(
-    peer: socket.socket, key: bytes, authenticate: Callable[[Connection, bytes], None]
+    peer: socket.socket,
+    key: bytes,
+    authenticate: Callable[[Connection, bytes], None],
+    *,
+    stalled: int,
 ) -> Connection:
     peer.settimeout(None)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    _set_receive_timeout(peer, _HANDSHAKE_SECONDS)
+    _set_timeouts(peer, _HANDSHAKE_SECONDS)
     keep = peer.dup()
     connection = Connection(peer.detach())
     try:
         authenticate(connection, key)
-        _set_receive_timeout(keep, 0)
+        _set_timeouts(keep, stalled)
     except BaseException:
         connection.close()
         raise
@@ -141,6 +151,7 @@ def _answer(connection: Connection, key: bytes) -> None:
     deliver_challenge(connection, key)
 
 
-def _set_receive_timeout(peer: socket.socket, seconds: int) -> None:
-    # the connection reads its descriptor directly, so the timeout must live in the kernel
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
+def _set_timeouts(peer: socket.socket, seconds: int) -> None:
+    # the connection uses its descriptor directly, so the timeout (0: none) must live in the kernel
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        peer.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))

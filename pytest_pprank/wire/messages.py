@@ -10,8 +10,8 @@ Every connection starts with a `Hello`; then, for a rank:
     rank        -> TestDone         end barrier
     controller  -> Shutdown         leave the pytest session, tear everything down
 
-and for the launcher process: StartGroup / KillGroup from the controller, GroupStarted /
-GroupEnded / Preloaded to it. Objects of the test's author cross only as opaque bytes, so the
+and for the launcher process: StartGroup / KillGroup from the controller, Preloaded /
+GroupEnded to it. Objects of the test's author cross only as opaque bytes, so the
 controller never imports what a rank has imported.
 """
 
@@ -53,10 +53,11 @@ class RankBroken:
 
 @dataclass(frozen=True)
 class RunTest:
-    """Run one test; `next_key` tells pytest which fixtures may stay alive."""
+    """Run one test; `next_key` tells pytest which fixtures may stay alive. `serial` counts up."""
 
     key: ItemKey
     next_key: ItemKey | None
+    serial: int
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,16 @@ class WarningSeen:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A rank arrives at its `number`-th meeting. `payload` is pickled by the rank."""
+    """A rank arrives at its `number`-th meeting, in test `serial` (0: before the first one).
+
+    `payload` is pickled by the rank.
+    """
 
     number: int
     operation: str
     where: str
     payload: bytes | None = None
+    serial: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,15 @@ class Exchanged:
 
 @dataclass(frozen=True)
 class TestDone:
-    """A rank has finished a test. `spoiled` says why this group must not run another."""
+    """A rank has finished a test. `spoiled` says why this group must not run another.
+
+    `unsettled`: the test did not go through, and its messages may still be on their way in a
+    process group; the next test would receive them.
+    """
 
     __test__ = False  # not a test class, for the users' collectors
     spoiled: str = ""
+    unsettled: bool = False
 
 
 @dataclass(frozen=True)

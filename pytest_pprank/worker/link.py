@@ -20,6 +20,8 @@ class Link:
         self._orders: SimpleQueue[RunTest | Shutdown] = SimpleQueue()
         self._answers: SimpleQueue[Exchanged] = SimpleQueue()
         self._meetings = 0
+        self._serial = 0
+        self._meeting = threading.Lock()
         self.dismissed = False
         threading.Thread(target=self._read, name="pprank-link", daemon=True).start()
 
@@ -35,12 +37,20 @@ class Link:
         self, operation: str, payload: bytes | None, where: str
     ) -> tuple[bytes | None, ...]:
         """Meet all ranks. Raises PeerError when one of them cannot come any more."""
-        self._meetings += 1
-        self._channel.send(Exchange(self._meetings, operation, where, payload))
-        answer = self._answers.get()
+        with self._meeting:
+            self._meetings += 1
+            number = self._meetings
+            self._channel.send(Exchange(number, operation, where, payload, self._serial))
+            # an answer to an earlier meeting, which an exception has ended here, is nobody's
+            while (answer := self._answers.get()).number != number:
+                pass
         if answer.error:
             raise PeerError(answer.error)
         return answer.payloads
+
+    def begin(self, serial: int) -> None:
+        """Mark every meeting from here on as one of test `serial`."""
+        self._serial = serial
 
     def _read(self) -> None:
         try:

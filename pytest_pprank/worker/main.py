@@ -69,7 +69,7 @@ def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
 
     # below the controller's, so that pytest keeps and prunes it like any other tmp_path
     basetemp = str(Path(bootstrap.basetemp) / f"{bootstrap.group}-pp{pprank.rank}")
-    options = {**bootstrap.options, "basetemp": basetemp}
+    options = {**pickle.loads(bootstrap.options), "basetemp": basetemp}
     config = pytest.Config.fromdictargs(options, list(bootstrap.arguments))
     session = RankSession(config, bootstrap, pprank, link)
     config.pluginmanager.register(session, "pprank-rank")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 import warnings
 from collections.abc import Generator
 
 import pytest
 
+from pytest_pprank._pytest_compat import silence_terminal, tear_down_for
 from pytest_pprank.errors import PeerError
 from pytest_pprank.wire.bootstrap import RankBootstrap
 from pytest_pprank.wire.items import item_key
@@ -44,8 +46,15 @@ class RankSession:
         self._items: dict[ItemKey, pytest.Item] = {}
         self._collect_errors: dict[str, str] = {}
         self._peers_ready = True
+        self._announced: ItemKey | None = None
+        self._failed = False
         self.broken = ""
         """Why the session ended by itself; empty while it has not."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Print nothing: the controller does the talking."""
+        silence_terminal(config)
 
     def pytest_sessionstart(self) -> None:
         """Tell other plugins and conftest files that this rank is up."""
@@ -88,15 +97,23 @@ class RankSession:
     def _run(self, order: RunTest) -> None:
         item = self._items[order.key]
         following = self._items.get(order.next_key) if order.next_key else None
+        if order.key != self._announced:
+            tear_down_for(item)  # the plan has changed since the last test (-x, xdist, a lost rank)
+        self._announced = order.next_key
+        self._failed = False
+        self._link.begin(order.serial)
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        self._link.send(TestDone(self._pprank.spoiled))
+        self._link.send(TestDone(self._pprank.spoiled, self._failed and _has_process_group()))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Send the report of a phase; after setup and call, meet the other ranks."""
+        """Send a report; at the end of setup and call, meet the other ranks."""
         if report.when == "call" and not self._peers_ready:
             self._peers_ready = True
             return  # this rank did not really run the call phase
         self._link.send(PhaseReport(self._serialise(report)))
+        self._failed = self._failed or report.failed or hasattr(report, "wasxfail")
+        if hasattr(report, "context"):
+            return  # of a subtest: the phase goes on
         if report.when == "setup":
             self._peers_ready = self._meet("setup", report.outcome)
         elif report.when == "call":
@@ -134,3 +151,9 @@ class RankSession:
     def _serialise(self, report: pytest.TestReport) -> str:
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         return json.dumps(data, default=repr)
+
+
+def _has_process_group() -> bool:
+    """Whether messages of a test that has failed may still be on their way to the next one."""
+    distributed = sys.modules.get("torch.distributed")
+    return bool(distributed is not None and distributed.is_initialized())

@@ -14,7 +14,7 @@ DEADLINE = 120
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
     """Start a launcher that preloads modules written here."""
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     launchers = []
 
     def start(*preload, optional=(), **modules):

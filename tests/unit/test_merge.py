@@ -7,7 +7,7 @@ from pytest_pprank.planning import Plan
 from pytest_pprank.report.merge import ReportMerger
 from pytest_pprank.topology import Topology
 
-PLAN = Plan(Topology(2, "cpu"), fresh=False, timeout=1.0)
+PLAN = Plan(Topology(2, "cpu", {}), fresh=False, timeout=1.0)
 
 
 @pytest.fixture
@@ -17,7 +17,9 @@ def merged(pytester, monkeypatch):
     # the files of two ranks differ in nothing that a bytecode cache looks at
     monkeypatch.setattr("sys.dont_write_bytecode", True)
 
-    def merge(*bodies, troubles=(), reverted=(), phases=("setup", "call", "teardown")):
+    def merge(
+        *bodies, troubles=(), reverted=(), phases=("setup", "call", "teardown"), only_rank=None
+    ):
         reports = {}
         for rank, body in enumerate(bodies):
             source = f"import pytest\ndef test_func():\n    rank = {rank}\n    {body}\n"
@@ -28,6 +30,8 @@ def merged(pytester, monkeypatch):
             config = item.config
             to_json = config.hook.pytest_report_to_serializable
             reports[rank] = [to_json(config=config, report=r) for r in own if r.when in phases]
+        if only_rank is not None:
+            reports = {only_rank: reports[only_rank]}
         outcome = TestOutcome(reports=reports, troubles=list(troubles))
         return {r.when: r for r in ReportMerger(config, reverted).merge(item, PLAN, outcome)}
 
@@ -60,7 +64,7 @@ def test_equal_failures_are_folded(merged):
 def test_different_failures_are_both_told_and_the_first_comes_first(merged):
     call = merged("raise ValueError('one')", "raise KeyError('two')")["call"]
     assert call.longrepr.reprcrash.message.startswith("[rank 0] ValueError")
-    assert "rank 1 failed later, in another way" in call.longreprtext
+    assert "rank 1 failed at the same place, with other values" in call.longreprtext
     assert "KeyError" in call.longreprtext
 
 
@@ -83,10 +87,16 @@ def test_skips(merged, body):
         assert call.longrepr[2] == "Skipped: no"
 
 
-def test_xfail_on_one_rank_is_an_xfail(merged):
+def test_an_imperative_xfail_on_one_rank_is_a_disagreement(merged):
     call = merged("pass", "pytest.xfail('known')")["call"]
-    assert call.outcome == "failed"  # imperative: rank 0 knew nothing of it and passed
+    assert call.outcome == "failed"  # rank 0 knew nothing of it and passed
     assert "rank 1 xfailed: " in call.longreprtext
+
+
+def test_a_rank_that_reports_nothing_is_a_disagreement(merged):
+    setup = merged("pass", "pass", phases=("setup",), only_rank=0)["setup"]
+    assert setup.outcome == "failed"
+    assert "rank 1 reported nothing" in setup.longreprtext
 
 
 def test_trouble_without_reports(merged):
