@@ -7,6 +7,7 @@ only when an assertion is called.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def assert_materialized_on_device(
 
     `obj`: a torch.Tensor, or SGLang's ScheduleBatch or ForwardBatch (see
     `pytest_pprank.sglang.fields` for what is expected of which field). `fields` limits a batch
-    to the fields named. `device` defaults to this rank's.
+    to the fields named, in a list or tuple. `device` defaults to this rank's.
 
     For a batch it also holds: host mirrors equal their device field; a field whose staged copy
     was seen equals it; a tensor in a field that the table does not know is an error.
@@ -43,6 +44,11 @@ def assert_materialized_on_device(
 
     from pytest_pprank.sglang.materialize import check_batch, table_of, tensor_finding
 
+    if isinstance(fields, str):
+        raise UsageError(
+            f"assert_materialized_on_device: fields={fields!r} is a str; fields takes names in a "
+            f"list or tuple: fields=[{fields!r}]"
+        )
     where = torch.device(device if device is not None else _own_device(obj))
     if isinstance(obj, torch.Tensor):
         _no_fields("assert_materialized_on_device", fields)
@@ -84,11 +90,13 @@ def assert_staging_consumed(batch: Any) -> None:
 def assert_ranks_agree(value: Any, *, what: str | None = None) -> None:
     """Assert that all ranks of the group bring an equal value. A meeting of all ranks.
 
-    Tensors (also inside lists, tuples and dicts) are compared by dtype, shape and contents. `what`
-    names the value in the failure. The value must pickle; it travels over the control plane.
+    Tensors and numpy arrays (also inside lists, tuples and dicts) are compared by dtype, shape and
+    contents; NaN equals NaN. `what` names the value in the failure. The value travels over the
+    control plane: UsageError for one that does not pickle, or whose type cannot be compared.
     """
     __tracebackhide__ = True
-    values = current_rank().gather(_portable(value))
+    payloads = current_rank().gather(_pickled(value))
+    values = [pickle.loads(payload) for payload in payloads]
     groups: list[tuple[Any, list[int]]] = []
     for rank, found in enumerate(values):
         for known, ranks in groups:
@@ -201,11 +209,13 @@ def _own_device(obj: Any) -> Any:
 
 
 def _no_fields(name: str, fields: Iterable[str] | None) -> None:
+    __tracebackhide__ = True
     if fields is not None:
         raise UsageError(f"{name}: fields= is for a ScheduleBatch or ForwardBatch, not a tensor")
 
 
 def _must_be_scheduler(name: str, scheduler: Any) -> None:
+    __tracebackhide__ = True
     if not hasattr(scheduler, "token_to_kv_pool_allocator"):
         raise UnknownObjectError(
             f"{name}: {_type(scheduler)} is not known; it takes SGLang's Scheduler, as the fixture "
@@ -215,6 +225,17 @@ def _must_be_scheduler(name: str, scheduler: Any) -> None:
 
 def _type(obj: Any) -> str:
     return f"{type(obj).__module__}.{type(obj).__qualname__}"
+
+
+def _pickled(value: Any) -> bytes:
+    __tracebackhide__ = True
+    try:
+        return pickle.dumps(_portable(value))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"assert_ranks_agree: {_type(value)} cannot be sent to the other ranks ({error}); "
+            "bring numbers, strings, tensors, or lists, tuples and dicts of them"
+        ) from error
 
 
 def _portable(value: Any) -> Any:
@@ -231,17 +252,41 @@ def _portable(value: Any) -> Any:
 
 
 def _equal(left: Any, right: Any) -> bool:
+    __tracebackhide__ = True
+    import numpy as np
     import torch
 
-    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
-        return bool(left.dtype == right.dtype and torch.equal(left, right))
     if type(left) is not type(right):
         return False
+    if isinstance(left, torch.Tensor):
+        return _equal_tensors(left, right)
+    if isinstance(left, np.ndarray):
+        same = left.dtype == right.dtype and left.shape == right.shape
+        return bool(same) and _equal(left.tolist(), right.tolist())
     if isinstance(left, dict):
-        return left.keys() == right.keys() and all(_equal(left[key], right[key]) for key in left)
+        return left.keys() == right.keys() and _equal(
+            list(left.values()), [right[key] for key in left]
+        )
     if isinstance(left, (list, tuple)):
         return len(left) == len(right) and all(map(_equal, left, right))
-    return bool(left == right)
+    try:
+        return bool(left == right) or bool(left != left and right != right)  # the latter: NaN
+    except Exception as error:
+        raise UsageError(
+            f"assert_ranks_agree: values of type {_type(left)} cannot be compared "
+            f"(== raises {type(error).__name__}: {error})"
+        ) from error
+
+
+def _equal_tensors(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Compare dtype, shape and contents, NaN equal to NaN; torch.equal has no such option."""
+    from torch.testing import assert_close
+
+    try:
+        assert_close(left, right, rtol=0, atol=0, equal_nan=True)
+    except AssertionError:
+        return False
+    return True
 
 
 def _ranks(ranks: Sequence[int]) -> str:

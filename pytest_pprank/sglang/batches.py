@@ -8,18 +8,22 @@ prompts, as the stages of a pipeline do.
 from __future__ import annotations
 
 import itertools
+import operator
 from array import array
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import torch
 
-from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang.materialize import note_origin, note_staging
+from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.sglang.fields import SCHEDULE_BATCH
+from pytest_pprank.sglang.materialize import note_origin, note_staging, table_of
 from pytest_pprank.sglang.seams import fill, missing, need
 
 _serial = itertools.count()
+_MODES = ("extend", "decode")
 
 
 def restart_serial() -> None:
@@ -39,8 +43,9 @@ def make_req(
     """Return a real greedy Req, known to no queue yet.
 
     Give `input_ids`, or `prompt_len` for that many ids which differ from request to request and
-    are the same on all ranks and in all runs.
+    are the same on all ranks and in all runs. Raises UsageError for any other prompt.
     """
+    __tracebackhide__ = True
     serial = next(_serial)
     vocabulary = int(need(scheduler, "model_config").vocab_size)
     ids = _prompt(input_ids, prompt_len, serial, vocabulary)
@@ -76,15 +81,12 @@ def make_schedule_batch(
     is cut to its first `chunk` tokens and is the batch's chunked_req (see `make_next_chunk`).
     ``mode="decode"``: the prompts have run through this stage already, and each request has one
     output token: a fixed one that differs from request to request, since only the last stage
-    samples and a lone stage's input is made up anyway.
+    samples and a lone stage's input is made up anyway. Raises UsageError for wrong arguments.
     """
-    if mode not in ("extend", "decode"):
-        raise UsageError(f"make_schedule_batch: mode={mode!r}; allowed: 'extend', 'decode'")
-    if chunk is not None and (mode == "decode" or chunk < 1):
-        raise UsageError(f"make_schedule_batch: chunk={chunk!r} needs mode='extend' and chunk >= 1")
-    if not prompts:
-        raise UsageError("make_schedule_batch: prompts is empty; give at least one prompt")
-    reqs = [_as_req(scheduler, prompt, max_new_tokens) for prompt in prompts]
+    __tracebackhide__ = True
+    _check_batch_arguments(prompts, mode, chunk)
+    # No comprehension: before Python 3.12 its frame would show in the error of a wrong prompt.
+    reqs = list(map(partial(_as_req, scheduler, max_new_tokens), prompts))
     for req in reqs:
         req.init_next_round_input(scheduler.tree_cache)
         _lock(scheduler.tree_cache, req)
@@ -100,6 +102,7 @@ def make_next_chunk(scheduler: Any, batch: Any, *, chunk: int | None = None) -> 
 
     The batch before must have run its forward; it is not to be used or released any more.
     """
+    __tracebackhide__ = True
     req = batch.chunked_req
     if req is None:
         raise UsageError("make_next_chunk: the batch has no chunked_req; make it with chunk=N")
@@ -111,8 +114,15 @@ def make_next_chunk(scheduler: Any, batch: Any, *, chunk: int | None = None) -> 
 def make_forward_batch(scheduler: Any, batch: Any) -> Any:
     """Return the real ForwardBatch of a ScheduleBatch, made as the scheduler's run_batch does.
 
-    SGLang's own resolve_forward_inputs first brings the staged token ids to the device.
+    SGLang's own resolve_forward_inputs first brings the staged token ids to the device. Raises
+    UsageError for anything but a ScheduleBatch.
     """
+    __tracebackhide__ = True
+    if table_of(batch) is not SCHEDULE_BATCH:
+        raise UsageError(
+            f"make_forward_batch: takes SGLang's ScheduleBatch, as make_schedule_batch gives it, "
+            f"not {_shown(batch)}"
+        )
     overlap = import_module("sglang.srt.managers.overlap_utils")
     need(overlap, "resolve_forward_inputs")(batch, need(scheduler, "future_map"))
     forward_batch_class = need(
@@ -234,26 +244,67 @@ def _holds_kv(req: Any) -> bool:
     return getattr(req, "req_pool_idx", None) is not None
 
 
-def _as_req(scheduler: Any, prompt: Any, max_new_tokens: int) -> Any:
+def _check_batch_arguments(prompts: Any, mode: str, chunk: int | None) -> None:
+    __tracebackhide__ = True
+    if mode not in _MODES:
+        raise UsageError(
+            f"make_schedule_batch: mode={mode!r}{did_you_mean(str(mode), _MODES)}; "
+            "allowed: 'extend', 'decode'"
+        )
+    if chunk is not None and mode == "decode":
+        raise UsageError(
+            f"make_schedule_batch: chunk={chunk!r} goes with mode='extend' only: a decode batch "
+            "computes one token per request, so there is nothing to cut"
+        )
+    if chunk is not None and chunk < 1:
+        raise UsageError(f"make_schedule_batch: chunk={chunk!r}; a chunk has at least 1 token")
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        raise UsageError(
+            "make_schedule_batch: prompts must be a list, per request a Req, a list of token ids "
+            f"or a length, not {_shown(prompts)}"
+        )
+    if not prompts:
+        raise UsageError("make_schedule_batch: prompts is empty; give at least one prompt")
+
+
+def _shown(value: object) -> str:
+    """Say what was given instead, in short."""
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return repr(value) if plain else f"a {type(value).__name__}"
+
+
+def _as_req(scheduler: Any, max_new_tokens: int, prompt: Any) -> Any:
+    __tracebackhide__ = True
     if isinstance(prompt, int):
         return make_req(scheduler, prompt_len=prompt, max_new_tokens=max_new_tokens)
     if hasattr(prompt, "origin_input_ids"):
         return prompt
-    return make_req(scheduler, input_ids=prompt, max_new_tokens=max_new_tokens)
+    return make_req(scheduler, input_ids=_token_ids(prompt), max_new_tokens=max_new_tokens)
 
 
 def _prompt(
     input_ids: Sequence[int] | None, prompt_len: int | None, serial: int, vocabulary: int
 ) -> list[int]:
+    __tracebackhide__ = True
     if (input_ids is None) == (prompt_len is None):
         raise UsageError("make_req: give either input_ids=[...] or prompt_len=N")
     if input_ids is None:
         length = int(prompt_len or 0)
         ids = [3 + (serial * 7919 + position * 31) % (vocabulary - 3) for position in range(length)]
     else:
-        ids = [int(token) for token in input_ids]
+        ids = _token_ids(input_ids)
     if not ids:
         raise UsageError("make_req: a prompt needs at least one token id")
     if not all(0 <= token < vocabulary for token in ids):
         raise UsageError(f"make_req: token ids must lie in 0 to {vocabulary - 1}")
     return ids
+
+
+def _token_ids(given: Any) -> list[int]:
+    __tracebackhide__ = True
+    try:
+        return [operator.index(token) for token in given]
+    except TypeError:
+        raise UsageError(
+            f"make_req: a prompt is a list of token ids or a length, not {_shown(given)}"
+        ) from None

@@ -17,10 +17,14 @@ ALWAYS, EXTEND, OPTIONAL = "always", "extend", "optional"
 
 @dataclass(frozen=True)
 class Device:
-    """A tensor that the forward reads on the device. `cause` is what usually empties it."""
+    """A tensor that the forward reads on the device.
+
+    `cause` is what usually empties it, `decode_cause` what does so on a decode batch.
+    """
 
     when: str = OPTIONAL
     cause: str = ""
+    decode_cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,13 @@ _H2D = (
     "the normal path calls resolve_forward_inputs before the forward"
 )
 
+_GATHER = (
+    "a caller of prepare_for_decode that goes to the forward without resolve_forward_inputs: on a "
+    "decode batch the token ids lie in SGLang's future_map, by req_pool_indices, until that "
+    "function gathers them (srt/managers/overlap_utils.py)"
+)
+_INPUT_IDS = Device(ALWAYS, cause=_H2D, decode_cause=_GATHER)
+
 
 def _optional(*names: str) -> dict[str, Kind]:
     return dict.fromkeys(names, Device())
@@ -82,7 +93,7 @@ _REPLACEMENTS = _optional("input_embeds", "replace_embeds", "replace_positions",
 _ENCODER = _optional("encoder_lens", "encoder_out_cache_loc")
 
 SCHEDULE_BATCH: Table = {
-    "input_ids": Device(ALWAYS, cause=_H2D),
+    "input_ids": _INPUT_IDS,
     "req_pool_indices": Device(ALWAYS),
     "seq_lens": Device(ALWAYS),
     "orig_seq_lens": Device(ALWAYS),
@@ -103,7 +114,7 @@ SCHEDULE_BATCH: Table = {
 }
 
 FORWARD_BATCH: Table = {
-    "input_ids": Device(ALWAYS, cause=_H2D),
+    "input_ids": _INPUT_IDS,
     "req_pool_indices": Device(ALWAYS),
     "seq_lens": Device(ALWAYS),
     "out_cache_loc": Device(ALWAYS),

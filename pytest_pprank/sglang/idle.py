@@ -49,8 +49,12 @@ def free_tokens(scheduler: Any) -> int:
 def reset_scheduler(scheduler: Any) -> None:
     """Drop all requests and bring the Scheduler back to the state after its start.
 
+    That is: no requests, an empty cache, the seed, and the Scheduler's own plain values (numbers,
+    strings, None, enums); what a test changes inside the objects it holds (server_args, policy,
+    ...) stays. Attributes that a test added stay until `drop_new_attributes`.
     Raises PprankError when SGLang itself refuses to call the result idle.
     """
+    vars(scheduler).update(started(scheduler).attributes)
     _drop_requests(scheduler)
     if not need(scheduler, "flush_cache")():
         problems = "; ".join(idle_problems(scheduler)) or "SGLang's flush_cache refused"
@@ -61,9 +65,17 @@ def reset_scheduler(scheduler: Any) -> None:
     if tracker is not None:
         tracker.reset()
     scheduler.forward_ct = 0
-    for name, value in started(scheduler).chunk_sizing.items():
-        setattr(scheduler, name, value)
     restart_serial()
+
+
+def drop_new_attributes(scheduler: Any) -> None:
+    """Remove the attributes that the Scheduler did not have after its start: call before a test.
+
+    Not part of the reset after a test: a fixture that is torn down later, such as pytest-mock's,
+    deletes the attribute that it patched, and fails when that is gone.
+    """
+    for name in vars(scheduler).keys() - started(scheduler).names:
+        delattr(scheduler, name)
 
 
 def _drop_requests(scheduler: Any) -> None:

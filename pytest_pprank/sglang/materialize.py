@@ -134,7 +134,7 @@ def _check_field(batch: Any, name: str, table: Table, device: torch.device) -> I
         if value is None and not _required(batch, kind):
             return
         for tensor in _tensors(value) or [value]:
-            finding = tensor_finding(tensor, name, owner, device, kind.cause)
+            finding = tensor_finding(tensor, name, owner, device, _usual_cause(batch, kind))
             if finding is not None:
                 yield _with_staging(finding, batch)
             elif isinstance(tensor, torch.Tensor):
@@ -145,6 +145,12 @@ def _check_field(batch: Any, name: str, table: Table, device: torch.device) -> I
         for tensor in _tensors(value):
             if tensor.device.type != "cpu":
                 yield Finding(owner, name, describe(tensor), "a host tensor")
+
+
+def _usual_cause(batch: Any, kind: Device) -> str:
+    mode = getattr(batch, "forward_mode", None)
+    decode = mode is not None and mode.is_decode()
+    return (kind.decode_cause if decode else "") or kind.cause
 
 
 def _required(batch: Any, kind: Device) -> bool:

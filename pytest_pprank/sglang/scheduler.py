@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
+from enum import Enum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 from pytest_pprank.sglang.profiler import ProfilerRun, strands_peers, watch_profiler
 from pytest_pprank.sglang.seams import fill, missing, need, takes
 from pytest_pprank.sglang.static import sglang_version
@@ -37,13 +38,15 @@ class Started:
     """What `start_scheduler` keeps beside the Scheduler itself.
 
     `tokenizer_side` is bound on the first stage only; `profiler_run` is what SGLang's
-    dynamic-chunk profiler did while the Scheduler started; `chunk_sizing` holds the attributes
-    that it set, so that a reset can undo what a later run of the profiler made of them.
+    dynamic-chunk profiler did while the Scheduler started; `attributes` holds the Scheduler's own
+    plain values (numbers, strings, None, enums) and the chunk sizer, which a test or a later run
+    of the profiler may change; `names` are those of all its attributes.
     """
 
     tokenizer_side: TokenizerSide | None
     profiler_run: ProfilerRun
-    chunk_sizing: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+    names: frozenset[str]
 
 
 _started: dict[int, tuple[Any, Started]] = {}
@@ -66,19 +69,21 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
     )
     ports = _port_args(need(server_args_module, "PortArgs"), server_args, pprank)
     side = TokenizerSide(ports) if pprank.is_first_stage else None
-    # A user's filterwarnings = error is about their tests, not about how SGLang starts.
-    with watch_profiler() as run, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scheduler = _construct(server_args, ports, pprank)
-    _drop_load_snapshot(scheduler)
+    try:
+        # A user's filterwarnings = error is about their tests, not about how SGLang starts.
+        with watch_profiler() as run, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scheduler = _construct(server_args, ports, pprank)
+    finally:
+        # SGLang maps it for a tokenizer process and never removes it; the mapping needs no name.
+        remove_load_snapshots(instance_id(pprank))
     if strands_peers() and run.problems():
         found = "\n".join(run.problems()).replace("\n", "\n  ")
         raise PprankError(
             "SGLang's dynamic-chunk profiler failed on this stage while the Scheduler started; the "
             f"other stages wait for its samples for ever:\n  {found}"
         )
-    sizing = {name: getattr(scheduler, name) for name in _SIZING if hasattr(scheduler, name)}
-    _started[id(scheduler)] = (scheduler, Started(side, run, sizing))
+    _started[id(scheduler)] = (scheduler, _snapshot(scheduler, side, run))
     return scheduler
 
 
@@ -92,10 +97,28 @@ def started(scheduler: Any) -> Started:
         ) from None
 
 
+def instance_id(pprank: Pprank) -> str:
+    """Return SGLang's name of this Scheduler's pipeline, unique on the host.
+
+    It begins with the run folder's name, so that the controller can find what a killed rank left.
+    """
+    return f"{pprank.workdir.parent.name}-{pprank.workdir.name}-{pprank.role}"
+
+
 def device_index(pprank: Pprank) -> int:
     """Return SGLang's gpu_id of this rank: the CUDA device, or on CPU the stage."""
     kind, _, index = pprank.device.partition(":")
     return int(index or 0) if kind == "cuda" else pprank.stage
+
+
+def _snapshot(scheduler: Any, side: TokenizerSide | None, run: ProfilerRun) -> Started:
+    attributes = vars(scheduler)
+    kept = {
+        name: value
+        for name, value in attributes.items()
+        if name in _SIZING or value is None or isinstance(value, (int, float, str, Enum))
+    }
+    return Started(side, run, kept, frozenset(attributes))
 
 
 def _construct(server_args: Any, ports: Any, pprank: Pprank) -> Any:
@@ -149,7 +172,7 @@ def _port_args(port_args_class: Any, server_args: Any, pprank: Pprank) -> Any:
             )
         setattr(ports, name, f"ipc://{path}")
     if hasattr(ports, "instance_id"):
-        ports.instance_id = f"pprank-{pprank.workdir.name}-{pprank.role}"
+        ports.instance_id = instance_id(pprank)
     return ports
 
 
@@ -166,11 +189,3 @@ def _spread_threads(pprank: Pprank) -> None:
 def _release() -> tuple[int, ...]:
     version = (sglang_version() or "0").split("+")[0].split(".")
     return tuple(int(part) for part in version[:3] if part.isdigit())
-
-
-def _drop_load_snapshot(scheduler: Any) -> None:
-    """Unlink the file in /dev/shm that SGLang maps for a tokenizer process, and never removes."""
-    path = getattr(getattr(scheduler, "load_snapshot_writer", None), "path", None)
-    if path is not None:
-        with suppress(FileNotFoundError):
-            os.unlink(path)

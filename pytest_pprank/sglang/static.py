@@ -118,8 +118,9 @@ def num_layers(args: Mapping[str, object], stages: int) -> int:
     if stages > layers:
         model = "the tiny model" if given is None else f"model_path {str(given)!r}"
         raise UsageError(
-            f"--pp-size {stages}: {model} has {layers} layers, so at most {layers} stages; "
-            "give a smaller --pp-size or @pytest.mark.sglang(model_path=...) with more layers"
+            f"--pp-size {stages} or @pytest.mark.pprank(pp={stages}): {model} has {layers} layers, "
+            f"so at most {layers} stages; give a smaller size, or "
+            "@pytest.mark.sglang(model_path=...) with more layers"
         )
     return layers
 

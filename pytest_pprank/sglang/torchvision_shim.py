@@ -11,6 +11,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
 from typing import Any
 
 _SYMPTOM = "operator torchvision::nms does not exist"
@@ -22,16 +25,46 @@ _kept: list[Any] = []
 
 def ensure_torchvision() -> None:
     """Import torchvision, defining its two missing schemas only where that import needs them."""
-    if importlib.util.find_spec("torchvision") is None:
-        return
-    try:
+    if importlib.util.find_spec("torchvision") is not None:
+        install_import_hook()
         importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if _SYMPTOM not in str(error):
-            raise
-        _forget_half_imported()
-        _define_schemas()
-        importlib.import_module("torchvision")
+
+
+def install_import_hook() -> None:
+    """Let whoever imports torchvision first, in this process, get it as `ensure_torchvision` does.
+
+    Imports nothing now; where torchvision is missing or imports by itself nothing changes.
+    """
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder:
+    """Finds torchvision, where it lies on sys.path as ordinary source files, and nothing else."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "torchvision":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    """Runs the real torchvision, and a second time with the schemas when it lacks just them."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        try:
+            super().exec_module(module)
+        except RuntimeError as error:
+            if _SYMPTOM not in str(error):
+                raise
+            _forget_submodules()
+            _define_schemas()
+            super().exec_module(module)
 
 
 def _define_schemas() -> None:
@@ -43,6 +76,6 @@ def _define_schemas() -> None:
     _kept.append(library)
 
 
-def _forget_half_imported() -> None:
-    for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
+def _forget_submodules() -> None:
+    for name in [name for name in sys.modules if name.startswith("torchvision.")]:
         del sys.modules[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,14 @@ def test_staged_ids_are_named_with_rank_and_cause(schedule_batch: Any, pprank: A
     assert "ScheduleBatch.input_ids: found None" in message
     assert "prefill_input_ids_cpu still holds a host tensor int64[62]" in message
     assert "SGLang PR 26883" in message
+
+
+def test_ids_of_a_decode_batch_lie_in_the_future_map(make_schedule_batch: Make) -> None:
+    batch = make_schedule_batch([3, 4], mode="decode")
+    message = failure(assert_materialized_on_device, batch)
+    assert "ScheduleBatch.input_ids: found None" in message
+    assert "lie in SGLang's future_map" in message
+    assert "26883" not in message
 
 
 def test_staging_that_stays_is_named(schedule_batch: Any) -> None:
@@ -100,6 +109,11 @@ def test_field_that_the_table_does_not_have(schedule_batch: Any) -> None:
         assert_materialized_on_device(schedule_batch, fields=["input_id"])
 
 
+def test_fields_as_one_str(schedule_batch: Any) -> None:
+    with pytest.raises(UsageError, match=r"list or tuple: fields=\['input_ids'\]"):
+        assert_materialized_on_device(schedule_batch, fields="input_ids")
+
+
 def test_ranks_that_differ_are_named_with_their_values(pprank: Any) -> None:
     import torch
 
@@ -109,6 +123,74 @@ def test_ranks_that_differ_are_named_with_their_values(pprank: Any) -> None:
     assert message.startswith("ranks disagree on being first:\n  rank 0: True\n")
     assert f"{others}: False" in message
     assert "rank 1" in failure(assert_ranks_agree, torch.tensor([pprank.rank]))
+
+
+@pytest.mark.pprank
+def test_ranks_agree_on_nan_and_on_arrays() -> None:
+    import numpy as np
+    import torch
+
+    nan = float("nan")
+    assert_ranks_agree([nan, np.float32(nan), torch.tensor([1, nan]), {"a": np.array([2.0, nan])}])
+    assert_ranks_agree(np.array([None, "x"], dtype=object))
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_dtype_shape_and_values_of_arrays_must_agree(pprank: Any, library: str) -> None:
+    from importlib import import_module
+
+    make = import_module(library)
+    first = pprank.is_first_stage
+    for mine in (
+        make.arange(4) + (0 if first else 1),
+        make.arange(4).reshape((4, 1) if first else (2, 2)),
+        make.arange(4, dtype=make.int32 if first else make.int64),
+    ):
+        assert "rank 0" in failure(assert_ranks_agree, mine)
+
+
+@pytest.mark.pprank
+def test_ranks_cannot_agree_on_what_does_not_travel_or_compare() -> None:
+    with pytest.raises(
+        UsageError, match=r"builtins\.generator cannot be sent.*cannot pickle"
+    ) as error:
+        assert_ranks_agree(number for number in range(3))
+    assert shown_files(error) == {"test_assertions.py"}
+    with pytest.raises(UsageError, match=r"Incomparable cannot be compared \(== raises"):
+        assert_ranks_agree({"a": Incomparable()})
+
+
+class Incomparable:
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("check", "options"),
+    [
+        (assert_materialized_on_device, {"fields": ["a"]}),
+        (assert_kv_balanced, {}),
+        (assert_profiler_ready, {}),
+        (assert_staging_consumed, {}),
+        (assert_materialized_on_device, {}),
+    ],
+)
+def test_errors_show_no_source_of_the_plugin(
+    pprank: Any, check: Callable[..., None], options: dict[str, Any]
+) -> None:
+    import torch
+
+    wrong = torch.zeros(1, device=pprank.device) if options else None
+    with pytest.raises(UsageError) as error:
+        check(wrong, **options)
+    assert shown_files(error) == {"test_assertions.py"}
+
+
+def shown_files(error: pytest.ExceptionInfo[Any]) -> set[str]:
+    """The files whose source pytest would show."""
+    return {Path(entry.path).name for entry in error.traceback if not entry.ishidden(error)}
 
 
 def test_kv_that_was_not_given_back(scheduler: Any, make_schedule_batch: Make, pprank: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,22 +30,50 @@ def test_numbering_starts_anew_for_each_test(make_req: Make) -> None:
     ids=["neither", "both", "empty", "beyond-vocabulary"],
 )
 def test_wrong_prompts(make_req: Make, wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="make_req"):
+    with pytest.raises(UsageError, match="make_req") as error:
         make_req(**wrong)
+    assert shown_files(error) == {"test_batches.py"}
 
 
 @pytest.mark.parametrize(
-    ("prompts", "options"),
+    ("prompts", "options", "words"),
     [
-        ([3], {"mode": "prefill"}),
-        ([], {}),
-        ([3], {"chunk": 0}),
-        ([3], {"mode": "decode", "chunk": 1}),
+        ([3], {"mode": "prefill"}, "allowed: 'extend', 'decode'"),
+        ([3], {"mode": "deocde"}, r"mode='deocde' \(did you mean 'decode'\?\)"),
+        ([], {}, "prompts is empty"),
+        (5, {}, "prompts must be a list, .* not 5"),
+        ("abc", {}, "prompts must be a list, .* not 'abc'"),
+        ([None], {}, "a prompt is a list of token ids or a length, not None"),
+        ([["a"]], {}, "a prompt is a list of token ids or a length, not a list"),
+        ([3], {"chunk": 0}, "chunk=0; a chunk has at least 1 token"),
+        ([3], {"mode": "decode", "chunk": 3}, "chunk=3 goes with mode='extend' only"),
     ],
 )
-def test_wrong_batches(make_schedule_batch: Make, prompts: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="make_schedule_batch"):
-        make_schedule_batch(prompts, **options)
+def test_wrong_batches(scheduler: Any, prompts: Any, options: dict[str, Any], words: str) -> None:
+    from pytest_pprank.sglang.batches import make_schedule_batch
+
+    with pytest.raises(UsageError, match=words) as error:
+        make_schedule_batch(scheduler, prompts, **options)
+    assert shown_files(error) == {"test_batches.py"}
+
+
+def test_wrong_input_of_a_forward_batch(make_forward_batch: Make) -> None:
+    with pytest.raises(UsageError, match=r"takes SGLang's ScheduleBatch, .* not None") as error:
+        make_forward_batch(None)
+    assert shown_files(error) == {"test_batches.py"}
+
+
+def test_next_chunk_of_a_whole_batch(scheduler: Any, schedule_batch: Any) -> None:
+    from pytest_pprank.sglang.batches import make_next_chunk
+
+    with pytest.raises(UsageError, match="make it with chunk=N") as error:
+        make_next_chunk(scheduler, schedule_batch)
+    assert shown_files(error) == {"test_batches.py"}
+
+
+def shown_files(error: pytest.ExceptionInfo[Any]) -> set[str]:
+    """The files whose source pytest would show."""
+    return {Path(entry.path).name for entry in error.traceback if not entry.ishidden(error)}
 
 
 def test_forward_runs_on_every_stage(
@@ -96,6 +125,28 @@ def test_reset_brings_everything_back(scheduler: Any, make_req: Make) -> None:
         assert expected in problems
     reset_scheduler(scheduler)
     assert idle_problems(scheduler) == []
+
+
+def test_reset_restores_plain_values(scheduler: Any) -> None:
+    from pytest_pprank.sglang.idle import reset_scheduler
+
+    before = (scheduler.chunked_prefill_size, scheduler.max_running_requests)
+    scheduler.chunked_prefill_size = 7
+    scheduler.gracefully_exit = True
+    del scheduler.max_running_requests
+    reset_scheduler(scheduler)
+    assert (scheduler.chunked_prefill_size, scheduler.max_running_requests) == before
+    assert not scheduler.gracefully_exit
+
+
+def test_new_attributes_are_dropped_and_patched_methods_come_back(scheduler: Any) -> None:
+    from pytest_pprank.sglang.idle import drop_new_attributes
+
+    names = set(vars(scheduler))
+    scheduler.brand_new = scheduler.get_next_batch_to_run = print
+    drop_new_attributes(scheduler)
+    assert vars(scheduler).keys() <= names
+    assert scheduler.get_next_batch_to_run is not print
 
 
 @pytest.mark.pprank(pp=1)

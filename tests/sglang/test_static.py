@@ -79,8 +79,9 @@ def test_no_args_at_all_is_a_missing_seam(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_too_many_stages_for_the_tiny_model() -> None:
     assert static.num_layers({}, stages=8) == 8
-    with pytest.raises(UsageError, match=r"--pp-size 9: the tiny model has 8 layers"):
+    with pytest.raises(UsageError, match="the tiny model has 8 layers, so at most 8") as error:
         static.num_layers({}, stages=9)
+    assert str(error.value).startswith("--pp-size 9 or @pytest.mark.pprank(pp=9): ")
 
 
 def test_layers_of_a_model_path(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_missing_or_old_packages(
 
 
 def test_controller_side_imports_neither_torch_nor_sglang() -> None:
-    modules = ("static", "arguments", "torchvision_shim", "platform")
+    modules = ("static", "arguments", "torchvision_shim", "platform", "load_snapshot")
     code = "import sys\n" + "".join(f"import pytest_pprank.sglang.{name}\n" for name in modules)
     code += "import pytest_pprank.assertions\nprint(sorted({'torch', 'sglang'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

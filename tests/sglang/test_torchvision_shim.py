@@ -1,0 +1,68 @@
+"""The import hook that lets torchvision import beside a CPU build of torch, in plain processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_HOOK = """
+import importlib.util, sys
+from pytest_pprank.sglang.torchvision_shim import install_import_hook
+before = len(sys.meta_path)
+install_import_hook()
+install_import_hook()
+assert len(sys.meta_path) == before + 1
+assert "torch" not in sys.modules
+"""
+
+
+def python(code: str, **env: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if name != "SGLANG_PLATFORM"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _HOOK + code],
+        capture_output=True,
+        text=True,
+        env={**clean, **env},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_torchvision_imports_once_and_only_when_asked_for() -> None:
+    code = """
+assert importlib.util.find_spec("torchvision") is not None
+assert "torchvision" not in sys.modules and "torch" not in sys.modules
+import torchvision.ops
+print(sys.modules["torchvision"] is torchvision, torchvision.__spec__.origin.endswith(".py"))
+print(torchvision.ops.box_area.__module__)
+"""
+    assert python(code).split() == ["True", "True", "torchvision.ops.boxes"]
+
+
+def test_batches_can_be_imported_at_the_top_of_a_test_file() -> None:
+    code = "from sglang.srt.managers.schedule_batch import ScheduleBatch as S; print(S.__name__)"
+    assert python(code).split()[-1] == "ScheduleBatch"
+
+
+def test_other_errors_of_torchvision_stay_its_own(tmp_path: Path) -> None:
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('mine')")
+    code = """
+try:
+    import torchvision
+except RuntimeError as error:
+    print(error, "torchvision" in sys.modules, "torch" in sys.modules)
+"""
+    assert python(code, PYTHONPATH=str(tmp_path)).split() == ["mine", "False", "False"]
+
+
+def test_nothing_changes_without_torchvision() -> None:
+    code = """
+sys.path.clear()
+try:
+    import torchvision
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    assert python(code).split() == ["torchvision"]
