@@ -15,6 +15,7 @@ from pytest_pprank.errors import PprankError, SeamMissing, UsageError
 from pytest_pprank.plugin import (  # noqa: F401  (this module is the plugin object)
     pytest_addhooks,
     pytest_addoption,
+    pytest_collection,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_generate_tests,

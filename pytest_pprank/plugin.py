@@ -62,6 +62,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         return header_lines(given)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Let test files import SGLang at their top, here and on the ranks."""
+    from pytest_pprank.sglang.torchvision_shim import install_import_hook
+
+    install_import_hook()
+
+
 @pytest.hookimpl(trylast=True)  # the user's own parameters come first in the ids
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each ranked test at each size."""
