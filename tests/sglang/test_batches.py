@@ -131,12 +131,10 @@ def test_reset_restores_plain_values(scheduler: Any) -> None:
     from pytest_pprank.sglang.idle import reset_scheduler
 
     before = (scheduler.chunked_prefill_size, scheduler.max_running_requests)
-    scheduler.chunked_prefill_size = 7
-    scheduler.gracefully_exit = True
+    scheduler.chunked_prefill_size = None
     del scheduler.max_running_requests
     reset_scheduler(scheduler)
     assert (scheduler.chunked_prefill_size, scheduler.max_running_requests) == before
-    assert not scheduler.gracefully_exit
 
 
 def test_new_attributes_are_dropped_and_patched_methods_come_back(scheduler: Any) -> None:
