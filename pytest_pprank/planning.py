@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -94,10 +93,6 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
             ranked.append(item)
     if unsized and not config.option.collectonly:
         problems[missing_size(unsized)] = None
-    if ranked and find_spec("torch") is None:
-        problems[
-            "ranked tests need torch 2.11 or newer; set it up: python -m pytest_pprank setup"
-        ] = None
     if problems:
         raise UsageError("\n".join(problems))
     return ranked

@@ -87,7 +87,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return
         if ranked:
             from pytest_pprank.controller import session
+            from pytest_pprank.sglang import static
 
+            static.check_torch()
             config.stash[_SESSION] = session.ControllerSession(config, ranked)
         planning.check_reverts(config, ranked)
     if not config.getoption("stepwise", False):  # it counts on the order it has seen

@@ -66,6 +66,11 @@ def package_root() -> Path | None:
 def check_installed() -> None:
     """Raise UsageError when SGLang or torch is missing or older than what is supported."""
     _check_version("sglang", OLDEST_SGLANG)
+    check_torch()
+
+
+def check_torch() -> None:
+    """Raise UsageError when torch is missing or older than what is supported."""
     _check_version("torch", OLDEST_TORCH)
 
 
