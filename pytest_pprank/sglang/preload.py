@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 
 from pytest_pprank.sglang.platform import select_cpu_platform
@@ -48,7 +49,8 @@ _ENVIRONMENT = {
 
 _CPU_ENVIRONMENT = {
     # With a CUDA build of torch, SGLang finds libnccl and then refuses the device "cpu"
-    # (distributed/device_communicators/pynccl.py); its own switch hides the library from it.
+    # (distributed/device_communicators/pynccl.py); its own switch hides the library from it,
+    # and logs an error; a CPU build finds none anyway.
     "SGLANG_NCCL_SO_PATH": "/no-nccl-on-device-cpu",
 }
 
@@ -58,7 +60,8 @@ def prepare_environment(device: str) -> None:
 
     `device` is "cpu", "cuda" or "cuda:K". Call before the first import of numpy.
     """
-    wanted = {**_ENVIRONMENT, **(_CPU_ENVIRONMENT if device == "cpu" else {})}
+    hide_nccl = device == "cpu" and not metadata.version("torch").endswith("+cpu")
+    wanted = {**_ENVIRONMENT, **(_CPU_ENVIRONMENT if hide_nccl else {})}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     if device == "cpu":

@@ -59,6 +59,8 @@ class Pprank:
         self.workdir = seat.workdir
         self._meeting = meeting
         self._spoiled = ""
+        self.failed = False
+        """Whether the running test has failed on this rank so far."""
 
     @property
     def is_first_stage(self) -> bool:

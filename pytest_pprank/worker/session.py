@@ -47,7 +47,6 @@ class RankSession:
         self._collect_errors: dict[str, str] = {}
         self._peers_ready = True
         self._announced: ItemKey | None = None
-        self._failed = False
         self.broken = ""
         """Why the session ended by itself; empty while it has not."""
 
@@ -100,10 +99,12 @@ class RankSession:
         if order.key != self._announced:
             tear_down_for(item)  # the plan has changed since the last test (-x, xdist, a lost rank)
         self._announced = order.next_key
-        self._failed = False
+        self._pprank.failed = False
         self._link.begin(order.serial)
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        self._link.send(TestDone(self._pprank.spoiled, self._failed and _has_process_group()))
+        self._link.send(
+            TestDone(self._pprank.spoiled, self._pprank.failed and _has_process_group())
+        )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report; at the end of setup and call, meet the other ranks."""
@@ -111,7 +112,7 @@ class RankSession:
             self._peers_ready = True
             return  # this rank did not really run the call phase
         self._link.send(PhaseReport(self._serialise(report)))
-        self._failed = self._failed or report.failed or hasattr(report, "wasxfail")
+        self._pprank.failed |= report.failed or hasattr(report, "wasxfail")
         if hasattr(report, "context"):
             return  # of a subtest: the phase goes on
         if report.when == "setup":
