@@ -85,8 +85,10 @@ def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
     then the Scheduler is brought back to the state after its start; when that fails the worker
     group is replaced.
     """
-    from pytest_pprank.sglang.idle import idle_problems, reset_scheduler
+    from pytest_pprank.sglang.idle import drop_new_attributes, idle_problems, reset_scheduler
 
+    # not at the end: fixtures that are torn down later may want to undo their own
+    drop_new_attributes(_started_scheduler)
     yield _started_scheduler
     left = idle_problems(_started_scheduler)
     reset_scheduler(_started_scheduler)
@@ -120,6 +122,7 @@ def make_schedule_batch(scheduler: Any) -> Iterator[Callable[..., Any]]:
     made = []
 
     def make(prompts: Sequence[Any], **options: Any) -> Any:
+        __tracebackhide__ = True
         made.append(batches.make_schedule_batch(scheduler, prompts, **options))
         return made[-1]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,11 +64,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection() -> None:
+def pytest_collection(session: pytest.Session) -> None:
     """Let test files import SGLang at their top, here and on the ranks."""
     from pytest_pprank.sglang.torchvision_shim import install_import_hook
 
     install_import_hook()
+    if options.options_of(session.config).sizes and not is_rank():
+        # now, while no test folder is on sys.path whose modules could hide the standard library's
+        import_module("pytest_pprank.controller.session")
 
 
 @pytest.hookimpl(trylast=True)  # the user's own parameters come first in the ids

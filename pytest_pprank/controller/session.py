@@ -20,6 +20,7 @@ from pytest_pprank.launch.client import LauncherClient
 from pytest_pprank.options import options_of
 from pytest_pprank.planning import Plan, plan_of, reaches_sglang
 from pytest_pprank.report.merge import ReportMerger
+from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 from pytest_pprank.topology import Topology
 from pytest_pprank.wire.bootstrap import RankBootstrap
 from pytest_pprank.wire.items import item_key
@@ -236,6 +237,8 @@ class ControllerSession:
         launcher, self._launcher = self._launcher, None
         if launcher is not None:
             launcher.close()
+            # a rank that was killed while its Scheduler started could not do it
+            remove_load_snapshots(launcher.run_dir.name)
 
 
 def _plan(item: pytest.Item) -> Plan:

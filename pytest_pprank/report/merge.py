@@ -156,10 +156,10 @@ def _verdict(
         (r for r in ranks if r.kind in (FAILED, XPASSED_STRICT)),
         key=lambda r: (r.is_consequence, r.report.stop),
     )
+    if troubles and all(r.is_consequence for r in failed):
+        return FAILED, _explain_troubles(troubles, _fold(failed)), None
     if failed:
         return FAILED, _explain_failures(failed, troubles, world_size), None
-    if troubles:
-        return FAILED, _explain_troubles(troubles), None
     return FAILED, PlainFailure("ranks disagree", _disagreement(ranks, world_size)), None
 
 
@@ -208,13 +208,15 @@ def _consequences(others: list[list[RankReport]]) -> str:
     return "".join(lines)
 
 
-def _explain_troubles(troubles: list[Trouble]) -> PlainFailure:
+def _explain_troubles(troubles: list[Trouble], victims: list[list[RankReport]]) -> PlainFailure:
     first, *more = troubles
     failure = PlainFailure(first.kind, first.text)
     for title, text in first.details:
         failure.addsection(title, text)
     for trouble in more:
         failure.addsection(trouble.kind, trouble.text)
+    if victims:
+        failure.addsection("ranks", _consequences(victims).lstrip())
     return failure
 
 

@@ -20,6 +20,7 @@ _current: Pprank | None = None
 
 def current_rank() -> Pprank:
     """Return this process's rank; raises UsageError outside a worker group."""
+    __tracebackhide__ = True
     if _current is None:
         raise UsageError(
             "this works only inside a ranked test: mark the test with @pytest.mark.pprank "

@@ -107,6 +107,15 @@ def test_trouble_without_reports(merged):
     assert "details" in call.longreprtext
 
 
+def test_a_victim_does_not_hide_the_trouble(merged):
+    trouble = Trouble("rank died", "rank 1 died in call: killed by SIGKILL")
+    peer = "from pytest_pprank.errors import PeerError; raise PeerError('in vain')"
+    # a stand-in for a rank without a report of its call: both have nothing but that
+    call = merged(peer, peer, troubles=[trouble], phases=("call",))["call"]
+    assert call.longrepr.reprcrash.message.startswith("rank died: rank 1 died")
+    assert "ranks 0,1 failed as a consequence" in call.longreprtext
+
+
 def test_a_failure_comes_before_the_trouble_it_caused(merged):
     trouble = Trouble("ranks diverged", "rank 0 is still inside call")
     call = merged("raise ValueError('boom')", "pass", troubles=[trouble])["call"]
