@@ -145,7 +145,7 @@ def _checked_server_args(item: pytest.Item, stages: int) -> Mapping[str, Any]:
 
 def check_reverts(config: pytest.Config, ranked: list[pytest.Item]) -> None:
     """Raise UsageError for reverts that no selected test could be touched by."""
-    if options_of(config).reverts and not any(reaches_sglang(_planned(i)) for i in ranked):
+    if options_of(config).reverts and not any(reaches_sglang(planned(i)) for i in ranked):
         raise UsageError(
             "--pprank-revert is given, but none of the selected tests uses SGLang on ranks (by a "
             "fixture such as 'scheduler' or by @pytest.mark.sglang): nothing would be reverted"
@@ -157,7 +157,8 @@ def reaches_sglang(plan: Plan) -> bool:
     return plan.topology.server_args is not None or "sglang" in sys.modules
 
 
-def _planned(item: pytest.Item) -> Plan:
+def planned(item: pytest.Item) -> Plan:
+    """Return how to run a test that is known to be ranked."""
     return item.stash[_PLAN]
 
 

@@ -126,7 +126,7 @@ class WorkerGroup:
     def run_test(
         self, key: ItemKey, following: ItemKey | None, timeout: float, grace: float
     ) -> TestOutcome:
-        """Run one test on all ranks; a group that `outcome.spoiled` names must be replaced."""
+        """Run one test on all ranks; one that is spoiled or unsettled then must be replaced."""
         self._tests += 1
         for peer in self.ranks.values():
             self.send(peer, RunTest(key, following, self._tests))

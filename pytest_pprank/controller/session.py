@@ -18,7 +18,7 @@ from pytest_pprank.devices import device_environment
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
 from pytest_pprank.options import options_of
-from pytest_pprank.planning import Plan, plan_of, reaches_sglang
+from pytest_pprank.planning import Plan, plan_of, planned, reaches_sglang
 from pytest_pprank.report.merge import ReportMerger
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 from pytest_pprank.topology import Topology
@@ -69,12 +69,12 @@ class ControllerSession:
         self._ranked = [item for item in session.items if plan_of(item) is not None]
         self._order = {item: index for index, item in enumerate(session.items)}
         if self._ranked:
-            self._start_launcher(_plan(self._ranked[0]).topology.device)
+            self._start_launcher(planned(self._ranked[0]).topology.device)
 
     def _start_launcher(self, device: str) -> None:
         """What is preloaded depends on the device, so each kind of device has its launcher."""
         self._stop_launcher()
-        plans = [_plan(item) for item in self._ranked]
+        plans = [planned(item) for item in self._ranked]
         sglang = any(reaches_sglang(p) and p.topology.device == device for p in plans)
         first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
         plugins = plugin_modules(self._config)
@@ -199,7 +199,7 @@ class ControllerSession:
 
     def _bootstrap(self, name: str, topology: Topology) -> RankBootstrap:
         assert self._launcher is not None
-        items = [item for item in self._ranked if _plan(item).topology == topology]
+        items = [item for item in self._ranked if planned(item).topology == topology]
         return RankBootstrap(
             address=self._launcher.listener.address,
             key=self._launcher.key,
@@ -239,9 +239,3 @@ class ControllerSession:
             launcher.close()
             # a rank that was killed while its Scheduler started could not do it
             remove_load_snapshots(launcher.run_dir.name)
-
-
-def _plan(item: pytest.Item) -> Plan:
-    plan = plan_of(item)
-    assert plan is not None, f"{item.nodeid} is not a ranked test"
-    return plan
