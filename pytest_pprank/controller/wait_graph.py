@@ -1,0 +1,306 @@
+"""Who waits for whom, worked out from the ledgers of all ranks. Pure: reads nothing, asks nobody.
+
+Two ranks' operations are paired by counting: the n-th send from rank 0 to rank 1 with some tag in
+some group is received by rank 1's n-th recv of that kind, and the n-th collective of a group on
+one rank belongs to the n-th on the others. An operation is *unmet* while a rank that it needs has
+not issued its part.
+
+The ledgers are read one after another while the ranks go on, so one look proves nothing. A caller
+that looks twice and sees the same `key` knows that the named ranks did not move in between, and
+then what is said about them was true all that time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pytest_pprank.controller.ledger_text import describe, group, name, place, ranks_text, summary
+from pytest_pprank.controller.mismatches import find_mismatches
+from pytest_pprank.wire.ledger_file import (
+    RECV,
+    SEND,
+    Ledger,
+    Operation,
+    State,
+    channel_of,
+)
+
+__all__ = ["Waits", "explain_waits", "summary"]
+
+_FROM_ROOT = ("broadcast", "scatter")
+_TO_ROOT = ("reduce", "gather")
+
+
+@dataclass(frozen=True)
+class Waits:
+    """What the ledgers say about ranks that wait."""
+
+    lines: tuple[str, ...] = ()
+    deadlock: tuple[int, ...] = ()
+    """Ranks that wait for each other in a circle, and for nothing else: it cannot end."""
+    mismatch: bool = False
+    """Whether ranks have come to the same place with different operations."""
+    hopeless: frozenset[int] = frozenset()
+    """Ranks in an operation that needs a rank which is gone and has not issued its part."""
+    stuck: frozenset[int] = frozenset()
+    """All that can never go on: `deadlock`, `hopeless`, and those that wait for these."""
+    key: frozenset[tuple[int, int]] = frozenset()
+    """(rank, operation number) of all that deadlock, mismatch, hopeless and stuck rest upon."""
+
+
+@dataclass(frozen=True)
+class _Wait:
+    """A rank that is blocked in an operation."""
+
+    rank: int
+    operation: Operation
+    missing: tuple[int, ...]
+    """Members of the group that have not issued their part."""
+    needs_all: bool
+    """Whether each of `missing` is needed; else any one of them is enough (recv from any)."""
+    certain: bool
+    """Whether the operation surely cannot end without them, and no thread may change that."""
+
+
+def explain_waits(ledgers: Mapping[int, Ledger], places: Mapping[int, str]) -> Waits:
+    """Say who waits for whom, and why in vain.
+
+    `places` says of each rank that is no longer inside the test what became of it (``finished the
+    test``, ``failed in call``, ``died``).
+    """
+    return _Graph(ledgers, places).explain()
+
+
+class _Graph:
+    def __init__(self, ledgers: Mapping[int, Ledger], places: Mapping[int, str]) -> None:
+        self._ledgers = dict(sorted(ledgers.items()))
+        self._gone = places
+        self._waits = [
+            self._wait(rank, operation)
+            for rank, ledger in self._ledgers.items()
+            for operation in ledger.waiting
+        ]
+        self._mismatches = find_mismatches(self._ledgers)
+
+    def explain(self) -> Waits:
+        proven = self._stuck(self._proven_waits())
+        likely = self._stuck({wait.rank: wait for wait in self._waits})
+        circles = _circles(proven)
+        doubtful = [c for c in _circles(likely) if not any(set(c) <= set(p) for p in circles)]
+        hopeless = {wait.rank for wait in self._waits if wait.certain and self._in_vain(wait)}
+        key = {(rank, wait.operation.number) for rank, wait in proven.items()}
+        key |= {(w.rank, w.operation.number) for w in self._waits if w.rank in hopeless}
+        key |= {part for mismatch in self._mismatches for part in mismatch.key}
+        return Waits(
+            lines=tuple(self._lines(circles, proven, doubtful, likely)),
+            deadlock=tuple(rank for circle in circles for rank in circle),
+            mismatch=bool(self._mismatches),
+            hopeless=frozenset(hopeless),
+            stuck=frozenset(proven) | hopeless,
+            key=frozenset(key),
+        )
+
+    # what an operation needs
+
+    def _wait(self, rank: int, operation: Operation) -> _Wait:
+        if operation.way in (SEND, RECV):
+            missing = self._missing_peers(rank, operation)
+        else:
+            missing = tuple(self._absent(rank, operation))
+        asked = operation.ranks if operation.peer is None else (operation.peer,)
+        known = all(r in self._ledgers and self._ledgers[r].complete for r in asked)
+        return _Wait(
+            rank=rank,
+            operation=operation,
+            missing=missing,
+            needs_all=not (operation.way == RECV and operation.peer is None),
+            certain=bool(known and missing and _needs_each(rank, operation, missing)),
+        )
+
+    def _absent(self, rank: int, operation: Operation) -> Iterator[int]:
+        for member in operation.ranks:
+            ledger = self._ledgers.get(member)
+            if member == rank or ledger is None:
+                continue
+            if ledger.count(operation.channel) < operation.sequence:
+                yield member
+
+    def _missing_peers(self, rank: int, operation: Operation) -> tuple[int, ...]:
+        if operation.peer is not None:
+            met = self._parts(operation.peer, rank, operation) >= operation.sequence
+            return () if met else (operation.peer,)
+        peers = tuple(member for member in operation.ranks if member != rank)
+        sent = sum(self._parts(peer, rank, operation) for peer in peers)
+        return () if sent >= operation.sequence else peers
+
+    def _parts(self, peer: int, rank: int, operation: Operation) -> int:
+        """How often `peer` has issued what such an operation of `rank` needs (at most)."""
+        ledger = self._ledgers.get(peer)
+        if ledger is None:
+            return 0
+        way = SEND if operation.way == RECV else RECV
+        sources = (rank,) if way == SEND else (rank, None)
+        return sum(
+            ledger.count(channel_of(way, operation.group, operation.backend, source, operation.tag))
+            for source in sources
+        )
+
+    # what follows from it
+
+    def _in_vain(self, wait: _Wait) -> bool:
+        gone = [r for r in wait.missing if r in self._gone and len(self._ledgers[r].threads) < 2]
+        return bool(gone) if wait.needs_all else len(gone) == len(wait.missing)
+
+    def _proven_waits(self) -> dict[int, _Wait]:
+        return {
+            wait.rank: wait
+            for wait in self._waits
+            if wait.certain
+            and wait.rank not in self._gone
+            and len(self._ledgers[wait.rank].threads) == 1
+        }
+
+    def _stuck(self, waits: dict[int, _Wait]) -> dict[int, _Wait]:
+        """Return the largest part of `waits` that only ranks in it, or gone, could end."""
+        stuck = {rank: wait for rank, wait in waits.items() if wait.missing}
+        while True:
+            kept = {r: wait for r, wait in stuck.items() if self._held(wait, stuck)}
+            if len(kept) == len(stuck):
+                return kept
+            stuck = kept
+
+    def _held(self, wait: _Wait, stuck: dict[int, _Wait]) -> bool:
+        if wait.certain and self._in_vain(wait):
+            return True
+        held = [rank in stuck for rank in wait.missing]
+        return any(held) if wait.needs_all else all(held)
+
+    # in words
+
+    def _lines(
+        self,
+        circles: list[tuple[int, ...]],
+        proven: dict[int, _Wait],
+        doubtful: list[tuple[int, ...]],
+        likely: dict[int, _Wait],
+    ) -> Iterator[str]:
+        yield from (mismatch.text for mismatch in self._mismatches)
+        for circle in circles:
+            yield f"deadlock: {_around(circle, proven)}"
+        for circle in doubtful:
+            yield f"likely deadlock: {_around(circle, likely)}"
+        told = {rank for circle in (*circles, *doubtful) for rank in circle}
+        told_operations = {part for mismatch in self._mismatches for part in mismatch.key}
+        meetings: dict[tuple[str, str, int], list[_Wait]] = {}
+        for wait in self._waits:
+            operation = wait.operation
+            if wait.rank in told or (wait.rank, operation.number) in told_operations:
+                continue
+            if operation.way in (SEND, RECV):
+                yield f"rank {wait.rank} waits in {describe(operation)}; {self._why(wait)}"
+            else:
+                meeting = (operation.way, operation.group, operation.sequence)
+                meetings.setdefault(meeting, []).append(wait)
+        for waits in meetings.values():
+            yield self._absence(waits)
+
+    def _why(self, wait: _Wait) -> str:
+        operation = wait.operation
+        if operation.peer is None:
+            if not wait.missing:
+                return "a message for it is on its way"
+            return "; ".join(f"rank {rank} {self._doing(rank)}" for rank in wait.missing)
+        peer, done = operation.peer, "sending" if operation.way == RECV else "receiving"
+        if peer not in self._ledgers or self._ledgers[peer].problem:
+            return f"nothing is known of rank {peer}"
+        if not wait.missing:
+            return f"rank {peer} has begun {done} it, and {self._doing(peer)}"
+        if peer in self._gone:
+            return f"rank {peer} {self._gone[peer]} without {done}{self._other_message(wait)}"
+        return f"rank {peer} {self._doing(peer)}{self._other_message(wait)}"
+
+    def _other_message(self, wait: _Wait) -> str:
+        """Point at a message between the same two that nobody has taken: a wrong tag or group."""
+        operation, peer = wait.operation, wait.operation.peer
+        assert peer is not None
+        way = SEND if operation.way == RECV else RECV
+        for other in self._ledgers[peer].operations:
+            if other.way != way or other.peer != wait.rank or not _undone(other):
+                continue
+            begun = "sent to" if way == SEND else "receives from"
+            how = _difference(other, operation)
+            return f"; it {begun} rank {wait.rank} with {how} ({place(other)})"
+        return ""
+
+    def _absence(self, waits: list[_Wait]) -> str:
+        first = waits[0].operation
+        where = ", ".join(sorted({place(wait.operation) for wait in waits}))
+        who = ranks_text(wait.rank for wait in waits)
+        wait = f"{who} {'waits' if len(waits) == 1 else 'wait'}"
+        absent = sorted({rank for wait in waits for rank in wait.missing})
+        what = f"{name(first)} of {group(first)}"
+        if not absent:
+            return f"{wait} in {what} ({where}); all members have come to it"
+        if all(rank in self._gone for rank in absent):
+            ways = "; ".join(f"rank {r} {self._gone[r]} without coming to it" for r in absent)
+            return f"{wait} in {describe(first)}; {ways}"
+        has = "has" if len(absent) == 1 else "have"
+        doing = "; ".join(f"rank {rank} {self._doing(rank)}" for rank in absent)
+        return f"{ranks_text(absent)} {has} not come to {what} where {wait} ({where}); {doing}"
+
+    def _doing(self, rank: int) -> str:
+        if rank in self._gone:
+            return self._gone[rank]
+        ledger = self._ledgers.get(rank)
+        if ledger is None or ledger.problem:
+            return "has left no ledger"
+        if ledger.waiting:
+            return "is in " + " and in ".join(describe(op) for op in ledger.waiting)
+        return "is in no distributed operation"
+
+
+def _needs_each(rank: int, operation: Operation, missing: tuple[int, ...]) -> bool:
+    """Whether the operation surely cannot end on `rank` without every one of `missing`."""
+    if operation.kind.startswith(_FROM_ROOT):
+        return operation.root in missing
+    if operation.kind.startswith(_TO_ROOT) and operation.kind != "reduce_scatter":
+        return operation.root == rank
+    return True
+
+
+def _undone(operation: Operation) -> bool:
+    return operation.pending or operation.state is State.DROPPED
+
+
+def _difference(other: Operation, operation: Operation) -> str:
+    if other.group != operation.group:
+        return f"{group(other)}"
+    if other.tag != operation.tag:
+        return f"tag {other.tag}"
+    return "a handle that was dropped" if other.state is State.DROPPED else "the same tag"
+
+
+def _circles(stuck: Mapping[int, _Wait]) -> list[tuple[int, ...]]:
+    """Return circles of ranks that wait for one another; no rank is in two of them."""
+    circles: list[tuple[int, ...]] = []
+    seen: set[int] = set()
+    for start in stuck:
+        path: list[int] = []
+        rank: int | None = start
+        while rank is not None and rank not in seen:
+            seen.add(rank)
+            path.append(rank)
+            rank = next((peer for peer in stuck[rank].missing if peer in stuck), None)
+        if rank is not None and rank in path:
+            circles.append(tuple(path[path.index(rank) :]))
+    return circles
+
+
+def _around(circle: tuple[int, ...], waits: Mapping[int, _Wait]) -> str:
+    steps = []
+    for rank, following in zip(circle, (*circle[1:], circle[0]), strict=True):
+        operation = waits[rank].operation
+        whom = "" if operation.peer is not None else f" for rank {following}"
+        steps.append(f"rank {rank} waits in {describe(operation)}{whom}")
+    return ", ".join(steps)
