@@ -12,6 +12,7 @@ from pytest_pprank.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
 FRESH = ("auto", "test", "never")
+LEASES = ("auto", "cuda", "off")
 _STASH: pytest.StashKey[Options] = pytest.StashKey()
 _WHERE = "--pp-size N on the command line, pp_size = N in the ini file"
 
@@ -26,6 +27,10 @@ class Options:
     grace: float
     fresh: str
     reverts: tuple[str, ...]
+    lease: str
+    lease_timeout: float
+    live: bool
+    log_dir: str
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -42,6 +47,15 @@ def add_options(parser: pytest.Parser) -> None:
     _add(group, parser, "--pprank-fresh", "WHEN", "auto (new worker group when the topology "
          "changes or a test asks for one), test (for every test) or never (ignore fresh=True)",
          "auto")  # fmt: skip
+    _add(group, parser, "--pprank-lease", "WHAT", "what runs on one box do not share: auto (GPUs "
+         "and, on cpu, cores: 2 ranks a core), cuda (GPUs alone) or off", "auto")  # fmt: skip
+    _add(group, parser, "--pprank-lease-timeout", "S", "seconds to wait for GPUs or cores that "
+         "other runs on this box hold", "600")  # fmt: skip
+    live = "show what the ranks print as it comes, line by line with the rank's prefix"
+    group.addoption("--pprank-live", action="store_true", default=None, help=live)
+    parser.addini("pprank_live", live, type="bool", default=False)
+    _add(group, parser, "--pprank-log-dir", "DIR", "keep everything the ranks print in files below "
+         "DIR, rotated at 64 MiB")  # fmt: skip
     help_text = (
         "run with a historical SGLang fix taken out, to prove that a test goes red: a number such "
         "as 26883, or a YAML file; may be repeated"
@@ -80,6 +94,10 @@ def _read(config: pytest.Config) -> Options:
         grace=_seconds("--pprank-grace", _text(config, "--pprank-grace")),
         fresh=_choice("--pprank-fresh", _text(config, "--pprank-fresh"), FRESH),
         reverts=tuple(config.getoption("--pprank-revert") or config.getini("pprank_revert")),
+        lease=_choice("--pprank-lease", _text(config, "--pprank-lease"), LEASES),
+        lease_timeout=_seconds("--pprank-lease-timeout", _text(config, "--pprank-lease-timeout")),
+        live=bool(config.getoption("--pprank-live") or config.getini("pprank_live")),
+        log_dir=_text(config, "--pprank-log-dir"),
     )
 
 

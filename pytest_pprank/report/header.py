@@ -16,7 +16,7 @@ def header_lines(options: Options) -> list[str]:
         device = options.device
         if device == "auto":
             device = choose_device(device, max(options.sizes))
-        gpus = f" ({visible_gpus()} GPUs)" if device == "cuda" else ""
+        gpus = f" ({len(visible_gpus())} GPUs)" if device == "cuda" else ""
         lines.append(
             f"pprank: pp={sizes} device={device}{gpus}, torch {_version('torch')}, "
             f"sglang {_version('sglang')}"

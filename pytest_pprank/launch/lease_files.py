@@ -1,0 +1,234 @@
+"""Locked files in one folder of the box: who holds what, told in the locked file itself.
+
+Every lock is a file ``<name>.lock`` under flock, through filelock: the kernel lets go of it when
+its owner dies, however that happens, and filelock closes it in children that are forked. The owner
+writes a `Note` into the file. Nothing stays after an orderly release: the owner unlinks the file
+while it holds it (whoever had opened it meanwhile finds that its file has no name any more, and
+starts over: filelock >= 3.32 looks), and the last one removes the folder. What a killed owner has
+left is swept by its launcher, or else taken over or swept by the next one who passes.
+
+The folder is shared by all users of the box, so it is sticky and open like /tmp, and its files are
+writable for all. They are no secret and no protection: any user can hold a lease for ever, and what
+is read from a file is checked and cleaned before it is shown. A file that another user's killed run
+has left cannot be removed from a sticky folder, only used; it stays until that user's next run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout, UnixFileLock
+
+FOLDER_VARIABLE = "PPRANK_LEASE_DIR"
+_FOLDER = "pytest-pprank-leases"
+_SUFFIX = ".lock"
+_OPEN_TO_ALL = 0o1777
+_FILE_MODE = 0o666
+_MOST_BYTES = 65536
+_MOST_SHOWN = 200
+_TRIES = 20
+
+
+def default_folder() -> Path:
+    """Return our folder in $PPRANK_LEASE_DIR, else in /tmp whatever TMPDIR says: one per box."""
+    shared = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
+    return Path(os.environ.get(FOLDER_VARIABLE) or shared) / _FOLDER
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the owner of a lock says of itself: `start` is its start in clock ticks since boot,
+    `since` when it got the lock (seconds of the epoch), `wants` the names it waits for.
+    """
+
+    pid: int
+    start: int
+    user: str
+    since: float
+    command: str
+    wants: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: bytes) -> Note | None:
+        """Read what `write` has written; None for anything else."""
+        try:
+            found = json.loads(text)
+            wants = tuple(str(name) for name in found.get("wants", ()))
+            kept: dict[str, Any] = {f.name: found[f.name] for f in fields(cls) if f.name != "wants"}
+            kept |= {name: int(kept[name]) for name in ("pid", "start")}
+            kept |= {name: _clean(str(kept[name])) for name in ("user", "command")}
+            return cls(**{**kept, "since": float(kept["since"]), "wants": wants})
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            return None  # half written, or somebody else's file
+
+    def write(self, fd: int) -> None:
+        """Replace what the file says."""
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(asdict(self)).encode(), 0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the writer still runs, as far as can be seen from here."""
+        return process_start(self.pid) == self.start
+
+
+def process_start(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None if it cannot be seen."""
+    try:
+        # the name of the program, in brackets, may hold anything
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _clean(text: str) -> str:
+    shown = "".join(c if c.isprintable() else "?" for c in text[: _MOST_SHOWN + 1])
+    return shown if len(shown) <= _MOST_SHOWN else shown[: _MOST_SHOWN - 3] + "..."
+
+
+class Hold:
+    """A lock that this process holds until `release`, or until it dies."""
+
+    def __init__(self, path: Path, note: Note | None) -> None:
+        self._path = path
+        self._note = note
+        self._identity: tuple[int, int] | None = None
+        # with on_acquired filelock never falls back to a lock that outlives its owner
+        self._lock = UnixFileLock(
+            path, mode=_FILE_MODE, thread_local=False, blocking=False, on_acquired=self._acquired
+        )
+
+    def _acquired(self, fd: int) -> None:
+        status = os.fstat(fd)
+        self._identity = (status.st_dev, status.st_ino)
+        if self._note is not None:
+            self._note.write(fd)
+
+    def acquire(self) -> bool:
+        """Try once; raises OSError where the file cannot be used at all."""
+        try:
+            self._lock.acquire()
+        except Timeout:
+            return False
+        return True
+
+    def touch(self) -> None:
+        """Show that the owner is not only alive but awake."""
+        with suppress(OSError):
+            os.utime(self._path, follow_symlinks=False)
+
+    def release(self) -> None:
+        """Remove the file, let go of the lock, and remove the folder if it is empty now."""
+        with suppress(OSError):  # another user's file, or a cleaner of /tmp was faster
+            status = self._path.lstat()
+            if (status.st_dev, status.st_ino) == self._identity:
+                self._path.unlink()
+        self._lock.release()
+        with suppress(OSError):
+            self._path.parent.rmdir()
+
+
+class LockFolder:
+    """The locks of one folder. OSError from any method means that the folder cannot be used."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def hold(self, name: str, note: Note) -> Hold | None:
+        """Take a lock without waiting; None if somebody has it."""
+        for _ in range(_TRIES):
+            self._prepare()
+            hold = Hold(self._file(name), note)
+            with suppress(FileNotFoundError):  # the folder's last user has just removed it
+                return hold if hold.acquire() else None
+        raise FileNotFoundError(f"{self.path} vanishes again and again")
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Return the names of all locks, held or left behind, in order."""
+        try:
+            found = [entry.name for entry in os.scandir(self.path)]
+        except FileNotFoundError:
+            return []
+        kept = (name for name in found if name.startswith(prefix) and name.endswith(_SUFFIX))
+        return sorted(name[: -len(_SUFFIX)] for name in kept)
+
+    def note(self, name: str) -> Note | None:
+        """Return what the living owner of a lock says of itself; None if nothing can be said."""
+        try:
+            fd = os.open(self._file(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            note = Note.parse(os.read(fd, _MOST_BYTES))
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return note if note is not None and note.alive else None
+
+    def touched(self, name: str) -> float:
+        """Return when a lock was last touched (seconds of the epoch); 0 if it is gone."""
+        try:
+            return self._file(name).lstat().st_mtime
+        except OSError:
+            return 0.0
+
+    def is_held(self, name: str) -> bool:
+        """Say whether anybody holds a lock; one that nobody holds is removed."""
+        path = self._file(name)
+        if not path.exists():
+            return False
+        probe = Hold(path, None)
+        try:
+            if not probe.acquire():
+                return True
+        except OSError:
+            return False  # it has gone meanwhile, or is none of ours
+        probe.release()
+        return False
+
+    def sweep(self) -> None:
+        """Remove the locks that dead owners have left."""
+        for name in self.names():
+            self.is_held(name)
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}{_SUFFIX}"
+
+    def _prepare(self) -> None:
+        """Make the folder, open to all users from its first moment; raises OSError if unusable."""
+        if not os.path.lexists(self.path):
+            made = tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent)
+            os.chmod(made, _OPEN_TO_ALL)
+            try:
+                os.rename(made, self.path)
+            except OSError:
+                os.rmdir(made)  # somebody was faster
+        with suppress(FileNotFoundError):
+            self._check(self.path.lstat())
+
+    def _check(self, status: os.stat_result) -> None:
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(f"{self.path} is not a folder")
+        if stat.S_IMODE(status.st_mode) == _OPEN_TO_ALL:
+            return
+        if status.st_uid == os.geteuid():
+            self.path.chmod(_OPEN_TO_ALL)  # filelock makes it too, with the mode of any folder
+        else:
+            mode = stat.S_IMODE(status.st_mode)
+            raise PermissionError(
+                f"{self.path} belongs to user {status.st_uid} with mode {mode:o}: it must be "
+                f"{_OPEN_TO_ALL:o} to be shared"
+            )
+
+
+def sweep() -> None:
+    """Remove what dead owners have left in this box's folder."""
+    LockFolder(default_folder()).sweep()

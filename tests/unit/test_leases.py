@@ -1,0 +1,348 @@
+"""Leases: what one process holds no other gets, however it ends; and nothing stays behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank.launch import leases
+from pytest_pprank.launch.lease_files import LockFolder, Note, default_folder, process_start
+from pytest_pprank.launch.leases import LeaseError, LeaseQueue, cpu_slots
+
+DEADLINE = 60
+HOLD = """
+    lease = queue(timeout=60).acquire(names, count)
+    print("held", *lease.names, flush=True)
+    sys.stdin.readline()
+    lease.release()
+    print("released", flush=True)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return LockFolder(tmp_path / "leases")
+
+
+@pytest.fixture
+def queue(folder):
+    def make(timeout=0.01, told=None, turn=0.0):
+        tell = [].append if told is None else told.append
+        return LeaseQueue("our command", timeout, tell, folder=folder, turn=turn)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(leases, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "_TELL_AFTER_SECONDS", 0.0)
+
+
+@contextmanager
+def process(folder, names, count, code=HOLD, **kwargs):
+    """Another process with a `queue(timeout)`; it is killed in the end."""
+    head = f"""
+    import os, sys
+    from pathlib import Path
+    from pytest_pprank.launch import leases
+    from pytest_pprank.launch.lease_files import LockFolder
+    names, count, folder = {names!r}, {count}, LockFolder(Path({str(folder.path)!r}))
+    leases._POLL_SECONDS = 0.01
+    def queue(timeout):
+        return leases.LeaseQueue("their command", timeout, print, folder=folder)
+    """
+    source = textwrap.dedent(head) + textwrap.dedent(code)
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, **kwargs) as other:
+        try:
+            yield other
+        finally:
+            other.kill()
+
+
+@contextmanager
+def holder(folder, names, count=None, **kwargs):
+    """Another process that holds the names until it is sent a line."""
+    with process(folder, names, count or len(names), **kwargs) as other:
+        said = other.stdout.readline()
+        assert said.startswith("held"), said
+        yield other
+
+
+def wait_for(condition, what):
+    deadline = time.monotonic() + DEADLINE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"timed out waiting until {what}"
+        time.sleep(0.01)
+    return value
+
+
+def note(pid=None, command="c", wants=()):
+    pid = pid or os.getpid()
+    return Note(pid, process_start(pid) or 0, "u", 0.0, command, tuple(wants))
+
+
+def test_a_lone_run_gets_what_it_wants_and_leaves_nothing(queue, folder):
+    lease = queue().acquire(["a", "b", "c"], 2)
+    assert lease.names == ("a", "b")
+    assert folder.names() == ["a", "b"]
+    lease.release()
+    lease.release()
+    assert not folder.path.exists()
+
+
+def test_what_another_process_holds_is_left_out(queue, folder):
+    with holder(folder, ["b"]):
+        lease = queue().acquire(["a", "b", "c"], 2)
+        assert lease.names == ("a", "c")
+        lease.release()
+        assert folder.names() == ["b"]
+
+
+def test_waits_and_says_once_who_holds_it(queue, folder):
+    told = []
+    with holder(folder, ["a", "b"]) as other:
+        waiting = queue(timeout=DEADLINE, told=told)
+        waiting._tell = lambda text: (told.append(text), print("", file=other.stdin, flush=True))
+        lease = waiting.acquire(["a", "b"], 2)
+        lease.release()
+        assert other.stdout.readline() == "released\n"
+        (text,) = told
+        assert f"a, b held by pid {other.pid} (" in text
+        assert "their command" in text
+        assert " since " in text
+        assert "for at most 60 s" in text
+    assert not folder.path.exists()  # neither ticket nor lock nor folder
+
+
+def test_gives_up_with_the_names_of_the_holders(queue, folder):
+    with holder(folder, ["a"]) as other, holder(folder, ["b"]) as third:
+        ours = queue(timeout=0.05)
+        with pytest.raises(LeaseError) as error:
+            ours.acquire(["a", "b", "c"], 2)
+        text = str(error.value)
+        assert "no 2 of a, b, c became free within 0.05 s (--pprank-lease-timeout)" in text
+        assert f"a held by pid {other.pid} (" in text
+        assert f"b held by pid {third.pid} (" in text
+        assert "--pprank-lease off" in text
+        with pytest.raises(LeaseError, match="within 0 s"):  # a run waits in vain only once
+            ours.acquire(["a"], 1)
+        assert folder.names() == ["a", "b"]  # no ticket, and not the free one
+
+
+@pytest.mark.parametrize("way", ["kill", "terminate"])
+def test_a_lease_dies_with_its_owner(queue, folder, way):
+    with holder(folder, ["a", "b"]) as other:
+        getattr(other, way)()
+        other.wait()
+        assert folder.names() == ["a", "b"]  # nobody was left to remove the files
+        lease = queue().acquire(["a"], 1)
+        lease.release()
+        folder.sweep()
+        assert not folder.path.exists()
+
+
+def test_children_of_the_owner_do_not_keep_its_lease(queue, folder):
+    code = """
+    lease = queue(timeout=60).acquire(names, count)
+    import subprocess
+    subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], close_fds=False)
+    if os.fork() == 0:
+        print("held by the parent of", os.getpid(), flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    os.waitpid(-1, 0)
+    """
+    with process(folder, ["a"], 1, code=code) as other:
+        child = int(other.stdout.readline().split()[-1])
+        other.kill()
+        other.wait()
+        assert process_start(child)  # it lives until its input ends
+        queue().acquire(["a"], 1).release()
+
+
+def test_all_or_nothing(queue, folder):
+    """One who waits for two keeps neither, and gets them both in the end."""
+    told = []
+    with holder(folder, ["b"]) as other, process(folder, ["a", "b"], 2) as waiting:
+        wait_for(lambda: folder.names("wait-"), "it waits")
+        # past its ticket: the question is whether it sits on a
+        hold = wait_for(lambda: folder.hold("a", note()), "a is free")
+        hold.release()
+        print("", file=other.stdin, flush=True)
+        assert waiting.stdout.readline() == "held a b\n"
+        with pytest.raises(LeaseError):
+            queue(told=told).acquire(["a", "b"], 1)
+
+
+def test_contenders_never_meet_nor_lock_each_other_out(folder, tmp_path):
+    """Four processes, each forty times any two of three, with locks that come and go as files."""
+    code = f"""
+    leases._POLL_SECONDS = 0.001
+    for _ in range(40):
+        lease = queue(timeout=60).acquire(names, count)
+        for name in lease.names:
+            os.close(os.open({str(tmp_path)!r} + "/in-use-" + name, os.O_CREAT | os.O_EXCL))
+        for name in lease.names:
+            os.unlink({str(tmp_path)!r} + "/in-use-" + name)
+        lease.release()
+    print("done", flush=True)
+    """
+    names = ["a", "b", "c"]
+    with (
+        process(folder, names, 2, code=code) as first,
+        process(folder, names, 2, code=code) as second,
+        process(folder, names[::-1], 2, code=code) as third,
+        process(folder, names, 2, code=code) as fourth,
+    ):
+        for contender in (first, second, third, fourth):
+            assert contender.stdout.read().splitlines()[-1:] == ["done"]
+            assert contender.wait() == 0
+    assert not folder.path.exists()
+
+
+def test_nobody_overtakes_one_who_wants_the_same(queue, folder):
+    with holder(folder, ["a"]) as other, process(folder, ["a", "b"], 2) as waiting:
+        wait_for(lambda: queue().ahead(["b"]), "it waits")
+        with pytest.raises(LeaseError, match=f"first in the queue is pid {waiting.pid} "):
+            queue().acquire(["b"], 1)
+        queue().acquire(["c"], 1).release()
+        other.kill()
+        assert waiting.stdout.readline() == "held a b\n"
+
+
+def test_one_who_sleeps_or_died_in_the_queue_is_overtaken(queue, folder):
+    with holder(folder, ["a"]), process(folder, ["a", "b"], 2) as waiting:
+        (ticket,) = wait_for(lambda: queue().ahead(["b"]) and folder.names("wait-"), "it waits")
+        waiting.send_signal(signal.SIGSTOP)
+        wait_for(lambda: "T" in _state(waiting.pid), "it stopped")
+        os.utime(folder.path / f"{ticket}.lock", (0, 0))
+        queue().acquire(["b"], 1).release()
+        assert folder.names("wait-") == [ticket]
+        waiting.kill()
+        waiting.wait()
+        queue().acquire(["b"], 1).release()
+        assert folder.names("wait-") == []
+
+
+def _state(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_holder_sees_that_others_wait(queue, folder):
+    lease, patient = queue().acquire(["a"], 1), queue(turn=1e9).acquire(["b"], 1)
+    assert not lease.wanted
+    with process(folder, ["c"], 1), process(folder, ["a", "b"], 1):
+        wait_for(lambda: lease.wanted, "it is wanted")
+        assert not patient.wanted  # its turn is not over
+    lease.release()
+    patient.release()
+    other = queue().acquire(["d"], 1)
+    assert not other.wanted
+    other.release()
+
+
+def test_a_dead_owner_is_never_shown(queue, folder):
+    with holder(folder, ["a"]) as dead:
+        dead.kill()
+        dead.wait()
+    said = (folder.path / "a.lock").read_bytes()
+    hold = folder.hold("a", note(command="the living"))
+    try:
+        assert folder.note("a").command == "the living"
+        (folder.path / "a.lock").write_bytes(said)  # between its lock and its note, so to say
+        assert json.loads(said)["pid"] == dead.pid
+        with pytest.raises(LeaseError, match="a held by a process that cannot be seen from here"):
+            queue().acquire(["a"], 1)
+    finally:
+        hold.release()
+
+
+@pytest.mark.parametrize("said", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff\x00", b'{"pid": [1]}'])
+def test_junk_in_a_lock_file(folder, said):
+    hold = folder.hold("a", note())
+    (folder.path / "a.lock").write_bytes(said)
+    assert folder.note("a") is None
+    assert folder.is_held("a")
+    hold.release()
+
+
+def test_what_others_say_is_cleaned_before_it_is_shown(queue, folder):
+    hold = folder.hold("a", note(command="\x1b[2Jrm \n" + "x" * 1000))
+    with pytest.raises(LeaseError) as error:
+        queue().acquire(["a"], 1)
+    hold.release()
+    assert "?[2Jrm ?xxx" in str(error.value)
+    assert "\x1b" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_links_are_not_followed(queue, folder, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder.hold("b", note())
+    (folder.path / "a.lock").symlink_to(victim)
+    with pytest.raises(LeaseError, match=r"PPRANK_LEASE_DIR.*--pprank-lease off"):
+        queue().acquire(["a"], 1)
+    assert victim.read_text() == "precious"
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    linked = LeaseQueue("c", 1, print, folder=LockFolder(tmp_path / "link"))
+    with pytest.raises(LeaseError, match="link is not a folder"):
+        linked.acquire(["a"], 1)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+def test_users_share_a_folder():
+    """Either may have made it; a file that one's killed run has left is used by the other."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        os.chmod(name, 0o1777)
+        folder = LockFolder(Path(name) / "leases")
+        ours = LeaseQueue("ours", 0.01, print, folder=folder)
+        becomes = "os.setgroups([]), os.setgid(65534), os.setuid(65534), os.umask(0o077)\n"
+        code = becomes + textwrap.dedent(HOLD)  # not earlier: this Python may be root's alone
+        hold = folder.hold("z", note())
+        with holder(folder, ["a"], code=code) as other:
+            with pytest.raises(LeaseError, match=f"a held by pid {other.pid} .*their command"):
+                ours.acquire(["a"], 1)
+            other.kill()
+            other.wait()
+            ours.acquire(["a"], 1).release()
+        (folder.path / "b.lock").touch(0o666)  # as our own killed run would leave it
+        (folder.path / "b.lock").chmod(0o666)
+        with holder(folder, ["b"], code=code) as other:
+            assert folder.is_held("b")
+            with pytest.raises(LeaseError, match=f"b held by pid {other.pid} .*their command"):
+                ours.acquire(["b"], 1)
+        hold.release()
+
+
+def test_more_than_there_is_is_refused_at_once(queue, folder):
+    with pytest.raises(LeaseError, match="3 asked for, and there are only 2"):
+        queue(timeout=1e9).acquire(["a", "b"], 3)
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize(("cores", "slots"), [(1, 4), (2, 4), (8, 16)])
+def test_slots(cores, slots):
+    assert len(cpu_slots(cores)) == len(set(cpu_slots(cores))) == slots
+
+
+def test_the_folder_is_one_per_box(monkeypatch, tmp_path):
+    monkeypatch.delenv("PPRANK_LEASE_DIR", raising=False)
+    usual = default_folder()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert default_folder() == usual
+    monkeypatch.setenv("PPRANK_LEASE_DIR", str(tmp_path))
+    assert default_folder().parent == tmp_path
