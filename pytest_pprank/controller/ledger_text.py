@@ -92,7 +92,8 @@ def summary(ledger: Ledger) -> str:
         *_section("pending", pending[:_SHOWN_PENDING], len(pending), ledger),
     ]
     if ledger.unrecorded:
-        lines.append(f"{ledger.unrecorded} operations are missing: too many were pending at once")
+        why = ledger.fault or "too many were pending at once"
+        lines.append(f"{ledger.unrecorded} operations are missing here: {why}")
     if ledger.torn:
         lines.append(f"{ledger.torn} records are damaged")
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pytest_pprank.controller.ledger_text import facts, group, name
@@ -40,8 +40,7 @@ def _collectives(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
                 meeting = meetings.setdefault((operation.group, operation.sequence), {})
                 meeting[rank] = operation
     for meeting in meetings.values():
-        signatures = {_signature(operation) for operation in meeting.values()}
-        if len(signatures) > 1 and any(_open(op, ledgers[r]) for r, op in meeting.items()):
+        if _differ(meeting.values()) and any(_open(op, ledgers[r]) for r, op in meeting.items()):
             text = ", ".join(f"rank {r} {name(op)} ({_seen(op)})" for r, op in meeting.items())
             of = group(next(iter(meeting.values())))
             yield Mismatch(f"mismatch in {of}: {text}", _key(meeting))
@@ -68,11 +67,15 @@ def _messages(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
                 yield Mismatch(f"mismatch: {text}", _key(pair))
 
 
-def _signature(operation: Operation) -> tuple[object, ...]:
-    what = (operation.kind, operation.root, operation.detail)
-    if operation.kind.startswith(_UNEVEN):
-        return what
-    return (*what, operation.dtype, operation.tensors, operation.nbytes)
+def _differ(operations: Collection[Operation]) -> bool:
+    # what an operation's caller has left out is not known, so it differs from nothing
+    roots = {operation.root for operation in operations} - {None}
+    details = {operation.detail for operation in operations} - {""}
+    amounts = {
+        (op.kind, *(() if op.kind.startswith(_UNEVEN) else (op.dtype, op.tensors, op.nbytes)))
+        for op in operations
+    }
+    return max(len(roots), len(details), len(amounts)) > 1
 
 
 def _open(operation: Operation, ledger: Ledger) -> bool:

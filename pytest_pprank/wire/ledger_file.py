@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -34,6 +34,8 @@ FIRST_OPERATION = HEAD_BYTES + COUNTERS * COUNTER_BYTES
 FILE_BYTES = FIRST_OPERATION + OPERATIONS * OPERATION_BYTES
 
 COLLECTIVE, SEND, RECV, CREATE = "collective", "send", "recv", "create"
+STORE = "store"
+"""Ways of an operation; the last: a wait for a key of a store, which is no rank's in particular."""
 
 _CRC = struct.Struct("<I")
 # checksum and length of the payload, state, number, start, end
@@ -107,7 +109,7 @@ class Operation:
     kind: str
     """``send``, ``recv``, ``all_reduce``, ``barrier``, ``new_group``, ..."""
     way: str
-    """COLLECTIVE, SEND, RECV or CREATE."""
+    """COLLECTIVE, SEND, RECV, CREATE (of a group) or STORE."""
     group: str
     """Its name, the same on all members; another one each time a name is used again."""
     label: str
@@ -145,7 +147,8 @@ class Operation:
         return channel_of(self.way, self.group, self.backend, self.peer, self.tag)
 
 
-_STATIC = tuple(Operation.__dataclass_fields__)[4:]
+_FIELDS = tuple(Operation.__dataclass_fields__)
+_CALL_FIELDS = _FIELDS[_FIELDS.index("kind") :]
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ class Ledger:
     """How many operations each channel has had since its group was created."""
     unrecorded: int = 0
     """Operations that were not noted, because too many were pending (or recording failed)."""
+    fault: str = ""
+    """The last error while recording, if there was one."""
     uncounted: bool = False
     """Whether channels are missing in `counts`, because there were too many."""
     torn: int = 0
@@ -213,7 +218,7 @@ def flight_recorder_file(workdir: Path, rank: int) -> Path:
 
 def channel_of(way: str, group: str, backend: str, peer: int | None, tag: int) -> Channel:
     """Return what an operation is counted on: NCCL pairs messages by order alone, without tags."""
-    if way in (COLLECTIVE, CREATE):
+    if way not in (SEND, RECV):
         return Channel(way, group)
     return Channel(way, group, peer, 0 if "nccl" in backend else tag)
 
@@ -264,6 +269,7 @@ class _Reader:
             counts=dict(self._counts()),
             unrecorded=values["unrecorded"],
             uncounted=values["uncounted"],
+            fault=values["fault"],
             torn=self.torn,
         )
 
@@ -311,12 +317,28 @@ def _from_json(payload: bytes) -> Any:
 
 
 def _to_operation(record: Record) -> Operation:
-    values = dict(zip(_STATIC, _from_json(record.payload), strict=True))
+    serial, turn, sequence, tail = record.payload[1:].split(b",", 3)
+    return Operation(
+        record.number,
+        State(record.state),
+        record.start,
+        record.end,
+        int(serial),
+        int(turn),
+        int(sequence),
+        *_call(tail),
+    )
+
+
+@lru_cache(4096)
+def _call(tail: bytes) -> tuple[Any, ...]:
+    """Return the fields of `Operation` from `kind` on. Cached, as the same ones come again."""
+    values = dict(zip(_CALL_FIELDS, _from_json(b"[" + tail), strict=True))
     values["ranks"] = tuple(values["ranks"])
     values["shapes"] = tuple(map(tuple, values["shapes"]))
     values["site"] = Site(*values["site"])
     values["via"] = Site(*values["via"]) if values["via"] else None
-    return Operation(record.number, State(record.state), record.start, record.end, **values)
+    return tuple(values.values())
 
 
 def with_state(operation: Operation, state: State, **changes: Any) -> Operation:

@@ -12,12 +12,14 @@ import os
 import threading
 import time
 from collections import deque
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from pytest_pprank.wire.ledger_file import (
     COUNTER_BYTES,
+    CREATE,
     FILE_BYTES,
     FIRST_OPERATION,
     HEAD_BYTES,
@@ -26,6 +28,7 @@ from pytest_pprank.wire.ledger_file import (
     OPERATIONS,
     PAYLOAD_OFFSET,
     PENDING,
+    STORE,
     VERSION,
     Channel,
     Site,
@@ -36,6 +39,8 @@ from pytest_pprank.wire.ledger_file import (
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _NO_SLOT = -1
+_NUMBERS_BYTES = 64  # three numbers with their commas
+_TAIL_BYTES = OPERATION_BYTES - PAYLOAD_OFFSET - _NUMBERS_BYTES
 
 
 class Call(NamedTuple):
@@ -101,6 +106,7 @@ class LedgerWriter:
         self._rank = rank
         self._serial = self._number = self._unrecorded = 0
         self._uncounted = False
+        self._fault = ""
         self._threads: set[str] = set()
         self._counters: dict[Channel, _Counter] = {}
         self._free_counters = deque(range(HEAD_BYTES, FIRST_OPERATION, COUNTER_BYTES))
@@ -119,7 +125,7 @@ class LedgerWriter:
     def issue(self, call: Call, state: State) -> Entry:
         """Note a new operation."""
         with self._lock:
-            if call.thread not in self._threads:
+            if call.way != STORE and call.thread not in self._threads:
                 self._threads.add(call.thread)
                 self._write_head()
             self._number += 1
@@ -137,10 +143,12 @@ class LedgerWriter:
     def set_state(self, entry: Entry, state: State, thread: str = "", error: str = "") -> None:
         """Note what has become of an operation, and by which thread if that is another one."""
         with self._lock:
-            if state is entry.state or entry.slot == _NO_SLOT:
-                return
             was_pending = entry.state in PENDING
+            if state is entry.state or (state in PENDING and not was_pending):
+                return  # somebody waits once more for what is done
             entry.state = state
+            if entry.slot == _NO_SLOT:
+                return
             if error or thread not in ("", entry.call.thread):
                 entry.call = entry.call._replace(thread=thread or entry.call.thread, error=error)
                 self._write_all(entry)
@@ -165,12 +173,21 @@ class LedgerWriter:
     def forget_group(self, group: str) -> None:
         """Make room for the counts of others: nothing will be done in this group any more."""
         with self._lock:
-            for channel in [c for c in self._counters if c.group == group]:
+            # the creations themselves are counted for ever: they tell one group from the next
+            gone = [c for c in self._counters if c.group == group and c.way != CREATE]
+            for channel in gone:
                 counter = self._counters.pop(channel)
                 if counter.offset:
                     self._put(counter.offset, bytes(PAYLOAD_OFFSET))
                     self._free_counters.append(counter.offset)
                     counter.offset = 0
+
+    def fault(self, error: str) -> None:
+        """Note that an operation, or what became of it, could not be noted."""
+        with self._lock:
+            self._unrecorded += 1
+            self._fault = error[:200]
+            self._write_head()
 
     def _count(self, call: Call) -> _Counter:
         channel = channel_of(call.way, call.group, call.backend, call.peer, call.tag)
@@ -213,6 +230,7 @@ class LedgerWriter:
             "threads": [name[:60] for name in sorted(self._threads)[:16]],
             "unrecorded": self._unrecorded,
             "uncounted": self._uncounted,
+            "fault": self._fault,
         }
         payload = _encode(values).encode(errors="replace")
         self._put(0, pack_head(crc32(payload), len(payload), 0, 0, 0.0, 0.0) + payload)
@@ -222,7 +240,7 @@ class LedgerWriter:
         self._put(counter.offset, head)
 
     def _write_all(self, entry: Entry) -> None:
-        payload = _fit(entry.place, entry.call)
+        payload = _payload(entry.place, entry.call)
         entry.crc, entry.length = crc32(payload), len(payload)
         self._put(_offset(entry) + PAYLOAD_OFFSET, payload)
         self._write_state(entry)
@@ -255,17 +273,24 @@ def _map_file(path: Path) -> mmap.mmap | None:
         os.close(descriptor)
 
 
-def _fit(place: tuple[int, int, int], call: Call) -> bytes:
-    """Return the payload of an operation, without the less important parts if it is too long."""
+def _payload(place: tuple[int, int, int], call: Call) -> bytes:
+    return b"[%d,%d,%d,%b" % (*place, _tail(call))
+
+
+@lru_cache(1024)
+def _tail(call: Call) -> bytes:
+    """Return the payload after its first three numbers, without the less important parts of `call`
+    if it is too long. Cached, because programs repeat themselves and encoding takes longest.
+    """
     shorter: tuple[dict[str, Any], ...] = (
         {},
         {"via": None, "error": call.error[:100]},
-        {"shapes": call.shapes[:2], "ranks": call.ranks[:0], "detail": ""},
+        {"shapes": call.shapes[:2], "ranks": (), "detail": ""},
     )
     for changes in shorter:
         call = call._replace(**changes) if changes else call
-        payload = _encode((*place, *call)).encode(errors="replace")
-        if len(payload) <= OPERATION_BYTES - PAYLOAD_OFFSET:
-            return payload
+        tail = _encode(call)[1:].encode(errors="replace")
+        if len(tail) <= _TAIL_BYTES:
+            return tail
     last = Call(call.kind, call.way, call.group[:60], "?", (), call.backend[:20], call.peer)
-    return _encode((*place, *last)).encode(errors="replace")
+    return _encode(last)[1:].encode(errors="replace")

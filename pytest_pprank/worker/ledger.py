@@ -1,0 +1,65 @@
+"""The ledger of this rank: every torch.distributed operation is noted, always, for all threads.
+
+What is noted survives the rank (wire.ledger_file), and is read by the controller. Nothing that
+goes wrong in here may reach the operation that is being noted: it is told in the ledger instead,
+and the controller then draws no conclusions from what the ledger lacks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_pprank.wire.ledger_file import flight_recorder_file, ledger_file
+from pytest_pprank.worker.flight_recorder import dump_flight_recorder
+from pytest_pprank.worker.ledger_writer import LedgerWriter
+
+if TYPE_CHECKING:
+    from pytest_pprank.worker.ledger_recorder import LedgerRecorder
+
+_recorder: LedgerRecorder | None = None
+_flight_record: Path | None = None
+
+
+def start_ledger(workdir: Path, rank: int, plumbing: Sequence[str] = ()) -> None:
+    """Note all torch.distributed operations of this process from here on; once is enough.
+
+    `plumbing`: parts of file names whose lines matter less than those that call them. Without
+    torch, or without room for the file, there is no ledger, and the controller says so.
+    """
+    global _recorder, _flight_record
+    if _recorder is not None:
+        return
+    path = ledger_file(workdir, rank)
+    try:
+        from pytest_pprank.worker.ledger_calls import CallDescriber
+        from pytest_pprank.worker.ledger_hooks import install
+        from pytest_pprank.worker.ledger_recorder import LedgerRecorder
+
+        recorder = LedgerRecorder(LedgerWriter(path, rank), CallDescriber(plumbing))
+    except (ImportError, OSError):
+        with suppress(OSError):
+            os.unlink(path)
+        return
+    install(recorder)
+    _recorder, _flight_record = recorder, flight_recorder_file(workdir, rank)
+
+
+def begin_test(serial: int) -> None:
+    """Count operations anew: test `serial` begins."""
+    if _recorder is not None:
+        _recorder.begin_test(serial)
+
+
+def take_stock() -> None:
+    """Bring the ledger up to date about operations that nobody waits for. For any thread.
+
+    On NCCL, also leave the dump of its flight recorder. Raises nothing.
+    """
+    if _recorder is not None:
+        _recorder.take_stock()
+        if _recorder.used_nccl and _flight_record is not None:
+            dump_flight_recorder(_flight_record)

@@ -1,0 +1,288 @@
+"""What an operation of torch.distributed is about, worked out from the call that issues it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
+
+from pytest_pprank.wire.ledger_file import COLLECTIVE, CREATE, NOWHERE, RECV, SEND, STORE, Site
+from pytest_pprank.worker.ledger_writer import Call
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+_SHOWN_SHAPES = 4
+_TEXT = 60
+_FILE = 160
+_UNNAMED = ("", "undefined")
+_DEFAULT = "default group"
+
+
+class Kind(NamedTuple):
+    """A method of ProcessGroup: what people call it, and which argument has this rank's tensors.
+
+    Where ranks bring and get different amounts, that is the argument whose size all agree on.
+    """
+
+    name: str
+    way: str
+    tensors: int | None = 0
+
+
+KINDS = {
+    "send": Kind("send", SEND),
+    "recv": Kind("recv", RECV),
+    "recv_anysource": Kind("recv", RECV),
+    "allreduce": Kind("all_reduce", COLLECTIVE),
+    "allreduce_coalesced": Kind("all_reduce_coalesced", COLLECTIVE),
+    "broadcast": Kind("broadcast", COLLECTIVE),
+    "reduce": Kind("reduce", COLLECTIVE),
+    "allgather": Kind("all_gather", COLLECTIVE, 1),
+    "allgather_coalesced": Kind("all_gather_coalesced", COLLECTIVE, 1),
+    "_allgather_base": Kind("all_gather_into_tensor", COLLECTIVE, 1),
+    "all_gather_single": Kind("all_gather_into_tensor", COLLECTIVE, 1),
+    "allgather_into_tensor_coalesced": Kind("all_gather_into_tensor_coalesced", COLLECTIVE, 1),
+    "all_gather_single_coalesced": Kind("all_gather_into_tensor_coalesced", COLLECTIVE, 1),
+    "reduce_scatter": Kind("reduce_scatter", COLLECTIVE),
+    "_reduce_scatter_base": Kind("reduce_scatter_tensor", COLLECTIVE),
+    "reduce_scatter_single": Kind("reduce_scatter_tensor", COLLECTIVE),
+    "reduce_scatter_tensor_coalesced": Kind("reduce_scatter_tensor_coalesced", COLLECTIVE),
+    "reduce_scatter_single_coalesced": Kind("reduce_scatter_tensor_coalesced", COLLECTIVE),
+    "alltoall": Kind("all_to_all", COLLECTIVE, 1),
+    "alltoall_base": Kind("all_to_all_single", COLLECTIVE, 1),
+    "all_to_all_single": Kind("all_to_all_single", COLLECTIVE, 1),
+    "gather": Kind("gather", COLLECTIVE, 1),
+    "scatter": Kind("scatter", COLLECTIVE),
+    "barrier": Kind("barrier", COLLECTIVE, None),
+    "monitored_barrier": Kind("monitored_barrier", COLLECTIVE, None),
+}
+"""The methods that begin an operation, in all torch releases that this plugin knows."""
+
+
+class _Group(NamedTuple):
+    reference: weakref.ref[ProcessGroup]
+    identity: str
+    label: str
+    ranks: tuple[int, ...]
+    backends: dict[str, str]
+
+
+class CallDescriber:
+    """Describes calls. `plumbing`: parts of file names between a caller that matters and torch."""
+
+    def __init__(self, plumbing: Sequence[str] = ()) -> None:
+        import torch
+
+        here = os.path.dirname(os.path.abspath(__file__)) + os.sep
+        self._skipped = (os.path.dirname(torch.__file__) + os.sep, here, "<frozen")
+        self._skipped_names = ("contextlib.py", "functools.py", "typing_extensions.py")
+        self._plumbing = tuple(plumbing)
+        self._standing: dict[str, int] = {}
+        self._groups: dict[int, _Group] = {}
+        self._created: dict[str, int] = {}
+        self._dtypes: dict[Any, str] = {}
+        self._reductions: dict[Any, str] = {}
+        self._has: dict[type, tuple[bool, bool]] = {}
+
+    def operation(self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]) -> Call:
+        """Describe the call of a ProcessGroup's method with `arguments` (those by name last)."""
+        known = self._group(group)
+        tensors = [] if kind.tensors is None else _tensors(arguments[kind.tensors])
+        device = tensors[0].device.type if tensors else _default_device(group)
+        peer = root = None
+        tag, detail = 0, ""
+        if kind.way == COLLECTIVE:
+            root, detail = self._options(arguments, known.ranks)
+        else:
+            tag = int(arguments[-1])
+            peer = _global(int(arguments[1]), known.ranks) if len(arguments) > 2 else None
+        site, via = self._call_site()
+        return Call(
+            kind=kind.name,
+            way=kind.way,
+            group=known.identity,
+            label=known.label,
+            ranks=known.ranks,
+            backend=_backend(known, group, device),
+            peer=peer,
+            root=root,
+            tag=tag,
+            shapes=tuple([tuple(tensor.shape) for tensor in tensors[:_SHOWN_SHAPES]]),
+            tensors=len(tensors),
+            dtype=self._dtype(tensors[0].dtype) if tensors else "",
+            nbytes=sum([tensor.nbytes for tensor in tensors]),
+            detail=detail,
+            site=site,
+            via=via,
+            thread=thread_name(),
+        )
+
+    def creation(self, group: str, label: str, ranks: tuple[int, ...], backend: str) -> Call:
+        """Describe the creation of a group; no `label` means the default one."""
+        site, via = self._call_site()
+        return Call(
+            kind="new_group" if label else "init_process_group",
+            way=CREATE,
+            group=_identity(group, ranks),
+            label=_label(group if label in _UNNAMED else label) if label else _DEFAULT,
+            ranks=ranks,
+            backend=backend,
+            site=site,
+            via=via,
+            thread=thread_name(),
+        )
+
+    def begin_group(self, creation: Call) -> str:
+        """Note the creation of a group; returns the identity of an earlier one of that name."""
+        times = self._created.get(creation.group, 0) + 1
+        self._created[creation.group] = times
+        return _nth(creation.group, times - 1)
+
+    def store_wait(self, method: str, keys: object) -> Call:
+        """Describe a wait for keys of a store."""
+        site, via = self._call_site()
+        return Call(
+            kind=f"store.{method}",
+            way=STORE,
+            group="",
+            label="",
+            ranks=(),
+            backend="",
+            detail=f"key {keys}"[:_TEXT],
+            site=site,
+            via=via,
+            thread=thread_name(),
+        )
+
+    def _group(self, group: ProcessGroup) -> _Group:
+        known = self._groups.get(id(group))
+        if known is None or known.reference() is not group:
+            known = self._look_up(group)
+            if known.ranks:  # else it is not registered yet
+                self._groups[id(group)] = known
+        return known
+
+    def _look_up(self, group: ProcessGroup) -> _Group:
+        from torch.distributed import distributed_c10d as c10d
+
+        places = c10d._world.pg_group_ranks.get(group, {})
+        ranks = tuple(sorted(places, key=lambda rank: places[rank]))
+        name = str(group.group_name)
+        if group is c10d.GroupMember.WORLD:
+            label = _DEFAULT
+        else:
+            described = getattr(group, "group_desc", "")
+            label = _label(name if described in _UNNAMED else described)
+        identity = _identity(name, ranks)
+        identity = _nth(identity, self._created.get(identity, 0))
+        return _Group(weakref.ref(group), identity, label, ranks, {})
+
+    def _options(self, arguments: Sequence[Any], ranks: tuple[int, ...]) -> tuple[int | None, str]:
+        """Return the root and the reduction of a collective, from its options if it has some."""
+        options = arguments[-1] if arguments else None
+        # asked of the type, once: pybind11 takes its time to say that it has no such attribute
+        has = self._has.get(type(options))
+        if has is None:
+            has = hasattr(type(options), "rootRank"), hasattr(type(options), "reduceOp")
+            self._has[type(options)] = has
+        root = _global(int(options.rootRank), ranks) if has[0] and options is not None else None
+        return root, self._reduction(options.reduceOp) if has[1] and options is not None else ""
+
+    def _reduction(self, reduction: Any) -> str:
+        key = getattr(reduction, "op", None)
+        name = self._reductions.get(key)
+        if name is None:
+            name = self._reductions[key] = getattr(key, "name", "")
+        return name
+
+    def _dtype(self, dtype: Any) -> str:
+        name = self._dtypes.get(dtype)
+        if name is None:
+            name = self._dtypes[dtype] = str(dtype).removeprefix("torch.")
+        return name
+
+    def _call_site(self) -> tuple[Site, Site | None]:
+        via: FrameType | None = None
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            standing = self._standing.get(frame.f_code.co_filename)
+            if standing is None:
+                standing = self._look_at(frame.f_code.co_filename)
+            if standing == _CALLER:
+                return _site(frame), None if via is None else _site(via)
+            if standing == _PLUMBING and via is None:
+                via = frame
+            frame = frame.f_back
+        return (NOWHERE, None) if via is None else (_site(via), None)
+
+    def _look_at(self, file: str) -> int:
+        standing = _CALLER
+        if file.startswith(self._skipped) or os.path.basename(file) in self._skipped_names:
+            standing = _SKIPPED
+        elif any(part in file for part in self._plumbing):
+            standing = _PLUMBING
+        self._standing[file] = standing
+        return standing
+
+
+_SKIPPED, _PLUMBING, _CALLER = range(3)
+
+
+def thread_name() -> str:
+    """Return the name of this thread."""
+    return threading.current_thread().name[:_TEXT]
+
+
+def _site(frame: FrameType) -> Site:
+    code = frame.f_code
+    return Site(code.co_filename[-_FILE:], frame.f_lineno, code.co_name[:_TEXT])
+
+
+def _tensors(argument: Any) -> list[Any]:
+    """Return the tensors of an argument: a tensor, or sequences of them."""
+    if hasattr(argument, "dtype"):
+        return [argument]
+    tensors: list[Any] = []
+    for part in argument:
+        if hasattr(part, "dtype"):
+            tensors.append(part)
+        else:
+            tensors += _tensors(part)
+    return tensors
+
+
+def _global(rank: int, ranks: tuple[int, ...]) -> int:
+    return ranks[rank] if 0 <= rank < len(ranks) else rank
+
+
+def _default_device(group: ProcessGroup) -> str:
+    devices = [device.type for device in group._device_types]
+    return "cpu" if "cpu" in devices or not devices else str(devices[0])
+
+
+def _backend(known: _Group, group: ProcessGroup, device: str) -> str:
+    backend = known.backends.get(device)
+    if backend is None:
+        import torch
+
+        backend = known.backends[device] = str(group._get_backend(torch.device(device)).name())
+    return backend
+
+
+def _label(name: str) -> str:
+    return f"group {name[:12]}"
+
+
+def _identity(name: str, ranks: tuple[int, ...]) -> str:
+    """Return a name that no group with other members has: torch uses names again."""
+    return f"{name[:40]}:{crc32(repr(ranks).encode()):08x}"
+
+
+def _nth(identity: str, times: int) -> str:
+    return identity if times < 2 else f"{identity}~{times}"

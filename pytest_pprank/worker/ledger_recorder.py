@@ -1,0 +1,235 @@
+"""Keeps the notes of this rank's operations in step with what becomes of them."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from pytest_pprank.wire.ledger_file import PENDING, State
+from pytest_pprank.worker.ledger_calls import CallDescriber, Kind, thread_name
+from pytest_pprank.worker.ledger_writer import Entry, LedgerWriter
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup, Work
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_LINE = 200
+
+
+class Handle:
+    """The operations behind a Work: usually one, several where they were coalesced."""
+
+    __slots__ = ("entries", "holders", "on_device")
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.entries = entries
+        self.holders = 0
+        # the operations of NCCL and its kin go on by themselves: `wait` blocks the device's
+        # stream, not the rank
+        self.on_device = "ccl" in entries[0].call.backend
+
+
+def _harmless(
+    method: Callable[Concatenate[LedgerRecorder, _P], _R],
+) -> Callable[Concatenate[LedgerRecorder, _P], _R | None]:
+    """Make what `method` raises an entry in the ledger: the user's operation must not see it."""
+
+    def wrapper(self: LedgerRecorder, /, *args: _P.args, **kwargs: _P.kwargs) -> _R | None:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            self.fault(error)
+            return None
+
+    functools.update_wrapper(wrapper, method)
+    return wrapper
+
+
+class LedgerRecorder:
+    """What the hooks in torch tell (worker.ledger_hooks). No method raises."""
+
+    def __init__(self, writer: LedgerWriter, describer: CallDescriber) -> None:
+        self._writer = writer
+        self._describer = describer
+        # by id of a Work or Future; weak, because the life of a Work is the user's affair: one
+        # that is dropped early makes gloo give up the operation
+        self._handles: dict[int, tuple[weakref.ref[Any], Handle]] = {}
+        # filled by callbacks of weak references, which come at any point, even inside the writer
+        self._dropped: deque[Handle] = deque()
+        self._local = threading.local()
+        self.used_nccl = False
+
+    @_harmless
+    def begin_test(self, serial: int) -> None:
+        """Count the turns of all channels anew."""
+        self._note_dropped()
+        self._writer.begin_test(serial)
+
+    def operation(
+        self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]
+    ) -> Entry | Exception:
+        """Note an operation that is about to be issued."""
+        try:
+            if self._dropped:
+                self._note_dropped()
+            call = self._describer.operation(kind, group, arguments)
+            return self._writer.issue(call, State.WAITING)
+        except Exception as error:
+            return error  # ours only if torch makes more of these arguments
+
+    @_harmless
+    def creation(self, arguments: Mapping[str, Any]) -> Entry | None:
+        """Note that a group is about to be created, if this rank is to be in it."""
+        if arguments["group_rank"] is None:
+            return None
+        members = tuple(arguments["global_ranks_in_group"])
+        name, backend = str(arguments["group_name"]), str(arguments["backend"])
+        # torch names no members for the default group
+        label = str(arguments.get("group_desc") or "undefined") if members else ""
+        ranks = members or tuple(range(int(arguments["group_size"])))
+        call = self._describer.creation(name, label, ranks, backend)
+        self._writer.forget_group(self._describer.begin_group(call))
+        return self._writer.issue(call, State.WAITING)
+
+    @_harmless
+    def store_wait(self, method: str, keys: object) -> Entry:
+        """Note that a thread is about to wait for keys of a store."""
+        return self._writer.issue(self._describer.store_wait(method, keys), State.WAITING)
+
+    @_harmless
+    def ended(self, entry: Entry | None, error: BaseException | None = None) -> None:
+        """Note that a blocking call without a Work has returned or raised."""
+        if entry is not None and error is None:
+            self._writer.set_state(entry, State.COMPLETED)
+        elif entry is not None:
+            self._writer.set_state(entry, State.FAILED, error=first_line(error))
+
+    @_harmless
+    def refused(self, entry: Entry | Exception, error: BaseException) -> None:
+        """Note that an operation was not even begun."""
+        if isinstance(entry, Entry):
+            self._writer.refuse(entry, first_line(error))
+
+    @_harmless
+    def issued(self, entry: Entry | Exception, work: Work | None) -> None:
+        """Note that the call which issues an operation has returned."""
+        if isinstance(entry, Exception):
+            raise entry
+        batch: list[Entry] | None = getattr(self._local, "batch", None)
+        if batch is not None:
+            batch.append(entry)
+            self._writer.set_state(entry, State.ISSUED)
+        else:
+            self._bind([entry], work)
+
+    @_harmless
+    def begin_batch(self) -> None:
+        """Operations of this thread from here on share the Work that `end_batch` gets."""
+        self._local.batch = []
+
+    @_harmless
+    def end_batch(self, work: Work | None) -> None:
+        """Bind the operations since `begin_batch` to their Work."""
+        batch: list[Entry] = getattr(self._local, "batch", None) or []
+        self._local.batch = None
+        if batch:
+            self._bind(batch, work)
+
+    @_harmless
+    def derived(self, work: Work, future: object) -> None:
+        """Take a wait for `future` as one for `work`."""
+        handle = self._handle(work)
+        if handle is not None:
+            self._hold(future, handle)
+
+    @_harmless
+    def waits(self, work: object) -> Handle | None:
+        """Note that this thread waits for a Work or Future; None if it is not one of ours."""
+        handle = self._handle(work)
+        if handle is not None:
+            thread = thread_name()
+            for entry in handle.entries:
+                self._writer.set_state(entry, State.WAITING, thread)
+        return handle
+
+    @_harmless
+    def waited(self, handle: Handle | None, error: str = "", done: bool = True) -> None:
+        """Note that the wait is over; not `done` after one whose time ran out."""
+        if handle is None:
+            return
+        after = State.QUEUED if handle.on_device else State.COMPLETED
+        if error:
+            after = State.FAILED if done else State.ISSUED
+        for entry in handle.entries:
+            self._writer.set_state(entry, after, error=error)
+
+    @_harmless
+    def seen_completed(self, work: Work) -> None:
+        """Note that somebody has asked a Work, and it is done."""
+        handle = self._handle(work)
+        for entry in handle.entries if handle is not None else ():
+            if entry.state is not State.WAITING:  # whoever waits says more
+                self._writer.set_state(entry, State.COMPLETED)
+
+    @_harmless
+    def take_stock(self) -> None:
+        """Ask the Works that nobody waits for whether they are done."""
+        self._note_dropped()
+        for reference, handle in list(self._handles.values()):
+            work = reference()
+            # An event of a device must not be asked while a graph is captured in another thread
+            if work is None or handle.on_device or not hasattr(work, "is_completed"):
+                continue
+            work.is_completed()  # the hook notes the answer
+
+    def fault(self, error: Exception) -> None:
+        """Note that noting went wrong."""
+        self._writer.fault(f"{type(error).__name__}: {first_line(error)}")
+
+    def _bind(self, entries: list[Entry], work: Work | None) -> None:
+        handle = Handle(entries)
+        self.used_nccl |= handle.on_device
+        if work is None:  # done before the call returned, or nothing will ever tell
+            self.waited(handle)
+            return
+        self._hold(work, handle)
+        for entry in entries:
+            self._writer.set_state(entry, State.ISSUED)
+
+    def _hold(self, holder: object, handle: Handle) -> None:
+        key = id(holder)
+        handle.holders += 1
+        reference = weakref.ref(holder, functools.partial(self._released, key))
+        self._handles[key] = (reference, handle)
+
+    def _released(self, key: int, reference: weakref.ref[Any]) -> None:
+        known = self._handles.get(key)
+        if known is None or known[0] is not reference:
+            return  # another object has got the same id meanwhile
+        del self._handles[key]
+        handle = known[1]
+        handle.holders -= 1
+        if not handle.holders and any(entry.state in PENDING for entry in handle.entries):
+            self._dropped.append(handle)
+
+    def _handle(self, holder: object) -> Handle | None:
+        known = self._handles.get(id(holder))
+        return known[1] if known is not None and known[0]() is holder else None
+
+    def _note_dropped(self) -> None:
+        while self._dropped:
+            handle = self._dropped.popleft()
+            after = State.QUEUED if handle.on_device else State.DROPPED
+            for entry in handle.entries:
+                self._writer.set_state(entry, after)
+
+
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of what an error says."""
+    lines = str(error).splitlines()
+    return (lines[0] if lines else type(error).__name__)[:_LINE]
