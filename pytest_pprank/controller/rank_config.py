@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pytest_pprank.controller import coverage
+
 # Options that speak of which tests run, of the terminal or of files only one process may write.
 _NEUTRAL: dict[str, Any] = {
     "keyword": "",
@@ -35,7 +37,11 @@ _NEUTRAL: dict[str, Any] = {
     "durations": None,
     "continue_on_collection_errors": True,
     "color": "no",
+    # what a rank prints goes to the controller (see worker.output), not into its own pytest
+    "capture": "no",
     "log_file": os.devnull,
+    # pytest-cov; worker.neighbours.pytest_cov starts it
+    "cov_source": [],
     # xdist
     "dist": "no",
     "numprocesses": None,
@@ -44,21 +50,22 @@ _NEUTRAL: dict[str, Any] = {
     # pytest-timeout: a deadline inside a rank would fire beside ours
     "timeout": 0,
 }
-_BLOCKED = (
-    "lfplugin",
-    "nfplugin",
-    "stepwiseplugin",
-    "rerunfailures",
-    "pytest_rerunfailures",
-)
+_BLOCKED = ("lfplugin", "nfplugin", "stepwiseplugin")
+# Plugins, by the names they may be registered under, that need care on a rank, and who takes it.
+_NEIGHBOURS = {
+    "pytest_pprank.worker.neighbours.hypothesis_examples": ("hypothesispytest",),
+    "pytest_pprank.worker.neighbours.pytest_cov": ("pytest_cov", "pytest_cov.plugin"),
+    "pytest_pprank.worker.neighbours.rerunfailures": ("rerunfailures", "pytest_rerunfailures"),
+}
 
 
 def rank_options(config: pytest.Config) -> bytes:
     """Return the parsed options a rank starts from, pickled; what does not pickle stays behind."""
     options = {name: value for name, value in vars(config.option).items() if _pickles(value)}
     options.update({name: value for name, value in _NEUTRAL.items() if name in options})
+    options.update(coverage.rank_options(config))
     del options["file_or_dir"]  # said again by rank_arguments
-    options["plugins"] = [p for p in options.get("plugins", []) if not p.startswith("no:")]
+    options["plugins"] = []  # said again by rank_arguments, in the same order
     options["rootdir"] = str(config.rootpath)
     if config.inipath is not None:
         options["inifilename"] = str(config.inipath)
@@ -69,9 +76,10 @@ def rank_options(config: pytest.Config) -> bytes:
 
 
 def rank_arguments(config: pytest.Config, items: list[pytest.Item]) -> tuple[str, ...]:
-    """Return the command line of a rank: plugins to leave out, then the files to collect."""
-    blocked = [p[3:] for p in config.getoption("plugins") if p.startswith("no:")]
-    flags = [word for name in (*blocked, *_BLOCKED) for word in ("-p", f"no:{name}")]
+    """Return the command line of a rank: plugins to load or leave out, then files to collect."""
+    blocked = [f"no:{name}" for name in _BLOCKED]
+    plugins = [*config.getoption("plugins"), *blocked, *_neighbours(config)]
+    flags = [word for name in plugins for word in ("-p", name)]
     files = dict.fromkeys(str(item.path) for item in items)
     return (*flags, *files)
 
@@ -79,7 +87,13 @@ def rank_arguments(config: pytest.Config, items: list[pytest.Item]) -> tuple[str
 def plugin_modules(config: pytest.Config) -> tuple[str, ...]:
     """Return the modules of installed plugins; pytest imports them on every rank anyway."""
     plugins = (plugin for plugin, _ in config.pluginmanager.list_plugin_distinfo())
-    return tuple(dict.fromkeys(p.__name__ for p in plugins if isinstance(p, ModuleType)))
+    names = [plugin.__name__ for plugin in plugins if isinstance(plugin, ModuleType)]
+    return tuple(dict.fromkeys([*names, *_neighbours(config)]))
+
+
+def _neighbours(config: pytest.Config) -> list[str]:
+    has = config.pluginmanager.hasplugin
+    return [module for module, names in _NEIGHBOURS.items() if any(map(has, names))]
 
 
 def _pickles(value: Any) -> bool:

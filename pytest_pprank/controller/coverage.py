@@ -1,0 +1,83 @@
+"""pytest-cov: what the ranks have run is part of its report, without any set-up.
+
+Each rank writes a data file (worker.neighbours.pytest_cov) into a folder below pytest's basetemp.
+Just before pytest-cov puts the data files of its own processes together, they are laid beside
+them. A run that pytest-cov does not finish (-x, Ctrl-C) leaves nothing where it would look.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_pprank._pytest_compat import basetemp_of
+
+_OURS = "pprank-coverage"
+
+
+def register(config: pytest.Config) -> None:
+    """Collect what the ranks measure, if pytest-cov measures in this run."""
+    plugin = config.pluginmanager.get_plugin("_cov")
+    if plugin is not None and not config.option.no_cov:
+        config.pluginmanager.register(RanksCoverage(plugin, basetemp_of(config)), _OURS)
+
+
+def rank_options(config: pytest.Config) -> dict[str, Any]:
+    """Return the options by which a rank knows what to measure; none if nothing is."""
+    ours = config.pluginmanager.get_plugin(_OURS)
+    if ours is None:
+        return {}
+    return {
+        "pprank_coverage": str(ours.folder),
+        "pprank_coverage_source": config.option.cov_source,
+    }
+
+
+class RanksCoverage:
+    """Owns the folder of the ranks' data files. `plugin` is pytest-cov's."""
+
+    def __init__(self, plugin: Any, basetemp: Path | None) -> None:
+        self._plugin = plugin
+        self._shown: list[Path] = []
+        self.folder = Path(tempfile.mkdtemp(prefix="pprank-coverage-", dir=basetemp))
+
+    @pytest.hookimpl(wrapper=True, trylast=True)  # inside pytest-cov's
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Show pytest-cov the data files when all tests have run."""
+        result = yield
+        controller = self._plugin.cov_controller
+        data_file = Path(controller.topdir, controller.cov.get_option("run:data_file"))
+        for path in sorted(self.folder.glob("data.*")):
+            if _is_whole(path):
+                shown = data_file.with_name(f"{data_file.name}.{_OURS}.{path.name}")
+                shutil.move(path, shown)
+                self._shown.append(shown)
+        if self._shown:
+            # that this process has not run everything means nothing: as in pytest-cov with xdist
+            controller.cov._warn_no_data = False
+            controller.cov._warn_unimported_source = False
+        return result
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """Leave nothing that was not taken."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Say whether a data file can be read: its rank may have been killed while it wrote."""
+    from coverage import CoverageData, exceptions
+
+    data = CoverageData(basename=str(path))
+    try:
+        data.read()
+        return True
+    except exceptions.CoverageException:
+        return False
+    finally:
+        data.close()

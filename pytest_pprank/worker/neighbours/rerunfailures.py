@@ -1,0 +1,29 @@
+"""pytest-rerunfailures: the controller decides what runs again, on all ranks at once.
+
+The plugin is loaded all the same, so that its ini options and its marker are known.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+_NAMES = ("rerunfailures", "pytest_rerunfailures")  # as installed, and as given to -p
+_MARKER = "flaky(reruns=1, reruns_delay=0): of pytest-rerunfailures, which acts on the controller"
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Take its hooks away before it is configured, which may start a server for its counters."""
+    _unregister(early_config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare its marker; take its hooks away where it was loaded late."""
+    config.addinivalue_line("markers", _MARKER)
+    _unregister(config)
+
+
+def _unregister(config: pytest.Config) -> None:
+    for name in _NAMES:
+        if config.pluginmanager.hasplugin(name):
+            config.pluginmanager.unregister(name=name)
