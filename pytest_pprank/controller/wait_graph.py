@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pytest_pprank.controller.ledger_text import describe, group, name, place, ranks_text, summary
 from pytest_pprank.controller.mismatches import find_mismatches
 from pytest_pprank.wire.ledger_file import (
+    COLLECTIVE,
+    CREATE,
     RECV,
     SEND,
+    STORE,
     Ledger,
     Operation,
     State,
@@ -191,34 +194,36 @@ class _Graph:
         for circle in doubtful:
             yield f"likely deadlock: {_around(circle, likely)}"
         told = {rank for circle in (*circles, *doubtful) for rank in circle}
-        told_operations = {part for mismatch in self._mismatches for part in mismatch.key}
+        mismatched = {part for mismatch in self._mismatches for part in mismatch.key}
         meetings: dict[tuple[str, str, int], list[_Wait]] = {}
         for wait in self._waits:
             operation = wait.operation
-            if wait.rank in told or (wait.rank, operation.number) in told_operations:
+            if (wait.rank, operation.number) in mismatched:
                 continue
-            if operation.way in (SEND, RECV):
-                yield f"rank {wait.rank} waits in {describe(operation)}; {self._why(wait)}"
-            else:
+            if operation.way in (COLLECTIVE, CREATE):
                 meeting = (operation.way, operation.group, operation.sequence)
                 meetings.setdefault(meeting, []).append(wait)
+            elif wait.rank not in told:
+                yield f"rank {wait.rank} waits in {describe(operation)}{self._why(wait)}"
         for waits in meetings.values():
-            yield self._absence(waits)
+            if not told.issuperset(wait.rank for wait in waits):
+                yield self._absence(waits)
 
     def _why(self, wait: _Wait) -> str:
-        operation = wait.operation
-        if operation.peer is None:
-            if not wait.missing:
-                return "a message for it is on its way"
-            return "; ".join(f"rank {rank} {self._doing(rank)}" for rank in wait.missing)
-        peer, done = operation.peer, "sending" if operation.way == RECV else "receiving"
+        operation, peer = wait.operation, wait.operation.peer
+        if operation.way == STORE:
+            return ""
+        if peer is None:
+            whys = [f"rank {rank} {self._doing(rank)}" for rank in wait.missing]
+            return "; " + "; ".join(whys or ["a message for it is on its way"])
+        doing = "sending" if operation.way == RECV else "receiving"
         if peer not in self._ledgers or self._ledgers[peer].problem:
-            return f"nothing is known of rank {peer}"
+            return f"; nothing is known of rank {peer}"
         if not wait.missing:
-            return f"rank {peer} has begun {done} it, and {self._doing(peer)}"
+            return f"; rank {peer} has begun {doing} it, and {self._doing(peer)}"
         if peer in self._gone:
-            return f"rank {peer} {self._gone[peer]} without {done}{self._other_message(wait)}"
-        return f"rank {peer} {self._doing(peer)}{self._other_message(wait)}"
+            return f"; rank {peer} {self._gone[peer]} without {doing}{self._other_message(wait)}"
+        return f"; rank {peer} {self._doing(peer)}{self._other_message(wait)}"
 
     def _other_message(self, wait: _Wait) -> str:
         """Point at a message between the same two that nobody has taken: a wrong tag or group."""
@@ -262,9 +267,9 @@ class _Graph:
 
 def _needs_each(rank: int, operation: Operation, missing: tuple[int, ...]) -> bool:
     """Whether the operation surely cannot end on `rank` without every one of `missing`."""
-    if operation.kind.startswith(_FROM_ROOT):
+    if operation.kind in _FROM_ROOT:
         return operation.root in missing
-    if operation.kind.startswith(_TO_ROOT) and operation.kind != "reduce_scatter":
+    if operation.kind in _TO_ROOT:
         return operation.root == rank
     return True
 
@@ -293,7 +298,9 @@ def _circles(stuck: Mapping[int, _Wait]) -> list[tuple[int, ...]]:
             path.append(rank)
             rank = next((peer for peer in stuck[rank].missing if peer in stuck), None)
         if rank is not None and rank in path:
-            circles.append(tuple(path[path.index(rank) :]))
+            circle = path[path.index(rank) :]
+            first = circle.index(min(circle))
+            circles.append((*circle[first:], *circle[:first]))
     return circles
 
 

@@ -42,7 +42,7 @@ _CRC = struct.Struct("<I")
 _BODY = struct.Struct("<IHBxQdd")
 PAYLOAD_OFFSET = _CRC.size + _BODY.size
 _EMPTY = bytes(PAYLOAD_OFFSET)
-_LOOKS = 5
+_LOOKS = 20  # in all: a rank cannot be half-way in many records, so the others are damaged
 _LOOK_AGAIN_SECONDS = 0.001
 
 
@@ -253,6 +253,7 @@ class _Reader:
         operations = os.pread(descriptor, FILE_BYTES, FIRST_OPERATION)
         self._image = os.pread(descriptor, FIRST_OPERATION, 0) + operations
         self.torn = 0
+        self._looks = _LOOKS
 
     def ledger(self) -> Ledger:
         head = self._read(0, HEAD_BYTES)
@@ -288,15 +289,16 @@ class _Reader:
     def _read(self, offset: int, size: int) -> Record | None:
         """Return a record; None where there is none, or (counted) none that can be read."""
         raw = self._image[offset : offset + size]
-        for _ in range(_LOOKS):
-            if raw[:PAYLOAD_OFFSET] == _EMPTY:
-                return None
+        while raw[:PAYLOAD_OFFSET] != _EMPTY:
             record = _parse(raw)
             if record is not None:
                 return record
+            if not (raw and self._looks):
+                self.torn += 1
+                break
+            self._looks -= 1
             time.sleep(_LOOK_AGAIN_SECONDS)
             raw = os.pread(self._descriptor, size, offset)
-        self.torn += 1
         return None
 
 

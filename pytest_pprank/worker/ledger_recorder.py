@@ -78,7 +78,9 @@ class LedgerRecorder:
             if self._dropped:
                 self._note_dropped()
             call = self._describer.operation(kind, group, arguments)
-            return self._writer.issue(call, State.WAITING)
+            # gloo's operations are only queued by the call, but for the one that has no Work
+            blocks = kind.name == "monitored_barrier" or "ccl" in call.backend
+            return self._writer.issue(call, State.WAITING if blocks else State.ISSUED)
         except Exception as error:
             return error  # ours only if torch makes more of these arguments
 

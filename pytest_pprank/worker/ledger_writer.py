@@ -39,6 +39,7 @@ from pytest_pprank.wire.ledger_file import (
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _NO_SLOT = -1
+_NAME = 60
 _NUMBERS_BYTES = 64  # three numbers with their commas
 _TAIL_BYTES = OPERATION_BYTES - PAYLOAD_OFFSET - _NUMBERS_BYTES
 
@@ -242,13 +243,16 @@ class LedgerWriter:
     def _write_all(self, entry: Entry) -> None:
         payload = _payload(entry.place, entry.call)
         entry.crc, entry.length = crc32(payload), len(payload)
-        self._put(_offset(entry) + PAYLOAD_OFFSET, payload)
+        offset = FIRST_OPERATION + entry.slot * OPERATION_BYTES
+        self._put(offset + PAYLOAD_OFFSET, payload)
         self._write_state(entry)
 
     def _write_state(self, entry: Entry) -> None:
         end = 0.0 if entry.state in PENDING else time.monotonic()
         head = pack_head(entry.crc, entry.length, entry.state, entry.number, entry.start, end)
-        self._put(_offset(entry), head)
+        if self._map is not None:
+            offset = FIRST_OPERATION + entry.slot * OPERATION_BYTES
+            self._map[offset : offset + PAYLOAD_OFFSET] = head
 
     def _put(self, offset: int, data: bytes) -> None:
         if self._map is not None:
@@ -257,10 +261,6 @@ class LedgerWriter:
     def _forget(self) -> None:
         self._map = None
         self._lock = threading.RLock()  # it may have been held by a thread that is not here
-
-
-def _offset(entry: Entry) -> int:
-    return FIRST_OPERATION + entry.slot * OPERATION_BYTES
 
 
 def _map_file(path: Path) -> mmap.mmap | None:
@@ -286,11 +286,12 @@ def _tail(call: Call) -> bytes:
         {},
         {"via": None, "error": call.error[:100]},
         {"shapes": call.shapes[:2], "ranks": (), "detail": ""},
+        {"shapes": (), "group": call.group[:_NAME], "label": call.label[:_NAME]},
     )
     for changes in shorter:
         call = call._replace(**changes) if changes else call
         tail = _encode(call)[1:].encode(errors="replace")
         if len(tail) <= _TAIL_BYTES:
             return tail
-    last = Call(call.kind, call.way, call.group[:60], "?", (), call.backend[:20], call.peer)
+    last = Call(call.kind, call.way, call.group[:_NAME], "?", (), call.backend[:20], call.peer)
     return _encode(last)[1:].encode(errors="replace")
