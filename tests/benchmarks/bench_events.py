@@ -1,0 +1,78 @@
+"""pytest plugin of the benchmarks (`-p bench_events`): writes down what happens, and when.
+
+A process that is nobody's reporter (a rank of pytest-pprank) writes only what its tests `note`.
+Durations of tests are kept in memory until the end, so that writing does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+OUT = "BENCH_EVENTS"
+"""Environment variable: the file of JSON lines, appended to by every process of the run."""
+
+DETAILS = "BENCH_DETAILS"
+"""Environment variable, set or not: write each report at once, with its text."""
+
+_durations: list[dict[str, Any]] = []
+_begun = 0.0
+
+
+def note(what: str, **facts: object) -> None:
+    """Append an event; tests call it too."""
+    line = json.dumps({"what": what, "time": time.time(), "rank": os.environ.get("RANK"), **facts})
+    descriptor = os.open(os.environ[OUT], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, line.encode() + b"\n")
+    os.close(descriptor)
+
+
+def _reports() -> bool:
+    try:
+        from pytest_pprank.worker.context import is_rank
+    except ImportError:
+        return True
+    return not is_rank()
+
+
+def pytest_configure() -> None:
+    """Time the start of worker groups."""
+    try:
+        from pytest_pprank.controller.group import WorkerGroup
+    except ImportError:
+        return
+    start = WorkerGroup.start
+
+    def timed_start(self: Any) -> None:
+        before = time.perf_counter()
+        start(self)
+        note("group started", seconds=time.perf_counter() - before)
+
+    WorkerGroup.start = timed_start  # type: ignore[method-assign]
+
+
+def pytest_runtest_logstart() -> None:
+    """A test begins."""
+    global _begun
+    _begun = time.perf_counter()
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    """A test is over."""
+    _durations.append({"test": nodeid, "seconds": time.perf_counter() - _begun})
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    """Write a report down."""
+    if DETAILS in os.environ and _reports():
+        text = report.longreprtext if report.longrepr is not None else ""
+        test = report.nodeid.rpartition("::")[2].partition("[")[0]
+        note("report", test=test, when=report.when, outcome=report.outcome, text=text)
+
+
+def pytest_unconfigure() -> None:
+    """Write the durations."""
+    if _durations and _reports():
+        note("durations", tests=_durations)
