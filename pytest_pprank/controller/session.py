@@ -17,6 +17,7 @@ from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.devices import device_environment
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
+from pytest_pprank.launch.lease_group import GroupLease
 from pytest_pprank.options import options_of
 from pytest_pprank.planning import Plan, plan_of, planned, reaches_sglang
 from pytest_pprank.report.merge import ReportMerger
@@ -45,6 +46,7 @@ class ControllerSession:
         self._device = ""
         self._live = config.getoption("capture", "fd") == "no"
         self._group: WorkerGroup | None = None
+        self._lease = GroupLease(config)
         self._topology: Topology | None = None
         self._groups_started = 0
         self._start_failures = 0
@@ -130,7 +132,7 @@ class ControllerSession:
         self, nextitem: pytest.Item | None, plan: Plan, group: WorkerGroup
     ) -> ItemKey | None:
         """Return the next test of this group, past plain ones; None when there is none."""
-        if nextitem is None or plan.fresh:
+        if nextitem is None or plan.fresh or self._lease.wanted:
             return None
         for item in self._from(nextitem):
             next_plan = plan_of(item)
@@ -152,8 +154,9 @@ class ControllerSession:
         stopped = self._launcher is None or not self._launcher.alive
         if stopped or self._device != plan.topology.device:
             self._start_launcher(plan.topology.device)
-        group = self._new_group(plan.topology)
         try:
+            self._lease.take(plan.topology)
+            group = self._new_group(plan.topology)
             self._check_preload()
             group.start()
         except GroupError as error:
@@ -214,13 +217,14 @@ class ControllerSession:
             basetemp=str(basetemp_of(self._config) or self._launcher.run_dir),
             server_args=None if topology.server_args is None else dict(topology.server_args),
             reverts=self._reverts,
-            environment=self._launcher.rank_environment(),
+            environment={**self._launcher.rank_environment(), **self._lease.environment},
         )
 
     def _drop_group(self, *, orderly: bool) -> None:
         group, self._group, self._topology = self._group, None, None
         if group is not None:
             (group.close if orderly else group.kill)()
+            self._lease.give_back()
 
     def finish(self, *, orderly: bool) -> None:
         """End the running group; its fixtures are torn down if the session ended in good order."""
@@ -232,6 +236,7 @@ class ControllerSession:
             self._drop_group(orderly=False)
         finally:
             self._stop_launcher()
+            self._lease.give_back()
 
     def _stop_launcher(self) -> None:
         launcher, self._launcher = self._launcher, None

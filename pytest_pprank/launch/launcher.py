@@ -127,6 +127,7 @@ class Launcher:
                 self._running = None
 
     def _read(self) -> None:
+        gone = False
         try:
             while True:
                 message = self._channel.receive()
@@ -137,9 +138,11 @@ class Launcher:
                 else:
                     break
         except ChannelClosed:
-            pass  # the controller is gone, with or without a word: leave nothing behind
+            gone = True  # the controller, without a word: leave nothing behind
         self._kill(None)
         shutil.rmtree(self._spec.run_dir, ignore_errors=True)
+        if gone:
+            import_module("pytest_pprank.launch.lease_files").sweep()
         self._leave()
 
     def _leave(self) -> None:
