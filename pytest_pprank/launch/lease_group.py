@@ -66,7 +66,8 @@ def _tell(config: pytest.Config, text: str) -> None:
     capture = config.pluginmanager.getplugin("capturemanager")
     reporter = config.pluginmanager.getplugin("terminalreporter")
     with nullcontext() if capture is None else capture.global_and_fixture_disabled():
-        if reporter is not None:
-            reporter.write_line(text)
-        else:  # an xdist worker, whose standard error is the user's
+        if reporter is None or hasattr(config, "workerinput"):
+            # an xdist worker's terminal leads nowhere, its standard error is the user's
             print(f"\n{text}", file=sys.stderr, flush=True)
+        else:
+            reporter.write_line(text)
