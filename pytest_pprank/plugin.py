@@ -90,10 +90,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if config.option.collectonly:
             return
         if ranked:
-            from pytest_pprank.controller import session
+            from pytest_pprank.controller import coverage, session
             from pytest_pprank.sglang import static
 
             static.check_torch()
+            coverage.register(config)
             config.stash[_SESSION] = session.ControllerSession(config, ranked)
         planning.check_reverts(config, ranked)
     if not config.getoption("stepwise", False):  # it counts on the order it has seen
@@ -119,7 +120,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     plan = planning.plan_of(item)
     if plan is None:
         return None
-    item.config.stash[_SESSION].run(item, plan, nextitem)
+    from pytest_pprank.controller import reruns
+
+    controller = item.config.stash[_SESSION]
+    if not reruns.run(item, nextitem, lambda: controller.reports(item, plan, nextitem)):
+        controller.run(item, plan, nextitem)
     return True
 
 
@@ -138,8 +143,24 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Let the last worker group tear down its fixtures, or end it if the run was interrupted."""
     controller = session.config.stash.get(_SESSION, None)
-    if controller is not None:
+    if controller is None:
+        return
+    if exitstatus == pytest.ExitCode.INTERRUPTED:
+        controller.interrupt()
+    else:
         controller.finish(orderly=exitstatus in (0, 1))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """After Ctrl-C, say where the ranks were."""
+    controller = config.stash.get(_SESSION, None)
+    if controller is not None and controller.interrupted:
+        terminalreporter.section("pprank: where the ranks were", yellow=True)
+        for title, text in controller.interrupted:
+            terminalreporter.write_line(f"{title}:", bold=True)
+            terminalreporter.write_line(text)
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,22 +1,25 @@
-"""A worker group as the controller sees it: start it, run tests on it, see it gone."""
+"""A worker group as the controller sees it: start it, talk with its ranks, see it gone."""
 
 from __future__ import annotations
 
 import os
+import selectors
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_pprank.controller.evidence import MemoryWitness, read_last_words
 from pytest_pprank.controller.meetings import Meetings
-from pytest_pprank.controller.outcome import TestOutcome
-from pytest_pprank.controller.test_run import TestRun
+from pytest_pprank.controller.output import Listener, RankPipe, RankPipes
+from pytest_pprank.controller.start import StartErrors
+from pytest_pprank.controller.verdicts import describe_exit
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
-from pytest_pprank.wire.channel import Channel, ChannelClosed, ready_channels
+from pytest_pprank.wire.channel import Channel, ChannelClosed
 from pytest_pprank.wire.messages import (
     Exchange,
     Exchanged,
@@ -26,7 +29,6 @@ from pytest_pprank.wire.messages import (
     Message,
     RankBroken,
     Ready,
-    RunTest,
     Shutdown,
     StartGroup,
     WarningSeen,
@@ -36,6 +38,7 @@ _TICK_SECONDS = 0.05
 _START_SECONDS = 300.0
 _LEAVE_SECONDS = 10.0
 _REAP_SECONDS = 2.0
+_SHOWN_LINES = 20
 
 
 @dataclass
@@ -56,27 +59,34 @@ class WorkerGroup:
         self,
         launcher: LauncherClient,
         order: StartGroup,
-        on_warning: Callable[[WarningSeen], None],
+        on_warning: Callable[[int, WarningSeen], None],
+        listeners: Iterable[Listener] = (),
     ) -> None:
         self.name = order.group
         self.world_size = order.nproc
         self.workdir = Path(order.workdir)
         self.ranks: dict[int, RankPeer] = {}  # in rank order, once the group is up
-        self.on_warning = on_warning
+        self.memory = MemoryWitness()
+        self._on_warning = on_warning
+        self._listeners = tuple(listeners)
         self._launcher = launcher
         self._order = order
         self._ended: GroupEnded | None = None
-        self._tests = 0
+        self._selector = selectors.DefaultSelector()
+        self.pipes: RankPipes
 
     def start(self) -> None:
         """Bring the group up; raises GroupError with each rank's own words when that fails."""
         deadline = time.monotonic() + _START_SECONDS
         self.workdir.mkdir(mode=0o700)
+        self.pipes = RankPipes(self.workdir, self.world_size, self._listeners)
+        for pipe in self.pipes.all:
+            self._selector.register(pipe, selectors.EVENT_READ, pipe)
         self.tell_launcher(self._order)
         try:
             self._admit(deadline)
             self._wait_ready(deadline)
-        except GroupError:
+        except BaseException:  # also when the user interrupts it
             self.kill()
             raise
 
@@ -86,11 +96,17 @@ class WorkerGroup:
             if arrival is not None and arrival[0].group == self.name:
                 hello, channel = arrival
                 self.ranks[hello.rank] = RankPeer(hello.rank, hello.pid, channel, {})
+                self._selector.register(
+                    channel.connection, selectors.EVENT_READ, self.ranks[hello.rank]
+                )
+            for pipe in self.pipes.all:
+                pipe.read()
             self._check_start(deadline)
         self.ranks = dict(sorted(self.ranks.items()))
 
     def _wait_ready(self, deadline: float) -> None:
         ready: set[int] = set()
+        errors = StartErrors(self.world_size)
         meetings = Meetings(self.world_size, self.answer)
         while len(ready) < self.world_size:
             for peer, message in self.messages(_TICK_SECONDS):
@@ -100,13 +116,15 @@ class WorkerGroup:
                 elif isinstance(message, Exchange):
                     meetings.arrive(peer.rank, message)
                 elif isinstance(message, RankBroken):
-                    raise GroupError(f"rank {peer.rank} could not start: {message.text}")
+                    errors.add(peer.rank, message.text)
+                    meetings.leave(peer.rank, "could not start")
                 elif message is None:
+                    errors.lost(peer.rank)
                     meetings.leave(peer.rank, "died")
-                    self.wait_ended(_REAP_SECONDS)  # with its exit code, if that was not 0
-                    self._check_start(deadline)
-                    raise GroupError(f"rank {peer.rank} left while starting, with exit code 0")
-            self._check_start(deadline)
+            if errors.complete(ready):
+                raise GroupError(errors.text(self._last_words))
+            if not errors:
+                self._check_start(deadline)
 
     def _check_start(self, deadline: float) -> None:
         if self._ended is None and not self._launcher.alive:
@@ -119,47 +137,66 @@ class WorkerGroup:
 
     def _why_ended(self) -> str:
         assert self._ended is not None
-        lines = [f"rank {r}: exit code {code}" for r, code in sorted(self._ended.exits.items())]
-        logs = [self.stderr_tail(rank) for rank in self._ended.exits]
-        return "\n".join([*lines, *logs, self._ended.error, self._launcher.log_tail()])
+        return "\n".join([self._last_words([]), self._ended.error, self._launcher.log_tail()])
 
-    def run_test(
-        self, key: ItemKey, following: ItemKey | None, timeout: float, grace: float
-    ) -> TestOutcome:
-        """Run one test on all ranks; one that is spoiled or unsettled then must be replaced."""
-        self._tests += 1
-        for peer in self.ranks.values():
-            self.send(peer, RunTest(key, following, self._tests))
-        return TestRun(self, self._tests, timeout, grace).wait()
+    def _last_words(self, lost: list[int]) -> str:
+        """How ranks ended that never came up: those elastic saw fail, or else those we `lost`."""
+        ended = self.wait_ended(_REAP_SECONDS)
+        exits = ended.exits if ended is not None else {}
+        unknown = "it left with exit code 0" if ended is not None else describe_exit(None)
+        return "\n".join(
+            f"rank {rank}: {describe_exit(exits[rank]) if exits else unknown}\n{self._said(rank)}"
+            for rank in sorted(exits or lost)
+        )
+
+    def _said(self, rank: int) -> str:
+        evidence, said = read_last_words(self.pipes.take(rank).get("stderr", ""))
+        lines = (said or self._early_stderr(rank)).splitlines()[-_SHOWN_LINES:]
+        return "\n".join([*lines, evidence.dump]).rstrip()
+
+    def _early_stderr(self, rank: int) -> str:
+        """What a rank wrote before its output was redirected to us: into elastic's log."""
+        logs = sorted(self.workdir.glob(f"logs/*/attempt_*/{rank}/stderr.log"))
+        return "\n".join(log.read_text(errors="replace") for log in logs)
 
     def messages(self, timeout: float) -> list[tuple[RankPeer, Message | None]]:
-        """Return what ranks have said within `timeout` seconds; None from a rank that is gone."""
-        by_channel = {peer.channel: peer for peer in self.ranks.values() if peer.alive}
-        if not by_channel:
-            time.sleep(min(timeout, _TICK_SECONDS))  # nobody left to wait for
+        """Return what ranks have said within `timeout` seconds; None from a rank that is gone.
+
+        What they print meanwhile is taken from their pipes.
+        """
         heard: list[tuple[RankPeer, Message | None]] = []
-        for channel in ready_channels(list(by_channel), timeout):
-            peer = by_channel[channel]
-            try:
-                message = channel.receive()
-            except ChannelClosed:
-                peer.alive = False
-                heard.append((peer, None))
-                continue
-            if isinstance(message, WarningSeen):
-                self.on_warning(message)
+        for key, _ in self._selector.select(timeout):
+            if isinstance(key.data, RankPipe):
+                key.data.read()
             else:
-                heard.append((peer, message))
+                self._hear(key.data, heard)
         return heard
 
-    def send(self, peer: RankPeer, message: Message) -> None:
+    def _hear(self, peer: RankPeer, heard: list[tuple[RankPeer, Message | None]]) -> None:
+        try:
+            message = peer.channel.receive()
+        except ChannelClosed:
+            self._lose(peer)
+            heard.append((peer, None))
+            return
+        if isinstance(message, WarningSeen):
+            self._on_warning(peer.rank, message)
+        else:
+            heard.append((peer, message))
+
+    def _lose(self, peer: RankPeer) -> None:
+        if peer.alive:
+            peer.alive = False
+            self._selector.unregister(peer.channel.connection)
+
+    def send(self, rank: int, message: Message) -> None:
         """Send to a rank; one that is gone shows itself at the next read."""
         with suppress(ChannelClosed):
-            peer.channel.send(message)
+            self.ranks[rank].channel.send(message)
 
     def answer(self, rank: int, message: Exchanged) -> None:
         """Answer a rank's meeting."""
-        self.send(self.ranks[rank], message)
+        self.send(rank, message)
 
     def tell_launcher(self, message: Message) -> None:
         """Send to the launcher; raises GroupError if it is gone."""
@@ -187,50 +224,58 @@ class WorkerGroup:
         """Wait up to `seconds` for the group to be gone."""
         deadline = time.monotonic() + seconds
         while self.ended is None and time.monotonic() < deadline:
-            time.sleep(_TICK_SECONDS / 5)
+            self.messages(_TICK_SECONDS / 5)  # their last words must not block them
         return self.ended
 
-    def stderr_tail(self, rank: int, lines: int = 5) -> str:
-        """Return the last lines a rank has written to its stderr outside pytest's capture.
-
-        Where faulthandler has written there, all that it wrote.
-        """
-        for log in sorted(self.workdir.glob(f"logs/*/attempt_*/{rank}/stderr.log")):
-            text = log.read_text(errors="replace")
-            dump = text.rfind("Fatal Python error")
-            return text[dump:] if dump >= 0 else "\n".join(text.splitlines()[-lines:])
-        return ""
-
-    def close(self) -> None:
-        """Let every rank tear down its session and leave; kills those that do not."""
+    def interrupt(self) -> None:
+        """Send every rank what Ctrl-C sends a process."""
         for peer in self.ranks.values():
-            self.send(peer, Shutdown())
+            with suppress(ProcessLookupError):
+                os.kill(peer.pid, signal.SIGINT)
+
+    def close(self, seconds: float = _LEAVE_SECONDS) -> list[str]:
+        """Let every rank tear down its session and leave; kills those that do not in `seconds`.
+
+        Returns what went wrong in it, rank by rank.
+        """
+        errors = []
+        for rank in self.ranks:
+            self.send(rank, Shutdown())
         # what is torn down only now may still want to meet
         meetings = Meetings(self.world_size, self.answer)
-        deadline = time.monotonic() + _LEAVE_SECONDS
+        deadline = time.monotonic() + seconds
         while self.ended is None and time.monotonic() < deadline:
             for peer, message in self.messages(_TICK_SECONDS):
                 if isinstance(message, Exchange):
                     meetings.arrive(peer.rank, message)
+                elif isinstance(message, RankBroken):
+                    errors.append(f"rank {peer.rank}: {message.text}")
                 elif message is None:
                     meetings.leave(peer.rank, "left")
         if self.ended is None:
-            self.kill()
-        self._disconnect()
+            late = [rank for rank, peer in self.ranks.items() if peer.alive]
+            errors += [f"rank {rank} did not leave within {seconds:g} s" for rank in late]
+        self.kill()
+        return errors
 
     def kill(self) -> None:
         """End every process of the group at once; raises GroupError if even that fails."""
-        if self.ended is None:
-            self.tell_launcher(KillGroup(self.name))
-            if self.wait_ended(_LEAVE_SECONDS) is None:
-                raise GroupError(f"worker group {self.name} survived SIGKILL")
-        self._disconnect()
+        try:
+            if self.ended is None:
+                self.tell_launcher(KillGroup(self.name))
+                if self.wait_ended(_LEAVE_SECONDS) is None:
+                    raise GroupError(f"worker group {self.name} survived SIGKILL")
+        finally:
+            self._disconnect()
 
     def _disconnect(self) -> None:
         for peer in self.ranks.values():
+            self._lose(peer)
             peer.channel.close()
-            peer.alive = False
             # each rank led a process group of its own; what is left of it are its children
             with suppress(ProcessLookupError):
                 os.killpg(peer.pid, signal.SIGKILL)
+        self.ranks = {}  # disconnecting twice would kill whoever has got these numbers since
+        self._selector.close()
+        self.pipes.close()
         shutil.rmtree(self.workdir, ignore_errors=True)

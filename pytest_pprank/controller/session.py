@@ -10,9 +10,19 @@ from typing import Any
 import pytest
 
 from pytest_pprank._pytest_compat import basetemp_of
+from pytest_pprank.controller.deadlines import Deadlines
 from pytest_pprank.controller.group import WorkerGroup
-from pytest_pprank.controller.outcome import TestOutcome, Trouble
+from pytest_pprank.controller.listeners import Listeners
+from pytest_pprank.controller.outcome import TestOutcome
 from pytest_pprank.controller.rank_config import plugin_modules, rank_arguments, rank_options
+from pytest_pprank.controller.test_run import TestRun
+from pytest_pprank.controller.verdicts import (
+    CollectionFailed,
+    Detail,
+    GroupCouldNotEnd,
+    GroupCouldNotStart,
+    Trouble,
+)
 from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.devices import device_environment
 from pytest_pprank.errors import GroupError
@@ -25,12 +35,14 @@ from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 from pytest_pprank.topology import Topology
 from pytest_pprank.wire.bootstrap import RankBootstrap
 from pytest_pprank.wire.items import item_key
-from pytest_pprank.wire.messages import ItemKey, StartGroup
+from pytest_pprank.wire.messages import ItemKey, RunTest, StartGroup
 
 _PLAIN_PRELOAD = ("torch", "torch.distributed", "pytest", "pytest_pprank.worker.preload")
 _SGLANG_PRELOAD = "pytest_pprank.sglang.preload:import_sglang:{device}"
 _MAX_START_FAILURES = 3
 PRELOAD_SECONDS = 600.0
+_INTERRUPTED_SECONDS = 2.0
+"""How long ranks get for their fixtures after Ctrl-C; many are stuck, and somebody waits."""
 
 
 class ControllerSession:
@@ -44,11 +56,12 @@ class ControllerSession:
         self._order: dict[pytest.Item, int] = {}
         self._launcher: LauncherClient | None = None
         self._device = ""
-        self._live = config.getoption("capture", "fd") == "no"
+        self._listeners = Listeners(config, self._options)
         self._group: WorkerGroup | None = None
         self._lease = GroupLease(config)
         self._topology: Topology | None = None
-        self._groups_started = 0
+        self._groups_started = self._tests = 0
+        self._interrupted: tuple[Detail, ...] = ()
         self._start_failures = 0
         self._warnings = WarningRelay(config)
         self._merger = ReportMerger(config, tuple(r.describe() for r in self._reverts))
@@ -81,7 +94,7 @@ class ControllerSession:
         first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
         plugins = plugin_modules(self._config)
         self._launcher = LauncherClient(
-            first + _PLAIN_PRELOAD, plugins, environment=device_environment(device), live=self._live
+            first + _PLAIN_PRELOAD, plugins, environment=device_environment(device)
         )
         self._device = device
 
@@ -89,22 +102,34 @@ class ControllerSession:
         """Run one test on its group and report it as pytest would have done."""
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._merger.merge(item, plan, self._outcome(item, plan, nextitem)):
+        for report in self.reports(item, plan, nextitem):
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+    def reports(
+        self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None
+    ) -> list[pytest.TestReport]:
+        """Run one test on its group once; returns the reports of its phases."""
+        self._listeners.begin(item.nodeid)
+        outcome = self._outcome(item, plan, nextitem)
+        self._listeners.flush()
+        if self._config.getoption("capture", "fd") == "no":
+            outcome.printed.clear()  # it was shown as it came
+        self._warnings.flush()
+        return self._merger.merge(item, plan, outcome)
 
     def _outcome(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> TestOutcome:
         start = time.monotonic()
         try:
             group = self._group_for(plan)
         except GroupError as error:
-            trouble = Trouble("worker group could not start", str(error))
+            trouble = GroupCouldNotStart(error=str(error))
             return TestOutcome(troubles=[trouble], seconds=time.monotonic() - start)
         key = item_key(item)
         if lacking := self._lacking(group, key):
             return TestOutcome(troubles=[lacking])
         following = self._following(nextitem, plan, group)
-        outcome = group.run_test(key, following, plan.timeout, self._options.grace)
+        outcome = self._run_test(group, RunTest(key, following, self._next_serial()), plan)
         if outcome.spoiled:
             self._warnings.tell(
                 f"pprank: worker group replaced after {item.nodeid}: {outcome.spoiled}"
@@ -113,20 +138,31 @@ class ControllerSession:
             self._end_group(outcome)
         return outcome
 
+    def _next_serial(self) -> int:
+        self._tests += 1
+        return self._tests
+
+    def _run_test(self, group: WorkerGroup, order: RunTest, plan: Plan) -> TestOutcome:
+        run = TestRun(group, order, Deadlines(plan.timeout, self._options.grace))
+        try:
+            return run.wait()
+        except KeyboardInterrupt:
+            self._interrupted = run.where()
+            raise
+
     def _end_group(self, outcome: TestOutcome) -> None:
         try:
             self._drop_group(orderly=not outcome.troubles)
         except GroupError as error:
             # nothing may be started beside processes that cannot be ended
-            outcome.troubles.append(Trouble("worker group could not be ended", str(error)))
+            outcome.troubles.append(GroupCouldNotEnd(error=str(error)))
             self._stop_launcher()
 
     def _lacking(self, group: WorkerGroup, key: ItemKey) -> Trouble | None:
         lacking = {r: peer.missing[key] for r, peer in group.ranks.items() if key in peer.missing}
         if not lacking:
             return None
-        text = "; ".join(f"rank {rank}: {why}" for rank, why in lacking.items())
-        return Trouble("collection failed on a rank", text)
+        return CollectionFailed(reasons=lacking)
 
     def _following(
         self, nextitem: pytest.Item | None, plan: Plan, group: WorkerGroup
@@ -196,9 +232,8 @@ class ControllerSession:
             nproc=topology.world_size,
             workdir=bootstrap.workdir,
             bootstrap=pickle.dumps(bootstrap),
-            live=self._live,
         )
-        return WorkerGroup(self._launcher, order, self._warnings)
+        return WorkerGroup(self._launcher, order, self._warnings, self._listeners.all)
 
     def _bootstrap(self, name: str, topology: Topology) -> RankBootstrap:
         assert self._launcher is not None
@@ -222,13 +257,35 @@ class ControllerSession:
 
     def _drop_group(self, *, orderly: bool) -> None:
         group, self._group, self._topology = self._group, None, None
-        if group is not None:
-            (group.close if orderly else group.kill)()
-            self._lease.give_back()
+        if group is None:
+            return
+        if orderly:
+            self._tell_late_errors(group.close())
+        else:
+            group.kill()
+        self._lease.give_back()
+
+    def _tell_late_errors(self, errors: list[str]) -> None:
+        """No test is left to fail for what goes wrong while a group leaves, but it is told."""
+        for error in errors:
+            self._warnings.tell(f"pprank: while its worker group was ending, {error}")
+        self._warnings.flush()
 
     def finish(self, *, orderly: bool) -> None:
         """End the running group; its fixtures are torn down if the session ended in good order."""
         self._drop_group(orderly=orderly)
+
+    def interrupt(self) -> None:
+        """End the running group after Ctrl-C: each rank gets one too, and a moment to tear down."""
+        group, self._group, self._topology = self._group, None, None
+        if group is not None:
+            group.interrupt()
+            group.close(_INTERRUPTED_SECONDS)
+
+    @property
+    def interrupted(self) -> tuple[Detail, ...]:
+        """Where the ranks were when the user interrupted a test; empty if nobody did."""
+        return self._interrupted
 
     def close(self) -> None:
         """End everything this run has started."""
@@ -237,6 +294,7 @@ class ControllerSession:
         finally:
             self._stop_launcher()
             self._lease.give_back()
+            self._listeners.close()
 
     def _stop_launcher(self) -> None:
         launcher, self._launcher = self._launcher, None

@@ -7,11 +7,13 @@ import re
 import time
 from pathlib import Path
 
+from pytest_pprank.controller.process_state import describe_silent
 from pytest_pprank.worker.process import STACKS_SIGNAL, stacks_file
 
 _WAIT_SECONDS = 2.0
 _POLL_SECONDS = 0.02
 _OWN_THREAD = "pytest_pprank/worker/link.py"
+_OWN_FRAMES = "pytest_pprank/worker/ledger"
 _PYTEST_FRAMES = ("in pytest_pyfunc_call", "in call_fixture_func", "in pytest_runtest_protocol")
 
 
@@ -19,7 +21,8 @@ def ask_for_stacks(workdir: Path, pids: dict[int, int]) -> tuple[tuple[str, str]
     """Return (title, text) per rank. `pids` maps a rank to its process id.
 
     faulthandler writes from the signal handler itself, so this works while the rank is inside a
-    blocking call that has released the GIL or not; a stopped process stays silent.
+    blocking call, whether that has released the GIL or not. Of a process that stays silent, for
+    example because it is stopped, is told what can be seen from outside.
     """
     before = {rank: _size(stacks_file(workdir, rank)) for rank in pids}
     asked = [rank for rank, pid in pids.items() if _signal(pid)]
@@ -32,26 +35,28 @@ def ask_for_stacks(workdir: Path, pids: dict[int, int]) -> tuple[tuple[str, str]
             # one stack per thread, the current one last to be written and named as such
             if "Current thread" in text and text == _read(stacks_file(workdir, rank), before[rank]):
                 texts[rank] = text
-    silent = "(no answer: the process may be stopped)"
-    return tuple(
-        (f"Stacks of rank {rank}", _trim(texts[rank]) if rank in texts else silent)
-        for rank in sorted(pids)
-    )
+    return tuple((f"Stacks of rank {rank}", _shown(texts.get(rank), pids[rank])) for rank in pids)
 
 
-def _trim(text: str) -> str:
-    """Leave out our own reader thread, and what is below the test in each stack."""
-    threads = re.split(r"\n(?=(?:Current )?[Tt]hread 0x)", text.strip())
-    shown = [_above_pytest(thread) for thread in threads if _OWN_THREAD not in thread]
-    return "\n".join(shown)
+def _shown(text: str | None, pid: int) -> str:
+    return describe_silent(pid) if text is None else trim_stacks(text)
+
+
+def trim_stacks(text: str) -> str:
+    """Leave our own reader thread out of a dump of faulthandler's, what is below the test in each
+    stack, and the list of extension modules.
+    """
+    threads = re.split(r"\n+(?=(?:Current )?[Tt]hread 0x|Extension modules: )", text.strip())
+    shown = [_above_pytest(thread) for thread in threads if not thread.startswith("Extension ")]
+    return "\n".join(thread for thread in shown if _OWN_THREAD not in thread)
 
 
 def _above_pytest(thread: str) -> str:
-    lines = thread.splitlines()
+    lines = [line for line in thread.splitlines() if _OWN_FRAMES not in line]
     for index, line in enumerate(lines):
         if any(mark in line for mark in _PYTEST_FRAMES):
             return "\n".join(lines[:index])
-    return thread
+    return "\n".join(lines)
 
 
 def _signal(pid: int) -> bool:

@@ -6,24 +6,50 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from pytest_pprank.controller.deadlines import Deadlines, is_traced
+from pytest_pprank.controller.evidence import read_last_words
 from pytest_pprank.controller.meetings import Meetings
-from pytest_pprank.controller.outcome import DIVERGED, TestOutcome, Trouble, describe_exit
-from pytest_pprank.controller.stacks import ask_for_stacks
+from pytest_pprank.controller.outcome import Printed, TestOutcome
+from pytest_pprank.controller.post_mortem import look_at
+from pytest_pprank.controller.verdicts import (
+    Detail,
+    GroupDied,
+    Hung,
+    RankDied,
+    RanksDiverged,
+    Stuck,
+    Trouble,
+    describe_exit,
+)
+from pytest_pprank.controller.wait_watch import WaitWatch
 from pytest_pprank.wire.messages import (
     Exchange,
     Exchanged,
+    GroupEnded,
+    KillGroup,
     Message,
+    Pause,
     PhaseReport,
     RankBroken,
+    RunTest,
+    StockTaken,
+    TakeStock,
     TestDone,
 )
 
 if TYPE_CHECKING:
     from pytest_pprank.controller.group import RankPeer, WorkerGroup
 
+_EXIT_CODE_SECONDS = 1.0
 _REAP_SECONDS = 5.0
-_TICK_SECONDS = 1.0
+_TICK_SECONDS = 0.25
+_STOCK_SECONDS = 1.0
+_CERTAIN_SECONDS = 0.75
+"""How long a wait that nobody can end must have lasted before it is believed."""
+_SHORT_SECONDS = 0.5
+"""A test that is younger is not looked at: most are over by then."""
 _PHASES = ("setup", "call", "teardown")
+_DEBUGGER = "a debugger is attached"
 
 
 class TestRun:
@@ -31,64 +57,105 @@ class TestRun:
 
     __test__ = False
 
-    def __init__(self, group: WorkerGroup, serial: int, timeout: float, grace: float) -> None:
+    def __init__(self, group: WorkerGroup, order: RunTest, deadlines: Deadlines) -> None:
         self._group = group
-        self._serial = serial
-        self._timeout = timeout
-        self._grace = grace
+        self._serial = order.serial
+        self._deadlines = deadlines
         self._meetings = Meetings(group.world_size, group.answer)
+        self._watch = WaitWatch(group.workdir, group.world_size)
         self._reports: dict[int, list[dict[str, Any]]] = {rank: [] for rank in group.ranks}
+        self._printed: dict[int, Printed] = {rank: {} for rank in group.ranks}
         self._done: dict[int, TestDone] = {}
         self._dead: dict[int, str] = {}
-        self._start = self._phase_start = time.monotonic()
-        self._first_arrival: float | None = None
+        self._stock_taken: set[int] = set()
+        self._began = self._looked = time.monotonic()
+        for rank in group.ranks:
+            group.pipes.take(rank)  # said between tests: nobody's
+        for rank in group.ranks:
+            group.send(rank, order)
 
     def wait(self) -> TestOutcome:
         """Return when every rank is done, or when the group has been given up."""
         trouble = None
         while len(self._done) < self._group.world_size and trouble is None:
-            patience = min(_TICK_SECONDS, max(0.0, self._deadline() - _now()))
-            for peer, message in self._group.messages(patience):
-                self._take(peer, message)
-            self._clock_arrivals()
+            self._listen(self._patience())
+            self._deadlines.mark_arrivals(bool(self._arrived()))
             trouble = self._trouble()
-        self._drain()
+        if trouble is not None:
+            self._drain()
         spoiled = [
             f"rank {rank}: {done.spoiled}" for rank, done in self._done.items() if done.spoiled
         ]
         return TestOutcome(
             reports=self._reports,
+            printed=self._printed,
             troubles=[trouble] if trouble else [],
             spoiled="; ".join(spoiled),
             unsettled=trouble is not None or any(done.unsettled for done in self._done.values()),
-            seconds=_now() - self._start,
+            seconds=time.monotonic() - self._began,
         )
+
+    def where(self) -> tuple[Detail, ...]:
+        """Say where every rank is, for somebody who has interrupted the run."""
+        inside = {rank: self._place(rank) for rank in self._inside()}
+        places = tuple((f"rank {rank}", f"inside {place}") for rank, place in inside.items())
+        return places + self._look(inside)
+
+    def _listen(self, seconds: float) -> None:
+        for peer, message in self._group.messages(seconds):
+            self._take(peer, message)
 
     def _drain(self) -> None:
         """Take what ranks have said meanwhile: the first cause may be in it."""
         while heard := self._group.messages(0):
             for peer, message in heard:
-                if isinstance(message, PhaseReport):
-                    self._take(peer, message)
+                if isinstance(message, (PhaseReport, Exchange, TestDone)) and message.report:
+                    self._keep(peer.rank, message.report)
+            if all(message is None for _, message in heard):
+                break
+        for rank in self._reports:
+            self._take_printed(rank, self._phase(rank))
 
     def _take(self, peer: RankPeer, message: Message | None) -> None:
+        rank = peer.rank
         if message is None or isinstance(message, RankBroken):
-            self._dead.setdefault(peer.rank, message.text if message else "")
-            self._meetings.leave(peer.rank, "died")
+            self._dead.setdefault(rank, message.text if message else "")
+            self._meetings.leave(rank, "died")
         elif isinstance(message, PhaseReport):
-            self._reports[peer.rank].append(json.loads(message.data))
+            self._keep(rank, message.report)
         elif isinstance(message, Exchange):
-            self._arrive(peer.rank, message)
+            self._arrive(rank, message)
         elif isinstance(message, TestDone):
-            self._done[peer.rank] = message
-            self._meetings.leave(peer.rank, "finished the test")
+            self._keep(rank, message.report)
+            self._done[rank] = message
+            self._meetings.leave(rank, "finished the test")
+        elif isinstance(message, Pause) and message.paused:
+            self._deadlines.pause(rank, message.reason)
+        elif isinstance(message, Pause):
+            self._deadlines.resume(rank)
+        elif isinstance(message, StockTaken):
+            self._stock_taken.add(rank)
 
     def _arrive(self, rank: int, exchange: Exchange) -> None:
         if exchange.serial == self._serial:
+            self._keep(rank, exchange.report)
             self._meetings.arrive(rank, exchange)
         else:
             error = f"{exchange.operation} belongs to a test that has ended"
             self._group.answer(rank, Exchanged(exchange.number, error=error))
+
+    def _keep(self, rank: int, text: str) -> None:
+        if not text:
+            return
+        report = json.loads(text)
+        if "context" not in report:  # of a subtest: the phase goes on
+            self._take_printed(rank, report["when"])
+        self._reports[rank].append(report)
+
+    def _take_printed(self, rank: int, phase: str) -> None:
+        for stream, text in self._group.pipes.take(rank).items():
+            streams = self._printed[rank].setdefault(phase, {})
+            streams[stream] = streams.get(stream, "") + text
 
     def _arrived(self) -> set[int]:
         return set(self._meetings.at_end_of_phase()) | set(self._done)
@@ -96,29 +163,9 @@ class TestRun:
     def _inside(self) -> list[int]:
         return sorted(set(self._group.ranks) - self._arrived() - set(self._dead))
 
-    def _clock_arrivals(self) -> None:
-        if not self._arrived():
-            if self._first_arrival is not None:
-                self._phase_start = _now()  # all have met: the next phase has begun
-            self._first_arrival = None
-        elif self._first_arrival is None:
-            self._first_arrival = _now()
-
-    def _deadline(self) -> float:
-        deadline = self._start + self._timeout
-        if self._first_arrival is not None:
-            deadline = min(deadline, self._first_arrival + self._patience())
-        return deadline
-
-    def _patience(self) -> float:
-        """Seconds that the others get after the first one is through.
-
-        A failed rank will not come back: the plain grace. After one that went well, its peers may
-        take as long again as it took: machines are shared, and stages are not equal.
-        """
-        assert self._first_arrival is not None
-        failed = any(self._phase_outcome(rank) == "failed" for rank in self._arrived())
-        return self._grace if failed else max(self._grace, self._first_arrival - self._phase_start)
+    def _failed(self) -> bool:
+        """Whether a rank that is through has failed."""
+        return any(self._phase_outcome(rank) == "failed" for rank in self._arrived())
 
     def _phase_outcome(self, rank: int) -> str:
         reports = self._reports[rank]
@@ -126,55 +173,133 @@ class TestRun:
             return ""
         return "failed" if "wasxfail" in reports[-1] else str(reports[-1]["outcome"])
 
+    def _patience(self) -> float:
+        if self._deadlines.paused_by:
+            return _TICK_SECONDS
+        return min(_TICK_SECONDS, max(0.0, self._deadlines.left(failed=self._failed())))
+
     def _trouble(self) -> Trouble | None:
         if self._dead or self._group.ended is not None:
             return self._died()
-        if len(self._done) == self._group.world_size or _now() < self._deadline():
+        if len(self._done) == self._group.world_size or self._debugged():
             return None
-        return self._late()
+        if self._deadlines.left(failed=self._failed()) <= 0:
+            return self._late()
+        return self._pointless()
+
+    def _debugged(self) -> bool:
+        if self._deadlines.since_start > _SHORT_SECONDS:
+            for rank, peer in self._group.ranks.items():
+                if is_traced(peer.pid):
+                    self._deadlines.pause(rank, _DEBUGGER)
+                elif self._deadlines.paused_by.get(rank) == _DEBUGGER:
+                    self._deadlines.resume(rank)
+        return bool(self._deadlines.paused_by)
+
+    def _pointless(self) -> Trouble | None:
+        """Give up before the deadline where nothing can end the waiting; the ledgers prove it."""
+        if self._deadlines.since_start < _SHORT_SECONDS or not self._time_to_look():
+            return None
+        waiting = self._watch.look(self._progress())
+        inside = self._inside()
+        if waiting.stuck_in_themselves(inside) and waiting.seconds >= self._deadlines.grace:
+            return self._stuck(waiting.seconds)
+        certain = _CERTAIN_SECONDS if self._failed() else self._deadlines.grace
+        if waiting.wait_in_vain(inside) and waiting.seconds >= certain:
+            return self._diverged("they wait for what can no longer come")
+        return None
+
+    def _time_to_look(self) -> bool:
+        now = time.monotonic()
+        if now < self._looked + _TICK_SECONDS:
+            return False
+        self._looked = now
+        return True
+
+    def _stuck(self, seconds: float) -> Stuck:
+        inside = {rank: self._place(rank) for rank in self._inside()}
+        details = self._look(inside)
+        return Stuck(inside=inside, waits=self._waits(), details=details, seconds=seconds)
 
     def _died(self) -> Trouble:
-        told = any(self._dead.values())
-        ended = self._group.wait_ended(0 if told else _REAP_SECONDS)
+        told, alone = any(self._dead.values()), list(self._dead)
+        ended = self._group.wait_ended(0 if told else _EXIT_CODE_SECONDS)
+        if ended is None and not told:
+            self._group.tell_launcher(KillGroup(self._group.name))  # peers elastic cannot end soon
+            ended = self._group.wait_ended(_REAP_SECONDS)
         if ended is not None and ended.error:
-            return Trouble("worker group died", ended.error)
-        exits = ended.exits if ended is not None else {}
-        first = next(iter(self._dead), min(self._inside(), default=0))
-        # elastic ends the peers of a dead rank itself, and names the one it saw die
-        culprit = next(iter(exits)) if exits and first not in exits else first
-        how = self._dead.get(culprit) or describe_exit(exits.get(culprit))
-        text = f"rank {culprit} died in {self._place(culprit)}: {how}"
-        tail = self._group.stderr_tail(culprit)
-        return Trouble(
-            "rank died", text, ((f"Last lines of stderr of rank {culprit}", tail),) if tail else ()
-        )
+            return GroupDied(error=ended.error)
+        culprit = self._first_dead(alone, ended)
+        place = self._place(culprit)
+        code = None if ended is None else ended.exits.get(culprit)
+        how = self._dead.get(culprit) or describe_exit(code)
+        self._drain()
+        return self._death(culprit, place, how)
+
+    def _first_dead(self, alone: list[int], ended: GroupEnded | None) -> int:
+        """Whose death came first: elastic soon ends the peers of a dead rank itself."""
+        if len(alone) == 1 or ended is None or ended.first < 0:
+            return next(iter(alone), min(self._inside(), default=0))
+        return ended.first
+
+    def _death(self, rank: int, place: str, how: str) -> RankDied:
+        printed = self._printed[rank].get(self._phase(rank), {})
+        evidence, rest = read_last_words(printed.get("stderr", ""))
+        evidence = evidence.with_memory(self._group.memory.testimony(how))
+        printed["stderr"] = rest
+        details = [(f"faulthandler on rank {rank}", evidence.dump)] if evidence.dump else []
+        waits = self._waits()
+        details += [("who waited for whom", "\n".join(waits))] if waits else []
+        return RankDied(rank=rank, place=place, how=how, evidence=evidence, details=tuple(details))
 
     def _late(self) -> Trouble:
-        inside = self._inside()
+        inside = {rank: self._place(rank) for rank in self._inside()}
+        if self._arrived():
+            return self._diverged(f"--pprank-grace: {self._deadlines.grace:g} s")
+        details = self._look(inside)
+        timeout = self._deadlines.timeout
+        return Hung(inside=inside, waits=self._waits(), details=details, timeout=timeout)
+
+    def _diverged(self, limit: str) -> RanksDiverged:
+        inside = {rank: self._place(rank) for rank in self._inside()}
+        seconds = self._deadlines.since_first_arrival
+        through = self._progress()
+        details = self._look(inside)
+        return RanksDiverged(
+            inside=inside, waits=self._waits(), details=details, through=through,
+            seconds=seconds, limit=limit,
+        )  # fmt: skip
+
+    def _look(self, inside: dict[int, str]) -> tuple[Detail, ...]:
+        """Ask the ranks that are still inside, and look at them from outside."""
+        for rank in inside:
+            self._group.send(rank, TakeStock())
+        deadline = time.monotonic() + _STOCK_SECONDS
+        while not set(inside) <= self._stock_taken | set(self._dead):
+            if time.monotonic() > deadline:
+                break  # blocked with Python's lock held, or stopped
+            self._listen(_TICK_SECONDS / 10)
         pids = {rank: self._group.ranks[rank].pid for rank in inside}
-        details = ask_for_stacks(self._group.workdir, pids)
-        places = "; ".join(f"rank {r} is still inside {self._place(r)}" for r in inside)
-        arrived = sorted(self._arrived())
-        if not arrived:
-            text = f"no rank got through within {self._timeout:g} s: {places}"
-            return Trouble("hung", text, details)
-        assert self._first_arrival is not None
-        ago = _now() - self._first_arrival
-        through = "; ".join(f"rank {r} {self._progress(r)}" for r in arrived)
-        text = f"{places}, {ago:.1f} s after {through} (--pprank-grace: {self._grace:g} s)"
-        return Trouble(DIVERGED, text, details)
+        return look_at(self._group.workdir, pids, sorted(self._group.ranks))
 
-    def _place(self, rank: int) -> str:
-        ended = {report["when"] for report in self._reports[rank] if "context" not in report}
-        broken = any(report["outcome"] != "passed" for report in self._reports[rank][:1])
-        phase = "teardown" if broken else _PHASES[min(len(ended), 2)]
-        waiting = self._meetings.waiting().get(rank)
-        return f"{phase} (waiting {waiting})" if waiting else phase
+    def _waits(self) -> tuple[str, ...]:
+        return self._watch.look(self._progress()).waits.lines
 
-    def _progress(self, rank: int) -> str:
+    def _progress(self) -> dict[int, str]:
+        """What became of the ranks that are no longer inside."""
+        through = {rank: self._last_report(rank) for rank in sorted(self._arrived())}
+        return {**through, **dict.fromkeys(self._dead, "died")}
+
+    def _last_report(self, rank: int) -> str:
         report = self._reports[rank][-1]
         return f"{report['outcome']} in {report['when']}"
 
+    def _place(self, rank: int) -> str:
+        waiting = self._meetings.waiting().get(rank)
+        return f"{self._phase(rank)} (waiting {waiting})" if waiting else self._phase(rank)
 
-def _now() -> float:
-    return time.monotonic()
+    def _phase(self, rank: int) -> str:
+        """The phase a rank is in, which has no report yet."""
+        ended = {report["when"] for report in self._reports[rank] if "context" not in report}
+        broken = any(report["outcome"] != "passed" for report in self._reports[rank][:1])
+        return "teardown" if broken else _PHASES[min(len(ended), 2)]

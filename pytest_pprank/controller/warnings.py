@@ -11,18 +11,31 @@ from pytest_pprank.wire.messages import WarningSeen
 
 
 class WarningRelay:
-    """Hands each distinct warning of the ranks to pytest's own hook."""
+    """Hands each distinct warning of the ranks to pytest's own hook, in the order of the ranks.
+
+    Ranks warn at the same time: in the order of arrival no two runs would print the same.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._seen: set[WarningSeen] = set()
+        self._waiting: list[tuple[int, WarningSeen]] = []
 
     def tell(self, text: str) -> None:
         """Put a line of our own into pytest's warnings summary."""
-        self(WarningSeen("PytestWarning", text, __file__, 1, "runtest", ""))
+        self._report(WarningSeen("PytestWarning", text, __file__, 1, "runtest", ""))
 
-    def __call__(self, seen: WarningSeen) -> None:
-        """Report a warning, unless another rank has reported the same one."""
+    def __call__(self, rank: int, seen: WarningSeen) -> None:
+        """Take a warning that a rank has sent."""
+        self._waiting.append((rank, seen))
+
+    def flush(self) -> None:
+        """Report what was taken since the last time, each warning once."""
+        waiting, self._waiting = self._waiting, []
+        for _, seen in sorted(waiting, key=lambda sent: sent[0]):
+            self._report(seen)
+
+    def _report(self, seen: WarningSeen) -> None:
         if seen in self._seen:
             return
         self._seen.add(seen)

@@ -34,7 +34,7 @@ class LauncherClient:
     """Owns the launcher process, the listener all ranks connect to, and the run's folder.
 
     The fork server imports `preload`, and `optional` as far as it can (see launch.preload), with
-    `environment` on top of ours. `live` lets what the ranks print through to this process's output.
+    `environment` on top of ours.
     """
 
     def __init__(
@@ -44,7 +44,6 @@ class LauncherClient:
         *,
         environment: Mapping[str, str] = MappingProxyType({}),
         fork: bool = True,
-        live: bool = False,
     ) -> None:
         self.run_dir = Path(tempfile.mkdtemp(prefix="pprank-", dir=_short_folder()))
         self.key = secrets.token_bytes(32)
@@ -52,7 +51,6 @@ class LauncherClient:
         self.preloaded: Preloaded | None = None
         self.channel: Channel | None = None
         self._waiting: list[tuple[Hello, Channel]] = []
-        self._live = live
         self._log = (self.run_dir / "launcher.log").open("wb")
         self._own = {**environment, PRELOAD_VARIABLE: json.dumps([[*preload], [*optional]])}
         try:
@@ -76,7 +74,7 @@ class LauncherClient:
         process = subprocess.Popen(
             [sys.executable, *_interpreter_flags(), "-c", _CODE],
             stdin=subprocess.PIPE,
-            stdout=None if self._live else self._log,
+            stdout=self._log,
             stderr=self._log,
             env=environment,
             # `python -c` looks for modules in its folder first: not in the user's, where a source

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
-import signal
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from torch.distributed.elastic.agent.server import WorkerSpec
@@ -23,8 +24,7 @@ class ElasticGroup:
     """A worker group of `nproc` processes, each running `entrypoint(*arguments)`.
 
     torch's own `elastic_launch` builds the same agent and hides it; we keep it, because it alone
-    knows the process ids of workers that never reached us. `live` copies what the ranks print to
-    the launcher's output, line by line.
+    knows the process ids of workers that never reached us.
     """
 
     def __init__(
@@ -35,9 +35,8 @@ class ElasticGroup:
         start_method: str,
         entrypoint: Callable[..., Any],
         arguments: tuple[Any, ...],
-        *,
-        live: bool = False,
     ) -> None:
+        log_plainly()
         self._handler = rendezvous_registry.get_rendezvous_handler(
             RendezvousParameters(
                 backend="c10d",
@@ -60,30 +59,47 @@ class ElasticGroup:
                 monitor_interval=MONITOR_SECONDS,
                 local_addr="127.0.0.1",
             ),
-            logs_specs=DefaultLogsSpecs(
-                log_dir=log_dir, redirects=Std.ALL, tee=Std.ALL if live else Std.NONE
-            ),
-            log_line_prefix_template="[pp${rank}] " if live else None,
+            # for what a rank says before its output goes to the controller
+            logs_specs=DefaultLogsSpecs(log_dir=log_dir, redirects=Std.ALL),
             start_method=start_method,
             **_shutdown_timeout(),
         )
 
-    def run(self) -> dict[int, int]:
-        """Run until every process is gone; returns the exit codes of the ranks that failed.
+    def run(self) -> tuple[dict[int, int], int]:
+        """Run until every process is gone; returns the exit codes of the ranks that failed, and
+        which of them elastic saw fail (-1: none). It has ended the others itself.
 
         Must be called from the main thread: elastic installs signal handlers there.
         """
         try:
             result = self._agent.run("pprank")
-            return {rank: failure.exitcode for rank, failure in result.failures.items()}
         finally:
             self._handler.shutdown()
+        failed = {rank: failure.exitcode for rank, failure in result.failures.items()}
+        codes = dict(enumerate(process.exitcode for process in self._processes()))
+        return {**codes, **failed}, next(iter(failed), -1)
 
-    def kill(self) -> None:
-        """SIGKILL every process of the group and what they started. Callable from any thread."""
+    def _processes(self) -> list[Any]:
+        """elastic tells of the first one that failed alone; its processes know of each."""
+        context = getattr(self._agent, "_pcontext", None)
+        return list(getattr(getattr(context, "_pc", None), "processes", ()))
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process of the group and what they started, from any thread."""
         for worker in self._agent.get_worker_group("pprank").workers:
             if isinstance(worker.id, int):
-                kill_tree(worker.id)
+                _signal_tree(worker.id, number)
+
+
+def log_plainly() -> None:
+    """Give torch's log lines a plain format.
+
+    torch's own formatter (TorchLogsFormatter in torch/_logging/_internal.py) imports torch._dynamo
+    to write its first exception: seconds, between the death of a rank and the end of its group.
+    """
+    for name in ("torch", "torch.distributed"):
+        for handler in logging.getLogger(name).handlers:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
 
 
 def _shutdown_timeout() -> dict[str, int]:
@@ -92,11 +108,9 @@ def _shutdown_timeout() -> dict[str, int]:
     return {"shutdown_timeout": SHUTDOWN_SECONDS} if known else {}
 
 
-def kill_tree(pid: int) -> None:
-    """SIGKILL the process group that rank `pid` leads, or the rank alone if it leads none yet."""
+def _signal_tree(pid: int, number: int) -> None:
+    """Signal the process group that rank `pid` leads, or the rank alone if it leads none yet."""
     for send in (os.killpg, os.kill):
-        try:
-            send(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            send(pid, number)
             return
-        except ProcessLookupError:
-            continue

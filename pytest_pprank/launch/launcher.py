@@ -27,6 +27,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.launch import preload
+from pytest_pprank.launch.orphans import adopt_orphans, kill_orphans
 from pytest_pprank.wire.channel import Channel, ChannelClosed, connect
 from pytest_pprank.wire.messages import GroupEnded, Hello, KillGroup, Preloaded, StartGroup
 
@@ -37,6 +38,8 @@ LAUNCHER_RANK = -1
 PRELOAD_VARIABLE = "PPRANK_PRELOAD"  # launch.fork_server reads it
 _KILL_SECONDS = 5.0
 _KILL_AGAIN_SECONDS = 0.05
+_TERMINATE_SECONDS = 0.4
+"""How long SIGTERM gets before SIGKILL."""
 _FORK_SERVER = "pytest_pprank.launch.fork_server"
 
 
@@ -74,6 +77,7 @@ class Launcher:
 
     def main(self) -> None:
         """Serve the controller; the reader ends the process when it says goodbye or is gone."""
+        adopt_orphans()
         if self._spec.fork:
             multiprocessing.set_forkserver_preload([_FORK_SERVER])
             forkserver.ensure_running()  # returns at once: its imports run beside ours
@@ -115,16 +119,17 @@ class Launcher:
                 self._start_method,
                 rank_main,
                 (order.bootstrap,),
-                live=order.live,
             )
             with self._lock:
                 self._running = (order.group, group)
-            return GroupEnded(order.group, group.run())
+            exits, first = group.run()
+            return GroupEnded(order.group, {r: c for r, c in exits.items() if c}, first=first)
         except Exception:
             return GroupEnded(order.group, {}, traceback.format_exc())
         finally:
             with self._lock:
                 self._running = None
+            kill_orphans(_helpers())
 
     def _read(self) -> None:
         gone = False
@@ -148,18 +153,20 @@ class Launcher:
     def _leave(self) -> None:
         # The main thread may be inside elastic, which waits for workers that are being killed;
         # nothing of it is worth saving.
+        kill_orphans(_helpers())
         _end_helpers()
         os._exit(0)
 
     def _kill(self, group: str | None) -> None:
         # a group that is just starting may not know its processes yet: ask until it has ended
-        deadline = time.monotonic() + _KILL_SECONDS
-        while time.monotonic() < deadline:
+        start = time.monotonic()
+        while (spent := time.monotonic() - start) < _KILL_SECONDS:
             with self._lock:
                 running = self._running
             if running is None or group not in (None, running[0]):
                 return
-            running[1].kill()
+            polite = spent < _TERMINATE_SECONDS
+            running[1].signal(signal.SIGTERM if polite else signal.SIGKILL)
             time.sleep(_KILL_AGAIN_SECONDS)
 
 
@@ -173,6 +180,13 @@ def _describe_fork_server() -> Any:
     answer = ours.recv()
     process.join()
     return answer
+
+
+def _helpers() -> set[int]:
+    """The process ids of multiprocessing's fork server and resource tracker."""
+    server: Any = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    tracker: Any = getattr(resource_tracker._resource_tracker, "_pid", None)
+    return {pid for pid in (server, tracker) if pid is not None}
 
 
 def _end_helpers() -> None:

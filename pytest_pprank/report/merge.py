@@ -6,21 +6,13 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.controller.outcome import DIVERGED, TestOutcome, Trouble, plural_ranks
+from pytest_pprank.controller.outcome import Printed, TestOutcome
 from pytest_pprank.planning import Plan, reaches_sglang
-from pytest_pprank.report.rank_report import (
-    FAILED,
-    PASSED,
-    SKIPPED,
-    XFAILED,
-    XPASSED,
-    XPASSED_STRICT,
-    RankReport,
-)
+from pytest_pprank.report.rank_report import FAILED, RankReport
 from pytest_pprank.report.text import PlainFailure
+from pytest_pprank.report.verdict import PROPERTY, Verdict, judge
 
 _PHASES = ("setup", "call", "teardown")
-_AGREED = {PASSED, SKIPPED, XFAILED, XPASSED}
 
 
 class ReportMerger:
@@ -39,9 +31,14 @@ class ReportMerger:
             merged += self._subtests(item, plan, phase, [r for r in reports if r.subtest])
             ranks = [r for r in reports if not r.subtest]
             troubles = outcome.troubles if phase == _phase_of_trouble(outcome) else []
+            if outcome.troubles and not troubles and not _worth_telling(ranks, plan):
+                continue  # some ranks were cut off before it: that is told already
             if ranks or troubles:
-                verdict = _verdict(ranks, troubles, plan.topology.world_size)
-                merged.append(self._phase(item, plan, phase, ranks, verdict, outcome.seconds))
+                verdict = judge(phase, ranks, troubles, plan.topology.world_size)
+                sections = _sections(ranks, outcome.printed, phase)
+                merged.append(
+                    self._phase(item, plan, phase, ranks, verdict, sections, outcome.seconds)
+                )
         return merged
 
     def _subtests(
@@ -50,9 +47,11 @@ class ReportMerger:
         """Merge the reports of equal subtests; one that not every rank has is no disagreement."""
         merged = []
         for ranks in _equal_subtests(reports):
-            verdict = _verdict(ranks, [], len(ranks))
+            verdict = judge(phase, ranks, [], len(ranks))
             report = ranks[0].report  # it keeps what makes it one of a subtest
-            vars(report).update(vars(self._phase(item, plan, phase, ranks, verdict, 0.0)))
+            sections = _sections(ranks, {}, phase)
+            whole = self._phase(item, plan, phase, ranks, verdict, sections, 0.0)
+            vars(report).update(vars(whole))
             merged.append(report)
         return merged
 
@@ -71,10 +70,11 @@ class ReportMerger:
         plan: Plan,
         phase: str,
         ranks: list[RankReport],
-        verdict: tuple[str, Any, str | None],
+        verdict: Verdict,
+        sections: list[tuple[str, str]],
         seconds: float,
     ) -> pytest.TestReport:
-        outcome, longrepr, xfail = verdict
+        outcome, longrepr, xfail = verdict.outcome, verdict.explain(), verdict.xfail
         if outcome == FAILED and hasattr(longrepr, "addsection"):
             longrepr.addsection("pprank", self._footnote(plan))
         if isinstance(longrepr, PlainFailure):
@@ -87,12 +87,14 @@ class ReportMerger:
             outcome=outcome,  # type: ignore[arg-type]
             longrepr=longrepr,
             when=phase,  # type: ignore[arg-type]
-            sections=_sections(ranks) + [("pprank", f"reverted: {r}") for r in self._done(plan)],
+            sections=sections + [("pprank", f"reverted: {r}") for r in self._done(plan)],
             duration=max((r.duration for r in reports), default=seconds),
             start=min((r.start for r in reports), default=0.0),
             stop=max((r.stop for r in reports), default=0.0),
             user_properties=self._properties(ranks, self._done(plan)),
         )
+        if outcome == FAILED:
+            report.user_properties.append((PROPERTY, verdict.kind))
         if xfail is not None:
             report.wasxfail = xfail
         return report
@@ -120,6 +122,12 @@ class ReportMerger:
         ]
 
 
+def _worth_telling(ranks: list[RankReport], plan: Plan) -> bool:
+    """Whether a phase has something to tell beside the trouble in another phase."""
+    failed = any(r.kind == FAILED and not r.is_consequence for r in ranks)
+    return failed or len(ranks) == plan.topology.world_size
+
+
 def _equal_subtests(reports: list[RankReport]) -> list[list[RankReport]]:
     groups: dict[tuple[str, int], list[RankReport]] = {}
     for report in reports:
@@ -138,100 +146,28 @@ def _phase_of_trouble(outcome: TestOutcome) -> str:
     return _PHASES[min(finished, len(_PHASES) - 1)]
 
 
-def _verdict(
-    ranks: list[RankReport], troubles: list[Trouble], world_size: int
-) -> tuple[str, Any, str | None]:
-    """Return outcome, longrepr and the xfail reason (None: no xfail) of a merged phase."""
-    kinds = {r.kind for r in ranks}
-    if not troubles and len(ranks) == world_size and len(kinds) == 1 and kinds <= _AGREED:
-        first = ranks[0].report
-        return first.outcome, first.longrepr, getattr(first, "wasxfail", None)
-    by_itself = {r.kind for r in ranks if not r.is_consequence}
-    left_behind = all(trouble.kind == DIVERGED for trouble in troubles)
-    if XFAILED in kinds and left_behind and by_itself <= {XFAILED, XPASSED, XPASSED_STRICT}:
-        # the test is expected to fail, and as a whole it does: with what follows for its peers
-        expected = next(r for r in ranks if r.kind == XFAILED)
-        return expected.report.outcome, expected.report.longrepr, expected.reason
-    failed = sorted(
-        (r for r in ranks if r.kind in (FAILED, XPASSED_STRICT)),
-        key=lambda r: (r.is_consequence, r.report.stop),
-    )
-    if troubles and all(r.is_consequence for r in failed):
-        return FAILED, _explain_troubles(troubles, _fold(failed)), None
-    if failed:
-        return FAILED, _explain_failures(failed, troubles, world_size), None
-    return FAILED, PlainFailure("ranks disagree", _disagreement(ranks, world_size)), None
+def _sections(
+    ranks: list[RankReport], printed: dict[int, Printed], phase: str
+) -> list[tuple[str, str]]:
+    """Captured output up to the end of `phase`, rank by rank, in the order of the phases.
 
-
-def _explain_failures(failed: list[RankReport], troubles: list[Trouble], world_size: int) -> Any:
-    """The first cause, as pytest shows it; what others add follows in sections of its own."""
-    culprits, *others = _fold(failed)
-    longrepr: Any = culprits[0].report.longrepr
-    names = plural_ranks([r.rank for r in culprits])
-    if not hasattr(longrepr, "addsection"):
-        longrepr = PlainFailure("", str(longrepr))
-    crash = getattr(longrepr, "reprcrash", None)
-    if crash is not None and world_size > 1:
-        crash.message = f"[{names}] {crash.message}"
-    longrepr.addsection("ranks", f"failed on {names} of {world_size}" + _consequences(others))
-    for group in others:
-        if not group[0].is_consequence or culprits[0].is_consequence:
-            same = group[0].place == culprits[0].place
-            how = "at the same place, with other values" if same else "later, in another way"
-            title = f"{plural_ranks([r.rank for r in group])} failed {how}"
-            longrepr.addsection(title, group[0].report.longreprtext)
-    for trouble in troubles:
-        longrepr.addsection(trouble.kind, trouble.text)
-        for title, text in trouble.details:
-            longrepr.addsection(title, text)
-    return longrepr
-
-
-def _fold(failed: list[RankReport]) -> list[list[RankReport]]:
-    groups: list[list[RankReport]] = []
-    for report in failed:
-        for group in groups:
-            if report.same_failure_as(group[0]):
-                group.append(report)
-                break
-        else:
-            groups.append([report])
-    return groups
-
-
-def _consequences(others: list[list[RankReport]]) -> str:
-    lines = [
-        f"\n{plural_ranks([r.rank for r in group])} failed as a consequence: {group[0].message}"
-        for group in others
-        if group[0].is_consequence
-    ]
-    return "".join(lines)
-
-
-def _explain_troubles(troubles: list[Trouble], victims: list[list[RankReport]]) -> PlainFailure:
-    first, *more = troubles
-    failure = PlainFailure(first.kind, first.text)
-    for title, text in first.details:
-        failure.addsection(title, text)
-    for trouble in more:
-        failure.addsection(trouble.kind, trouble.text)
-    if victims:
-        failure.addsection("ranks", _consequences(victims).lstrip())
-    return failure
-
-
-def _disagreement(ranks: list[RankReport], world_size: int) -> str:
-    lines = ["the ranks of one test did not end it in the same way:"]
-    for report in ranks:
-        reason = f": {report.reason}" if report.kind != PASSED and report.reason else ""
-        lines.append(f"  rank {report.rank} {report.kind}{reason}")
-    silent = sorted(set(range(world_size)) - {r.rank for r in ranks})
-    lines += [f"  rank {rank} reported nothing" for rank in silent]
-    return "\n".join(lines)
-
-
-def _sections(ranks: list[RankReport]) -> list[tuple[str, str]]:
-    # rank by rank, and each title keeps the words pytest and junitxml select by
-    return [
-        (f"{title} (rank {r.rank})", content) for r in ranks for title, content in r.report.sections
-    ]
+    Each title keeps the words that pytest and junit.xml select by.
+    """
+    phases = _PHASES[: _PHASES.index(phase) + 1]
+    logged = {r.rank: r.report.sections for r in ranks}
+    sections = []
+    for rank in sorted({*logged, *printed}):
+        for name in phases:
+            streams = printed.get(rank, {}).get(name, {})
+            sections += [(f"Captured {s} {name} (rank {rank})", t) for s, t in streams.items() if t]
+            sections += [
+                (f"{title} (rank {rank})", text)
+                for title, text in logged.get(rank, ())
+                if title.endswith(f" {name}")
+            ]
+        sections += [
+            (f"{title} (rank {rank})", text)
+            for title, text in logged.get(rank, ())
+            if not title.endswith(_PHASES)
+        ]
+    return sections

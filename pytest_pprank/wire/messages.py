@@ -4,11 +4,14 @@ Every connection starts with a `Hello`; then, for a rank:
 
     rank        -> Ready            collected, waiting for work (or RankBroken)
     controller  -> RunTest          start barrier: sent to all ranks at once
-    rank        -> PhaseReport      after setup, call and teardown
     rank        -> Exchange         a meeting of all ranks (barrier, gather, end of a phase)
     controller  -> Exchanged        ... once every rank is there, or can no longer come
     rank        -> TestDone         end barrier
     controller  -> Shutdown         leave the pytest session, tear everything down
+
+Reports of phases ride on the message that ends the phase; those of subtests come alone
+(PhaseReport). A rank may stop the deadlines of its test (Pause) while somebody debugs it, and
+is asked for what only it can tell (TakeStock) before its group is given up.
 
 and for the launcher process: StartGroup / KillGroup from the controller, Preloaded /
 GroupEnded to it. Objects of the test's author cross only as opaque bytes, so the
@@ -20,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever a message changes; both ends refuse another number."""
 
 ItemKey = tuple[str, ...]
@@ -62,9 +65,9 @@ class RunTest:
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """One phase of one test on one rank, as JSON text of pytest's own serialisation."""
+    """A report of one test on one rank, as JSON text of pytest's own serialisation."""
 
-    data: str
+    report: str
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class WarningSeen:
 class Exchange:
     """A rank arrives at its `number`-th meeting, in test `serial` (0: before the first one).
 
-    `payload` is pickled by the rank.
+    `payload` is pickled by the rank; `report` is that of the phase which ends with the meeting.
     """
 
     number: int
@@ -91,6 +94,7 @@ class Exchange:
     where: str
     payload: bytes | None = None
     serial: int = 0
+    report: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,12 +111,31 @@ class TestDone:
     """A rank has finished a test. `spoiled` says why this group must not run another.
 
     `unsettled`: the test did not go through, and its messages may still be on their way in a
-    process group; the next test would receive them.
+    process group; the next test would receive them. `report` is that of the last phase.
     """
 
     __test__ = False  # not a test class, for the users' collectors
     spoiled: str = ""
     unsettled: bool = False
+    report: str = ""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Stop the deadlines of the running test, or let them go on; `reason` is shown to the user."""
+
+    paused: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TakeStock:
+    """Look what became of operations nobody waits for, and dump what only the rank can dump."""
+
+
+@dataclass(frozen=True)
+class StockTaken:
+    """The answer to TakeStock; a rank that is blocked with Python's lock held gives none."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +151,11 @@ class StartGroup:
     nproc: int
     workdir: str
     bootstrap: bytes
-    live: bool = False
 
 
 @dataclass(frozen=True)
 class KillGroup:
-    """Ask the launcher to SIGKILL every process of the group it runs."""
+    """Ask the launcher to end every process of the group it runs: SIGTERM, then SIGKILL."""
 
     group: str
 
@@ -153,11 +175,16 @@ class Preloaded:
 
 @dataclass(frozen=True)
 class GroupEnded:
-    """All processes of a group are gone. `exits` maps a rank to its exit code (-9: SIGKILL)."""
+    """All processes of a group are gone.
+
+    `exits` maps a rank to its exit code (-9: SIGKILL) unless that is 0; `first` is the rank that
+    elastic saw fail and ended the others for (-1: none).
+    """
 
     group: str
     exits: dict[int, int]
     error: str = ""
+    first: int = -1
 
 
 Message: TypeAlias = (
@@ -170,6 +197,9 @@ Message: TypeAlias = (
     | Exchange
     | Exchanged
     | TestDone
+    | Pause
+    | TakeStock
+    | StockTaken
     | Shutdown
     | StartGroup
     | KillGroup

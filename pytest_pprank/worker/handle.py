@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,12 @@ class Meeting(Protocol):
         self, operation: str, payload: bytes | None, where: str
     ) -> tuple[bytes | None, ...]:
         """Meet all ranks; returns what each brought. Raises PeerError if one cannot come."""
+
+    def pause(self, reason: str) -> None:
+        """Stop the deadlines of the running test."""
+
+    def resume(self) -> None:
+        """Let them go on."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,15 @@ class Pprank:
         if sent is None:
             raise PeerError(f"broadcast: rank {src} brought nothing")
         return pickle.loads(sent)
+
+    @contextmanager
+    def deadlines_paused(self, reason: str = "a rank asked for it") -> Iterator[None]:
+        """Inside this block no deadline of the test runs, on any rank: somebody looks at it."""
+        self._meeting.pause(reason)
+        try:
+            yield
+        finally:
+            self._meeting.resume()
 
     def spoil(self, reason: str) -> None:
         """Have this worker group replaced by a fresh one after the running test."""

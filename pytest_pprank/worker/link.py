@@ -5,18 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 
 from pytest_pprank.errors import PeerError
 from pytest_pprank.wire.channel import Channel, ChannelClosed
-from pytest_pprank.wire.messages import Exchange, Exchanged, Message, RunTest, Shutdown
+from pytest_pprank.wire.messages import (
+    Exchange,
+    Exchanged,
+    Message,
+    Pause,
+    RunTest,
+    Shutdown,
+    StockTaken,
+    TakeStock,
+)
 
 
 class Link:
     """Sorts what the controller says into orders (run, leave) and answers to meetings."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, take_stock: Callable[[], None]) -> None:
         self._channel = channel
+        self._take_stock = take_stock
         self._orders: SimpleQueue[RunTest | Shutdown] = SimpleQueue()
         self._answers: SimpleQueue[Exchanged] = SimpleQueue()
         self._meetings = 0
@@ -34,19 +45,30 @@ class Link:
         return self._orders.get()
 
     def exchange(
-        self, operation: str, payload: bytes | None, where: str
+        self, operation: str, payload: bytes | None, where: str, report: str = ""
     ) -> tuple[bytes | None, ...]:
-        """Meet all ranks. Raises PeerError when one of them cannot come any more."""
+        """Meet all ranks. Raises PeerError when one of them cannot come any more.
+
+        `report` goes along: that of the phase which ends with this meeting.
+        """
         with self._meeting:
             self._meetings += 1
             number = self._meetings
-            self._channel.send(Exchange(number, operation, where, payload, self._serial))
+            self._channel.send(Exchange(number, operation, where, payload, self._serial, report))
             # an answer to an earlier meeting, which an exception has ended here, is nobody's
             while (answer := self._answers.get()).number != number:
                 pass
         if answer.error:
             raise PeerError(answer.error)
         return answer.payloads
+
+    def pause(self, reason: str) -> None:
+        """Stop the deadlines of the running test."""
+        self._channel.send(Pause(True, reason))
+
+    def resume(self) -> None:
+        """Let the deadlines go on."""
+        self._channel.send(Pause(False))
 
     def begin(self, serial: int) -> None:
         """Mark every meeting from here on as one of test `serial`."""
@@ -61,6 +83,9 @@ class Link:
                 elif isinstance(message, (RunTest, Shutdown)):
                     self.dismissed = isinstance(message, Shutdown)
                     self._orders.put(message)
+                elif isinstance(message, TakeStock):
+                    self._take_stock()
+                    self._channel.send(StockTaken())
         except ChannelClosed:
             # The controller is gone. The test's thread may be stuck in a collective for ever, so
             # there is no orderly way: take the children along (this rank leads its process group).

@@ -16,6 +16,7 @@ from pytest_pprank.wire.channel import connect
 from pytest_pprank.wire.messages import Hello, RankBroken
 from pytest_pprank.worker.context import set_current_rank
 from pytest_pprank.worker.handle import Pprank, Seat
+from pytest_pprank.worker.ledger import start_ledger, take_stock
 from pytest_pprank.worker.link import Link
 from pytest_pprank.worker.process import prepare_process
 
@@ -25,9 +26,8 @@ def rank_main(pickled: bytes) -> int:
     bootstrap: RankBootstrap = pickle.loads(pickled)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     prepare_process(bootstrap, rank)
-    link = Link(
-        connect(bootstrap.address, bootstrap.key, Hello(rank, os.getpid(), bootstrap.group))
-    )
+    hello = Hello(rank, os.getpid(), bootstrap.group)
+    link = Link(connect(bootstrap.address, bootstrap.key, hello), take_stock)
     try:
         pprank = Pprank(_seat(bootstrap, rank, world_size), link)
         set_current_rank(pprank)
@@ -55,6 +55,7 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
     from pytest_pprank.worker.store import point_environment_at, serve_store
 
     point_environment_at(serve_store(pprank))
+    start_ledger(pprank.workdir, pprank.rank)
     if bootstrap.server_args is None and "sglang" not in sys.modules:
         return  # neither this group's tests nor their files have anything to do with it
     from pytest_pprank.sglang.preload import import_sglang

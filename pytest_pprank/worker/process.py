@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pprank.wire.bootstrap import RankBootstrap
+from pytest_pprank.worker.output import redirect_output
 
 STACKS_SIGNAL = signal.SIGUSR1
 _PR_SET_PDEATHSIG = 1
 
 
 def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
-    """Set up environment, temp folder, process group, and the signal that prints all stacks."""
+    """Set up environment, output, temp folder, process group, and the signal that prints stacks."""
     os.setsid()  # a process group of its own: children die with it, Ctrl-C does not reach it
     _let_go_of_fork_server()
     _die_with_parent()
@@ -27,6 +28,8 @@ def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
     os.chdir(bootstrap.folder)
     sys.path[:] = bootstrap.path
     folder = Path(bootstrap.workdir)
+    redirect_output(folder, rank)
+    faulthandler.enable()
     temporary = folder / f"tmp{rank}"
     temporary.mkdir()
     os.environ["TMPDIR"] = str(temporary)  # whatever SGLang leaves there goes with the group

@@ -25,6 +25,7 @@ from pytest_pprank.wire.messages import (
 )
 from pytest_pprank.worker.context import SERVER_ARGS
 from pytest_pprank.worker.handle import Pprank
+from pytest_pprank.worker.ledger import begin_test
 from pytest_pprank.worker.link import Link
 
 
@@ -47,6 +48,7 @@ class RankSession:
         self._collect_errors: dict[str, str] = {}
         self._peers_ready = True
         self._announced: ItemKey | None = None
+        self._last_report = ""
         self.broken = ""
         """Why the session ended by itself; empty while it has not."""
 
@@ -101,28 +103,33 @@ class RankSession:
         self._announced = order.next_key
         self._pprank.failed = False
         self._link.begin(order.serial)
+        begin_test(order.serial)
+        self._last_report = ""
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        self._link.send(
-            TestDone(self._pprank.spoiled, self._pprank.failed and _has_process_group())
-        )
+        unsettled = self._pprank.failed and _has_process_group()
+        self._link.send(TestDone(self._pprank.spoiled, unsettled, self._last_report))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report; at the end of setup and call, meet the other ranks."""
         if report.when == "call" and not self._peers_ready:
             self._peers_ready = True
             return  # this rank did not really run the call phase
-        self._link.send(PhaseReport(self._serialise(report)))
+        text = self._serialise(report)
         self._pprank.failed |= report.failed or hasattr(report, "wasxfail")
         if hasattr(report, "context"):
-            return  # of a subtest: the phase goes on
-        if report.when == "setup":
-            self._peers_ready = self._meet("setup", report.outcome)
+            self._link.send(PhaseReport(text))  # of a subtest: the phase goes on
+        elif report.when == "setup":
+            self._peers_ready = self._meet("setup", report.outcome, text)
         elif report.when == "call":
-            self._meet("call", report.outcome)
+            self._meet("call", report.outcome, text)
+        else:
+            self._last_report = text
 
-    def _meet(self, phase: str, outcome: str) -> bool:
+    def _meet(self, phase: str, outcome: str, report: str) -> bool:
         try:
-            payloads = self._link.exchange(f"end of {phase}", pickle.dumps(outcome), outcome)
+            payloads = self._link.exchange(
+                f"end of {phase}", pickle.dumps(outcome), outcome, report
+            )
         except PeerError:
             return False  # the controller has the peer's own report; nothing to add from here
         return all(p is not None and pickle.loads(p) == "passed" for p in payloads)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pytest_pprank.controller.outcome import TestOutcome, Trouble
+from pytest_pprank.controller.outcome import TestOutcome
+from pytest_pprank.controller.verdicts import RankDied, RanksDiverged
 from pytest_pprank.planning import Plan
 from pytest_pprank.report.merge import ReportMerger
 from pytest_pprank.topology import Topology
@@ -100,7 +101,7 @@ def test_a_rank_that_reports_nothing_is_a_disagreement(merged):
 
 
 def test_trouble_without_reports(merged):
-    trouble = Trouble("rank died", "rank 1 died in call: killed by SIGKILL", (("T", "details"),))
+    trouble = RankDied(rank=1, place="call", how="killed by SIGKILL", details=(("T", "details"),))
     call = merged("pass", "pass", troubles=[trouble], phases=("setup",))["call"]
     assert call.outcome == "failed"
     assert call.longrepr.reprcrash.message == "rank died: rank 1 died in call: killed by SIGKILL"
@@ -108,7 +109,7 @@ def test_trouble_without_reports(merged):
 
 
 def test_a_victim_does_not_hide_the_trouble(merged):
-    trouble = Trouble("rank died", "rank 1 died in call: killed by SIGKILL")
+    trouble = RankDied(rank=1, place="call", how="killed by SIGKILL")
     peer = "from pytest_pprank.errors import PeerError; raise PeerError('in vain')"
     # a stand-in for a rank without a report of its call: both have nothing but that
     call = merged(peer, peer, troubles=[trouble], phases=("call",))["call"]
@@ -117,7 +118,8 @@ def test_a_victim_does_not_hide_the_trouble(merged):
 
 
 def test_a_failure_comes_before_the_trouble_it_caused(merged):
-    trouble = Trouble("ranks diverged", "rank 0 is still inside call")
+    through = {0: "failed in call"}
+    trouble = RanksDiverged(inside={1: "call"}, through=through, seconds=1.0, limit="")
     call = merged("raise ValueError('boom')", "pass", troubles=[trouble])["call"]
     assert call.outcome == "failed"
     assert "ValueError" in call.longrepr.reprcrash.message

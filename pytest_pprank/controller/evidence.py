@@ -1,0 +1,64 @@
+"""What speaks for a cause of a rank's death: its last words, and the kernel's counters."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_pprank.controller.stacks import trim_stacks
+
+_DUMP = re.compile(r"^Fatal Python error: .*", re.MULTILINE | re.DOTALL)
+_VMSTAT = Path("/proc/vmstat")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`last_line` of stderr, faulthandler's `dump`, and `out_of_memory` where that is certain."""
+
+    last_line: str = ""
+    dump: str = ""
+    out_of_memory: str = ""
+
+    def with_memory(self, testimony: str) -> Evidence:
+        """Return a copy with what a MemoryWitness says."""
+        return replace(self, out_of_memory=testimony)
+
+
+NO_EVIDENCE = Evidence()
+
+
+def read_last_words(stderr: str) -> tuple[Evidence, str]:
+    """Split what a dead rank has written to stderr into evidence and the rest."""
+    found = _DUMP.search(stderr)
+    dump = trim_stacks(found.group()) if found else ""
+    rest = stderr[: found.start()] if found else stderr
+    lines = [line.strip() for line in rest.splitlines() if line.strip()]
+    return Evidence(last_line=lines[-1] if lines else "", dump=dump), rest
+
+
+class MemoryWitness:
+    """Counts the kernel's out-of-memory kills from now on.
+
+    SIGKILL has many senders: without this counter's word a death is never called out of memory.
+    The counter is the machine's, the only one that needs no rights (Linux 4.13 and later).
+    """
+
+    def __init__(self, vmstat: Path = _VMSTAT) -> None:
+        self._vmstat = vmstat
+        self._before = self._kills()
+
+    def testimony(self, how: str) -> str:
+        """Say that the kernel has killed for memory, if it has; `how` is how the rank ended."""
+        kills = self._kills()
+        if "SIGKILL" not in how or kills is None or self._before is None or kills <= self._before:
+            return ""
+        count = kills - self._before
+        return f"out of memory: meanwhile the kernel's OOM killer ended {count} process(es) here"
+
+    def _kills(self) -> int | None:
+        try:
+            found = re.search(r"^oom_kill (\d+)$", self._vmstat.read_text(), re.MULTILINE)
+        except OSError:
+            return None
+        return int(found.group(1)) if found else None

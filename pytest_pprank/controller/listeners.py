@@ -1,0 +1,45 @@
+"""Who listens to what the ranks print, besides the reports: the terminal, the log folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank.controller.live import LiveLines
+from pytest_pprank.controller.log_dir import LogDir
+from pytest_pprank.controller.output import Listener
+from pytest_pprank.options import Options
+
+_LIVE_CAPTURE = ("no", "tee-sys")
+
+
+class Listeners:
+    """The listeners of one run, as its options ask for them. Raises UsageError for a bad folder."""
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        terminal = config.pluginmanager.getplugin("terminalreporter")
+        live = options.live or config.getoption("capture", "fd") in _LIVE_CAPTURE
+        # without a terminal of its own (on a worker of xdist) a process shows nothing
+        self._live = LiveLines(terminal) if live and terminal is not None else None
+        folder = options.log_dir and Path(config.invocation_params.dir, options.log_dir)
+        worker = os.environ.get("PYTEST_XDIST_WORKER")
+        self._logs = LogDir(folder, f"{worker}-" if worker else "") if folder else None
+        given: tuple[Listener | None, ...] = (self._live, self._logs)
+        self.all: tuple[Listener, ...] = tuple(one for one in given if one is not None)
+
+    def begin(self, nodeid: str) -> None:
+        """A test begins."""
+        if self._logs is not None:
+            self._logs.begin(nodeid)
+
+    def flush(self) -> None:
+        """A test has ended."""
+        if self._live is not None:
+            self._live.flush()
+
+    def close(self) -> None:
+        """The run has ended."""
+        if self._logs is not None:
+            self._logs.close()

@@ -1,0 +1,50 @@
+"""Lines of the ranks in the terminal, as they are printed (--pprank-live, or pytest's -s)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+_COLORS = ("cyan", "yellow", "green", "purple", "blue", "red")
+_LONGEST_LINE = 64 * 1024
+
+
+class Terminal(Protocol):
+    """What of pytest's terminal reporter is used here."""
+
+    def ensure_newline(self) -> None:
+        """Begin a new line if there is something in this one."""
+
+    def write(self, content: str, *, flush: bool = False, **markup: bool) -> None:
+        """Write text with markup."""
+
+
+class LiveLines:
+    """Shows whole lines with the rank's prefix, never two in one; an output listener."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._partial: dict[tuple[int, str], bytes] = {}
+
+    def __call__(self, rank: int, stream: str, data: bytes) -> None:
+        """Take what a rank has printed."""
+        *lines, rest = (self._partial.pop((rank, stream), b"") + data).split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            lines.append(rest)
+        elif rest:
+            self._partial[rank, stream] = rest
+        if lines:
+            self._show(rank, lines)
+
+    def flush(self) -> None:
+        """Show unfinished lines too; called at the end of a test."""
+        for (rank, _), rest in sorted(self._partial.items()):
+            self._show(rank, [rest])
+        self._partial.clear()
+
+    def _show(self, rank: int, lines: list[bytes]) -> None:
+        self._terminal.ensure_newline()
+        color = {_COLORS[rank % len(_COLORS)]: True}
+        for line in lines:
+            self._terminal.write(f"[pp{rank}] ", **color)
+            self._terminal.write(line.decode("utf-8", "replace").rstrip("\r") + "\n")
+        self._terminal.write("", flush=True)

@@ -1,0 +1,125 @@
+"""What ranks print: read all the time, kept up to a bound, shown live or logged where asked.
+
+Each rank writes its stdout and stderr into two named pipes in the group's folder, which the
+controller reads whenever it waits for messages. So a flood blocks nobody and fills neither memory
+nor disk, and what a rank said before it died or hung is here and not in the rank.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import termios
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from struct import Struct
+
+from pytest_pprank.wire.pipes import STREAMS, pipe_file
+
+KEPT_BYTES = 256 * 1024
+"""How much of one phase's output a report keeps, per rank and stream: the end of it."""
+
+Listener = Callable[[int, str, bytes], None]
+"""Is told of everything as it arrives: rank, ``stdout`` or ``stderr``, bytes."""
+
+_CHUNK = 1 << 20
+_INT = Struct("i")
+
+
+class Tail:
+    """The last `limit` bytes of what was appended."""
+
+    def __init__(self, limit: int = KEPT_BYTES) -> None:
+        self._limit = limit
+        self._chunks: deque[bytes] = deque()
+        self._kept = 0
+        self._dropped = 0
+
+    def append(self, data: bytes) -> None:
+        """Append `data`, forgetting from the beginning what is too much."""
+        self._chunks.append(data)
+        self._kept += len(data)
+        while self._kept - len(self._chunks[0]) >= self._limit:
+            first = self._chunks.popleft()
+            self._kept -= len(first)
+            self._dropped += len(first)
+
+    def take(self) -> str:
+        """Return the text and start anew; says at its top how much is missing before it."""
+        if not self._chunks:
+            return ""
+        data = b"".join(self._chunks)
+        kept = data[-self._limit :]
+        dropped = self._dropped + len(data) - len(kept)
+        self._chunks.clear()
+        self._kept = self._dropped = 0
+        text = kept.decode("utf-8", "replace")
+        if not dropped:
+            return text
+        return f"[{dropped} bytes before this are left out; --pprank-log-dir keeps more]\n{text}"
+
+
+class RankPipe:
+    """The reading end of one stream of one rank."""
+
+    def __init__(self, path: Path, rank: int, stream: str, listeners: Iterable[Listener]) -> None:
+        os.mkfifo(path, 0o600)
+        self.rank = rank
+        self.stream = stream
+        self._listeners = tuple(listeners)
+        self._tail = Tail()
+        # for writing too: without a writer the pipe would be at its end, before and after the rank
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        with suppress(OSError, AttributeError):  # a limit of this user; Python 3.10 on old kernels
+            fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, _CHUNK)
+
+    def fileno(self) -> int:
+        """The descriptor, for selectors."""
+        return self._fd
+
+    def read(self) -> None:
+        """Read what is in the pipe now, and no more: the writer may never stop."""
+        waiting = self._waiting()
+        while waiting > 0:
+            data = os.read(self._fd, min(waiting, _CHUNK))
+            waiting -= len(data)
+            self._tail.append(data)
+            for listener in self._listeners:
+                listener(self.rank, self.stream, data)
+
+    def take(self) -> str:
+        """Return what has been printed since the last `take`."""
+        self.read()
+        return self._tail.take()
+
+    def close(self) -> None:
+        """Stop reading; whoever still writes is told by SIGPIPE."""
+        os.close(self._fd)
+
+    def _waiting(self) -> int:
+        count: int = _INT.unpack(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(_INT.size)))[0]
+        return count
+
+
+class RankPipes:
+    """All streams of a worker group."""
+
+    def __init__(self, workdir: Path, world_size: int, listeners: Iterable[Listener] = ()) -> None:
+        listeners = tuple(listeners)
+        self.all = [
+            RankPipe(pipe_file(workdir, rank, stream), rank, stream, listeners)
+            for rank in range(world_size)
+            for stream in STREAMS
+        ]
+
+    def take(self, rank: int) -> dict[str, str]:
+        """Return what a rank has printed since the last time, by stream; empty ones are absent."""
+        taken = {pipe.stream: pipe.take() for pipe in self.all if pipe.rank == rank}
+        return {stream: text for stream, text in taken.items() if text}
+
+    def close(self) -> None:
+        """Close every pipe."""
+        for pipe in self.all:
+            pipe.close()

@@ -1,0 +1,48 @@
+"""What can be told of a process that does not answer: its state, and its stacks by py-spy."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+_STATES = {
+    "D": "in an uninterruptible wait of the kernel",
+    "S": "sleeping, and its signals do not get through",
+    "R": "running, and its signals do not get through",
+    "T": "stopped (by a signal such as SIGSTOP)",
+    "t": "stopped by a debugger",
+    "Z": "a zombie",
+}
+_SECONDS = 10
+
+
+def describe_silent(pid: int) -> str:
+    """Say why a process wrote no stacks, and show those that py-spy finds, where it is installed.
+
+    py-spy reads the process's memory from outside, so a stopped process is no obstacle.
+    """
+    found = _py_spy()
+    if found is None:
+        return f"(no answer: it is {_state(pid)}; with py-spy installed its stacks would be here)"
+    stacks = subprocess.run(
+        [found, "dump", "--nonblocking", "--pid", str(pid)],
+        capture_output=True, text=True, timeout=_SECONDS, check=False,
+    )  # fmt: skip
+    return (
+        f"(no answer: it is {_state(pid)}; by py-spy:)\n{stacks.stdout or stacks.stderr}".rstrip()
+    )
+
+
+def _py_spy() -> str | None:
+    beside = Path(sys.executable).with_name("py-spy")
+    return str(beside) if beside.exists() else shutil.which("py-spy")
+
+
+def _state(pid: int) -> str:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "gone"
+    return _STATES.get(stat.rpartition(")")[2].split()[0], "in an unknown state")

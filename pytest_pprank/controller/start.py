@@ -1,0 +1,59 @@
+"""Why a worker group could not start, in the words of each of its ranks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pytest_pprank.controller.verdicts import plural_ranks
+
+_OTHERS_SECONDS = 1.0
+"""How long the other ranks get to tell their own errors after the first one."""
+
+
+class StartErrors:
+    """Collects the errors of ranks that come up at the same time; equal ones are told once."""
+
+    def __init__(self, world_size: int) -> None:
+        self._world_size = world_size
+        self._told: dict[int, str] = {}
+        self._lost: list[int] = []
+        self._first = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._told or self._lost)
+
+    def add(self, rank: int, text: str) -> None:
+        """A rank has said why it cannot start."""
+        self._note()
+        self._told[rank] = text
+
+    def lost(self, rank: int) -> None:
+        """A rank is gone; it may have said why before."""
+        self._note()
+        if rank not in self._told:
+            self._lost.append(rank)
+
+    def _note(self) -> None:
+        self._first = self._first or time.monotonic()
+
+    def complete(self, ready: set[int]) -> bool:
+        """Whether nobody else is to be waited for."""
+        known = len(ready | set(self._told) | set(self._lost))
+        late = time.monotonic() > self._first + _OTHERS_SECONDS
+        return bool(self) and (known == self._world_size or late)
+
+    def text(self, last_words: Callable[[list[int]], str]) -> str:
+        """All errors; `last_words(ranks)` tells about ranks that died without a word.
+
+        elastic ends the peers of a rank that has failed: their deaths tell nothing.
+        """
+        if not self._told:
+            return last_words(self._lost)
+        ranks_by_text: dict[str, list[int]] = {}
+        for rank, text in sorted(self._told.items()):
+            ranks_by_text.setdefault(text, []).append(rank)
+        return "\n".join(
+            f"{plural_ranks(ranks)} could not start: {text}"
+            for text, ranks in ranks_by_text.items()
+        )

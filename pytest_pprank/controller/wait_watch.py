@@ -1,0 +1,48 @@
+"""Looks at the ledgers of a running test, and how long what they say has stayed the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_pprank.controller.wait_graph import Waits, explain_waits
+from pytest_pprank.wire.ledger_file import Ledger, ledger_file, read_ledger
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Who waits for whom (see wait_graph.Waits); `seconds`: how long exactly so."""
+
+    waits: Waits
+    ledgers: Mapping[int, Ledger]
+    seconds: float
+
+    def stuck_in_themselves(self, inside: Collection[int]) -> bool:
+        """Whether the ranks `inside` have brought each other to a standstill."""
+        if self.waits.deadlock:
+            return True
+        return self.waits.mismatch and all(self.ledgers[rank].waiting for rank in inside)
+
+    def wait_in_vain(self, inside: Collection[int]) -> bool:
+        """Whether all ranks `inside` need, directly or not, ranks that have left the test."""
+        return bool(inside) and self.waits.stuck >= set(inside)
+
+
+class WaitWatch:
+    """The ledgers of a worker group during one test."""
+
+    def __init__(self, workdir: Path, world_size: int) -> None:
+        self._files = {rank: ledger_file(workdir, rank) for rank in range(world_size)}
+        self._key: object = None
+        self._since = 0.0
+
+    def look(self, gone: Mapping[int, str]) -> Waiting:
+        """Read the ledgers; `gone` says what became of ranks that are no longer inside."""
+        ledgers = {rank: read_ledger(path) for rank, path in self._files.items()}
+        waits = explain_waits(ledgers, gone)
+        now = time.monotonic()
+        if waits.key != self._key:
+            self._key, self._since = waits.key, now
+        return Waiting(waits, ledgers, now - self._since)

@@ -1,0 +1,53 @@
+"""Processes that a rank's children leave behind, even those that left the rank's process group.
+
+The kernel gives an orphan to its nearest ancestor that has asked for it (prctl(2),
+PR_SET_CHILD_SUBREAPER). The launcher does, so whatever ranks have started ends up below it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+_PR_SET_CHILD_SUBREAPER = 36
+_SECONDS = 5.0
+_AGAIN_SECONDS = 0.01
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of orphaned descendants, where the system can do that."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_orphans(keep: Collection[int]) -> None:
+    """SIGKILL and reap this process's children, and theirs as they become ours, except `keep`."""
+    deadline = time.monotonic() + _SECONDS
+    while (orphans := _children() - set(keep)) and time.monotonic() < deadline:
+        for pid in orphans:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_AGAIN_SECONDS)
+        for pid in orphans:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _children() -> set[int]:
+    own = os.getpid()
+    return {int(e.name) for e in Path("/proc").iterdir() if e.name.isdigit() and _parent(e) == own}
+
+
+def _parent(entry: Path) -> int:
+    try:
+        stat = (entry / "stat").read_text()
+    except OSError:
+        return 0  # gone meanwhile
+    # the name before it may hold anything, also parentheses
+    return int(stat.rpartition(")")[2].split()[1])

@@ -1,0 +1,225 @@
+"""The verdict on one phase of a test, out of what its ranks reported and what befell them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pytest_pprank.controller.verdicts import RanksDiverged, Trouble, plural_ranks
+from pytest_pprank.report.rank_report import (
+    FAILED,
+    PASSED,
+    SKIPPED,
+    XFAILED,
+    XPASSED,
+    XPASSED_STRICT,
+    RankReport,
+)
+from pytest_pprank.report.text import PlainFailure
+
+_AGREED = {PASSED, SKIPPED, XFAILED, XPASSED}
+PROPERTY = "pprank_verdict"
+"""The user property (in junit.xml too) that names what went wrong."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Base: `ranks` have reported the phase, out of `world_size`."""
+
+    kind: ClassVar[str]
+    ranks: tuple[RankReport, ...]
+    world_size: int
+
+    @property
+    def outcome(self) -> str:
+        """pytest's word for it: ``passed``, ``failed`` or ``skipped``."""
+        return FAILED
+
+    @property
+    def xfail(self) -> str | None:
+        """The reason of an xfail; None if it is none."""
+        return None
+
+    def explain(self) -> Any:
+        """Return what pytest shows of it: a longrepr."""
+        raise NotImplementedError
+
+
+class Agreed(Verdict):
+    """All ranks passed, or skipped, or failed as was expected of them."""
+
+    kind = "agreed"
+
+    @property
+    def outcome(self) -> str:
+        return str(self.ranks[0].report.outcome)
+
+    @property
+    def xfail(self) -> str | None:
+        reason = getattr(self.ranks[0].report, "wasxfail", None)
+        return None if reason is None else str(reason)
+
+    def explain(self) -> Any:
+        return self.ranks[0].report.longrepr
+
+
+class FailedAsExpected(Verdict):
+    """It was to fail, and as a whole it does: on some ranks, with what follows for the others."""
+
+    kind = "xfailed"
+
+    @property
+    def _first(self) -> RankReport:
+        return next(r for r in self.ranks if r.kind == XFAILED)
+
+    @property
+    def outcome(self) -> str:
+        return str(self._first.report.outcome)
+
+    @property
+    def xfail(self) -> str | None:
+        return self._first.reason
+
+    def explain(self) -> Any:
+        return self._first.report.longrepr
+
+
+@dataclass(frozen=True)
+class Failed(Verdict):
+    """Some ranks failed: the first cause comes first, what followed from it is folded away."""
+
+    kind = "failed"
+    troubles: tuple[Trouble, ...] = ()
+
+    def explain(self) -> Any:
+        culprits, *others = _fold(_failed(self.ranks))
+        longrepr: Any = culprits[0].report.longrepr
+        names = plural_ranks(r.rank for r in culprits)
+        if not hasattr(longrepr, "addsection"):
+            longrepr = PlainFailure("", str(longrepr))
+        crash = getattr(longrepr, "reprcrash", None)
+        if crash is not None and self.world_size > 1:
+            crash.message = f"[{names}] {crash.message}"
+        summary = f"{self.kind} on {names} of {self.world_size}"
+        longrepr.addsection("ranks", summary + _consequences(others))
+        for group in others:
+            if not group[0].is_consequence or culprits[0].is_consequence:
+                _add_other_failure(longrepr, culprits[0], group)
+        for trouble in self.troubles:
+            _add_trouble(longrepr, trouble)
+        return longrepr
+
+
+class SetupFailed(Failed):
+    """Some ranks did not get through setup, so none ran the test."""
+
+    kind = "setup failed"
+
+
+class TeardownFailed(Failed):
+    """Some ranks failed while fixtures were torn down."""
+
+    kind = "teardown failed"
+
+
+class Disagreed(Verdict):
+    """The ranks ended the phase in different ways, none of them a failure."""
+
+    kind = "ranks disagree"
+
+    def explain(self) -> Any:
+        lines = ["the ranks of one test did not end it in the same way:"]
+        for report in self.ranks:
+            reason = f": {report.reason}" if report.kind != PASSED and report.reason else ""
+            lines.append(f"  rank {report.rank} {report.kind}{reason}")
+        silent = sorted(set(range(self.world_size)) - {r.rank for r in self.ranks})
+        lines += [f"  rank {rank} reported nothing" for rank in silent]
+        return PlainFailure(self.kind, "\n".join(lines))
+
+
+@dataclass(frozen=True)
+class Broken(Verdict):
+    """Something befell the ranks that none of them could report."""
+
+    troubles: tuple[Trouble, ...] = ()
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """That of the first trouble."""
+        return self.troubles[0].kind
+
+    def explain(self) -> Any:
+        first, *more = self.troubles
+        failure = PlainFailure(first.kind, first.text)
+        for title, text in first.details:
+            failure.addsection(title, text)
+        for trouble in more:
+            _add_trouble(failure, trouble)
+        victims = _fold(_failed(self.ranks))
+        if victims:
+            failure.addsection("ranks", _consequences(victims).lstrip())
+        return failure
+
+
+_FAILED_IN = {"setup": SetupFailed, "call": Failed, "teardown": TeardownFailed}
+
+
+def judge(
+    phase: str, ranks: Sequence[RankReport], troubles: Sequence[Trouble], world_size: int
+) -> Verdict:
+    """Return the verdict on a phase (``setup``, ``call``, ``teardown``)."""
+    reports, befell = tuple(ranks), tuple(troubles)
+    kinds = {r.kind for r in reports}
+    if not befell and len(reports) == world_size and len(kinds) == 1 and kinds <= _AGREED:
+        return Agreed(reports, world_size)
+    by_itself = {r.kind for r in reports if not r.is_consequence}
+    left_behind = all(isinstance(trouble, RanksDiverged) for trouble in befell)
+    if XFAILED in kinds and left_behind and by_itself <= {XFAILED, XPASSED, XPASSED_STRICT}:
+        return FailedAsExpected(reports, world_size)
+    failed = _failed(reports)
+    if befell and all(r.is_consequence for r in failed):
+        return Broken(reports, world_size, befell)
+    if failed:
+        return _FAILED_IN[phase](reports, world_size, befell)
+    return Disagreed(reports, world_size)
+
+
+def _failed(ranks: Sequence[RankReport]) -> list[RankReport]:
+    """The failed ones, the first cause first."""
+    failed = (r for r in ranks if r.kind in (FAILED, XPASSED_STRICT))
+    return sorted(failed, key=lambda r: (r.is_consequence, r.report.stop))
+
+
+def _fold(failed: list[RankReport]) -> list[list[RankReport]]:
+    groups: list[list[RankReport]] = []
+    for report in failed:
+        for group in groups:
+            if report.same_failure_as(group[0]):
+                group.append(report)
+                break
+        else:
+            groups.append([report])
+    return groups
+
+
+def _add_other_failure(longrepr: Any, culprit: RankReport, group: list[RankReport]) -> None:
+    same = group[0].place == culprit.place
+    how = "at the same place, with other values" if same else "later, in another way"
+    title = f"{plural_ranks(r.rank for r in group)} failed {how}"
+    longrepr.addsection(title, group[0].report.longreprtext)
+
+
+def _add_trouble(longrepr: Any, trouble: Trouble) -> None:
+    longrepr.addsection(trouble.kind, trouble.text)
+    for title, text in trouble.details:
+        longrepr.addsection(title, text)
+
+
+def _consequences(others: list[list[RankReport]]) -> str:
+    lines = [
+        f"\n{plural_ranks(r.rank for r in group)} failed as a consequence: {group[0].message}"
+        for group in others
+        if group[0].is_consequence
+    ]
+    return "".join(lines)

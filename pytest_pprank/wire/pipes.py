@@ -1,0 +1,13 @@
+"""Where a rank's stdout and stderr go: named pipes in the worker group's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+STREAMS = ("stdout", "stderr")
+"""In the order of their file descriptors, 1 and 2."""
+
+
+def pipe_file(workdir: Path, rank: int, stream: str) -> Path:
+    """Return the named pipe of a rank's `stream`; the controller makes it before the start."""
+    return workdir / f"{stream}{rank}"

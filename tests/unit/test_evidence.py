@@ -1,0 +1,56 @@
+"""A cause of death is told only where something speaks for it."""
+
+from pytest_pprank.controller.evidence import MemoryWitness, read_last_words
+
+DUMP = """\
+warming up
+oh no
+
+Fatal Python error: Segmentation fault
+
+Current thread 0x00007fee605d2b80 (most recent call first):
+  File "test_a.py", line 16 in test_kill
+  File "_pytest/python.py", line 187 in pytest_pyfunc_call
+  File "pluggy/_execution.py", line 147 in _multicall
+
+Extension modules: numpy, torch (total: 2)
+"""
+
+
+def test_last_words_are_split():
+    evidence, rest = read_last_words(DUMP)
+    assert evidence.last_line == "oh no"
+    assert rest == "warming up\noh no\n\n"
+    assert evidence.dump.startswith("Fatal Python error: Segmentation fault")
+    assert evidence.dump.endswith('File "test_a.py", line 16 in test_kill')
+
+
+def test_nothing_said():
+    evidence, rest = read_last_words("")
+    assert (evidence.last_line, evidence.dump, rest) == ("", "", "")
+
+
+def witness(tmp_path, before, after):
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text(f"nr_free 7\noom_kill {before}\nlast 1\n")
+    found = MemoryWitness(vmstat)
+    vmstat.write_text(f"nr_free 7\noom_kill {after}\nlast 1\n")
+    return found
+
+
+def test_the_kernel_says_out_of_memory(tmp_path):
+    said = witness(tmp_path, 3, 4).testimony("killed by SIGKILL")
+    assert said.startswith("out of memory")
+    assert "ended 1 process" in said
+
+
+def test_a_kill_without_the_kernels_word(tmp_path):
+    assert witness(tmp_path, 3, 3).testimony("killed by SIGKILL") == ""
+
+
+def test_another_signal_is_not_out_of_memory(tmp_path):
+    assert witness(tmp_path, 3, 4).testimony("killed by SIGSEGV") == ""
+
+
+def test_no_counter(tmp_path):
+    assert MemoryWitness(tmp_path / "none").testimony("killed by SIGKILL") == ""

@@ -1,0 +1,104 @@
+"""Each verdict says who, where and why in words of its own."""
+
+import pytest
+
+from pytest_pprank.controller.evidence import Evidence
+from pytest_pprank.controller.verdicts import (
+    CollectionFailed,
+    GroupCouldNotEnd,
+    GroupCouldNotStart,
+    GroupDied,
+    Hung,
+    RankDied,
+    RanksDiverged,
+    Stuck,
+    describe_exit,
+    plural_ranks,
+)
+
+
+def test_rank_died():
+    verdict = RankDied(rank=1, place="call", how="killed by SIGKILL")
+    assert verdict.kind == "rank died"
+    assert verdict.text == "rank 1 died in call: killed by SIGKILL"
+    assert verdict.culprits == (1,)
+
+
+def test_rank_died_with_evidence():
+    evidence = Evidence(last_line="cannot allocate", out_of_memory="out of memory: one killed")
+    text = RankDied(rank=0, place="setup", how="killed by SIGKILL", evidence=evidence).text
+    assert "killed by SIGKILL; out of memory: one killed" in text
+    assert text.endswith("the last line of its stderr: cannot allocate")
+
+
+def test_ranks_diverged():
+    verdict = RanksDiverged(
+        inside={1: "call", 2: "call", 3: "setup"},
+        through={0: "failed in call"},
+        waits=("rank 1 waits in recv from rank 0",),
+        seconds=5.04,
+        limit="--pprank-grace: 5 s",
+    )
+    assert verdict.kind == "ranks diverged"
+    assert verdict.text == (
+        "ranks 1,2 are still inside call; rank 3 is still inside setup, 5.0 s after rank 0 failed "
+        "in call (--pprank-grace: 5 s)\nrank 1 waits in recv from rank 0"
+    )
+    assert verdict.culprits == (1, 2, 3)
+
+
+def test_hung():
+    verdict = Hung(inside={0: "call", 1: "teardown"}, timeout=2)
+    assert verdict.kind == "hung"
+    assert verdict.text == (
+        "no rank got through within 2 s: rank 0 is still inside call; rank 1 is still inside "
+        "teardown"
+    )
+
+
+def test_stuck():
+    verdict = Stuck(inside={0: "call", 1: "call"}, waits=("deadlock: both",), seconds=5)
+    assert verdict.kind == "hung"
+    assert verdict.text == (
+        "ranks 0,1 are still inside call, where nothing has moved for 5.0 s, nor can it\n"
+        "deadlock: both"
+    )
+
+
+def test_collection_failed():
+    verdict = CollectionFailed(reasons={1: "ImportError: no"})
+    assert verdict.kind == "collection failed on a rank"
+    assert verdict.text == "rank 1: ImportError: no"
+    assert verdict.culprits == (1,)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind"),
+    [
+        (GroupCouldNotStart, "worker group could not start"),
+        (GroupDied, "worker group died"),
+        (GroupCouldNotEnd, "worker group could not be ended"),
+    ],
+)
+def test_group_as_a_whole(verdict, kind):
+    assert verdict.kind == kind
+    assert verdict(error="why").text == "why"
+    assert verdict(error="why").culprits == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-9, "killed by SIGKILL"),
+        (-11, "killed by SIGSEGV"),
+        (7, "it exited with code 7"),
+        (None, "it closed its connection"),
+    ],
+)
+def test_exit_codes(code, words):
+    assert describe_exit(code) == words
+
+
+def test_plural_ranks():
+    assert plural_ranks([3]) == "rank 3"
+    assert plural_ranks([2, 0]) == "ranks 0,2"
