@@ -2,8 +2,8 @@
 
 What hypothesis does next follows from a seed and from how its examples have ended. So the ranks
 share the seed and the example database, meet after every example, and let it fail on all of them
-when it has failed on one: then they also shrink it together. What depends on a rank's own clock
-(deadlines, slow health checks, the end of a long shrink) or on its own numbers (`target`) is off.
+when it has failed on one: then they also shrink it together. What depends on a rank's own clock is
+off: deadlines of an example, the health check for slow ones, the end of a long shrink.
 """
 
 from __future__ import annotations

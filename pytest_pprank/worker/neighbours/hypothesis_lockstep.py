@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import hypothesis
 import pytest
-from hypothesis import HealthCheck, Phase
+from hypothesis import HealthCheck
 from hypothesis.control import current_build_context
 from hypothesis.database import ExampleDatabase
 from hypothesis.errors import StopTest, UnsatisfiedAssumption
@@ -63,6 +63,7 @@ class _Ending:
 
     status: str
     choices: str
+    targets: dict[str, float]
     words: str = ""
     follows: bool = False
 
@@ -108,7 +109,6 @@ class Lockstep:
             settings,
             deadline=None,
             database=SharedDatabase(self._pprank, settings.database),
-            phases=[phase for phase in settings.phases if phase is not Phase.target],
             report_multiple_bugs=False,
             suppress_health_check=[*settings.suppress_health_check, *by_the_clock],
         )
@@ -152,10 +152,12 @@ class Lockstep:
         mine = _Ending(
             status,
             _choices(),
+            dict(current_build_context().data.target_observations),
             _words(error) if error is not None and status == _FAILED else "",
             isinstance(error, PeerError),
         )
         endings = self._meet(f"the end of hypothesis example {self._examples}", mine, error)
+        _share_targets(endings)
         if any(ending.status == _FAILED for ending in endings):
             self._fail(error if status == _FAILED else None, endings)
         drawn = [ending.choices for ending in endings]
@@ -246,6 +248,17 @@ def _with_settings(test: Any) -> Iterator[Any]:
         if _SETTINGS in vars(function):
             yield function
         function = getattr(function, "__wrapped__", None)
+
+
+def _share_targets(endings: list[_Ending]) -> None:
+    """Let what `hypothesis.target` was told be the same everywhere: the largest of all ranks."""
+    largest: dict[str, float] = {}
+    for ending in endings:
+        for label, value in ending.targets.items():
+            largest[label] = max(value, largest.get(label, value))
+    observed = current_build_context().data.target_observations
+    observed.clear()
+    observed.update(sorted(largest.items()))
 
 
 def _choices() -> str:
