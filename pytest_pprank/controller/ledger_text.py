@@ -13,6 +13,7 @@ _STATES = {
     State.ISSUED: "issued, not waited for",
     State.WAITING: "waiting",
     State.QUEUED: "queued on the device",
+    State.RUNNING: "queued on the device, not done",
     State.COMPLETED: "completed",
     State.FAILED: "failed",
     State.DROPPED: "its handle was dropped",

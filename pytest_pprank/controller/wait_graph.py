@@ -82,7 +82,7 @@ class _Graph:
         self._waits = [
             self._wait(rank, operation)
             for rank, ledger in self._ledgers.items()
-            for operation in ledger.waiting
+            for operation in (*ledger.waiting, *_first_on_device(ledger))
         ]
         self._mismatches = find_mismatches(self._ledgers)
 
@@ -118,7 +118,12 @@ class _Graph:
             operation=operation,
             missing=missing,
             needs_all=not (operation.way == RECV and operation.peer is None),
-            certain=bool(known and missing and _needs_each(rank, operation, missing)),
+            certain=bool(
+                known
+                and missing
+                and operation.state is State.WAITING
+                and _needs_each(rank, operation, missing)
+            ),
         )
 
     def _absent(self, rank: int, operation: Operation) -> Iterator[int]:
@@ -204,7 +209,7 @@ class _Graph:
                 meeting = (operation.way, operation.group, operation.sequence)
                 meetings.setdefault(meeting, []).append(wait)
             elif wait.rank not in told:
-                yield f"rank {wait.rank} waits in {describe(operation)}{self._why(wait)}"
+                yield f"{_waiter(wait)} waits in {describe(operation)}{self._why(wait)}"
         for waits in meetings.values():
             if not told.issuperset(wait.rank for wait in waits):
                 yield self._absence(waits)
@@ -242,6 +247,8 @@ class _Graph:
         first = waits[0].operation
         where = ", ".join(sorted({place(wait.operation) for wait in waits}))
         who = ranks_text(wait.rank for wait in waits)
+        if first.state is State.RUNNING:
+            who = f"on the device, {who}"
         wait = f"{who} {'waits' if len(waits) == 1 else 'wait'}"
         absent = sorted({rank for wait in waits for rank in wait.missing})
         what = f"{name(first)} of {group(first)}"
@@ -262,6 +269,8 @@ class _Graph:
             return "has left no ledger"
         if ledger.waiting:
             return "is in " + " and in ".join(describe(op) for op in ledger.waiting)
+        if running := _first_on_device(ledger):
+            return f"has its device in {describe(running[0])}"
         return "is in no distributed operation"
 
 
@@ -272,6 +281,20 @@ def _needs_each(rank: int, operation: Operation, missing: tuple[int, ...]) -> bo
     if operation.kind in _TO_ROOT:
         return operation.root == rank
     return True
+
+
+def _first_on_device(ledger: Ledger) -> tuple[Operation, ...]:
+    """Return what holds up the device of a rank whose threads are in no operation.
+
+    The rank itself may not be blocked, or in anything that waits for the device.
+    """
+    running = [op for op in ledger.operations if op.state is State.RUNNING]
+    return () if ledger.waiting else tuple(running[:1])
+
+
+def _waiter(wait: _Wait) -> str:
+    on_device = wait.operation.state is State.RUNNING
+    return f"the device of rank {wait.rank}" if on_device else f"rank {wait.rank}"
 
 
 def _undone(operation: Operation) -> bool:
@@ -309,5 +332,5 @@ def _around(circle: tuple[int, ...], waits: Mapping[int, _Wait]) -> str:
     for rank, following in zip(circle, (*circle[1:], circle[0]), strict=True):
         operation = waits[rank].operation
         whom = "" if operation.peer is not None else f" for rank {following}"
-        steps.append(f"rank {rank} waits in {describe(operation)}{whom}")
+        steps.append(f"{_waiter(waits[rank])} waits in {describe(operation)}{whom}")
     return ", ".join(steps)

@@ -59,6 +59,8 @@ class State(IntEnum):
     FAILED = 5
     DROPPED = 6
     """Its handle is gone without having been waited for; gloo then gives up a send or recv."""
+    RUNNING = 7
+    """Queued on a device, which was not done with it when the rank last took stock."""
 
 
 PENDING = frozenset({State.ISSUED, State.WAITING})
@@ -139,7 +141,7 @@ class Operation:
     @property
     def pending(self) -> bool:
         """Whether it is still to be done, as far as the rank knows."""
-        return self.state in PENDING
+        return self.state in PENDING or self.state is State.RUNNING
 
     @property
     def channel(self) -> Channel:

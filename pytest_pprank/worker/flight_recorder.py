@@ -1,23 +1,81 @@
-"""The dump of NCCL's flight recorder: what torch knows of the operations it has queued."""
+"""NCCL's flight recorder: what torch knows of the operations that a device works off by itself."""
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+_RELAXED = 2  # cudaStreamCaptureModeRelaxed
+_COALESCED = "nccl:coalesced"
 
 
-def dump_flight_recorder(path: Path) -> bool:
-    """Write it to `path` as JSON, whole or not at all; False if that cannot be done."""
+@contextmanager
+def beside_a_capture() -> Iterator[None]:
+    """Ask devices about events without breaking a CUDA graph that another thread is capturing.
+
+    Both asking a Work and dumping the flight recorder query events, which ends a capture anywhere
+    in the process, unless the asking thread is in this mode. Does nothing without CUDA's runtime.
+    """
+    runtime = _cuda_runtime()
+    mode = ctypes.c_int(_RELAXED)
+    if runtime is not None:
+        runtime.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
     try:
-        from torch._C import _distributed_c10d as c10d
+        yield
+    finally:
+        if runtime is not None:
+            runtime.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
 
-        dump = getattr(c10d, "_dump_nccl_trace_json", None)
-        if dump is None:
-            return False
+
+def dump_flight_recorder() -> bytes:
+    """Return the dump as JSON; empty if this torch cannot give one."""
+    from torch._C import _distributed_c10d as c10d
+
+    dump = getattr(c10d, "_dump_nccl_trace_json", None)
+    if dump is None:
+        return b""
+    with beside_a_capture():
         text = dump()
-        beside = path.with_suffix(".new")
-        beside.write_bytes(text if isinstance(text, bytes) else str(text).encode())
-        os.replace(beside, path)
-    except (ImportError, OSError, RuntimeError):
-        return False
-    return True
+    return text if isinstance(text, bytes) else str(text).encode()
+
+
+def save_dump(dump: bytes, path: Path) -> None:
+    """Write it to `path`, whole or not at all; raises OSError."""
+    beside = path.with_suffix(".new")
+    beside.write_bytes(dump)
+    os.replace(beside, path)
+
+
+def still_running(dump: bytes) -> dict[str, list[bool]]:
+    """Return for each group, by name, whether its operations still run, in the order of issue.
+
+    Operations that were coalesced have no events of their own: a record after them has.
+    """
+    running: dict[str, list[bool]] = {}
+    batch: dict[str, int] = {}
+    entries: list[Mapping[str, Any]] = json.loads(dump).get("entries", [])
+    for entry in entries:
+        group = str(entry["process_group"][0])
+        known = running.setdefault(group, [])
+        runs = entry["state"] != "completed"
+        if entry["profiling_name"] == _COALESCED:
+            first = batch.get(group, 0)
+            known[first:] = [runs] * (len(known) - first)
+            batch[group] = len(known)
+        else:
+            if not (entry["is_p2p"] and runs):
+                batch[group] = len(known) + 1
+            known.append(runs)
+    return running
+
+
+def _cuda_runtime() -> ctypes.CDLL | None:
+    """Return the CUDA runtime that this process has loaded."""
+    with open("/proc/self/maps") as maps:
+        paths = {line.split(maxsplit=5)[5].strip() for line in maps if "libcudart" in line}
+    return ctypes.CDLL(min(paths)) if paths else None

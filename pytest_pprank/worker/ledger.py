@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_pprank.wire.ledger_file import flight_recorder_file, ledger_file
-from pytest_pprank.worker.flight_recorder import dump_flight_recorder
 from pytest_pprank.worker.ledger_writer import LedgerWriter
 
 if TYPE_CHECKING:
@@ -59,7 +58,5 @@ def take_stock() -> None:
 
     On NCCL, also leave the dump of its flight recorder. Raises nothing.
     """
-    if _recorder is not None:
-        _recorder.take_stock()
-        if _recorder.used_nccl and _flight_record is not None:
-            dump_flight_recorder(_flight_record)
+    if _recorder is not None and _flight_record is not None:
+        _recorder.take_stock(_flight_record)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 from pytest_pprank.wire.ledger_file import COLLECTIVE, CREATE, NOWHERE, RECV, SEND, STORE, Site
-from pytest_pprank.worker.ledger_writer import Call
+from pytest_pprank.worker.ledger_writer import NAME_LENGTH, Call
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -94,7 +94,7 @@ class CallDescriber:
         """Describe the call of a ProcessGroup's method with `arguments` (those by name last)."""
         known = self._group(group)
         tensors = [] if kind.tensors is None else _tensors(arguments[kind.tensors])
-        device = tensors[0].device.type if tensors else _default_device(group)
+        device = _device(tensors[0]) if tensors else _default_device(group)
         peer = root = None
         tag, detail = 0, ""
         if kind.way == COLLECTIVE:
@@ -236,7 +236,8 @@ _SKIPPED, _PLUMBING, _CALLER = range(3)
 
 def thread_name() -> str:
     """Return the name of this thread."""
-    return threading.current_thread().name[:_TEXT]
+    name = threading.current_thread().name
+    return name if len(name) <= _TEXT else name[:_TEXT]
 
 
 def _site(frame: FrameType) -> Site:
@@ -261,6 +262,10 @@ def _global(rank: int, ranks: tuple[int, ...]) -> int:
     return ranks[rank] if 0 <= rank < len(ranks) else rank
 
 
+def _device(tensor: Any) -> str:
+    return "cpu" if tensor.is_cpu else str(tensor.device.type)
+
+
 def _default_device(group: ProcessGroup) -> str:
     devices = [device.type for device in group._device_types]
     return "cpu" if "cpu" in devices or not devices else str(devices[0])
@@ -281,7 +286,7 @@ def _label(name: str) -> str:
 
 def _identity(name: str, ranks: tuple[int, ...]) -> str:
     """Return a name that no group with other members has: torch uses names again."""
-    return f"{name[:40]}:{crc32(repr(ranks).encode()):08x}"
+    return f"{name[:NAME_LENGTH]}:{crc32(repr(ranks).encode()):08x}"
 
 
 def _nth(identity: str, times: int) -> str:

@@ -7,9 +7,15 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from pytest_pprank.wire.ledger_file import PENDING, State
+from pytest_pprank.worker.flight_recorder import (
+    dump_flight_recorder,
+    save_dump,
+    still_running,
+)
 from pytest_pprank.worker.ledger_calls import CallDescriber, Kind, thread_name
 from pytest_pprank.worker.ledger_writer import Entry, LedgerWriter
 
@@ -62,7 +68,7 @@ class LedgerRecorder:
         # filled by callbacks of weak references, which come at any point, even inside the writer
         self._dropped: deque[Handle] = deque()
         self._local = threading.local()
-        self.used_nccl = False
+        self._used_nccl = False
 
     @_harmless
     def begin_test(self, serial: int) -> None:
@@ -179,15 +185,16 @@ class LedgerRecorder:
                 self._writer.set_state(entry, State.COMPLETED)
 
     @_harmless
-    def take_stock(self) -> None:
-        """Ask the Works that nobody waits for whether they are done."""
+    def take_stock(self, flight_record: Path) -> None:
+        """Ask the Works that nobody waits for whether they are done; leave NCCL's own record."""
         self._note_dropped()
         for reference, handle in list(self._handles.values()):
             work = reference()
-            # An event of a device must not be asked while a graph is captured in another thread
-            if work is None or handle.on_device or not hasattr(work, "is_completed"):
-                continue
-            work.is_completed()  # the hook notes the answer
+            if work is not None and not handle.on_device and hasattr(work, "is_completed"):
+                work.is_completed()  # the hook notes the answer
+        if self._used_nccl and (dump := dump_flight_recorder()):
+            self._writer.set_running(still_running(dump))
+            save_dump(dump, flight_record)
 
     def fault(self, error: Exception) -> None:
         """Note that noting went wrong."""
@@ -195,7 +202,7 @@ class LedgerRecorder:
 
     def _bind(self, entries: list[Entry], work: Work | None) -> None:
         handle = Handle(entries)
-        self.used_nccl |= handle.on_device
+        self._used_nccl |= handle.on_device
         if work is None:  # done before the call returned, or nothing will ever tell
             self.waited(handle)
             return

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,8 @@ from pytest_pprank.wire.ledger_file import (
 )
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+NAME_LENGTH = 40
+"""How much of torch's name of a group is in `Call.group`, before a colon."""
 _NO_SLOT = -1
 _NAME = 60
 _NUMBERS_BYTES = 64  # three numbers with their commas
@@ -113,6 +116,7 @@ class LedgerWriter:
         self._free_counters = deque(range(HEAD_BYTES, FIRST_OPERATION, COUNTER_BYTES))
         self._free = deque(range(OPERATIONS))
         self._finished: deque[Entry] = deque()
+        self._by_slot: dict[int, Entry] = {}
         self._write_head()
         os.register_at_fork(after_in_child=self._forget)
 
@@ -138,6 +142,7 @@ class LedgerWriter:
                 self._unrecorded += 1
                 self._write_head()
             else:
+                self._by_slot[entry.slot] = entry
                 self._write_all(entry)
             return entry
 
@@ -170,6 +175,24 @@ class LedgerWriter:
                 self._write_count(counter)
             entry.place = (entry.place[0], 0, 0)
             self.set_state(entry, State.FAILED, error=error)
+
+    def set_running(self, running: Mapping[str, Sequence[bool]]) -> None:
+        """Note which of the queued operations of each group, by name, still run, in their order.
+
+        The last ones are the same on both sides; there may be more of them on either.
+        """
+        known: dict[str, list[Entry]] = {}
+        with self._lock:
+            for entry in sorted(self._by_slot.values(), key=lambda entry: entry.number):
+                if "ccl" in entry.call.backend and entry.state is not State.FAILED:
+                    known.setdefault(entry.call.group.rpartition(":")[0], []).append(entry)
+            for group, runs in running.items():
+                entries = known.get(group[:NAME_LENGTH], [])
+                for entry, runs_on in zip(reversed(entries), reversed(runs), strict=False):
+                    if not runs_on and entry.state is not State.WAITING:
+                        self.set_state(entry, State.COMPLETED)
+                    elif entry.state is State.QUEUED:
+                        self.set_state(entry, State.RUNNING)
 
     def forget_group(self, group: str) -> None:
         """Make room for the counts of others: nothing will be done in this group any more."""
@@ -248,7 +271,7 @@ class LedgerWriter:
         self._write_state(entry)
 
     def _write_state(self, entry: Entry) -> None:
-        end = 0.0 if entry.state in PENDING else time.monotonic()
+        end = 0.0 if entry.state in PENDING or entry.state is State.RUNNING else time.monotonic()
         head = pack_head(entry.crc, entry.length, entry.state, entry.number, entry.start, end)
         if self._map is not None:
             offset = FIRST_OPERATION + entry.slot * OPERATION_BYTES

@@ -1,5 +1,6 @@
 """The ledger file: read from outside at any moment, whatever state it is in."""
 
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from pytest_pprank.wire.ledger_file import (
     ledger_file,
     read_ledger,
 )
+from pytest_pprank.worker.flight_recorder import still_running
 from pytest_pprank.worker.ledger_writer import Call, LedgerWriter
 
 
@@ -185,6 +187,50 @@ def test_long_parts_are_cut_and_the_rest_is_kept(writer, path):
     assert (first.kind, first.nbytes, first.site) == ("recv", 128, huge)
     assert (second.kind, second.peer) == ("recv", 0)
     assert read_ledger(path).torn == 0
+
+
+def test_what_a_device_still_does_is_found_from_the_end(writer, path):
+    entries = [writer.issue(call(backend="nccl", group="pp:12~2"), State.ISSUED) for _ in range(4)]
+    for entry in entries:
+        writer.set_state(entry, State.QUEUED)
+    asynchronous = writer.issue(call(backend="nccl", group="pp:12~2"), State.ISSUED)
+    writer.issue(call(backend="nccl", group="p:12"), State.QUEUED)
+    writer.issue(call(), State.ISSUED)
+    writer.set_running({"pp": [False, False, True, True], "unknown": [True]})
+    assert [state for _, state in states(path)] == [
+        State.QUEUED,
+        State.COMPLETED,
+        State.COMPLETED,
+        State.RUNNING,
+        State.ISSUED,
+        State.QUEUED,
+        State.ISSUED,
+    ]
+    assert len(read_ledger(path).pending) == 3
+    writer.set_running({"pp": [False, False]})
+    assert [state for _, state in states(path)][3:5] == [State.COMPLETED] * 2
+    assert asynchronous.state is State.COMPLETED
+
+
+def record(name, state, p2p=False, group="0"):
+    return {"profiling_name": name, "state": state, "is_p2p": p2p, "process_group": [group, "x"]}
+
+
+def test_a_flight_record_tells_what_still_runs():
+    """The form is that of torch 2.11 on two H200, where only the last of a batch has events."""
+    entries = [
+        record("nccl:all_reduce", "completed"),
+        record("nccl:send 0->1", "scheduled", p2p=True),
+        record("nccl:recv 0<-1", "scheduled", p2p=True),
+        record("nccl:coalesced", "completed"),
+        record("nccl:recv 0<-1", "completed", p2p=True),
+        record("nccl:all_reduce", "started", group="1"),
+        record("nccl:send 0->1", "scheduled", p2p=True),
+        record("nccl:recv 0<-1", "scheduled", p2p=True),
+        record("nccl:coalesced", "scheduled"),
+    ]
+    dump = json.dumps({"entries": entries}).encode()
+    assert still_running(dump) == {"0": [False] * 4 + [True] * 2, "1": [True]}
 
 
 def test_a_missing_file_is_a_problem_in_words(tmp_path):

@@ -388,6 +388,24 @@ def test_a_wait_in_a_store_is_told_and_nobody_is_accused():
     assert not waits.stuck
 
 
+def test_a_device_waits_while_its_rank_is_elsewhere():
+    waiting = Rank(0).collective(state=State.COMPLETED, backend="nccl")
+    waiting.recv(1, State.RUNNING, backend="nccl").recv(1, State.RUNNING, backend="nccl")
+    waits = explain(waiting, Rank(1).collective(state=State.COMPLETED), r1=FINISHED)
+    assert len(waits.lines) == 1
+    assert waits.lines[0].startswith("the device of rank 0 waits in recv from rank 1 (a.py:11 in f")
+    assert waits.lines[0].endswith("; rank 1 finished the test without sending")
+    assert not waits.stuck  # the rank itself may go on
+    mutual = explain(Rank(0).recv(1, State.RUNNING), Rank(1).recv(0, State.RUNNING))
+    assert not mutual.deadlock
+    assert mutual.lines[0].startswith("likely deadlock: the device of rank 0 waits in recv")
+
+
+def test_what_is_merely_queued_is_not_accused():
+    waits = explain(Rank(0).recv(1, State.QUEUED, backend="nccl"), Rank(1), r1=FINISHED)
+    assert waits == Waits()
+
+
 def test_the_key_changes_with_the_operation():
     before = explain(Rank(0).recv(1), Rank(1).recv(0))
     again = explain(Rank(0).recv(1), Rank(1).recv(0))
