@@ -79,7 +79,7 @@ def _run_all(folder: Path, runs: Sequence[Run], settings: Settings) -> tuple[int
         _tell(run, finished, mistakes)
         for number, mistake in enumerate(mistakes):
             alone = folder / f"run{run.number:02d}-wrong{number}"
-            _tell_wrong(run.world, settings, mistake, alone)
+            _tell_wrong(run, settings, mistake, alone)
     return wrong, leftovers
 
 
@@ -104,23 +104,24 @@ def _tell(run: Run, finished: Finished, mistakes: list[Wrong]) -> None:
         print(_indented(finished.output[-_SHOWN_CHARACTERS:]))
 
 
-def _tell_wrong(world: int, settings: Settings, mistake: Wrong, folder: Path) -> None:
+def _tell_wrong(run: Run, settings: Settings, mistake: Wrong, folder: Path) -> None:
     case = mistake.case
     print(f"  WRONG: {case.name} ({case.fault or 'healthy'}): {'; '.join(mistake.complaints)}")
-    expected = case.expected
-    print(f"    expected: {expected}")
+    print(f"    expected: {case.expected}")
     print(_indented(_cut(mistake.text) or "(no report)"))
-    alone = _again(world, settings, case, folder)
+    # what could meet the rest of a fault is nothing without the fault
+    cases = [fault for _, fault in run.cases if fault.after is case] + [case]
+    alone = _again(run.world, settings, cases, folder)
     print(f"    run alone it is {'WRONG AS WELL' if alone else 'right'}; test_it.py:")
-    print(_indented(f"{PREAMBLE}\n{case.source}", 6))
-    print(f"    python -m pytest {' '.join(settings.command(world)[7:])} test_it.py", flush=True)
+    print(_indented("\n\n".join([PREAMBLE, *(case.source for case in cases)]), 6))
+    print(f"    python -m pytest {' '.join(settings.flags(run.world))} test_it.py", flush=True)
 
 
-def _again(world: int, settings: Settings, case: Case, folder: Path) -> bool:
-    """Whether a test's verdict is wrong without any other test around it."""
-    run = Run(0, world, {"test_it.py": [case]})
+def _again(world: int, settings: Settings, cases: list[Case], folder: Path) -> bool:
+    """Whether the last test's verdict is wrong without the other tests around it."""
+    run = Run(0, world, {"test_it.py": cases})
     finished = _run_in(folder, run, settings)
-    return judge(case, finished.reports.get(case.name, [])) is not None
+    return judge(cases[-1], finished.reports.get(cases[-1].name, [])) is not None
 
 
 def _cut(text: str) -> str:

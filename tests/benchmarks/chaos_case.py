@@ -64,7 +64,7 @@ class Case:
 
     `fault` names its entry in the catalogue, empty for a healthy test. `alone`: wants a file of its
     own. `last`: must be the last test of the run. `after` is a healthy test that goes right behind
-    it because it uses the same broken fixture.
+    it because it could meet what the fault has left: a broken fixture, a message.
     """
 
     name: str

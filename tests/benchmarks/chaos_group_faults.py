@@ -261,6 +261,29 @@ for _what, _lines in _LEFT.items():
     _leaves_behind(_what, _lines)
 
 
+@fault("leaves_message")
+def _leaves_message(rng: random.Random, number: int, world: int) -> Case:
+    """Two tests never pair their messages: what nobody received is not for the next test."""
+    sender, receiver = rng.sample(range(world), 2)
+    name = f"test_{number:03d}_leaves_message"
+    source = f"""\
+def {name}(process_group, pprank):
+    if pprank.rank == {sender}:
+        dist.isend(torch.tensor([111.0]), dst={receiver})
+"""
+    again = f"""\
+def {name}_own_message(process_group, pprank):
+    value = torch.tensor([222.0])
+    if pprank.rank == {sender}:
+        dist.send(value, dst={receiver})
+    if pprank.rank == {receiver}:
+        dist.recv(value.zero_(), src={sender})
+    assert value.item() == 222.0
+"""
+    after = Case(f"{name}_own_message", again, Expected())
+    return Case(name, source, Expected(), "leaves_message", after=after)
+
+
 @fault("flood_and_pass")
 def _flood_and_pass(rng: random.Random, number: int, world: int) -> Case:
     scene = draw_scene(rng, number, world, ("call", "setup", "teardown"), ("before",), ("finish",))

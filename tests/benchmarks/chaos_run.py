@@ -47,9 +47,13 @@ class Settings:
         return [
             *(sys.executable, "-m", "pytest"),
             *(word for name in plugins for word in ("-p", name)),
-            *(f"--pp-size={world}", "--pprank-device=cpu"),
-            *(f"--pprank-grace={self.grace:g}", f"--pprank-timeout={self.timeout:g}"),
+            *self.flags(world),
         ]
+
+    def flags(self, world: int) -> list[str]:
+        """The flags that matter to a verdict."""
+        times = (f"--pprank-grace={self.grace:g}", f"--pprank-timeout={self.timeout:g}")
+        return [f"--pp-size={world}", "--pprank-device=cpu", *times]
 
 
 def write_tests(folder: Path, sources: Mapping[str, list[str]]) -> None:

@@ -18,7 +18,21 @@ BLOCKING = {
     "broadcast": "dist.broadcast(torch.ones(3), src={culprit})",
     "dist_barrier": "dist.barrier()",
     "loop": "while True: time.sleep(0.01)",
+    "recv_or_loop": (
+        "if pprank.rank == {first}:\n"
+        "    dist.recv(torch.empty(3), src={culprit})\n"
+        "while True: time.sleep(0.01)"
+    ),
 }
+LEDGER_SAYS = {
+    "recv": r"rank {first} waits in recv from rank {culprit} \(\S+ in peer_{tag}",
+    "recv_or_loop": r"rank {first} waits in recv from rank {culprit} \(\S+ in peer_{tag}",
+    "all_reduce": r"ranks? [\d,]*{first}[\d,]* waits? in all_reduce #\d+ \(\S+ in peer_{tag}",
+    "broadcast": r"ranks? [\d,]*{first}[\d,]* waits? in broadcast #\d+ \(\S+ in peer_{tag}",
+    "dist_barrier": r"ranks? [\d,]*{first}[\d,]* waits? in barrier #\d+ \(\S+ in peer_{tag}",
+}
+"""What a peer waits for and on which line, in the words of the wait-for graph (the first peer)."""
+
 MEETING = {"barrier": "pprank.barrier()", "gather": "pprank.gather(pprank.rank)"}
 FINISH = {"finish": "pass"}
 _NEEDS_NO_TORCH = {"loop", *MEETING, *FINISH}
@@ -44,6 +58,11 @@ class Scene:
     def tag(self) -> str:
         """The number as it is used in names."""
         return f"{self.number:03d}"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What texts about the peers are filled with."""
+        return {"culprit": self.culprit, "first": self.others[0], "tag": self.tag}
 
     @property
     def phase(self) -> str:
@@ -106,7 +125,7 @@ def write_scene(
     `meanwhile`: what the culprit does if its fault strikes from a thread, during a collective.
     """
     tag = scene.tag
-    doing = {**BLOCKING, **MEETING, **FINISH}[scene.peers].format(culprit=scene.culprit)
+    doing = {**BLOCKING, **MEETING, **FINISH}[scene.peers].format(**scene.facts)
     blocks = [
         _function(f"fault_{tag}(pprank)", fault + (f"\n{meanwhile}" if meanwhile else "")),
         _function(f"peer_{tag}(pprank)", doing),
