@@ -82,6 +82,7 @@ class _Graph:
         self._waits = [
             self._wait(rank, operation)
             for rank, ledger in self._ledgers.items()
+            if rank not in places  # what became of it says more than where it was then
             for operation in (*ledger.waiting, *_first_on_device(ledger))
         ]
         self._mismatches = find_mismatches(self._ledgers)
@@ -156,17 +157,20 @@ class _Graph:
 
     # what follows from it
 
+    def _will_do_nothing(self, rank: int) -> bool:
+        """Whether a rank is gone; a second thread of it may still be there."""
+        ledger = self._ledgers.get(rank)
+        return rank in self._gone and ledger is not None and len(ledger.threads) < 2
+
     def _in_vain(self, wait: _Wait) -> bool:
-        gone = [r for r in wait.missing if r in self._gone and len(self._ledgers[r].threads) < 2]
-        return bool(gone) if wait.needs_all else len(gone) == len(wait.missing)
+        gone = [self._will_do_nothing(rank) for rank in wait.missing]
+        return any(gone) if wait.needs_all else all(gone)
 
     def _proven_waits(self) -> dict[int, _Wait]:
         return {
             wait.rank: wait
             for wait in self._waits
-            if wait.certain
-            and wait.rank not in self._gone
-            and len(self._ledgers[wait.rank].threads) == 1
+            if wait.certain and len(self._ledgers[wait.rank].threads) == 1
         }
 
     def _stuck(self, waits: dict[int, _Wait]) -> dict[int, _Wait]:
@@ -181,7 +185,7 @@ class _Graph:
     def _held(self, wait: _Wait, stuck: dict[int, _Wait]) -> bool:
         if wait.certain and self._in_vain(wait):
             return True
-        held = [rank in stuck for rank in wait.missing]
+        held = [rank in stuck or self._will_do_nothing(rank) for rank in wait.missing]
         return any(held) if wait.needs_all else all(held)
 
     # in words

@@ -234,6 +234,11 @@ def test_a_rank_that_is_gone_is_in_no_circle():
     assert waits.hopeless == {1}
 
 
+def test_a_rank_that_died_while_it_waited_does_not_wait():
+    waits = explain(Rank(0), Rank(1).recv(0), r0=FINISHED, r1="died")
+    assert waits == Waits()
+
+
 def test_who_waits_for_a_hopeless_one_is_stuck():
     waits = explain(Rank(0, 3), Rank(1, 3).recv(0), Rank(2, 3).recv(1), r0="died")
     assert waits.hopeless == {1}
@@ -247,6 +252,10 @@ def test_recv_from_anybody_needs_only_one_of_them():
     assert explain(waiting, Rank(1, 3), Rank(2, 3), r1=FINISHED, r2=FINISHED).hopeless == {0}
     assert explain(waiting, Rank(1, 3).recv(0), Rank(2, 3).recv(1)).deadlock
     assert not explain(waiting, Rank(1, 3).send(0), Rank(2, 3)).stuck
+    assert not explain(waiting, Rank(1, 3).recv(0), Rank(2, 3)).stuck
+    half = explain(waiting, Rank(1, 3).recv(0), Rank(2, 3), r2="died")
+    assert half.stuck == {0, 1}
+    assert half.hopeless == frozenset()
 
 
 def test_a_rank_has_not_come_to_a_collective():
