@@ -17,7 +17,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -343,8 +343,3 @@ def _call(tail: bytes) -> tuple[Any, ...]:
     values["site"] = Site(*values["site"])
     values["via"] = Site(*values["via"]) if values["via"] else None
     return tuple(values.values())
-
-
-def with_state(operation: Operation, state: State, **changes: Any) -> Operation:
-    """Return a copy in another state."""
-    return replace(operation, state=state, **changes)
