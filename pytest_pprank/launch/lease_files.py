@@ -146,8 +146,12 @@ class LockFolder:
         for _ in range(_TRIES):
             self._prepare()
             hold = Hold(self._file(name), note)
-            with suppress(FileNotFoundError):  # the folder's last user has just removed it
-                return hold if hold.acquire() else None
+            # the folder's last user has just removed it, maybe while filelock was making it
+            with suppress(FileNotFoundError, FileExistsError):
+                if not hold.acquire():
+                    return None
+                self._prepare()  # if filelock made it, it is not open to all yet
+                return hold
         raise FileNotFoundError(f"{self.path} vanishes again and again")
 
     def names(self, prefix: str = "") -> list[str]:
