@@ -56,6 +56,7 @@ _NEIGHBOURS = {
     "pytest_pprank.worker.neighbours.hypothesis_examples": ("hypothesispytest",),
     "pytest_pprank.worker.neighbours.pytest_cov": ("pytest_cov", "pytest_cov.plugin"),
     "pytest_pprank.worker.neighbours.rerunfailures": ("rerunfailures", "pytest_rerunfailures"),
+    "pytest_pprank.worker.neighbours.xdist": ("xdist", "xdist.plugin"),
 }
 
 
@@ -65,7 +66,7 @@ def rank_options(config: pytest.Config) -> bytes:
     options.update({name: value for name, value in _NEUTRAL.items() if name in options})
     options.update(coverage.rank_options(config))
     del options["file_or_dir"]  # said again by rank_arguments
-    options["plugins"] = []  # said again by rank_arguments, in the same order
+    options["plugins"] = []  # said again by rank_arguments
     options["rootdir"] = str(config.rootpath)
     if config.inipath is not None:
         options["inifilename"] = str(config.inipath)
@@ -79,9 +80,19 @@ def rank_arguments(config: pytest.Config, items: list[pytest.Item]) -> tuple[str
     """Return the command line of a rank: plugins to load or leave out, then files to collect."""
     blocked = [f"no:{name}" for name in _BLOCKED]
     plugins = [*config.getoption("plugins"), *blocked, *_neighbours(config)]
-    flags = [word for name in plugins for word in ("-p", name)]
+    flags = [word for name in _last_words(plugins) for word in ("-p", name)]
     files = dict.fromkeys(str(item.path) for item in items)
     return (*flags, *files)
+
+
+def _last_words(plugins: list[str]) -> list[str]:
+    """Return what was said last of each plugin: a rank obeys the list twice, as pytest has it."""
+    last: dict[str, str] = {}
+    for word in plugins:
+        name = word.removeprefix("no:")
+        last.pop(name, None)
+        last[name] = word
+    return list(last.values())
 
 
 def plugin_modules(config: pytest.Config) -> tuple[str, ...]:

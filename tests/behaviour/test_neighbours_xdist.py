@@ -12,15 +12,15 @@ def test_plain_before():
     assert "RANK" not in os.environ
 
 class TestClass:
-    def test_group_of_its_own(self, process_group, pprank, worker_id):
+    def test_group_of_its_own(self, process_group, pprank):
         import torch, torch.distributed as dist
         total = torch.ones(1)
         dist.all_reduce(total)
         assert total.item() == pprank.world_size == 2
 
-    def test_same_worker_on_all_ranks(self, pprank):
-        (worker,) = set(pprank.gather(os.environ["PYTEST_XDIST_WORKER"]))
-        assert worker.startswith("gw")
+    def test_same_worker_on_all_ranks(self, pprank, worker_id, testrun_uid):
+        ((worker, _),) = set(pprank.gather((worker_id, testrun_uid)))
+        assert worker == os.environ["PYTEST_XDIST_WORKER"]
 
     def test_fails_on_one(self, pprank):
         assert pprank.rank == 0

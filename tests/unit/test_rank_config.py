@@ -1,0 +1,20 @@
+"""The command line of a rank."""
+
+from pathlib import Path
+
+from pytest_pprank.controller.rank_config import rank_arguments
+
+
+class Item:
+    path = Path("/somewhere/test_it.py")
+
+
+def test_last_word_about_a_plugin_wins(pytestconfig, monkeypatch):
+    monkeypatch.setattr(pytestconfig.option, "plugins", ["no:anyio", "no:faulthandler", "anyio"])
+    words = rank_arguments(pytestconfig, [Item(), Item()])
+    plugins = words[1:-1:2]
+    assert plugins[:2] == ("no:faulthandler", "anyio")
+    assert "no:anyio" not in plugins
+    assert "no:lfplugin" in plugins
+    assert words[-1] == "/somewhere/test_it.py"
+    assert words.count("/somewhere/test_it.py") == 1
