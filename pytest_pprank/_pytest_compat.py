@@ -33,16 +33,29 @@ def fixtures_from(module: str, node: Any) -> set[str]:
 
 
 def silence_terminal(config: pytest.Config) -> None:
-    """Let the terminal reporter of a rank write to nowhere.
+    """Replace the terminal reporter of a rank by one that no hook reaches, writing to nowhere.
 
-    It must exist: up to pytest 9.0 the explanation of a failed assertion asks it for a writer.
+    One must exist: up to pytest 9.0 the explanation of a failed assertion asks it for a writer.
     """
     from _pytest.terminal import TerminalReporter
 
     manager = config.pluginmanager
     if manager.hasplugin("terminalreporter"):
         manager.unregister(name="terminalreporter")
-    manager.register(TerminalReporter(config, open(os.devnull, "w")), "terminalreporter")  # noqa: SIM115
+    reporter = TerminalReporter(config, open(os.devnull, "w"))  # noqa: SIM115
+    manager.register(_Unhooked(reporter), "terminalreporter")
+
+
+class _Unhooked:
+    """All attributes of another plugin, but none of its hooks: pluggy looks for these by dir()."""
+
+    def __init__(self, plugin: Any) -> None:
+        self._plugin = plugin
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_plugin":
+            raise AttributeError(name)  # not yet initialised
+        return getattr(self._plugin, name)
 
 
 def tear_down_for(item: pytest.Item) -> None:

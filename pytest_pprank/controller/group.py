@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pytest_pprank.controller.evidence import MemoryWitness, read_last_words
 from pytest_pprank.controller.meetings import Meetings
-from pytest_pprank.controller.output import Listener, RankPipe, RankPipes
+from pytest_pprank.controller.output import Listener, RankPipes
 from pytest_pprank.controller.start import StartErrors
 from pytest_pprank.controller.verdicts import describe_exit
 from pytest_pprank.errors import GroupError
@@ -80,9 +80,11 @@ class WorkerGroup:
         deadline = time.monotonic() + _START_SECONDS
         self.workdir.mkdir(mode=0o700)
         self.pipes = RankPipes(self.workdir, self.world_size, self._listeners)
-        for pipe in self.pipes.all:
-            self._selector.register(pipe, selectors.EVENT_READ, pipe)
+        self._selector.register(self.pipes, selectors.EVENT_READ, self.pipes.read)
         self.tell_launcher(self._order)
+        if self._launcher.channel is not None:
+            connection = self._launcher.channel.connection
+            self._selector.register(connection, selectors.EVENT_READ, self._hear_launcher)
         try:
             self._admit(deadline)
             self._wait_ready(deadline)
@@ -96,13 +98,11 @@ class WorkerGroup:
             if arrival is not None and arrival[0].group == self.name:
                 hello, channel = arrival
                 self.ranks[hello.rank] = RankPeer(hello.rank, hello.pid, channel, {})
-                self._selector.register(
-                    channel.connection, selectors.EVENT_READ, self.ranks[hello.rank]
-                )
-            for pipe in self.pipes.all:
-                pipe.read()
+            self.messages(0)  # of ranks there are none yet
             self._check_start(deadline)
         self.ranks = dict(sorted(self.ranks.items()))
+        for peer in self.ranks.values():
+            self._selector.register(peer.channel.connection, selectors.EVENT_READ, peer)
 
     def _wait_ready(self, deadline: float) -> None:
         ready: set[int] = set()
@@ -166,10 +166,10 @@ class WorkerGroup:
         """
         heard: list[tuple[RankPeer, Message | None]] = []
         for key, _ in self._selector.select(timeout):
-            if isinstance(key.data, RankPipe):
-                key.data.read()
-            else:
+            if isinstance(key.data, RankPeer):
                 self._hear(key.data, heard)
+            else:
+                key.data()
         return heard
 
     def _hear(self, peer: RankPeer, heard: list[tuple[RankPeer, Message | None]]) -> None:
@@ -209,16 +209,18 @@ class WorkerGroup:
 
     @property
     def ended(self) -> GroupEnded | None:
-        """How the group ended; None while the launcher still runs it."""
-        channel = self._launcher.channel
-        while self._ended is None and channel is not None and channel.connection.poll(0):
-            try:
-                message = channel.receive()
-            except ChannelClosed:
-                message = GroupEnded(self.name, {}, "the launcher process died")
-            if isinstance(message, GroupEnded) and message.group == self.name:
-                self._ended = message
+        """How the group ended; None while the launcher, as far as was heard, still runs it."""
         return self._ended
+
+    def _hear_launcher(self) -> None:
+        assert self._launcher.channel is not None
+        try:
+            message = self._launcher.channel.receive()
+        except ChannelClosed:
+            self._selector.unregister(self._launcher.channel.connection)
+            message = GroupEnded(self.name, {}, "the launcher process died")
+        if isinstance(message, GroupEnded) and message.group == self.name:
+            self._ended = self._ended or message
 
     def wait_ended(self, seconds: float) -> GroupEnded | None:
         """Wait up to `seconds` for the group to be gone."""
@@ -270,7 +272,7 @@ class WorkerGroup:
 
     def _disconnect(self) -> None:
         for peer in self.ranks.values():
-            self._lose(peer)
+            peer.alive = False
             peer.channel.close()
             # each rank led a process group of its own; what is left of it are its children
             with suppress(ProcessLookupError):

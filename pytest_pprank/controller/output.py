@@ -8,7 +8,9 @@ nor disk, and what a rank said before it died or hung is here and not in the ran
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
+import selectors
 import termios
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -90,8 +92,7 @@ class RankPipe:
                 listener(self.rank, self.stream, data)
 
     def take(self) -> str:
-        """Return what has been printed since the last `take`."""
-        self.read()
+        """Return what has been read since the last `take`."""
         return self._tail.take()
 
     def close(self) -> None:
@@ -108,18 +109,32 @@ class RankPipes:
 
     def __init__(self, workdir: Path, world_size: int, listeners: Iterable[Listener] = ()) -> None:
         listeners = tuple(listeners)
-        self.all = [
-            RankPipe(pipe_file(workdir, rank, stream), rank, stream, listeners)
+        self._selector = selectors.EpollSelector()
+        self._by_rank = {
+            rank: [RankPipe(pipe_file(workdir, rank, s), rank, s, listeners) for s in STREAMS]
             for rank in range(world_size)
-            for stream in STREAMS
-        ]
+        }
+        for pipe in itertools.chain(*self._by_rank.values()):
+            self._selector.register(pipe, selectors.EVENT_READ)
+
+    def fileno(self) -> int:
+        """A descriptor that is ready when any pipe is, for selectors."""
+        return self._selector.fileno()
+
+    def read(self) -> None:
+        """Read what is in the pipes now."""
+        for key, _ in self._selector.select(0):
+            pipe: RankPipe = key.fileobj  # type: ignore[assignment]
+            pipe.read()
 
     def take(self, rank: int) -> dict[str, str]:
         """Return what a rank has printed since the last time, by stream; empty ones are absent."""
-        taken = {pipe.stream: pipe.take() for pipe in self.all if pipe.rank == rank}
+        self.read()
+        taken = {pipe.stream: pipe.take() for pipe in self._by_rank[rank]}
         return {stream: text for stream, text in taken.items() if text}
 
     def close(self) -> None:
         """Close every pipe."""
-        for pipe in self.all:
+        self._selector.close()
+        for pipe in itertools.chain(*self._by_rank.values()):
             pipe.close()

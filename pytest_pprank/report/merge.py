@@ -24,7 +24,7 @@ class ReportMerger:
 
     def merge(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> list[pytest.TestReport]:
         """Return the reports of setup, call and teardown, as far as the test got."""
-        by_rank = {rank: self._revive(rank, data) for rank, data in outcome.reports.items()}
+        by_rank = {rank: self._revive(item, rank, d) for rank, d in outcome.reports.items()}
         merged = []
         for phase in _PHASES:
             reports = [r for own in by_rank.values() for r in own if r.report.when == phase]
@@ -55,9 +55,14 @@ class ReportMerger:
             merged.append(report)
         return merged
 
-    def _revive(self, rank: int, data: list[dict[str, Any]]) -> list[RankReport]:
+    def _revive(self, item: pytest.Item, rank: int, data: list[dict[str, Any]]) -> list[RankReport]:
         revive = self._config.hook.pytest_report_from_serializable
-        reports = [RankReport(rank, revive(config=self._config, data=d)) for d in data]
+        reports = [
+            RankReport(
+                rank, revive(config=self._config, data=d) if "nodeid" in d else _plain(item, d)
+            )
+            for d in data
+        ]
         for revived in reports:
             longrepr: Any = revived.report.longrepr
             if isinstance(longrepr, list):
@@ -120,6 +125,11 @@ class ReportMerger:
             for r in ranks
             for name, value in r.report.user_properties
         ]
+
+
+def _plain(item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
+    """Make a report out of wire.messages.PLAIN_FIELDS."""
+    return pytest.TestReport(item.nodeid, item.location, {}, longrepr=None, **data)
 
 
 def _worth_telling(ranks: list[RankReport], plan: Plan) -> bool:

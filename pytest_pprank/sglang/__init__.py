@@ -3,3 +3,6 @@
 `static`, `arguments` and `torchvision_shim` import neither torch nor sglang and are safe on
 the controller; everything else is imported on ranks only.
 """
+
+PLUMBING = ("sglang/srt/distributed/", "sglang/srt/utils/")
+"""Folders of SGLang whose code stands between the caller of an operation and torch.distributed."""

@@ -30,6 +30,10 @@ ItemKey = tuple[str, ...]
 """File, then the names of class, function and parameters: a test on any rank."""
 
 
+PLAIN_FIELDS = ("when", "outcome", "duration", "start", "stop")
+"""All there is in the report of a phase that passed and has nothing else to tell."""
+
+
 @dataclass(frozen=True)
 class Hello:
     """First message of every peer. `rank` is -1 for the launcher process."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.errors import PprankError
+from pytest_pprank.sglang import PLUMBING
 from pytest_pprank.wire.bootstrap import RankBootstrap
 from pytest_pprank.wire.channel import connect
 from pytest_pprank.wire.messages import Hello, RankBroken
@@ -53,9 +54,11 @@ def _seat(bootstrap: RankBootstrap, rank: int, world_size: int) -> Seat:
 
 def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
     from pytest_pprank.worker.store import point_environment_at, serve_store
+    from pytest_pprank.worker.torch_logs import join_torch_loggers
 
+    join_torch_loggers()
     point_environment_at(serve_store(pprank))
-    start_ledger(pprank.workdir, pprank.rank)
+    start_ledger(pprank.workdir, pprank.rank, plumbing=PLUMBING)
     if bootstrap.server_args is None and "sglang" not in sys.modules:
         return  # neither this group's tests nor their files have anything to do with it
     from pytest_pprank.sglang.preload import import_sglang

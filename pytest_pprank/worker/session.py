@@ -15,6 +15,7 @@ from pytest_pprank.errors import PeerError
 from pytest_pprank.wire.bootstrap import RankBootstrap
 from pytest_pprank.wire.items import item_key
 from pytest_pprank.wire.messages import (
+    PLAIN_FIELDS,
     ItemKey,
     PhaseReport,
     Ready,
@@ -157,8 +158,16 @@ class RankSession:
         )
 
     def _serialise(self, report: pytest.TestReport) -> str:
+        if _is_plain(report):
+            return json.dumps({name: getattr(report, name) for name in PLAIN_FIELDS})
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         return json.dumps(data, default=repr)
+
+
+def _is_plain(report: pytest.TestReport) -> bool:
+    """Whether a report says nothing but that a phase passed, as most do."""
+    more = report.sections or report.user_properties or hasattr(report, "wasxfail")
+    return type(report) is pytest.TestReport and report.outcome == "passed" and not more
 
 
 def _has_process_group() -> bool:

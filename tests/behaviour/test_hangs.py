@@ -141,7 +141,7 @@ def test_the_next_test_passes(run, test):
             "test_c_code_that_keeps_the_gil",
             [
                 "hung: no rank got through within 3 s",
-                "rank 0 is still inside call; ranks 1,2 are still inside call (waiting in barrier()",
+                "rank 0 is still inside call; ranks 1,2 are still inside call (waiting in barrier",
                 "in test_c_code_that_keeps_the_gil",
             ],
         ),
