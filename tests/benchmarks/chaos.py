@@ -132,6 +132,7 @@ def _cut(text: str) -> str:
 
 
 def _indented(text: str, by: int = 4) -> str:
+    text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
     return "\n".join(" " * by + line for line in text.splitlines())
 
 

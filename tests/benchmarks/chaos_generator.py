@@ -99,21 +99,17 @@ def _draw(rng: random.Random, name: str, number: int, world: int, last_taken: bo
 
 def _files(rng: random.Random, cases: list[Case]) -> dict[str, list[Case]]:
     """Deal the cases out to files: a healthy test behind most faults, sometimes two."""
-    files: dict[str, list[Case]] = {}
-    current: list[Case] = []
+    files: list[list[Case]] = [[]]
     for case in sorted(cases, key=lambda case: case.last):
-        if case.alone or len(current) > 8:
-            current = []
-        if not current:
-            files[f"test_{len(files):02d}.py"] = current
-        current.append(case)
-        if case.after is not None:
-            current.append(case.after)
+        if case.alone or len(files[-1]) > 8:
+            files.append([])
+        files[-1] += [case, *([case.after] if case.after else [])]
         if case.alone:
-            current = files[f"test_{len(files):02d}.py"] = []
+            files.append([])
         if not case.last:
-            current += [_healthy(rng, case, again) for again in range(rng.choice((0, 1, 1, 2)))]
-    return files
+            again = rng.choice((0, 1, 1, 2))
+            files[-1] += [_healthy(rng, case, number) for number in range(again)]
+    return {f"test_{n:02d}.py": file for n, file in enumerate(filter(None, files))}
 
 
 def _healthy(rng: random.Random, before: Case, again: int) -> Case:

@@ -24,14 +24,15 @@ BLOCKING = {
         "while True: time.sleep(0.01)"
     ),
 }
+_RECV_SAYS = r"rank {first} waits in recv from rank {culprit} \(\S+ in peer_{tag}"
 LEDGER_SAYS = {
-    "recv": r"rank {first} waits in recv from rank {culprit} \(\S+ in peer_{tag}",
-    "recv_or_loop": r"rank {first} waits in recv from rank {culprit} \(\S+ in peer_{tag}",
-    "all_reduce": r"ranks? [\d,]*{first}[\d,]* waits? in all_reduce #\d+ \(\S+ in peer_{tag}",
-    "broadcast": r"ranks? [\d,]*{first}[\d,]* waits? in broadcast #\d+ \(\S+ in peer_{tag}",
-    "dist_barrier": r"ranks? [\d,]*{first}[\d,]* waits? in barrier #\d+ \(\S+ in peer_{tag}",
+    "recv": _RECV_SAYS,
+    "recv_or_loop": _RECV_SAYS,
+    "all_reduce": r"all_reduce #\d+ [^\n]*\(\S+ in peer_{tag}",
+    "broadcast": r"broadcast #\d+ [^\n]*\(\S+ in peer_{tag}",
+    "dist_barrier": r"barrier #\d+ [^\n]*\(\S+ in peer_{tag}",
 }
-"""What a peer waits for and on which line, in the words of the wait-for graph (the first peer)."""
+"""What the peers wait for and on which line, in the words of the wait-for graph."""
 
 MEETING = {"barrier": "pprank.barrier()", "gather": "pprank.gather(pprank.rank)"}
 FINISH = {"finish": "pass"}
