@@ -23,6 +23,7 @@ from pytest_pprank.plugin import (  # noqa: F401  (this module is the plugin obj
     pytest_runtest_protocol,
     pytest_runtestloop,
     pytest_sessionfinish,
+    pytest_terminal_summary,
     pytest_timeout_set_timer,
     pytest_unconfigure,
 )

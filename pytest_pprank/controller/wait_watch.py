@@ -35,14 +35,18 @@ class WaitWatch:
 
     def __init__(self, workdir: Path, world_size: int) -> None:
         self._files = {rank: ledger_file(workdir, rank) for rank in range(world_size)}
+        self.cost = 0.0
+        """Seconds that the last look took."""
         self._key: object = None
         self._since = 0.0
 
     def look(self, gone: Mapping[int, str]) -> Waiting:
         """Read the ledgers; `gone` says what became of ranks that are no longer inside."""
+        begin = time.monotonic()
         ledgers = {rank: read_ledger(path) for rank, path in self._files.items()}
         waits = explain_waits(ledgers, gone)
         now = time.monotonic()
+        self.cost = now - begin
         if waits.key != self._key:
             self._key, self._since = waits.key, now
         return Waiting(waits, ledgers, now - self._since)

@@ -64,7 +64,13 @@ class Runner:
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env={**os.environ, MARK: self.mark, **kwargs.pop("env", {})},
+            # leases of its own: not to wait for the tests of somebody else on this machine
+            env={
+                **os.environ,
+                MARK: self.mark,
+                "PPRANK_LEASE_DIR": str(self.folder),
+                **kwargs.pop("env", {}),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -57,15 +57,76 @@ def test_controller_killed(stuck, runner, own_tmp):
     assert_clean(runner, own_tmp)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_controller_interrupted(stuck, runner, own_tmp, number):
-    stuck.send_signal(number)
+def test_controller_terminated(stuck, runner, own_tmp):
+    stuck.terminate()
+    stuck.wait()
+    assert_clean(runner, own_tmp)
+
+
+def test_interrupted_once_it_reports_and_says_where_the_ranks_were(stuck, runner, own_tmp):
+    stuck.send_signal(signal.SIGINT)
     out, _ = stuck.communicate(timeout=60)
     assert_clean(runner, own_tmp)
-    if number == signal.SIGINT:
-        assert stuck.returncode == pytest.ExitCode.INTERRUPTED
-        assert "KeyboardInterrupt" in out
-        assert "1 passed" in out, out
+    assert stuck.returncode == pytest.ExitCode.INTERRUPTED
+    assert "KeyboardInterrupt" in out
+    assert "1 passed" in out, out
+    where = out.partition("where the ranks were")[2]
+    assert "rank 0:\ninside call" in where
+    assert "in test_stuck" in where.partition("Stacks of rank 1")[2]
+
+
+def test_interrupted_twice_it_ends_at_once(stuck, runner, own_tmp):
+    stuck.send_signal(signal.SIGINT)
+    # the second comes while the first is being dealt with: both ranks are asked for their stacks
+    stuck.send_signal(signal.SIGINT)
+    stuck.communicate(timeout=60)
+    assert_clean(runner, own_tmp)
+    assert stuck.returncode != 0
+
+
+CRASH = """
+import pytest
+import pytest_pprank.controller.test_run as test_run
+
+def broken(self):
+    raise ZeroDivisionError("a defect of the plugin")
+
+test_run.TestRun.wait = broken
+"""
+
+
+def test_a_crash_of_the_plugin(runner, own_tmp):
+    runner.write(conftest=CRASH, test_it="def test_it(pprank): pass")
+    run = runner.run("--pp-size=2", "--pprank-device=cpu", env={"TMPDIR": str(own_tmp)})
+    assert run.ret == pytest.ExitCode.INTERNAL_ERROR
+    assert "a defect of the plugin" in run.out
+    assert_clean(runner, own_tmp)
+
+
+CHILDREN = """
+import os, subprocess, sys
+import pytest
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(10000)"]
+
+@pytest.mark.parametrize("own_session", [False, True])
+def test_leaves_children(pprank, own_session):
+    for _ in range(10):
+        subprocess.Popen(SLEEP, start_new_session=own_session, stdout=subprocess.DEVNULL)
+    if pprank.rank == 1:
+        os._exit(1)
+    pprank.barrier()
+
+def test_leaves_children_and_passes(pprank):
+    subprocess.Popen(SLEEP, start_new_session=True)
+"""
+
+
+def test_children_of_ranks_are_ended_wherever_they_went(runner, own_tmp):
+    runner.write(test_it=CHILDREN)
+    run = runner.run("--pp-size=2", "--pprank-device=cpu", env={"TMPDIR": str(own_tmp)})
+    assert run.counts() == {"failed": 2, "passed": 1}
+    assert runner.processes() == {}
 
 
 def test_launcher_killed(stuck, runner, own_tmp):

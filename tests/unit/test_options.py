@@ -52,3 +52,11 @@ def test_bad_values_name_option_value_and_choices(pytester, flag, value, allowed
     result = pytester.runpytest_inprocess(f"{flag}={value}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {flag}: '{value}' is not *{allowed}*"])
+
+
+def test_every_hook_of_the_plugin_is_offered_to_pytest():
+    import pytest_pprank
+    from pytest_pprank import plugin
+
+    hooks = {name for name in vars(plugin) if name.startswith("pytest_")}
+    assert hooks - {"pytest_pprank"} <= set(vars(pytest_pprank))
