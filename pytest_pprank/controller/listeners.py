@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ class Listeners:
         # without a terminal of its own (on a worker of xdist) a process shows nothing
         self._live = LiveLines(terminal) if live and terminal is not None else None
         folder = options.log_dir and Path(config.invocation_params.dir, options.log_dir)
-        worker = os.environ.get("PYTEST_XDIST_WORKER")
+        worker = getattr(config, "workerinput", {}).get("workerid")  # one of xdist's
         self._logs = LogDir(folder, f"{worker}-" if worker else "") if folder else None
         given: tuple[Listener | None, ...] = (self._live, self._logs)
         self.all: tuple[Listener, ...] = tuple(one for one in given if one is not None)

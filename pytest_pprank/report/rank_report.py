@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_pprank.errors import PeerError
+from pytest_pprank.report.consequences import is_lost_peer, is_released
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 XFAILED, XPASSED, XPASSED_STRICT = "xfailed", "xpassed", "xpassed (strict)"
-
-_PEER_ERROR = f"{PeerError.__module__}.{PeerError.__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,11 @@ class RankReport:
 
     @property
     def is_consequence(self) -> bool:
-        """Whether this rank failed only because a peer could not come to a meeting."""
-        return self.message.startswith((_PEER_ERROR, PeerError.__name__))
+        """Whether this rank failed only because of what befell a peer.
+
+        Where no peer has failed otherwise, it is the failure that is shown all the same.
+        """
+        return is_released(self.message) or is_lost_peer(self.message)
 
     @property
     def reason(self) -> str:

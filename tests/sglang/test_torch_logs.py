@@ -1,0 +1,53 @@
+"""torch's loggers say the same as before, to fewer listeners."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+
+def test_loggers_that_differ_in_nothing_are_joined() -> None:
+    import torch
+
+    from pytest_pprank.worker.torch_logs import join_torch_loggers
+
+    join_torch_loggers()
+    names = [
+        name
+        for name, logger in logging.Logger.manager.loggerDict.items()
+        if isinstance(logger, logging.Logger) and name.startswith("torch.") and not logger.propagate
+    ]
+    assert len(names) < 10, names
+    assert logging.getLogger("torch._dynamo").propagate
+    assert torch.__version__
+
+
+def test_what_is_logged_still_reaches_who_listens(caplog: pytest.LogCaptureFixture) -> None:
+    import torch
+
+    from pytest_pprank.worker.torch_logs import join_torch_loggers
+
+    join_torch_loggers()
+    parent = logging.getLogger("torch")
+    assert parent.handlers, torch.__version__
+    parent.addHandler(caplog.handler)
+    try:
+        logging.getLogger("torch._dynamo").warning("heard once")
+    finally:
+        parent.removeHandler(caplog.handler)
+    assert [r.message for r in caplog.records].count("heard once") == 1
+
+
+def test_a_logger_set_up_in_another_way_is_left_alone() -> None:
+    import torch
+
+    from pytest_pprank.worker.torch_logs import join_torch_loggers
+
+    logger = logging.getLogger(f"torch.own.{torch.__name__}")
+    logger.propagate = False
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    join_torch_loggers()
+    assert not logger.propagate
+    assert logger.handlers == [handler]
