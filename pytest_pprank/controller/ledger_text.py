@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pytest_pprank.controller.verdicts import plural_ranks
 from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND, Ledger, Operation, State
 
 _SHOWN_COMPLETED = 8
@@ -18,12 +19,6 @@ _STATES = {
     State.FAILED: "failed",
     State.DROPPED: "its handle was dropped",
 }
-
-
-def ranks_text(ranks: Iterable[int]) -> str:
-    """Return ``rank 1`` or ``ranks 0,1``."""
-    listed = sorted(ranks)
-    return f"rank{'s' if len(listed) != 1 else ''} {','.join(map(str, listed))}"
 
 
 def name(operation: Operation) -> str:
@@ -60,7 +55,7 @@ def group(operation: Operation) -> str:
     """Return the group in words, with its members unless it is the default one."""
     if not operation.ranks or operation.label == "default group":
         return operation.label
-    return f"{operation.label} of {ranks_text(operation.ranks)}"
+    return f"{operation.label} of {plural_ranks(operation.ranks)}"
 
 
 def facts(operation: Operation) -> str:

@@ -170,18 +170,15 @@ class ControllerSession:
         """Return the next test of this group, past plain ones; None when there is none."""
         if nextitem is None or plan.fresh or self._lease.wanted:
             return None
-        for item in self._from(nextitem):
+        # xdist deals out its own order, one test ahead: what comes after that one is a guess then,
+        # but a group that was kept for nothing costs nothing
+        for item in nextitem.session.items[self._order[nextitem] :]:
             next_plan = plan_of(item)
             if next_plan is None or self._lacking(group, item_key(item)):
                 continue
             same = next_plan.topology == plan.topology and not next_plan.fresh
             return item_key(item) if same else None
         return None
-
-    def _from(self, nextitem: pytest.Item) -> list[pytest.Item]:
-        if hasattr(self._config, "workerinput"):
-            return [nextitem]  # xdist deals out its own order, one test ahead
-        return nextitem.session.items[self._order[nextitem] :]
 
     def _group_for(self, plan: Plan) -> WorkerGroup:
         if self._group is not None and self._topology == plan.topology and not plan.fresh:

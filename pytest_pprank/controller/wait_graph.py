@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pytest_pprank.controller.ledger_text import describe, group, name, place, ranks_text, summary
+from pytest_pprank.controller.ledger_text import describe, group, name, place, summary
 from pytest_pprank.controller.mismatches import find_mismatches
+from pytest_pprank.controller.verdicts import plural_ranks
 from pytest_pprank.wire.ledger_file import (
     COLLECTIVE,
     CREATE,
@@ -250,7 +251,7 @@ class _Graph:
     def _absence(self, waits: list[_Wait]) -> str:
         first = waits[0].operation
         where = ", ".join(sorted({place(wait.operation) for wait in waits}))
-        who = ranks_text(wait.rank for wait in waits)
+        who = plural_ranks(wait.rank for wait in waits)
         if first.state is State.RUNNING:
             who = f"on the device, {who}"
         wait = f"{who} {'waits' if len(waits) == 1 else 'wait'}"
@@ -263,7 +264,7 @@ class _Graph:
             return f"{wait} in {describe(first)}; {ways}"
         has = "has" if len(absent) == 1 else "have"
         doing = "; ".join(f"rank {rank} {self._doing(rank)}" for rank in absent)
-        return f"{ranks_text(absent)} {has} not come to {what} where {wait} ({where}); {doing}"
+        return f"{plural_ranks(absent)} {has} not come to {what} where {wait} ({where}); {doing}"
 
     def _doing(self, rank: int) -> str:
         if rank in self._gone:

@@ -66,7 +66,7 @@ class Runner:
             cwd=self.folder,
             # leases of its own: not to wait for the tests of somebody else on this machine
             env={
-                **os.environ,
+                **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")},
                 MARK: self.mark,
                 "PPRANK_LEASE_DIR": str(self.folder),
                 **kwargs.pop("env", {}),
