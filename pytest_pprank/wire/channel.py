@@ -10,10 +10,10 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection, answer_challenge, deliver_challenge, wait
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from queue import Empty, SimpleQueue
 
 from pytest_pprank.wire.messages import PROTOCOL, Hello, Message, as_message
@@ -54,12 +54,6 @@ class Channel:
     def close(self) -> None:
         """Close the connection; the peer sees the end of the stream."""
         self.connection.close()
-
-
-def ready_channels(channels: Sequence[Channel], timeout: float | None) -> list[Channel]:
-    """Return the channels that can be read without blocking, waiting up to `timeout` seconds."""
-    by_connection = {channel.connection: channel for channel in channels}
-    return [by_connection[c] for c in wait(list(by_connection), timeout)]  # type: ignore[index]
 
 
 def connect(address: tuple[str, int], key: bytes, hello: Hello) -> Channel:

@@ -3,12 +3,14 @@
 import os
 import pickle
 import socket
+import struct
+import threading
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 
 import pytest
 
-from pytest_pprank.wire.channel import ChannelClosed, Listener, connect, ready_channels
+from pytest_pprank.wire.channel import ChannelClosed, Listener, connect
 from pytest_pprank.wire.messages import PROTOCOL, Hello, Ready, TestDone
 
 KEY = b"k" * 32
@@ -42,13 +44,6 @@ def test_messages_go_both_ways(listener):
 
 def test_listens_on_loopback_only(listener):
     assert listener.address[0] == "127.0.0.1"
-
-
-def test_ready_channels(listener):
-    pairs = [meet(listener, rank) for rank in range(3)]
-    pairs[1][0].send(TestDone())
-    assert ready_channels([theirs for _, theirs in pairs], DEADLINE) == [pairs[1][1]]
-    assert ready_channels([pairs[0][1]], 0) == []
 
 
 def test_a_wrong_key_is_refused_on_both_sides(listener):
@@ -101,3 +96,69 @@ def test_only_our_messages_are_accepted(listener):
     ours.connection.send({"not": "a message"})
     with pytest.raises(TypeError, match="dict"):
         theirs.receive()
+
+
+class Recorder:
+    """A way in to the listener that keeps what goes through, in both directions."""
+
+    def __init__(self, target):
+        self.sent = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = self._server.getsockname()
+        self._target = target
+        self._thread = threading.Thread(target=self._forward, daemon=True)
+        self._thread.start()
+
+    def _forward(self):
+        peer, _ = self._server.accept()
+        with peer, socket.create_connection(self._target) as behind:
+            answers = threading.Thread(target=self._pump, args=(behind, peer, []), daemon=True)
+            answers.start()
+            self._pump(peer, behind, self.sent)
+            behind.shutdown(socket.SHUT_RDWR)
+            answers.join()
+
+    def _pump(self, source, sink, kept):
+        with suppress(OSError):
+            while data := source.recv(65536):
+                kept.append(data)
+                sink.sendall(data)
+
+    def close(self):
+        self._server.close()
+        self._thread.join()
+
+
+def test_a_recorded_conversation_is_worth_nothing(listener):
+    recorder = Recorder(listener.address)
+    connect(recorder.address, KEY, Hello(1, 2)).close()
+    assert listener.arrived(DEADLINE)[0] == Hello(1, 2)
+    recorder.close()
+    with socket.create_connection(listener.address, DEADLINE) as replay:
+        for data in recorder.sent:
+            replay.sendall(data)
+        with suppress(ConnectionResetError):
+            while replay.recv(65536):  # until it is hung up on
+                pass
+    meet(listener, rank=5)  # nobody has come in between
+
+
+def test_a_message_that_breaks_off_is_the_end_of_its_sender_alone(listener):
+    ours, theirs = meet(listener, rank=0)
+    other, other_theirs = meet(listener, rank=1)
+    data = pickle.dumps(TestDone("x" * 1000))
+    os.write(ours.connection.fileno(), struct.pack("!i", len(data)) + data[:100])
+    ours.close()
+    with pytest.raises(ChannelClosed):
+        theirs.receive()
+    other.send(TestDone())
+    assert other_theirs.receive() == TestDone()
+
+
+def test_a_hundred_idle_connections(listener):
+    idle = [socket.create_connection(listener.address) for _ in range(100)]
+    ours, theirs = meet(listener, rank=7)
+    ours.send(TestDone())
+    assert theirs.receive() == TestDone()
+    for peer in idle:
+        peer.close()
