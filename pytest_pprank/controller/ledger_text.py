@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pytest_pprank.controller.verdicts import plural_ranks
 from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND, Ledger, Operation, State
+from pytest_pprank.words import plural_ranks
 
 _SHOWN_COMPLETED = 8
 _SHOWN_PENDING = 16

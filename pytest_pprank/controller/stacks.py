@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from pytest_pprank.controller.process_state import describe_silent
+from pytest_pprank.words import plural_ranks
 from pytest_pprank.worker.process import STACKS_SIGNAL, stacks_file
 
 _WAIT_SECONDS = 2.0
@@ -35,7 +36,18 @@ def ask_for_stacks(workdir: Path, pids: dict[int, int]) -> tuple[tuple[str, str]
             # one stack per thread, the current one last to be written and named as such
             if "Current thread" in text and text == _read(stacks_file(workdir, rank), before[rank]):
                 texts[rank] = text
-    return tuple((f"Stacks of rank {rank}", _shown(texts.get(rank), pids[rank])) for rank in pids)
+    return fold("Stacks", {rank: _shown(texts.get(rank), pids[rank]) for rank in pids})
+
+
+def fold(title: str, texts: dict[int, str]) -> tuple[tuple[str, str], ...]:
+    """Return titled texts by rank, equal ones once: ``Stacks of ranks 0,1``.
+
+    Thread ids differ where nothing else does.
+    """
+    ranks: dict[str, list[int]] = {}
+    for rank, text in texts.items():
+        ranks.setdefault(re.sub(r"\b0x[0-9a-f]+\b ?", "", text), []).append(rank)
+    return tuple((f"{title} of {plural_ranks(who)}", text) for text, who in ranks.items() if text)
 
 
 def _shown(text: str | None, pid: int) -> str:

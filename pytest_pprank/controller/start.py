@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pytest_pprank.controller.verdicts import plural_ranks
+from pytest_pprank.words import plural_ranks
 
 _OTHERS_SECONDS = 1.0
 """How long the other ranks get to tell their own errors after the first one."""

@@ -205,8 +205,9 @@ class TestRun:
         waiting = self._watch.look(self._progress())
         self._looked = time.monotonic()
         inside = self._inside()
-        if waiting.stuck_in_themselves(inside) and waiting.seconds >= self._deadlines.grace:
-            return self._stuck(waiting.seconds)
+        how = waiting.standstill(inside)
+        if how and waiting.seconds >= self._deadlines.grace:
+            return self._stuck(how, waiting.seconds)
         certain = _CERTAIN_SECONDS if self._failed() else self._deadlines.grace
         if waiting.wait_in_vain(inside) and waiting.seconds >= certain:
             return self._diverged("they wait for what can no longer come")
@@ -216,10 +217,10 @@ class TestRun:
         # many ranks with full ledgers take their time to read: never more than a tenth of ours
         return time.monotonic() > self._looked + max(_TICK_SECONDS, 10 * self._watch.cost)
 
-    def _stuck(self, seconds: float) -> Stuck:
+    def _stuck(self, how: str, seconds: float) -> Stuck:
         inside = {rank: self._place(rank) for rank in self._inside()}
         details = self._look(inside)
-        return Stuck(inside=inside, waits=self._waits(), details=details, seconds=seconds)
+        return Stuck(inside=inside, waits=self._waits(), details=details, how=how, seconds=seconds)
 
     def _died(self) -> Trouble:
         told, alone = any(self._dead.values()), list(self._dead)

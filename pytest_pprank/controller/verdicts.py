@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pytest_pprank.controller.evidence import NO_EVIDENCE, Evidence
+from pytest_pprank.words import plural_ranks
 
 Detail = tuple[str, str]
 """Title and text of a block below the verdict, such as the stacks of a rank."""
@@ -152,17 +153,17 @@ class Hung(_Late):
 class Stuck(_Late):
     """Ranks wait for each other in a way that cannot end: no need to wait for the deadline.
 
-    A circle (deadlock), or different operations at the same place (mismatch): see `waits`.
+    `how`: in a circle (``deadlock``), or in different operations at the same place (``mismatch``).
     """
 
     kind = "hung"
+    how: str
     seconds: float
 
     @property
     def text(self) -> str:
-        return self._with_waits(
-            f"{self._places()}, where nothing has moved for {self.seconds:.1f} s, nor can it"
-        )
+        still = f"for {self.seconds:.1f} s nothing has moved, nor can it"
+        return self._with_waits(f"{self.how}: {self._places()}, and {still}")
 
 
 def describe_exit(code: int | None) -> str:
@@ -175,13 +176,6 @@ def describe_exit(code: int | None) -> str:
         except ValueError:
             return f"killed by signal {-code}"
     return f"it exited with code {code}"
-
-
-def plural_ranks(ranks: Iterable[int]) -> str:
-    """Return ``rank 1`` or ``ranks 0,1``."""
-    each = sorted(ranks)
-    listed = ",".join(str(rank) for rank in each)
-    return f"rank {listed}" if len(each) == 1 else f"ranks {listed}"
 
 
 def _by_value(places: Mapping[int, str]) -> list[tuple[str, list[int]]]:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from pytest_pprank.controller.ledger_text import describe, group, name, place, summary
 from pytest_pprank.controller.mismatches import find_mismatches
-from pytest_pprank.controller.verdicts import plural_ranks
 from pytest_pprank.wire.ledger_file import (
     COLLECTIVE,
     CREATE,
@@ -29,6 +28,7 @@ from pytest_pprank.wire.ledger_file import (
     State,
     channel_of,
 )
+from pytest_pprank.words import plural_ranks
 
 __all__ = ["Waits", "explain_waits", "summary"]
 
@@ -338,4 +338,4 @@ def _around(circle: tuple[int, ...], waits: Mapping[int, _Wait]) -> str:
         operation = waits[rank].operation
         whom = "" if operation.peer is not None else f" for rank {following}"
         steps.append(f"{_waiter(waits[rank])} waits in {describe(operation)}{whom}")
-    return ", ".join(steps)
+    return ",\n          ".join(steps)

@@ -19,11 +19,12 @@ class Waiting:
     ledgers: Mapping[int, Ledger]
     seconds: float
 
-    def stuck_in_themselves(self, inside: Collection[int]) -> bool:
-        """Whether the ranks `inside` have brought each other to a standstill."""
+    def standstill(self, inside: Collection[int]) -> str:
+        """How the ranks `inside` have stopped each other: ``deadlock``, ``mismatch``, or not."""
         if self.waits.deadlock:
-            return True
-        return self.waits.mismatch and all(self.ledgers[rank].waiting for rank in inside)
+            return "deadlock"
+        all_wait = all(self.ledgers[rank].waiting for rank in inside)
+        return "mismatch" if self.waits.mismatch and all_wait else ""
 
     def wait_in_vain(self, inside: Collection[int]) -> bool:
         """Whether all ranks `inside` need, directly or not, ranks that have left the test."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pytest_pprank.controller.verdicts import RanksDiverged, Trouble, plural_ranks
+from pytest_pprank.controller.verdicts import RanksDiverged, Trouble
 from pytest_pprank.report.rank_report import (
     FAILED,
     PASSED,
@@ -17,6 +17,7 @@ from pytest_pprank.report.rank_report import (
     RankReport,
 )
 from pytest_pprank.report.text import PlainFailure
+from pytest_pprank.words import plural_ranks
 
 _AGREED = {PASSED, SKIPPED, XFAILED, XPASSED}
 PROPERTY = "pprank_verdict"

@@ -132,11 +132,10 @@ def test_the_next_test_passes(run, test):
         (
             "test_all_block",
             [
-                "hung: ranks 0,1 are still inside call, where nothing has moved for",
+                "hung: deadlock: ranks 0,1 are still inside call, and for",
                 "deadlock: rank 0 waits in recv from rank 1 (test_it.py:",
                 "rank 1 waits in recv from rank 0 (test_it.py:",
-                "Stacks of rank 0",
-                "Stacks of rank 1",
+                "Stacks of ranks 0,1",
             ],
         ),
         (

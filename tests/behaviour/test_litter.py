@@ -72,7 +72,7 @@ def test_interrupted_once_it_reports_and_says_where_the_ranks_were(stuck, runner
     assert "1 passed" in out, out
     where = out.partition("where the ranks were")[2]
     assert "rank 0:\ninside call" in where
-    assert "in test_stuck" in where.partition("Stacks of rank 1")[2]
+    assert "in test_stuck" in where.partition("Stacks of ranks 0,1")[2]
 
 
 def test_interrupted_twice_it_ends_at_once(stuck, runner, own_tmp):

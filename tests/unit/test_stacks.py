@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from pytest_pprank.controller.stacks import ask_for_stacks
+from pytest_pprank.controller.stacks import ask_for_stacks, fold
 from pytest_pprank.worker.process import stacks_file
 
 CHILD = """
@@ -44,3 +44,17 @@ def test_a_process_that_is_gone_stays_silent(tmp_path):
     child.wait()
     ((_, text),) = ask_for_stacks(tmp_path, {0: child.pid})
     assert "no answer" in text
+
+
+def test_equal_stacks_are_told_once():
+    stack = (
+        "Current thread 0x00007f29{}efa12b80 (most recent call first):\n  File a.py, line 3 in f"
+    )
+    texts = {0: stack.format("0"), 1: stack.format("1"), 2: "another"}
+    assert fold("Stacks", texts) == (
+        (
+            "Stacks of ranks 0,1",
+            "Current thread (most recent call first):\n  File a.py, line 3 in f",
+        ),
+        ("Stacks of rank 2", "another"),
+    )

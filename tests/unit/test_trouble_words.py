@@ -13,8 +13,8 @@ from pytest_pprank.controller.verdicts import (
     RanksDiverged,
     Stuck,
     describe_exit,
-    plural_ranks,
 )
+from pytest_pprank.words import plural_ranks
 
 
 def test_rank_died():
@@ -57,10 +57,11 @@ def test_hung():
 
 
 def test_stuck():
-    verdict = Stuck(inside={0: "call", 1: "call"}, waits=("deadlock: both",), seconds=5)
+    inside = {0: "call", 1: "call"}
+    verdict = Stuck(inside=inside, waits=("deadlock: both",), how="deadlock", seconds=5)
     assert verdict.kind == "hung"
     assert verdict.text == (
-        "ranks 0,1 are still inside call, where nothing has moved for 5.0 s, nor can it\n"
+        "deadlock: ranks 0,1 are still inside call, and for 5.0 s nothing has moved, nor can it\n"
         "deadlock: both"
     )
 

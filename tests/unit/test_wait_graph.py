@@ -166,7 +166,8 @@ def test_mutual_recv_is_a_deadlock():
     assert waits.key == {(0, 1), (1, 1)}
     assert waits.lines == (
         "deadlock: rank 0 waits in recv from rank 1 (a.py:10 in f, float32[4], 16 B, default "
-        "group), rank 1 waits in recv from rank 0 (a.py:10 in f, float32[4], 16 B, default group)",
+        "group),\n          "
+        "rank 1 waits in recv from rank 0 (a.py:10 in f, float32[4], 16 B, default group)",
     )
 
 

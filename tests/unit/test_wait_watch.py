@@ -47,11 +47,11 @@ def test_another_finding_starts_anew(waits, clock, tmp_path):
 
 def test_a_deadlock_is_a_standstill(waits, tmp_path):
     waits.append(Waits(deadlock=(0, 1), key=frozenset({(0, 1)})))
-    assert wait_watch.WaitWatch(tmp_path, 2).look({}).stuck_in_themselves([0, 1, 2])
+    assert wait_watch.WaitWatch(tmp_path, 2).look({}).standstill([0, 1, 2]) == "deadlock"
 
 
 def test_a_mismatch_is_one_only_if_nobody_still_works(waits, tmp_path):
     waits.append(Waits(mismatch=True, key=frozenset({(0, 1)})))
     found = wait_watch.WaitWatch(tmp_path, 2).look({})
     assert all(isinstance(ledger, Ledger) for ledger in found.ledgers.values())
-    assert not found.stuck_in_themselves([0, 1])  # neither ledger says that its rank waits
+    assert found.standstill([0, 1]) == ""  # neither ledger says that its rank waits

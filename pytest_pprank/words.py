@@ -1,0 +1,12 @@
+"""Ways of saying things that more than one place needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def plural_ranks(ranks: Iterable[int]) -> str:
+    """Return ``rank 1`` or ``ranks 0,1``."""
+    each = sorted(ranks)
+    listed = ",".join(str(rank) for rank in each)
+    return f"rank {listed}" if len(each) == 1 else f"ranks {listed}"
