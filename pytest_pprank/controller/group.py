@@ -143,10 +143,9 @@ class WorkerGroup:
         """How ranks ended that never came up: those elastic saw fail, or else those we `lost`."""
         ended = self.wait_ended(_REAP_SECONDS)
         exits = ended.exits if ended is not None else {}
-        unknown = "it left with exit code 0" if ended is not None else describe_exit(None)
+        first = [ended.first] if ended is not None and ended.first >= 0 else lost
         return "\n".join(
-            f"rank {rank}: {describe_exit(exits[rank]) if exits else unknown}\n{self._said(rank)}"
-            for rank in sorted(exits or lost)
+            f"rank {rank}: {describe_exit(exits.get(rank))}\n{self._said(rank)}" for rank in first
         )
 
     def _said(self, rank: int) -> str:

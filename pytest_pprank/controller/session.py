@@ -132,7 +132,7 @@ class ControllerSession:
         outcome = self._run_test(group, RunTest(key, following, self._next_serial()), plan)
         if outcome.spoiled:
             self._warnings.tell(
-                f"pprank: worker group replaced after {item.nodeid}: {outcome.spoiled}"
+                f"pprank: worker group replaced after this test: {outcome.spoiled}", item
             )
         if outcome.spoiled or outcome.unsettled or following is None:
             self._end_group(outcome)

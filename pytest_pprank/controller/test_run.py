@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ _CERTAIN_SECONDS = 0.75
 _SHORT_SECONDS = 0.5
 """A test that is younger is not looked at: most are over by then."""
 _PHASES = ("setup", "call", "teardown")
+_OUR_SIGNALS = (-signal.SIGTERM, -signal.SIGKILL)
 _DEBUGGER = "a debugger is attached"
 
 
@@ -83,9 +85,9 @@ class TestRun:
             trouble = self._trouble()
         if trouble is not None:
             self._drain()
-        spoiled = [
-            f"rank {rank}: {done.spoiled}" for rank, done in self._done.items() if done.spoiled
-        ]
+        spoiled = [f"rank {rank}: {d.spoiled}" for rank, d in self._done.items() if d.spoiled]
+        if trouble is None and any(done.unfinished for done in self._done.values()):
+            spoiled += self._watch.left_over()
         return TestOutcome(
             reports=self._reports,
             printed=self._printed,
@@ -223,25 +225,23 @@ class TestRun:
         return Stuck(inside=inside, waits=self._waits(), details=details, how=how, seconds=seconds)
 
     def _died(self) -> Trouble:
-        told, alone = any(self._dead.values()), list(self._dead)
+        told = [rank for rank, words in self._dead.items() if words]
+        alone = told or list(self._dead) or self._inside() or [0]
         ended = self._group.wait_ended(0 if told else _EXIT_CODE_SECONDS)
+        by_itself = ended is not None
         if ended is None and not told:
             self._group.tell_launcher(KillGroup(self._group.name))  # peers elastic cannot end soon
             ended = self._group.wait_ended(_REAP_SECONDS)
         if ended is not None and ended.error:
             return GroupDied(error=ended.error)
-        culprit = self._first_dead(alone, ended)
+        culprit = alone[0]
+        if ended is not None and not told:
+            culprit = _first_dead(culprit, ended, by_itself=by_itself)
         place = self._place(culprit)
         code = None if ended is None else ended.exits.get(culprit)
         how = self._dead.get(culprit) or describe_exit(code)
         self._drain()
         return self._death(culprit, place, how)
-
-    def _first_dead(self, alone: list[int], ended: GroupEnded | None) -> int:
-        """Whose death came first: elastic soon ends the peers of a dead rank itself."""
-        if len(alone) == 1 or ended is None or ended.first < 0:
-            return next(iter(alone), min(self._inside(), default=0))
-        return ended.first
 
     def _death(self, rank: int, place: str, how: str) -> RankDied:
         printed = self._printed[rank].get(self._phase(rank), {})
@@ -304,3 +304,18 @@ class TestRun:
         ended = {report["when"] for report in self._reports[rank] if "context" not in report}
         broken = any(report["outcome"] != "passed" for report in self._reports[rank][:1])
         return "teardown" if broken else _PHASES[min(len(ended), 2)]
+
+
+def _first_dead(heard: int, ended: GroupEnded, *, by_itself: bool) -> int:
+    """Whose death came first, where `heard` was the first connection to close.
+
+    A child of a dead rank may keep its connection open, and elastic soon ends the peers: so what
+    elastic saw counts, unless it had to be told to end the group. Then a death that nobody caused
+    counts before one by a signal that the launcher sends.
+    """
+    if by_itself and ended.first >= 0:
+        return ended.first
+    if ended.exits.get(heard) not in _OUR_SIGNALS:
+        return heard
+    others = [rank for rank, code in ended.exits.items() if code not in _OUR_SIGNALS]
+    return others[0] if len(others) == 1 else heard

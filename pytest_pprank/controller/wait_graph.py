@@ -32,6 +32,7 @@ from pytest_pprank.words import plural_ranks
 
 __all__ = ["Waits", "explain_waits", "summary"]
 
+_UNFINISHED = (State.ISSUED, State.WAITING, State.DROPPED)
 _FROM_ROOT = ("broadcast", "scatter")
 _TO_ROOT = ("reduce", "gather")
 
@@ -76,6 +77,14 @@ def explain_waits(ledgers: Mapping[int, Ledger], places: Mapping[int, str]) -> W
     return _Graph(ledgers, places).explain()
 
 
+def left_over(ledgers: Mapping[int, Ledger]) -> tuple[str, ...]:
+    """Say which operations of a test that is over are still to be met by another rank's.
+
+    The next test's would meet them.
+    """
+    return tuple(_Graph(ledgers, {}).left_over())
+
+
 class _Graph:
     def __init__(self, ledgers: Mapping[int, Ledger], places: Mapping[int, str]) -> None:
         self._ledgers = dict(sorted(ledgers.items()))
@@ -106,13 +115,26 @@ class _Graph:
             key=frozenset(key),
         )
 
+    def left_over(self) -> Iterator[str]:
+        for rank, ledger in self._ledgers.items():
+            for operation in ledger.operations:
+                if operation.serial != ledger.serial or operation.state not in _UNFINISHED:
+                    continue
+                missing = self._missing(rank, operation)
+                if missing:
+                    did_not = {SEND: "receive", RECV: "send"}.get(operation.way, "come to")
+                    what = f"{describe(operation)}, which {plural_ranks(missing)} did not {did_not}"
+                    yield f"rank {rank} left {what}"
+
     # what an operation needs
 
-    def _wait(self, rank: int, operation: Operation) -> _Wait:
+    def _missing(self, rank: int, operation: Operation) -> tuple[int, ...]:
         if operation.way in (SEND, RECV):
-            missing = self._missing_peers(rank, operation)
-        else:
-            missing = tuple(self._absent(rank, operation))
+            return self._missing_peers(rank, operation)
+        return tuple(self._absent(rank, operation))
+
+    def _wait(self, rank: int, operation: Operation) -> _Wait:
+        missing = self._missing(rank, operation)
         asked = operation.ranks if operation.peer is None else (operation.peer,)
         known = all(r in self._ledgers and self._ledgers[r].complete for r in asked)
         return _Wait(

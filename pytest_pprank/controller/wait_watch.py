@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pprank.controller.wait_graph import Waits, explain_waits
+from pytest_pprank.controller.wait_graph import Waits, explain_waits, left_over
 from pytest_pprank.wire.ledger_file import Ledger, ledger_file, read_ledger
 
 
@@ -40,6 +40,10 @@ class WaitWatch:
         """Seconds that the last look took."""
         self._key: object = None
         self._since = 0.0
+
+    def left_over(self) -> tuple[str, ...]:
+        """Say, after the test, which operations have still to be met by another rank's."""
+        return left_over({rank: read_ledger(path) for rank, path in self._files.items()})
 
     def look(self, gone: Mapping[int, str]) -> Waiting:
         """Read the ledgers; `gone` says what became of ranks that are no longer inside."""

@@ -21,9 +21,11 @@ class WarningRelay:
         self._seen: set[WarningSeen] = set()
         self._waiting: list[tuple[int, WarningSeen]] = []
 
-    def tell(self, text: str) -> None:
-        """Put a line of our own into pytest's warnings summary."""
-        self._report(WarningSeen("PytestWarning", text, __file__, 1, "runtest", ""))
+    def tell(self, text: str, item: pytest.Item | None = None) -> None:
+        """Put a line of our own, about a test if there is one, into pytest's warnings summary."""
+        path, line = ("pytest-pprank", 0) if item is None else (item.path, item.location[1] or 0)
+        nodeid = "" if item is None else item.nodeid
+        self._report(WarningSeen("PytestWarning", text, str(path), line + 1, "runtest", nodeid))
 
     def __call__(self, rank: int, seen: WarningSeen) -> None:
         """Take a warning that a rank has sent."""

@@ -66,8 +66,8 @@ class ElasticGroup:
         )
 
     def run(self) -> tuple[dict[int, int], int]:
-        """Run until every process is gone; returns the exit codes of the ranks that failed, and
-        which of them elastic saw fail (-1: none). It has ended the others itself.
+        """Run until every process is gone; returns their exit codes by rank, and which of them
+        elastic saw fail (-1: none). It has ended the others itself.
 
         Must be called from the main thread: elastic installs signal handlers there.
         """

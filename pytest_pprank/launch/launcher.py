@@ -123,7 +123,7 @@ class Launcher:
             with self._lock:
                 self._running = (order.group, group)
             exits, first = group.run()
-            return GroupEnded(order.group, {r: c for r, c in exits.items() if c}, first=first)
+            return GroupEnded(order.group, exits, first=first)
         except Exception:
             return GroupEnded(order.group, {}, traceback.format_exc())
         finally:

@@ -115,12 +115,15 @@ class TestDone:
     """A rank has finished a test. `spoiled` says why this group must not run another.
 
     `unsettled`: the test did not go through, and its messages may still be on their way in a
-    process group; the next test would receive them. `report` is that of the last phase.
+    process group; the next test would receive them. `unfinished`: nobody has waited for the end of
+    some operation, so the other ranks' ledgers must tell whether it has one. `report` is that of
+    the last phase.
     """
 
     __test__ = False  # not a test class, for the users' collectors
     spoiled: str = ""
     unsettled: bool = False
+    unfinished: bool = False
     report: str = ""
 
 
@@ -181,8 +184,8 @@ class Preloaded:
 class GroupEnded:
     """All processes of a group are gone.
 
-    `exits` maps a rank to its exit code (-9: SIGKILL) unless that is 0; `first` is the rank that
-    elastic saw fail and ended the others for (-1: none).
+    `exits` maps a rank to its exit code (-9: SIGKILL); `first` is the rank that elastic saw fail,
+    and ended the others for (-1: none).
     """
 
     group: str

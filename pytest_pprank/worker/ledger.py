@@ -53,6 +53,11 @@ def begin_test(serial: int) -> None:
         _recorder.begin_test(serial)
 
 
+def unfinished() -> bool:
+    """Whether an operation of this test was never waited for, as far as the ledger knows."""
+    return _recorder is not None and bool(_recorder.unfinished())
+
+
 def take_stock() -> None:
     """Bring the ledger up to date about operations that nobody waits for. For any thread.
 

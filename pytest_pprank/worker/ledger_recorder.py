@@ -76,6 +76,12 @@ class LedgerRecorder:
         self._note_dropped()
         self._writer.begin_test(serial)
 
+    @_harmless
+    def unfinished(self) -> bool:
+        """Whether an operation of this test has not been seen to its end."""
+        self._note_dropped()
+        return self._writer.unfinished()
+
     def operation(
         self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]
     ) -> Entry | Exception:

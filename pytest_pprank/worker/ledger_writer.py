@@ -97,6 +97,9 @@ class _Counter:
         self.crc = self.length = 0
 
 
+_UNFINISHED = (State.ISSUED, State.WAITING, State.DROPPED)
+
+
 class LedgerWriter:
     """Notes operations in the file at `path`. For any thread; raises OSError if there is no room.
 
@@ -108,7 +111,7 @@ class LedgerWriter:
         # reentrant: a signal handler or a finalizer may issue operations of its own
         self._lock = threading.RLock()
         self._rank = rank
-        self._serial = self._number = self._unrecorded = 0
+        self._serial = self._number = self._before = self._unrecorded = 0
         self._uncounted = False
         self._fault = ""
         self._threads: set[str] = set()
@@ -124,8 +127,17 @@ class LedgerWriter:
         """Count the turns of each channel, and the threads, anew."""
         with self._lock:
             self._serial = serial
+            self._before = self._number
             self._threads.clear()
             self._write_head()
+
+    def unfinished(self) -> bool:
+        """Whether an operation of this test has not been seen to its end."""
+        with self._lock:
+            return self._number > self._before and any(
+                entry.place[0] == self._serial and entry.state in _UNFINISHED
+                for entry in self._by_slot.values()
+            )
 
     def issue(self, call: Call, state: State) -> Entry:
         """Note a new operation."""

@@ -26,7 +26,7 @@ from pytest_pprank.wire.messages import (
 )
 from pytest_pprank.worker.context import SERVER_ARGS
 from pytest_pprank.worker.handle import Pprank
-from pytest_pprank.worker.ledger import begin_test
+from pytest_pprank.worker.ledger import begin_test, unfinished
 from pytest_pprank.worker.link import Link
 
 
@@ -108,7 +108,7 @@ class RankSession:
         self._last_report = ""
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         unsettled = self._pprank.failed and _has_process_group()
-        self._link.send(TestDone(self._pprank.spoiled, unsettled, self._last_report))
+        self._link.send(TestDone(self._pprank.spoiled, unsettled, unfinished(), self._last_report))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report; at the end of setup and call, meet the other ranks."""

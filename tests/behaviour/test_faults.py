@@ -26,6 +26,31 @@ def test_exits(pprank):
 def test_after_exit(pprank):
     assert len(pprank.gather(0)) == 2
 
+def test_exits_with_0(pprank):
+    if pprank.rank == 0:
+        os._exit(0)
+    pprank.barrier()
+
+def test_exits_beside_its_child(pprank):
+    if pprank.rank == 0:
+        if os.fork() == 0:
+            time.sleep(10000)
+        os._exit(81)
+
+def test_leaves_a_message(process_group, pprank):
+    import torch, torch.distributed as dist
+    if pprank.rank == 0:
+        dist.isend(torch.tensor([111.0]), dst=1)
+
+def test_after_the_message(process_group, pprank):
+    import torch, torch.distributed as dist
+    value = torch.tensor([222.0])
+    if pprank.rank == 0:
+        dist.send(value, dst=1)
+    else:
+        dist.recv(value.zero_(), src=0)
+    assert value.item() == 222.0
+
 def test_segfault(pprank):
     if pprank.rank == 0:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -98,7 +123,14 @@ def run(module_runner):
 
 
 @pytest.mark.parametrize(
-    "test", ["test_after_killed", "test_after_exit", "test_after_blocked", "test_last"]
+    "test",
+    [
+        "test_after_killed",
+        "test_after_exit",
+        "test_after_the_message",
+        "test_after_blocked",
+        "test_last",
+    ],
 )
 def test_the_next_test_passes(run, test):
     assert run.outcome(f"{test}[pp2]") == "PASSED"
@@ -109,6 +141,8 @@ def test_the_next_test_passes(run, test):
     [
         ("test_killed", ["rank died: rank 1 died in call: killed by SIGKILL"]),
         ("test_exits", ["rank died: rank 0 died in call: it exited with code 7"]),
+        ("test_exits_with_0", ["rank died: rank 0 died in call: it exited with code 0"]),
+        ("test_exits_beside_its_child", ["rank 0 died in", ": it exited with code 81"]),
         ("test_segfault", ["rank 0 died in call: killed by SIGSEGV"]),
         (
             "test_one_fails_the_other_blocks",
@@ -158,7 +192,13 @@ def test_verdict(run, test, words):
 
 
 def test_every_fault_cost_one_test(run):
-    assert run.counts() == {"failed": 10, "passed": 4, "error": 1}
+    assert run.counts() == {"failed": 12, "passed": 6, "error": 1, "warning": 1}
+
+
+def test_a_message_on_its_way_is_told(run):
+    assert (
+        "worker group replaced after this test: rank 0 left send to rank 1 (test_it.py:" in run.out
+    )
 
 
 @pytest.mark.usefixtures("run")

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pytest_pprank.controller.ledger_text import describe
-from pytest_pprank.controller.wait_graph import Waits, explain_waits, summary
+from pytest_pprank.controller.wait_graph import Waits, explain_waits, left_over, summary
 from pytest_pprank.wire.ledger_file import (
     COLLECTIVE,
     CREATE,
@@ -458,3 +458,24 @@ def test_many_tensors_are_described_in_short():
     assert "3 x float32[2]" in describe(operation)
     (operation,) = Rank(0).collective(shapes=((2,), (3,), (4,), (5,)), tensors=9).operations
     assert "float32[2], float32[3], float32[4] and 6 more" in describe(operation)
+
+
+def left(*ranks):
+    return left_over({rank.rank: rank.ledger() for rank in ranks})
+
+
+def test_a_send_that_nobody_receives_is_left_over():
+    (line,) = left(Rank(0).send(1, state=State.ISSUED), Rank(1))
+    assert line.startswith("rank 0 left send to rank 1 (a.py:10 in f")
+    assert line.endswith("which rank 1 did not receive")
+
+
+@pytest.mark.parametrize("state", [State.ISSUED, State.DROPPED])
+def test_what_was_met_or_is_done_is_not_left_over(state):
+    assert left(Rank(0).send(1, state=state), Rank(1).recv(0, state=State.COMPLETED)) == ()
+    assert left(Rank(0).send(1, state=State.COMPLETED), Rank(1)) == ()
+
+
+def test_a_collective_of_one_rank_is_left_over():
+    (line,) = left(Rank(0).collective(state=State.ISSUED), Rank(1))
+    assert line.endswith("which rank 1 did not come to")
