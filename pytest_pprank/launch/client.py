@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.launcher import LAUNCHER_RANK, PRELOAD_VARIABLE, LauncherSpec
+from pytest_pprank.launch.semaphores import remove_semaphores
 from pytest_pprank.wire.channel import Channel, ChannelClosed, Listener
 from pytest_pprank.wire.messages import Hello, Preloaded, Shutdown
 
@@ -165,6 +166,7 @@ class LauncherClient:
         if self.channel is not None:
             self.channel.close()
         self._log.close()
+        remove_semaphores(self.run_dir.name)
         _remove(self.run_dir)
 
     def _wait_gone(self, deadline: float) -> None:

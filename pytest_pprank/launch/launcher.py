@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.launch import preload
 from pytest_pprank.launch.orphans import adopt_orphans, kill_orphans
+from pytest_pprank.launch.semaphores import name_semaphores, remove_semaphores
 from pytest_pprank.wire.channel import Channel, ChannelClosed, connect
 from pytest_pprank.wire.messages import GroupEnded, Hello, KillGroup, Preloaded, StartGroup
 
@@ -78,6 +79,7 @@ class Launcher:
     def main(self) -> None:
         """Serve the controller; the reader ends the process when it says goodbye or is gone."""
         adopt_orphans()
+        name_semaphores(Path(self._spec.run_dir).name)
         if self._spec.fork:
             multiprocessing.set_forkserver_preload([_FORK_SERVER])
             forkserver.ensure_running()  # returns at once: its imports run beside ours
@@ -155,6 +157,7 @@ class Launcher:
         # nothing of it is worth saving.
         kill_orphans(_helpers())
         _end_helpers()
+        remove_semaphores(Path(self._spec.run_dir).name)
         os._exit(0)
 
     def _kill(self, group: str | None) -> None:

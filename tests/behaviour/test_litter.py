@@ -17,6 +17,8 @@ def test_stuck(process_group, pprank):
     import torch, torch.distributed as dist
     pprank.barrier()
     if pprank.rank == 0:
+        with open("run", "w") as file:
+            file.write(pprank.workdir.parent.name)
         open("stuck", "w").close()
     dist.recv(torch.empty(1), src=1 - pprank.rank)
 """
@@ -41,14 +43,22 @@ def stuck(runner, tmp_path, own_tmp):
             )
             assert process.poll() is None, process.stdout.read()
             assert len(runner.processes()) >= 4  # controller, launcher, fork server, ranks
+            assert semaphores_of((tmp_path / "run").read_text())
             yield process
         finally:
             process.kill()
 
 
+def semaphores_of(run):
+    return list(Path("/dev/shm").glob(f"sem.{run}-*"))
+
+
 def assert_clean(runner, own_tmp):
     runner.wait_for(lambda: not runner.processes(), f"these are gone: {runner.processes()}")
     runner.wait_for(lambda: not list(own_tmp.glob("pprank-*")), "the folder is gone")
+    if (runner.folder / "run").exists():
+        run = (runner.folder / "run").read_text()
+        runner.wait_for(lambda: not semaphores_of(run), "the semaphores are gone")
 
 
 def test_controller_killed(stuck, runner, own_tmp):
@@ -142,17 +152,20 @@ def test_launcher_killed(stuck, runner, own_tmp):
 def test_nothing_in_the_temporary_folder_after_a_good_run(runner, own_tmp):
     runner.write(
         test_it="""
-        import tempfile
+        import multiprocessing, pathlib, tempfile
         def test_it(process_group, pprank):
             tempfile.mkstemp()
             tempfile.mkdtemp()
+            run = pprank.workdir.parent.name
+            test_it.event = multiprocessing.get_context("spawn").Event()
+            assert list(pathlib.Path("/dev/shm").glob(f"sem.{run}-*"))
+            pathlib.Path("run").write_text(run)
         """
     )
-    shared_memory = set(Path("/dev/shm").iterdir())
     run = runner.run("--pp-size=2", "--pprank-device=cpu", env={"TMPDIR": str(own_tmp)})
     assert run.ret == 0, run.out
     assert [p.name for p in own_tmp.iterdir()] == [f"pytest-of-{_user()}"]
-    assert set(Path("/dev/shm").iterdir()) <= shared_memory
+    assert not semaphores_of((runner.folder / "run").read_text())
     assert tempfile.gettempdir() != str(own_tmp)
 
 

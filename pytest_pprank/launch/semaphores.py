@@ -1,0 +1,28 @@
+"""multiprocessing's semaphores of a run carry its name, so that none can stay behind.
+
+Python's resource tracker unlinks those that killed processes have left, but it is a process like
+any other: killed itself, or slow, it leaves them in /dev/shm for ever.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+def name_semaphores(run: str) -> None:
+    """Have this process, and all that multiprocessing starts from it, name semaphores after `run`.
+
+    multiprocessing hands a process's configuration on to its children (BaseProcess.__init__).
+    """
+    config: dict[str, Any] = getattr(multiprocessing.current_process(), "_config", {})
+    config["semprefix"] = f"/{run}"
+
+
+def remove_semaphores(run: str) -> None:
+    """Unlink what is left of them."""
+    for file in _SHARED_MEMORY.glob(f"sem.{run}-*"):
+        file.unlink(missing_ok=True)
