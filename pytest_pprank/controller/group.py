@@ -31,6 +31,7 @@ from pytest_pprank.wire.messages import (
     Ready,
     Shutdown,
     StartGroup,
+    TornDown,
     WarningSeen,
 )
 
@@ -38,6 +39,8 @@ _TICK_SECONDS = 0.05
 _START_SECONDS = 300.0
 _LEAVE_SECONDS = 10.0
 _REAP_SECONDS = 2.0
+_EXIT_SECONDS = 2.0
+"""How long a rank gets to end its process after its pytest session has ended."""
 _SHOWN_LINES = 20
 
 
@@ -245,17 +248,20 @@ class WorkerGroup:
         # what is torn down only now may still want to meet
         meetings = Meetings(self.world_size, self.answer)
         deadline = time.monotonic() + seconds
+        busy = set(self.ranks)
         while self.ended is None and time.monotonic() < deadline:
             for peer, message in self.messages(_TICK_SECONDS):
                 if isinstance(message, Exchange):
                     meetings.arrive(peer.rank, message)
                 elif isinstance(message, RankBroken):
                     errors.append(f"rank {peer.rank}: {message.text}")
-                elif message is None:
+                elif message is None or isinstance(message, TornDown):
                     meetings.leave(peer.rank, "left")
+                    busy.discard(peer.rank)
+            if not busy:
+                deadline = min(deadline, time.monotonic() + _EXIT_SECONDS)
         if self.ended is None:
-            late = [rank for rank, peer in self.ranks.items() if peer.alive]
-            errors += [f"rank {rank} did not leave within {seconds:g} s" for rank in late]
+            errors += [f"rank {rank} did not leave within {seconds:g} s" for rank in busy]
         self.kill()
         return errors
 

@@ -46,5 +46,5 @@ class LiveLines:
         color = {_COLORS[rank % len(_COLORS)]: True}
         for line in lines:
             self._terminal.write(f"[pp{rank}] ", **color)
-            self._terminal.write(line.decode("utf-8", "replace").rstrip("\r") + "\n")
-        self._terminal.write("", flush=True)
+            text = line.decode("utf-8", "replace").rstrip("\r")
+            self._terminal.write(f"{text}\n", flush=line is lines[-1])

@@ -70,4 +70,5 @@ def _tell(config: pytest.Config, text: str) -> None:
             # an xdist worker's terminal leads nowhere, its standard error is the user's
             print(f"\n{text}", file=sys.stderr, flush=True)
         else:
-            reporter.write_line(text)
+            reporter.ensure_newline()
+            reporter.write(f"{text}\n", flush=True)

@@ -8,6 +8,7 @@ Every connection starts with a `Hello`; then, for a rank:
     controller  -> Exchanged        ... once every rank is there, or can no longer come
     rank        -> TestDone         end barrier
     controller  -> Shutdown         leave the pytest session, tear everything down
+    rank        -> TornDown         ... done, and on its way out
 
 Reports of phases ride on the message that ends the phase; those of subtests come alone
 (PhaseReport). A rank may stop the deadlines of its test (Pause) while somebody debugs it, and
@@ -151,6 +152,11 @@ class Shutdown:
 
 
 @dataclass(frozen=True)
+class TornDown:
+    """A rank has finished its pytest session; what it still does is nobody's concern."""
+
+
+@dataclass(frozen=True)
 class StartGroup:
     """Ask the launcher for a worker group."""
 
@@ -208,6 +214,7 @@ Message: TypeAlias = (
     | TakeStock
     | StockTaken
     | Shutdown
+    | TornDown
     | StartGroup
     | KillGroup
     | Preloaded

@@ -22,6 +22,7 @@ from pytest_pprank.wire.messages import (
     RunTest,
     Shutdown,
     TestDone,
+    TornDown,
     WarningSeen,
 )
 from pytest_pprank.worker.context import SERVER_ARGS
@@ -61,6 +62,12 @@ class RankSession:
     def pytest_sessionstart(self) -> None:
         """Tell other plugins and conftest files that this rank is up."""
         self._config.hook.pytest_pprank_rank_started(pprank=self._pprank)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+        """Say when all fixtures are torn down: pytest's last garbage collection may take long."""
+        yield
+        self._link.send(TornDown())
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Keep what broke the session: no terminal would print it here."""

@@ -19,6 +19,9 @@ MARK = "PPRANK_TEST_RUN"
 
 DEADLINE = 120
 
+_NOT_PASSED_ON = ("PYTEST_XDIST", "PYTHONUNBUFFERED")
+"""Variables by which the tests would see less, or more, than a user."""
+
 
 @dataclass
 class Run:
@@ -66,7 +69,7 @@ class Runner:
             cwd=self.folder,
             # leases of its own: not to wait for the tests of somebody else on this machine
             env={
-                **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")},
+                **{k: v for k, v in os.environ.items() if not k.startswith(_NOT_PASSED_ON)},
                 MARK: self.mark,
                 "PPRANK_LEASE_DIR": str(self.folder),
                 **kwargs.pop("env", {}),
@@ -94,7 +97,7 @@ class Runner:
                 continue
             try:
                 if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().decode()[:80]
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().decode()[:300]
             except OSError:
                 continue  # gone meanwhile
         return found
