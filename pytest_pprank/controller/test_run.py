@@ -187,9 +187,10 @@ class TestRun:
             return self._died()
         if len(self._done) == self._group.world_size or self._debugged():
             return None
-        if self._deadlines.left(failed=self._failed()) <= 0:
-            return self._late()
-        return self._pointless()
+        late = self._deadlines.left(failed=self._failed()) <= 0
+        trouble = self._late() if late else self._pointless()
+        # a rank that could not even hear us ends itself when it is asked what it does
+        return self._died() if trouble is not None and self._dead else trouble
 
     def _debugged(self) -> bool:
         if self._deadlines.since_start > _SHORT_SECONDS:
