@@ -126,6 +126,35 @@ def assert_kv_balanced(scheduler: Any) -> None:
         raise AssertionError("\n  ".join([f"KV is not balanced{_here()}:", *problems, cause]))
 
 
+def assert_tokens_equal_reference(outputs: Any) -> None:
+    """Assert that greedy outputs of `engine` are those of the same model in transformers on a CPU.
+
+    `outputs`: what ``engine.generate`` returns, or one Result. A meeting of all ranks: the first
+    one computes the reference, once per prompt and output. A failure tells the first token that
+    differs, with both logits; tokens whose logits differ by less than rounding are called a tie.
+    An aborted request is compared as far as it went.
+
+    Usual cause: KV of the wrong place, a chunk or layer left out, tokens that one stage got late.
+    """
+    __tracebackhide__ = True
+    rank = current_rank()
+    results = [outputs] if hasattr(outputs, "token_ids") else list(outputs)
+    if not results or not all(hasattr(result, "token_ids") for result in results):
+        raise UsageError(
+            "assert_tokens_equal_reference: takes what engine.generate returned, not "
+            f"{outputs!r}"
+        )
+    found: list[str] = []
+    if rank.rank == 0:
+        from pytest_pprank.sglang.reference import findings
+
+        found = list(findings(results, rank.num_stages))
+    found = rank.broadcast(found)
+    if found:
+        lines = ["tokens differ from the reference (transformers on CPU):", *found]
+        raise AssertionError("\n  ".join(lines))
+
+
 def assert_profiler_ready(scheduler: Any) -> None:
     """Run SGLang's dynamic-chunk profiler again and assert that nothing went wrong in it.
 

@@ -14,7 +14,7 @@ from pytest_pprank.sglang.seams import need
 
 def idle_problems(scheduler: Any) -> list[str]:
     """Return, in words, all that is not idle or not balanced; empty when there is nothing."""
-    return [*_busy(scheduler), *kv_problems(scheduler)]
+    return [*busy_problems(scheduler), *kv_problems(scheduler)]
 
 
 def kv_problems(scheduler: Any) -> list[str]:
@@ -93,7 +93,8 @@ def _drop_requests(scheduler: Any) -> None:
     need(scheduler, "init_pp_loop_state")()
 
 
-def _busy(scheduler: Any) -> Iterator[str]:
+def busy_problems(scheduler: Any) -> Iterator[str]:
+    """Yield, in words, each request that a Scheduler has in a queue, a batch or a slot."""
     waiting = [req.rid for req in need(scheduler, "waiting_queue")]
     if waiting:
         yield f"waiting queue: {len(waiting)} requests ({_some(waiting)})"

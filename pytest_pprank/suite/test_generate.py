@@ -1,0 +1,117 @@
+"""Requests through the real event loops of all stages: tokens of the reference, nothing kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+
+CHUNK = 64
+
+
+def test_one_request(engine: Any) -> None:
+    assert_tokens_equal_reference(engine.generate([17]))
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_requests_of_many_lengths(engine: Any) -> None:
+    assert_tokens_equal_reference(engine.generate([1, 2, 31, 100, 255, 256, 257, 3]))
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_requests_that_end_at_different_times(engine: Any) -> None:
+    for max_new_tokens in (1, 2, 5, 9, 14):
+        engine.submit(20 + max_new_tokens, max_new_tokens, stream=False)
+    engine.drain()
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_requests_that_come_one_after_another(engine: Any) -> None:
+    """Each finds the pipeline busy with those before it, in another state."""
+    for length in (70, 5, 300, 12, 33, 150):
+        engine.submit(length, 6)
+        engine.step(3)
+    engine.drain()
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_more_requests_than_may_run(engine: Any) -> None:
+    results = engine.generate([10 + 7 * index for index in range(32)], max_new_tokens=4)
+    assert_tokens_equal_reference(results)
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_prefix_that_is_cached(engine: Any) -> None:
+    prompt = [*range(1000, 1200)]
+    engine.generate([prompt])
+    results = engine.generate([[*prompt, 7, 8, 9], [*prompt[:120], 5], prompt])
+    assert [result.cached_tokens for result in results] == [200, 120, 199]
+    assert_tokens_equal_reference(results)
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.sglang(chunked_prefill_size=CHUNK)
+def test_chunked_prompt(engine: Any) -> None:
+    (result,) = engine.generate([5 * CHUNK - 1])
+    assert len(result.extends) == 5
+    assert_tokens_equal_reference([result])
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.sglang(chunked_prefill_size=CHUNK)
+def test_chunked_prompts_beside_others(engine: Any) -> None:
+    lengths = [3 * CHUNK, 3 * CHUNK + 1, 5, 2 * CHUNK - 1, CHUNK, 9, 4 * CHUNK + 7]
+    assert_tokens_equal_reference(engine.generate(lengths))
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.sglang(chunked_prefill_size=CHUNK)
+def test_abort_in_the_middle_of_a_prompt(engine: Any) -> None:
+    aborted, other = engine.submit(8 * CHUNK), engine.submit(30)
+    engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
+    engine.abort(aborted)
+    engine.drain()
+    assert engine.results[aborted].finish_reason["type"] == "abort"
+    assert_tokens_equal_reference(engine.results[other])
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_abort_of_a_running_request(engine: Any) -> None:
+    aborted, other = engine.submit(40, 200), engine.submit(41, 12)
+    engine.run_until(lambda: len(engine.results[aborted].token_ids) >= 3)
+    engine.abort(aborted)
+    engine.drain()
+    assert engine.results[aborted].finish_reason["type"] == "abort"
+    assert len(engine.results[aborted].token_ids) < 200
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_abort_of_a_request_that_has_not_begun(engine: Any) -> None:
+    aborted, other = engine.submit(40), engine.submit(41)
+    engine.abort(aborted)
+    engine.drain()
+    assert engine.results[aborted].finish_reason["type"] == "abort"
+    assert_tokens_equal_reference(engine.results[other])
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.sglang(max_running_requests=1)
+def test_one_request_at_a_time(engine: Any, pprank: Any) -> None:
+    results = engine.generate([50, 60, 70], max_new_tokens=4)
+    assert_tokens_equal_reference(results)
+    assert all(len(slot) <= 1 for view in engine.stages for slot in view.slots)
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_logprobs_are_those_of_the_tokens(engine: Any) -> None:
+    results = engine.generate([12, 90], logprobs=True)
+    assert_tokens_equal_reference(results)
+    for result in results:
+        assert len(result.logprobs) == len(result.token_ids)
+        assert all(value < 0 for value in result.logprobs)
+    assert_kv_balanced(engine.scheduler)
