@@ -111,16 +111,18 @@ def assert_ranks_agree(value: Any, *, what: str | None = None) -> None:
 
 
 def assert_kv_balanced(scheduler: Any) -> None:
-    """Assert that a Scheduler without requests has all its KV tokens and request slots back.
+    """Assert that a Scheduler holds no request, and has all its KV tokens and request slots back.
 
-    Usual cause of a failure: a path that ends a request (abort, error, retraction, profiling)
+    That is: every queue, batch and microbatch slot empty, all request slots free, all KV tokens
+    free or evictable, none locked. Names the requests that hold something, and their last forward,
+    as far as `engine` has run them. About this rank only: call it on each. Usual cause of a failure: a path that ends a request (abort, error, retraction, profiling)
     without release_kv_cache, or a prefix locked and never unlocked.
     """
     __tracebackhide__ = True
-    from pytest_pprank.sglang.idle import kv_problems
+    from pytest_pprank.sglang.idle import idle_problems
 
     _must_be_scheduler("assert_kv_balanced", scheduler)
-    problems = kv_problems(scheduler)
+    problems = idle_problems(scheduler)
     if problems:
         cause = "usual cause: a path that ends a request without release_kv_cache"
         raise AssertionError("\n  ".join([f"KV is not balanced{_here()}:", *problems, cause]))
@@ -141,8 +143,7 @@ def assert_tokens_equal_reference(outputs: Any) -> None:
     results = [outputs] if hasattr(outputs, "token_ids") else list(outputs)
     if not results or not all(hasattr(result, "token_ids") for result in results):
         raise UsageError(
-            "assert_tokens_equal_reference: takes what engine.generate returned, not "
-            f"{outputs!r}"
+            f"assert_tokens_equal_reference: takes what engine.generate returned, not {outputs!r}"
         )
     found: list[str] = []
     if rank.rank == 0:

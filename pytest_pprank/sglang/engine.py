@@ -28,6 +28,7 @@ from pytest_pprank.sglang.engine_seams import (
     settle_sends,
 )
 from pytest_pprank.sglang.engine_views import Forward, StageView, forward_of, view_stage
+from pytest_pprank.sglang.holders import holders, note_forward
 from pytest_pprank.sglang.seams import need
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ _WHERE = ("any", "all")
 
 class EngineStalled(AssertionError):
     """Requests are under way, and SGLang's event loops do nothing for them."""
+
+
+class EventLoopFailed(AssertionError):
+    """SGLang's event loop raised on this stage; the cause is the exception itself."""
 
 
 @dataclass
@@ -212,7 +217,7 @@ class Engine:
                 "engine.leave: not idle; call engine.drain() before:\n" + "\n".join(self._state())
             )
         # idle, no stage needs another one to go on: those behind catch up
-        self._loop.run_to(self._granted)
+        self._run_to(self._granted)
         done = [view.iterations for view in self._meet("engine.leave()", self._view())]
         assert done == [self._granted] * len(done), done
         settle_sends(self.scheduler)
@@ -320,7 +325,7 @@ class Engine:
             self._loop = LoopThread(lambda: enter_loop(self.scheduler))
             self._loop.start()
         self._granted += n
-        self._loop.run_to(max(0, self._granted - self._pprank.stage))
+        self._run_to(max(0, self._granted - self._pprank.stage))
         report = _Report(tuple(self._calls), self._view())
         if self._attachment.wire is not None:
             messages = self._attachment.wire.receive()
@@ -330,6 +335,27 @@ class Engine:
         self._take_in(self._meet(operation, report))
         return [bool(flag) for flag in self._meet(operation, predicate())] if predicate else []
 
+    def _run_to(self, iterations: int) -> None:
+        __tracebackhide__ = True
+        assert self._loop is not None
+        try:
+            self._loop.run_to(iterations)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            lines = [f"SGLang's event loop failed: {type(error).__name__}: {error}", *self._last()]
+            raise EventLoopFailed("\n".join(lines)) from error
+
+    def _last(self) -> Iterator[str]:
+        """Yield what this stage was at; nothing in it differs from stage to stage by itself."""
+        if self.forwards:
+            last = self.forwards[-1]
+            extends = ", ".join(f"{start}-{end}" for start, end in last.extends)
+            yield f"  last forward: {last.mode} of {', '.join(last.rids)}" + (
+                f" (tokens {extends})" if extends else ""
+            )
+        yield from (f"  {line}" for line in holders(self.scheduler))
+
     def _take_in(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
         calls = {report.calls for report in reports}
@@ -338,7 +364,9 @@ class Engine:
                 f"  rank {rank}: {', '.join(report.calls) or 'nothing'}"
                 for rank, report in enumerate(reports)
             ]
-            raise UsageError("\n".join(["the ranks asked the engine for different things:", *lines]))
+            raise UsageError(
+                "\n".join(["the ranks asked the engine for different things:", *lines])
+            )
         self._calls.clear()
         self.stages = tuple(report.view for report in reports)
         for output in reports[0].outputs:
@@ -358,9 +386,7 @@ class Engine:
         result.cached_tokens = output.cached_tokens or result.cached_tokens
 
     def _view(self) -> StageView:
-        return view_stage(
-            self.scheduler, self._pprank.stage, self.iterations, len(self.forwards)
-        )
+        return view_stage(self.scheduler, self._pprank.stage, self.iterations, len(self.forwards))
 
     def _state(self) -> Iterator[str]:
         for rid, result in self.results.items():
@@ -382,7 +408,9 @@ class Engine:
             self._loop.at_top()
 
     def _at_forward(self, batch: Any) -> None:
-        self.forwards.append(forward_of(batch, self.iterations))
+        forward = forward_of(batch, self.iterations)
+        self.forwards.append(forward)
+        note_forward(self.scheduler, batch.reqs, forward.mode)
         for callback in self._callbacks:
             callback(batch)
 

@@ -98,6 +98,7 @@ class LoopThread:
         self._thread.join()
 
     def _run(self) -> None:
+        __tracebackhide__ = True
         try:
             self._loop()
         except LeaveLoop:

@@ -146,6 +146,7 @@ class Attachment:
 
 def enter_loop(scheduler: Any) -> None:
     """Run the event loop that SGLang chooses for this Scheduler. Blocks."""
+    __tracebackhide__ = True
     if str(need(scheduler, "device")).startswith("cuda"):
         import torch
 

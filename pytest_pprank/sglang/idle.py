@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_pprank.errors import PprankError
 from pytest_pprank.sglang.batches import restart_serial
+from pytest_pprank.sglang.holders import forget_forwards, holders
 from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import need
 
@@ -21,7 +22,7 @@ def kv_problems(scheduler: Any) -> list[str]:
     """Return what a Scheduler without requests should have got back and has not.
 
     Tokens: free + evictable in the tree cache must be the whole pool, nothing locked. Request
-    slots: all free.
+    slots: all free. With the requests that hold something, as far as `engine` has run them.
     """
     problems = []
     total = int(need(scheduler.token_to_kv_pool_allocator, "size"))
@@ -38,7 +39,7 @@ def kv_problems(scheduler: Any) -> list[str]:
     slots, free_slots = int(need(pool, "size")), int(pool.available_size())
     if free_slots != slots:
         problems.append(f"request slots: {slots - free_slots} of {slots} were not given back")
-    return problems
+    return [*problems, *holders(scheduler)] if problems else []
 
 
 def free_tokens(scheduler: Any) -> int:
@@ -65,6 +66,7 @@ def reset_scheduler(scheduler: Any) -> None:
     if tracker is not None:
         tracker.reset()
     scheduler.forward_ct = 0
+    forget_forwards(scheduler)
     restart_serial()
 
 

@@ -70,6 +70,14 @@ def test_chunked_prompts_beside_others(engine: Any) -> None:
 
 
 @pytest.mark.sglang(chunked_prefill_size=CHUNK)
+def test_chunks_whose_output_is_not_sent(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With this switch of SGLang's a chunk that samples nothing sends nothing back (PR 26148)."""
+    monkeypatch.setenv("SGLANG_PP_SKIP_PURE_CHUNKED_OUTPUT_COMM", "1")
+    assert_tokens_equal_reference(engine.generate([5 * CHUNK + 3, 6, 2 * CHUNK]))
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.sglang(chunked_prefill_size=CHUNK)
 def test_abort_in_the_middle_of_a_prompt(engine: Any) -> None:
     aborted, other = engine.submit(8 * CHUNK), engine.submit(30)
     engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
@@ -100,9 +108,10 @@ def test_abort_of_a_request_that_has_not_begun(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-@pytest.mark.sglang(max_running_requests=1)
-def test_one_request_at_a_time(engine: Any, pprank: Any) -> None:
-    results = engine.generate([50, 60, 70], max_new_tokens=4)
+@pytest.mark.sglang(max_running_requests=1, chunked_prefill_size=CHUNK)
+def test_one_request_at_a_time(engine: Any) -> None:
+    """A chunked prompt then fills all there is to fill (PR 23006)."""
+    results = engine.generate([50, 3 * CHUNK, 60, 70], max_new_tokens=4)
     assert_tokens_equal_reference(results)
     assert all(len(slot) <= 1 for view in engine.stages for slot in view.slots)
     assert_kv_balanced(engine.scheduler)
