@@ -115,7 +115,9 @@ def assert_kv_balanced(scheduler: Any) -> None:
 
     That is: every queue, batch and microbatch slot empty, all request slots free, all KV tokens
     free or evictable, none locked. Names the requests that hold something, and their last forward,
-    as far as `engine` has run them. About this rank only: call it on each. Usual cause of a failure: a path that ends a request (abort, error, retraction, profiling)
+    as far as `engine` has run them. About this rank only: call it on each.
+
+    Usual cause of a failure: a path that ends a request (abort, error, retraction, profiling)
     without release_kv_cache, or a prefix locked and never unlocked.
     """
     __tracebackhide__ = True

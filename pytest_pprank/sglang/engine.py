@@ -71,8 +71,8 @@ class Engine:
     has done P iterations less than the first stage. That is SGLang's own order of events and not a
     choice: in iteration i stage P waits for an output that stage P-1 sends in its iteration i+1.
 
-    *Divergence.* After each step all ranks meet. A stage that does not come back from its loop, or a
-    rank that does something else, is reported by name, as at any missed meeting; ranks that ask
+    *Divergence.* After each step all ranks meet. A stage that does not come back from its loop, or
+    a rank that does something else, is reported by name, as at any missed meeting; ranks that ask
     for different requests get a UsageError.
 
     Attributes, the same on all ranks: `results` (request id to Result), `stages` (what each stage
@@ -228,7 +228,7 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing was under way on any stage after the last step, and nothing came since."""
+        """Whether nothing was under way on any stage after the last step, nor came since."""
         return (
             not self._calls
             and all(result.finished for result in self.results.values())

@@ -28,11 +28,11 @@ class LoopEnded(Exception):
 
 @contextmanager
 def _warnings_of_sglang() -> Iterator[None]:
-    """While the loop runs, warnings are SGLang's: a user's filterwarnings = error is not for them."""
+    """While the loop runs, warnings are SGLang's: not what a user's filterwarnings=error is for."""
     with warnings.catch_warnings():  # of all threads; the test's own one only waits
         warnings.simplefilter("default")
-        # each pickled message that a stage sends; torch says it once per process
-        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        # about each pickled message between stages; torch says it once per process
+        warnings.filterwarnings("ignore", "The given (buffer|NumPy array) is not writable")
         yield
 
 
@@ -56,6 +56,8 @@ class LoopThread:
         self._thread = threading.Thread(
             target=context.run, args=(self._run,), name=THREAD_NAME, daemon=True
         )
+        # read by the ledger of operations (worker.ledger_calls)
+        self._thread.stands_for = threading.current_thread().name  # type: ignore[attr-defined]
 
     def start(self) -> None:
         """Enter the loop; it goes as far as the top of its first iteration."""

@@ -115,7 +115,7 @@ class Attachment:
         self._scheduler = scheduler
         self.wire: Wire | None = None
         self._receiver = receiver = need(scheduler, "request_receiver")
-        if not is_dataclass(receiver) or not _has(receiver, "scripted_scheduler_hook"):
+        if not _has(receiver, "scripted_scheduler_hook"):
             raise missing("SchedulerRequestReceiver.scripted_scheduler_hook")
         changes: dict[str, Any] = {"scripted_scheduler_hook": hook}
         self._undo: list[tuple[Any, str, Any]] = []
@@ -173,4 +173,4 @@ def check_engine_args(scheduler: Any) -> None:
 
 
 def _has(instance: Any, name: str) -> bool:
-    return any(field.name == name for field in fields(instance))
+    return is_dataclass(instance) and any(field.name == name for field in fields(instance))

@@ -89,7 +89,7 @@ def test_abort_in_the_middle_of_a_prompt(engine: Any) -> None:
 
 
 def test_abort_of_a_running_request(engine: Any) -> None:
-    aborted, other = engine.submit(40, 200), engine.submit(41, 12)
+    aborted, _ = engine.submit(40, 200), engine.submit(41, 12)
     engine.run_until(lambda: len(engine.results[aborted].token_ids) >= 3)
     engine.abort(aborted)
     engine.drain()

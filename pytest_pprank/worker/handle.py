@@ -106,7 +106,7 @@ class Pprank:
     def meet(self, operation: str, obj: Any, where: str) -> list[Any]:
         """Gather under a name: for fixtures whose methods are calls of all ranks together.
 
-        `operation` and `where` (file and line of the test) are what a peer that does not come reads.
+        `operation` and `where` (file and line of the test) are told when a peer does not come.
         """
         payloads = self._meeting.exchange(operation, pickle.dumps(obj), where)
         return [pickle.loads(p) for p in payloads if p is not None]
