@@ -147,12 +147,10 @@ def assert_tokens_equal_reference(outputs: Any) -> None:
         raise UsageError(
             f"assert_tokens_equal_reference: takes what engine.generate returned, not {outputs!r}"
         )
-    found: list[str] = []
-    if rank.rank == 0:
-        from pytest_pprank.sglang.reference import findings
+    from pytest_pprank.sglang.reference import check_greedy, findings
 
-        found = list(findings(results, rank.num_stages))
-    found = rank.broadcast(found)
+    check_greedy(results)
+    found = rank.broadcast(list(findings(results, rank.num_stages)) if rank.rank == 0 else None)
     if found:
         lines = ["tokens differ from the reference (transformers on CPU):", *found]
         raise AssertionError("\n  ".join(lines))

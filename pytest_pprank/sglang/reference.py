@@ -67,14 +67,19 @@ def judge(model_path: str, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> 
     return Judged(expected, at, found, _TIE.get(dtype, 1e-4))
 
 
-def findings(results: Sequence[Result], stages: int) -> Iterator[str]:
-    """Yield, per request whose output is not the reference's, what is wrong with it."""
+def check_greedy(results: Sequence[Result]) -> None:
+    """Raise UsageError for a result to which greedy decoding has nothing to say."""
     for result in results:
         if result.sampling.get("temperature"):
             raise UsageError(
                 f"assert_tokens_equal_reference: {result.rid} was sampled with temperature="
                 f"{result.sampling['temperature']!r}; the reference is greedy"
             )
+
+
+def findings(results: Sequence[Result], stages: int) -> Iterator[str]:
+    """Yield, per request whose output is not the reference's, what is wrong with it."""
+    for result in results:
         wanted = int(result.sampling["max_new_tokens"])
         reason = (result.finish_reason or {}).get("type")
         if reason == "length" and len(result.token_ids) != wanted:
