@@ -1,19 +1,20 @@
-"""Event loops that are broken on purpose: what the stock suite says, in a pytest of its own."""
+"""Event loops that are broken on purpose, in a pytest of their own: what is said about them."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-STALLED = """
-title: a chunked prompt is not continued where it fills all there is (SGLang PR 23006)
+# each is seen by one test of the stock suite
+REVERT = """
+title: three faults at once
 patches:
 - target: sglang.srt.managers.scheduler.Scheduler._get_new_batch_prefill_raw
   edits:
-  - match: |
+  - match: |  # SGLang PR 23006: a chunked prompt is not continued where it fills all there is
       self.get_num_allocatable_reqs(running_bs, running_batch=running_batch) <= 0
       and self.chunked_req is None
       and not self.enable_priority_preemption
@@ -21,31 +22,22 @@ patches:
       self.get_num_allocatable_reqs(running_bs, running_batch=running_batch) <= 0
       and self.chunked_req is not None
       and not self.enable_priority_preemption
-"""
-
-LEAKED = """
-title: the abort of a chunked request forgets its KV
-patches:
 - target: sglang.srt.managers.scheduler.Scheduler.process_pending_chunked_abort
   edits:
   - match: |
       release_kv_cache(req, self.tree_cache, is_insert=False)
     replacement: |
       pass
-"""
-
-LONELY = """
-title: only the receiver does without the output of a pure chunk (SGLang PR 26148)
-patches:
-- target: sglang.srt.managers.scheduler_pp_mixin.SchedulerPPMixin._pp_send_recv_and_preprocess_output_tensors
+- target: sglang.srt.managers.scheduler_pp_mixin.SchedulerPPMixin.\
+_pp_send_recv_and_preprocess_output_tensors
   edits:
-  - match: |
+  - match: |  # SGLang PR 26148: only the sender does without the output of a pure chunk
       if _pp_can_skip_output_comm(target):
     replacement: |
       if False:
-"""  # noqa: E501
+"""
 
-CUT_OFF = """
+STUCK = """
 import threading
 
 def test_stage_that_does_not_come_back(engine, pprank):
@@ -54,37 +46,53 @@ def test_stage_that_does_not_come_back(engine, pprank):
     engine.generate([20])
 """
 
-
-@pytest.mark.parametrize(
-    ("revert", "test", "words"),
-    [
-        (STALLED, "at_a_time", ["EngineStalled", "req-001: prompt of 192 tokens", "in the middle"]),
-        (LEAKED, "in_the_middle", ["memory leak detected", "held by req-000: request slot"]),
-        (LONELY, "not_sent", ["deadlock: rank 0 waits in recv from rank 1", "scheduler_pp_mixin"]),
-    ],
-    ids=["stalled", "leaked", "deadlock"],
-)
-def test_suite_is_red(revert: str, test: str, words: list[str], tmp_path: Path) -> None:
-    (tmp_path / "revert.yaml").write_text(revert)
-    out = run("--pyargs", "pytest_pprank.suite.test_generate", "-k", test, folder=tmp_path)
-    assert "1 failed" in out
-    for expected in words:
-        assert expected in out
+SUITE = "test_one_request_at_a_time or test_abort_in_the_middle or test_chunks_whose_output"
 
 
-def test_stage_that_cannot_leave_is_named(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(CUT_OFF)
-    out = run("--pprank-timeout", "8", "test_it.py", folder=tmp_path, revert=False)
-    assert "1 failed" in out
-    assert "rank 1" in out
-    assert "in <lambda>" in out  # the stack of the event loop's thread on rank 1
-
-
-def run(*arguments: str, folder: Path, revert: bool = True) -> str:
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "revert.yaml").write_text(REVERT)
+    (folder / "test_stuck.py").write_text(STUCK)
     command = [sys.executable, "-m", "pytest", "--pp-size", "2", "-p", "no:cacheprovider"]
-    command += ["--pprank-revert", "revert.yaml"] if revert else []
+    command += ["--pprank-revert", "revert.yaml", "--pprank-timeout", "15"]
+    command += ["--pyargs", "test_stuck.py", "pytest_pprank.suite.test_generate"]
+    command += ["-k", f"does_not_come_back or {SUITE}"]
     done = subprocess.run(
-        [*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=200, check=False
+        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 1, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        (
+            "test_one_request_at_a_time",
+            [
+                "EngineStalled: nothing has moved for",
+                "req-001: prompt of 192 tokens",
+                "chunked_req",
+            ],
+        ),
+        (
+            "test_abort_in_the_middle_of_a_prompt",
+            ["event loop failed: ValueError: pool memory leak", "held by req-000: request slot"],
+        ),
+        (
+            "test_chunks_whose_output_is_not_sent",
+            ["deadlock: rank 0 waits in recv from rank 1", "scheduler_pp_mixin.py"],
+        ),
+        (
+            "test_stage_that_does_not_come_back",
+            ["rank 1", "Stacks of rank 1", "in _at_forward", "in event_loop_pp"],
+        ),
+    ],
+)
+def test_fault_is_told(output: str, test: str, words: list[str]) -> None:
+    failures = re.split(r"\n_{3,} (test_\w+)\[pp2\] _{3,}\n", output)
+    told = dict(zip(failures[1::2], failures[2::2], strict=True))
+    assert test in told, output
+    for expected in words:
+        assert expected in told[test]
