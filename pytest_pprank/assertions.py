@@ -136,6 +136,7 @@ def assert_tokens_equal_reference(outputs: Any) -> None:
     `outputs`: what ``engine.generate`` returns, or one Result. A meeting of all ranks: the first
     one computes the reference, once per prompt and output. A failure tells the first token that
     differs, with both logits; tokens whose logits differ by less than rounding are called a tie.
+    Logprobs, where asked for, must be those of the reference but for rounding.
     An aborted request is compared as far as it went.
 
     Usual cause: KV of the wrong place, a chunk or layer left out, tokens that one stage got late.

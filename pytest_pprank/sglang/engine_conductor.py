@@ -189,6 +189,7 @@ class Conductor:
         result.logprobs += output.logprobs
         result.finish_reason = output.finish_reason or result.finish_reason
         result.cached_tokens = output.cached_tokens or result.cached_tokens
+        result.retractions = output.retractions or result.retractions
 
     def _view(self) -> StageView:
         return view_stage(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))

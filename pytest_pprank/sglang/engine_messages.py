@@ -19,7 +19,8 @@ class Result:
     `token_ids`: the output tokens that have been sent so far, without the prompt. `logprobs`: of
     these tokens, where asked for. `finish_reason`: SGLang's words, such as
     ``{"type": "length", "length": 8}``; None while the request is not finished. `cached_tokens`:
-    tokens of the prompt that were found in the tree cache. `extends`: for each forward of the
+    tokens of the prompt that were found in the tree cache. `retractions`: how often the request had
+    to give its KV back to others, and was computed again. `extends`: for each forward of the
     prompt on the first stage, from which token to which it went (half open), so that more than one
     means that the prompt was chunked.
     """
@@ -32,6 +33,7 @@ class Result:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: dict[str, Any] | None = None
     cached_tokens: int = 0
+    retractions: int = 0
     extends: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -49,6 +51,7 @@ class Output:
     logprobs: tuple[float, ...] = ()
     finish_reason: dict[str, Any] | None = None
     cached_tokens: int = 0
+    retractions: int = 0
 
 
 def sampling_of(max_new_tokens: int, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,4 +120,5 @@ def _output(message: Any, index: int) -> Output:
         logprobs=tuple(values or ()),
         finish_reason=None if reason is None else dict(reason),
         cached_tokens=int(message.cached_tokens[index]),
+        retractions=int(message.retraction_counts[index]) if message.retraction_counts else 0,
     )

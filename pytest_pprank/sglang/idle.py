@@ -96,7 +96,7 @@ def _drop_requests(scheduler: Any) -> None:
 
 
 def busy_problems(scheduler: Any) -> Iterator[str]:
-    """Yield, in words, each request that a Scheduler has in a queue, a batch or a slot."""
+    """Yield, in words, what a Scheduler has in a queue, a batch, a slot or between two stages."""
     waiting = [req.rid for req in need(scheduler, "waiting_queue")]
     if waiting:
         yield f"waiting queue: {len(waiting)} requests ({_some(waiting)})"
@@ -114,6 +114,22 @@ def busy_problems(scheduler: Any) -> Iterator[str]:
     queue = getattr(getattr(scheduler, "grammar_manager", None), "grammar_queue", None)
     if queue:
         yield f"grammar queue: {len(queue)} requests"
+    yield from _between_stages(scheduler)
+
+
+def _between_stages(scheduler: Any) -> Iterator[str]:
+    """Yield what a pipeline's loop has in its hands for another microbatch or another stage.
+
+    Not the requests that it passes on: of these the last ones are on their way in each iteration.
+    """
+    for kind, messages in (getattr(scheduler, "_pp_tensor_dict_inbox", None) or {}).items():
+        if messages:
+            yield f"received and not asked for: {len(messages)} messages of kind {kind!r}"
+    if results := getattr(scheduler, "last_rank_comm_queue", None):
+        yield f"last_rank_comm_queue: {len(results)} results that were not sent"
+    for name in ("send_proxy_work", "send_output_work"):
+        if work := getattr(scheduler, name, None):
+            yield f"{name}: {len(work)} sends that were not waited for"
 
 
 def _tree_tokens(scheduler: Any, what: str) -> int:

@@ -30,11 +30,13 @@ class Expected:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the reference says of an output: per position the expected token, and the first
-    difference, if any, with the logit that it gives the token that came instead.
+    """What the reference says of an output: per position the expected token and the logprob of the
+    token that came; the first difference, if any, with the logit of the token that came instead.
+    `tie`: how near logits and logprobs must be to count as equal.
     """
 
     expected: tuple[Expected, ...]
+    logprobs: tuple[float, ...]
     differs_at: int | None
     logit_of_found: float
     tie: float
@@ -64,7 +66,8 @@ def judge(model_path: str, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> 
     differs = [i for i, token in enumerate(tokens) if token != expected[i].token]
     at = differs[0] if differs else None
     found = float("nan") if at is None else float(logits[at, tokens[at]])
-    return Judged(expected, at, found, _TIE.get(dtype, 1e-4))
+    chosen = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    return Judged(expected, tuple(chosen.tolist()), at, found, _TIE.get(dtype, 1e-4))
 
 
 def check_greedy(results: Sequence[Result]) -> None:
@@ -90,6 +93,8 @@ def findings(results: Sequence[Result], stages: int) -> Iterator[str]:
             judged = judge(result.model_path, result.prompt, tuple(result.token_ids))
             if judged.differs_at is not None:
                 yield _difference(result, judged, judged.differs_at, stages)
+            elif result.logprobs:
+                yield from _logprobs(result, judged)
 
 
 def _difference(result: Result, judged: Judged, at: int, stages: int) -> str:
@@ -108,6 +113,20 @@ def _difference(result: Result, judged: Judged, at: int, stages: int) -> str:
             "this is a tie: the two logits are nearer than rounding; choose another prompt"
         )
     return "\n  ".join(lines)
+
+
+def _logprobs(result: Result, judged: Judged) -> Iterator[str]:
+    if len(result.logprobs) != len(result.token_ids):
+        yield f"{result.rid}: {len(result.logprobs)} logprobs of {len(result.token_ids)} tokens"
+        return
+    pairs = zip(result.logprobs, judged.logprobs, strict=True)
+    for index, (found, expected) in enumerate(pairs):
+        if not abs(found - expected) <= 10 * judged.tie:
+            yield (
+                f"{result.rid}: the logprob of output token {index} ({result.token_ids[index]}) is "
+                f"{found:.5f}, the reference has {expected:.5f}"
+            )
+            return
 
 
 def _ranges(extends: Sequence[tuple[int, int]]) -> str:

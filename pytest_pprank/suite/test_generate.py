@@ -99,6 +99,36 @@ def test_abort_of_a_running_request(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
+def test_abort_in_every_slot(engine: Any, pprank: Any) -> None:
+    """The request is in another microbatch slot than the one whose turn it is (PR 29405)."""
+    for turn in range(pprank.num_stages):
+        rid = engine.submit(20, 100)
+        engine.run_until(lambda: len(engine.results[rid].token_ids) >= 2)  # noqa: B023
+        engine.step(1 + turn)
+        engine.abort(rid)
+        engine.drain()
+        assert engine.results[rid].finish_reason["type"] == "abort"
+        assert_tokens_equal_reference(engine.results[rid])
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.sglang(enable_dynamic_chunking=True)
+def test_chunks_of_predicted_sizes(engine: Any, pprank: Any) -> None:
+    if pprank.num_stages < 2:
+        pytest.skip("SGLang sizes chunks dynamically on two stages or more")
+    assert_tokens_equal_reference(engine.generate([1500, 40, 700]))
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.sglang(max_total_tokens=128, schedule_conservativeness=0.05)
+def test_requests_that_are_retracted(engine: Any) -> None:
+    """More tokens than there is KV for: some requests give theirs back, and are computed again."""
+    results = engine.generate([20 + index for index in range(5)], max_new_tokens=14)
+    assert any(result.retractions for result in results)
+    assert_tokens_equal_reference(results)
+    assert_kv_balanced(engine.scheduler)
+
+
 def test_abort_of_a_request_that_has_not_begun(engine: Any) -> None:
     aborted, other = engine.submit(40), engine.submit(41)
     engine.abort(aborted)

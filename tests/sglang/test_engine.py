@@ -209,6 +209,14 @@ def test_missing_token_is_told(engine: Any) -> None:
         assert_tokens_equal_reference(result)
 
 
+def test_wrong_logprob_is_told(engine: Any) -> None:
+    (result,) = engine.generate([9], logprobs=True)
+    assert_tokens_equal_reference(result)
+    result.logprobs[2] -= 0.5
+    with pytest.raises(AssertionError, match=r"the logprob of output token 2 \(\d+\) is -\d"):
+        assert_tokens_equal_reference(result)
+
+
 def test_tie_is_called_one(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_pprank.sglang import reference
 
