@@ -111,8 +111,11 @@ class Engine:
         vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
         made_up = isinstance(prompt, int) and not isinstance(prompt, bool)
         ids = made_up_prompt(prompt, serial, vocabulary) if made_up else token_ids(prompt)
-        if not ids:
-            raise UsageError("engine.submit: a prompt needs at least one token")
+        if not ids or not all(0 <= token < vocabulary for token in ids):
+            raise UsageError(
+                "engine.submit: a prompt needs at least one token id, each from 0 to "
+                f"{vocabulary - 1}"
+            )
         params = sampling_of(max_new_tokens, sampling)
         request = generate_request(rid, ids, params, logprobs=logprobs, stream=stream)
         model = str(need(self.scheduler.server_args, "model_path"))

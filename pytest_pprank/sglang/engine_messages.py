@@ -55,7 +55,9 @@ class Output:
 
 
 def sampling_of(max_new_tokens: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return SGLang's sampling params: greedy and deaf to the end-of-text token, then `changes`."""
+    """Return SGLang's sampling params: greedy, and deaf to the end-of-text token unless `changes`
+    name tokens to stop at (SGLang is deaf to both or to none), then `changes`.
+    """
     module = import_module("sglang.srt.sampling.sampling_params")
     known = need(need(module, "SamplingParams"), "__struct_fields__")
     for name in changes:
@@ -63,7 +65,7 @@ def sampling_of(max_new_tokens: int, changes: Mapping[str, Any]) -> dict[str, An
             raise UsageError(
                 f"engine: SGLang's SamplingParams has no {name!r}{did_you_mean(name, known)}"
             )
-    greedy = {"temperature": 0.0, "ignore_eos": True}
+    greedy = {"temperature": 0.0, "ignore_eos": not changes.get("stop_token_ids")}
     return {**greedy, "max_new_tokens": max_new_tokens, **changes}
 
 

@@ -85,6 +85,10 @@ def findings(results: Sequence[Result], stages: int) -> Iterator[str]:
     for result in results:
         wanted = int(result.sampling["max_new_tokens"])
         reason = (result.finish_reason or {}).get("type")
+        if (result.finish_reason or {}).get("err_type"):
+            # what comes out then has nothing to do with the prompt
+            yield f"{result.rid}: SGLang refused the request: {result.finish_reason}"
+            continue
         if reason == "length" and len(result.token_ids) != wanted:
             yield f"{result.rid}: {len(result.token_ids)} tokens came out, {wanted} were asked for"
         elif not result.token_ids and reason != "abort":

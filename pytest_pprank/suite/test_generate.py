@@ -54,6 +54,16 @@ def test_prefix_that_is_cached(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
+def test_stop_token(engine: Any) -> None:
+    (whole,) = engine.generate([60])
+    stop = whole.token_ids[3]
+    results = engine.generate([whole.prompt, 20], stop_token_ids=[stop])
+    assert results[0].finish_reason == {"type": "stop", "matched": stop}
+    assert results[0].token_ids == whole.token_ids[: whole.token_ids.index(stop) + 1]
+    assert_tokens_equal_reference(results)
+    assert_kv_balanced(engine.scheduler)
+
+
 @pytest.mark.sglang(chunked_prefill_size=CHUNK)
 def test_chunked_prompt(engine: Any) -> None:
     (result,) = engine.generate([5 * CHUNK - 1])

@@ -161,7 +161,8 @@ def test_callback_sees_each_batch_of_its_stage(engine: Any) -> None:
     [
         (lambda e: e.generate([]), "must be a list with at least one prompt"),
         (lambda e: e.generate("abc"), "must be a list with at least one prompt"),
-        (lambda e: e.generate([[]]), "needs at least one token"),
+        (lambda e: e.generate([[]]), "needs at least one token id"),
+        (lambda e: e.generate([[1, 10240]]), "each from 0 to 10239"),
         (lambda e: e.submit(3, temprature=1), r"no 'temprature' \(did you mean 'temperature'\?\)"),
         (lambda e: e.abort("nobody"), "'nobody' was not submitted"),
         (lambda e: e.step(0), "at least one iteration"),
@@ -207,6 +208,13 @@ def test_missing_token_is_told(engine: Any) -> None:
     result.token_ids.pop()
     with pytest.raises(AssertionError, match="7 tokens came out, 8 were asked for"):
         assert_tokens_equal_reference(result)
+
+
+def test_refused_request_is_told(engine: Any) -> None:
+    results = engine.generate([4095, 5])
+    assert results[1].finish_reason == {"type": "length", "length": 8}
+    with pytest.raises(AssertionError, match=r"req-000: SGLang refused .*Input length"):
+        assert_tokens_equal_reference(results)
 
 
 def test_wrong_logprob_is_told(engine: Any) -> None:
