@@ -46,7 +46,8 @@ class Engine:
 
     *Divergence.* After each step all ranks meet. A stage that does not come back from its loop, or
     a rank that does something else, is reported by name, as at any missed meeting; ranks that ask
-    for different requests get a UsageError.
+    for different requests get a UsageError. Stages that run other batches than the first one in the
+    same iteration raise StagesDiffer.
 
     Attribute: `scheduler`, that of this rank.
     """

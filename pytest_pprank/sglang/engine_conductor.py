@@ -17,7 +17,13 @@ from pytest_pprank.sglang.engine_seams import (
     enter_loop,
     settle_sends,
 )
-from pytest_pprank.sglang.engine_views import Forward, StageView, forward_of, view_stage
+from pytest_pprank.sglang.engine_views import (
+    Forward,
+    StageView,
+    first_difference,
+    forward_of,
+    view_stage,
+)
 from pytest_pprank.sglang.holders import holders, note_forward
 
 if TYPE_CHECKING:
@@ -28,14 +34,18 @@ class EventLoopFailed(AssertionError):
     """SGLang's event loop raised on this stage; the cause is the exception itself."""
 
 
+class StagesDiffer(AssertionError):
+    """In one iteration two stages ran batches of other requests, tokens or mode."""
+
+
 @dataclass
 class _Report:
-    """What a rank brings to a meeting after a step; outputs and forwards on the first stage."""
+    """What a rank brings to a meeting after a step; `outputs` on the first stage."""
 
     calls: tuple[str, ...]
     view: StageView
+    forwards: list[Forward]
     outputs: list[Output] = field(default_factory=list)
-    forwards: list[Forward] = field(default_factory=list)
 
 
 class Conductor:
@@ -51,6 +61,7 @@ class Conductor:
         self._calls: list[str] = []
         self._granted = 0
         self._told = 0
+        self._ran: list[list[Forward]] = [[] for _ in range(pprank.num_stages)]
         self._loop: LoopThread | None = None
         self._attachment = Attachment(scheduler, SchedulerHook(self._at_top, self._at_forward))
 
@@ -82,12 +93,11 @@ class Conductor:
             self._loop.start()
         self._granted += n
         self._run_to(max(0, self._granted - self._pprank.stage))
-        report = _Report(tuple(self._calls), self._view())
+        report = _Report(tuple(self._calls), self._view(), self.forwards[self._told :])
+        self._told = len(self.forwards)
         if self._attachment.wire is not None:
             messages = self._attachment.wire.receive()
             report.outputs = [output for message in messages for output in outputs_of(message)]
-            report.forwards = self.forwards[self._told :]
-            self._told = len(self.forwards)
         self._take_in(self.meet(operation, report))
 
     def meet(self, operation: str, obj: Any) -> list[Any]:
@@ -157,16 +167,16 @@ class Conductor:
     def _last(self) -> Iterator[str]:
         """Yield what this stage was at; nothing in it differs from stage to stage by itself."""
         if self.forwards:
-            last = self.forwards[-1]
-            extends = ", ".join(f"{start}-{end}" for start, end in last.extends)
-            tokens = f" (tokens {extends})" if extends else ""
-            yield f"  last forward: {last.mode} of {', '.join(last.rids)}{tokens}"
+            yield f"  last forward: {self.forwards[-1]}"
         yield from (f"  {line}" for line in holders(self._scheduler))
 
     def _take_in(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
         self._calls.clear()
         self.stages = tuple(report.view for report in reports)
+        since = min(len(forwards) for forwards in self._ran)
+        for forwards, report in zip(self._ran, reports, strict=True):
+            forwards += report.forwards
         if len({report.calls for report in reports}) > 1:
             lines = [
                 f"  rank {rank}: {', '.join(report.calls) or 'nothing'}"
@@ -180,6 +190,9 @@ class Conductor:
             for rid, extend in zip(forward.rids, forward.extends, strict=False):
                 if rid in self.results:
                     self.results[rid].extends.append(extend)
+        if lines := first_difference(self._ran, since):
+            head = "the stages did not run the same batches in the same order:"
+            raise StagesDiffer("\n  ".join([head, *lines]))
 
     def _record(self, output: Output) -> None:
         result = self.results.get(output.rid)

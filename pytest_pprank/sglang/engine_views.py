@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,27 @@ class Forward:
     mode: str
     rids: tuple[str, ...]
     extends: tuple[tuple[int, int], ...] = ()
+
+    def __str__(self) -> str:
+        extends = ", ".join(f"{start}-{end}" for start, end in self.extends)
+        tokens = f" (tokens {extends})" if extends else ""
+        return f"{self.mode} of {', '.join(self.rids)}{tokens}"
+
+
+def first_difference(ran: Sequence[Sequence[Forward]], since: int) -> list[str]:
+    """Return, in words by stage, the first forward from number `since` on which is not everywhere
+    the same; empty where there is none. A stage may have run fewer than those before it.
+    """
+    for number in range(since, max(len(forwards) for forwards in ran)):
+        found = [forwards[number] if number < len(forwards) else None for forwards in ran]
+        # none where an earlier stage has one: not yet; one where an earlier stage has none: wrong
+        behind = list(itertools.dropwhile(lambda forward: forward is not None, found))
+        if any(behind) or len({forward for forward in found if forward is not None}) > 1:
+            return [
+                f"stage {stage}: {f'iteration {it.iteration}, {it}' if it else 'none'}"
+                for stage, it in enumerate(found)
+            ]
+    return []
 
 
 @dataclass(frozen=True)

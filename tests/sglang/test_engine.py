@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,6 +155,18 @@ def test_callback_sees_each_batch_of_its_stage(engine: Any) -> None:
     engine.generate([5, 6], max_new_tokens=2)
     assert seen == [list(forward.rids) for forward in engine.forwards]
     assert [forward.mode for forward in engine.forwards] == ["extend", "decode"]
+
+
+def test_stages_that_run_other_batches(engine: Any, pprank: Any) -> None:
+    def swap(_: Any) -> None:
+        if pprank.is_last_stage and engine.iterations == 2:
+            engine.forwards[-1] = replace(engine.forwards[-1], rids=("req-001", "req-000"))
+
+    engine.on_forward(swap)
+    with pytest.raises(AssertionError, match="did not run the same batches") as error:
+        engine.generate([5, 6])
+    assert "stage 0: iteration 2, decode of req-000, req-001" in str(error.value)
+    assert "stage 1: iteration 2, decode of req-001, req-000" in str(error.value)
 
 
 @pytest.mark.parametrize(
