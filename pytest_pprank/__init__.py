@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         assert_profiler_ready,
         assert_ranks_agree,
         assert_staging_consumed,
+        assert_tokens_equal_reference,
     )
 
 _ASSERTIONS = (
@@ -43,6 +44,7 @@ _ASSERTIONS = (
     "assert_profiler_ready",
     "assert_ranks_agree",
     "assert_staging_consumed",
+    "assert_tokens_equal_reference",
 )
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "assert_profiler_ready",
     "assert_ranks_agree",
     "assert_staging_consumed",
+    "assert_tokens_equal_reference",
 ]
 
 

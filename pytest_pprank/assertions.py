@@ -111,19 +111,50 @@ def assert_ranks_agree(value: Any, *, what: str | None = None) -> None:
 
 
 def assert_kv_balanced(scheduler: Any) -> None:
-    """Assert that a Scheduler without requests has all its KV tokens and request slots back.
+    """Assert that a Scheduler holds no request, and has all its KV tokens and request slots back.
+
+    That is: every queue, batch and microbatch slot empty, all request slots free, all KV tokens
+    free or evictable, none locked. Names the requests that hold something, and their last forward,
+    as far as `engine` has run them. About this rank only: call it on each.
 
     Usual cause of a failure: a path that ends a request (abort, error, retraction, profiling)
     without release_kv_cache, or a prefix locked and never unlocked.
     """
     __tracebackhide__ = True
-    from pytest_pprank.sglang.idle import kv_problems
+    from pytest_pprank.sglang.idle import idle_problems
 
     _must_be_scheduler("assert_kv_balanced", scheduler)
-    problems = kv_problems(scheduler)
+    problems = idle_problems(scheduler)
     if problems:
         cause = "usual cause: a path that ends a request without release_kv_cache"
         raise AssertionError("\n  ".join([f"KV is not balanced{_here()}:", *problems, cause]))
+
+
+def assert_tokens_equal_reference(outputs: Any) -> None:
+    """Assert that greedy outputs of `engine` are those of the same model in transformers on a CPU.
+
+    `outputs`: what ``engine.generate`` returns, or one Result. A meeting of all ranks: the first
+    one computes the reference, once per prompt and output. A failure tells the first token that
+    differs, with both logits; tokens whose logits differ by less than rounding are called a tie.
+    Logprobs, where asked for, must be those of the reference but for rounding.
+    An aborted request is compared as far as it went.
+
+    Usual cause: KV of the wrong place, a chunk or layer left out, tokens that one stage got late.
+    """
+    __tracebackhide__ = True
+    rank = current_rank()
+    results = [outputs] if hasattr(outputs, "token_ids") else list(outputs)
+    if not results or not all(hasattr(result, "token_ids") for result in results):
+        raise UsageError(
+            f"assert_tokens_equal_reference: takes what engine.generate returned, not {outputs!r}"
+        )
+    from pytest_pprank.sglang.reference import check_greedy, findings
+
+    check_greedy(results)
+    found = rank.broadcast(list(findings(results, rank.num_stages)) if rank.rank == 0 else None)
+    if found:
+        lines = ["tokens differ from the reference (transformers on CPU):", *found]
+        raise AssertionError("\n  ".join(lines))
 
 
 def assert_profiler_ready(scheduler: Any) -> None:

@@ -16,6 +16,7 @@ from pytest_pprank.worker.context import SERVER_ARGS, current_rank
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+    from pytest_pprank.sglang.engine import Engine
     from pytest_pprank.worker.handle import Pprank
 
 
@@ -99,6 +100,20 @@ def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
         )
     for problem in idle_problems(_started_scheduler):
         pprank.spoil(f"the Scheduler is not idle after its reset: {problem}")
+
+
+@pytest.fixture
+def engine(scheduler: Any, pprank: Pprank) -> Iterator[Engine]:
+    """The real event loops of all stages, driven in step: ``engine.generate(prompts)`` returns the
+    same results on every rank; submit, abort, step, run_until, drain, idle, results, stages.
+
+    What a test leaves under way is aborted.
+    """
+    from pytest_pprank.sglang.engine import Engine
+
+    engine = Engine(scheduler, pprank)
+    yield engine
+    engine.close()
 
 
 @pytest.fixture

@@ -279,7 +279,7 @@ def _as_req(scheduler: Any, max_new_tokens: int, prompt: Any) -> Any:
         return make_req(scheduler, prompt_len=prompt, max_new_tokens=max_new_tokens)
     if hasattr(prompt, "origin_input_ids"):
         return prompt
-    return make_req(scheduler, input_ids=_token_ids(prompt), max_new_tokens=max_new_tokens)
+    return make_req(scheduler, input_ids=token_ids(prompt), max_new_tokens=max_new_tokens)
 
 
 def _prompt(
@@ -290,9 +290,9 @@ def _prompt(
         raise UsageError("make_req: give either input_ids=[...] or prompt_len=N")
     if input_ids is None:
         length = int(prompt_len or 0)
-        ids = [3 + (serial * 7919 + position * 31) % (vocabulary - 3) for position in range(length)]
+        ids = made_up_prompt(length, serial, vocabulary)
     else:
-        ids = _token_ids(input_ids)
+        ids = token_ids(input_ids)
     if not ids:
         raise UsageError("make_req: a prompt needs at least one token id")
     if not all(0 <= token < vocabulary for token in ids):
@@ -300,7 +300,13 @@ def _prompt(
     return ids
 
 
-def _token_ids(given: Any) -> list[int]:
+def made_up_prompt(length: int, serial: int, vocabulary: int) -> list[int]:
+    """Return `length` token ids that differ from serial to serial, the same in all runs."""
+    return [3 + (serial * 7919 + position * 31) % (vocabulary - 3) for position in range(length)]
+
+
+def token_ids(given: Any) -> list[int]:
+    """Return a prompt's token ids as a list; raises UsageError for anything else."""
     __tracebackhide__ = True
     try:
         return [operator.index(token) for token in given]

@@ -8,20 +8,21 @@ from typing import Any
 
 from pytest_pprank.errors import PprankError
 from pytest_pprank.sglang.batches import restart_serial
+from pytest_pprank.sglang.holders import forget_forwards, holders
 from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import need
 
 
 def idle_problems(scheduler: Any) -> list[str]:
     """Return, in words, all that is not idle or not balanced; empty when there is nothing."""
-    return [*_busy(scheduler), *kv_problems(scheduler)]
+    return [*busy_problems(scheduler), *kv_problems(scheduler)]
 
 
 def kv_problems(scheduler: Any) -> list[str]:
     """Return what a Scheduler without requests should have got back and has not.
 
     Tokens: free + evictable in the tree cache must be the whole pool, nothing locked. Request
-    slots: all free.
+    slots: all free. With the requests that hold something, as far as `engine` has run them.
     """
     problems = []
     total = int(need(scheduler.token_to_kv_pool_allocator, "size"))
@@ -38,7 +39,7 @@ def kv_problems(scheduler: Any) -> list[str]:
     slots, free_slots = int(need(pool, "size")), int(pool.available_size())
     if free_slots != slots:
         problems.append(f"request slots: {slots - free_slots} of {slots} were not given back")
-    return problems
+    return [*problems, *holders(scheduler)] if problems else []
 
 
 def free_tokens(scheduler: Any) -> int:
@@ -65,6 +66,7 @@ def reset_scheduler(scheduler: Any) -> None:
     if tracker is not None:
         tracker.reset()
     scheduler.forward_ct = 0
+    forget_forwards(scheduler)
     restart_serial()
 
 
@@ -93,7 +95,8 @@ def _drop_requests(scheduler: Any) -> None:
     need(scheduler, "init_pp_loop_state")()
 
 
-def _busy(scheduler: Any) -> Iterator[str]:
+def busy_problems(scheduler: Any) -> Iterator[str]:
+    """Yield, in words, what a Scheduler has in a queue, a batch, a slot or between two stages."""
     waiting = [req.rid for req in need(scheduler, "waiting_queue")]
     if waiting:
         yield f"waiting queue: {len(waiting)} requests ({_some(waiting)})"
@@ -111,6 +114,22 @@ def _busy(scheduler: Any) -> Iterator[str]:
     queue = getattr(getattr(scheduler, "grammar_manager", None), "grammar_queue", None)
     if queue:
         yield f"grammar queue: {len(queue)} requests"
+    yield from _between_stages(scheduler)
+
+
+def _between_stages(scheduler: Any) -> Iterator[str]:
+    """Yield what a pipeline's loop has in its hands for another microbatch or another stage.
+
+    Not the requests that it passes on: of these the last ones are on their way in each iteration.
+    """
+    for kind, messages in (getattr(scheduler, "_pp_tensor_dict_inbox", None) or {}).items():
+        if messages:
+            yield f"received and not asked for: {len(messages)} messages of kind {kind!r}"
+    if results := getattr(scheduler, "last_rank_comm_queue", None):
+        yield f"last_rank_comm_queue: {len(results)} results that were not sent"
+    for name in ("send_proxy_work", "send_output_work"):
+        if work := getattr(scheduler, name, None):
+            yield f"{name}: {len(work)} sends that were not waited for"
 
 
 def _tree_tokens(scheduler: Any, what: str) -> int:

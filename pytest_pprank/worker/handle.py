@@ -103,6 +103,14 @@ class Pprank:
             raise PeerError(f"broadcast: rank {src} brought nothing")
         return pickle.loads(sent)
 
+    def meet(self, operation: str, obj: Any, where: str) -> list[Any]:
+        """Gather under a name: for fixtures whose methods are calls of all ranks together.
+
+        `operation` and `where` (file and line of the test) are told when a peer does not come.
+        """
+        payloads = self._meeting.exchange(operation, pickle.dumps(obj), where)
+        return [pickle.loads(p) for p in payloads if p is not None]
+
     @contextmanager
     def deadlines_paused(self, reason: str = "a rank asked for it") -> Iterator[None]:
         """Inside this block no deadline of the test runs, on any rank: somebody looks at it."""

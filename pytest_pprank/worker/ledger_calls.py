@@ -235,8 +235,13 @@ _SKIPPED, _PLUMBING, _CALLER = range(3)
 
 
 def thread_name() -> str:
-    """Return the name of this thread."""
-    name = threading.current_thread().name
+    """Return the name of this thread, or of the one for which it works while that one waits.
+
+    Such a pair (attribute `stands_for`) never runs at the same time: what one waits for, the other
+    cannot bring about, so the two count as one.
+    """
+    thread = threading.current_thread()
+    name = str(getattr(thread, "stands_for", thread.name))
     return name if len(name) <= _TEXT else name[:_TEXT]
 
 

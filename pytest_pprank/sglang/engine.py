@@ -1,0 +1,276 @@
+"""Requests through SGLang's real event loops, all stages in step: the `engine` fixture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.batches import made_up_prompt, token_ids
+from pytest_pprank.sglang.engine_conductor import Conductor
+from pytest_pprank.sglang.engine_messages import (
+    Result,
+    abort_request,
+    generate_request,
+    sampling_of,
+)
+from pytest_pprank.sglang.engine_seams import check_engine_args
+from pytest_pprank.sglang.engine_views import Forward, StageView
+from pytest_pprank.sglang.seams import need
+
+if TYPE_CHECKING:
+    from pytest_pprank.worker.handle import Pprank
+
+_STALLED = 48
+"""Iterations per microbatch slot without progress after which nothing will come any more."""
+_WHERE = ("any", "all")
+
+
+class EngineStalled(AssertionError):
+    """Requests are under way, and SGLang's event loops do nothing for them."""
+
+
+class Engine:
+    """Drives the real event loop of every stage; all methods are calls of all ranks together.
+
+    A request goes in through the socket on which SGLang's tokenizer manager sends it, and its
+    tokens come out of the one on which that manager gets them; the ranks share them through
+    pytest's control plane. Between two calls the loops stand still, so that everything about
+    `scheduler` can be looked at and changed on every stage.
+
+    *Iterations.* One iteration is one turn of the loop: with pipeline parallelism one microbatch
+    slot (there are `num_stages` of them, taken in turn), else one batch. Between two calls stage P
+    has done P iterations less than the first stage. That is SGLang's own order of events and not a
+    choice: in iteration i stage P waits for an output that stage P-1 sends in its iteration i+1.
+
+    *Divergence.* After each step all ranks meet. A stage that does not come back from its loop, or
+    a rank that does something else, is reported by name, as at any missed meeting; ranks that ask
+    for different requests get a UsageError. Stages that run other batches than the first one in the
+    same iteration raise StagesDiffer.
+
+    Attribute: `scheduler`, that of this rank.
+    """
+
+    def __init__(self, scheduler: Any, pprank: Pprank) -> None:
+        check_engine_args(scheduler)
+        self.scheduler = scheduler
+        self._num_stages = pprank.num_stages
+        self._serial = itertools.count()
+        self._all = Conductor(scheduler, pprank)
+
+    # what goes in
+
+    def generate(
+        self,
+        prompts: Sequence[Any],
+        max_new_tokens: int = 8,
+        *,
+        logprobs: bool = False,
+        max_iterations: int | None = None,
+        **sampling: Any,
+    ) -> list[Result]:
+        """Send all `prompts` at once, run until every request is done, and return their results.
+
+        A prompt is a list of token ids, or a length for made-up ids (see `submit`). `sampling`:
+        fields of SGLang's SamplingParams; the default is greedy, and goes on at an end-of-text
+        token. Requests that were submitted before are finished, too. Raises EngineStalled.
+        """
+        __tracebackhide__ = True
+        if isinstance(prompts, (str, int)) or not isinstance(prompts, Sequence) or not prompts:
+            raise UsageError(
+                "engine.generate: prompts must be a list with at least one prompt, each a list of "
+                f"token ids or a length, not {prompts!r}"
+            )
+        options = {"logprobs": logprobs, "stream": False, **sampling}
+        rids = [self.submit(prompt, max_new_tokens, **options) for prompt in prompts]
+        self._drain("engine.generate()", max_iterations)
+        return [self.results[rid] for rid in rids]
+
+    def submit(
+        self,
+        prompt: Any,
+        max_new_tokens: int = 8,
+        *,
+        rid: str | None = None,
+        logprobs: bool = False,
+        stream: bool = True,
+        **sampling: Any,
+    ) -> str:
+        """Send one request and return its id; the first stage takes it in its next iteration.
+
+        `prompt`: a list of token ids, or a length for that many ids which differ from request to
+        request and are the same in all runs. `stream`: whether SGLang sends each token at once, so
+        that `results` has it after the step; else it sends them from time to time and at the end.
+        """
+        __tracebackhide__ = True
+        serial = next(self._serial)
+        # padded: SGLang aborts every request whose id begins with the one it is told
+        rid = rid if rid is not None else f"req-{serial:03d}"
+        if rid in self.results:
+            raise UsageError(f"engine.submit: rid={rid!r} has been used already in this test")
+        vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
+        made_up = isinstance(prompt, int) and not isinstance(prompt, bool)
+        ids = made_up_prompt(prompt, serial, vocabulary) if made_up else token_ids(prompt)
+        if not ids or not all(0 <= token < vocabulary for token in ids):
+            raise UsageError(
+                "engine.submit: a prompt needs at least one token id, each from 0 to "
+                f"{vocabulary - 1}"
+            )
+        params = sampling_of(max_new_tokens, sampling)
+        request = generate_request(rid, ids, params, logprobs=logprobs, stream=stream)
+        model = str(need(self.scheduler.server_args, "model_path"))
+        self.results[rid] = Result(rid, tuple(ids), params, model)
+        shown = f"submit({rid!r}, {len(ids)} tokens, hash {hash(tuple(ids)) & 0xFFFF:04x})"
+        self._all.send(shown, request)
+        return rid
+
+    def abort(self, rid: str | None = None) -> None:
+        """Send an abort for one request (None: for all); it takes effect in the next iterations.
+
+        As in SGLang, it is for all requests whose id begins with `rid`.
+        """
+        if rid is not None and rid not in self.results:
+            raise UsageError(f"engine.abort: {rid!r} was not submitted; known: {[*self.results]}")
+        self._all.send(f"abort({rid!r})", abort_request(rid))
+
+    # what moves the loops
+
+    def step(self, n: int = 1) -> None:
+        """Let every stage do `n` iterations."""
+        __tracebackhide__ = True
+        if n < 1:
+            raise UsageError(f"engine.step: n={n!r}; at least one iteration")
+        self._all.advance(n, "engine.step()")
+
+    def run_until(
+        self, predicate: Callable[[], object], *, max_iterations: int = 1000, where: str = "any"
+    ) -> None:
+        """Step until `predicate()` is true, asked on every rank before the first step, after each.
+
+        It is enough when it is true on one rank, or with ``where="all"`` on all ranks at a time.
+        Raises EngineStalled when it is not so after `max_iterations`.
+        """
+        __tracebackhide__ = True
+        if where not in _WHERE:
+            raise UsageError(f"engine.run_until: where={where!r}; allowed: 'any', 'all'")
+        enough = any if where == "any" else all
+        operation = "engine.run_until()"
+        for count in range(max_iterations + 1):
+            if count:
+                self._all.advance(1, operation)
+            if enough(self._all.meet(operation, bool(predicate()))):
+                return
+        raise EngineStalled(
+            f"the condition of run_until did not come true in {max_iterations} iterations:\n"
+            + self._state()
+        )
+
+    def drain(self, max_iterations: int | None = None) -> None:
+        """Run until every request is done and every stage idle. Raises EngineStalled.
+
+        `max_iterations` is by default more than the requests can need.
+        """
+        __tracebackhide__ = True
+        self._drain("engine.drain()", max_iterations)
+
+    def leave(self) -> None:
+        """End the event loops, all stages after the same iteration; the next step enters them anew.
+
+        Everything must be idle: raises UsageError else. The teardown of the fixture does it, too.
+        """
+        __tracebackhide__ = True
+        if not self.idle:
+            raise UsageError(
+                "engine.leave: not idle; call engine.drain() before:\n" + self._state()
+            )
+        self._all.leave("engine.leave()")
+
+    # what is seen
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """By id, what is known of each request that was submitted; the same on all ranks."""
+        return self._all.results
+
+    @property
+    def stages(self) -> tuple[StageView, ...]:
+        """What each stage held after the last step; the same on all ranks, empty before it."""
+        return self._all.stages
+
+    @property
+    def forwards(self) -> list[Forward]:
+        """The forwards of this stage, in their order."""
+        return self._all.forwards
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was under way on any stage after the last step, nor came since."""
+        return self._all.idle
+
+    @property
+    def iterations(self) -> int:
+        """Iterations that this stage has done since its loop was entered."""
+        return self._all.iterations
+
+    def is_chunking(self, rid: str) -> bool:
+        """Whether some stage was in the middle of this request's prompt after the last step."""
+        return any(view.chunked == rid for view in self.stages)
+
+    def chunks_done(self, rid: str) -> int:
+        """Forwards of this request's prompt that the first stage has run."""
+        return len(self.results[rid].extends)
+
+    def on_forward(self, callback: Callable[[Any], None]) -> None:
+        """Have `callback(batch)` called before each forward of this stage, with its ScheduleBatch.
+
+        It is called in the event loop's thread; what it raises ends the loop and fails the test.
+        """
+        self._all.callbacks.append(callback)
+
+    # the fixture's
+
+    def close(self) -> list[str]:
+        """End everything; returns which requests were under way, and aborted. For all ranks.
+
+        After a failed test nothing is tried that needs the other stages.
+        """
+        operation = "the engine's teardown"
+        try:
+            if self._all.give_up(operation):
+                return []
+            left = [rid for rid, result in self.results.items() if not result.finished]
+            if left:
+                self.abort()
+            if not self.idle:
+                self._drain(operation, None)
+            self._all.leave(operation)
+            return left
+        finally:
+            self._all.detach()
+
+    def _drain(self, operation: str, limit: int | None) -> None:
+        __tracebackhide__ = True
+        limit = limit if limit is not None else self._enough()
+        window, done, quiet, before = 4 * self._num_stages, 0, 0, -1
+        while not (self.idle and self.stages):
+            self._all.advance(window, operation)
+            done += window
+            progress = sum(view.progress for view in self.stages)
+            quiet = quiet + window if progress == before else 0
+            before = progress
+            if not self.idle and (quiet >= _STALLED * self._num_stages or done >= limit):
+                words = f"nothing has moved for {quiet}" if quiet else f"not done after {done}"
+                raise EngineStalled(f"{words} iterations:\n{self._state()}")
+
+    def _enough(self) -> int:
+        """Return more iterations than the requests under way can need."""
+        tokens = sum(
+            len(result.prompt) + int(result.sampling.get("max_new_tokens") or 0)
+            for result in self.results.values()
+            if not result.finished
+        )
+        return (200 + 2 * tokens) * self._num_stages
+
+    def _state(self) -> str:
+        return "\n".join(self._all.state())

@@ -1,0 +1,230 @@
+"""Keeps the event loops of all stages in step: lets each go, then has all ranks meet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.errors import PeerError, UsageError
+from pytest_pprank.sglang.engine_loop import LoopThread
+from pytest_pprank.sglang.engine_messages import Output, Result, outputs_of
+from pytest_pprank.sglang.engine_seams import (
+    Attachment,
+    SchedulerHook,
+    enter_loop,
+    settle_sends,
+)
+from pytest_pprank.sglang.engine_views import (
+    Forward,
+    StageView,
+    first_difference,
+    forward_of,
+    view_stage,
+)
+from pytest_pprank.sglang.holders import holders, note_forward
+
+if TYPE_CHECKING:
+    from pytest_pprank.worker.handle import Pprank
+
+
+class EventLoopFailed(AssertionError):
+    """SGLang's event loop raised on this stage; the cause is the exception itself."""
+
+
+class StagesDiffer(AssertionError):
+    """In one iteration two stages ran batches of other requests, tokens or mode."""
+
+
+@dataclass
+class _Report:
+    """What a rank brings to a meeting after a step; `outputs` on the first stage."""
+
+    calls: tuple[str, ...]
+    view: StageView
+    forwards: list[Forward]
+    outputs: list[Output] = field(default_factory=list)
+
+
+class Conductor:
+    """What is under way on all stages; the methods are calls of all ranks together."""
+
+    def __init__(self, scheduler: Any, pprank: Pprank) -> None:
+        self.results: dict[str, Result] = {}
+        self.stages: tuple[StageView, ...] = ()
+        self.forwards: list[Forward] = []
+        self.callbacks: list[Callable[[Any], None]] = []
+        self._scheduler = scheduler
+        self._pprank = pprank
+        self._calls: list[str] = []
+        self._granted = 0
+        self._told = 0
+        self._ran: list[list[Forward]] = [[] for _ in range(pprank.num_stages)]
+        self._loop: LoopThread | None = None
+        self._attachment = Attachment(scheduler, SchedulerHook(self._at_top, self._at_forward))
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was under way on any stage after the last step, nor came since."""
+        return (
+            not self._calls
+            and all(result.finished for result in self.results.values())
+            and not any(view.busy for view in self.stages)
+        )
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of this stage since its loop was entered."""
+        return self._loop.completed if self._loop is not None else 0
+
+    def send(self, call: str, message: Any) -> None:
+        """Send a message to the first stage; `call` says in words what it is."""
+        self._calls.append(call)
+        if self._attachment.wire is not None:
+            self._attachment.wire.send(message)
+
+    def advance(self, n: int, operation: str) -> None:
+        """Let every stage do `n` iterations, and share what has come of it."""
+        __tracebackhide__ = True
+        if self._loop is None:
+            self._loop = LoopThread(lambda: enter_loop(self._scheduler))
+            self._loop.start()
+        self._granted += n
+        self._run_to(max(0, self._granted - self._pprank.stage))
+        report = _Report(tuple(self._calls), self._view(), self.forwards[self._told :])
+        self._told = len(self.forwards)
+        if self._attachment.wire is not None:
+            messages = self._attachment.wire.receive()
+            report.outputs = [output for message in messages for output in outputs_of(message)]
+        self._take_in(self.meet(operation, report))
+
+    def meet(self, operation: str, obj: Any) -> list[Any]:
+        """Return what every rank has brought."""
+        __tracebackhide__ = True
+        return self._pprank.meet(operation, obj, _users_line())
+
+    def leave(self, operation: str) -> None:
+        """End the loops, which must be idle, all after the same iteration."""
+        __tracebackhide__ = True
+        if self._loop is None:
+            return
+        # idle, no stage needs another one to go on: those behind catch up
+        self._run_to(self._granted)
+        done = self.meet(operation, self.iterations)
+        assert done == [self._granted] * len(done), f"iterations by stage: {done}"
+        settle_sends(self._scheduler)
+        self._loop.leave()
+        self._loop, self._granted, self.stages = None, 0, ()
+
+    def give_up(self, operation: str) -> bool:
+        """Where a loop or a test has failed on any rank, end what this rank can end by itself.
+
+        Returns False where nothing has failed: then nothing was done.
+        """
+        parked = self._loop is None or self._loop.parked
+        try:
+            reports = self.meet(operation, (parked, self._pprank.failed))
+        except PeerError:
+            reports = [(parked, True)]
+        failed = any(failed for _, failed in reports)
+        if all(parked for parked, _ in reports) and not failed:
+            return False
+        if self._loop is not None and self._loop.parked:
+            self._loop.leave()
+        if not failed:  # else the group is replaced anyway
+            self._pprank.spoil("an event loop of SGLang's has ended by itself")
+        return True
+
+    def detach(self) -> None:
+        """Leave the Scheduler as it was."""
+        self._attachment.detach()
+
+    def state(self) -> Iterator[str]:
+        """Yield, in words, what is under way on all stages."""
+        for rid, result in self.results.items():
+            if not result.finished:
+                yield (
+                    f"  {rid}: prompt of {len(result.prompt)} tokens (forwards of it: "
+                    f"{result.extends or 'none'}), {len(result.token_ids)} tokens came out"
+                )
+        for view in self.stages:
+            held = "; ".join(view.busy) or "idle"
+            yield f"  stage {view.stage}, {view.iterations} iterations: {held}"
+
+    def _run_to(self, iterations: int) -> None:
+        __tracebackhide__ = True
+        assert self._loop is not None
+        try:
+            self._loop.run_to(iterations)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            lines = [f"SGLang's event loop failed: {type(error).__name__}: {error}", *self._last()]
+            raise EventLoopFailed("\n".join(lines)) from error
+
+    def _last(self) -> Iterator[str]:
+        """Yield what this stage was at; nothing in it differs from stage to stage by itself."""
+        if self.forwards:
+            yield f"  last forward: {self.forwards[-1]}"
+        yield from (f"  {line}" for line in holders(self._scheduler))
+
+    def _take_in(self, reports: list[_Report]) -> None:
+        __tracebackhide__ = True
+        self._calls.clear()
+        self.stages = tuple(report.view for report in reports)
+        since = min(len(forwards) for forwards in self._ran)
+        for forwards, report in zip(self._ran, reports, strict=True):
+            forwards += report.forwards
+        if len({report.calls for report in reports}) > 1:
+            lines = [
+                f"  rank {rank}: {', '.join(report.calls) or 'nothing'}"
+                for rank, report in enumerate(reports)
+            ]
+            head = "the ranks asked the engine for different things:"
+            raise UsageError("\n".join([head, *lines]))
+        for output in reports[0].outputs:
+            self._record(output)
+        for forward in reports[0].forwards:
+            for rid, extend in zip(forward.rids, forward.extends, strict=False):
+                if rid in self.results:
+                    self.results[rid].extends.append(extend)
+        if lines := first_difference(self._ran, since):
+            head = "the stages did not run the same batches in the same order:"
+            raise StagesDiffer("\n  ".join([head, *lines]))
+
+    def _record(self, output: Output) -> None:
+        result = self.results.get(output.rid)
+        if result is None:
+            return  # SGLang's own, such as a health check
+        result.token_ids += output.token_ids
+        result.logprobs += output.logprobs
+        result.finish_reason = output.finish_reason or result.finish_reason
+        result.cached_tokens = output.cached_tokens or result.cached_tokens
+        result.retractions = output.retractions or result.retractions
+
+    def _view(self) -> StageView:
+        return view_stage(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
+
+    # called by SGLang, in the loop's thread
+
+    def _at_top(self) -> None:
+        assert self._loop is not None
+        self._loop.at_top()
+
+    def _at_forward(self, batch: Any) -> None:
+        forward = forward_of(batch, self.iterations)
+        self.forwards.append(forward)
+        note_forward(self._scheduler, batch.reqs, forward.mode)
+        for callback in self.callbacks:
+            callback(batch)
+
+
+def _users_line() -> str:
+    """Return file and line of the test that called the engine."""
+    here = str(Path(__file__).parent)
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

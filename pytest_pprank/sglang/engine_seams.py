@@ -1,0 +1,176 @@
+"""Where the engine meets a Scheduler: the top of an iteration, what comes in, what goes out.
+
+SGLang's own scripted runtime has a hook at the top of each iteration of every event loop
+(``scripted_scheduler_hook.step``) and at each forward (``on_run_batch``), on all stages; ours takes
+its place. What comes and goes by a socket is only counted, so that a step begins when all that was
+sent to the Scheduler is there, and ends when all that it has sent is there.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.sglang.scheduler import started
+from pytest_pprank.sglang.seams import missing, need
+from pytest_pprank.sglang.tokenizer_side import TokenizerSide
+
+_ARRIVAL_S = 20.0
+"""A message between two threads of one process that is not there by then never will be."""
+
+
+class SchedulerHook:
+    """Stands where SGLang's ScriptedSchedulerHook does."""
+
+    def __init__(self, step: Callable[[], None], on_run_batch: Callable[[Any], None]) -> None:
+        self.step = step
+        self.on_run_batch = on_run_batch
+
+
+class Inbox:
+    """The Scheduler's end of the request socket: receives, when asked, all that was sent."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self._buffer: deque[bytes] = deque()
+        self._zmq = import_module("zmq")
+        self._received = 0
+        self.sent = 0
+
+    def recv(self, flags: int = 0) -> bytes:  # noqa: ARG002  (never blocks: what was sent is here)
+        """Return the next message; raises zmq.Again when there is none."""
+        while self._received < self.sent:
+            if not self._socket.poll(_ARRIVAL_S * 1000):
+                raise PprankError("a request did not arrive at the Scheduler's socket")
+            self._buffer.append(self._socket.recv())
+            self._received += 1
+        if not self._buffer:
+            raise self._zmq.Again
+        return self._buffer.popleft()
+
+    def recv_pyobj(self, flags: int = 0) -> Any:
+        """Return the next message, unpickled."""
+        return pickle.loads(self.recv(flags))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
+class _Outbox:
+    """A socket that counts what is sent through it."""
+
+    def __init__(self, socket: Any, wire: Wire) -> None:
+        self._socket = socket
+        self._wire = wire
+
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        self._wire.announced += 1
+        return self._socket.send(*args, **kwargs)
+
+    def send_pyobj(self, *args: Any, **kwargs: Any) -> Any:
+        self._wire.announced += 1
+        return self._socket.send_pyobj(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
+class Wire:
+    """The tokenizer's side of the sockets of the first stage."""
+
+    def __init__(self, scheduler: Any, side: TokenizerSide) -> None:
+        self._side = side
+        io_struct = import_module("sglang.srt.managers.io_struct")
+        self._send = need(io_struct, "sock_send")
+        self._recv = need(io_struct, "sock_recv")
+        self.inbox = Inbox(need(need(scheduler, "request_receiver"), "recv_from_tokenizer"))
+        self.announced = 0
+        self._read = 0
+
+    def send(self, message: Any) -> None:
+        """Send a message to the Scheduler; it takes it in its next iteration."""
+        self._send(self._side.requests, message)
+        self.inbox.sent += 1
+
+    def receive(self) -> list[Any]:
+        """Return all messages that the Scheduler has sent since the last call."""
+        messages = []
+        while self._read < self.announced:
+            if not self._side.outputs.poll(_ARRIVAL_S * 1000):
+                raise PprankError("an output did not arrive at the tokenizer's socket")
+            messages.append(self._recv(self._side.outputs))
+            self._read += 1
+        return messages
+
+
+class Attachment:
+    """Puts a hook and counters into a Scheduler, and takes them out again."""
+
+    def __init__(self, scheduler: Any, hook: SchedulerHook) -> None:
+        self._scheduler = scheduler
+        self.wire: Wire | None = None
+        self._receiver = receiver = need(scheduler, "request_receiver")
+        if not _has(receiver, "scripted_scheduler_hook"):
+            raise missing("SchedulerRequestReceiver.scripted_scheduler_hook")
+        changes: dict[str, Any] = {"scripted_scheduler_hook": hook}
+        self._undo: list[tuple[Any, str, Any]] = []
+        side = started(scheduler).tokenizer_side
+        if side is not None:
+            self.wire = Wire(scheduler, side)
+            changes["recv_from_tokenizer"] = self.wire.inbox
+            self._tap(self.wire)
+        self._set(scheduler, "scripted_scheduler_hook", hook)
+        self._set(scheduler, "request_receiver", replace(receiver, **changes))
+
+    def detach(self) -> None:
+        """Leave the Scheduler as it was."""
+        while self._undo:
+            owner, name, value = self._undo.pop()
+            setattr(owner, name, value)
+
+    def _tap(self, wire: Wire) -> None:
+        channels = need(self._scheduler, "ipc_channels")
+        for name in ("send_to_tokenizer", "send_to_detokenizer"):
+            sender = need(channels, name)
+            self._set(sender, "socket", _Outbox(need(sender, "socket"), wire))
+
+    def _set(self, owner: Any, name: str, value: Any) -> None:
+        self._undo.append((owner, name, need(owner, name)))
+        setattr(owner, name, value)
+
+
+def enter_loop(scheduler: Any) -> None:
+    """Run the event loop that SGLang chooses for this Scheduler. Blocks."""
+    __tracebackhide__ = True
+    if str(need(scheduler, "device")).startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(int(need(scheduler, "gpu_id")))  # current devices are per thread
+    need(scheduler, "run_event_loop")()
+
+
+def settle_sends(scheduler: Any) -> None:
+    """Wait for the asynchronous sends of an event loop that has been left, as its next turn would.
+
+    All their receivers must have come: call where all stages are at the same iteration.
+    """
+    commit = getattr(scheduler, "_pp_commit_comm_work", None)
+    for name in ("send_req_work", "send_proxy_work", "send_output_work"):
+        work = getattr(scheduler, name, None)
+        if commit is not None and work:
+            commit(work)
+
+
+def check_engine_args(scheduler: Any) -> None:
+    """Raise UsageError for server args with which the engine cannot work."""
+    if not need(need(scheduler, "server_args"), "skip_tokenizer_init"):
+        raise UsageError("engine: needs skip_tokenizer_init=True, the default: it speaks token ids")
+
+
+def _has(instance: Any, name: str) -> bool:
+    return is_dataclass(instance) and any(field.name == name for field in fields(instance))

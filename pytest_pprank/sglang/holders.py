@@ -1,0 +1,40 @@
+"""Which request holds KV and slots on this stage, and what it was last seen at.
+
+A request that has been forgotten everywhere leaves its tokens behind without a name, so those that
+went through a forward are kept here until the Scheduler is reset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+_seen: dict[int, dict[str, tuple[Any, str]]] = {}
+"""By id of a Scheduler, of which a rank has one: request id to Req and mode of its last forward."""
+
+
+def note_forward(scheduler: Any, reqs: Iterable[Any], mode: str) -> None:
+    """Note the requests of a batch that is about to run on this stage."""
+    seen = _seen.setdefault(id(scheduler), {})
+    seen.update({req.rid: (req, mode) for req in reqs})
+
+
+def forget_forwards(scheduler: Any) -> None:
+    """Forget all requests: a reset has taken everything from them."""
+    _seen.pop(id(scheduler), None)
+
+
+def holders(scheduler: Any) -> Iterator[str]:
+    """Yield, in words, each noted request that holds KV tokens or a request slot on this stage."""
+    for rid, (req, mode) in _seen.get(id(scheduler), {}).items():
+        kv = getattr(req, "kv", req)  # up to 0.5.19 on the request itself
+        slot = getattr(kv, "req_pool_idx", None)
+        tokens = int(getattr(kv, "kv_allocated_len", 0) or 0)
+        if slot is None:
+            continue
+        reason = getattr(req, "finished_reason", None)
+        end = f"finished ({type(reason).__name__})" if reason is not None else "not finished"
+        yield (
+            f"held by {rid}: request slot {int(slot)}, {tokens} KV tokens of its own or locked; "
+            f"last forward: {mode}; {end}, {len(req.output_ids)} output tokens"
+        )

@@ -1,0 +1,150 @@
+"""The greedy tokens of the tests' model by transformers, on a CPU, without SGLang.
+
+One forward over a prompt and its output gives, for every position, the token that greedy decoding
+takes there: so up to the first difference it is the very sequence that transformers would generate.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.engine_messages import Result
+
+_TIE = {"torch.float32": 1e-4, "torch.float16": 2e-2, "torch.bfloat16": 1e-1}
+"""Logits closer than this may be in another order in SGLang, which adds in another order."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The reference at one position: its token, that token's logit, and the second best's."""
+
+    token: int
+    logit: float
+    second: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the reference says of an output: per position the expected token and the logprob of the
+    token that came; the first difference, if any, with the logit of the token that came instead.
+    `tie`: how near logits and logprobs must be to count as equal.
+    """
+
+    expected: tuple[Expected, ...]
+    logprobs: tuple[float, ...]
+    differs_at: int | None
+    logit_of_found: float
+    tie: float
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the first difference is between tokens that are as good as equal."""
+        if self.differs_at is None:
+            return False
+        return self.expected[self.differs_at].logit - self.logit_of_found < self.tie
+
+
+@functools.lru_cache(maxsize=1024)
+def judge(model_path: str, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> Judged:
+    """Compare greedy output `tokens` of `prompt` with the reference; cached by its arguments."""
+    import torch
+
+    model, dtype = _model(model_path)
+    with torch.inference_mode():
+        ids = torch.tensor([[*prompt, *tokens]], dtype=torch.int64)
+        logits = model(input_ids=ids[:, :-1]).logits[0, len(prompt) - 1 :].float()
+    values, best = logits.topk(2, dim=-1)
+    expected = tuple(
+        Expected(int(token), float(value), float(second))
+        for token, value, second in zip(best[:, 0], values[:, 0], values[:, 1], strict=True)
+    )
+    differs = [i for i, token in enumerate(tokens) if token != expected[i].token]
+    at = differs[0] if differs else None
+    found = float("nan") if at is None else float(logits[at, tokens[at]])
+    chosen = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    return Judged(expected, tuple(chosen.tolist()), at, found, _TIE.get(dtype, 1e-4))
+
+
+def check_greedy(results: Sequence[Result]) -> None:
+    """Raise UsageError for a result to which greedy decoding has nothing to say."""
+    for result in results:
+        if result.sampling.get("temperature"):
+            raise UsageError(
+                f"assert_tokens_equal_reference: {result.rid} was sampled with temperature="
+                f"{result.sampling['temperature']!r}; the reference is greedy"
+            )
+
+
+def findings(results: Sequence[Result], stages: int) -> Iterator[str]:
+    """Yield, per request whose output is not the reference's, what is wrong with it."""
+    for result in results:
+        wanted = int(result.sampling["max_new_tokens"])
+        reason = (result.finish_reason or {}).get("type")
+        if (result.finish_reason or {}).get("err_type"):
+            # what comes out then has nothing to do with the prompt
+            yield f"{result.rid}: SGLang refused the request: {result.finish_reason}"
+            continue
+        if reason == "length" and len(result.token_ids) != wanted:
+            yield f"{result.rid}: {len(result.token_ids)} tokens came out, {wanted} were asked for"
+        elif not result.token_ids and reason != "abort":
+            yield f"{result.rid}: no token came out (finish reason: {result.finish_reason})"
+        if result.token_ids:
+            judged = judge(result.model_path, result.prompt, tuple(result.token_ids))
+            if judged.differs_at is not None:
+                yield _difference(result, judged, judged.differs_at, stages)
+            elif result.logprobs:
+                yield from _logprobs(result, judged)
+
+
+def _difference(result: Result, judged: Judged, at: int, stages: int) -> str:
+    expected, found = judged.expected[at], result.token_ids[at]
+    lines = [
+        f"{result.rid}: output token {at} of {len(result.token_ids)} (position "
+        f"{len(result.prompt) + at}) is {found}, the reference has {expected.token}",
+        f"logits of the reference: {expected.logit:.5f} for {expected.token}, "
+        f"{judged.logit_of_found:.5f} for {found}; its second best has {expected.second:.5f}",
+        f"before it: {result.token_ids[max(0, at - 4) : at] or 'nothing, it is the first token'}",
+        f"{stages} stages, a prompt of {len(result.prompt)} tokens of which {result.cached_tokens} "
+        f"were cached, run as {_ranges(result.extends)}",
+    ]
+    if judged.undecided:
+        lines.append(
+            "this is a tie: the two logits are nearer than rounding; choose another prompt"
+        )
+    return "\n  ".join(lines)
+
+
+def _logprobs(result: Result, judged: Judged) -> Iterator[str]:
+    if len(result.logprobs) != len(result.token_ids):
+        yield f"{result.rid}: {len(result.logprobs)} logprobs of {len(result.token_ids)} tokens"
+        return
+    pairs = zip(result.logprobs, judged.logprobs, strict=True)
+    for index, (found, expected) in enumerate(pairs):
+        if not abs(found - expected) <= 10 * judged.tie:
+            yield (
+                f"{result.rid}: the logprob of output token {index} ({result.token_ids[index]}) is "
+                f"{found:.5f}, the reference has {expected:.5f}"
+            )
+            return
+
+
+def _ranges(extends: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{start}-{end}" for start, end in extends) or "(not seen)"
+
+
+@functools.lru_cache(maxsize=2)
+def _model(model_path: str) -> tuple[Any, str]:
+    """Return the model in its own dtype, and that dtype's name."""
+    transformers = import_module("transformers")
+    logging = transformers.utils.logging
+    if bar := getattr(logging, "disable_progress_bar", None):
+        bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        model_path, torch_dtype="auto", attn_implementation="eager"
+    ).eval()
+    return model, str(model.dtype)
