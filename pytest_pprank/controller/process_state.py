@@ -16,6 +16,7 @@ _STATES = {
     "Z": "a zombie",
 }
 _SECONDS = 10
+_GONE = "gone"
 
 
 def describe_silent(pid: int) -> str:
@@ -23,16 +24,17 @@ def describe_silent(pid: int) -> str:
 
     py-spy reads the process's memory from outside, so a stopped process is no obstacle.
     """
-    found = _py_spy()
+    found, state = _py_spy(), _state(pid)
+    if state == _GONE:
+        return f"(no answer: it is {state})"
     if found is None:
-        return f"(no answer: it is {_state(pid)}; with py-spy installed its stacks would be here)"
+        return f"(no answer: it is {state}; with py-spy installed its stacks would be here)"
     stacks = subprocess.run(
         [found, "dump", "--nonblocking", "--pid", str(pid)],
         capture_output=True, text=True, timeout=_SECONDS, check=False,
     )  # fmt: skip
-    return (
-        f"(no answer: it is {_state(pid)}; by py-spy:)\n{stacks.stdout or stacks.stderr}".rstrip()
-    )
+    said = stacks.stdout or stacks.stderr.partition("\n")[0]
+    return f"(no answer: it is {state}; by py-spy:)\n{said}".rstrip()
 
 
 def _py_spy() -> str | None:
@@ -44,5 +46,5 @@ def _state(pid: int) -> str:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return "gone"
+        return _GONE
     return _STATES.get(stat.rpartition(")")[2].split()[0], "in an unknown state")
