@@ -54,6 +54,7 @@ def test_one_failed(merged):
     assert call.outcome == "failed"
     assert call.longrepr.reprcrash.message.startswith("[rank 1] assert 1 == 0")
     assert "failed on rank 1 of 2" in call.longreprtext
+    assert ("pprank_verdict", "failed") in call.user_properties
 
 
 def test_equal_failures_are_folded(merged):
@@ -106,6 +107,7 @@ def test_trouble_without_reports(merged):
     assert call.outcome == "failed"
     assert call.longrepr.reprcrash.message == "rank died: rank 1 died in call: killed by SIGKILL"
     assert "details" in call.longreprtext
+    assert ("pprank_verdict", "rank died") in call.user_properties
 
 
 def test_a_victim_does_not_hide_the_trouble(merged):
