@@ -216,7 +216,9 @@ def test_failing_example_is_kept_and_tried_first(runner):
     runner.write(
         test_it="""
         from pathlib import Path
-        from hypothesis import given, strategies as st
+        from hypothesis import given, settings, strategies as st
+        from hypothesis.database import DirectoryBasedExampleDatabase
+        @settings(database=DirectoryBasedExampleDatabase("kept"))  # in CI there is none by default
         @given(number=st.integers())
         def test_it(pprank, number):
             if pprank.rank == 0:
