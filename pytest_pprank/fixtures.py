@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     from pytest_pprank.sglang.engine import Engine
+    from pytest_pprank.sglang.observe import Observe
     from pytest_pprank.worker.handle import Pprank
 
 
@@ -87,9 +88,11 @@ def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
     group is replaced.
     """
     from pytest_pprank.sglang.idle import drop_new_attributes, idle_problems, reset_scheduler
+    from pytest_pprank.sglang.taps import taps
 
     # not at the end: fixtures that are torn down later may want to undo their own
     drop_new_attributes(_started_scheduler)
+    taps.refresh()  # its start may have imported more
     yield _started_scheduler
     left = idle_problems(_started_scheduler)
     reset_scheduler(_started_scheduler)
@@ -114,6 +117,20 @@ def engine(scheduler: Any, pprank: Pprank) -> Iterator[Engine]:
     engine = Engine(scheduler, pprank)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def observe(pprank: Pprank) -> Iterator[Observe]:
+    """A recorder at SGLang's seams on this rank: ``observe.calls("prepare_for_extend")`` returns
+    what has passed there, ``observe.on(seam, callback)`` calls back; ``observe.seams`` names them.
+
+    SGLang's methods are wrapped for the time of this test only, and only if it asks for this.
+    """
+    from pytest_pprank.sglang.observe import Observe
+
+    observe = Observe(pprank)
+    yield observe
+    observe.close()
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ SGLANG_FIXTURES = frozenset(
         "make_schedule_batch",
         "schedule_batch",
         "make_forward_batch",
+        "observe",
     }
 )
 _PLAN: pytest.StashKey[Plan] = pytest.StashKey()

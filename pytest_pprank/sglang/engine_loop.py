@@ -14,8 +14,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 THREAD_NAME = "sglang-event-loop"
+
+
+_of_thread: WeakKeyDictionary[threading.Thread, LoopThread] = WeakKeyDictionary()
 
 
 class LeaveLoop(BaseException):
@@ -58,6 +62,7 @@ class LoopThread:
         )
         # read by the ledger of operations (worker.ledger_calls)
         self._thread.stands_for = threading.current_thread().name  # type: ignore[attr-defined]
+        _of_thread[self._thread] = self
 
     def start(self) -> None:
         """Enter the loop; it goes as far as the top of its first iteration."""
@@ -111,3 +116,9 @@ class LoopThread:
             with self._change:
                 self._ended = True
                 self._change.notify_all()
+
+
+def iteration_of_this_thread() -> int | None:
+    """Return how many iterations the event loop of this thread has done; None in another thread."""
+    loop = _of_thread.get(threading.current_thread())
+    return None if loop is None else loop.completed

@@ -8,17 +8,18 @@ and the controller then draws no conclusions from what the ledger lacks.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_pprank.wire.ledger_file import flight_recorder_file, ledger_file
-from pytest_pprank.worker.ledger_writer import LedgerWriter
+from pytest_pprank.worker.ledger_writer import Call, LedgerWriter
 
 if TYPE_CHECKING:
     from pytest_pprank.worker.ledger_recorder import LedgerRecorder
 
+Listener = Callable[[str, Call], None]
 _recorder: LedgerRecorder | None = None
 _flight_record: Path | None = None
 
@@ -56,6 +57,23 @@ def begin_test(serial: int) -> None:
 def unfinished() -> bool:
     """Whether an operation of this test was never waited for, as far as the ledger knows."""
     return _recorder is not None and bool(_recorder.unfinished())
+
+
+def listen(listener: Listener) -> Callable[[], None]:
+    """Call `listener(event, call)` for each operation from here on; returns what ends that.
+
+    Events: ISSUED, in the thread that issues it; DROPPED, some time after its handle is gone
+    without having been waited for (not where a device works it off). No ledger, no events.
+    """
+    if _recorder is None:
+        return lambda: None
+    return _recorder.listen(listener)
+
+
+def note_dropped() -> None:
+    """Tell the listeners now of handles that are gone."""
+    if _recorder is not None:
+        _recorder.unfinished()
 
 
 def take_stock() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_pprank.worker.ledger_calls import KINDS, Kind
 from pytest_pprank.worker.ledger_recorder import Handle, LedgerRecorder, first_line
+from pytest_pprank.worker.ledger_writer import ISSUED
 
 _Method = Callable[..., Any]
 _HELPER_ARGUMENTS = (
@@ -63,6 +64,8 @@ def _issuing(kind: Kind, original: _Method) -> _Method:
         assert _recorder is not None
         arguments = (*args, *kwargs.values()) if kwargs else args
         entry = _recorder.operation(kind, self, arguments)
+        if _recorder.listeners:
+            _recorder.tell(ISSUED, entry)
         try:
             work = original(self, *args, **kwargs)
         except BaseException as error:

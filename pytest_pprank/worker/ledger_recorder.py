@@ -17,7 +17,7 @@ from pytest_pprank.worker.flight_recorder import (
     still_running,
 )
 from pytest_pprank.worker.ledger_calls import CallDescriber, Kind, thread_name
-from pytest_pprank.worker.ledger_writer import Entry, LedgerWriter
+from pytest_pprank.worker.ledger_writer import DROPPED, Call, Entry, LedgerWriter
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Work
@@ -69,6 +69,22 @@ class LedgerRecorder:
         self._dropped: deque[Handle] = deque()
         self._local = threading.local()
         self._used_nccl = False
+        self.listeners: tuple[Callable[[str, Call], None], ...] = ()
+
+    def listen(self, listener: Callable[[str, Call], None]) -> Callable[[], None]:
+        """Tell `listener` of operations from here on; returns what ends that."""
+        self.listeners = (*self.listeners, listener)
+
+        def end() -> None:
+            self.listeners = tuple(other for other in self.listeners if other is not listener)
+
+        return end
+
+    def tell(self, event: str, entry: Entry | Exception) -> None:
+        """Tell the listeners; raises what they raise."""
+        if isinstance(entry, Entry):
+            for listener in self.listeners:
+                listener(event, entry.call)
 
     @_harmless
     def begin_test(self, serial: int) -> None:
@@ -242,6 +258,8 @@ class LedgerRecorder:
             after = State.QUEUED if handle.on_device else State.DROPPED
             for entry in handle.entries:
                 self._writer.set_state(entry, after)
+                if self.listeners and after is State.DROPPED:
+                    self.tell(DROPPED, entry)
 
 
 def first_line(error: BaseException | None) -> str:

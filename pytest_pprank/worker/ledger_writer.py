@@ -43,6 +43,8 @@ NAME_LENGTH = 40
 """How much of torch's name of a group is in `Call.group`, before a colon."""
 _NO_SLOT = -1
 _NAME = 60
+ISSUED, DROPPED = "issued", "dropped"
+"""Events of an operation that others can listen to (worker.ledger.listen)."""
 _NUMBERS_BYTES = 64  # three numbers with their commas
 _TAIL_BYTES = OPERATION_BYTES - PAYLOAD_OFFSET - _NUMBERS_BYTES
 

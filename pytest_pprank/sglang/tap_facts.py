@@ -1,0 +1,163 @@
+"""What is told of a passage through a seam: short facts, taken at once, before things change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.sglang.engine_views import forward_of
+from pytest_pprank.sglang.seams import need
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.taps import Passage
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a call; what a seam has nothing to say about stays empty.
+
+    `rids`: ids of the requests, in the batch's order. `mode`: SGLang's ForwardMode in lower case.
+    `extends`: the range of tokens of each request's prompt (half open). `tokens`: of the batch, or
+    of KV. `tensors`: by name, such as ``int64[62]``. `kv`: KV indices (host tensor or list) that
+    were taken, given back or sent; for request slots their numbers. `group`, `peer`, `tag` and
+    `nbytes`: of a message; `peer` is a global rank. `status`: of a KV transfer, in SGLang's own
+    words (KVPoll).
+    """
+
+    rids: tuple[str, ...] = ()
+    mode: str = ""
+    extends: tuple[tuple[int, int], ...] = ()
+    tokens: int | None = None
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    kv: tuple[int, ...] = ()
+    group: str = ""
+    peer: int | None = None
+    tag: int = 0
+    nbytes: int = 0
+    status: str = ""
+
+    def __str__(self) -> str:
+        told = {name: value for name, value in vars(self).items() if value or value == 0}
+        del told["tag"]
+        return ", ".join(f"{name}={value}" for name, value in told.items() if value != {})
+
+
+def schedule_batch(passage: Passage) -> Facts:
+    """Of a ScheduleBatch that has been prepared."""
+    batch = passage.args[0]
+    ran = forward_of(batch, 0)
+    tensors = _tensors(batch, "input_ids", "prefill_input_ids_cpu", "seq_lens", "out_cache_loc")
+    tokens = sum(end - start for start, end in ran.extends) or len(ran.rids)
+    return Facts(ran.rids, ran.mode, ran.extends, tokens, tensors, _indices(batch.out_cache_loc))
+
+
+def init_new(passage: Passage) -> Facts:
+    """Of the ForwardBatch that has been made."""
+    return _of_forward_batch(passage.result)
+
+
+def forward(passage: Passage) -> Facts:
+    """Of the ForwardBatch that enters the model."""
+    return _of_forward_batch(passage.argument(1, "forward_batch"))
+
+
+def _of_forward_batch(batch: Any) -> Facts:
+    mode = need(batch, "forward_mode")
+    names = ("input_ids", "positions", "seq_lens", "req_pool_indices", "out_cache_loc")
+    ids = getattr(batch, "input_ids", None)
+    return Facts(
+        rids=tuple(getattr(batch, "rids", None) or ()),
+        mode=mode.name.lower(),
+        extends=tuple(_extends(batch)) if mode.is_extend() else (),
+        tokens=None if ids is None else len(ids),
+        tensors=_tensors(batch, *names),
+        kv=_indices(batch.out_cache_loc),
+    )
+
+
+def _extends(batch: Any) -> Iterator[tuple[int, int]]:
+    prefixes = getattr(batch, "extend_prefix_lens_cpu", None)
+    lengths = getattr(batch, "extend_seq_lens_cpu", None)
+    for start, length in zip(_numbers(prefixes), _numbers(lengths), strict=True):
+        yield start, start + length
+
+
+def batch_result(passage: Passage) -> Facts:
+    """Of the batch whose result is there."""
+    ran = forward_of(passage.argument(1, "batch"), 0)
+    return Facts(ran.rids, ran.mode)
+
+
+def kv_alloc(passage: Passage) -> Facts:
+    """Of KV tokens that were taken; none where there was no room."""
+    taken = _indices(passage.result)
+    return Facts(tokens=len(taken), kv=taken)
+
+
+def kv_free(passage: Passage) -> Facts:
+    """Of KV tokens that are given back."""
+    freed = _indices(passage.argument(1, "free_index"))
+    return Facts(tokens=len(freed), kv=freed)
+
+
+def slot_alloc(passage: Passage) -> Facts:
+    """Of the slots that requests have now."""
+    reqs = passage.argument(1, "reqs") or ()
+    return Facts(rids=tuple(req.rid for req in reqs), kv=tuple(passage.result or ()))
+
+
+def slot_free(passage: Passage) -> Facts:
+    """Of the slot that a request gives back."""
+    req = passage.argument(1, "req")
+    kv = getattr(req, "kv", req)  # up to 0.5.19 on the request itself
+    slot = getattr(kv, "req_pool_idx", None)
+    return Facts(rids=(req.rid,), kv=() if slot is None else (int(slot),))
+
+
+def transfer_send(passage: Passage) -> Facts:
+    """Of KV that is sent; `tag` is the bootstrap room."""
+    sent = _indices(passage.argument(1, "kv_indices"))
+    return Facts(tokens=len(sent), kv=sent, tag=_room(passage))
+
+
+def transfer_poll(passage: Passage) -> Facts:
+    """Of the state of a transfer; `tag` is the bootstrap room."""
+    return Facts(status=str(getattr(passage.result, "name", passage.result)), tag=_room(passage))
+
+
+def _room(passage: Passage) -> int:
+    return int(getattr(passage.args[0], "bootstrap_room", None) or 0)
+
+
+def message(passage: Passage) -> Facts:
+    """Of a message between two ranks."""
+    operation = passage.operation
+    assert operation is not None
+    shapes = [f"{operation.dtype}{list(shape)}" for shape in operation.shapes]
+    return Facts(
+        tensors={str(number): text for number, text in enumerate(shapes)},
+        group=operation.label,
+        peer=operation.peer,
+        tag=operation.tag,
+        nbytes=operation.nbytes,
+    )
+
+
+def _tensors(owner: Any, *names: str) -> dict[str, str]:
+    values: dict[str, Any] = {name: getattr(owner, name, None) for name in names}
+    return {
+        name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        for name, value in values.items()
+        if hasattr(value, "dtype")
+    }
+
+
+def _indices(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return tuple(value.tolist()) if hasattr(value, "tolist") else tuple(value)
+
+
+def _numbers(values: Any) -> list[int]:
+    return [] if values is None else [int(value) for value in values]

@@ -1,0 +1,86 @@
+"""The seams of SGLang that can be listened to; a new one is a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.sglang import tap_facts as told
+from pytest_pprank.sglang.seams import missing, need
+from pytest_pprank.sglang.taps import BEFORE, Seam, taps
+from pytest_pprank.wire.ledger_file import RECV, SEND
+
+
+def _methods(module: str, owner: str, *names: str) -> Callable[[], Iterable[tuple[type, str]]]:
+    """Return what finds methods of a class, in it and in all its subclasses that are imported."""
+
+    def find() -> Iterator[tuple[type, str]]:
+        base: type = need(import_module(module), owner)
+        families = list(_family(base))
+        for name in names:
+            if not any(name in vars(cls) for cls in families):
+                raise missing(f"{owner}.{name}")
+        for cls in families:
+            yield from ((cls, name) for name in names if _is_method(vars(cls).get(name)))
+
+    return find
+
+
+def _family(cls: type) -> Iterator[type]:
+    yield cls
+    subclass: type
+    for subclass in cls.__subclasses__():
+        yield from _family(subclass)
+
+
+def _is_method(attribute: Any) -> bool:
+    abstract = getattr(attribute, "__isabstractmethod__", False)
+    return not abstract and (callable(attribute) or isinstance(attribute, classmethod))
+
+
+def _both(*finders: Callable[[], Iterable[tuple[type, str]]]) -> Any:
+    return lambda: [place for find in finders for place in find()]
+
+
+_BATCH = ("sglang.srt.managers.schedule_batch", "ScheduleBatch")
+_FORWARD = ("sglang.srt.model_executor.forward_batch_info", "ForwardBatch")
+_RUNNER = ("sglang.srt.model_executor.model_runner", "ModelRunner")
+_SCHEDULER = ("sglang.srt.managers.scheduler", "Scheduler")
+_ALLOCATOR = ("sglang.srt.mem_cache.allocator", "BaseTokenToKVPoolAllocator")
+_SLOTS = ("sglang.srt.mem_cache.memory_pool", "ReqToTokenPool")
+_CONN = "sglang.srt.disaggregation.base.conn"
+
+SEAMS = (
+    Seam("prepare_for_extend", "a ScheduleBatch has been prepared for a forward of prompts",
+         told.schedule_batch, _methods(*_BATCH, "prepare_for_extend")),
+    Seam("prepare_for_decode", "a ScheduleBatch has been prepared for a forward of one token each",
+         told.schedule_batch, _methods(*_BATCH, "prepare_for_decode")),
+    Seam("init_new", "a ForwardBatch has been made of a ScheduleBatch",
+         told.init_new, _methods(*_FORWARD, "init_new"), subject=lambda p: p.result),
+    Seam("forward", "a ForwardBatch enters the model",
+         told.forward, _methods(*_RUNNER, "forward"), BEFORE,
+         subject=lambda p: p.argument(1, "forward_batch")),
+    Seam("batch_result", "the result of a batch is about to be processed",
+         told.batch_result, _methods(*_SCHEDULER, "process_batch_result"), BEFORE,
+         subject=lambda p: p.argument(1, "batch")),
+    Seam("kv_alloc", "KV tokens have been taken",
+         told.kv_alloc, _methods(*_ALLOCATOR, "alloc", "alloc_extend", "alloc_decode")),
+    Seam("kv_free", "KV tokens are about to be given back",
+         told.kv_free, _methods(*_ALLOCATOR, "free"), BEFORE),
+    Seam("slot_alloc", "request slots have been taken",
+         told.slot_alloc, _methods(*_SLOTS, "alloc")),
+    Seam("slot_free", "a request slot is about to be given back",
+         told.slot_free, _methods(*_SLOTS, "free"), BEFORE,
+         subject=lambda p: p.argument(1, "req")),
+    Seam("transfer_send", "KV is about to be sent to the decode side",
+         told.transfer_send, _methods(_CONN, "BaseKVSender", "send"), BEFORE),
+    Seam("transfer_poll", "a KV transfer has been asked how it goes",
+         told.transfer_poll,
+         _both(_methods(_CONN, "BaseKVSender", "poll"), _methods(_CONN, "BaseKVReceiver", "poll"))),
+    Seam("p2p_send", "a message to another rank has been issued", told.message, way=SEND,
+         subject=lambda p: p.operation),
+    Seam("p2p_recv", "the receipt of a message from another rank has been issued",
+         told.message, way=RECV, subject=lambda p: p.operation),
+)  # fmt: skip
+taps.register(SEAMS)
