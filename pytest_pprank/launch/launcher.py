@@ -1,8 +1,8 @@
 """The launcher: a process of its own that keeps torch, elastic and the fork server.
 
-The controller starts it (launch.client) and stays light. It starts the fork server first, so
-that its imports overlap with the launcher's own import of torch elastic; then it runs one worker
-group after another in its main thread, while a second thread reads the controller's messages.
+The controller starts it (launch.client) and stays light. It imports torch elastic, forks the fork
+server, which so has torch already, and runs one worker group after another in its main thread,
+while a second thread reads the controller's messages.
 When the controller is gone it kills its group, removes the run's folder and leaves.
 """
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from pytest_pprank.launch import preload
+from pytest_pprank.launch import forked_server, preload
 from pytest_pprank.launch.orphans import adopt_orphans, kill_orphans
 from pytest_pprank.launch.semaphores import name_semaphores, remove_semaphores
 from pytest_pprank.wire.channel import Channel, ChannelClosed, connect
@@ -81,8 +81,9 @@ class Launcher:
         adopt_orphans()
         name_semaphores(Path(self._spec.run_dir).name)
         if self._spec.fork:
+            import_module("pytest_pprank.launch.elastic")  # before there is a thread
             multiprocessing.set_forkserver_preload([_FORK_SERVER])
-            forkserver.ensure_running()  # returns at once: its imports run beside ours
+            forked_server.start()
         self._channel = connect(
             self._spec.address, bytes.fromhex(self._spec.key), Hello(LAUNCHER_RANK, os.getpid())
         )

@@ -38,6 +38,13 @@ def test_imports_leave_no_thread_and_no_cuda_context(launch):
     assert (preloaded.start_method, preloaded.reason) == ("forkserver", "")
 
 
+def test_torch_is_imported_once_for_launcher_and_fork_server(launch, tmp_path):
+    found = tmp_path / "found"
+    source = f"import sys; open({str(found)!r}, 'w').write(str('torch' in sys.modules))"
+    launch("looks", looks=source).wait_preloaded(DEADLINE)
+    assert found.read_text() == "True"
+
+
 def test_a_thread_left_behind_means_spawn(launch):
     source = (
         "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"

@@ -140,9 +140,8 @@ def test_children_of_ranks_are_ended_wherever_they_went(runner, own_tmp):
 
 
 def test_launcher_killed(stuck, runner, own_tmp):
-    (launcher,) = [
-        pid for pid, command in runner.processes().items() if "launch.launcher" in command
-    ]
+    children = Path(f"/proc/{stuck.pid}/task/{stuck.pid}/children").read_text().split()
+    (launcher,) = [pid for pid in runner.processes() if str(pid) in children]
     os.kill(launcher, signal.SIGKILL)
     out, _ = stuck.communicate(timeout=120)
     assert "died" in out
