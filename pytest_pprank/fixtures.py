@@ -16,15 +16,16 @@ from pytest_pprank.worker.context import SERVER_ARGS, current_rank
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+    from pytest_pprank.sglang.disagg import Disagg
     from pytest_pprank.sglang.engine import Engine
     from pytest_pprank.sglang.observe import Observe
     from pytest_pprank.worker.handle import Pprank
 
 
 @pytest.fixture
-def _pprank_size(request: pytest.FixtureRequest) -> int:
-    """Number of pipeline stages this instance of a ranked test runs on."""
-    return int(request.param)
+def _pprank_size(request: pytest.FixtureRequest) -> Any:
+    """The pipeline stages that this instance of a ranked test runs on, by role."""
+    return request.param
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +63,21 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, 
     """SGLang server args of this worker group, read-only: defaults for the tiny model, changed by
     ``@pytest.mark.sglang(**args)`` (another set of args is another worker group).
     """
-    from pytest_pprank.sglang.arguments import default_server_args, merge
+    from pytest_pprank.sglang.arguments import (
+        args_of_role,
+        default_server_args,
+        disagg_args,
+        merge,
+    )
+    from pytest_pprank.sglang.static import server_arg_names
 
-    changes = request.config.stash[SERVER_ARGS]
+    changes = args_of_role(request.config.stash[SERVER_ARGS], pprank.role)
     model = changes.get("model_path") or request.getfixturevalue("tiny_model")
     defaults = default_server_args(
         num_stages=pprank.num_stages, device=pprank.device, model_path=str(model)
     )
-    return MappingProxyType(merge(defaults, changes))
+    of_role = disagg_args(pprank.role, pprank.device, server_arg_names())
+    return MappingProxyType(merge(defaults, of_role, changes))
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +139,19 @@ def observe(pprank: Pprank) -> Iterator[Observe]:
     observe = Observe(pprank)
     yield observe
     observe.close()
+
+
+@pytest.fixture
+def disagg(scheduler: Any, pprank: Pprank) -> Iterator[Disagg]:
+    """The real event loops of prefill and decode, driven in step, KV moved by the real transfer
+    backend: ``disagg.generate(prompts)`` returns what decode produced on every rank; submit, abort,
+    step, run_until, drain, idle, results, and the sides ``disagg.prefill``, ``disagg.decode``.
+    """
+    from pytest_pprank.sglang.disagg import Disagg
+
+    disagg = Disagg(scheduler, pprank)
+    yield disagg
+    disagg.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.options import DEVICES, parse_sizes
 
 DECLARATIONS = (
-    "pprank(pp=N, device=NAME, fresh=BOOL, timeout=S): run this test on every rank of a worker "
-    "group of N pipeline stages (overrides --pp-size; a tuple runs it at each size), on the "
-    "device auto, cpu or cuda, in a group of its own if fresh, for at most S seconds",
+    "pprank(pp=N, prefill=N, decode=M, device=NAME, fresh=BOOL, timeout=S): run this test on every "
+    "rank of a worker group of N pipeline stages (overrides --pp-size; a tuple runs it at each "
+    "size), or of N prefill and M decode stages, on the device auto, cpu or cuda, in a group of "
+    "its own if fresh, for at most S seconds",
     "sglang(**server_args): run this test in a worker group whose SGLang has these server args "
-    "(fields of sglang.srt.server_args.ServerArgs) on top of the defaults",
+    "(fields of sglang.srt.server_args.ServerArgs) on top of the defaults; prefill={...} and "
+    "decode={...} are for one role of a prefill/decode group",
 )
 
 
@@ -25,6 +28,8 @@ class RankMark:
     """The merged ``pprank`` markers of a test; None where they say nothing."""
 
     pp: tuple[int, ...] | None = None
+    prefill: tuple[int, ...] | None = None
+    decode: tuple[int, ...] | None = None
     device: str | None = None
     fresh: bool = False
     timeout: float | None = None
@@ -48,7 +53,26 @@ def read_rank_mark(node: pytest.Item | pytest.Collector) -> RankMark:
                 f"allowed: {', '.join(allowed)}"
             )
     checked: dict[str, Any] = {name: _CHECKS[name](value) for name, value in merged.items()}
+    _check_roles(merged)
     return RankMark(**checked)
+
+
+def _check_roles(merged: Mapping[str, Any]) -> None:
+    roles = [name for name in ("prefill", "decode") if name in merged]
+    shown = ", ".join(
+        f"{name}={merged[name]!r}" for name in ("pp", "prefill", "decode") if name in merged
+    )
+    if roles and "pp" in merged:
+        raise UsageError(
+            f"@pytest.mark.pprank({shown}): a test runs on pp=N stages that do both, or on "
+            "prefill=N and decode=M stages, not on all three"
+        )
+    if len(roles) == 1:
+        other = "decode" if roles == ["prefill"] else "prefill"
+        raise UsageError(
+            f"@pytest.mark.pprank({shown}): {roles[0]} needs {other}, too: "
+            f"@pytest.mark.pprank(prefill=N, decode=M)"
+        )
 
 
 def read_server_args(node: pytest.Item | pytest.Collector) -> Mapping[str, Any]:
@@ -63,12 +87,12 @@ def read_server_args(node: pytest.Item | pytest.Collector) -> Mapping[str, Any]:
     return merged
 
 
-def _sizes(value: Any) -> tuple[int, ...]:
+def _sizes(name: str, value: Any) -> tuple[int, ...]:
+    shown = f"@pytest.mark.pprank({name}={value!r})"
     values = value if isinstance(value, (tuple, list)) else (value,)
     if any(isinstance(v, bool) for v in values) or not values:
-        raise UsageError(f"@pytest.mark.pprank(pp={value!r}): a whole number from 1 up, or a tuple")
-    text = ",".join(str(v) for v in values)
-    return parse_sizes(text, f"@pytest.mark.pprank(pp={value!r})")
+        raise UsageError(f"{shown}: a whole number from 1 up, or a tuple")
+    return parse_sizes(",".join(str(v) for v in values), shown)
 
 
 def _device(value: Any) -> str:
@@ -90,7 +114,9 @@ def _timeout(value: Any) -> float:
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "pp": _sizes,
+    "pp": partial(_sizes, "pp"),
+    "prefill": partial(_sizes, "prefill"),
+    "decode": partial(_sizes, "decode"),
     "device": _device,
     "fresh": _fresh,
     "timeout": _timeout,

@@ -22,6 +22,7 @@ class Options:
     """The plugin's options after checking. `sizes` is empty where no size was given."""
 
     sizes: tuple[int, ...]
+    decodes: tuple[int, ...]
     device: str
     timeout: float
     grace: float
@@ -38,6 +39,8 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("pprank", "ranked tests (pytest-pprank)")
     _add(group, parser, "--pp-size", "N[,M]", "run ranked tests on N pipeline stages, one worker "
          "process each; several sizes run each test at each size, with ids [ppN]")  # fmt: skip
+    _add(group, parser, "--pprank-decode", "M[,K]", "decode stages of a prefill/decode test that "
+         "does not say how many; its prefill stages are those of --pp-size", "1")  # fmt: skip
     _add(group, parser, "--pprank-device", "NAME", "device of the ranks: auto (cuda where there "
          "is a GPU for every stage, else cpu), cpu or cuda", "auto")  # fmt: skip
     _add(group, parser, "--pprank-timeout", "S", "seconds a ranked test may take before its "
@@ -89,6 +92,7 @@ def _read(config: pytest.Config) -> Options:
     size = _text(config, "--pp-size")
     return Options(
         sizes=parse_sizes(size, "--pp-size") if size else (),
+        decodes=parse_sizes(_text(config, "--pprank-decode"), "--pprank-decode"),
         device=_choice("--pprank-device", _text(config, "--pprank-device"), DEVICES),
         timeout=_seconds("--pprank-timeout", _text(config, "--pprank-timeout")),
         grace=_seconds("--pprank-grace", _text(config, "--pprank-grace")),
@@ -139,4 +143,5 @@ def missing_size(names: list[str]) -> str:
     return (
         f"{len(names)} ranked test(s) without a number of pipeline stages ({shown}): give "
         f"{_WHERE}, or @pytest.mark.pprank(pp=N) on the test"
+        " (with the fixture 'disagg': prefill=N, decode=M)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,9 +13,9 @@ import pytest
 from pytest_pprank._pytest_compat import fixtures_from
 from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
-from pytest_pprank.markers import RankMark, read_rank_mark, read_server_args
+from pytest_pprank.markers import read_rank_mark, read_server_args
 from pytest_pprank.options import Options, missing_size, options_of
-from pytest_pprank.topology import Topology
+from pytest_pprank.topology import Sizes, Topology
 
 SIZE_FIXTURE = "_pprank_size"
 _FIXTURES = "pytest_pprank.fixtures"
@@ -61,17 +62,17 @@ def is_ranked(node: pytest.Item | pytest.Collector) -> bool:
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Give a ranked test one instance per size, ids ``[ppN]``."""
+    """Give a ranked test one instance per size, ids ``[ppN]`` or ``[prefillN-decodeM]``."""
     definition = metafunc.definition
     if not is_ranked(definition):
         return
     try:
-        sizes = read_rank_mark(definition).pp or options_of(metafunc.config).sizes
+        sizes = _sizes(definition, options_of(metafunc.config))
     except UsageError:
         return  # said once for all tests, by make_plans: an error here would only fail this file
     if sizes:
         metafunc.fixturenames.append(SIZE_FIXTURE)
-        metafunc.parametrize(SIZE_FIXTURE, sizes, ids=[f"pp{n}" for n in sizes], indirect=True)
+        metafunc.parametrize(SIZE_FIXTURE, sizes, ids=[each.id for each in sizes], indirect=True)
 
 
 def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
@@ -101,46 +102,80 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
 
 def _plan(item: pytest.Item, options: Options) -> Plan | None:
     mark = read_rank_mark(item)
-    size = _size(item, mark, options)
-    if size is None:
+    sizes = _size(item, options)
+    if sizes is None:
         return None
+    used = fixtures_from(_FIXTURES, item)
     server_args: Mapping[str, Any] | None = None
-    if (
-        fixtures_from(_FIXTURES, item) & SGLANG_FIXTURES
-        or item.get_closest_marker("sglang") is not None
-    ):
-        server_args = _checked_server_args(item, size)
-    device = choose_device(mark.device or options.device, size)
+    if used & SGLANG_FIXTURES or item.get_closest_marker("sglang") is not None:
+        server_args = _checked_server_args(item, sizes)
+    if sizes.decode:
+        _check_roles(used, server_args)
+    device = choose_device(mark.device or options.device, sizes.world_size)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
-    return Plan(Topology(size, device, server_args), fresh, mark.timeout or options.timeout)
+    topology = Topology(sizes.pp, device, server_args, sizes.decode)
+    return Plan(topology, fresh, mark.timeout or options.timeout)
 
 
-def _size(item: pytest.Item, mark: RankMark, options: Options) -> int | None:
+def _sizes(node: pytest.Item | pytest.Collector, options: Options) -> tuple[Sizes, ...]:
+    """Return the sizes that a test is to run at; raises UsageError."""
+    mark = read_rank_mark(node)
+    if mark.prefill and mark.decode:
+        return tuple(itertools.starmap(Sizes, itertools.product(mark.prefill, mark.decode)))
+    if "disagg" not in fixtures_from(_FIXTURES, node):
+        return tuple(map(Sizes, mark.pp or options.sizes))
+    if mark.pp:
+        raise UsageError(
+            f"@pytest.mark.pprank(pp={mark.pp}): the fixture 'disagg' needs two roles: write "
+            "@pytest.mark.pprank(prefill=N, decode=M)"
+        )
+    return tuple(itertools.starmap(Sizes, itertools.product(options.sizes, options.decodes)))
+
+
+def _size(item: pytest.Item, options: Options) -> Sizes | None:
+    sizes = _sizes(item, options)
     callspec = getattr(item, "callspec", None)
     if callspec is not None and SIZE_FIXTURE in callspec.params:
-        size = int(callspec.params[SIZE_FIXTURE])
-        if mark.pp is not None and size not in mark.pp:
+        size: Sizes = callspec.params[SIZE_FIXTURE]
+        if size not in sizes:
+            wanted = ", ".join(map(str, sizes))
             raise UsageError(
-                f"a mark of one parameter set asks for pp={mark.pp}, and the test is collected for "
-                f"pp={size}: mark the test function or its class with pprank(pp=...)"
+                f"a mark of one parameter set asks for {wanted}, and the test is collected for "
+                f"{size}: mark the test function or its class with pprank(...)"
             )
         return size
-    sizes = mark.pp or options.sizes
     if len(sizes) > 1:
         raise UsageError(
-            f"this kind of test cannot be parametrized, so it runs at one size, not at {sizes}: "
-            "mark it with @pytest.mark.pprank(pp=N)"
+            "this kind of test cannot be parametrized, so it runs at one size, not at "
+            f"{', '.join(map(str, sizes))}: mark it with @pytest.mark.pprank(pp=N)"
         )
     return sizes[0] if sizes else None
 
 
-def _checked_server_args(item: pytest.Item, stages: int) -> Mapping[str, Any]:
+def _check_roles(used: set[str], server_args: Mapping[str, Any] | None) -> None:
+    if "engine" in used:
+        raise UsageError(
+            "the fixture 'engine' is for stages that do prefill and decode (pp=N); with "
+            "prefill=N, decode=M use the fixture 'disagg'"
+        )
+    if server_args is not None and "process_group" in used:
+        raise UsageError(
+            "the fixture 'process_group' and SGLang in one prefill/decode test: torch has one "
+            "default group per process, and here SGLang's, of one role; use SGLang's own groups, "
+            "or a test without SGLang"
+        )
+
+
+def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, Any]:
     from pytest_pprank.sglang import static
+    from pytest_pprank.sglang.arguments import args_of_role
 
     static.check_installed()
     server_args = read_server_args(item)
-    static.check_server_args(server_args)
-    static.num_layers(server_args, stages)
+    for role in sizes.roles:
+        changes = args_of_role(server_args, role.name)
+        static.check_server_args(changes)
+        static.num_layers(changes, role.stages)
     return server_args
 
 

@@ -8,8 +8,49 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Role:
+    """One SGLang world of a worker group: `stages` ranks from rank `first` on.
+
+    `name` is ``pp`` (prefill and decode in one), ``prefill`` or ``decode``.
+    """
+
+    name: str
+    first: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The pipeline stages of a worker group: `pp` of one role, or of prefill beside `decode`."""
+
+    pp: int
+    decode: int = 0
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles, in the order of their ranks."""
+        if not self.decode:
+            return (Role("pp", 0, self.pp),)
+        return (Role("prefill", 0, self.pp), Role("decode", self.pp, self.decode))
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.pp + self.decode
+
+    @property
+    def id(self) -> str:
+        """What stands in the brackets of a test's id."""
+        return "-".join(f"{role.name}{role.stages}" for role in self.roles)
+
+    def __str__(self) -> str:
+        return " ".join(f"{role.name}={role.stages}" for role in self.roles)
+
+
+@dataclass(frozen=True)
 class Topology:
-    """`pp` pipeline stages on one kind of device, with SGLang's server args.
+    """`pp` pipeline stages on one kind of device, with SGLang's server args; where `decode` is not
+    0 these are prefill's, and `decode` more follow.
 
     `server_args` is None for tests that never touch SGLang. Its canonical text takes part in
     equality, because SGLang holds process-global state: other args need fresh processes.
@@ -18,6 +59,7 @@ class Topology:
     pp: int
     device: str
     server_args: Mapping[str, Any] | None = field(default=None, compare=False)
+    decode: int = 0
     args_key: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -26,12 +68,17 @@ class Topology:
             object.__setattr__(self, "args_key", f"sglang({text})")
 
     @property
+    def sizes(self) -> Sizes:
+        """The pipeline stages by role."""
+        return Sizes(self.pp, self.decode)
+
+    @property
     def world_size(self) -> int:
         """Number of ranks."""
-        return self.pp
+        return self.sizes.world_size
 
     def __str__(self) -> str:
-        parts = [f"pp={self.pp}", f"device={self.device}"]
+        parts = [str(self.sizes), f"device={self.device}"]
         if self.args_key not in ("", "sglang()"):
             parts.append(self.args_key)
         return " ".join(parts)

@@ -240,6 +240,7 @@ class ControllerSession:
             key=self._launcher.key,
             group=name,
             device=topology.device,
+            sizes=topology.sizes,
             workdir=str(self._launcher.run_dir / name),
             folder=str(self._config.invocation_params.dir),
             path=tuple(sys.path),

@@ -5,13 +5,15 @@ Imports neither torch nor sglang.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from pytest_pprank.errors import UsageError
 
 # Long enough that SGLang's watchdog never signals our launcher: a rank that hangs is the
 # controller's business, which knows the test and stops all ranks.
 _NEVER_S = 7 * 24 * 3600
+
+_ROLES = ("prefill", "decode")
 
 
 def default_server_args(*, num_stages: int, device: str, model_path: str) -> dict[str, object]:
@@ -44,6 +46,42 @@ def default_server_args(*, num_stages: int, device: str, model_path: str) -> dic
         "log_level": "warning",
         **_KIND[kind],
     }
+
+
+def args_of_role(changes: Mapping[str, object], role: str) -> dict[str, object]:
+    """Return the server args that a test's markers give to `role`.
+
+    In a prefill/decode group ``prefill={...}`` and ``decode={...}`` are laid over those for both;
+    raises UsageError where they are no mappings.
+    """
+    if role == "pp":
+        return dict(changes)
+    for name in _ROLES:
+        if not isinstance(changes.get(name, {}), Mapping):
+            raise UsageError(
+                f"@pytest.mark.sglang({name}={changes[name]!r}): a dict of server args for the "
+                f"stages of {name}"
+            )
+    own = changes.get(role, {})
+    assert isinstance(own, Mapping)
+    return {**{name: value for name, value in changes.items() if name not in _ROLES}, **own}
+
+
+def disagg_args(role: str, device: str, known: Container[str]) -> dict[str, object]:
+    """Return the server args that make a stage one of prefill or decode, nothing for ``pp``.
+
+    `known`: the names of all server args of the installed SGLang.
+    """
+    if role == "pp":
+        return {}
+    args: dict[str, object] = {
+        "disaggregation_mode": role,
+        "disaggregation_transfer_backend": "mooncake",
+    }
+    backup = "disaggregation_decode_retraction_backup"
+    if role == "decode" and device == "cpu" and backup in known:
+        args[backup] = "cpu_tensor"  # the default registers host memory with CUDA
+    return args
 
 
 def merge(defaults: Mapping[str, object], *changes: Mapping[str, object]) -> dict[str, object]:

@@ -52,12 +52,21 @@ class Engine:
     Attribute: `scheduler`, that of this rank.
     """
 
+    _name = "engine"
+    _answers = "pp"
+    """The role whose outputs are the results."""
+    _slack_s = 0.0
+    """How long nothing may move before it counts: for what moves in threads of its own."""
+
     def __init__(self, scheduler: Any, pprank: Pprank) -> None:
         check_engine_args(scheduler)
         self.scheduler = scheduler
         self._num_stages = pprank.num_stages
         self._serial = itertools.count()
-        self._all = Conductor(scheduler, pprank)
+        self._all = self._conductor(pprank)
+
+    def _conductor(self, pprank: Pprank) -> Conductor:
+        return Conductor(self.scheduler, pprank)
 
     # what goes in
 
@@ -79,12 +88,12 @@ class Engine:
         __tracebackhide__ = True
         if isinstance(prompts, (str, int)) or not isinstance(prompts, Sequence) or not prompts:
             raise UsageError(
-                "engine.generate: prompts must be a list with at least one prompt, each a list of "
-                f"token ids or a length, not {prompts!r}"
+                f"{self._name}.generate: prompts must be a list with at least one prompt, each a "
+                f"list of token ids or a length, not {prompts!r}"
             )
         options = {"logprobs": logprobs, "stream": False, **sampling}
         rids = [self.submit(prompt, max_new_tokens, **options) for prompt in prompts]
-        self._drain("engine.generate()", max_iterations)
+        self._drain(f"{self._name}.generate()", max_iterations)
         return [self.results[rid] for rid in rids]
 
     def submit(
@@ -107,32 +116,43 @@ class Engine:
         serial = next(self._serial)
         # padded: SGLang aborts every request whose id begins with the one it is told
         rid = rid if rid is not None else f"req-{serial:03d}"
-        if rid in self.results:
-            raise UsageError(f"engine.submit: rid={rid!r} has been used already in this test")
+        if any(rid in results for results in self._all.results.values()):
+            raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
         vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
         made_up = isinstance(prompt, int) and not isinstance(prompt, bool)
         ids = made_up_prompt(prompt, serial, vocabulary) if made_up else token_ids(prompt)
         if not ids or not all(0 <= token < vocabulary for token in ids):
             raise UsageError(
-                "engine.submit: a prompt needs at least one token id, each from 0 to "
+                f"{self._name}.submit: a prompt needs at least one token id, each from 0 to "
                 f"{vocabulary - 1}"
             )
-        params = sampling_of(max_new_tokens, sampling)
-        request = generate_request(rid, ids, params, logprobs=logprobs, stream=stream)
-        model = str(need(self.scheduler.server_args, "model_path"))
-        self.results[rid] = Result(rid, tuple(ids), params, model)
-        shown = f"submit({rid!r}, {len(ids)} tokens, hash {hash(tuple(ids)) & 0xFFFF:04x})"
-        self._all.send(shown, request)
+        self._submit(
+            rid, ids, sampling_of(max_new_tokens, sampling), logprobs=logprobs, stream=stream
+        )
         return rid
+
+    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: bool) -> None:
+        request = generate_request(rid, ids, params, **options)
+        self._expect(self._answers, rid, ids, params)
+        self._all.send(shown_request(rid, ids), request)
+
+    def _expect(self, role: str, rid: str, ids: list[int], params: dict[str, Any]) -> None:
+        model = str(need(self.scheduler.server_args, "model_path"))
+        self._all.results[role][rid] = Result(rid, tuple(ids), params, model)
 
     def abort(self, rid: str | None = None) -> None:
         """Send an abort for one request (None: for all); it takes effect in the next iterations.
 
         As in SGLang, it is for all requests whose id begins with `rid`.
         """
-        if rid is not None and rid not in self.results:
-            raise UsageError(f"engine.abort: {rid!r} was not submitted; known: {[*self.results]}")
+        if rid is not None:
+            self._known(rid, "abort")
         self._all.send(f"abort({rid!r})", abort_request(rid))
+
+    def _known(self, rid: str, call: str) -> None:
+        known = list(dict.fromkeys(rid for held in self._all.results.values() for rid in held))
+        if rid not in known:
+            raise UsageError(f"{self._name}.{call}: {rid!r} was not submitted; known: {known}")
 
     # what moves the loops
 
@@ -140,8 +160,8 @@ class Engine:
         """Let every stage do `n` iterations."""
         __tracebackhide__ = True
         if n < 1:
-            raise UsageError(f"engine.step: n={n!r}; at least one iteration")
-        self._all.advance(n, "engine.step()")
+            raise UsageError(f"{self._name}.step: n={n!r}; at least one iteration")
+        self._all.advance(n, f"{self._name}.step()")
 
     def run_until(
         self, predicate: Callable[[], object], *, max_iterations: int = 1000, where: str = "any"
@@ -153,9 +173,9 @@ class Engine:
         """
         __tracebackhide__ = True
         if where not in _WHERE:
-            raise UsageError(f"engine.run_until: where={where!r}; allowed: 'any', 'all'")
+            raise UsageError(f"{self._name}.run_until: where={where!r}; allowed: 'any', 'all'")
         enough = any if where == "any" else all
-        operation = "engine.run_until()"
+        operation = f"{self._name}.run_until()"
         for count in range(max_iterations + 1):
             if count:
                 self._all.advance(1, operation)
@@ -172,7 +192,7 @@ class Engine:
         `max_iterations` is by default more than the requests can need.
         """
         __tracebackhide__ = True
-        self._drain("engine.drain()", max_iterations)
+        self._drain(f"{self._name}.drain()", max_iterations)
 
     def leave(self) -> None:
         """End the event loops, all stages after the same iteration; the next step enters them anew.
@@ -182,16 +202,16 @@ class Engine:
         __tracebackhide__ = True
         if not self.idle:
             raise UsageError(
-                "engine.leave: not idle; call engine.drain() before:\n" + self._state()
+                f"{self._name}.leave: not idle; call {self._name}.drain() before:\n" + self._state()
             )
-        self._all.leave("engine.leave()")
+        self._all.leave(f"{self._name}.leave()")
 
     # what is seen
 
     @property
     def results(self) -> dict[str, Result]:
         """By id, what is known of each request that was submitted; the same on all ranks."""
-        return self._all.results
+        return self._all.results[self._answers]
 
     @property
     def stages(self) -> tuple[StageView, ...]:
@@ -235,11 +255,11 @@ class Engine:
 
         After a failed test nothing is tried that needs the other stages.
         """
-        operation = "the engine's teardown"
+        operation = f"the {self._name}'s teardown"
         try:
             if self._all.give_up(operation):
                 return []
-            left = [rid for rid, result in self.results.items() if not result.finished]
+            left = list(dict.fromkeys(result.rid for _, result in self._all.unfinished()))
             if left:
                 self.abort()
             if not self.idle:
@@ -252,14 +272,16 @@ class Engine:
     def _drain(self, operation: str, limit: int | None) -> None:
         __tracebackhide__ = True
         limit = limit if limit is not None else self._enough()
-        window, done, quiet, before = 4 * self._num_stages, 0, 0, -1
+        window, done, quiet, before, since = 4 * self._num_stages, 0, 0, -1, 0.0
         while not (self.idle and self.stages):
             self._all.advance(window, operation)
             done += window
             progress = sum(view.progress for view in self.stages)
             quiet = quiet + window if progress == before else 0
+            since = self._all.clock if progress != before else since
             before = progress
-            if not self.idle and (quiet >= _STALLED * self._num_stages or done >= limit):
+            stalled = quiet >= _STALLED * self._num_stages or done >= limit
+            if not self.idle and stalled and self._all.clock - since >= self._slack_s:
                 words = f"nothing has moved for {quiet}" if quiet else f"not done after {done}"
                 raise EngineStalled(f"{words} iterations:\n{self._state()}")
 
@@ -267,10 +289,14 @@ class Engine:
         """Return more iterations than the requests under way can need."""
         tokens = sum(
             len(result.prompt) + int(result.sampling.get("max_new_tokens") or 0)
-            for result in self.results.values()
-            if not result.finished
+            for _, result in self._all.unfinished()
         )
         return (200 + 2 * tokens) * self._num_stages
 
     def _state(self) -> str:
         return "\n".join(self._all.state())
+
+
+def shown_request(rid: str, ids: list[int]) -> str:
+    """Describe a request so that ranks with another prompt are seen to differ."""
+    return f"submit({rid!r}, {len(ids)} tokens, hash {hash(tuple(ids)) & 0xFFFF:04x})"

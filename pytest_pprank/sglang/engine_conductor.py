@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,9 @@ from pytest_pprank.sglang.engine_seams import (
     Attachment,
     SchedulerHook,
     enter_loop,
+    leave_before_sending,
     settle_sends,
+    talks_when_idle,
 )
 from pytest_pprank.sglang.engine_views import (
     Forward,
@@ -40,19 +44,29 @@ class StagesDiffer(AssertionError):
 
 @dataclass
 class _Report:
-    """What a rank brings to a meeting after a step; `outputs` on the first stage."""
+    """What a rank brings to a meeting after a step; `outputs` on the first stage of a role."""
 
+    role: str
     calls: tuple[str, ...]
     view: StageView
     forwards: list[Forward]
+    clock: float = field(default_factory=time.monotonic)
     outputs: list[Output] = field(default_factory=list)
 
 
 class Conductor:
-    """What is under way on all stages; the methods are calls of all ranks together."""
+    """What is under way on all stages; the methods are calls of all ranks together.
 
-    def __init__(self, scheduler: Any, pprank: Pprank) -> None:
-        self.results: dict[str, Result] = {}
+    `results`: by role and request id. `clock`: seconds, the same on all ranks after a step.
+    `view` looks at a Scheduler that stands between two iterations.
+    """
+
+    def __init__(
+        self, scheduler: Any, pprank: Pprank, view: Callable[..., StageView] = view_stage
+    ) -> None:
+        self.results: dict[str, dict[str, Result]] = defaultdict(dict)
+        self.clock = 0.0
+        self._look = view
         self.stages: tuple[StageView, ...] = ()
         self.forwards: list[Forward] = []
         self.callbacks: list[Callable[[Any], None]] = []
@@ -61,7 +75,7 @@ class Conductor:
         self._calls: list[str] = []
         self._granted = 0
         self._told = 0
-        self._ran: list[list[Forward]] = [[] for _ in range(pprank.num_stages)]
+        self._ran: list[list[Forward]] = [[] for _ in range(pprank.world_size)]
         self._loop: LoopThread | None = None
         self._attachment = Attachment(scheduler, SchedulerHook(self._at_top, self._at_forward))
 
@@ -70,9 +84,14 @@ class Conductor:
         """Whether nothing was under way on any stage after the last step, nor came since."""
         return (
             not self._calls
-            and all(result.finished for result in self.results.values())
+            and not any(self.unfinished())
             and not any(view.busy for view in self.stages)
         )
+
+    def unfinished(self) -> Iterator[tuple[str, Result]]:
+        """Yield role and result of each request that is not done there."""
+        for role, results in self.results.items():
+            yield from ((role, result) for result in results.values() if not result.finished)
 
     @property
     def iterations(self) -> int:
@@ -80,9 +99,12 @@ class Conductor:
         return self._loop.completed if self._loop is not None else 0
 
     def send(self, call: str, message: Any) -> None:
-        """Send a message to the first stage; `call` says in words what it is."""
+        """Send a message to the first stage of this rank's role (None: there is none for it).
+
+        `call` says in words what all ranks ask for.
+        """
         self._calls.append(call)
-        if self._attachment.wire is not None:
+        if self._attachment.wire is not None and message is not None:
             self._attachment.wire.send(message)
 
     def advance(self, n: int, operation: str) -> None:
@@ -93,7 +115,8 @@ class Conductor:
             self._loop.start()
         self._granted += n
         self._run_to(max(0, self._granted - self._pprank.stage))
-        report = _Report(tuple(self._calls), self._view(), self.forwards[self._told :])
+        view = self._look(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
+        report = _Report(self._pprank.role, tuple(self._calls), view, self.forwards[self._told :])
         self._told = len(self.forwards)
         if self._attachment.wire is not None:
             messages = self._attachment.wire.receive()
@@ -110,13 +133,28 @@ class Conductor:
         __tracebackhide__ = True
         if self._loop is None:
             return
-        # idle, no stage needs another one to go on: those behind catch up
-        self._run_to(self._granted)
-        done = self.meet(operation, self.iterations)
-        assert done == [self._granted] * len(done), f"iterations by stage: {done}"
-        settle_sends(self._scheduler)
-        self._loop.leave()
+        together = talks_when_idle(self._scheduler)
+        if together:
+            self._leave_on_the_way()
+        else:
+            # idle, no stage needs another one to go on: those behind catch up
+            self._run_to(self._granted)
+            assert self.iterations == self._granted
+        self.meet(operation, self.iterations)
+        if not together:
+            settle_sends(self._scheduler)
+            self._loop.leave()
         self._loop, self._granted, self.stages = None, 0, ()
+
+    def _leave_on_the_way(self) -> None:
+        """End a loop whose stages agree on something in each iteration, so that none can catch up.
+
+        Each begins one more iteration, in which it takes what the stage before has sent in its last
+        one, and leaves where it would begin to send.
+        """
+        assert self._loop is not None
+        with leave_before_sending(self._scheduler):
+            self._loop.leave_inside()
 
     def give_up(self, operation: str) -> bool:
         """Where a loop or a test has failed on any rank, end what this rank can end by itself.
@@ -143,15 +181,15 @@ class Conductor:
 
     def state(self) -> Iterator[str]:
         """Yield, in words, what is under way on all stages."""
-        for rid, result in self.results.items():
-            if not result.finished:
-                yield (
-                    f"  {rid}: prompt of {len(result.prompt)} tokens (forwards of it: "
-                    f"{result.extends or 'none'}), {len(result.token_ids)} tokens came out"
-                )
+        for role, result in self.unfinished():
+            where = f" of {role}" if role != "pp" else ""
+            yield (
+                f"  {result.rid}: prompt of {len(result.prompt)} tokens (forwards of it: "
+                f"{result.extends or 'none'}), {len(result.token_ids)} tokens came out{where}"
+            )
         for view in self.stages:
             held = "; ".join(view.busy) or "idle"
-            yield f"  stage {view.stage}, {view.iterations} iterations: {held}"
+            yield f"  {view.place}, {view.iterations} iterations: {held}"
 
     def _run_to(self, iterations: int) -> None:
         __tracebackhide__ = True
@@ -174,7 +212,7 @@ class Conductor:
         __tracebackhide__ = True
         self._calls.clear()
         self.stages = tuple(report.view for report in reports)
-        since = min(len(forwards) for forwards in self._ran)
+        before = [len(forwards) for forwards in self._ran]
         for forwards, report in zip(self._ran, reports, strict=True):
             forwards += report.forwards
         if len({report.calls for report in reports}) > 1:
@@ -184,18 +222,25 @@ class Conductor:
             ]
             head = "the ranks asked the engine for different things:"
             raise UsageError("\n".join([head, *lines]))
-        for output in reports[0].outputs:
-            self._record(output)
+        self.clock = reports[0].clock
+        for report in reports:
+            for output in report.outputs:
+                self._record(report.role, output)
         for forward in reports[0].forwards:
-            for rid, extend in zip(forward.rids, forward.extends, strict=False):
-                if rid in self.results:
-                    self.results[rid].extends.append(extend)
-        if lines := first_difference(self._ran, since):
-            head = "the stages did not run the same batches in the same order:"
+            self._record_extends(forward)
+        for role in dict.fromkeys(report.role for report in reports):
+            ranks = [rank for rank, report in enumerate(reports) if report.role == role]
+            self._compare(role, ranks, min(before[rank] for rank in ranks))
+
+    def _compare(self, role: str, ranks: list[int], since: int) -> None:
+        __tracebackhide__ = True
+        if lines := first_difference([self._ran[rank] for rank in ranks], since):
+            of_role = "" if role == "pp" else f" of {role}"
+            head = f"the stages{of_role} did not run the same batches in the same order:"
             raise StagesDiffer("\n  ".join([head, *lines]))
 
-    def _record(self, output: Output) -> None:
-        result = self.results.get(output.rid)
+    def _record(self, role: str, output: Output) -> None:
+        result = self.results[role].get(output.rid)
         if result is None:
             return  # SGLang's own, such as a health check
         result.token_ids += output.token_ids
@@ -204,8 +249,11 @@ class Conductor:
         result.cached_tokens = output.cached_tokens or result.cached_tokens
         result.retractions = output.retractions or result.retractions
 
-    def _view(self) -> StageView:
-        return view_stage(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
+    def _record_extends(self, forward: Forward) -> None:
+        for rid, extend in zip(forward.rids, forward.extends, strict=False):
+            for results in self.results.values():
+                if rid in results:
+                    results[rid].extends.append(extend)
 
     # called by SGLang, in the loop's thread
 

@@ -104,6 +104,16 @@ class LoopThread:
             self._change.notify_all()
         self._thread.join()
 
+    def leave_inside(self) -> None:
+        """Let the parked loop begin one more iteration, in which something raises LeaveLoop."""
+        with _warnings_of_sglang():
+            with self._change:
+                self._target += 1
+                self._change.notify_all()
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
     def _run(self) -> None:
         __tracebackhide__ = True
         try:

@@ -70,9 +70,18 @@ def sampling_of(max_new_tokens: int, changes: Mapping[str, Any]) -> dict[str, An
 
 
 def generate_request(
-    rid: str, prompt: Sequence[int], sampling: Mapping[str, Any], *, logprobs: bool, stream: bool
+    rid: str,
+    prompt: Sequence[int],
+    sampling: Mapping[str, Any],
+    *,
+    logprobs: bool,
+    stream: bool,
+    **more: Any,
 ) -> Any:
-    """Return the message with which SGLang's tokenizer asks its Scheduler for tokens."""
+    """Return the message with which SGLang's tokenizer asks its Scheduler for tokens.
+
+    `more`: further fields of the message.
+    """
     io_struct = import_module("sglang.srt.managers.io_struct")
     params = import_module("sglang.srt.sampling.sampling_params").SamplingParams(**sampling)
     params.normalize(None)
@@ -91,7 +100,7 @@ def generate_request(
         "stream": stream,
     }
     request = need(io_struct, "TokenizedGenerateReqInput")
-    return request(**fill(request, known))
+    return request(**fill(request, {**known, **more}))
 
 
 def abort_request(rid: str | None) -> Any:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from typing import Any
 
 from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.sglang.engine_loop import LeaveLoop
 from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import missing, need
 from pytest_pprank.sglang.tokenizer_side import TokenizerSide
@@ -164,6 +166,35 @@ def settle_sends(scheduler: Any) -> None:
         work = getattr(scheduler, name, None)
         if commit is not None and work:
             commit(work)
+
+
+_AGREE = "_pp_pd_send_consensus_bootstrapped_ids"
+"""In an iteration of a prefill/decode pipeline the first thing that is sent to another stage; all
+that the stage before has sent in its last iteration has been received by then."""
+
+
+def talks_when_idle(scheduler: Any) -> bool:
+    """Say whether the stages of this Scheduler's loop exchange messages in each iteration, so that
+    one cannot do an iteration more alone: those of prefill and of decode do.
+    """
+    pipeline = int(need(need(scheduler, "server_args"), "pp_size")) > 1
+    mode = getattr(need(scheduler, "disaggregation_mode"), "value", "null")
+    return pipeline and mode != "null"
+
+
+@contextmanager
+def leave_before_sending(scheduler: Any) -> Iterator[None]:
+    """In this block a loop for which `talks_when_idle` ends where it would send to other stages."""
+
+    def leave(*_: Any) -> None:
+        raise LeaveLoop
+
+    need(scheduler, _AGREE)
+    setattr(scheduler, _AGREE, leave)
+    try:
+        yield
+    finally:
+        delattr(scheduler, _AGREE)
 
 
 def check_engine_args(scheduler: Any) -> None:

@@ -65,6 +65,11 @@ class StageView:
     progress: int
 
     @property
+    def place(self) -> str:
+        """Which stage this is, in words."""
+        return f"stage {self.stage}"
+
+    @property
     def rids(self) -> frozenset[str]:
         """All requests that this stage holds."""
         slots = [rid for slot in self.slots for rid in slot]

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_pprank.errors import PprankError
 from pytest_pprank.sglang.batches import restart_serial
+from pytest_pprank.sglang.disagg_idle import drop_transfers, queue_problems, transfer_problems
 from pytest_pprank.sglang.holders import forget_forwards, holders
 from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import need
@@ -22,7 +23,8 @@ def kv_problems(scheduler: Any) -> list[str]:
     """Return what a Scheduler without requests should have got back and has not.
 
     Tokens: free + evictable in the tree cache must be the whole pool, nothing locked. Request
-    slots: all free. With the requests that hold something, as far as `engine` has run them.
+    slots, metadata slots and rooms: all free. With the requests that hold something, as far as
+    `engine` or `disagg` has run them.
     """
     problems = []
     total = int(need(scheduler.token_to_kv_pool_allocator, "size"))
@@ -35,16 +37,26 @@ def kv_problems(scheduler: Any) -> list[str]:
         )
     elif locked:
         problems.append(f"tree cache: {locked} tokens are still locked by a request")
-    pool = scheduler.req_to_token_pool
-    slots, free_slots = int(need(pool, "size")), int(pool.available_size())
-    if free_slots != slots:
-        problems.append(f"request slots: {slots - free_slots} of {slots} were not given back")
+    held, slots = request_slots(scheduler)
+    if held:
+        problems.append(f"request slots: {held} of {slots} were not given back")
+    problems += transfer_problems(scheduler)
     return [*problems, *holders(scheduler)] if problems else []
 
 
 def free_tokens(scheduler: Any) -> int:
     """Return how many KV tokens are free (those that the tree cache could evict not counted)."""
     return int(need(scheduler.token_to_kv_pool_allocator, "available_size")())
+
+
+def request_slots(scheduler: Any) -> tuple[int, int]:
+    """Return how many request slots are held, and how many there are.
+
+    Decode has more than its batches take: for requests whose KV is on its way.
+    """
+    pool = need(scheduler, "req_to_token_pool")
+    slots = int(need(pool, "size")) + int(getattr(pool, "pre_alloc_size", 0))
+    return slots - int(pool.available_size()), slots
 
 
 def reset_scheduler(scheduler: Any) -> None:
@@ -91,6 +103,7 @@ def _drop_requests(scheduler: Any) -> None:
             setattr(scheduler, name, None)
     if hasattr(scheduler, "result_queue"):
         scheduler.result_queue.clear()
+    drop_transfers(scheduler)
     # SGLang calls it at the start of each pipeline loop; flush_cache reads what it sets.
     need(scheduler, "init_pp_loop_state")()
 
@@ -114,6 +127,7 @@ def busy_problems(scheduler: Any) -> Iterator[str]:
     queue = getattr(getattr(scheduler, "grammar_manager", None), "grammar_queue", None)
     if queue:
         yield f"grammar queue: {len(queue)} requests"
+    yield from queue_problems(scheduler)
     yield from _between_stages(scheduler)
 
 

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.sglang.disagg_start import prepare_disagg, private_ports, start_bootstrap
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 from pytest_pprank.sglang.profiler import ProfilerRun, strands_peers, watch_profiler
 from pytest_pprank.sglang.seams import fill, missing, need, takes
@@ -56,22 +57,24 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
     """Return this stage's real Scheduler, ready to run. A meeting of all ranks of the pipeline.
 
     `args` are complete server args (see `arguments`). Sockets and temporary files lie in
-    ``pprank.workdir``; the stages meet at a store that rank 0 serves on loopback. Raises
-    PprankError when SGLang's profiler fails in a way that would leave the other stages waiting.
+    ``pprank.workdir``; the stages of a role meet at a store that its first one serves on loopback.
+    Raises PprankError when SGLang's profiler fails in a way that would leave the other stages
+    waiting.
     """
-    from pytest_pprank.worker.store import serve_store
+    from pytest_pprank.worker.store import serve_store_of_role
 
     server_args_module = import_module("sglang.srt.server_args")
-    host, port = serve_store(pprank)
+    host, port = serve_store_of_role(pprank)
+    of_this_group = prepare_disagg(pprank)
     _spread_threads(pprank)
     server_args = need(server_args_module, "ServerArgs")(
-        **{**args, "dist_init_addr": f"{host}:{port}"}
+        **{**args, **of_this_group, "dist_init_addr": f"{host}:{port}"}
     )
     ports = _port_args(need(server_args_module, "PortArgs"), server_args, pprank)
     side = TokenizerSide(ports) if pprank.is_first_stage else None
     try:
         # A user's filterwarnings = error is about their tests, not about how SGLang starts.
-        with watch_profiler() as run, warnings.catch_warnings():
+        with watch_profiler() as run, private_ports(pprank), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scheduler = _construct(server_args, ports, pprank)
     finally:
@@ -132,6 +135,7 @@ def _construct(server_args: Any, ports: Any, pprank: Pprank) -> Any:
     }
     scheduler_class = need(import_module("sglang.srt.managers.scheduler"), "Scheduler")
     _publish(server_args, pprank)
+    start_bootstrap(server_args, pprank)
     return scheduler_class(**fill(scheduler_class.__init__, known))
 
 

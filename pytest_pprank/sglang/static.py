@@ -25,13 +25,16 @@ OLDEST_TORCH = (2, 11)
 TINY_LAYERS = 8
 """Layers of the tiny model that is used when no model_path is given."""
 
+_BACKEND = "disaggregation_transfer_backend"
+
 _USE_INSTEAD = {
     "pp_size": "give --pp-size N or @pytest.mark.pprank(pp=N)",
     "pipeline_parallel_size": "give --pp-size N or @pytest.mark.pprank(pp=N)",
     "tp_size": "tensor parallelism is not supported yet",
     "tensor_parallel_size": "tensor parallelism is not supported yet",
     "device": "give --pprank-device or @pytest.mark.pprank(device=...)",
-    "disaggregation_mode": "disaggregated topologies are not supported yet",
+    "disaggregation_mode": "give @pytest.mark.pprank(prefill=N, decode=M)",
+    "disaggregation_bootstrap_port": "the plugin takes a free loopback port",
     "dist_init_addr": "the plugin opens a store of its own on a free loopback port",
     "nccl_port": "the plugin opens a store of its own on a free loopback port",
     "host": "the plugin starts no HTTP server",
@@ -88,6 +91,7 @@ def check_server_args(args: Mapping[str, object]) -> None:
                 f"@pytest.mark.sglang({name}=...): SGLang {sglang_version()} has no server arg "
                 f"{name!r}{did_you_mean(name, known)}"
             )
+    _check_transfer_backend(args.get(_BACKEND))
 
 
 @lru_cache(maxsize=1)
@@ -110,6 +114,32 @@ def server_arg_names() -> frozenset[str]:
             "srt/arg_groups/fields"
         )
     return frozenset(name for name in names if not name.startswith("_"))
+
+
+def _check_transfer_backend(value: object) -> None:
+    known = transfer_backends()
+    if value is not None and known and value not in known:
+        raise UsageError(
+            f"@pytest.mark.sglang({_BACKEND}={value!r}): SGLang {sglang_version()} knows "
+            f"{', '.join(sorted(known))}"
+        )
+
+
+@lru_cache(maxsize=1)
+def transfer_backends() -> frozenset[str]:
+    """Return the names of SGLang's KV transfer backends; empty where they cannot be found.
+
+    ``DISAGG_TRANSFER_BACKEND_CHOICES``: in ``srt/server_args.py``, or from 0.5.20 in
+    ``srt/arg_groups/choices.py``.
+    """
+    root = package_root()
+    files = ("arg_groups/choices.py", "server_args.py") if root is not None else ()
+    for file in (root / "srt" / name for name in files if root is not None):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else ():
+            names = [ast.unparse(target) for target in getattr(node, "targets", ())]
+            if isinstance(node, ast.Assign) and names == ["DISAGG_TRANSFER_BACKEND_CHOICES"]:
+                return frozenset(ast.literal_eval(node.value))
+    return frozenset()
 
 
 def num_layers(args: Mapping[str, object], stages: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_pprank.topology import Sizes
 from pytest_pprank.wire.messages import ItemKey
 
 
@@ -12,10 +13,11 @@ from pytest_pprank.wire.messages import ItemKey
 class RankBootstrap:
     """Everything a fresh process needs to become a rank; pickled into torch elastic's arguments.
 
-    `options` are the controller's parsed pytest options, pickled (they may need `path`), `items`
-    the tests this group will be asked to run, `folder` and `path` the controller's working
-    directory and sys.path, `basetemp` the folder of its tmp_path folders, `server_args` SGLang's
-    (None: the group never touches SGLang), `reverts` edits that take SGLang fixes out,
+    `sizes` are the stages by role, `options` the controller's parsed pytest options, pickled (they
+    may need `path`), `items` the tests this group will be asked to run, `folder` and `path` the
+    controller's working directory and sys.path, `basetemp` the folder of its tmp_path folders,
+    `server_args` SGLang's (None: the group never touches SGLang), `reverts` edits that take SGLang
+    fixes out,
     `environment` variables to set (None: to remove).
     """
 
@@ -23,6 +25,7 @@ class RankBootstrap:
     key: bytes
     group: str
     device: str
+    sizes: Sizes
     workdir: str
     folder: str
     path: tuple[str, ...]

@@ -48,9 +48,9 @@ class Seat:
 class Pprank:
     """This rank of the worker group.
 
-    Attributes: rank, world_size (processes of the group), role (``pp``), stage, num_stages
-    (pipeline stages), device (torch device string), workdir (a private folder that all ranks of
-    the group share and that is removed with it).
+    Attributes: rank, world_size (processes of the group), role (``pp``, ``prefill`` or ``decode``),
+    stage, num_stages (pipeline stages of its role), device (torch device string), workdir (a
+    private folder that all ranks of the group share and that is removed with it).
 
     `barrier`, `gather` and `broadcast` go through pytest's control plane and never touch a torch
     process group, so they work before one exists, and while the one under test is broken. When a

@@ -24,10 +24,13 @@ _recorder: LedgerRecorder | None = None
 _flight_record: Path | None = None
 
 
-def start_ledger(workdir: Path, rank: int, plumbing: Sequence[str] = ()) -> None:
+def start_ledger(
+    workdir: Path, rank: int, plumbing: Sequence[str] = (), role: tuple[int, int] = (0, 0)
+) -> None:
     """Note all torch.distributed operations of this process from here on; once is enough.
 
-    `plumbing`: parts of file names whose lines matter less than those that call them. Without
+    `plumbing`: parts of file names whose lines matter less than those that call them; `role`: first
+    rank and number of the ranks of this one's role. Without
     torch, or without room for the file, there is no ledger, and the controller says so.
     """
     global _recorder, _flight_record
@@ -39,7 +42,7 @@ def start_ledger(workdir: Path, rank: int, plumbing: Sequence[str] = ()) -> None
         from pytest_pprank.worker.ledger_hooks import install
         from pytest_pprank.worker.ledger_recorder import LedgerRecorder
 
-        recorder = LedgerRecorder(LedgerWriter(path, rank), CallDescriber(plumbing))
+        recorder = LedgerRecorder(LedgerWriter(path, rank), CallDescriber(plumbing, role))
     except (ImportError, OSError):
         with suppress(OSError):
             os.unlink(path)

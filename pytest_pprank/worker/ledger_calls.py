@@ -74,15 +74,22 @@ class _Group(NamedTuple):
 
 
 class CallDescriber:
-    """Describes calls. `plumbing`: parts of file names between a caller that matters and torch."""
+    """Describes calls. `plumbing`: parts of file names between a caller that matters and torch.
 
-    def __init__(self, plumbing: Sequence[str] = ()) -> None:
+    `role`: first rank and number of the ranks of this one's role. Where torch's world is one role
+    of several (SGLang's, with prefill and decode in one worker group), its ranks begin at 0 again;
+    here a rank is always that of the worker group.
+    """
+
+    def __init__(self, plumbing: Sequence[str] = (), role: tuple[int, int] = (0, 0)) -> None:
         import torch
 
         here = os.path.dirname(os.path.abspath(__file__)) + os.sep
         self._skipped = (os.path.dirname(torch.__file__) + os.sep, here, "<frozen")
         self._skipped_names = ("contextlib.py", "functools.py", "typing_extensions.py")
         self._plumbing = tuple(plumbing)
+        self._role = role
+        self._first = 0
         self._standing: dict[str, int] = {}
         self._groups: dict[int, _Group] = {}
         self._created: dict[str, int] = {}
@@ -123,9 +130,15 @@ class CallDescriber:
             thread=thread_name(),
         )
 
+    def begin_world(self, size: int) -> None:
+        """Note how many ranks torch's default group is about to have."""
+        first, stages = self._role
+        self._first = first if size == stages else 0
+
     def creation(self, group: str, label: str, ranks: tuple[int, ...], backend: str) -> Call:
-        """Describe the creation of a group; no `label` means the default one."""
+        """Describe the creation of a group of torch's `ranks`; no `label`: the default one."""
         site, via = self._call_site()
+        ranks = tuple([self._first + rank for rank in ranks])
         return Call(
             kind="new_group" if label else "init_process_group",
             way=CREATE,
@@ -172,7 +185,7 @@ class CallDescriber:
         from torch.distributed import distributed_c10d as c10d
 
         places = c10d._world.pg_group_ranks.get(group, {})
-        ranks = tuple(sorted(places, key=lambda rank: places[rank]))
+        ranks = tuple([self._first + rank for rank in sorted(places, key=lambda r: places[r])])
         name = str(group.group_name)
         if group is c10d.GroupMember.WORLD:
             label = _DEFAULT

@@ -122,6 +122,8 @@ class LedgerRecorder:
         # torch names no members for the default group
         label = str(arguments.get("group_desc") or "undefined") if members else ""
         ranks = members or tuple(range(int(arguments["group_size"])))
+        if not members:
+            self._describer.begin_world(len(ranks))
         call = self._describer.creation(name, label, ranks, backend)
         self._writer.forget_group(self._describer.begin_group(call))
         return self._writer.issue(call, State.WAITING)

@@ -41,12 +41,13 @@ def rank_main(pickled: bytes) -> int:
 
 
 def _seat(bootstrap: RankBootstrap, rank: int, world_size: int) -> Seat:
+    role = next(role for role in reversed(bootstrap.sizes.roles) if rank >= role.first)
     return Seat(
         rank=rank,
         world_size=world_size,
-        role="pp",
-        stage=rank,
-        num_stages=world_size,
+        role=role.name,
+        stage=rank - role.first,
+        num_stages=role.stages,
         device=f"cuda:{rank}" if bootstrap.device == "cuda" else bootstrap.device,
         workdir=Path(bootstrap.workdir),
     )
@@ -58,7 +59,8 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
 
     join_torch_loggers()
     point_environment_at(serve_store(pprank))
-    start_ledger(pprank.workdir, pprank.rank, plumbing=PLUMBING)
+    role = (pprank.rank - pprank.stage, pprank.num_stages)
+    start_ledger(pprank.workdir, pprank.rank, plumbing=PLUMBING, role=role)
     if bootstrap.server_args is None and "sglang" not in sys.modules:
         return  # neither this group's tests nor their files have anything to do with it
     from pytest_pprank.sglang.preload import import_sglang

@@ -49,6 +49,17 @@ def serve_store(pprank: Pprank) -> tuple[str, int]:
     return host, port
 
 
+def serve_store_of_role(pprank: Pprank) -> tuple[str, int]:
+    """Serve a store from the first stage of each role; returns that of this rank's role.
+
+    A meeting of all ranks of the group.
+    """
+    address = listen_on_loopback() if pprank.is_first_stage else None
+    told = pprank.gather((pprank.role, address))
+    host, port = next(address for role, address in told if role == pprank.role and address)
+    return host, port
+
+
 def point_environment_at(address: tuple[str, int]) -> None:
     """Make `env://` initialisation use the store at `address`, which rank 0 already serves."""
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address[0], str(address[1])

@@ -1,0 +1,92 @@
+"""Where a Scheduler of prefill or of decode keeps its requests, metadata slots and rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_pprank.sglang.seams import need
+
+PREFILL_QUEUES = ("bootstrap", "inflight")
+DECODE_QUEUES = ("prealloc", "transfer", "retracted", "rebootstrap", "deferred")
+
+
+def role_of(scheduler: Any) -> str:
+    """Return ``prefill``, ``decode``, or ``null`` for a Scheduler that does both."""
+    return str(getattr(getattr(scheduler, "disaggregation_mode", None), "value", "null"))
+
+
+def queues(scheduler: Any) -> dict[str, list[Any]]:
+    """Return the queues that only prefill or decode has, as lists of Reqs.
+
+    Prefill: ``bootstrap`` (handshake with decode), ``inflight`` (KV is being sent). Decode:
+    ``prealloc`` (handshake, then memory), ``transfer`` (KV is coming), ``retracted``, and where
+    this SGLang has them ``rebootstrap`` (retracted, to be computed by prefill again) and
+    ``deferred`` (aborted, held until prefill has stopped writing).
+    """
+    role = role_of(scheduler)
+    if role == "prefill":
+        return {
+            "bootstrap": list(need(scheduler, "disagg_prefill_bootstrap_queue").queue),
+            "inflight": list(need(scheduler, "disagg_prefill_inflight_queue")),
+        }
+    if role != "decode":
+        return {}
+    prealloc = need(scheduler, "disagg_decode_prealloc_queue")
+    transfer = need(scheduler, "disagg_decode_transfer_queue")
+    return {
+        "prealloc": [held.req for held in need(prealloc, "queue")],
+        "transfer": [held.req for held in need(transfer, "queue")],
+        "retracted": list(need(prealloc, "retracted_queue")),
+        "rebootstrap": list(getattr(prealloc, "held_rebootstrap_reqs", ())),
+        "deferred": [held[0].req for held in getattr(transfer, "_deferred_releases", ())],
+    }
+
+
+def metadata_slots(scheduler: Any) -> tuple[int, int]:
+    """Return how many metadata slots are held, and how many there are; (0, 0) without a role."""
+    if role_of(scheduler) == "null":
+        return 0, 0
+    allocator = need(scheduler, "req_to_metadata_buffer_idx_allocator")
+    size = int(need(allocator, "size"))
+    return size - int(need(allocator, "available_size")()), size
+
+
+def slots_by_rid(scheduler: Any) -> Iterator[tuple[str, int]]:
+    """Yield request id and metadata slot of each request of a queue that has one."""
+    if role_of(scheduler) == "prefill":
+        for held in (*queues(scheduler)["bootstrap"], *scheduler.waiting_queue):
+            yield held.rid, int(held.metadata_buffer_index)
+    elif role_of(scheduler) == "decode":
+        for entry in need(scheduler, "disagg_decode_transfer_queue").queue:
+            yield entry.req.rid, int(entry.metadata_buffer_index)
+
+
+def kv_manager(scheduler: Any) -> Any:
+    """Return the KV manager of a Scheduler of prefill or decode."""
+    name = {
+        "prefill": "disagg_prefill_bootstrap_queue",
+        "decode": "disagg_decode_prealloc_queue",
+    }[role_of(scheduler)]
+    return need(need(scheduler, name), "kv_manager")
+
+
+def rooms(scheduler: Any) -> dict[int, str]:
+    """Return the rooms that the KV manager has a status for, with its name."""
+    if role_of(scheduler) == "null":
+        return {}
+    status = need(kv_manager(scheduler), "request_status")
+    # the manager's threads write to it
+    return {room: _status_name(value) for room, value in list(status.items())}
+
+
+def _status_name(value: Any) -> str:
+    poll = _poll_class()
+    names = {getattr(poll, name): name for name in vars(poll) if not name.startswith("_")}
+    return str(names.get(value, value))
+
+
+def _poll_class() -> Any:
+    from importlib import import_module
+
+    return need(import_module("sglang.srt.disaggregation.base.conn"), "KVPoll")
