@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from pytest_pprank._version import __version__
 from pytest_pprank.errors import did_you_mean
 from pytest_pprank.provision import command as setup
+from pytest_pprank.regressions import command as regressions
+from pytest_pprank.regressions import scaffold
 
-_REGISTER = (setup.register,)
-"""One entry per command: adds its parser, whose defaults name `run` and `parser`."""
+_REGISTER = (setup.register, regressions.register, scaffold.register)
+"""One entry per command: adds its parser, whose defaults name `run` and `parser`, and
+`takes_more` where what stands behind ``--`` is for somebody else (`args.more`).
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for register in _REGISTER:
         register(commands)
-    args, unknown = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    own, more = words, []
+    if "--" in words:
+        own, more = words[: words.index("--")], words[words.index("--") + 1 :]
+    args, unknown = parser.parse_known_args(own)
+    if getattr(args, "takes_more", False):
+        args.more = more
+    else:
+        unknown += more
     if unknown:
         # argparse would show the usage of the whole program, which names no option of the command.
         known = args.parser._option_string_actions

@@ -19,6 +19,13 @@ class UsageError(PprankError):
     """
 
 
+class DoesNotFit(UsageError):
+    """A revert whose target or match the installed SGLang lacks, or has several times.
+
+    Nothing is wrong with the revert itself: it is made for another version.
+    """
+
+
 class SeamMissing(PprankError):
     """The installed SGLang (or torch) lacks something this plugin needs.
 

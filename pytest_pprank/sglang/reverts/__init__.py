@@ -16,7 +16,7 @@ from .model import Applied, Edit, Patch, Revert
 from .named import NAMED
 from .yaml_file import load
 
-__all__ = ["Applied", "Edit", "Patch", "Revert", "resolve"]
+__all__ = ["NAMED", "Applied", "Edit", "Patch", "Revert", "resolve"]
 
 _PR = re.compile(r"(?:pr|#)?[-_ #]*(\d+)", re.IGNORECASE)
 

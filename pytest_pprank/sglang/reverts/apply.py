@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
 
-from pytest_pprank.errors import SeamMissing, UsageError
+from pytest_pprank.errors import DoesNotFit, SeamMissing, UsageError
 
+from . import reached
 from .locate import Definition, TargetMissing, find_definition, version_of
 from .match import Shape, Text
 from .model import Applied, Edit, Patch, Revert
 from .reach import attribute, functions_behind
-from .source import FunctionSource, Refused, Span, holds_code
+from .source import FunctionSource, Misfit, Refused, Span, holds_code
 
 _KIND = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
@@ -45,8 +46,7 @@ class _Change:
 
 def check(revert: Revert, package_root: Path) -> None:
     """See `Revert.check`."""
-    with _calm():
-        _plan(revert, package_root)
+    targets_in(revert, package_root)
 
 
 def apply(revert: Revert) -> list[Applied]:
@@ -55,6 +55,12 @@ def apply(revert: Revert) -> list[Applied]:
     with _calm():
         changes = [_reach(revert, plan, root) for plan in _plan(revert, root)]
         return [_commit(change) for change in changes]
+
+
+def targets_in(revert: Revert, package_root: Path) -> list[str]:
+    """See `Revert.targets_in`."""
+    with _calm():
+        return [plan.definition.target for plan in _plan(revert, package_root)]
 
 
 @contextmanager
@@ -92,6 +98,8 @@ def _plan(revert: Revert, package_root: Path) -> list[_Plan]:
     plans = []
     for target, (definition, source) in edited.items():
         with _named(revert, target, package_root):
+            if reached.wanted():
+                source = _with_preamble(source, reached.statement(target))
             plans.append(_compile(definition, source))
     return plans
 
@@ -103,7 +111,8 @@ def _named(revert: Revert, target: str, package_root: Path) -> Iterator[None]:
         yield
     except Refused as refusal:
         where = f"{target} ({version_of(package_root)})"
-        raise UsageError(f"revert {revert.id}: {where}: {refusal}") from None
+        error = DoesNotFit if isinstance(refusal, Misfit) else UsageError
+        raise error(f"revert {revert.id}: {where}: {refusal}") from None
 
 
 def _first_defined(patch: Patch, package_root: Path) -> Definition:
@@ -121,7 +130,7 @@ def _edit(source: FunctionSource, patch: Patch) -> FunctionSource:
     for number, edit in enumerate(patch.edits, 1):
         spans = edit.match.find(source)
         if len(spans) != 1:
-            raise Refused(f"edit {number} looks for {_not_one(edit.match, source, spans)}")
+            raise Misfit(f"edit {number} looks for {_not_one(edit.match, source, spans)}")
         source = _make(edit, source, spans[0])
     return _with_preamble(source, patch.preamble) if holds_code(patch.preamble) else source
 

@@ -12,12 +12,12 @@ from types import CodeType
 
 from pytest_pprank.errors import did_you_mean
 
-from .source import FunctionNode, FunctionSource, Refused, first_line
+from .source import FunctionNode, FunctionSource, Misfit, Refused, first_line
 
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-class TargetMissing(Refused):
+class TargetMissing(Misfit):
     """The dotted name stands for no function in these files."""
 
 
@@ -146,7 +146,7 @@ def _the_one(
         return found[0]
     if found:
         lines = ", ".join(str(first_line(node)) for node in found)
-        raise Refused(f"{owner} defines {name} {len(found)} times (lines {lines}): ambiguous")
+        raise Misfit(f"{owner} defines {name} {len(found)} times (lines {lines}): ambiguous")
     hint = did_you_mean(name, [d.name for d in defined]) or _elsewhere(name, body, tree)
     raise TargetMissing(f"{owner} does not define {name}{hint}")
 

@@ -72,12 +72,18 @@ class Revert:
         """Check on SGLang's source files that every edit finds its one place.
 
         ``package_root`` is the folder of the package, ``.../site-packages/sglang``.
-        Nothing of SGLang is imported. Raises `UsageError` for a target or a match
-        that is missing or ambiguous.
+        Nothing of SGLang is imported. Raises `DoesNotFit` for a target or a match that is missing
+        or ambiguous, and `UsageError` for an edit that cannot be made where it fits.
         """
         from .apply import check
 
         check(self, package_root)
+
+    def targets_in(self, package_root: Path) -> list[str]:
+        """Return the dotted names that are edited in this SGLang; raises as `check` does."""
+        from .apply import targets_in
+
+        return targets_in(self, package_root)
 
     def apply(self) -> list[Applied]:
         """Change the functions in this process; call it before SGLang is used.

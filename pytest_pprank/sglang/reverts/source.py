@@ -37,6 +37,10 @@ class Refused(Exception):
     """An edit that cannot be made; the caller adds which revert and target."""
 
 
+class Misfit(Refused):
+    """An edit whose place is not in this source, or not once: it is made for another version."""
+
+
 @dataclass(frozen=True)
 class Span:
     """A piece of the function's text: (row, column) from 0, in characters.

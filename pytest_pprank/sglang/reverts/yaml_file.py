@@ -3,24 +3,30 @@
     id: h2d-1                # default: the name of the file
     pr: 26883                # pr, title, url: shown in header and reports
     patches:
-    - target: sglang.srt.module.Class.function
+    - target: sglang.srt.module.Class.function    # or a list: where it is in other versions
       preamble: import os    # optional, put at the start of the function
       edits:
       - match: |
           statements, or a part of one
         replacement: ''      # or prepend: ..., or append: ...
+      - match:               # the same by shape, see `Shape`
+          kind: If
+          mentions: [name]
+          assigns: [name]    # optional, as is `part`
+        replacement: ''
 
 Other keys at the top (notes, versions) are for the reader and left alone.
 """
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
 
-from .match import Text
+from .match import Shape, Text
 from .model import Action, Edit, Patch, Revert
 from .source import holds_code
 
@@ -87,23 +93,27 @@ def _revert(data: object, path: Path) -> Revert:
 
 def _patch(data: object, where: str) -> Patch:
     patch = _mapping(data, where)
-    _demand_keys(patch, where, required=("target", "edits"), optional=("preamble",))
-    target = _text(patch["target"], f"{where}.target")
-    if not all(part.isidentifier() for part in target.split(".")) or "." not in target:
-        raise _Invalid(f"{where}.target is the dotted name of a function, not {target!r}")
+    preamble = _text(patch.get("preamble") or "", f"{where}.preamble")
+    # a preamble alone is a change, too
+    keys = ("target",) if preamble and "edits" not in patch else ("target", "edits")
+    _demand_keys(patch, where, required=keys, optional=("preamble",))
+    targets = _names(patch["target"], f"{where}.target")
+    for target in targets:
+        if not all(part.isidentifier() for part in target.split(".")) or "." not in target:
+            raise _Invalid(f"{where}.target is the dotted name of a function, not {target!r}")
     edits = tuple(
         _edit(item, f"{where}.edits[{index}]")
-        for index, item in enumerate(_items(patch["edits"], f"{where}.edits"))
+        for index, item in enumerate(
+            _items(patch["edits"], f"{where}.edits") if "edits" in patch else ()
+        )
     )
-    return Patch((target,), edits, _text(patch.get("preamble") or "", f"{where}.preamble"))
+    return Patch(targets, edits, preamble)
 
 
 def _edit(data: object, where: str) -> Edit:
     edit = _mapping(data, where)
     _demand_keys(edit, where, required=("match",), optional=tuple(_ACTIONS))
-    match = _text(edit["match"], f"{where}.match")
-    if not holds_code(match):
-        raise _Invalid(f"{where}.match is empty")
+    match = _match(edit["match"], f"{where}.match")
     given = [key for key in _ACTIONS if key in edit]
     if len(given) != 1:
         got = " and ".join(given) or "none"
@@ -111,7 +121,39 @@ def _edit(data: object, where: str) -> Edit:
     text = _text(edit[given[0]], f"{where}.{given[0]}")
     if given[0] != "replacement" and not holds_code(text):
         raise _Invalid(f"{where}.{given[0]} is empty")
-    return Edit(Text(match), _ACTIONS[given[0]], text)
+    return Edit(match, _ACTIONS[given[0]], text)
+
+
+def _match(data: object, where: str) -> Text | Shape:
+    if isinstance(data, dict):
+        return _shape(data, where)
+    text = _text(data, where)
+    if not holds_code(text):
+        raise _Invalid(f"{where} is empty")
+    return Text(text)
+
+
+def _shape(data: dict[Any, Any], where: str) -> Shape:
+    _demand_keys(data, where, required=("kind", "mentions"), optional=("assigns", "part"))
+    kind = _text(data["kind"], f"{where}.kind")
+    node = getattr(ast, kind, None)
+    if not (isinstance(node, type) and issubclass(node, ast.stmt)):
+        kinds = [known.__name__ for known in ast.stmt.__subclasses__()]
+        near = did_you_mean(kind, kinds)
+        raise _Invalid(f"{where}.kind is a statement of Python's ast, not {kind!r}{near}")
+    part = _text(data.get("part") or "", f"{where}.part")
+    if part and part not in node._fields:
+        fields = ", ".join(node._fields)
+        raise _Invalid(f"{where}.part: {kind} has no {part!r}; allowed: {fields}")
+    assigns = _names(data["assigns"], f"{where}.assigns") if "assigns" in data else ()
+    return Shape(kind, _names(data["mentions"], f"{where}.mentions"), assigns, part)
+
+
+def _names(data: object, where: str) -> tuple[str, ...]:
+    """Return one text, or a list of them."""
+    if isinstance(data, list) and data:
+        return tuple(_text(item, f"{where}[{index}]") for index, item in enumerate(data))
+    return (_text(data, where),)
 
 
 def _demand_keys(

@@ -1,0 +1,189 @@
+"""One measured run: pytest on the stock suite, with or without a revert, in a child."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_pprank.regressions import recorder
+from pytest_pprank.regressions.processes import Child
+from pytest_pprank.sglang.reverts import reached
+
+_POLL_S = 0.25
+SUITE = "pytest_pprank.suite"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run the suite: `arguments` go to pytest, behind all of ours."""
+
+    sizes: str = "2"
+    device: str = ""
+    all_tests: bool = False
+    deadline: float = 300.0
+    test_timeout: float = 30.0
+    arguments: tuple[str, ...] = ()
+
+    def command(self, revert: str | None) -> list[str]:
+        """Return the command line of one run."""
+        command = [sys.executable, "-m", "pytest", "-p", recorder.__name__]
+        command += ["-p", "no:cacheprovider", "--pyargs", SUITE, "--pp-size", self.sizes]
+        command += ["--pprank-timeout", f"{self.test_timeout:g}"]
+        if self.device:
+            command += ["--pprank-device", self.device]
+        if revert is not None:
+            command += ["--pprank-revert", revert]
+            command += [] if self.all_tests else ["-x"]
+        return [*command, *self.arguments]
+
+
+@dataclass(frozen=True)
+class Red:
+    """A test that failed: who saw it (assertion, exception or verdict), and all that was said."""
+
+    test: str
+    phase: str
+    verdict: str
+    seen_by: str
+    message: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has left. `status` is pytest's exit code, None for a run over its deadline.
+
+    `topologies` and `seconds_of` are by test id; `output` is kept where pytest has not run tests
+    to its end.
+    """
+
+    status: int | None
+    seconds: float
+    reds: tuple[Red, ...] = ()
+    passed: tuple[str, ...] = ()
+    topologies: Mapping[str, str] = field(default_factory=dict)
+    seconds_of: Mapping[str, float] = field(default_factory=dict)
+    reached: tuple[reached.Reached, ...] = ()
+    errors: tuple[str, ...] = ()
+    output: str = ""
+
+
+class Runner:
+    """Starts runs, and can end all of them. `beat(name, done, of, seconds)` is told now and then
+    how far a run is.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        folder: Path,
+        beat: Callable[[str, int, int, float], None] = lambda *_: None,
+        beat_every: float = 20.0,
+    ) -> None:
+        self._options = options
+        self._folder = folder
+        self._beat = beat
+        self._beat_every = beat_every
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Let all runs come to their end now; `run` then returns what they have."""
+        self._stop.set()
+
+    def is_stopped(self) -> bool:
+        """Say whether `stop` was called."""
+        return self._stop.is_set()
+
+    def run(
+        self,
+        name: str,
+        revert: str | None = None,
+        *,
+        first: Sequence[str] = (),
+        skip: Iterable[str] = (),
+    ) -> Run:
+        """Run the suite; tests in `first` come first, in that order, those in `skip` not at all."""
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
+        order = json.dumps({"first": list(first), "skip": sorted(skip)})
+        (folder / recorder.ORDER).write_text(order, "utf-8")
+        started = time.monotonic()
+        child = Child(
+            self._options.command(revert),
+            folder=folder,
+            environment={**os.environ, reached.VARIABLE: str(folder / "reached.jsonl")},
+            mark=(recorder.FOLDER, str(folder)),
+        )
+        try:
+            status = self._watch(name, child, folder, started)
+        finally:
+            child.end()
+        return read_run(folder, status, time.monotonic() - started, child.output())
+
+    def _watch(self, name: str, child: Child, folder: Path, started: float) -> int | None:
+        next_beat = started + self._beat_every
+        while (status := child.wait(_POLL_S)) is None:
+            now = time.monotonic()
+            if self.is_stopped() or now > started + self._options.deadline:
+                return None
+            if now >= next_beat:
+                next_beat = now + self._beat_every
+                run = read_run(folder, None, 0.0, "")
+                self._beat(name, len(run.seconds_of), len(run.topologies), now - started)
+        return status
+
+
+def read_run(folder: Path, status: int | None, seconds: float, output: str) -> Run:
+    """Return what the recorder has left in `folder`."""
+    events = list(_events(folder / recorder.EVENTS))
+    phases = [event for event in events if event["event"] == "phase"]
+    seconds_of: dict[str, float] = {}
+    for phase in phases:
+        seconds_of[phase["id"]] = seconds_of.get(phase["id"], 0.0) + phase["seconds"]
+    reds = tuple(_red(phase) for phase in phases if phase["outcome"] == "failed")
+    failed = {red.test for red in reds}
+    good = (p["id"] for p in phases if p["phase"] == "call" and p["outcome"] == "passed")
+    tests = [t for event in events if event["event"] == "collected" for t in event["tests"]]
+    return Run(
+        status=status,
+        seconds=round(seconds, 1),
+        reds=reds,
+        passed=tuple(test for test in good if test not in failed),
+        topologies={test["id"]: test["topology"] for test in tests},
+        seconds_of=seconds_of,
+        reached=_reached(folder / "reached.jsonl"),
+        errors=tuple(event["text"] for event in events if event["event"].endswith("error")),
+        output="" if status in (0, 1) and seconds_of else output[-20_000:],
+    )
+
+
+def _reached(file: Path) -> tuple[reached.Reached, ...]:
+    return tuple(replace(r, test=recorder.short_id(r.test)) for r in reached.read(file))
+
+
+def _red(phase: Mapping[str, Any]) -> Red:
+    return Red(
+        test=phase["id"],
+        phase=phase["phase"],
+        verdict=phase["verdict"],
+        seen_by=phase["seen_by"],
+        message=phase["message"],
+        text=phase["text"],
+    )
+
+
+def _events(file: Path) -> Iterable[dict[str, Any]]:
+    if not file.is_file():
+        return
+    for line in file.read_text("utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return  # the last line of a run that is being written, or was killed

@@ -1,0 +1,65 @@
+"""Which reverted functions a run gets to: a revert that no test reaches proves nothing.
+
+Where `VARIABLE` names a file, `apply` lets each edited function note its calls there: one JSON
+line per function, test and phase (not per call). A file and not a message, so that a rank that
+hangs or dies afterwards has said it all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+VARIABLE = "PPRANK_REVERTS_REACHED"
+"""The environment variable with the path of the file; unset: nothing is noted."""
+
+_seen: set[tuple[str, str]] = set()
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A call of `target` in a test: pytest's id of it, and the phase (``setup``, ``call``, ...)."""
+
+    target: str
+    test: str
+    phase: str
+
+
+def wanted() -> bool:
+    """Say whether edited functions are to note their calls."""
+    return bool(os.environ.get(VARIABLE))
+
+
+def statement(target: str) -> str:
+    """Return the statement that notes a call of `target`, to be put into its code."""
+    return f"__import__({__name__!r}, fromlist=['note']).note({target!r})"
+
+
+def note(target: str) -> None:
+    """Note that `target` is being called, in the test that is under way on this rank."""
+    current = os.environ.get("PYTEST_CURRENT_TEST", "")
+    if (target, current) in _seen:
+        return
+    _seen.add((target, current))
+    line = json.dumps({"target": target, "current": current}) + "\n"
+    # one write of a short line to a file opened for appending: ranks do not mix theirs
+    with open(os.environ[VARIABLE], "ab", buffering=0) as file:
+        file.write(line.encode())
+
+
+def read(file: Path) -> tuple[Reached, ...]:
+    """Return what all ranks have noted in `file`, each once, in order; none if it is not there."""
+    if not file.is_file():
+        return ()
+    return tuple(dict.fromkeys(_parse(file.read_text("utf-8").splitlines())))
+
+
+def _parse(lines: Iterable[str]) -> Iterable[Reached]:
+    for line in lines:
+        noted = json.loads(line)
+        # pytest writes "file.py::test[param] (phase)"
+        test, _, phase = noted["current"].rpartition(" ")
+        yield Reached(noted["target"], test, phase.strip("()"))
