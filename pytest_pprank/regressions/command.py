@@ -15,13 +15,22 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.options import DEVICES, parse_sizes
 from pytest_pprank.regressions import results, table
 from pytest_pprank.regressions.cases import Case, load_cases
-from pytest_pprank.regressions.judgement import Result, Status, judge, judge_baseline, misfit
+from pytest_pprank.regressions.judgement import (
+    NOT_REACHED,
+    Result,
+    Status,
+    judge,
+    judge_baseline,
+    misfit,
+    missed,
+)
 from pytest_pprank.regressions.order import Reach, reach_of, write_probe
 from pytest_pprank.regressions.results import Bench
 from pytest_pprank.regressions.runs import Options, Run, Runner
@@ -109,7 +118,8 @@ class _Command:
         for case in [case for case in left if case.misfit]:
             self._keep(misfit(case))
         left = [case for case in left if not case.misfit]
-        if len(left) >= _PROBE_FROM and not _covers(bench.reach, left):
+        reach = bench.reach or Reach()
+        if len(left) >= _PROBE_FROM and not all(map(reach.knows, left)):
             self._probe(runner, left)
         self._all(runner, left)
 
@@ -120,10 +130,10 @@ class _Command:
             write_probe(left, file)
             _say("probe: which tests get to the reverted functions?")
             found = self._one(runner, "probe", str(file))
-        known = self._bench.reach or Reach()
-        new = reach_of(found.reached, found.seconds_of)
+        known, new = self._bench.reach or Reach(), reach_of(found)
         asked = {target: () for case in left for target in case.present}
-        self._bench.reach = Reach({**known.tests_of, **asked, **new.tests_of}, new.seconds_of)
+        tests_of = {**known.tests_of, **asked, **new.tests_of}
+        self._bench.reach = replace(new, tests_of=tests_of)
         self._save()
 
     def _one(self, runner: Runner, name: str, revert: str | None = None) -> Run:
@@ -152,11 +162,15 @@ class _Command:
     def _case(self, runner: Runner, case: Case) -> Result:
         assert self._bench.baseline is not None
         red = frozenset(self._bench.baseline.red)
+        reach = self._bench.reach or Reach()
+        if reach.knows(case) and not reach.first(case):
+            return missed(case, NOT_REACHED)
         seen = self._bench.seen_before.get(case.id)
-        first = (self._bench.reach or Reach()).first(case, [seen] if seen else [])
+        first = reach.first(case, [seen] if seen else [])
+        needless = set() if self._options.all_tests else reach.untouched(case)
         if runner.is_stopped():
             raise _CutOff
-        run = runner.run(case.id, case.spec, first=first, skip=red)
+        run = runner.run(case.id, case.spec, first=first, skip=red | needless)
         if runner.is_stopped() and not run.reds:
             raise _CutOff
         return judge(case, run, red)
@@ -206,10 +220,6 @@ def _stopping(runner: Runner) -> Iterator[None]:
         _say("interrupted: the runs are being ended")
         runner.stop()
         raise
-
-
-def _covers(reach: Reach | None, cases: list[Case]) -> bool:
-    return reach is not None and all(t in reach.tests_of for case in cases for t in case.present)
 
 
 def _refuse_unusable(bench: Bench) -> None:

@@ -18,6 +18,9 @@ _NOT_RUN = ("worker group could not start", "collection failed on a rank")
 """Verdicts on a group in which no test has run."""
 
 
+NOT_REACHED = "no test gets to the reverted code"
+
+
 class Status(str, Enum):
     """What came of one revert."""
 
@@ -88,10 +91,17 @@ def judge_baseline(run: Run) -> Baseline:
 
 def misfit(case: Case) -> Result:
     """Return the result of a revert for another version of SGLang: nothing was run."""
-    return Result(
-        case.id, case.digest, case.revert.title, Status.MISFIT, reason=case.misfit,
-        targets=case.targets,
-    )  # fmt: skip
+    return _without_run(case, Status.MISFIT, case.misfit)
+
+
+def missed(case: Case, reason: str) -> Result:
+    """Return the result of a revert that is missed for sure: nothing was run."""
+    return _without_run(case, Status.MISSED, reason)
+
+
+def _without_run(case: Case, status: Status, reason: str) -> Result:
+    title, targets = case.revert.title, case.targets
+    return Result(case.id, case.digest, title, status, reason=reason, targets=targets)
 
 
 def judge(case: Case, run: Run, red_anyway: frozenset[str]) -> Result:
@@ -126,7 +136,7 @@ def _status(run: Run, reds: list[Red], ran: list[Red]) -> tuple[Status, str]:
     if run.status is None:
         return Status.HUNG, f"over its deadline, without a red test, in {_under_way(run)}"
     if not run.reached:
-        return Status.MISSED, "no test gets to the reverted code"
+        return Status.MISSED, NOT_REACHED
     tests = dict.fromkeys(r.test for r in run.reached)
     return Status.MISSED, f"{len(tests)} tests get to the reverted code, none went red"
 

@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from pytest_pprank.regressions.cases import Case
-from pytest_pprank.sglang.reverts.reached import Reached
+from pytest_pprank.regressions.runs import Run
+
+_COMMON = frozenset({"the", "and", "that", "are", "test", "pp2", "for", "fix"})
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Which tests get to which function, and how long each test takes on unmodified SGLang.
+    """Which tests get to which function, what each is about (its name and docstring), and how long
+    it takes on unmodified SGLang.
 
-    Only the order of tests depends on it, never what counts as a catch.
+    Each topology has processes of its own, so a revert that no test of a topology gets to cannot
+    change what its tests do. Which test counts as a catch does not depend on any of this.
     """
 
-    tests_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tests_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
     seconds_of: Mapping[str, float] = field(default_factory=dict)
+    topologies: Mapping[str, str] = field(default_factory=dict)
+
+    def knows(self, case: Case) -> bool:
+        """Say whether it was looked which tests get to this revert."""
+        return all(target in self.tests_of for target in case.present)
+
+    def _tests(self, case: Case) -> set[str]:
+        return {test for target in case.present for test in self.tests_of.get(target, ())}
+
+    def untouched(self, case: Case) -> set[str]:
+        """Return the tests that the revert cannot touch; all of them where none gets to it."""
+        if not self.knows(case):
+            return set()
+        touched = {self.topologies[test] for test in self._tests(case) if test in self.topologies}
+        return {test for test, topology in self.topologies.items() if topology not in touched}
 
     def first(self, case: Case, likely: Iterable[str] = ()) -> list[str]:
-        """Return the tests to begin with: `likely` ones, then all that get to the revert."""
-        tests = {test for target in case.present for test in self.tests_of.get(target, ())}
-        by_time = sorted(tests, key=lambda test: self.seconds_of.get(test, 0.0))
-        return list(dict.fromkeys([*likely, *by_time]))
+        """Return the tests to begin with: `likely` ones, then all that get to the revert: those
+        that speak of the same things first, then the quick ones.
+        """
+        tests = self._tests(case)
+        likeness = self._likeness(case, tests)
+        ranked = sorted(tests, key=lambda t: (-likeness[t], self.seconds_of.get(t, 0.0), t))
+        return list(dict.fromkeys([*likely, *ranked]))
+
+    def _likeness(self, case: Case, tests: Iterable[str]) -> dict[str, float]:
+        """Return by test how much it has in common with the revert: rare words count most."""
+        wanted = _words(" ".join([case.id, case.revert.title, *case.functions]))
+        said = {test: _words(self.about.get(test, test)) for test in tests}
+        uses = Counter(word for words in said.values() for word in words)
+        return {t: sum(1 / uses[w] for w in sorted(words & wanted)) for t, words in said.items()}
 
 
-def reach_of(reached: Iterable[Reached], seconds_of: Mapping[str, float]) -> Reach:
+def reach_of(run: Run) -> Reach:
     """Sort out what a run with a probe has noted."""
     tests: dict[str, dict[str, None]] = {}
-    for noted in reached:
+    for noted in run.reached:
         tests.setdefault(noted.target, {})[noted.test] = None
-    return Reach({target: tuple(found) for target, found in tests.items()}, seconds_of)
+    about = {test: f"{test} {doc}" for test, doc in run.docs.items()}
+    by_target = {target: tuple(found) for target, found in tests.items()}
+    return Reach(by_target, about, dict(run.seconds_of), dict(run.topologies))
+
+
+def _words(text: str) -> set[str]:
+    """Return numbers (of PRs), and the beginnings of words: aborts and aborted are the same."""
+    words = re.findall(r"\d+|[a-z]+", text.lower())
+    return {word if word.isdigit() else word[:5] for word in words if len(word) > 2} - _COMMON
 
 
 def write_probe(cases: Iterable[Case], file: Path) -> None:

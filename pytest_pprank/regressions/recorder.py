@@ -4,7 +4,7 @@ Loaded with ``-p`` and told by the environment where to write (`FOLDER`); on a r
 that nobody measures, it does nothing. One JSON line per event, so that a run that is killed leaves
 what it has found:
 
-    {"event": "collected", "tests": [{"id": ..., "topology": ...}, ...]}
+    {"event": "collected", "tests": [{"id": ..., "topology": ..., "doc": ...}, ...]}
     {"event": "phase", "id": ..., "phase": ..., "outcome": ..., "seconds": ..., "xfail": ...,
      "verdict": ..., "seen_by": ..., "message": ..., "text": ...}
     {"event": "collect error" or "internal error", "text": ...}
@@ -17,6 +17,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ class Recorder:
         for item in session.items:
             plan = plan_of(item)
             topology = "" if plan is None else str(plan.topology)
-            tests.append({"id": short_id(item.nodeid), "topology": topology})
+            doc = getattr(getattr(item, "obj", None), "__doc__", None) or ""
+            tests.append({"id": short_id(item.nodeid), "topology": topology, "doc": doc})
         self._write("collected", tests=tests)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -131,22 +133,22 @@ def _seen_by(verdict: str, message: str, longrepr: Any) -> str:
     """Name the assertion, else the exception, else the verdict that turned the test red."""
     if not verdict.endswith("failed"):
         return verdict
-    line = _failing_line(longrepr)
-    called = _ASSERTION.search(line)
-    if called:
-        return called[1]
+    lines = list(_failing_lines(longrepr))
+    for line in lines:
+        called = _ASSERTION.search(line)
+        if called:
+            return called[1]
     text = re.sub(r"^\[ranks? [\d,]+\] ", "", message)
     if text.startswith("AssertionError: assert ") or text.startswith("assert "):
-        return line or "assert"
+        return lines[0] if lines else "assert"
     name = re.match(r"[\w.]+(?=:|$)", text.partition("\n")[0])
     return name[0].rpartition(".")[2] if name else verdict
 
 
-def _failing_line(longrepr: Any) -> str:
-    """Return the line of code that pytest points at, in the innermost frame that it shows."""
+def _failing_lines(longrepr: Any) -> Iterator[str]:
+    """Yield the line that pytest points at in each frame that it shows, the innermost first."""
     entries = getattr(getattr(longrepr, "reprtraceback", None), "reprentries", ())
     for entry in reversed(entries):
         for line in getattr(entry, "lines", ()):
             if line.startswith(">"):
-                return str(line[1:].strip())
-    return ""
+                yield line[1:].strip()

@@ -4,7 +4,8 @@
       "schema": 1,
       "key": {"pytest_pprank": ..., "sglang": ..., "torch": ..., "python": ..., "options": {...}},
       "baseline": null or {"green": true, "tests": 34, "seconds": 40.1, "red": [], "reason": ""},
-      "reach": null or {"tests_of": {function: [test ids]}, "seconds_of": {test id: seconds}},
+      "reach": null or {"tests_of": {function: [test ids]}, "about": {test id: words},
+                "seconds_of": {test id: seconds}, "topologies": {test id: words}},
       "results": {revert id: {"status": "caught" | "missed" | "hung" | "does not apply" |
                   "could not run", "digest": of the revert's content, "title", "targets", "seconds",
                   "test", "seen_by", "verdict", "message", "text", "others": [test ids],
@@ -111,10 +112,17 @@ def make_key(options: Options, package_root: Path) -> dict[str, Any]:
     return {
         "pytest_pprank": f"{__version__} {_contents(own)}",
         "sglang": f"{sglang_version()} {_stamps(package_root)}",
-        "torch": metadata.version("torch"),
+        "torch": _version("torch"),
         "python": platform.python_version(),
         "options": json.loads(json.dumps(asdict(options))),  # lists, not tuples, as in the file
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _contents(root: Path) -> str:

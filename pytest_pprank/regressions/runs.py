@@ -61,8 +61,8 @@ class Red:
 class Run:
     """What a run has left. `status` is pytest's exit code, None for a run over its deadline.
 
-    `topologies` and `seconds_of` are by test id; `output` is kept where pytest has not run tests
-    to its end.
+    `topologies`, `docs` (docstrings) and `seconds_of` are by test id; `output` is
+    kept where pytest has not run tests to its end.
     """
 
     status: int | None
@@ -70,6 +70,7 @@ class Run:
     reds: tuple[Red, ...] = ()
     passed: tuple[str, ...] = ()
     topologies: Mapping[str, str] = field(default_factory=dict)
+    docs: Mapping[str, str] = field(default_factory=dict)
     seconds_of: Mapping[str, float] = field(default_factory=dict)
     reached: tuple[reached.Reached, ...] = ()
     errors: tuple[str, ...] = ()
@@ -157,6 +158,7 @@ def read_run(folder: Path, status: int | None, seconds: float, output: str) -> R
         reds=reds,
         passed=tuple(test for test in good if test not in failed),
         topologies={test["id"]: test["topology"] for test in tests},
+        docs={test["id"]: test["doc"] for test in tests},
         seconds_of=seconds_of,
         reached=_reached(folder / "reached.jsonl"),
         errors=tuple(event["text"] for event in events if event["event"].endswith("error")),

@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 
 from pytest_pprank.errors import SeamMissing, UsageError
-from pytest_pprank.sglang.reverts import Edit, Patch, Revert
+from pytest_pprank.sglang.reverts import Edit, Patch, Revert, reached
 from pytest_pprank.sglang.reverts.match import Text
 
 _numbers = itertools.count()
@@ -403,3 +403,37 @@ def test_the_first_target_that_exists_is_used(write: Write) -> None:
     names = [f"{module.__name__}.{n}" for n in ("newest.C.new", "C.newest", "C.new", "C.old")]
     Revert("toy", (Patch(tuple(names), (edit("return 1", "return 2"),)),)).apply()
     assert (module.C().new(), module.C().old()) == (2, 1)
+
+
+def test_calls_of_edited_functions_are_noted_where_it_is_asked_for(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = write('''
+        class C:
+            def f(self):
+                """Docs."""
+                x = 1
+                return x
+
+            def g(self):
+                yield 1
+    ''')
+    noted = tmp_path / "noted"
+    monkeypatch.setenv(reached.VARIABLE, str(noted))
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "a/test_a.py::test_b[x y] (call)")
+    revert(module, "C.f", edit("x = 1", "x = 2")).apply()
+    revert(module, "C.g", preamble="pass").apply()
+    assert reached.read(noted) == ()
+    assert [module.C().f(), module.C().f()] == [2, 2]
+    found = reached.Reached(f"{module.__name__}.C.f", "a/test_a.py::test_b[x y]", "call")
+    assert reached.read(noted) == (found,)
+    assert list(module.C().g()) == [1]
+    assert [each.target.rpartition(".")[2] for each in reached.read(noted)] == ["f", "g"]
+    assert len(noted.read_text().splitlines()) == 2  # not one per call
+
+
+def test_nothing_is_noted_else(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(reached.VARIABLE, raising=False)
+    module = write("def f():\n    x = 1\n    return x\n")
+    revert(module, "f", edit("x = 1", "x = 2")).apply()
+    assert "note" not in module.f.__code__.co_names

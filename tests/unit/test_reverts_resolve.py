@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang.reverts import Edit, resolve
-from pytest_pprank.sglang.reverts.match import Text
+from pytest_pprank.sglang.reverts import Edit, Patch, resolve
+from pytest_pprank.sglang.reverts.match import Shape, Text
 
 GOOD = """\
 id: toy-1
@@ -93,6 +93,43 @@ def test_bad_files_are_refused(tmp_path: Path, old: str, new: str, message: str)
     with pytest.raises(UsageError, match=message) as info:
         resolve(str(path))
     assert str(info.value).startswith(f"--pprank-revert {path}: ")
+
+
+def test_match_by_shape_and_targets_of_several_versions(tmp_path: Path) -> None:
+    path = tmp_path / "shape.yaml"
+    path.write_text(
+        "patches:\n"
+        "- target: [toy.old.f, toy.new.g]\n"
+        "  edits:\n"
+        "  - match: {kind: If, mentions: [a, b], assigns: c, part: test}\n"
+        "    replacement: 'True'\n"
+        "- target: toy.mod.h\n"
+        "  preamble: pass\n"
+    )
+    shape = Shape("If", ("a", "b"), ("c",), "test")
+    assert resolve(str(path)).patches == (
+        Patch(("toy.old.f", "toy.new.g"), (Edit(shape, "replace", "True"),)),
+        Patch(("toy.mod.h",), (), "pass"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("match", "message"),
+    [
+        ("{kind: Iff, mentions: [a]}", r"edits\[0\].match.kind .* not 'Iff' \(did you mean 'If'"),
+        ("{kind: Name, mentions: [a]}", "a statement of Python's ast, not 'Name'"),
+        ("{kind: If}", r"'mentions' is missing in patches\[0\].edits\[0\].match"),
+        ("{kind: If, mentions: []}", "mentions is to be text, not empty"),
+        ("{kind: If, mentions: [1]}", r"mentions\[0\] is to be text, not int 1"),
+        ("{kind: If, mentions: [a], part: targets}", "If has no 'targets'; allowed: test, body"),
+        ("{kind: If, mentions: [a], asigns: b}", r"'asigns' .* \(did you mean 'assigns'"),
+    ],
+)
+def test_bad_shapes_are_refused(tmp_path: Path, match: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"patches:\n- target: a.b\n  edits:\n  - match: {match}\n    replacement: ''\n")
+    with pytest.raises(UsageError, match=message):
+        resolve(str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,386 @@
+"""The regression bench without SGLang: what is decided, kept, resumed, said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_pprank.__main__ import main
+from pytest_pprank.regressions import command, results
+from pytest_pprank.regressions.runs import Options, Red, Run
+from pytest_pprank.sglang import static
+from pytest_pprank.sglang.reverts.reached import Reached
+
+REVERT = """
+id: {name}
+title: <b> & {name}
+patches:
+- target: sglang.mod.{function}
+  edits:
+  - match: x = 1
+    replacement: x = {value}
+"""
+
+
+def red(
+    test: str = "test_a.py::test_b[pp2]", text: str = "boom", verdict: str = "failed", **kw: str
+) -> Red:
+    return Red(test, "call", verdict, kw.get("seen_by", "assert_kv_balanced"), text, text)
+
+
+def reached(*tests: str, target: str = "sglang.mod.f") -> tuple[Reached, ...]:
+    return tuple(Reached(target, test, "call") for test in tests)
+
+
+def run_of(*reds: Red, status: int | None = None, **values: Any) -> Run:
+    seconds = {"test_a.py::test_b[pp2]": 2.0, "test_a.py::test_c[pp2]": 1.0}
+    given = {"seconds": 3.0, "seconds_of": seconds, "topologies": dict.fromkeys(seconds, "pp=2")}
+    given["status"] = (1 if reds else 0) if status is None else status
+    return Run(**{**given, "reds": reds, **values})
+
+
+GREEN = run_of()
+CAUGHT = run_of(red(text="in f of req-007"), reached=reached("t"))
+MISSED = run_of(reached=reached("test_a.py::test_b[pp2]"))
+
+
+class FakeRunner:
+    """Gives each run the outcome that the test has in store for its name."""
+
+    store: dict[str, Run | BaseException]
+    calls: list[tuple[str, list[str], frozenset[str]]]
+
+    def __init__(self, options: Options, folder: Path, beat: object) -> None:
+        assert folder.is_dir()
+        del options, beat
+
+    def run(
+        self,
+        name: str,
+        revert: str | None = None,
+        *,
+        first: Sequence[str] = (),
+        skip: Iterable[str] = (),
+    ) -> Run:
+        assert (revert is None) == (name == "baseline")
+        self.calls.append((name, list(first), frozenset(skip)))
+        outcome = self.store[name]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def stop(self) -> None:
+        pass
+
+    def is_stopped(self) -> bool:
+        return False
+
+
+class Bench:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.reverts = folder / "reverts"
+        self.reverts.mkdir()
+        root = folder / "sglang"
+        root.mkdir()
+        (root / "mod.py").write_text(
+            "def f():\n    x = 1\n\ndef g():\n    x = 1\n\ndef h():\n    x = 1\n"
+        )
+        self.store: dict[str, Run | BaseException] = {"baseline": GREEN}
+        self.calls: list[tuple[str, list[str], frozenset[str]]] = []
+        monkeypatch.setattr(FakeRunner, "store", self.store, raising=False)
+        monkeypatch.setattr(FakeRunner, "calls", self.calls, raising=False)
+        monkeypatch.setattr(static, "check_installed", lambda: None)
+        monkeypatch.setattr(static, "package_root", lambda: root)
+        monkeypatch.setattr(command, "Runner", FakeRunner)
+        monkeypatch.chdir(folder)
+
+    def add(self, name: str, run: Run | None = None, function: str = "f", value: int = 2) -> None:
+        text = REVERT.format(name=name, function=function, value=value)
+        (self.reverts / f"{name}.yaml").write_text(text)
+        if run is not None:
+            self.store[name] = run
+
+    def run(self, *arguments: str) -> int:
+        self.calls.clear()
+        return main(["regressions", "reverts", "--json", "r.json", "--jobs", "1", *arguments])
+
+    @property
+    def ran(self) -> list[str]:
+        return [name for name, _, _ in self.calls]
+
+    def json(self) -> Any:
+        return json.loads((self.folder / "r.json").read_text())
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+def test_all_caught_is_success(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.add("one", CAUGHT)
+    bench.add("two", run_of(red(), reached=reached("t")))
+    assert bench.run() == 0
+    told = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in told if line.startswith(("one ", "two "))}
+    assert "caught" in rows["one"]
+    assert "assert_kv_balanced" in rows["one"]
+    assert "test_a.py::test_b[pp2]" in rows["one"]
+    assert rows["one"].endswith("function, request")
+    assert rows["two"].endswith("neither")
+    assert told[-1].startswith("2 of 2 caught; ")
+    assert bench.json()["results"]["one"]["names_request"] is True
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "reason"),
+    [
+        (MISSED, "missed", "1 tests get to the reverted code, none went red"),
+        (run_of(), "missed", "no test gets to the reverted code"),
+        (run_of(red()), "could not run", "red, but no test got to the reverted code"),
+        (
+            run_of(red(verdict="worker group could not start", text="no f"), reached=reached("t")),
+            "could not run",
+            "no f",
+        ),
+        (run_of(seconds_of={}, status=5), "could not run", "pytest collected no test"),
+        (run_of(seconds_of={}, status=4, output="bad -k"), "could not run", "bad -k"),
+        (run_of(status=3, output="INTERNALERROR"), "could not run", "INTERNALERROR"),
+        (run_of(errors=("cannot import",)), "could not run", "cannot import"),
+        (
+            Run(None, 9.0, topologies={"t1": "", "t2": ""}, seconds_of={"t1": 1.0}),
+            "hung",
+            "without a red test, in t2",
+        ),
+    ],
+)
+def test_what_is_no_catch(bench: Bench, run: Run, status: str, reason: str) -> None:
+    bench.add("one", run)
+    bench.add("two", CAUGHT)
+    assert bench.run() == 1
+    found = bench.json()["results"]["one"]
+    assert found["status"] == status
+    assert reason in found["reason"]
+
+
+def test_red_that_is_red_in_the_baseline_proves_nothing(bench: Bench) -> None:
+    bench.store["baseline"] = run_of(red())
+    bench.add("one", run_of(red(), reached=reached("t")))
+    assert bench.run() == 1
+    assert bench.json()["results"]["one"]["status"] == "missed"
+    assert bench.calls[-1][2] == {red().test}
+    assert bench.json()["baseline"]["green"] is False
+
+
+def test_red_baseline_is_a_failure_even_if_all_is_caught(bench: Bench) -> None:
+    bench.store["baseline"] = run_of(red(test="test_a.py::test_c[pp2]"))
+    bench.add("one", CAUGHT)
+    assert bench.run() == 1
+    assert bench.json()["results"]["one"]["status"] == "caught"
+
+
+def test_red_after_the_deadline_still_counts(bench: Bench) -> None:
+    bench.add("one", Run(None, 9.0, (red(),), seconds_of={"t": 1.0}, reached=reached("t")))
+    assert bench.run() == 0
+
+
+def test_what_does_not_apply_is_not_run(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.add("one", CAUGHT)
+    bench.add("other", function="ff")
+    assert bench.run() == 0
+    assert bench.ran == ["baseline", "one"]
+    assert "1 of 1 caught, 1 does not apply" in capsys.readouterr().out
+    assert "did you mean 'f'" in bench.json()["results"]["other"]["reason"]
+
+
+def test_nothing_that_applies_is_no_success(bench: Bench) -> None:
+    bench.add("other", function="ff")
+    assert bench.run() == 1
+
+
+def test_resumes(bench: Bench) -> None:
+    bench.add("one", CAUGHT)
+    bench.add("two", MISSED)
+    assert bench.run() == 1
+    bench.add("three", CAUGHT)
+    bench.add("two", CAUGHT, value=3)
+    assert bench.run() == 0
+    assert bench.ran == ["three", "two"]
+    assert bench.run() == 0
+    assert bench.ran == []
+    assert bench.run("--fresh") == 0
+    assert bench.ran == ["baseline", "one", "three", "two"]
+
+
+def test_what_could_not_run_is_tried_again(bench: Bench) -> None:
+    bench.add("one", run_of(status=3))
+    assert bench.run() == 1
+    bench.store["one"] = CAUGHT
+    assert bench.run() == 0
+    assert bench.ran == ["one"]
+
+
+def test_other_versions_start_over_with_what_has_seen_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.add("one", CAUGHT)
+    assert bench.run() == 0
+    make_key: Callable[..., Any] = results.make_key
+    monkeypatch.setattr(results, "make_key", lambda *a: {**make_key(*a), "torch": "other"})
+    assert bench.run() == 0
+    assert [call[:2] for call in bench.calls] == [("baseline", []), ("one", [red().test])]
+
+
+def test_other_arguments_start_over(bench: Bench) -> None:
+    bench.add("one", CAUGHT)
+    assert bench.run() == 0
+    assert bench.run("--", "-k", "x") == 0
+    assert bench.ran == ["baseline", "one"]
+    assert bench.json()["key"]["options"]["arguments"] == ["-k", "x"]
+
+
+def test_probe_puts_tests_that_get_there_first(bench: Bench) -> None:
+    slow, quick, other = "test_a.py::test_b[pp2]", "test_a.py::test_c[pp2]", "test_z.py::test_z"
+    apt = "test_a.py::test_of_something"
+    bench.store["probe"] = run_of(
+        reached=(*reached(slow, quick, apt), *reached(other, target="sglang.mod.g")),
+        docs={apt: "Of three things (PR 123)."},
+        topologies={slow: "pp=2", quick: "pp=2", apt: "pp=2", other: "pp=4"},
+    )
+    for name in ("one", "two", "three"):
+        bench.add(name, CAUGHT)
+    bench.add("four", CAUGHT, function="g")
+    bench.add("five", function="h")
+    assert bench.run() == 1
+    assert bench.json()["results"]["five"]["status"] == "missed"
+    assert {name: skip for name, _, skip in bench.calls} == {
+        "baseline": set(),
+        "probe": set(),
+        "four": {slow, quick, apt},
+        **{name: {other} for name in ("one", "two", "three")},
+    }
+    assert {name: first for name, first, _ in bench.calls} == {
+        "baseline": [],
+        "probe": [],
+        "four": [other],
+        "one": [apt, quick, slow],
+        "three": [apt, quick, slow],
+        "two": [apt, quick, slow],
+    }
+
+
+def test_ctrl_c_keeps_what_is_done(bench: Bench) -> None:
+    bench.add("one", CAUGHT)
+    bench.add("two")
+    bench.store["two"] = KeyboardInterrupt()
+    assert bench.run() == command.INTERRUPTED
+    assert list(bench.json()["results"]) == ["one"]
+    bench.store["two"] = CAUGHT
+    assert bench.run() == 0
+    assert bench.ran == ["two"]
+
+
+def test_page_holds_everything_and_escapes_it(bench: Bench) -> None:
+    bench.add("one", run_of(red(text="<script>in f</script>"), reached=reached("t")))
+    assert bench.run("--report", "page.html") == 0
+    page = (bench.folder / "page.html").read_text()
+    assert "&lt;b&gt; &amp; one" in page
+    assert "&lt;script&gt;in f&lt;/script&gt;" in page
+    assert "<script" not in page
+    assert "1 of 1 caught" in page
+    assert "http" not in page  # nothing is fetched
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], ["unknown revert 'nowhere'", "26883"]),
+        (["empty"], ["no revert in this folder"]),
+        (["reverts/bad.yaml"], ["reverts/bad.yaml", "'patches' is missing"]),
+        (["reverts/syntax.yaml"], ["syntax", "does not parse"]),
+        (["same"], ["two reverts have the id 'twice'"]),
+        (["reverts/good.yaml", "--pp-size", "two"], ["--pp-size", "'two'"]),
+        (["reverts/good.yaml", "--jobs", "0"], ["--jobs", "from 1 up"]),
+        (["reverts/good.yaml", "--deadline", "-1"], ["--deadline", "above 0"]),
+        (["reverts/good.yaml", "--json", "no/where.json"], ["no/where.json", "does not exist"]),
+        (["reverts/good.yaml", "--json", "bad.json"], ["bad.json", "not a file of this command"]),
+    ],
+)
+def test_bad_input(
+    bench: Bench, arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.add("good", CAUGHT)
+    (bench.folder / "empty").mkdir()
+    (bench.reverts / "bad.yaml").write_text("id: x")
+    broken = REVERT.format(name="syntax", function="f", value="(")
+    (bench.reverts / "syntax.yaml").write_text(broken)
+    (bench.folder / "same").mkdir()
+    for file in ("a", "b"):
+        text = REVERT.format(name="twice", function="f", value=2)
+        (bench.folder / "same" / f"{file}.yaml").write_text(text)
+    (bench.folder / "bad.json").write_text('{"schema": 1}')
+    assert main(["regressions", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert [word for word in words if word not in told] == []
+    assert bench.calls == []
+
+
+def test_suite_that_does_not_run_at_all_is_bad_input(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.store["baseline"] = Run(4, 1.0, output="ERROR: unknown option --foo")
+    bench.add("one", CAUGHT)
+    assert bench.run("--", "--foo") == 2
+    assert "unknown option --foo" in capsys.readouterr().err
+    assert bench.ran == ["baseline"]
+
+
+def test_new_regression_is_a_valid_revert_for_the_named_function(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["new-regression", "kv-leak", "--target", "sglang.mod.f", "--pr", "123"]
+    assert main([*arguments, "--dir", "reverts"]) == 0
+    text = (bench.reverts / "kv-leak.yaml").read_text()
+    assert "sglang/mod.py, line 1" in text
+    assert "pull/123" in text
+    # it asks to be filled in, and works when it is
+    assert main(["regressions", "reverts/kv-leak.yaml", "--json", "r.json"]) == 1
+    assert "which is not there" in bench.json()["results"]["kv-leak"]["reason"]
+    filled = text.replace("the_statements_of_the_fix()", "x = 1")
+    (bench.reverts / "kv-leak.yaml").write_text(filled)
+    bench.store["kv-leak"] = CAUGHT
+    assert bench.run() == 0
+    shaped = "- match:\n      kind: Assign\n      mentions: [x]\n      assigns: x\n"
+    before, _, after = filled.partition("- match: |\n      x = 1\n")
+    (bench.reverts / "kv-leak.yaml").write_text(before + shaped + after)
+    assert bench.run() == 0
+    assert bench.ran == ["kv-leak"]
+    test = bench.reverts / "test_kv_leak.py"
+    compile(test.read_text(), str(test), "exec")
+    assert "def test_kv_leak(engine" in test.read_text()
+    assert main([*arguments, "--dir", "reverts"]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["x", "--target", "sglang.mod.ff"], ["sglang.mod.ff", "did you mean 'f'"]),
+        (["x", "--target", "f"], ["not the dotted name of a function"]),
+        (["a/b", "--target", "sglang.mod.f"], ["'a/b' is no name"]),
+        (["x", "--target", "sglang.mod.f", "--dir", "no"], ["--dir no"]),
+        (["x", "--target", "sglang.mod.f", "--pr", "-3"], ["--pr: -3"]),
+    ],
+)
+def test_new_regression_refuses(
+    bench: Bench, arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new-regression", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert [word for word in words if word not in told] == []
+    assert not list(bench.folder.glob("*.yaml"))

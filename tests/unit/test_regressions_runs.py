@@ -1,0 +1,227 @@
+"""What a measured run leaves: events, order, reached functions; and no process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank.regressions import processes, recorder, runs
+from pytest_pprank.regressions.processes import Child
+from pytest_pprank.regressions.runs import Options, Runner, read_run
+
+MARK = "PPRANK_TEST_MARK"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_ORDERLY_S", 0.5)
+    monkeypatch.setattr(processes, "_GONE_S", 0.5)
+
+
+def start(folder: Path, code: str) -> Child:
+    (folder / "child.py").write_text(textwrap.dedent(code))
+    command = [sys.executable, str(folder / "child.py")]
+    return Child(command, folder=folder, environment=os.environ, mark=(MARK, str(folder)))
+
+
+def marked(folder: Path) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                environ = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if f"{MARK}={folder}".encode() in environ:
+                found.append(entry.name)
+    return found
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_child_that_ends_by_itself(tmp_path: Path) -> None:
+    child = start(tmp_path, "print('hello'); raise SystemExit(3)")
+    assert child.wait(30) == 3
+    assert child.end() == 3
+    assert child.output() == "hello\n"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nothing_stays_of_a_child_that_will_not_end(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        """
+        import os, pathlib, signal, time
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if os.fork() == 0:
+            os.setsid()  # as launcher and ranks do
+            pathlib.Path("up").touch()
+        time.sleep(600)
+        """,
+    )
+    wait_for(tmp_path / "up")
+    assert len(marked(tmp_path)) == 2
+    assert child.wait(0) is None
+    assert child.end() < 0
+    assert marked(tmp_path) == []
+
+
+def test_child_is_asked_first(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        """
+        import pathlib, time
+        try:
+            pathlib.Path("up").touch()
+            time.sleep(600)
+        except KeyboardInterrupt:
+            print("orderly")
+        """,
+    )
+    wait_for(tmp_path / "up")
+    assert child.end() == 0
+    assert child.output() == "orderly\n"
+
+
+TESTS = """
+import os
+import pytest
+
+def assert_good(x):
+    assert x > 1
+
+def test_one():
+    pass
+
+def test_two():
+    value = 1
+    assert value == 2
+
+def test_three():
+    assert_good(0)
+
+def test_four():
+    raise LookupError("nothing there")
+
+@pytest.mark.xfail(reason="known")
+def test_five():
+    assert 0
+
+@pytest.mark.parametrize("x", ["a b"])
+def test_six(x):
+    from pytest_pprank.sglang.reverts import reached
+    reached.note("sglang.mod.f")
+    reached.note("sglang.mod.f")
+"""
+
+
+class Local(Options):
+    """Plain tests in a file, without ranks."""
+
+    def command(self, revert: str | None) -> list[str]:
+        assert revert is None
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            recorder.__name__,
+            "-p",
+            "no:cacheprovider",
+        ]
+        return [*command, *self.arguments]
+
+
+def test_run_is_recorded_in_the_wanted_order(tmp_path: Path) -> None:
+    file = tmp_path / "test_x.py"
+    file.write_text(TESTS)
+    runner = Runner(Local(arguments=(str(file),)), tmp_path)
+    run = runner.run("x", first=["test_x.py::test_three"], skip=["test_x.py::test_one"])
+    assert run.status == 1, run.output
+    assert [test.rpartition(":")[2] for test in run.topologies] == [
+        "test_three", "test_two", "test_four", "test_five", "test_six[a b]",
+    ]  # fmt: skip
+    seen = {red.test.rpartition(":")[2]: (red.verdict, red.seen_by) for red in run.reds}
+    assert seen == {
+        "test_three": ("failed", "assert_good"),
+        "test_two": ("failed", "assert value == 2"),
+        "test_four": ("failed", "LookupError"),
+    }
+    assert [(r.target, r.test, r.phase) for r in run.reached] == [
+        ("sglang.mod.f", "test_x.py::test_six[a b]", "call")
+    ]
+    assert set(run.seconds_of) == set(run.topologies)
+    assert run.output == ""
+
+
+@pytest.mark.usefixtures("impatient")
+def test_run_over_its_deadline_keeps_what_it_has(tmp_path: Path) -> None:
+    file = tmp_path / "test_x.py"
+    file.write_text(
+        "import time\ndef test_red(): assert 0\n"
+        f"def test_slow():\n    open({str(tmp_path / 'up')!r}, 'w')\n    time.sleep(600)\n"
+    )
+    beats: list[tuple[str, int, int]] = []
+
+    def beat(name: str, done: int, of: int, seconds: float) -> None:
+        assert seconds > 0
+        beats.append((name, done, of))
+        if (tmp_path / "up").exists():
+            runner.stop()  # as Ctrl-C does, and the deadline
+
+    runner = Runner(Local(arguments=(str(file),)), tmp_path, beat, beat_every=0.1)
+    run = runner.run("x")
+    assert run.status is None
+    assert [red.test for red in run.reds] == ["test_x.py::test_red"]
+    assert ("x", 1, 2) in beats
+
+
+def test_deadline_ends_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "test_x.py"
+    file.write_text("import time\ndef test_slow(): time.sleep(600)\n")
+    run = Runner(Local(arguments=(str(file),), deadline=0.01), tmp_path).run("x")
+    assert run.status is None
+
+
+def test_collect_errors_and_usage_errors_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "test_x.py"
+    file.write_text("import nothing_of_this_name\n")
+    run = Runner(Local(arguments=(str(file),)), tmp_path).run("x")
+    assert "nothing_of_this_name" in run.errors[0]
+    run = Runner(Local(arguments=("--no-such-option",)), tmp_path).run("x")
+    assert run.status == 4
+    assert "--no-such-option" in run.output
+
+
+def test_half_a_line_is_left_alone(tmp_path: Path) -> None:
+    end = json.dumps({"event": "collected", "tests": [{"id": "a", "topology": ""}]})
+    (tmp_path / recorder.EVENTS).write_text(f'{end}\n{{"event": "pha')
+    assert list(read_run(tmp_path, None, 1.0, "").topologies) == ["a"]
+
+
+def test_command_line() -> None:
+    options = Options("2,4", "cpu", True, arguments=("-k", "x"))
+    command = " ".join(options.command("some.yaml"))
+    for words in (
+        f"--pyargs {runs.SUITE}",
+        "--pp-size 2,4",
+        "--pprank-device cpu",
+        "--pprank-revert some.yaml",
+        f"-p {recorder.__name__}",
+    ):
+        assert words in command
+    assert command.endswith("-k x")
+    assert " -x" not in command
+    assert " -x" in " ".join(Options().command("a"))
+    assert " -x" not in " ".join(Options().command(None))  # the baseline tells all
