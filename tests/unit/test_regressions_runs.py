@@ -205,7 +205,7 @@ def test_collect_errors_and_usage_errors_are_kept(tmp_path: Path) -> None:
 
 
 def test_half_a_line_is_left_alone(tmp_path: Path) -> None:
-    end = json.dumps({"event": "collected", "tests": [{"id": "a", "topology": ""}]})
+    end = json.dumps({"event": "collected", "tests": [{"id": "a", "topology": "", "doc": ""}]})
     (tmp_path / recorder.EVENTS).write_text(f'{end}\n{{"event": "pha')
     assert list(read_run(tmp_path, None, 1.0, "").topologies) == ["a"]
 
