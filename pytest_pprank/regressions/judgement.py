@@ -150,7 +150,7 @@ def _why_not_run(run: Run) -> str:
     if run.status not in (None, 0, 1):
         why = "pytest refused its arguments" if run.status == _USAGE else "pytest broke"
         return f"{why} (exit code {run.status}):\n{run.output[-2000:].strip()}"
-    if not run.seconds_of:
+    if not run.topologies or (run.status is not None and not run.seconds_of):
         return f"no test ran:\n{run.output[-2000:].strip()}"
     return ""
 

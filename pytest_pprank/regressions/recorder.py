@@ -7,6 +7,7 @@ what it has found:
     {"event": "collected", "tests": [{"id": ..., "topology": ..., "doc": ...}, ...]}
     {"event": "phase", "id": ..., "phase": ..., "outcome": ..., "seconds": ..., "xfail": ...,
      "verdict": ..., "seen_by": ..., "message": ..., "text": ...}
+    {"event": "finished", "id": ...}
     {"event": "collect error" or "internal error", "text": ...}
     {"event": "end", "status": pytest's exit code}
 """
@@ -96,6 +97,10 @@ class Recorder:
             seconds=round(report.duration, 3),
             **extra,
         )
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Tell that all of a test is over."""
+        self._write("finished", id=short_id(nodeid))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Tell about a file that cannot be collected."""

@@ -61,8 +61,8 @@ class Red:
 class Run:
     """What a run has left. `status` is pytest's exit code, None for a run over its deadline.
 
-    `topologies`, `docs` (docstrings) and `seconds_of` are by test id; `output` is
-    kept where pytest has not run tests to its end.
+    `topologies`, `docs` (docstrings) and `seconds_of` (of those that are over) are by test id;
+    `output` is kept where pytest has not run tests to its end.
     """
 
     status: int | None
@@ -145,9 +145,10 @@ def read_run(folder: Path, status: int | None, seconds: float, output: str) -> R
     """Return what the recorder has left in `folder`."""
     events = list(_events(folder / recorder.EVENTS))
     phases = [event for event in events if event["event"] == "phase"]
-    seconds_of: dict[str, float] = {}
+    seconds_of = {event["id"]: 0.0 for event in events if event["event"] == "finished"}
     for phase in phases:
-        seconds_of[phase["id"]] = seconds_of.get(phase["id"], 0.0) + phase["seconds"]
+        if phase["id"] in seconds_of:
+            seconds_of[phase["id"]] += phase["seconds"]
     reds = tuple(_red(phase) for phase in phases if phase["outcome"] == "failed")
     failed = {red.test for red in reds}
     good = (p["id"] for p in phases if p["phase"] == "call" and p["outcome"] == "passed")

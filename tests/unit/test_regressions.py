@@ -157,6 +157,8 @@ def test_all_caught_is_success(bench: Bench, capsys: pytest.CaptureFixture[str])
             "hung",
             "without a red test, in t2",
         ),
+        (Run(None, 9.0, topologies={"t1": ""}), "hung", "without a red test, in t1"),
+        (Run(None, 9.0, output="imports"), "could not run", "imports"),
     ],
 )
 def test_what_is_no_catch(bench: Bench, run: Run, status: str, reason: str) -> None:
