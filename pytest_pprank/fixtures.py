@@ -48,14 +48,18 @@ def process_group(pprank: Pprank) -> Iterator[ProcessGroup]:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(pprank: Pprank) -> Path:
-    """Folder of a seeded random Llama of 8 layers (safetensors), written once per run.
+def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
+    """Folder of this worker group's tiny seeded model (safetensors), written once per run: a Llama
+    of 8 layers, or what ``@pytest.mark.sglang(model_path="tiny:NAME")`` asks for.
 
     Its weights make greedy tokens depend on prompt and KV, so wrong KV gives wrong tokens.
     """
+    from pytest_pprank.sglang.arguments import args_of_role
+    from pytest_pprank.sglang.static import tiny_name
     from pytest_pprank.sglang.tiny_model import tiny_model_for
 
-    return tiny_model_for(pprank)
+    given = args_of_role(request.config.stash[SERVER_ARGS], pprank.role).get("model_path")
+    return tiny_model_for(pprank, given if tiny_name(given) else None)
 
 
 @pytest.fixture(scope="session")
@@ -69,12 +73,14 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, 
         disagg_args,
         merge,
     )
-    from pytest_pprank.sglang.static import server_arg_names
+    from pytest_pprank.sglang.static import server_arg_names, tiny_name
 
-    changes = args_of_role(request.config.stash[SERVER_ARGS], pprank.role)
-    model = changes.get("model_path") or request.getfixturevalue("tiny_model")
+    changes = dict(args_of_role(request.config.stash[SERVER_ARGS], pprank.role))
+    given = changes.pop("model_path", None)
+    if given is None or tiny_name(given):
+        given = request.getfixturevalue("tiny_model")
     defaults = default_server_args(
-        num_stages=pprank.num_stages, device=pprank.device, model_path=str(model)
+        num_stages=pprank.num_stages, device=pprank.device, model_path=str(given)
     )
     of_role = disagg_args(pprank.role, pprank.device, server_arg_names())
     return MappingProxyType(merge(defaults, of_role, changes))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import psutil
 from sglang.srt.platforms.interface import PlatformEnum, SRTPlatform
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.seams import need
 
 
 class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
@@ -31,11 +36,35 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
         return MHATokenToKVPool  # type: ignore[no-any-return]
 
     def get_mla_kv_pool_cls(self) -> type:
-        from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
-
-        return MLATokenToKVPool  # type: ignore[no-any-return]
+        _absorb_latent_attention()  # asked for an MLA model only, before its first forward
+        return _mla_kv_pool_class()
 
     def get_paged_allocator_cls(self) -> type:
         from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
 
         return PagedTokenToKVPoolAllocator  # type: ignore[no-any-return]
+
+
+@cache
+def _mla_kv_pool_class() -> type:
+    """Return SGLang's own pool, taking the one argument more that a platform's pool gets."""
+    from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
+
+    class MLAPool(MLATokenToKVPool):  # type: ignore[misc]
+        def __init__(self, *args: Any, index_head_dim: int | None = None, **kwargs: Any) -> None:
+            if index_head_dim is not None:
+                raise UsageError("device cpu has no KV pool for sparse attention (index_head_dim)")
+            super().__init__(*args, **kwargs)
+
+    return MLAPool
+
+
+def _absorb_latent_attention() -> None:
+    """Have MLA models attend to the latents in the KV pool also where nothing is cached yet.
+
+    "torch_native" attention reads keys and values from the pool only; SGLang has no entry for it in
+    its table of ways, and takes "triton"'s, which hands a prompt's keys over beside the pool.
+    """
+    module = import_module("sglang.srt.models.deepseek_common.attention_backend_handler")
+    way = need(need(module, "AttnForwardMethod"), "MLA")
+    need(need(module, "AttentionBackendRegistry"), "register")("torch_native", lambda *_: way)

@@ -47,11 +47,18 @@ _ENVIRONMENT = {
 }
 
 
-_CPU_ENVIRONMENT = {
+_CPU_NO_NCCL = {
     # With a CUDA build of torch, SGLang finds libnccl and then refuses the device "cpu"
     # (distributed/device_communicators/pynccl.py); its own switch hides the library from it,
     # and logs an error; a CPU build finds none anyway.
     "SGLANG_NCCL_SO_PATH": "/no-nccl-on-device-cpu",
+}
+
+
+_CPU_ENVIRONMENT = {
+    # SGLang compiles a few functions (expert routing): half a minute and a C++ compiler for each
+    # rank, and nothing that is tested here. torch's own switch; "0" gives it back.
+    "TORCH_COMPILE_DISABLE": "1",
 }
 
 
@@ -61,7 +68,8 @@ def prepare_environment(device: str) -> None:
     `device` is "cpu", "cuda" or "cuda:K". Call before the first import of numpy.
     """
     hide_nccl = device == "cpu" and not metadata.version("torch").endswith("+cpu")
-    wanted = {**_ENVIRONMENT, **(_CPU_ENVIRONMENT if hide_nccl else {})}
+    wanted = {**_ENVIRONMENT, **(_CPU_ENVIRONMENT if device == "cpu" else {})}
+    wanted |= _CPU_NO_NCCL if hide_nccl else {}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     if device == "cpu":

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pytest_pprank.errors import SeamMissing, UsageError, did_you_mean
+from pytest_pprank.sglang.tiny_families import FAMILIES
 
 OLDEST_SGLANG = (0, 5, 13)
 """First release whose Scheduler imports on a CPU build of torch 2.13 (FACTS, version drift)."""
@@ -23,7 +24,12 @@ OLDEST_SGLANG = (0, 5, 13)
 OLDEST_TORCH = (2, 11)
 
 TINY_LAYERS = 8
-"""Layers of the tiny model that is used when no model_path is given."""
+"""Layers of a tiny model on up to so many ranks; on more ranks it has one for each."""
+
+TINY_DEFAULT = "llama"
+"""The tiny model that is used when no model_path is given."""
+
+_TINY = "tiny:"
 
 _BACKEND = "disaggregation_transfer_backend"
 
@@ -142,19 +148,38 @@ def transfer_backends() -> frozenset[str]:
     return frozenset()
 
 
+def tiny_name(model_path: object) -> str | None:
+    """Return which tiny model a ``model_path`` of the form ``tiny:NAME`` asks for; None for another
+    path or for None. Raises UsageError for a name that is not known.
+    """
+    text = str(model_path or "")
+    if not text.startswith(_TINY):
+        return None
+    name = text.removeprefix(_TINY)
+    if name not in FAMILIES:
+        raise UsageError(
+            f"@pytest.mark.sglang(model_path={text!r}): there is no such tiny model"
+            f"{did_you_mean(name, FAMILIES)}; allowed: "
+            + ", ".join(f"{_TINY}{known}" for known in FAMILIES)
+        )
+    return name
+
+
 def num_layers(args: Mapping[str, object], stages: int) -> int:
     """Return the model's layer count; raises UsageError when it has fewer than `stages`.
 
-    `args` are the user's server args: their ``model_path`` when given, else the tiny model.
-    A model_path that is no local folder cannot be looked at here and counts as large enough.
+    `args` are the user's server args: their ``model_path`` when given, else the tiny model, which
+    has always enough. A model_path that is no local folder cannot be looked at here and counts as
+    large enough.
     """
     given = args.get("model_path")
-    layers = TINY_LAYERS if given is None else _layers_of(Path(str(given)), default=stages)
+    if given is None or tiny_name(given) is not None:
+        return max(TINY_LAYERS, stages)
+    layers = _layers_of(Path(str(given)), default=stages)
     if stages > layers:
-        model = "the tiny model" if given is None else f"model_path {str(given)!r}"
         raise UsageError(
-            f"--pp-size {stages} or @pytest.mark.pprank(pp={stages}): {model} has {layers} layers, "
-            f"so at most {layers} stages; give a smaller size, or "
+            f"--pp-size {stages} or @pytest.mark.pprank(pp={stages}): model_path {str(given)!r} "
+            f"has {layers} layers, so at most {layers} stages; give a smaller size, or "
             "@pytest.mark.sglang(model_path=...) with more layers"
         )
     return layers

@@ -1,4 +1,4 @@
-"""A tiny random Llama on disk, so that wrong KV gives wrong tokens.
+"""Tiny random models on disk, so that wrong KV gives wrong tokens.
 
 SGLang's load_format="dummy" hides KV bugs: its weights are so small that the last token
 alone decides. Here every matrix keeps its input's variance and attention is peaked.
@@ -10,13 +10,15 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
 
-from pytest_pprank.sglang.static import TINY_LAYERS
+from pytest_pprank.sglang.static import TINY_DEFAULT, TINY_LAYERS, tiny_name
+from pytest_pprank.sglang.tiny_families import FAMILIES, Family, Shape, Weight
 
 if TYPE_CHECKING:
     from pytest_pprank.worker.handle import Pprank
@@ -25,12 +27,11 @@ VOCABULARY = 10240
 """SGLang's dynamic-chunk profiler draws token ids below 10000."""
 
 CONTEXT = 4096
-_PEAK = 2.0
-"""Gain of the query and key projections: their logits then spread by about _PEAK ** 2."""
 
 
-def write_tiny_llama(
+def write_tiny_model(
     folder: Path,
+    family: str = TINY_DEFAULT,
     *,
     layers: int = TINY_LAYERS,
     seed: int = 0,
@@ -40,22 +41,22 @@ def write_tiny_llama(
 ) -> Path:
     """Write the model into `folder` unless it is there, and return `folder`.
 
-    `hidden` must be a multiple of ``2 * head_dim``; on CUDA SGLang's kernels want hidden a
-    multiple of 256 and head_dim 64. Several ranks may call this at once: the folder appears
-    complete, by a rename. Equal arguments give equal bytes.
+    `family`: a key of `tiny_families.FAMILIES`. `hidden` must be a multiple of ``2 * head_dim``; on
+    CUDA SGLang's kernels want hidden a multiple of 256 and head_dim 64. Several ranks may call this
+    at once: the folder appears complete, by a rename. Equal arguments give equal bytes.
     """
     if (folder / "config.json").is_file():
         return folder
+    shape, kind = Shape(layers, hidden, head_dim), FAMILIES[family]
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        weights = _weights(layers, seed, hidden)
         save_file(
-            {name: weight.to(dtype) for name, weight in weights.items()},
+            {name: weight.to(dtype) for name, weight in _weights(kind, shape, seed)},
             draft / "model.safetensors",
             metadata={"format": "pt"},
         )
-        config = _config(layers, hidden, head_dim, str(dtype).removeprefix("torch."))
+        config = _config(kind, shape, str(dtype).removeprefix("torch."))
         (draft / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         os.rename(draft, folder)
     except OSError:
@@ -67,61 +68,74 @@ def write_tiny_llama(
     return folder
 
 
-def tiny_model_for(pprank: Pprank) -> Path:
-    """Return the tiny model that fits this rank's device; all worker groups of a run share it."""
+def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
+    """Return the tiny model that fits this rank's device; all worker groups of a run share it.
+
+    `model_path`: ``tiny:NAME``, or None for the usual one. It has at least as many layers as there
+    are ranks.
+    """
+    name = tiny_name(model_path) or TINY_DEFAULT
     models = pprank.workdir.parent / "models"
+    # of all ranks, not of the stages of this role: roles that hand KV on have the same layers
+    layers = max(TINY_LAYERS, pprank.world_size)
     if not pprank.device.startswith("cuda"):
-        return write_tiny_llama(models / "llama-cpu")
+        return write_tiny_model(models / f"{name}-{layers}-cpu", name, layers=layers)
     # the shapes for which SGLang's CUDA kernels are built
-    return write_tiny_llama(models / "llama-cuda", hidden=256, head_dim=64, dtype=torch.bfloat16)
+    return write_tiny_model(
+        models / f"{name}-{layers}-cuda",
+        name,
+        layers=layers,
+        hidden=256,
+        head_dim=64,
+        dtype=torch.bfloat16,
+    )
 
 
-def _config(layers: int, hidden: int, head_dim: int, dtype: str) -> dict[str, object]:
-    heads = hidden // head_dim
+def _config(family: Family, shape: Shape, dtype: str) -> dict[str, object]:
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "intermediate_size": 2 * hidden,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads // 2,
-        "head_dim": head_dim,
-        "num_hidden_layers": layers,
+        "hidden_size": shape.hidden,
+        "intermediate_size": 2 * shape.hidden,
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
         "vocab_size": VOCABULARY,
         "max_position_embeddings": CONTEXT,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "hidden_act": "silu",
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": family.tied,
         "torch_dtype": dtype,
         "bos_token_id": 1,
         "eos_token_id": 2,
+        **family.config(shape),
     }
 
 
-def _weights(layers: int, seed: int, hidden: int) -> dict[str, torch.Tensor]:
+def _weights(family: Family, shape: Shape, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
+    yield from _ends(family, shape, generator)
+    for index in range(shape.layers):
+        for weight in family.layer(shape, index):
+            yield f"model.layers.{index}.{weight.name}", _tensor(weight, generator)
 
-    def matrix(rows: int, columns: int, gain: float = 1.0) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=generator) * (gain / columns**0.5)
 
-    kv = hidden // 2
-    weights = {
-        "model.embed_tokens.weight": torch.randn(VOCABULARY, hidden, generator=generator),
-        "model.norm.weight": torch.ones(hidden),
-        "lm_head.weight": matrix(VOCABULARY, hidden),
-    }
-    for layer in range(layers):
-        at = f"model.layers.{layer}"
-        weights |= {
-            f"{at}.self_attn.q_proj.weight": matrix(hidden, hidden, _PEAK),
-            f"{at}.self_attn.k_proj.weight": matrix(kv, hidden, _PEAK),
-            f"{at}.self_attn.v_proj.weight": matrix(kv, hidden),
-            f"{at}.self_attn.o_proj.weight": matrix(hidden, hidden),
-            f"{at}.mlp.gate_proj.weight": matrix(2 * hidden, hidden),
-            f"{at}.mlp.up_proj.weight": matrix(2 * hidden, hidden),
-            f"{at}.mlp.down_proj.weight": matrix(hidden, 2 * hidden),
-            f"{at}.input_layernorm.weight": torch.ones(hidden),
-            f"{at}.post_attention_layernorm.weight": torch.ones(hidden),
-        }
-    return weights
+def _ends(
+    family: Family, shape: Shape, generator: torch.Generator
+) -> Iterator[tuple[str, torch.Tensor]]:
+    embedding = torch.randn(VOCABULARY, shape.hidden, generator=generator)
+    norm = torch.ones(shape.hidden)
+    if family.tied:
+        embedding /= shape.hidden**0.5
+        # else the last token's own embedding, which is in the sum, would decide
+        norm = torch.randint(0, 2, (shape.hidden,), generator=generator) * 2.0 - 1.0
+    else:
+        output = Weight("lm_head.weight", VOCABULARY, shape.hidden)
+        yield output.name, _tensor(output, generator)
+    yield "model.embed_tokens.weight", embedding
+    yield "model.norm.weight", norm
+
+
+def _tensor(weight: Weight, generator: torch.Generator) -> torch.Tensor:
+    if weight.columns is None:
+        return torch.full((weight.rows,), weight.gain)
+    values = torch.randn(weight.rows, weight.columns, generator=generator)
+    return values * (weight.gain / weight.columns**0.5)
