@@ -23,7 +23,7 @@ OLDEST_SGLANG = (0, 5, 13)
 
 OLDEST_TORCH = (2, 11)
 
-TINY_LAYERS = 8
+TINY_LAYERS = 4
 """Layers of a tiny model on up to so many ranks; on more ranks it has one for each."""
 
 TINY_DEFAULT = "llama"
