@@ -58,6 +58,6 @@ class _Unhooked:
         return getattr(self._plugin, name)
 
 
-def tear_down_for(item: pytest.Item) -> None:
-    """Tear down what the tests before have set up and `item` does not share."""
-    item.session._setupstate.teardown_exact(item)
+def tear_down_for(item: pytest.Item | None, session: pytest.Session) -> None:
+    """Tear down what the tests before have set up and `item`, the next one, does not share."""
+    session._setupstate.teardown_exact(item)

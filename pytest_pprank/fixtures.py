@@ -50,7 +50,7 @@ def process_group(pprank: Pprank) -> Iterator[ProcessGroup]:
 @pytest.fixture(scope="session")
 def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
     """Folder of this worker group's tiny seeded model (safetensors), written once per run: a Llama
-    of 8 layers, or what ``@pytest.mark.sglang(model_path="tiny:NAME")`` asks for.
+    of 4 layers, or what ``@pytest.mark.sglang(model_path="tiny:NAME")`` asks for.
 
     Its weights make greedy tokens depend on prompt and KV, so wrong KV gives wrong tokens.
     """
@@ -59,7 +59,7 @@ def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
     from pytest_pprank.sglang.tiny_model import tiny_model_for
 
     given = args_of_role(request.config.stash[SERVER_ARGS], pprank.role).get("model_path")
-    return tiny_model_for(pprank, given if tiny_name(given) else None)
+    return tiny_model_for(pprank, str(given) if tiny_name(given) else None)
 
 
 @pytest.fixture(scope="session")

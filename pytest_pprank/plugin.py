@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_pprank import options, planning
+from pytest_pprank._pytest_compat import tear_down_for
 from pytest_pprank.errors import UsageError
 from pytest_pprank.markers import DECLARATIONS
 from pytest_pprank.worker.context import is_rank
@@ -125,7 +126,21 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     controller = item.config.stash[_SESSION]
     if not reruns.run(item, nextitem, lambda: controller.reports(item, plan, nextitem)):
         controller.run(item, plan, nextitem)
+    _finish(item, nextitem)
     return True
+
+
+def _finish(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Tear down what a plain test before this one has left for it, and the next one has no use for.
+
+    pytest does so at the end of each test, and takes what else it finds standing for a mistake.
+    """
+    call = pytest.CallInfo.from_call(
+        lambda: tear_down_for(nextitem, item.session), "teardown", reraise=pytest.exit.Exception
+    )
+    if call.excinfo is not None:
+        report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        item.ihook.pytest_runtest_logreport(report=report)
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

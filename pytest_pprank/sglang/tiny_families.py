@@ -11,6 +11,9 @@ from dataclasses import dataclass
 _PEAK = 2.0
 """Gain of the query and key projections: their logits then spread by about _PEAK ** 2."""
 
+_WEIGHT_OF_ATTENTION = 3.0
+"""Gain of the value projections: what is attended to counts for more than the token itself."""
+
 _EXPERTS = 4
 _EXPERTS_PER_TOKEN = 2
 
@@ -58,10 +61,10 @@ class Family:
     tied: bool = False
 
 
-def _attention(shape: Shape, gain: float = _PEAK) -> Iterator[Weight]:
-    yield Weight("self_attn.q_proj.weight", shape.hidden, shape.hidden, gain)
-    yield Weight("self_attn.k_proj.weight", shape.kv, shape.hidden, gain)
-    yield Weight("self_attn.v_proj.weight", shape.kv, shape.hidden)
+def _attention(shape: Shape) -> Iterator[Weight]:
+    yield Weight("self_attn.q_proj.weight", shape.hidden, shape.hidden, _PEAK)
+    yield Weight("self_attn.k_proj.weight", shape.kv, shape.hidden, _PEAK)
+    yield Weight("self_attn.v_proj.weight", shape.kv, shape.hidden, _WEIGHT_OF_ATTENTION)
     yield Weight("self_attn.o_proj.weight", shape.hidden, shape.hidden)
 
 
@@ -75,10 +78,13 @@ def _normed_attention(shape: Shape) -> Iterator[Weight]:
 def _latent_attention(shape: Shape) -> Iterator[Weight]:
     """Multi-head latent attention: of a token only a latent and a rotated part are kept."""
     latent, rotated = _latent(shape), shape.head_dim
-    yield Weight("self_attn.q_proj.weight", shape.heads * 2 * shape.head_dim, shape.hidden, _PEAK)
-    yield Weight("self_attn.kv_a_proj_with_mqa.weight", latent + rotated, shape.hidden, _PEAK)
+    # it makes keys and values at once
+    gain = _WEIGHT_OF_ATTENTION
+    width = shape.heads * 2 * shape.head_dim
+    yield Weight("self_attn.q_proj.weight", width, shape.hidden, _PEAK**2 / gain)
+    yield Weight("self_attn.kv_a_proj_with_mqa.weight", latent + rotated, shape.hidden, gain)
     yield Weight("self_attn.kv_a_layernorm.weight", latent)
-    yield Weight("self_attn.kv_b_proj.weight", shape.heads * 2 * shape.head_dim, latent)
+    yield Weight("self_attn.kv_b_proj.weight", width, latent, gain)
     yield Weight("self_attn.o_proj.weight", shape.hidden, shape.hidden)
 
 

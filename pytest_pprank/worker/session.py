@@ -107,7 +107,8 @@ class RankSession:
         item = self._items[order.key]
         following = self._items.get(order.next_key) if order.next_key else None
         if order.key != self._announced:
-            tear_down_for(item)  # the plan has changed since the last test (-x, xdist, a lost rank)
+            # the plan has changed since the last test (-x, xdist, a lost rank)
+            tear_down_for(item, item.session)
         self._announced = order.next_key
         self._pprank.failed = False
         self._link.begin(order.serial)

@@ -344,3 +344,28 @@ def test_what_a_test_wrote_can_be_looked_at_afterwards(module_runner):
 @pytest.mark.usefixtures("run")
 def test_nothing_is_left_behind(module_runner):
     assert module_runner.processes() == {}
+
+
+PLAIN_BEFORE = """
+import pytest
+
+@pytest.fixture(scope="module")
+def bad_teardown():
+    yield
+    raise RuntimeError("torn down badly")
+
+def test_plain(bad_teardown): pass
+
+def test_ranked(pprank): pass
+"""
+
+
+def test_plain_tests_around_ranked_ones(module_runner):
+    """The last plain test of a file leaves the file's fixtures to the ranked one behind it."""
+    module_runner.write(test_around=PLAIN_BEFORE, test_behind="def test_behind(): pass")
+    run = module_runner.run(
+        "-p", "pytest_pprank", "--pp-size=1", "-rA", "test_around.py", "test_behind.py"
+    )
+    assert run.outcome("test_behind") == "PASSED"
+    assert "RuntimeError: torn down badly" in run.out
+    assert run.counts() == {"passed": 3, "error": 1}

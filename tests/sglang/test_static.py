@@ -77,18 +77,25 @@ def test_no_args_at_all_is_a_missing_seam(tmp_path: Path, monkeypatch: pytest.Mo
         static.server_arg_names.__wrapped__()
 
 
-def test_too_many_stages_for_the_tiny_model() -> None:
-    assert static.num_layers({}, stages=8) == 8
-    with pytest.raises(UsageError, match="the tiny model has 8 layers, so at most 8") as error:
-        static.num_layers({}, stages=9)
-    assert str(error.value).startswith("--pp-size 9 or @pytest.mark.pprank(pp=9): ")
+@pytest.mark.parametrize("args", [{}, {"model_path": "tiny:qwen3"}])
+def test_tiny_models_have_a_layer_for_each_stage(args: dict[str, str]) -> None:
+    assert static.num_layers(args, stages=2) == 4
+    assert static.num_layers(args, stages=9) == 9
+
+
+def test_unknown_tiny_model() -> None:
+    with pytest.raises(UsageError) as error:
+        static.num_layers({"model_path": "tiny:quen3"}, stages=2)
+    assert "model_path='tiny:quen3'): there is no such tiny model" in str(error.value)
+    assert "(did you mean 'qwen3'?); allowed: tiny:llama, " in str(error.value)
 
 
 def test_layers_of_a_model_path(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 3}))
     assert static.num_layers({"model_path": str(tmp_path)}, stages=3) == 3
-    with pytest.raises(UsageError, match="has 3 layers"):
+    with pytest.raises(UsageError, match="has 3 layers, so at most 3 stages") as error:
         static.num_layers({"model_path": str(tmp_path)}, stages=4)
+    assert str(error.value).startswith("--pp-size 4 or @pytest.mark.pprank(pp=4): ")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +122,14 @@ def test_missing_or_old_packages(
 
 
 def test_controller_side_imports_neither_torch_nor_sglang() -> None:
-    modules = ("static", "arguments", "torchvision_shim", "platform", "load_snapshot")
+    modules = (
+        "static",
+        "tiny_families",
+        "arguments",
+        "torchvision_shim",
+        "platform",
+        "load_snapshot",
+    )
     code = "import sys\n" + "".join(f"import pytest_pprank.sglang.{name}\n" for name in modules)
     code += "import pytest_pprank.assertions\nprint(sorted({'torch', 'sglang'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,20 +1,24 @@
-"""The tiny model on disk."""
+"""The tiny models on disk, and that what they say depends on their KV."""
 
 from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from pytest_pprank import assert_tokens_equal_reference
+from pytest_pprank.sglang.tiny_families import FAMILIES
 
 pytest.importorskip("safetensors")
 
 
-def written(folder: Path, **shape: int) -> bytes:
-    from pytest_pprank.sglang.tiny_model import write_tiny_llama
+def written(folder: Path, family: str = "llama", **shape: int) -> bytes:
+    from pytest_pprank.sglang.tiny_model import write_tiny_model
 
-    return (write_tiny_llama(folder, **shape) / "model.safetensors").read_bytes()
+    return (write_tiny_model(folder, family, **shape) / "model.safetensors").read_bytes()
 
 
 def test_equal_seeds_give_equal_bytes(tmp_path: Path) -> None:
@@ -23,11 +27,12 @@ def test_equal_seeds_give_equal_bytes(tmp_path: Path) -> None:
     assert first != written(tmp_path / "c", layers=1, seed=1)
 
 
-def test_config_matches_the_shape(tmp_path: Path) -> None:
-    written(tmp_path / "m", layers=3, hidden=256, head_dim=64)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_config_matches_the_shape(tmp_path: Path, family: str) -> None:
+    written(tmp_path / "m", family, layers=3, hidden=256, head_dim=64)
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     assert (config["num_hidden_layers"], config["num_attention_heads"]) == (3, 4)
-    assert config["num_key_value_heads"] * 2 == config["num_attention_heads"]
+    assert config["tie_word_embeddings"] == (family == "qwen3")
 
 
 def test_concurrent_writers_leave_one_complete_folder(tmp_path: Path) -> None:
@@ -35,3 +40,61 @@ def test_concurrent_writers_leave_one_complete_folder(tmp_path: Path) -> None:
         done = list(pool.map(lambda _: written(tmp_path / "m", layers=1), range(4)))
     assert len(set(done)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.pprank(pp=1)
+def test_there_is_a_layer_for_each_rank(tiny_model: Path, pprank: Any) -> None:
+    from pytest_pprank.sglang.tiny_model import tiny_model_for
+
+    assert tiny_model.name == "llama-4-cpu"
+    pprank.world_size = 6
+    try:
+        config = json.loads((tiny_model_for(pprank, "tiny:qwen3") / "config.json").read_text())
+    finally:
+        pprank.world_size = 1
+    assert (config["model_type"], config["num_hidden_layers"]) == ("qwen3", 6)
+
+
+@pytest.mark.pprank(pp=1)
+@pytest.mark.usefixtures("scheduler")  # only for its process, which can import transformers
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_finds_every_weight(tmp_path: Path, family: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    written(tmp_path / "m", family)
+    _, info = AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True)
+    assert {name: found for name, found in info.items() if found} == {}
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=pytest.mark.sglang(model_path=f"tiny:{family}"))
+        for family in FAMILIES
+    ],
+)
+def test_wrong_kv_gives_wrong_tokens(engine: Any, pprank: Any, family: str) -> None:
+    """One stage reads the keys and values of one token where those of another one are."""
+    right, wrong = engine.submit(40, 12), engine.submit(41, 12)
+    engine.run_until(lambda: engine.results[wrong].token_ids)
+    engine.step(2 * pprank.num_stages)
+    if pprank.is_last_stage:
+        _overwrite_one_token(engine.scheduler, wrong)
+    engine.drain()
+    assert engine.scheduler.model_config.hf_config.model_type.replace("_", "-") == family
+    assert_tokens_equal_reference(engine.results[right])
+    with pytest.raises(AssertionError, match=f"{wrong}: output token") as error:
+        assert_tokens_equal_reference(engine.results[wrong])
+    assert "logits of the reference" in str(error.value)
+    assert "a prompt of 41 tokens" in str(error.value)
+
+
+def _overwrite_one_token(scheduler: Any, rid: str) -> None:
+    batches = [*scheduler.running_mbs, *scheduler.mbs]
+    reqs = [req for batch in batches if batch is not None for req in batch.reqs]
+    slot = next(req.kv.req_pool_idx for req in reqs if req.rid == rid)
+    first, second = scheduler.req_to_token_pool.req_to_token[slot, 3:5].tolist()
+    pool = scheduler.token_to_kv_pool_allocator.get_kvcache()
+    buffers = getattr(pool, "kv_buffer", None) or [*pool.k_buffer, *pool.v_buffer]
+    for buffer in buffers:
+        buffer[first] = buffer[second]
