@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 
-from pytest_pprank.sglang.reverts import resolve
+from pytest_pprank.sglang.reverts import NAMED, resolve
 from pytest_pprank.sglang.static import package_root
 
 
@@ -30,19 +31,47 @@ def test_the_check_imports_neither_sglang_nor_torch_nor_yaml() -> None:
     assert ran.stdout.strip() == "[]"
 
 
-def test_founding_case_takes_the_copy_to_the_device_out_of_the_profiler() -> None:
-    script = (
-        "import importlib\n"
-        "from pytest_pprank.sglang.reverts import resolve\n"
-        "from pytest_pprank.sglang.torchvision_shim import ensure_torchvision\n"
-        "ensure_torchvision()\n"
-        "(done,) = resolve('26883').apply()\n"
-        "print(done.already, done.lineno > 1, done.target.startswith('sglang.srt.managers'))\n"
-        "module, _, rest = done.target.rpartition('.')\n"
-        "module, _, cls = module.rpartition('.')\n"
-        "function = getattr(getattr(importlib.import_module(module), cls), rest)\n"
-        "print('prefill_input_ids_cpu' in function.__code__.co_names)\n"
-    )
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+# names that the edited function must have done without (-) or got (+)
+CHANGED = {
+    "26883": ["-prefill_input_ids_cpu", "-to"],
+    "27374": ["-metadata_buffers"],
+    "29405": ["-pp_size"],
+    "31869": ["-poll_and_all_reduce_pp"],
+    "37669": ["+_"],
+}
+
+APPLY_ALL = """
+import importlib, json
+from pytest_pprank.sglang.preload import import_sglang
+from pytest_pprank.sglang.reverts import NAMED
+from pytest_pprank.sglang.static import package_root
+
+import_sglang()
+
+def names(target):
+    module, cls, function = target.rsplit(".", 2)
+    code = getattr(getattr(importlib.import_module(module), cls), function).__code__
+    return {*code.co_names, *code.co_varnames}
+
+changed = {}
+for name, revert in NAMED.items():
+    (target,) = revert.targets_in(package_root())
+    before = names(target)
+    (done,) = revert.apply()
+    after = names(target)
+    assert done.target == target
+    assert not done.already and done.lineno > 1
+    changed[name] = [f"-{n}" for n in before - after] + [f"+{n}" for n in after - before]
+    (again,) = revert.apply()
+    assert again.already
+print(json.dumps(changed))
+"""
+
+
+def test_every_registered_revert_changes_its_function() -> None:
+    assert set(CHANGED) == set(NAMED)
+    ran = subprocess.run([sys.executable, "-c", APPLY_ALL], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
-    assert ran.stdout.split() == ["False", "True", "True", "False"]
+    changed = json.loads(ran.stdout.splitlines()[-1])
+    for name, expected in CHANGED.items():
+        assert set(expected) <= set(changed[name]), name

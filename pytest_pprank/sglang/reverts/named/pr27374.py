@@ -1,4 +1,7 @@
-"""PR 27374: a freed metadata slot of the decode side keeps the room of its last owner."""
+"""PR 27374: a freed metadata slot of the decode side keeps the room of its last owner.
+
+0.5.13 to 0.5.22; from 0.5.23 pop_transferred does not clear the room itself.
+"""
 
 from __future__ import annotations
 

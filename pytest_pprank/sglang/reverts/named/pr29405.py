@@ -13,7 +13,7 @@ REVERT = Revert(
     patches=(
         Patch(
             targets=(
-                # 0.5.23, then 0.5.19 to 0.5.22, then 0.5.16 to 0.5.18; the later
+                # 0.5.22 and later, then 0.5.19 to 0.5.21, then 0.5.16 to 0.5.18; the later
                 # versions also have the functions of the earlier ones, without the choice
                 "sglang.srt.managers.scheduler.Scheduler._collect_inflight_batches",
                 "sglang.srt.managers.scheduler.Scheduler.collect_inflight_reqs",

@@ -1,4 +1,7 @@
-"""PR 31869: each stage polls for itself instead of taking what the stages agreed on."""
+"""PR 31869: each stage polls for itself instead of taking what the stages agreed on.
+
+0.5.17 to 0.5.21; from 0.5.22 the stages agree by poll_and_all_reduce_prefill_pp instead.
+"""
 
 from __future__ import annotations
 
