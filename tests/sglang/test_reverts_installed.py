@@ -41,17 +41,18 @@ CHANGED = {
 }
 
 APPLY_ALL = """
-import importlib, json
+import json
 from pytest_pprank.sglang.preload import import_sglang
 from pytest_pprank.sglang.reverts import NAMED
+from pytest_pprank.sglang.reverts.reach import attribute, functions_behind
 from pytest_pprank.sglang.static import package_root
 
 import_sglang()
 
 def names(target):
     module, cls, function = target.rsplit(".", 2)
-    code = getattr(getattr(importlib.import_module(module), cls), function).__code__
-    return {*code.co_names, *code.co_varnames}
+    codes = [f.__code__ for f in functions_behind(attribute(module, (cls, function)))]
+    return {name for code in codes for name in (*code.co_names, *code.co_varnames)}
 
 changed = {}
 for name, revert in NAMED.items():
