@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import operator
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -175,9 +175,10 @@ def release(scheduler: Any, batch: Any) -> None:
 def release_reqs(scheduler: Any, reqs: Sequence[Any]) -> None:
     """Give back the KV, slots and locks of requests, in whichever batch they were."""
     give_back = need(import_module("sglang.srt.mem_cache.common"), "release_kv_cache")
+    known = {"is_insert": False, "checkpoint": False}  # the former up to 0.5.21
     for req in reqs:
         if _holds_kv(req):
-            give_back(req, scheduler.tree_cache, is_insert=False)
+            give_back(**fill(give_back, {"req": req, "tree_cache": scheduler.tree_cache, **known}))
 
 
 def _extend(scheduler: Any, reqs: list[Any], chunk: int | None) -> Any:
@@ -202,7 +203,7 @@ def _extend(scheduler: Any, reqs: list[Any], chunk: int | None) -> Any:
 
 def _to_decode(scheduler: Any, batch: Any) -> None:
     """Take the step between two forwards: append one token per request, relay, prepare."""
-    keep = need(import_module("sglang.srt.mem_cache.common"), "maybe_cache_unfinished_req")
+    keep = _keeper()
     tokens = [100 + index for index in range(len(batch.reqs))]
     for req, token in zip(batch.reqs, tokens, strict=True):
         req.output_ids.append(token)
@@ -216,12 +217,24 @@ def _to_decode(scheduler: Any, batch: Any) -> None:
     batch.prepare_for_decode()
 
 
+def _keeper() -> Callable[[Any, Any], object]:
+    """Return SGLang's function that puts what a running request has computed into the cache."""
+    common = import_module("sglang.srt.mem_cache.common")
+    if hasattr(common, "maybe_cache_unfinished_req"):  # up to 0.5.21
+        return cast("Callable[[Any, Any], object]", common.maybe_cache_unfinished_req)
+    return cast("Callable[[Any, Any], object]", need(common, "checkpoint_kv_cache"))
+
+
 def _set_extend(req: Any, chunk: int | None) -> bool:
     """Let the request's next forward compute `chunk` tokens (default: all); say whether it cuts."""
-    start, total = len(req.prefix_indices), len(req.full_untruncated_fill_ids)
+    in_tokens = hasattr(req, "prefix_len")  # from 0.5.22, which keeps no indices
+    start = req.prefix_len if in_tokens else len(need(req, "prefix_indices"))
+    total = len(req.full_untruncated_fill_ids)
     end = total if chunk is None else min(total, start + chunk)
     if hasattr(req, "set_extend_range"):
         req.set_extend_range(start, end)
+    elif hasattr(req, "extend_end"):  # from 0.5.22
+        req.extend_end = end
     elif hasattr(req, "set_extend_input_len"):  # up to 0.5.15
         req.fill_len = end
         req.set_extend_input_len(end - start)
@@ -232,6 +245,9 @@ def _set_extend(req: Any, chunk: int | None) -> bool:
 
 def _lock(tree_cache: Any, req: Any) -> None:
     """Lock the matched prefix, keeping the receipt where this SGLang wants one (from 0.5.20)."""
+    if hasattr(req, "lock"):  # from 0.5.22
+        req.lock = tree_cache.lock(req.last_node)
+        return
     result = tree_cache.inc_lock_ref(req.last_node)
     if hasattr(req, "lock_receipt"):
         req.lock_receipt = result.to_dec_params()
