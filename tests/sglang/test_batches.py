@@ -153,12 +153,13 @@ def test_wrong_kv_gives_other_tokens(
 ) -> None:
     """The tiny model's reason to exist: with dummy weights no difference would be seen."""
     from pytest_pprank.sglang.batches import run_forward
+    from pytest_pprank.sglang.static import TINY_LAYERS
 
     def tokens(prompt: list[int], spoil: bool = False) -> list[int]:
         batch = make_schedule_batch([prompt], mode="decode")
         pool = scheduler.token_to_kv_pool_allocator.get_kvcache()
         if spoil:
-            for layer in range(8):
+            for layer in range(TINY_LAYERS):
                 for buffer in pool.get_kv_buffer(layer):
                     buffer.zero_()
         logits = run_forward(scheduler, make_forward_batch(batch)).next_token_logits
