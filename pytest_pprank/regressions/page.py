@@ -27,7 +27,10 @@ dt { color: #59636e; } dd { margin: 0; }
 table { border-collapse: collapse; width: 100%; }
 th { text-align: left; color: #59636e; font-weight: 600; border-bottom: 2px solid #d1d9e0; }
 th, td { padding: .35rem .6rem; vertical-align: top; }
-tbody tr { border-bottom: 1px solid #e6eaef; }
+tbody { border-bottom: 1px solid #e6eaef; }
+table { table-layout: fixed; } th:nth-child(1) { width: 18rem; } th:nth-child(2) { width: 9rem; }
+th:nth-child(3) { width: 3rem; text-align: right; } th:nth-child(6) { width: 9rem; }
+td { overflow-wrap: anywhere; } tr.more td { padding-top: 0; }
 td.s { text-align: right; font-variant-numeric: tabular-nums; }
 code, pre, .mono { font: 13px/1.4 ui-monospace, monospace; }
 pre { background: #f6f8fa; padding: .7rem; overflow: auto; max-height: 30rem; }
@@ -37,7 +40,7 @@ pre { background: #f6f8fa; padding: .7rem; overflow: auto; max-height: 30rem; }
 .what { color: #59636e; } summary { cursor: pointer; }
 @media (prefers-color-scheme: dark) {
   body { background: #0d1117; color: #e6edf3; } pre { background: #161b22; }
-  tbody tr { border-color: #21262d; } th { border-color: #30363d; }
+  tbody { border-color: #21262d; } th { border-color: #30363d; }
 }
 """
 
@@ -57,9 +60,8 @@ def page(bench: Bench, results: list[Result]) -> str:
 <dl>{_facts(bench)}</dl>
 {_baseline(bench.baseline)}
 <table><thead><tr>{heads}</tr></thead>
-<tbody>
 {rows}
-</tbody></table>
+</table>
 </body></html>
 """
 
@@ -93,15 +95,17 @@ def _row(result: Result) -> str:
     name, status, seconds, seen, test, names = table.row(result)
     tag = f'<span class="tag {_CLASS[result.status]}">{_text(status)}</span>'
     cells = [
-        f'<td><span class="mono">{_text(name)}</span><br>'
-        f'<span class="what">{_text(result.title)}</span>{_more(result)}</td>',
+        f'<td><span class="mono">{_text(name)}</span></td>',
         f"<td>{tag}</td>",
         f'<td class="s">{_text(seconds)}</td>',
         f"<td>{_text(seen)}</td>",
         f'<td class="mono">{_text(_breakable(test))}</td>',
         f"<td>{_text(names)}</td>",
     ]
-    return f"<tr>{''.join(cells)}</tr>"
+    # a row of its own, for a long text would make its column wide
+    below = f'<span class="what">{_text(result.title)}</span>{_more(result)}'
+    more = f'<tr class="more"><td colspan="{len(cells)}">{below}</td></tr>'
+    return f"<tbody><tr>{''.join(cells)}</tr>{more}</tbody>"
 
 
 def _more(result: Result) -> str:

@@ -9,6 +9,7 @@ wait for its samples.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -40,18 +42,21 @@ class ProfilerRun:
     """What one run of the profiler did on this rank.
 
     `findings`: fields that were wrong at a forward's entry (each field once). `warnings`: what
-    was raised or logged, and swallowed by SGLang. `forwards`: how many forwards it ran here.
+    was raised or logged, and swallowed by SGLang. `forwards`: how many forwards it ran here, from
+    which place (`caller`: file, line and function; of the one with findings, if there is one).
     """
 
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     forwards: int = 0
+    caller: str = ""
     ran: bool = False
 
     def problems(self) -> list[str]:
         """Return what went wrong in this run, in words, the earliest cause first."""
         return [
             *(f"at the forward's entry, {finding}" for finding in self.findings),
+            *([f"that forward was called at {self.caller}"] if self.findings else []),
             *(f"SGLang swallowed: {warning}" for warning in self.warnings),
         ]
 
@@ -190,6 +195,7 @@ def _observed_forwards(run: ProfilerRun, clock: VirtualTime) -> Iterator[None]:
     def enter(model_runner: Any, *args: Any, **kwargs: Any) -> Any:
         entering = kwargs["forward_batch"] if "forward_batch" in kwargs else args[0]
         run.forwards += 1
+        run.caller = run.caller if run.findings else _place(sys._getframe(1))
         run.add(check_batch(entering, FORWARD_BATCH, torch.device(model_runner.device)))
         clock.forward_of(int(entering.extend_num_tokens or 0))
         return forward(model_runner, *args, **kwargs)
@@ -224,6 +230,11 @@ class _Swallowed(logging.Handler):
         message = record.getMessage()
         if any(mark in message.lower() for mark in _SWALLOWED):
             self._keep(message)
+
+
+def _place(frame: FrameType) -> str:
+    name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)  # from Python 3.11
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {name}"
 
 
 def _where_raised(error: Exception) -> str:

@@ -24,6 +24,7 @@ def test_example_is_red_with_the_fix_taken_out() -> None:
     for expected in (
         "ForwardBatch.input_ids: found None",
         "prefill_input_ids_cpu still holds",
+        "_profile_prefill_latency",
         "on rank 0 (stage 0 of 2)",
         "SGLang PR 26883",
         "1 failed",
