@@ -1,0 +1,13 @@
+"""A simulated accelerator: the torch device ``sim``, with CUDA's rules and without a GPU.
+
+Its tensors are real tensors of torch's device ``PrivateUse1`` whose memory is host memory. Compute
+runs at once with torch's CPU kernels; copies between pinned host memory and the device run as late
+as CUDA's rules let them, and every access is checked against what is ordered before it. The rules,
+where they come from and the test of each are in SEMANTICS.md beside this file.
+
+`pytest_pprank.devices.sim.module.install` makes the device known to torch, once per process. This
+file imports no torch: the controller may import it.
+"""
+
+NAME = "sim"
+"""How torch calls the device: ``torch.device("sim")``, ``torch.get_device_module("sim")``."""

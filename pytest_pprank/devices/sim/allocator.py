@@ -1,0 +1,145 @@
+"""The caching allocator: what is in use, the limit, and whose freed memory is handed out again.
+
+Memory is kept per device, stream and size (rounded up to 512 bytes), as torch's CUDA allocator
+does: a freed block goes to the next tensor of that size on the stream that it was made on, with no
+regard to other streams, unless ``record_stream`` has told of them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pytest_pprank.devices.sim import NAME
+from pytest_pprank.devices.sim.settings import settings
+from pytest_pprank.devices.sim.streams import Stream, device_index
+
+_ROUND = 512
+_DEFAULT_TOTAL = 4 << 30
+_KEPT_LOTS = 64
+FREED = -1
+"""Last stream of a block whose log is still that of the tensor that was there before."""
+
+
+@dataclass
+class Lot:
+    """A freed block: the accesses that were made to it, and the streams it was recorded on."""
+
+    log: dict[Any, Any]
+    recorded: set[Stream] | None
+
+
+@dataclass
+class Stats:
+    """Bytes of one device: in use, and held by the cache on top of it, now and at their peak."""
+
+    allocated: int = 0
+    peak_allocated: int = 0
+    cached: int = 0
+    peak_reserved: int = 0
+    allocations: int = 0
+    out_of_memory: int = 0
+    lots: dict[tuple[int, int], list[Lot]] = field(default_factory=dict)
+
+    @property
+    def reserved(self) -> int:
+        return self.allocated + self.cached
+
+
+_stats: dict[int, Stats] = defaultdict(Stats)
+
+
+def rounded(nbytes: int) -> int:
+    """Return what a tensor of `nbytes` takes."""
+    return -(-nbytes // _ROUND) * _ROUND
+
+
+def account(nbytes: int, stream: Stream) -> Lot | None:
+    """Count a new block; returns the freed one that it takes the place of, if there is one."""
+    size = rounded(nbytes)
+    stats = _stats[stream.device_index]
+    lots = stats.lots.get((stream.stream_id, size))
+    lot = lots.pop() if lots else None
+    if lot is not None:
+        stats.cached -= size
+    stats.allocations += 1
+    stats.allocated += size
+    if stats.allocated > stats.peak_allocated:
+        stats.peak_allocated = stats.allocated
+    if stats.reserved > stats.peak_reserved:
+        stats.peak_reserved = stats.reserved
+    return lot if lot is not None and lot.log else None
+
+
+def taken_lot(nbytes: int, stream: Stream, lot: Lot | None) -> None:
+    """Count a block that was freed, and keep it for the next tensor of its size and stream."""
+    size = rounded(nbytes)
+    stats = _stats[stream.device_index]
+    stats.allocated -= size
+    if lot is None or lot.recorded:
+        return  # recorded on other streams: handed out only once they are done with it
+    own = stream.stream_id
+    lot.log = {key: entry for key, entry in lot.log.items() if entry.stream_id != own}
+    lots = stats.lots.setdefault((own, size), [])
+    if len(lots) < _KEPT_LOTS:
+        lots.append(lot)
+        stats.cached += size
+
+
+def check_room(nbytes: int, device: int) -> None:
+    """Raise torch.OutOfMemoryError where a new tensor would go beyond the limit."""
+    limit = settings.memory_limit
+    if not limit:
+        return
+    stats = _stats[device]
+    wanted = rounded(nbytes)
+    if stats.allocated + wanted <= limit:
+        if stats.reserved + wanted > limit:
+            empty_cache(device)
+        return
+    stats.out_of_memory += 1
+    raise torch.OutOfMemoryError(
+        f"{NAME.upper()} out of memory. Tried to allocate {wanted / 2**20:.2f} MiB. Device "
+        f"{device} has a total capacity of {limit / 2**20:.2f} MiB "
+        f"of which {(limit - stats.allocated) / 2**20:.2f} MiB is free "
+        "(PPRANK_SIM_MEMORY_LIMIT)"
+    )
+
+
+def empty_cache(device: int) -> None:
+    """Give back the memory that the cache holds: nothing takes its place any more."""
+    stats = _stats[device]
+    stats.lots.clear()
+    stats.cached = 0
+
+
+def stats_of(device: Any = None) -> Stats:
+    """Return the counts of a device."""
+    return _stats[device_index(device)]
+
+
+def total_memory() -> int:
+    """Return how many bytes a device has."""
+    return settings.memory_limit or _DEFAULT_TOTAL
+
+
+def reset_peaks(device: Any = None) -> None:
+    """Let the peaks be what is in use now."""
+    stats = stats_of(device)
+    stats.peak_allocated, stats.peak_reserved = stats.allocated, stats.reserved
+
+
+def memory_stats(device: Any = None) -> dict[str, int]:
+    """Return the counts under the names that torch.cuda.memory_stats gives them."""
+    stats = stats_of(device)
+    return {
+        "allocated_bytes.all.current": stats.allocated,
+        "allocated_bytes.all.peak": stats.peak_allocated,
+        "reserved_bytes.all.current": stats.reserved,
+        "reserved_bytes.all.peak": stats.peak_reserved,
+        "allocation.all.allocated": stats.allocations,
+        "num_ooms": stats.out_of_memory,
+    }

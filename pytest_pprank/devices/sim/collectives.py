@@ -1,0 +1,182 @@
+"""Messages and collectives of device tensors: gloo's, on their host aliases, with NCCL's rules.
+
+Each process group has a stream of its own. An operation waits for the stream that is current when
+it is called, its accesses are made on the group's stream, and ``Work.wait()`` lets the stream that
+is current then wait for it. gloo's own wait blocks the host, which NCCL's does not: the host is
+held, yet it is not taken to know that the device is done.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pytest_pprank.devices.sim import NAME, stacks, tracker
+from pytest_pprank.devices.sim.kernels import Kernel
+from pytest_pprank.devices.sim.memory import operand
+from pytest_pprank.devices.sim.plans import overload
+from pytest_pprank.devices.sim.settings import settings
+from pytest_pprank.devices.sim.streams import Clock, Stream, current_stream, join, lock
+from pytest_pprank.devices.sim.tracker import Work
+
+_KEY = "PrivateUse1"
+_IN_PLACE = frozenset(
+    ("recv_", "recv_any_source_", "broadcast_", "allreduce_", "allreduce_coalesced_", "reduce_")
+)
+_group_streams: weakref.WeakKeyDictionary[Any, Stream] = weakref.WeakKeyDictionary()
+_works: dict[int, tuple[weakref.ref[Any], Clock]] = {}
+_local = threading.local()
+_ISSUING = (
+    ("send", "recv", "recv_anysource", "broadcast", "allreduce", "allreduce_coalesced", "reduce")
+    + ("allgather", "_allgather_base", "allgather_coalesced", "allgather_into_tensor_coalesced")
+    + ("gather", "scatter", "reduce_scatter", "_reduce_scatter_base", "alltoall", "alltoall_base")
+    + ("reduce_scatter_tensor_coalesced",)
+)
+
+
+def register() -> torch.library.Library:
+    """Replace c10d's kernels for the device, which look for a backend of the device's own."""
+    library = torch.library.Library("c10d", "IMPL")
+    for name in torch._C._dispatch_get_all_op_names():
+        if name.startswith("c10d::") and torch._C._dispatch_has_kernel_for_dispatch_key(name, _KEY):
+            library.impl(name[6:], _kernel(overload(name)), _KEY, allow_override=True)
+    return library
+
+
+def install() -> None:
+    """Hook process groups and their Works, at the lowest place that Python sees."""
+    from torch._C._distributed_c10d import ProcessGroup, Work
+
+    for name in _ISSUING:
+        if hasattr(ProcessGroup, name):
+            _replace(ProcessGroup, name, _issuing)
+    _replace(ProcessGroup, "_end_coalescing", _ending)
+    _replace(Work, "wait", _waiting)
+
+
+def register_backend(group: Any) -> None:
+    """Let torch.distributed find gloo for tensors of the device in `group`, too."""
+    from torch.distributed import ProcessGroup
+
+    known = [str(one) for one in group._device_types]
+    if NAME not in known and "cpu" in known:
+        gloo = group._get_backend(torch.device("cpu"))
+        group._register_backend(torch.device(NAME), ProcessGroup.BackendType.GLOO, gloo)
+
+
+def _kernel(op: Any) -> Kernel:
+    base = op._schema.name.removeprefix("c10d::")
+    names = [argument.name for argument in op._schema.arguments]
+    plan_name = op.name()
+
+    def writes(name: str) -> bool:
+        return name.startswith("output") or (base in _IN_PLACE and name.startswith("tensor"))
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        pairs: list[tuple[torch.Tensor, torch.Tensor, bool]] = []
+
+        def alias(value: Any, write: bool) -> Any:
+            if isinstance(value, torch.Tensor) and not value.is_cpu:
+                _, host = operand(value)
+                pairs.append((value, host, write))
+                return host
+            if isinstance(value, (list, tuple)):
+                return [alias(item, write) for item in value]
+            return value
+
+        given = [alias(value, writes(name)) for value, name in zip(args, names, strict=False)]
+        named = {name: alias(value, writes(name)) for name, value in kwargs.items()}
+        _track(plan_name, pairs)
+        return _devices(op(*given, **named), {id(host): tensor for tensor, host, _ in pairs})
+
+    return kernel
+
+
+def _devices(result: Any, tensors: dict[int, torch.Tensor]) -> Any:
+    """Return a result with the device tensors in it again."""
+    if isinstance(result, (list, tuple)):
+        return type(result)(_devices(item, tensors) for item in result)
+    return tensors.get(id(result), result) if isinstance(result, torch.Tensor) else result
+
+
+def _track(name: str, pairs: list[tuple[torch.Tensor, torch.Tensor, bool]]) -> None:
+    if not pairs:
+        return
+    with lock:
+        index = pairs[0][0].device.index
+        stream = _group_stream(index)
+        join(stream.clock, current_stream(index).clock)
+        stack = stacks.take() if settings.tracking else ()
+        work = Work(name, stream, stream.tick(), stack)
+        for tensor, _, write in pairs:
+            tracker.touch(operand(tensor)[0], tensor, write, work)
+        _local.issued = dict(stream.clock)
+
+
+def _group_stream(index: int) -> Stream:
+    group = getattr(_local, "group", None)
+    if group is None:
+        return current_stream(index)
+    stream = _group_streams.get(group)
+    if stream is None:
+        stream = _group_streams[group] = Stream(index)
+    return stream
+
+
+def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    original = getattr(owner, name)
+    setattr(owner, name, functools.wraps(original)(make(original)))
+
+
+def _issuing(original: Any) -> Any:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        before = getattr(_local, "group", None)
+        _local.group, _local.issued = self, None
+        try:
+            work = original(self, *args, **kwargs)
+        finally:
+            _local.group = before
+        _bind(work)
+        return work
+
+    return method
+
+
+def _ending(original: Any) -> Any:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        work = original(self, *args, **kwargs)
+        stream = _group_streams.get(self)
+        _local.issued = dict(stream.clock) if stream is not None else None
+        _bind(work)
+        return work
+
+    return method
+
+
+def _bind(work: Any) -> None:
+    """Remember how far the group's stream was when `work` was issued."""
+    clock = getattr(_local, "issued", None)
+    _local.issued = None
+    if clock is not None and work is not None:
+        key = id(work)
+        _works[key] = (weakref.ref(work, lambda _: _works.pop(key, None)), clock)
+
+
+def _waiting(original: Any) -> Any:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        result = original(self, *args, **kwargs)
+        known = _works.get(id(self))
+        if known is not None and known[0]() is self:
+            with lock:
+                join(current_stream().clock, known[1])
+        return result
+
+    return method

@@ -1,0 +1,258 @@
+"""Copies between host and device and within the device, as late as CUDA's rules let them be."""
+
+from __future__ import annotations
+
+import torch
+
+from pytest_pprank.devices.sim import stacks, tracker, transfers
+from pytest_pprank.devices.sim.memory import Block, byte_range, is_sim, operand, sim_tensor
+from pytest_pprank.devices.sim.pinned import is_pinned
+from pytest_pprank.devices.sim.reports import Kind, Side, describe, reports
+from pytest_pprank.devices.sim.settings import settings
+from pytest_pprank.devices.sim.streams import Stream, current_stream, host, join, lock
+from pytest_pprank.devices.sim.tracker import Work
+from pytest_pprank.devices.sim.transfers import How
+
+# without the check that `entry_points` puts in front of torch.Tensor's methods
+_copy = torch._C.TensorBase.copy_
+_fill = torch._C.TensorBase.fill_
+
+_in_flight: list[DeferredCopy] = []
+_hosts: dict[int, list[DeferredCopy]] = {}
+"""Copies that the host has not waited for, by the address of their host storage."""
+
+
+class DeferredCopy:
+    """A copy between pinned memory and the device that the host has not waited for.
+
+    Host to device, the destination holds poison until somebody ordered after the copy touches it,
+    and the source may still be read then. Device to host, what was to be copied is kept, and the
+    destination holds poison until the host has waited.
+    """
+
+    def __init__(
+        self, to_device: bool, pinned: torch.Tensor, block: Block, alias: torch.Tensor, work: Work
+    ) -> None:
+        self.to_device, self.pinned, self.block, self.work = to_device, pinned, block, work
+        self.stream: Stream = work.stream
+        self.count = work.count
+        self.source = pinned if to_device else alias.clone()
+        self.target = alias if to_device else pinned
+        self.before = _bytes(pinned).clone() if to_device else None
+        self.ran = False
+        if settings.poison:
+            poison(self.target)
+        if to_device:
+            block.pending.append(self)
+        _in_flight.append(self)
+        _hosts.setdefault(pinned.untyped_storage().data_ptr(), []).append(self)
+
+    def run(self) -> None:
+        """Do the copy, once."""
+        if self.ran:
+            return
+        self.ran = True
+        with torch.inference_mode():
+            _copy(self.target, self.source)
+        if self.to_device:
+            self.block.pending.remove(self)
+            self.check_source(stacks.take())
+
+    def check_source(self, stack: stacks.Stack, what: str = "") -> None:
+        """Report a source that is not any more what it was when the copy was enqueued."""
+        if self.before is not None and not torch.equal(_bytes(self.pinned), self.before):
+            self.rewritten(what or "found to be rewritten (the writer is not known)", stack)
+
+    def rewritten(self, what: str, stack: stacks.Stack) -> None:
+        """Report that the host has written to the source."""
+        self.before = None
+        second = Side(what, "on the host", stack)
+        reports.add(Kind.STAGING_REWRITTEN, self._tensor(), self.block, self.side(), second)
+
+    def read(self, what: str, stack: stacks.Stack) -> None:
+        """Report that the host has looked at the destination."""
+        second = Side(what, "on the host", stack)
+        reports.add(Kind.READ_BEFORE_SYNC, self._tensor(), self.block, self.side(), second)
+
+    def end(self) -> None:
+        """Let go: the host has waited for this copy."""
+        self.run()
+        self.check_source(stacks.take())
+        address = self.pinned.untyped_storage().data_ptr()
+        _hosts[address].remove(self)
+        if not _hosts[address]:
+            del _hosts[address]
+
+    def side(self) -> Side:
+        """Return the copy as one side of a finding."""
+        return Side(f"{self.work.what} of {self._tensor()}", f"on {self.stream!r}", self.work.stack)
+
+    def _tensor(self) -> str:
+        return describe(self.pinned.dtype, self.pinned.shape)
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def poison(tensor: torch.Tensor) -> None:
+    """Fill memory with what nobody takes for a result: NaN, or integers close to their maximum."""
+    with torch.inference_mode():
+        if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
+            _fill(tensor, float("nan"))
+        elif tensor.dtype is torch.bool:
+            _fill(tensor, True)
+        else:
+            most = torch.iinfo(tensor.dtype).max
+            _fill(tensor, most - 0xDEAD % (most // 2))
+
+
+def _after_host_wait() -> None:
+    """Run the copies that the host has waited for."""
+    if not _in_flight:
+        return
+    seen = host.clock
+    done = [copy for copy in _in_flight if seen.get(copy.stream.stream_id, 0) >= copy.count]
+    if done:
+        _in_flight[:] = [copy for copy in _in_flight if copy not in done]
+        for copy in done:
+            copy.end()
+
+
+host.after_wait(_after_host_wait)
+
+
+def host_access(tensor: torch.Tensor, *, write: bool, what: str) -> None:
+    """Check that the host may read or write a CPU tensor now."""
+    if not _hosts or not tensor.is_cpu or tensor.layout is not torch.strided:
+        return
+    with lock:
+        for copy in list(_hosts.get(tensor.untyped_storage().data_ptr(), ())):
+            lo, hi = byte_range(tensor)
+            first, last = byte_range(copy.pinned)
+            if lo >= last or first >= hi:
+                continue
+            if not copy.to_device:
+                copy.read(f"{what} {'writes' if write else 'reads'} the destination", stacks.take())
+            elif write and copy.before is not None:
+                copy.rewritten(f"{what} writes the source", stacks.take())
+
+
+def copies_into(tensor: torch.Tensor) -> list[DeferredCopy]:
+    """Return the copies that have not yet arrived in a device tensor."""
+    block, _ = operand(tensor)
+    lo, hi = byte_range(tensor)
+    ranges = [(copy, byte_range(copy.target)) for copy in block.pending]
+    origin = block.base().storage_offset() * block.base().element_size()
+    return [copy for copy, (a, b) in ranges if a - origin < hi and lo < b - origin]
+
+
+def copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> torch.Tensor:
+    """Copy as ``target.copy_(source, non_blocking)`` does on CUDA; one of them is on the device."""
+    to_device, from_device = is_sim(target), is_sim(source)
+    if to_device and from_device:
+        return _within_device(target, source)
+    if not _plain(target, source):
+        return _with_temporaries(target, source, non_blocking)
+    if to_device:
+        _upload(target, source, non_blocking)
+    else:
+        _download(target, source, non_blocking)
+    return target
+
+
+def _plain(target: torch.Tensor, source: torch.Tensor) -> bool:
+    """Say whether one memcpy will do."""
+    if target.dtype is not source.dtype or target.shape != source.shape:
+        return False
+    if target.is_contiguous() and source.is_contiguous():
+        return True
+    lo, hi = byte_range(target)
+    return target.stride() == source.stride() and hi - lo == target.nbytes
+
+
+def _with_temporaries(
+    target: torch.Tensor, source: torch.Tensor, non_blocking: bool
+) -> torch.Tensor:
+    """As ATen's Copy.cu: a non-blocking copy is converted on the device, a blocking on the host."""
+    converts_source = is_sim(source) == non_blocking
+    if converts_source:
+        dense = target if target.is_contiguous() else target.new_empty(target.shape)
+        plain = source.to(target.dtype).expand_as(target).contiguous()
+    else:
+        same = target.dtype is source.dtype and target.is_contiguous()
+        dense = target if same else target.new_empty(target.shape, dtype=source.dtype)
+        plain = source.expand_as(target).contiguous()
+    copy(dense, plain, non_blocking)
+    if dense is not target:
+        target.copy_(dense, non_blocking)
+    return target
+
+
+def _within_device(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    (block, alias), (other, other_alias) = operand(target), operand(source)
+    stream = current_stream(other.device)
+    with lock:
+        if block.device != other.device:  # both devices' streams take part in a peer copy
+            join(stream.clock, current_stream(block.device).clock)
+        work = tracker.begin("aten::copy_", stream)
+        tracker.touch(other, source, False, work)
+        tracker.touch(block, target, True, work)
+        if block.device != other.device:
+            join(current_stream(block.device).clock, stream.clock)
+    _copy(alias, other_alias)
+    return target
+
+
+def _deferred(pinned: torch.Tensor, non_blocking: bool) -> bool:
+    return settings.deferred and non_blocking and pinned.numel() > 0 and is_pinned(pinned)
+
+
+def _upload(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> None:
+    block, alias = operand(target)
+    stream = current_stream(block.device)
+    late = _deferred(source, non_blocking)
+    with lock:
+        work = tracker.begin("host-to-device copy", stream)
+        _finish_downloads(source, stream)
+        tracker.touch(block, target, True, work)
+        how = How.ASYNC if late else How.STAGED if non_blocking else How.BLOCKING
+        transfers.record("H2D", how, source, stream.stream_id, work.stack)
+        if late:
+            DeferredCopy(True, source, block, alias, work)
+            return
+        _copy(alias, source)
+        if not non_blocking:
+            host.sees(stream.clock)
+
+
+def _finish_downloads(source: torch.Tensor, stream: Stream) -> None:
+    """Let what this stream copied into a host buffer before arrive there: it is ordered."""
+    for earlier in list(_hosts.get(source.untyped_storage().data_ptr(), ()) if _hosts else ()):
+        if not earlier.to_device:
+            if stream.clock.get(earlier.stream.stream_id, 0) >= earlier.count:
+                earlier.run()
+            else:
+                earlier.read("a host-to-device copy reads the destination", stacks.take())
+
+
+def _download(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> None:
+    block, alias = operand(source)
+    stream = current_stream(block.device)
+    late = _deferred(target, non_blocking)
+    with lock:
+        work = tracker.begin("device-to-host copy", stream)
+        tracker.touch(block, source, False, work)
+        how = How.ASYNC if late else How.BLOCKING
+        transfers.record("D2H", how, target, stream.stream_id, work.stack)
+        if late:
+            DeferredCopy(False, target, block, alias, work)
+            return
+        host.sees(stream.clock)  # into pageable memory, whatever was asked for
+        _copy(target, alias)
+
+
+def upload_new(source: torch.Tensor, index: int) -> torch.Tensor:
+    """Return a device tensor for a CPU tensor that an operator was given, copied blockingly."""
+    target = sim_tensor(torch.empty_like(source), index)
+    return copy(target, source, False)

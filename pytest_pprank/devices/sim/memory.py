@@ -1,0 +1,202 @@
+"""Memory of the device: host memory under another name, one `Block` per storage.
+
+A CPU tensor is exported as a DLPack capsule, the capsule's device is overwritten and imported
+again: a plain torch.Tensor on ``sim:K`` with a real storage. The storage keeps the CPU tensor, and
+torch keeps the Python object of a tensor that C++ keeps: when that dies, the storage was freed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections import deque
+from typing import Any
+
+import torch
+
+from pytest_pprank.devices.sim import NAME
+from pytest_pprank.devices.sim.allocator import FREED, Lot, account, check_room, taken_lot
+from pytest_pprank.devices.sim.settings import settings
+from pytest_pprank.devices.sim.streams import Stream, current_stream
+
+_CPU, _EXTERNAL = 1, 12  # kDLCPU, kDLExtDev in dlpack.h
+_PLAIN = frozenset(
+    (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    + (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    + (torch.complex64, torch.complex128)
+)
+_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_export = torch._C._to_dlpack
+_import = torch._C._from_dlpack
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.restype = ctypes.c_void_p
+_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+class _Capsule(ctypes.Structure):
+    """DLManagedTensor of dlpack.h, as far as it is looked at."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+    )
+
+
+_capsule_at = _Capsule.from_address
+
+
+class Block:
+    """The memory of one storage, and what is known of its use.
+
+    `base()` is the CPU tensor that was relabelled; ptr, shape, stride and dtype are those of the
+    device tensor that came of it: a tensor with the same ones is the same memory. `log`, `last`,
+    `version` and `clean` are the tracker's, `pending` holds copies that are still to come.
+    """
+
+    __slots__ = (
+        "allocator_stream", "base", "clean", "device", "dtype", "key", "last", "log", "name",
+        "nbytes", "pending", "ptr", "recorded", "shape", "stride", "version",
+    )  # fmt: skip
+
+    def __init__(self, base: torch.Tensor, tensor: torch.Tensor, stream: Stream) -> None:
+        storage = tensor.untyped_storage()
+        self.base = _Base(base, _on_free)
+        self.base.block = self
+        self.key: int = storage._cdata
+        self.nbytes: int = storage.nbytes()
+        self.ptr: int = tensor.data_ptr()
+        self.shape, self.stride, self.dtype = tensor.shape, tensor.stride(), tensor.dtype
+        self.device: int = stream.device_index
+        self.allocator_stream = stream
+        self.log: dict[Any, Any] = {}
+        self.last = 0
+        self.version = 0
+        self.clean: dict[int, int] = {}
+        self.pending: list[Any] = []
+        self.recorded: set[Stream] | None = None
+        self.name = ""
+
+
+blocks: dict[int, Block] = {}
+"""The blocks in use, by the address of their StorageImpl."""
+
+_freed: deque[Block] = deque()  # filled at any point, by any thread
+
+
+class _Base(weakref.ref):  # type: ignore[type-arg]
+    """A weak reference to the CPU tensor below a block; it dies with the device's storage."""
+
+    __slots__ = ("block",)
+    block: Block
+
+
+def _on_free(base: Any, note: Any = _freed.append) -> None:  # also while the interpreter ends
+    note(base.block)
+
+
+def sim_tensor(base: torch.Tensor, index: int) -> torch.Tensor:
+    """Return a tensor on ``sim:index`` over the memory of the CPU tensor `base`."""
+    if _freed:
+        collect()
+    if base.requires_grad:
+        base = base.detach()
+    if base.dtype not in _PLAIN:  # fp8 and the like, which DLPack does not carry
+        width = _INTEGER[base.element_size()]
+        return sim_tensor(base.view(width), index).view(base.dtype)
+    if settings.memory_limit:
+        check_room(base.nbytes, index)
+    capsule = _export(base)
+    address = _pointer(capsule, b"dltensor")
+    header = _capsule_at(address)
+    header.device_type, header.device_id = _EXTERNAL, index
+    tensor = _import(capsule)
+    block = Block(base, tensor, current_stream(index))
+    lot = account(block.nbytes, block.allocator_stream)
+    if lot is not None:
+        block.log, block.last, block.version = dict(lot.log), FREED, 1
+    blocks[block.key] = block
+    return tensor  # type: ignore[no-any-return]
+
+
+def collect() -> None:
+    """Take note of the storages that were freed."""
+    while _freed:
+        block = _freed.popleft()
+        if blocks.get(block.key) is block:
+            del blocks[block.key]
+        unused = Lot(block.log, block.recorded) if block.nbytes else None
+        taken_lot(block.nbytes, block.allocator_stream, unused)
+
+
+def block_of(tensor: torch.Tensor) -> Block:
+    """Return the block that a device tensor lies in."""
+    block = blocks.get(tensor.untyped_storage()._cdata)
+    return block if block is not None else _adopted(tensor)
+
+
+def operand(tensor: torch.Tensor) -> tuple[Block, torch.Tensor]:
+    """Return a device tensor's block and a CPU tensor over the same memory; nothing is waited for.
+
+    The CPU tensor is ``block.base()`` itself where the device tensor is what was once made of it.
+    """
+    block = blocks.get(tensor.untyped_storage()._cdata)
+    if block is None:
+        block = _adopted(tensor)
+    if (
+        block.ptr == tensor.data_ptr()
+        and block.stride == tensor.stride()
+        and block.shape == tensor.shape
+        and block.dtype is tensor.dtype
+    ):
+        return block, block.base()
+    return block, _view(block, tensor)
+
+
+def host_alias(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a CPU tensor over the memory of a device tensor, without waiting for anything."""
+    return operand(tensor)[1]
+
+
+def is_sim(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor lies on the simulated device."""
+    return not tensor.is_cpu and tensor.device.type == NAME
+
+
+def byte_range(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return the first byte and the one after the last that a strided tensor covers."""
+    if not tensor.numel():
+        return 0, 0
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    width, start = tensor.element_size(), tensor.storage_offset()
+    return start * width, (start + last + 1) * width
+
+
+def _view(block: Block, tensor: torch.Tensor) -> torch.Tensor:
+    base, offset = block.base(), tensor.storage_offset()
+    with torch.no_grad():
+        if tensor.dtype is base.dtype:
+            start = base.storage_offset() + offset
+            return base.as_strided(tensor.shape, tensor.stride(), start)
+        width = tensor.element_size()
+        start = base.storage_offset() * base.element_size() // width + offset
+        plain = torch.empty(0, dtype=tensor.dtype)
+        return plain.set_(base.untyped_storage(), start, tensor.shape, tensor.stride())
+
+
+def _adopted(tensor: torch.Tensor) -> Block:
+    """Make a block for a storage that was not made here (torch resized or made it by itself)."""
+    size = tensor.untyped_storage().nbytes()
+    whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(
+        tensor.untyped_storage(), 0, (size,), (1,)
+    )
+    capsule = _export(whole)
+    _capsule_at(_pointer(capsule, b"dltensor")).device_type = _CPU
+    base = _import(capsule)
+    block = Block(base, whole, current_stream(tensor.device.index))
+    _adopted_bases[block.key] = base  # nothing else keeps it; nor does anything tell of its end
+    blocks[block.key] = block
+    return block
+
+
+_adopted_bases: dict[int, torch.Tensor] = {}

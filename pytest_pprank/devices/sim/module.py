@@ -1,0 +1,234 @@
+"""``torch.get_device_module("sim")``: what torch.cuda is for CUDA, as far as it has a meaning."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pytest_pprank.devices.sim import NAME, allocator, memory, streams
+from pytest_pprank.devices.sim.settings import settings
+from pytest_pprank.devices.sim.streams import Event, Stream, StreamContext, device_index
+
+_KEY = "PrivateUse1"
+_libraries: list[torch.library.Library] = []
+
+
+class device:  # noqa: N801
+    """``with torch.sim.device(1)``: makes a device the current one; None or -1 changes nothing."""
+
+    def __init__(self, device: Any) -> None:
+        self._wanted = device
+        self._before = 0
+
+    def __enter__(self) -> None:
+        self._before = streams.current_device()
+        if self._wanted is not None and self._wanted != -1:
+            streams.set_device(self._wanted)
+
+    def __exit__(self, *_: object) -> None:
+        streams.set_device(self._before)
+
+
+class device_of(device):  # noqa: N801
+    """``with torch.sim.device_of(tensor)``: makes a tensor's device the current one."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__(tensor.get_device() if memory.is_sim(tensor) else -1)
+
+
+@dataclass(frozen=True)
+class Properties:
+    """What is known of a device."""
+
+    name: str = "pprank simulated device"
+    total_memory: int = 0
+    multi_processor_count: int = 1
+    major: int = 0
+    minor: int = 0
+    is_integrated: bool = False
+
+
+def get_device_properties(device: Any = None) -> Properties:
+    """Return what is known of a device; raises RuntimeError for one that is not there."""
+    device_index(device)
+    return Properties(total_memory=allocator.total_memory())
+
+
+def empty_cache() -> None:
+    """Give back what the allocator's cache holds; CUDA synchronizes for it, so do we."""
+    streams.synchronize()
+    memory.collect()
+    allocator.empty_cache(streams.current_device())
+
+
+def mem_get_info(device: Any = None) -> tuple[int, int]:
+    """Return bytes free and in total."""
+    memory.collect()
+    total = allocator.total_memory()
+    return max(total - allocator.stats_of(device).reserved, 0), total
+
+
+def _counted(name: str) -> Callable[..., int]:
+    def counted(device: Any = None) -> int:
+        memory.collect()
+        return int(getattr(allocator.stats_of(device), name))
+
+    return counted
+
+
+def _memory_stats(device: Any = None) -> dict[str, int]:
+    memory.collect()
+    return allocator.memory_stats(device)
+
+
+_MEMBERS: dict[str, Any] = {
+    "Stream": Stream,
+    "Event": Event,
+    "StreamContext": StreamContext,
+    "device": device,
+    "device_of": device_of,
+    "_initialized": True,
+    "is_initialized": lambda: True,
+    "is_available": lambda: True,
+    "_is_in_bad_fork": lambda: False,
+    "init": lambda: None,
+    "current_device": streams.current_device,
+    "device_count": lambda: settings.devices,
+    "set_device": streams.set_device,
+    "current_stream": streams.current_stream,
+    "default_stream": streams.default_stream,
+    "set_stream": streams.set_stream,
+    "stream": StreamContext,
+    "synchronize": streams.synchronize,
+    "is_current_stream_capturing": lambda: False,
+    # a generator of the device is one of the CPU: the same seed gives the same numbers
+    "manual_seed": torch.manual_seed,
+    "manual_seed_all": lambda seed: None,
+    "seed_all": lambda: None,
+    "get_rng_state": lambda device=None: torch.get_rng_state(),
+    "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
+    "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16],
+    "empty_cache": empty_cache,
+    "ipc_collect": lambda: None,
+    "mem_get_info": mem_get_info,
+    "memory_allocated": _counted("allocated"),
+    "max_memory_allocated": _counted("peak_allocated"),
+    "memory_reserved": _counted("reserved"),
+    "max_memory_reserved": _counted("peak_reserved"),
+    "memory_stats": _memory_stats,
+    "reset_peak_memory_stats": allocator.reset_peaks,
+    "get_device_properties": get_device_properties,
+    "get_device_name": lambda device=None: get_device_properties(device).name,
+    "get_device_capability": lambda device=None: (0, 0),
+}
+
+
+def installed() -> bool:
+    """Say whether torch knows the device in this process."""
+    return bool(_libraries)
+
+
+def install() -> None:
+    """Make the device known to torch in this process, once; raises PprankError where torch has
+    moved what it stands on, or has another device of this kind.
+    """
+    if installed():
+        return
+    from pytest_pprank.devices.sim import collectives, entry_points, private_api
+
+    private_api.check()
+    from torch.utils import backend_registration
+
+    module = types.ModuleType(f"torch.{NAME}")
+    for name, value in _MEMBERS.items():
+        setattr(module, name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=module)
+        _register_kernels()
+        _libraries.append(collectives.register())
+    entry_points.install()
+    collectives.install()
+
+
+def _register_kernels() -> None:
+    from pytest_pprank.devices.sim import factories
+    from pytest_pprank.devices.sim.kernels import make_kernel
+    from pytest_pprank.devices.sim.plans import Plan, overload
+
+    libraries: dict[str, torch.library.Library] = {}
+    made: dict[str, Any] = {}
+
+    def library_of(namespace: str) -> torch.library.Library:
+        if namespace not in libraries:
+            libraries[namespace] = torch.library.Library(namespace, "IMPL")
+            _libraries.append(libraries[namespace])
+        return libraries[namespace]
+
+    def register(name: str, kernel: Any, key: str = _KEY) -> None:
+        namespace, _, rest = name.partition("::")
+        library_of(namespace).impl(rest.removesuffix(".default"), kernel, key)
+
+    def fallback(op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Serve the first call of an operator, and take this way out of those to come."""
+        name = op.name()
+        if name not in made:
+            made[name] = make_kernel(Plan(op))
+            register(name, made[name])
+        return made[name](*args, **kwargs)
+
+    everything = torch.library.Library("_", "IMPL")
+    everything.fallback(fallback, _KEY)
+    _libraries.append(everything)
+    for name, function in factories.DEVICE_KERNELS.items():
+        register(f"aten::{name}", function)
+    for name, function in factories.HOST_KERNELS.items():
+        library_of("aten").impl(name, function, "CPU", allow_override=True)
+    _register_attention(register)
+    for name in _structured(factories.DEVICE_KERNELS):
+        register(name, _on_first_call(lambda name=name: make_kernel(Plan(overload(name)))))
+
+
+def _register_attention(register: Callable[..., None]) -> None:
+    """Compute attention as the CPU does, to the bit, in one operator; with gradients in many."""
+    from pytest_pprank.devices.sim.kernels import make_kernel
+    from pytest_pprank.devices.sim.plans import Plan
+
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    kernel = make_kernel(Plan(attention))
+
+    def with_gradients(*args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args[:3]):
+            return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+        return kernel(*args, **kwargs)
+
+    register(attention.name(), kernel)
+    register(attention.name(), with_gradients, f"Autograd{_KEY}")
+
+
+def _structured(mine: Container[str]) -> list[str]:
+    """Return the operators that torch would otherwise do by their ``out`` variant: two calls."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return [
+        name
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("aten::")
+        and has(name, "CompositeExplicitAutogradNonFunctional")
+        and name.removeprefix("aten::") not in mine
+    ]
+
+
+def _on_first_call(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    made: list[Callable[..., Any]] = []
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        if not made:
+            made.append(make())
+        return made[0](*args, **kwargs)
+
+    return kernel

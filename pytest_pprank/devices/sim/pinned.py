@@ -1,0 +1,38 @@
+"""Pinned host memory: ordinary memory that is known to be pinned."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+_pinned: dict[int, weakref.ref[Any]] = {}
+"""Address of each pinned storage that is alive."""
+
+
+def pinned_empty(shape: Iterable[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return an uninitialised tensor in pinned memory of its own."""
+    sizes = tuple(int(n) for n in shape)
+    meta = torch.empty(sizes, dtype=dtype, device="meta")
+    nbytes = meta.numel() * meta.element_size()
+    memory = memoryview(bytearray(max(nbytes, 8)))
+    whole = torch.frombuffer(memory, dtype=torch.uint8)
+    address = whole.data_ptr()
+    _pinned[address] = weakref.ref(memory, lambda _: _pinned.pop(address, None))
+    return whole[:nbytes].view(dtype).view(sizes)
+
+
+def is_pinned(tensor: torch.Tensor) -> bool:
+    """Say whether a CPU tensor lies in pinned memory."""
+    return (
+        tensor.is_cpu
+        and tensor.layout is torch.strided
+        and tensor.untyped_storage().data_ptr() in _pinned
+    )
+
+
+def pin(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a CPU tensor in pinned memory."""
+    return pinned_empty(tensor.shape, tensor.dtype).copy_(tensor)

@@ -1,0 +1,153 @@
+"""What the device has found: one record per pair of places, told with both stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from pytest_pprank.devices.sim import stacks
+from pytest_pprank.devices.sim.settings import settings
+
+
+class Kind(str, Enum):
+    """What is wrong with a pair of accesses."""
+
+    UNORDERED = "unordered"
+    COPY_IN_FLIGHT = "copy in flight"
+    STAGING_REWRITTEN = "staging rewritten"
+    READ_BEFORE_SYNC = "read before sync"
+    FREED_IN_USE = "freed in use"
+    RAW_ACCESS = "raw access"
+
+
+_FIX = {
+    Kind.UNORDERED: "let the second stream wait for the first: stream.wait_stream(other), or "
+    "event.record() after the first access and stream.wait_event(event) before the second",
+    Kind.COPY_IN_FLIGHT: "let the reading stream wait for the stream of the copy (wait_stream, or "
+    "an event recorded after the copy)",
+    Kind.STAGING_REWRITTEN: "use a fresh pinned tensor per copy, or synchronize an event recorded "
+    "after the copy before the buffer is written again",
+    Kind.READ_BEFORE_SYNC: "synchronize an event recorded after the copy (or its stream) before "
+    "the host reads the result",
+    Kind.FREED_IN_USE: "call tensor.record_stream(stream) for the other stream, or keep the tensor "
+    "until its own stream has waited for that stream",
+    Kind.RAW_ACCESS: "synchronize the stream (or an event recorded on it) before the memory is "
+    "handed to something that works by address",
+}
+
+
+class SimRaceError(RuntimeError):
+    """In strict mode: the access that was just made is not ordered after an earlier one."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """One side of a finding. `frames`: (file, line, function), the innermost first."""
+
+    what: str
+    where: str
+    frames: tuple[tuple[str, int, str], ...]
+
+    def lines(self, most: int = 8) -> list[str]:
+        """Return the side as lines of text."""
+        places = [f"    {file}:{line} in {name}" for file, line, name in self.frames[:most]]
+        return [f"{self.what}, {self.where}", *(places or ["    (no Python frame of user code)"])]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A pair of accesses that nothing orders; plain values that pickle.
+
+    `tensor` says dtype, shape and, where it is known, the name of the field.
+    """
+
+    kind: Kind
+    tensor: str
+    first: Access
+    second: Access
+    fix: str = field(default="")
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"{self.kind.value}: {self.tensor}",
+                *(f"  {line}" for line in ("first: " + self.first.lines()[0],)),
+                *(f"  {line}" for line in self.first.lines()[1:]),
+                *(f"  {line}" for line in ("second: " + self.second.lines()[0],)),
+                *(f"  {line}" for line in self.second.lines()[1:]),
+                f"  usual fix: {self.fix or _FIX[self.kind]}",
+            ]
+        )
+
+
+@dataclass
+class Side:
+    """One side as it is recorded: cheap, not yet text."""
+
+    what: str
+    where: str
+    stack: stacks.Stack
+
+
+@dataclass
+class _Raw:
+    kind: Kind
+    tensor: str
+    block: Any
+    first: Side
+    second: Side
+
+
+class Reports:
+    """The findings of this process since they were last taken."""
+
+    def __init__(self) -> None:
+        self._raw: list[_Raw] = []
+        self._seen: set[tuple[object, ...]] = set()
+
+    def add(self, kind: Kind, tensor: str, block: Any, first: Side, second: Side) -> None:
+        """Record a finding, once per pair of places; raises SimRaceError in strict mode.
+
+        `block` is what the finding is about; its `name`, if it gets one later, is told, too.
+        """
+        key = (kind, first.stack[:6], second.stack[:6])
+        raw = _Raw(kind, tensor, block, first, second)
+        if key not in self._seen:
+            self._seen.add(key)
+            self._raw.append(raw)
+        if settings.strict:
+            raise SimRaceError(str(_finding(raw)))
+
+    def take(self) -> list[Finding]:
+        """Return what was found since the last call, and forget it."""
+        raw, self._raw = self._raw, []
+        self._seen.clear()
+        return [_finding(one) for one in raw]
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+def _finding(raw: _Raw) -> Finding:
+    name = getattr(raw.block, "name", "")
+    tensor = f"{name} ({raw.tensor})" if name else raw.tensor
+    return Finding(raw.kind, tensor, _access(raw.first), _access(raw.second))
+
+
+def _access(side: Side) -> Access:
+    return Access(side.what, side.where, tuple(stacks.frames(side.stack)))
+
+
+def describe(dtype: object, shape: Sequence[int]) -> str:
+    """Say dtype and shape as the rest of the project does: ``int64[5, 3]``."""
+    return f"{str(dtype).removeprefix('torch.')}{list(shape)}"
+
+
+reports = Reports()
+
+
+def findings() -> list[Finding]:
+    """Return what the device has found since the last call, and forget it."""
+    return reports.take()

@@ -1,0 +1,54 @@
+"""Where in Python something happened: taken fast, made readable only when it is shown.
+
+A stack is a flat tuple of (code object, last instruction) pairs, the innermost frame first. No
+frame is kept: it would keep the tensors in it alive.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import CodeType
+
+Stack = tuple[CodeType | int, ...]
+_DEPTH = 28
+_HERE = os.path.dirname(__file__) + os.sep
+
+
+def _internal() -> tuple[str, ...]:
+    torch = sys.modules.get("torch")
+    return (_HERE, os.path.dirname(str(torch.__file__)) + os.sep) if torch else (_HERE,)
+
+
+def take() -> Stack:
+    """Return the stack of the caller's caller."""
+    frame = sys._getframe(2)
+    taken: list[CodeType | int] = []
+    left = _DEPTH
+    while frame is not None and left:
+        taken += (frame.f_code, frame.f_lasti)
+        frame = frame.f_back  # type: ignore[assignment]
+        left -= 1
+    return tuple(taken)
+
+
+def frames(stack: Stack) -> list[tuple[str, int, str]]:
+    """Return (file, line, function) of the frames in user code, the innermost first.
+
+    User code is everything outside torch and this device: SGLang counts as such.
+    """
+    skipped = _internal()
+    found = []
+    for code, instruction in zip(stack[::2], stack[1::2], strict=True):
+        assert isinstance(code, CodeType)
+        assert isinstance(instruction, int)
+        if not code.co_filename.startswith((*skipped, "<frozen")):
+            found.append((code.co_filename, _line(code, instruction), code.co_name))
+    return found
+
+
+def _line(code: CodeType, instruction: int) -> int:
+    for start, end, line in code.co_lines():
+        if start <= instruction < end and line is not None:
+            return line
+    return code.co_firstlineno

@@ -1,0 +1,267 @@
+"""Streams and events, as vector clocks: what is known to be ordered before what.
+
+Each stream counts the work that the host has enqueued on it. A clock maps a stream's number to how
+far it has come; work with sequence number n on stream s is ordered before whatever holds a clock
+with ``clock[s] >= n``. The host has a clock, too: what it has waited for.
+
+All threads of a process share the host's clock: what one of them has waited for counts for all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pytest_pprank.devices.sim import NAME
+from pytest_pprank.devices.sim.settings import settings
+
+Clock = dict[int, int]
+
+lock = threading.RLock()
+"""Held while clocks, records of accesses or copies in flight are read or changed."""
+
+_numbers = itertools.count(1)
+_local = threading.local()
+_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+
+def join(into: Clock, other: Clock) -> None:
+    """Take over what `other` knows."""
+    for stream, count in other.items():
+        if into.get(stream, 0) < count:
+            into[stream] = count
+
+
+class Host:
+    """What the host has waited for; `version` counts the changes."""
+
+    def __init__(self) -> None:
+        self.clock: Clock = {}
+        self.version = 0
+        self._after: list[Callable[[], None]] = []
+
+    def sees(self, clock: Clock) -> None:
+        """Note that the host has waited for everything in `clock`."""
+        with lock:
+            join(self.clock, clock)
+            self.version += 1
+            for call in self._after:
+                call()
+
+    def after_wait(self, call: Callable[[], None]) -> None:
+        """Have `call` called whenever the host has waited for something."""
+        self._after.append(call)
+
+
+host = Host()
+
+
+class Stream:
+    """A queue of work on one device; what is enqueued is ordered after what the host waited for.
+
+    As torch's CUDA streams it has no implicit order with the default stream.
+    """
+
+    def __init__(self, device: Any = None, priority: int = 0, **_: Any) -> None:
+        self.stream_id = next(_numbers)
+        self.device_index = device_index(device)
+        self.priority = priority
+        self.clock: Clock = {self.stream_id: 0}
+        self._host_version = -1
+        _streams.add(self)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(NAME, self.device_index)
+
+    def tick(self) -> int:
+        """Return the sequence number of a new piece of work."""
+        clock = self.clock
+        if self._host_version != host.version:
+            join(clock, host.clock)
+            self._host_version = host.version
+        count = clock[self.stream_id] = clock[self.stream_id] + 1
+        return count
+
+    def wait_event(self, event: Event) -> None:
+        """Order what is enqueued from here on after what `event` has recorded."""
+        event.wait(self)
+
+    def wait_stream(self, other: Stream) -> None:
+        """Order what is enqueued from here on after what `other` holds now."""
+        self.wait_event(other.record_event())
+
+    def record_event(self, event: Event | None = None) -> Event:
+        """Record what is enqueued here now in `event`, or in a new one."""
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def synchronize(self) -> None:
+        """Make the host wait for everything enqueued here."""
+        host.sees(self.clock)
+
+    def query(self) -> bool:
+        """Say that all work is done: compute is eager, and whoever asks has waited."""
+        self.synchronize()
+        return True
+
+    def __enter__(self) -> Stream:
+        _entered().append((current_device(), current_stream(self.device_index)))
+        set_stream(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        device, stream = _entered().pop()
+        set_stream(stream)
+        set_device(device)
+
+    @property
+    def cuda_stream(self) -> int:
+        """A number that stands for a handle; SGLang compares such numbers."""
+        return self.stream_id
+
+    sim_stream = cuda_stream
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and other.stream_id == self.stream_id
+
+    def __hash__(self) -> int:
+        return hash(self.stream_id)
+
+    def __repr__(self) -> str:
+        kind = "default stream" if self is _defaults.get(self.device_index) else "stream"
+        return f"{kind} {self.stream_id} of {self.device}"
+
+
+class Event:
+    """A point in a stream's work. Waiting for one that was never recorded orders nothing."""
+
+    def __init__(self, device: Any = None, enable_timing: bool = False, **_: Any) -> None:
+        self.device_index = device_index(device)
+        self.enable_timing = enable_timing
+        self._clock: Clock | None = None
+        self._time = 0.0
+
+    def record(self, stream: Stream | None = None) -> Event:
+        """Record what is enqueued on `stream` (default: the current one) up to here."""
+        stream = stream or current_stream()
+        with lock:
+            stream.tick()
+            self._clock = dict(stream.clock)
+        self._time = time.perf_counter()
+        return self
+
+    def wait(self, stream: Stream | None = None) -> None:
+        """Order what is enqueued on `stream` from here on after what was recorded."""
+        stream = stream or current_stream()
+        if self._clock is not None:
+            with lock:
+                join(stream.clock, self._clock)
+
+    def synchronize(self) -> None:
+        """Make the host wait for what was recorded."""
+        if self._clock is not None:
+            host.sees(self._clock)
+
+    def query(self) -> bool:
+        """Say that the event has happened; who is told so has waited for it."""
+        self.synchronize()
+        return True
+
+    def elapsed_time(self, other: Event) -> float:
+        """Return the milliseconds from this event's record to that of `other`."""
+        return (other._time - self._time) * 1e3
+
+
+class StreamContext:
+    """``with torch.sim.stream(s)``; None changes nothing."""
+
+    def __init__(self, stream: Stream | None) -> None:
+        self.stream = stream
+
+    def __enter__(self) -> StreamContext:
+        if self.stream is not None:
+            self.stream.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.stream is not None:
+            self.stream.__exit__()
+
+
+_defaults: dict[int, Stream] = {}
+
+
+def _entered() -> list[tuple[int, Stream]]:
+    """Return what this thread goes back to when it leaves its streams."""
+    found: list[tuple[int, Stream]] = _local.__dict__.setdefault("entered", [])
+    return found
+
+
+def current_device() -> int:
+    """Return the number of this thread's current device."""
+    return getattr(_local, "device", 0)
+
+
+def set_device(device: Any) -> None:
+    """Make a device the current one of this thread."""
+    _local.device = device_index(device)
+
+
+def device_index(device: Any) -> int:
+    """Return a device's number: of an int, a string, a torch.device or None (the current one)."""
+    if device is None:
+        return current_device()
+    index = device if isinstance(device, int) else torch.device(device).index
+    index = current_device() if index is None or index < 0 else index
+    if index >= settings.devices:
+        raise RuntimeError(
+            f"{NAME}:{index}: invalid device ordinal, there are {settings.devices} "
+            "(PPRANK_SIM_DEVICES)"
+        )
+    return int(index)
+
+
+def default_stream(device: Any = None) -> Stream:
+    """Return a device's default stream."""
+    index = device_index(device)
+    stream = _defaults.get(index)
+    if stream is None:
+        stream = _defaults[index] = Stream(index)
+    return stream
+
+
+def current_stream(device: Any = None) -> Stream:
+    """Return this thread's current stream of a device."""
+    index = current_device() if device is None else device_index(device)
+    chosen: dict[int, Stream] | None = getattr(_local, "streams", None)
+    stream = chosen.get(index) if chosen is not None else None
+    return stream if stream is not None else default_stream(index)
+
+
+def set_stream(stream: Stream | None) -> None:
+    """Make `stream` this thread's current one, and its device the current device."""
+    if stream is None:
+        return
+    if not hasattr(_local, "streams"):
+        _local.streams = {}
+    _local.streams[stream.device_index] = stream
+    _local.device = stream.device_index
+
+
+def synchronize(device: Any = None) -> None:
+    """Make the host wait for all streams of a device."""
+    index = device_index(device)
+    with lock:
+        clock: Clock = {}
+        for stream in list(_streams):
+            if stream.device_index == index:
+                join(clock, stream.clock)
+        host.sees(clock)

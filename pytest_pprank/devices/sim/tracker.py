@@ -1,0 +1,180 @@
+"""Is an access ordered after those before it? Per block, by byte range, with both stacks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from pytest_pprank.devices.sim import memory, stacks
+from pytest_pprank.devices.sim.allocator import FREED
+from pytest_pprank.devices.sim.memory import Block
+from pytest_pprank.devices.sim.reports import Kind, Side, describe, reports
+from pytest_pprank.devices.sim.settings import settings
+from pytest_pprank.devices.sim.streams import Clock, Stream, host, lock
+
+_MOST = 64
+
+class Rows(NamedTuple):
+    """Rows of the first dimension that an indexed access touches: `width` bytes each."""
+
+    ids: torch.Tensor
+    start: int
+    width: int
+
+
+class Entry(NamedTuple):
+    """One access: bytes `lo` to `hi` by the piece of work `count` on a stream."""
+
+    lo: int
+    hi: int
+    write: bool
+    stream_id: int
+    count: int
+    what: str
+    stream: Stream
+    stack: stacks.Stack
+    shape: Any
+    dtype: Any
+    rows: Rows | None
+    freed: bool = False
+
+
+class Work(NamedTuple):
+    """A piece of work that makes accesses: an operator on a stream, as number `count` there."""
+
+    what: str
+    stream: Stream
+    count: int
+    stack: stacks.Stack
+
+
+def begin(what: str, stream: Stream) -> Work:
+    """Enqueue a piece of work."""
+    return Work(what, stream, stream.tick(), stacks.take() if settings.tracking else ())
+
+
+def touch(
+    block: Block, tensor: torch.Tensor, write: bool, work: Work, rows: Rows | None = None
+) -> None:
+    """Record that `work` reads or writes `tensor`, and report what it is not ordered after."""
+    whole = block.ptr == tensor.data_ptr() and block.shape == tensor.shape
+    lo, hi = (0, block.nbytes) if whole else memory.byte_range(tensor)
+    if block.pending:
+        settle(block, lo, hi, work.stream.clock)
+    if not settings.tracking:
+        return
+    sid = work.stream.stream_id
+    entry = Entry(
+        lo, hi, write, sid, work.count, work.what, work.stream, work.stack,
+        tensor.shape, tensor.dtype, rows,
+    )  # fmt: skip
+    log = block.log
+    if block.last != sid:
+        if block.last == FREED:
+            block.log = log = {key: e._replace(freed=True) for key, e in log.items()}
+        block.last = sid
+        block.version += 1
+    clean = block.clean.get(sid) == block.version or _compare(block, entry, work.stream.clock)
+    if write and clean and lo == 0 and hi >= block.nbytes and rows is None:
+        log.clear()  # everything before it is ordered before this
+    elif len(log) >= _MOST:
+        _prune(log)
+    log[(lo, hi, write, sid) if rows is None else (lo, hi, write, sid, work.count)] = entry
+
+
+def _compare(block: Block, entry: Entry, clock: Clock) -> bool:
+    """Report what `entry` is not ordered after; says whether it is after everything there is."""
+    clean = True
+    for other in list(block.log.values()):
+        if other.stream_id == entry.stream_id or clock.get(other.stream_id, 0) >= other.count:
+            continue
+        clean = False
+        if (other.write or entry.write) and _overlap(other, entry):
+            report(block, other, entry)
+    if clean:
+        block.clean[entry.stream_id] = block.version
+    return clean
+
+
+def _overlap(one: Entry, two: Entry) -> bool:
+    if one.lo >= two.hi or two.lo >= one.hi:
+        return False
+    if one.rows is None and two.rows is None:
+        return True
+    if one.rows is not None and two.rows is not None:
+        a, b = one.rows, two.rows
+        if a.start == b.start and a.width == b.width:
+            return bool(torch.isin(a.ids, b.ids).any())
+        return True
+    rows, span = (one.rows, two) if one.rows is not None else (two.rows, one)
+    assert rows is not None
+    begins = rows.start + rows.ids * rows.width
+    return bool(((begins < span.hi) & (begins + rows.width > span.lo)).any())
+
+
+def report(block: Block, first: Entry, second: Entry) -> None:
+    """Record a pair of accesses that nothing orders."""
+    kind = Kind.UNORDERED
+    if first.freed:
+        kind = Kind.FREED_IN_USE
+    elif any(copy.stream.stream_id == first.stream_id and copy.count == first.count
+             for copy in block.pending):  # fmt: skip
+        kind = Kind.COPY_IN_FLIGHT
+    tensor = describe(second.dtype, second.shape)
+    reports.add(kind, tensor, block, side(first), side(second))
+
+
+def side(entry: Entry) -> Side:
+    """Return one side of a finding."""
+    verb = "writes" if entry.write else "reads"
+    tensor = describe(entry.dtype, entry.shape)
+    freed = " (a tensor that was freed since)" if entry.freed else ""
+    return Side(f"{entry.what} {verb} {tensor}{freed}", f"on {entry.stream!r}", entry.stack)
+
+
+def _prune(log: dict[Any, Entry]) -> None:
+    """Forget what the host has waited for, as everything later is ordered after it; else the oldest."""
+    seen = host.clock
+    for key in [k for k, e in log.items() if seen.get(e.stream_id, 0) >= e.count]:
+        del log[key]
+    while len(log) >= _MOST:
+        del log[next(iter(log))]
+
+
+def settle(block: Block, lo: int, hi: int, clock: Clock) -> None:
+    """Run the deferred copies into `block` that are ordered before whoever has `clock`."""
+    for copy in list(block.pending):
+        if clock.get(copy.stream.stream_id, 0) >= copy.count:
+            copy.run()
+
+
+def raw_access(pointer: int, nbytes: int, *, write: bool, what: str) -> None:
+    """Check an access by address, outside torch (RDMA, Mooncake): only what the host waited for
+    is ordered before it.
+    """
+    with lock:
+        memory.collect()
+        stack = stacks.take()
+        for block in list(memory.blocks.values()):
+            start = block.ptr
+            if not (start < pointer + nbytes and pointer < start + block.nbytes):
+                continue
+            settle(block, 0, block.nbytes, host.clock)
+            lo = max(pointer, start) - start
+            hi = min(pointer + nbytes, start + block.nbytes) - start
+            _check_raw(block, lo, hi, write, what, stack)
+
+
+def _check_raw(
+    block: Block, lo: int, hi: int, write: bool, what: str, stack: stacks.Stack
+) -> None:
+    verb = "writes" if write else "reads"
+    for entry in list(block.log.values()):
+        ordered = host.clock.get(entry.stream_id, 0) >= entry.count
+        if not ordered and entry.lo < hi and lo < entry.hi and (entry.write or write):
+            second = Side(f"{what} {verb} {hi - lo} bytes by address", "on the host", stack)
+            reports.add(
+                Kind.RAW_ACCESS, describe(entry.dtype, entry.shape), block, side(entry), second
+            )
+

@@ -1,0 +1,73 @@
+"""The ledger of copies between host and device: which way, how, how much, and from where."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+
+from pytest_pprank.devices.sim import stacks
+from pytest_pprank.devices.sim.reports import describe
+
+
+class How(str, Enum):
+    """How the host took part. ASYNC: not at all; STAGED: a pageable source was read at once, the
+    host did not wait for the device; BLOCKING: the host waited.
+    """
+
+    ASYNC = "async"
+    STAGED = "staged"
+    BLOCKING = "blocking"
+
+
+class Transfer(NamedTuple):
+    """One copy. `direction` is "H2D" or "D2H"; `mark` is what `marking` said at the time."""
+
+    direction: str
+    how: How
+    nbytes: int
+    dtype: torch.dtype
+    shape: torch.Size
+    stack: stacks.Stack
+    stream_id: int
+    mark: str
+
+    @property
+    def frames(self) -> list[tuple[str, int, str]]:
+        """(file, line, function) of user code, the innermost first."""
+        return stacks.frames(self.stack)
+
+    def __str__(self) -> str:
+        file, line, name = (self.frames or [("?", 0, "?")])[0]
+        tensor = describe(self.dtype, self.shape)
+        return f"{self.direction} {self.how.value} {tensor} at {file}:{line} in {name}"
+
+
+_MOST = 100_000
+_transfers: deque[Transfer] = deque(maxlen=_MOST)
+_mark = ""
+
+
+def mark(text: str) -> str:
+    """Write `text` on all transfers from here on; returns what was written before."""
+    global _mark
+    before, _mark = _mark, text
+    return before
+
+
+def record(
+    direction: str, how: How, host: torch.Tensor, stream_id: int, stack: stacks.Stack
+) -> None:
+    """Note a copy from or to the host tensor `host`."""
+    _transfers.append(
+        Transfer(direction, how, host.nbytes, host.dtype, host.shape, stack, stream_id, _mark)
+    )
+
+
+def take_transfers() -> list[Transfer]:
+    """Return the copies since the last call (the latest 100000 of them), and forget them."""
+    taken = list(_transfers)
+    _transfers.clear()
+    return taken

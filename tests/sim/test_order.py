@@ -1,0 +1,337 @@
+"""What is ordered before what: one test, or a pair, for each rule of SEMANTICS.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_pprank.devices.sim import memory, tracker
+from pytest_pprank.devices.sim.reports import Kind, SimRaceError
+from pytest_pprank.devices.sim.settings import changed
+from pytest_pprank.devices.sim.transfers import How, take_transfers
+
+Found = Callable[[], list[Any]]
+POISON = torch.iinfo(torch.int64).max - 0xDEAD
+
+
+def sim() -> Any:
+    return torch.get_device_module("sim")
+
+
+def pinned(*values: int) -> torch.Tensor:
+    return torch.tensor(values, pin_memory=True)
+
+
+def peek(tensor: torch.Tensor) -> list[int]:
+    """What is in device memory now, without waiting for anything."""
+    return memory.host_alias(tensor).tolist()
+
+
+def the(findings: list[Any], kind: Kind) -> Any:
+    """The one finding, which names this file on both sides."""
+    assert [f.kind for f in findings] == [kind], findings
+    for side in (findings[0].first, findings[0].second):
+        assert side.frames[0][0] == __file__, findings[0]
+    return findings[0]
+
+
+def test_copy_and_reader_on_one_stream_are_ordered() -> None:
+    d = pinned(1, 2, 3).to("sim", non_blocking=True)
+    assert peek(d) == [POISON] * 3
+    assert (d + 1).tolist() == [2, 3, 4]
+
+
+def test_a_copy_on_another_stream_must_be_waited_for(found: Found) -> None:
+    with sim().stream(sim().Stream()):
+        d = pinned(1, 2, 3).to("sim", non_blocking=True)
+    assert peek(d + 0) == [POISON] * 3
+    finding = the(found(), Kind.COPY_IN_FLIGHT)
+    assert finding.first.what.startswith("host-to-device copy writes int64[3]")
+    assert "wait" in str(finding)
+
+
+def test_wait_stream_orders() -> None:
+    side = sim().Stream()
+    with sim().stream(side):
+        d = pinned(1, 2, 3).to("sim", non_blocking=True)
+    sim().current_stream().wait_stream(side)
+    assert (d + 0).tolist() == [1, 2, 3]
+
+
+def test_an_event_orders_what_was_enqueued_before_its_record(found: Found) -> None:
+    side, event = sim().Stream(), sim().Event()
+    with sim().stream(side):
+        d = pinned(1).to("sim", non_blocking=True)
+        event.record()
+        e = pinned(2).to("sim", non_blocking=True)
+    sim().current_stream().wait_event(event)
+    assert (d + 0).tolist() == [1]
+    e + 0
+    the(found(), Kind.COPY_IN_FLIGHT)
+
+
+def test_an_event_that_was_never_recorded_orders_nothing(found: Found) -> None:
+    side, event = sim().Stream(), sim().Event()
+    with sim().stream(side):
+        d = pinned(1).to("sim", non_blocking=True)
+    sim().current_stream().wait_event(event)
+    event.synchronize()
+    d + 0
+    the(found(), Kind.COPY_IN_FLIGHT)
+
+
+@pytest.mark.parametrize("how", ["event", "stream", "device", "item", "cpu", "tolist", "nonzero"])
+def test_what_the_host_has_waited_for_is_before_all_that_it_enqueues_later(how: str) -> None:
+    side = sim().Stream()
+    with sim().stream(side):
+        d = pinned(1, 2).to("sim", non_blocking=True)
+        if how == "event":
+            side.record_event().synchronize()
+        elif how == "stream":
+            side.synchronize()
+        elif how == "device":
+            sim().synchronize()
+        elif how == "item":
+            d[0].item()
+        elif how == "cpu":
+            d.cpu()
+        elif how == "tolist":
+            d.tolist()
+        else:
+            d.nonzero()
+    assert (d + 0).tolist() == [1, 2]
+
+
+def test_side_streams_have_no_order_with_the_default_stream(found: Found) -> None:
+    x = torch.zeros(4, device="sim")
+    with sim().stream(sim().Stream()):
+        x.add_(1)
+    finding = the(found(), Kind.UNORDERED)
+    assert "writes float32[4]" in finding.first.what
+    assert "default stream" in finding.first.where
+
+
+def test_two_reads_need_no_order() -> None:
+    x = torch.zeros(4, device="sim")
+    sim().synchronize()
+    x + 1
+    with sim().stream(sim().Stream()):
+        x + 1
+
+
+def test_a_write_must_be_after_reads_of_other_streams(found: Found) -> None:
+    x = torch.zeros(4, device="sim")
+    sim().synchronize()
+    with sim().stream(sim().Stream()):
+        x + 1
+    x.add_(1)
+    the(found(), Kind.UNORDERED)
+
+
+def test_bytes_that_do_not_overlap_need_no_order(found: Found) -> None:
+    x = torch.zeros(8, device="sim")
+    sim().synchronize()
+    x[:4].add_(1)
+    with sim().stream(sim().Stream()):
+        x[4:].add_(1)
+        assert found() == []
+        x[3:].add_(1)
+    the(found(), Kind.UNORDERED)
+
+
+def test_index_put_touches_the_rows_that_it_names(found: Found) -> None:
+    x = torch.zeros(8, 4, device="sim")
+    one, two = (torch.tensor(ids, device="sim") for ids in ([0, 5], [1, 6]))
+    sim().synchronize()
+    x[one] = 1.0
+    side = sim().Stream()
+    with sim().stream(side):
+        x[two] = 2.0
+        x[3:5].add_(1)
+        x[two] + 1
+        assert found() == []
+        x[4:6].add_(1)
+    the(found(), Kind.UNORDERED)
+
+
+def test_order_goes_on_through_a_third_stream() -> None:
+    one, two = sim().Stream(), sim().Stream()
+    with sim().stream(one):
+        d = pinned(1).to("sim", non_blocking=True)
+    two.wait_stream(one)
+    sim().current_stream().wait_stream(two)
+    assert (d + 0).tolist() == [1]
+
+
+def test_the_host_may_not_rewrite_the_source_of_a_copy(found: Found) -> None:
+    p = pinned(1, 2, 3)
+    d = p.to("sim", non_blocking=True)
+    p[0] = 99
+    assert (d + 0).tolist() == [99, 2, 3]
+    finding = the(found(), Kind.STAGING_REWRITTEN)
+    assert "Tensor.__setitem__" in finding.second.what
+
+
+def test_not_even_after_the_device_has_used_it(found: Found) -> None:
+    p = pinned(1, 2, 3)
+    d = p.to("sim", non_blocking=True)
+    d + 0
+    p.copy_(torch.tensor([4, 5, 6]))
+    the(found(), Kind.STAGING_REWRITTEN)
+    sim().synchronize()
+    assert found() == []
+
+
+def test_a_rewrite_past_torch_is_found_when_the_copy_runs(found: Found) -> None:
+    p = pinned(1, 2, 3)
+    array = p.numpy()
+    d = p.to("sim", non_blocking=True)
+    array[1] = 77
+    d + 0
+    assert "writer is not known" in the(found(), Kind.STAGING_REWRITTEN).second.what
+
+
+def test_the_source_is_free_once_the_host_has_waited() -> None:
+    p = pinned(1, 2, 3)
+    d = p.to("sim", non_blocking=True)
+    sim().current_stream().synchronize()
+    p[0] = 99
+    assert d.tolist() == [1, 2, 3]
+
+
+def test_a_pageable_source_is_staged_at_once() -> None:
+    t = torch.tensor([1, 2, 3])
+    d = t.to("sim", non_blocking=True)
+    t[0] = 99
+    assert d.tolist() == [1, 2, 3]
+    assert [x.how for x in take_transfers()] == [How.STAGED, How.BLOCKING]
+
+
+def test_a_staged_copy_is_ordered_by_its_stream_all_the_same(found: Found) -> None:
+    with sim().stream(sim().Stream()):
+        d = torch.tensor([1, 2]).to("sim", non_blocking=True)
+    d + 0
+    the(found(), Kind.UNORDERED)
+
+
+def test_a_blocking_copy_is_waited_for_by_the_host() -> None:
+    with sim().stream(sim().Stream()):
+        d = torch.tensor([1, 2]).to("sim")
+        e = pinned(3, 4).to("sim")
+    assert (d + e).tolist() == [4, 6]
+
+
+def test_a_copy_that_converts_does_so_on_the_device_if_non_blocking() -> None:
+    d = torch.tensor([1.5, 2.5], pin_memory=True).to("sim", torch.int64, non_blocking=True)
+    assert d.tolist() == [1, 2]
+    how = [(x.direction, x.how, x.dtype) for x in take_transfers()]
+    assert how[0] == ("H2D", How.ASYNC, torch.float32)
+    torch.tensor([1.5]).to("sim", torch.int64)
+    assert [(x.how, x.dtype) for x in take_transfers()] == [(How.BLOCKING, torch.int64)]
+
+
+def test_the_host_must_wait_before_it_reads_a_download(found: Found) -> None:
+    h = torch.ones(3, device="sim").to("cpu", non_blocking=True)
+    assert h.isnan().all()
+    h.tolist()
+    finding = the(found(), Kind.READ_BEFORE_SYNC)
+    assert "Tensor.tolist" in finding.second.what
+    sim().synchronize()
+    assert h.tolist() == [1, 1, 1]
+
+
+def test_a_download_holds_what_was_there_when_it_was_enqueued() -> None:
+    d = torch.ones(3, device="sim")
+    h = d.to("cpu", non_blocking=True)
+    d.zero_()
+    sim().current_stream().synchronize()
+    assert h.tolist() == [1, 1, 1]
+
+
+def test_a_download_to_pageable_memory_blocks() -> None:
+    h = torch.empty(3)
+    h.copy_(torch.ones(3, device="sim"), non_blocking=True)
+    assert h.tolist() == [1, 1, 1]
+
+
+def test_a_download_and_an_upload_through_one_buffer_are_ordered_by_their_stream() -> None:
+    h = torch.empty(3, pin_memory=True)
+    h.copy_(torch.ones(3, device="sim"), non_blocking=True)
+    assert h.to("sim", non_blocking=True).tolist() == [1, 1, 1]
+
+
+def test_foreach_copy_moves_host_tensors_silently_but_the_ledger_knows() -> None:
+    torch._foreach_copy_([torch.zeros(2, device="sim")], [torch.ones(2)])
+    (transfer,) = take_transfers()
+    assert (transfer.how, transfer.nbytes) == (How.BLOCKING, 8)
+    assert transfer.frames[0][0] == __file__
+
+
+def test_host_indices_are_uploaded_and_waited_for() -> None:
+    x = torch.zeros(3, device="sim")
+    take_transfers()
+    x[torch.tensor([0, 1])]
+    assert [(t.direction, t.how) for t in take_transfers()] == [("H2D", How.BLOCKING)]
+
+
+def test_memory_freed_while_another_stream_uses_it_is_handed_out_again(found: Found) -> None:
+    x = torch.zeros(1000, device="sim")
+    side = sim().Stream()
+    side.wait_stream(sim().current_stream())
+    with sim().stream(side):
+        x.add_(1)
+    del x
+    y = torch.empty(1000, device="sim")
+    assert found() == []
+    y.zero_()
+    assert "record_stream" in the(found(), Kind.FREED_IN_USE).__str__()
+
+
+@pytest.mark.parametrize("how", ["record_stream", "wait_stream", "own stream"])
+def test_unless_the_allocator_knows_or_its_stream_has_waited(how: str) -> None:
+    x = torch.zeros(1000, device="sim")
+    side = sim().Stream()
+    side.wait_stream(sim().current_stream())
+    with sim().stream(side if how != "own stream" else sim().current_stream()):
+        x.add_(1)
+    if how == "record_stream":
+        x.record_stream(side)
+    del x
+    if how == "wait_stream":
+        sim().current_stream().wait_stream(side)
+    torch.zeros(1000, device="sim")
+
+
+def test_access_by_address_needs_the_host_to_have_waited(found: Found) -> None:
+    x = torch.ones(4, device="sim")
+    x.add_(1)
+    tracker.raw_access(x.data_ptr() + 4, 4, write=False, what="RDMA")
+    assert "RDMA reads 4 bytes" in the(found(), Kind.RAW_ACCESS).second.what
+    sim().synchronize()
+    tracker.raw_access(x.data_ptr() + 4, 4, write=False, what="RDMA")
+
+
+def test_strict_mode_raises_at_the_second_access(found: Found) -> None:
+    with sim().stream(sim().Stream()):
+        d = pinned(1).to("sim", non_blocking=True)
+    with changed(strict=True), pytest.raises(SimRaceError, match="copy in flight"):
+        d + 0
+    the(found(), Kind.COPY_IN_FLIGHT)
+
+
+def test_without_tracking_a_wrong_order_is_still_visible_in_the_values() -> None:
+    with changed(tracking=False):
+        with sim().stream(sim().Stream()):
+            d = pinned(1).to("sim", non_blocking=True)
+        assert peek(d + 0) == [POISON]
+
+
+def test_peer_copies_take_both_devices_streams() -> None:
+    x = torch.ones(4, device="sim:0")
+    y = x.to("sim:1", non_blocking=True)
+    y.add_(1)
+    x.zero_()
+    assert y.tolist() == [2, 2, 2, 2]
