@@ -107,18 +107,18 @@ def gpu_environment(gpus: Sequence[Gpu]) -> dict[str, str]:
 def device_environment(device: str) -> dict[str, str]:
     """Return what ranks on this kind of device must have in their environment from the start.
 
-    On cpu the GPUs are hidden: SGLang 0.5.17 sets a CUDA device where it sees one. On cuda torch is
+    On cpu and sim the GPUs are hidden: SGLang 0.5.17 sets a CUDA device where it sees one. On cuda torch is
     kept from starting CUDA just to see whether there is any: in the fork server that would fix the
     visible devices, and spoil the fork.
     """
-    if device == "cpu":
+    if device in ("cpu", "sim"):
         return {"CUDA_VISIBLE_DEVICES": ""}
     return {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"} if device == "cuda" else {}
 
 
 def choose_device(wanted: str, ranks: int) -> str:
     """Turn ``auto`` into a kind of device for `ranks` ranks; raises UsageError for too few GPUs."""
-    gpus = len(visible_gpus()) if wanted != "cpu" else 0
+    gpus = len(visible_gpus()) if wanted in ("auto", "cuda") else 0
     if wanted == "auto":
         return "cuda" if gpus >= ranks else "cpu"
     if wanted == "cuda" and gpus < ranks:

@@ -19,12 +19,12 @@ _ROLES = ("prefill", "decode")
 def default_server_args(*, num_stages: int, device: str, model_path: str) -> dict[str, object]:
     """Return the server args for the tiny model on `num_stages` pipeline stages.
 
-    `device` is "cpu", "cuda" or "cuda:K"; `model_path` a local folder. Greedy and seeded, so
+    `device` is "cpu", "sim:K" or "cuda:K"; `model_path` a local folder. Greedy and seeded, so
     that all ranks of all runs see the same tokens; 4096 KV tokens; chunks of 256 tokens.
     """
     kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise UsageError(f"device {device!r}: server args are known for 'cpu' and 'cuda'")
+    if kind not in _KIND:
+        raise UsageError(f"device {device!r}: server args are known for {', '.join(_KIND)}")
     return {
         "model_path": model_path,
         "load_format": "safetensors",
@@ -79,7 +79,7 @@ def disagg_args(role: str, device: str, known: Container[str]) -> dict[str, obje
         "disaggregation_transfer_backend": "mooncake",
     }
     backup = "disaggregation_decode_retraction_backup"
-    if role == "decode" and device == "cpu" and backup in known:
+    if role == "decode" and not device.startswith("cuda") and backup in known:
         args[backup] = "cpu_tensor"  # the default registers host memory with CUDA
     return args
 
@@ -94,6 +94,7 @@ def merge(defaults: Mapping[str, object], *changes: Mapping[str, object]) -> dic
 
 _KIND: dict[str, dict[str, object]] = {
     "cpu": {"dtype": "float32", "attention_backend": "torch_native"},
+    "sim": {"dtype": "float32", "attention_backend": "torch_native"},
     # sgl_kernel's rmsnorm has no float32 path (FACTS, two H200s).
     "cuda": {"dtype": "bfloat16", "attention_backend": "triton"},
 }

@@ -36,7 +36,7 @@ def prepare_disagg(pprank: Pprank) -> dict[str, object]:
     # what SGLang would look for: an address that other hosts can reach
     os.environ.setdefault("SGLANG_HOST_IP", LOOPBACK)
     os.environ.setdefault("MC_LOG_LEVEL", "ERROR")
-    if pprank.device == "cpu":
+    if not pprank.device.startswith("cuda"):
         os.environ.setdefault("MC_FORCE_TCP", "1")
     _import_mooncake()  # reads MC_LOG_LEVEL
     port = None

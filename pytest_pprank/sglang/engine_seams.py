@@ -149,10 +149,12 @@ class Attachment:
 def enter_loop(scheduler: Any) -> None:
     """Run the event loop that SGLang chooses for this Scheduler. Blocks."""
     __tracebackhide__ = True
-    if str(need(scheduler, "device")).startswith("cuda"):
+    device = str(need(scheduler, "device"))
+    if not device.startswith("cpu"):
         import torch
 
-        torch.cuda.set_device(int(need(scheduler, "gpu_id")))  # current devices are per thread
+        # current devices are per thread
+        torch.get_device_module(device).set_device(int(need(scheduler, "gpu_id")))
     need(scheduler, "run_event_loop")()
 
 

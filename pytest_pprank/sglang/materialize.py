@@ -244,7 +244,8 @@ def _same_device(actual: torch.device, expected: torch.device) -> bool:
 
 def _pinned(value: torch.Tensor) -> bool:
     # is_pinned asks the accelerator's runtime: only where one is in use already.
-    return bool(torch.cuda.is_initialized() and value.is_pinned())
+    in_use = torch.cuda.is_initialized() or hasattr(torch, "sim")
+    return bool(in_use and value.is_pinned())
 
 
 def _values(tensor: torch.Tensor) -> str:

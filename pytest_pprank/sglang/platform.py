@@ -1,9 +1,9 @@
-"""The out-of-tree SGLang platform of device ``cpu``: SGLang's native torch paths, no GPU.
+"""The out-of-tree SGLang platforms of devices ``cpu`` and ``sim``: native torch paths, no GPU.
 
 SGLang's own extension point (entry point group ``sglang.srt.platforms``, selected by
 SGLANG_PLATFORM); without a platform, rotary embeddings look for vLLM's kernels on a CPU.
-This module imports no SGLang: SGLang imports `pytest_pprank.sglang.platform_cpu` by name
-when, and only when, the platform is selected.
+This module imports no SGLang: SGLang imports `pytest_pprank.sglang.platform_cpu` (or `_sim`) by
+name when, and only when, that platform is selected.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
 
 GROUP = "sglang.srt.platforms"
-NAME = "pprank_cpu"
-_ENTRY = f"[{GROUP}]\n{NAME} = {__name__}:activate\n"
-_CLASS = "pytest_pprank.sglang.platform_cpu:PprankCpuPlatform"
+NAMES = {"cpu": "pprank_cpu", "sim": "pprank_sim"}
+_ENTRIES = {"pprank_cpu": "activate", "pprank_sim": "activate_sim"}
 
 
 def activate() -> str | None:
@@ -27,27 +26,42 @@ def activate() -> str | None:
     SGLang asks every installed platform when SGLANG_PLATFORM is unset: a server on the
     machine of somebody who has pytest-pprank installed must not change.
     """
-    return _CLASS if os.environ.get("SGLANG_PLATFORM") == NAME else None
+    chosen = os.environ.get("SGLANG_PLATFORM") == NAMES["cpu"]
+    return "pytest_pprank.sglang.platform_cpu:PprankCpuPlatform" if chosen else None
 
 
-def select_cpu_platform() -> None:
-    """Make SGLang resolve to the CPU platform in this process; call before importing SGLang.
+def activate_sim() -> str | None:
+    """Tell SGLang the class of the simulated device, which torch then knows; as `activate`."""
+    if os.environ.get("SGLANG_PLATFORM") != NAMES["sim"]:
+        return None
+    from pytest_pprank.devices.sim.module import install
+
+    install()
+    return "pytest_pprank.sglang.platform_sim:PprankSimPlatform"
+
+
+def select_platform(device: str) -> None:
+    """Make SGLang resolve to the platform of `device` ("cpu" or "sim") in this process; call
+    before importing SGLang.
 
     Where the plugin runs from a checkout that is not installed there is no entry point to
     find, so this adds it in memory through importlib.metadata's own finder protocol.
     """
-    os.environ["SGLANG_PLATFORM"] = NAME
-    if not any(entry.name == NAME for entry in metadata.entry_points(group=GROUP)):
-        sys.meta_path.append(_CheckoutFinder())
+    name = os.environ["SGLANG_PLATFORM"] = NAMES[device]
+    if not any(entry.name == name for entry in metadata.entry_points(group=GROUP)):
+        sys.meta_path.append(_CheckoutFinder(name))
 
 
 class _CheckoutDistribution(Distribution):
     """A distribution that consists of one entry point."""
 
+    def __init__(self, name: str) -> None:
+        self._entry = f"[{GROUP}]\n{name} = {__name__}:{_ENTRIES[name]}\n"
+
     def read_text(self, filename: str) -> str | None:
         if filename in ("METADATA", "PKG-INFO"):
             return "Metadata-Version: 2.1\nName: pytest-pprank-checkout\nVersion: 0\n"
-        return _ENTRY if filename == "entry_points.txt" else None
+        return self._entry if filename == "entry_points.txt" else None
 
     def locate_file(self, path: str | os.PathLike[str]) -> Path:
         return Path(path)
@@ -56,6 +70,9 @@ class _CheckoutDistribution(Distribution):
 class _CheckoutFinder(DistributionFinder):
     """Finds that distribution, and no module."""
 
+    def __init__(self, name: str) -> None:
+        self._name = name
+
     def find_spec(self, *_: object) -> None:
         return None
 
@@ -63,4 +80,4 @@ class _CheckoutFinder(DistributionFinder):
         self, context: DistributionFinder.Context | None = None
     ) -> Iterable[Distribution]:
         name = getattr(context, "name", None)
-        return [_CheckoutDistribution()] if name in (None, "pytest-pprank-checkout") else []
+        return [_CheckoutDistribution(self._name)] if name in (None, "pytest-pprank-checkout") else []

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
-from pytest_pprank.sglang.platform import select_cpu_platform
+from pytest_pprank.sglang.platform import NAMES, select_platform
 from pytest_pprank.sglang.torchvision_shim import ensure_torchvision
 
 # What a Scheduler's start and its first forward import anyway, in the fork server instead
@@ -65,15 +65,20 @@ _CPU_ENVIRONMENT = {
 def prepare_environment(device: str) -> None:
     """Set what SGLang and its dependencies read from the environment while they are imported.
 
-    `device` is "cpu", "cuda" or "cuda:K". Call before the first import of numpy.
+    `device` is "cpu", "sim", "sim:K", "cuda" or "cuda:K". Call before the first import of numpy.
     """
-    hide_nccl = device == "cpu" and not metadata.version("torch").endswith("+cpu")
-    wanted = {**_ENVIRONMENT, **(_CPU_ENVIRONMENT if device == "cpu" else {})}
+    kind = device.partition(":")[0]
+    hide_nccl = kind in NAMES and not metadata.version("torch").endswith("+cpu")
+    wanted = {**_ENVIRONMENT, **(_CPU_ENVIRONMENT if kind in NAMES else {})}
     wanted |= _CPU_NO_NCCL if hide_nccl else {}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
-    if device == "cpu":
-        select_cpu_platform()
+    if kind == "sim":
+        from pytest_pprank.devices.sim.module import install
+
+        install()  # before SGLang imports functions of torch that the device changes
+    if kind in NAMES:
+        select_platform(kind)
 
 
 def import_sglang(device: str = "cpu") -> None:
@@ -100,8 +105,8 @@ def _root_logger_kept() -> Iterator[None]:
 
 @contextmanager
 def _quiet(device: str) -> Iterator[None]:
-    """Hide, on a CPU, that CUDA-only parts of SGLang are missing."""
-    if device != "cpu":
+    """Hide, where there is no GPU, that CUDA-only parts of SGLang are missing."""
+    if device.startswith("cuda"):
         yield
         return
     loggers = [logging.getLogger(name) for name in _CHATTY]

@@ -109,9 +109,9 @@ def instance_id(pprank: Pprank) -> str:
 
 
 def device_index(pprank: Pprank) -> int:
-    """Return SGLang's gpu_id of this rank: the CUDA device, or on CPU the stage."""
+    """Return SGLang's gpu_id of this rank: the device's number, or on CPU the stage."""
     kind, _, index = pprank.device.partition(":")
-    return int(index or 0) if kind == "cuda" else pprank.stage
+    return int(index or 0) if kind != "cpu" else pprank.stage
 
 
 def _snapshot(scheduler: Any, side: TokenizerSide | None, run: ProfilerRun) -> Started:

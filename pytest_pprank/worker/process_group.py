@@ -20,8 +20,12 @@ def default_group(pprank: Pprank) -> Iterator[ProcessGroup]:
     began = not dist.is_initialized()
     if began:
         cuda = pprank.device.startswith("cuda")
-        if cuda:
-            torch.cuda.set_device(pprank.device)
+        if pprank.device.startswith("sim"):
+            from pytest_pprank.devices.sim.module import install
+
+            install()
+        if pprank.device != "cpu":
+            torch.get_device_module(pprank.device).set_device(pprank.device)
         dist.init_process_group(
             "nccl" if cuda else "gloo",
             init_method="env://",

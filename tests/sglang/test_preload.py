@@ -44,7 +44,7 @@ import os, sys
 from importlib import metadata
 real = metadata.entry_points
 from pytest_pprank.sglang import platform
-platform.select_cpu_platform()
+platform.select_platform("cpu")
 names = [entry.name for entry in metadata.entry_points(group=platform.GROUP)]
 print(names.count("pprank_cpu"), os.environ["SGLANG_PLATFORM"])
 os.environ["SGLANG_PLATFORM"] = ""

@@ -55,7 +55,10 @@ def install() -> None:
     for name in _ISSUING:
         if hasattr(ProcessGroup, name):
             _replace(ProcessGroup, name, _issuing)
+    from torch.distributed import distributed_c10d as c10d
+
     _replace(ProcessGroup, "_end_coalescing", _ending)
+    _replace(c10d, "_new_process_group_helper", _creating)
     _replace(Work, "wait", _waiting)
 
 
@@ -167,6 +170,16 @@ def _bind(work: Any) -> None:
     if clock is not None and work is not None:
         key = id(work)
         _works[key] = (weakref.ref(work, lambda _: _works.pop(key, None)), clock)
+
+
+def _creating(original: Any) -> Any:
+    def helper(*args: Any, **kwargs: Any) -> Any:
+        made = original(*args, **kwargs)
+        if isinstance(made[0], torch.distributed.ProcessGroup):
+            register_backend(made[0])
+        return made
+
+    return helper
 
 
 def _waiting(original: Any) -> Any:
