@@ -20,6 +20,7 @@ from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.sglang.engine_loop import LeaveLoop
 from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import missing, need
+from pytest_pprank.worker.context import current_rank
 from pytest_pprank.sglang.tokenizer_side import TokenizerSide
 
 _ARRIVAL_S = 20.0
@@ -149,12 +150,11 @@ class Attachment:
 def enter_loop(scheduler: Any) -> None:
     """Run the event loop that SGLang chooses for this Scheduler. Blocks."""
     __tracebackhide__ = True
-    device = str(need(scheduler, "device"))
-    if not device.startswith("cpu"):
+    device = current_rank().device
+    if device != "cpu":
         import torch
 
-        # current devices are per thread
-        torch.get_device_module(device).set_device(int(need(scheduler, "gpu_id")))
+        torch.get_device_module(device).set_device(device)  # current devices are per thread
     need(scheduler, "run_event_loop")()
 
 

@@ -48,7 +48,7 @@ def _seat(bootstrap: RankBootstrap, rank: int, world_size: int) -> Seat:
         role=role.name,
         stage=rank - role.first,
         num_stages=role.stages,
-        device="cpu" if bootstrap.device == "cpu" else f"{bootstrap.device}:{rank}",
+        device=f"cuda:{rank}" if bootstrap.device == "cuda" else bootstrap.device,
         workdir=Path(bootstrap.workdir),
     )
 

@@ -144,10 +144,9 @@ def test_several_devices() -> None:
     sim = SIM("sim")
     first, second = ones(2), torch.ones(2, device="sim:1")
     assert (second * 2).device == torch.device("sim:1")
-    with sim.device(1):
-        assert torch.empty(1, device="sim").device.index == 1
-        assert sim.current_stream().device_index == 1
-    assert sim.current_device() == 0
+    assert sim.Stream(1).device_index == sim.current_stream("sim:1").device_index == 1
+    with pytest.raises(RuntimeError, match="the current device is always sim:0"):
+        sim.set_device(1)
     assert second.to("sim:0").add_(first).tolist() == [2, 2]
     assert sim.memory_allocated(1) >= 512
     with pytest.raises(RuntimeError, match="invalid device ordinal"):

@@ -19,19 +19,16 @@ _libraries: list[torch.library.Library] = []
 
 
 class device:  # noqa: N801
-    """``with torch.sim.device(1)``: makes a device the current one; None or -1 changes nothing."""
+    """``with torch.sim.device(0)``; there is no other current device (see `streams.set_device`)."""
 
     def __init__(self, device: Any) -> None:
-        self._wanted = device
-        self._before = 0
+        self._wanted = None if device == -1 else device
 
     def __enter__(self) -> None:
-        self._before = streams.current_device()
-        if self._wanted is not None and self._wanted != -1:
-            streams.set_device(self._wanted)
+        streams.set_device(self._wanted)
 
     def __exit__(self, *_: object) -> None:
-        streams.set_device(self._before)
+        """Nothing to go back to."""
 
 
 class device_of(device):  # noqa: N801

@@ -27,7 +27,7 @@ class Settings:
     tracking: bool = True
     strict: bool = False
     memory_limit: int = 0
-    devices: int = 64
+    devices: int = 8
 
 
 def _number(name: str, default: int) -> int:
@@ -45,7 +45,7 @@ def from_environment() -> Settings:
         tracking=bool(_number("PPRANK_SIM_TRACKING", 1)),
         strict=bool(_number("PPRANK_SIM_STRICT", 0)),
         memory_limit=_number("PPRANK_SIM_MEMORY_LIMIT", 0),
-        devices=_number("PPRANK_SIM_DEVICES", 64),
+        devices=_number("PPRANK_SIM_DEVICES", 8),
     )
 
 

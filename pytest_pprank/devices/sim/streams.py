@@ -113,14 +113,12 @@ class Stream:
         return True
 
     def __enter__(self) -> Stream:
-        _entered().append((current_device(), current_stream(self.device_index)))
+        _entered().append(current_stream(self.device_index))
         set_stream(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        device, stream = _entered().pop()
-        set_stream(stream)
-        set_device(device)
+        set_stream(_entered().pop())
 
     @property
     def cuda_stream(self) -> int:
@@ -199,20 +197,26 @@ class StreamContext:
 _defaults: dict[int, Stream] = {}
 
 
-def _entered() -> list[tuple[int, Stream]]:
+def _entered() -> list[Stream]:
     """Return what this thread goes back to when it leaves its streams."""
-    found: list[tuple[int, Stream]] = _local.__dict__.setdefault("entered", [])
+    found: list[Stream] = _local.__dict__.setdefault("entered", [])
     return found
 
 
 def current_device() -> int:
-    """Return the number of this thread's current device."""
-    return getattr(_local, "device", 0)
+    """Return the number of the current device: always 0, as torch's guard for a device in Python
+    has no other, and ``.to("sim")`` asks that one.
+    """
+    return 0
 
 
 def set_device(device: Any) -> None:
-    """Make a device the current one of this thread."""
-    _local.device = device_index(device)
+    """Make a device the current one; raises RuntimeError for any but device 0."""
+    if device_index(device):
+        raise RuntimeError(
+            f"{NAME}: the current device is always {NAME}:0; name another one ({NAME}:"
+            f"{device_index(device)}) where a tensor or a stream is made"
+        )
 
 
 def device_index(device: Any) -> int:
@@ -247,13 +251,12 @@ def current_stream(device: Any = None) -> Stream:
 
 
 def set_stream(stream: Stream | None) -> None:
-    """Make `stream` this thread's current one, and its device the current device."""
+    """Make `stream` this thread's current one on its device."""
     if stream is None:
         return
     if not hasattr(_local, "streams"):
         _local.streams = {}
     _local.streams[stream.device_index] = stream
-    _local.device = stream.device_index
 
 
 def synchronize(device: Any = None) -> None:
