@@ -15,8 +15,8 @@ from pytest_pprank.options import DEVICES, parse_sizes
 DECLARATIONS = (
     "pprank(pp=N, prefill=N, decode=M, device=NAME, fresh=BOOL, timeout=S): run this test on every "
     "rank of a worker group of N pipeline stages (overrides --pp-size; a tuple runs it at each "
-    "size), or of N prefill and M decode stages, on the device auto, cpu, sim or cuda, in a group of "
-    "its own if fresh, for at most S seconds",
+    "size), or of N prefill and M decode stages, on the device auto, cpu, sim or cuda, in a group "
+    "of its own if fresh, for at most S seconds",
     "sglang(**server_args): run this test in a worker group whose SGLang has these server args "
     "(fields of sglang.srt.server_args.ServerArgs) on top of the defaults; prefill={...} and "
     "decode={...} are for one role of a prefill/decode group",

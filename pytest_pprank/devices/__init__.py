@@ -107,9 +107,9 @@ def gpu_environment(gpus: Sequence[Gpu]) -> dict[str, str]:
 def device_environment(device: str) -> dict[str, str]:
     """Return what ranks on this kind of device must have in their environment from the start.
 
-    On cpu and sim the GPUs are hidden: SGLang 0.5.17 sets a CUDA device where it sees one. On cuda torch is
-    kept from starting CUDA just to see whether there is any: in the fork server that would fix the
-    visible devices, and spoil the fork.
+    On cpu and sim the GPUs are hidden: SGLang 0.5.17 sets a CUDA device where it sees one. On cuda
+    torch is kept from starting CUDA just to see whether there is any: in the fork server that would
+    fix the visible devices, and spoil the fork.
     """
     if device in ("cpu", "sim"):
         return {"CUDA_VISIBLE_DEVICES": ""}

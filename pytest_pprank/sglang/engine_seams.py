@@ -20,8 +20,8 @@ from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.sglang.engine_loop import LeaveLoop
 from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import missing, need
-from pytest_pprank.worker.context import current_rank
 from pytest_pprank.sglang.tokenizer_side import TokenizerSide
+from pytest_pprank.worker.context import current_rank
 
 _ARRIVAL_S = 20.0
 """A message between two threads of one process that is not there by then never will be."""

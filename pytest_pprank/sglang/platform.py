@@ -80,4 +80,6 @@ class _CheckoutFinder(DistributionFinder):
         self, context: DistributionFinder.Context | None = None
     ) -> Iterable[Distribution]:
         name = getattr(context, "name", None)
-        return [_CheckoutDistribution(self._name)] if name in (None, "pytest-pprank-checkout") else []
+        return (
+            [_CheckoutDistribution(self._name)] if name in (None, "pytest-pprank-checkout") else []
+        )

@@ -1,4 +1,4 @@
-"""The platform class of the simulated device; imports SGLang, so only SGLang imports this module."""
+"""The platform class of the simulated device; only SGLang imports this module."""
 
 from __future__ import annotations
 

@@ -86,6 +86,9 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
             "SGLang's dynamic-chunk profiler failed on this stage while the Scheduler started; the "
             f"other stages wait for its samples for ever:\n  {found}"
         )
+    if pprank.device != "cpu":
+        # what the start has written is read on streams of their own, with nothing in between
+        import_module("torch").get_device_module(pprank.device).synchronize()
     _started[id(scheduler)] = (scheduler, _snapshot(scheduler, side, run))
     return scheduler
 

@@ -166,7 +166,7 @@ def test_memory_is_counted_and_limited() -> None:
     assert sim.max_memory_allocated() >= before + 4096
     with changed(memory_limit=before + 8192):
         assert sim.get_device_properties().total_memory == before + 8192
-        with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate 1.00 MiB"):
+        with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 1\.00 MiB"):
             torch.empty(1 << 18, device="sim")
         assert torch.ones(1000, device="sim").sum().item() == 1000
     assert sim.memory_stats()["num_ooms"] >= 1

@@ -39,7 +39,7 @@ def test_ini_and_command_line(pytester):
 @pytest.mark.parametrize(
     ("flag", "value", "allowed"),
     [
-        ("--pprank-device", "tpu", "auto, cpu, cuda"),
+        ("--pprank-device", "tpu", "auto, cpu, sim, cuda"),
         ("--pprank-fresh", "always", "auto, test, never"),
         ("--pprank-timeout", "soon", "seconds above 0"),
         ("--pprank-timeout", "0", "seconds above 0"),

@@ -32,10 +32,24 @@ _group_streams: weakref.WeakKeyDictionary[Any, Stream] = weakref.WeakKeyDictiona
 _works: dict[int, tuple[weakref.ref[Any], Clock]] = {}
 _local = threading.local()
 _ISSUING = (
-    ("send", "recv", "recv_anysource", "broadcast", "allreduce", "allreduce_coalesced", "reduce")
-    + ("allgather", "_allgather_base", "allgather_coalesced", "allgather_into_tensor_coalesced")
-    + ("gather", "scatter", "reduce_scatter", "_reduce_scatter_base", "alltoall", "alltoall_base")
-    + ("reduce_scatter_tensor_coalesced",)
+    "send",
+    "recv",
+    "recv_anysource",
+    "broadcast",
+    "allreduce",
+    "allreduce_coalesced",
+    "reduce",
+    "allgather",
+    "_allgather_base",
+    "allgather_coalesced",
+    "allgather_into_tensor_coalesced",
+    "gather",
+    "scatter",
+    "reduce_scatter",
+    "_reduce_scatter_base",
+    "alltoall",
+    "alltoall_base",
+    "reduce_scatter_tensor_coalesced",
 )
 
 

@@ -35,7 +35,7 @@ class DeferredCopy:
     ) -> None:
         self.to_device, self.pinned, self.block, self.work = to_device, pinned, block, work
         self.stream: Stream = work.stream
-        self.count = work.count
+        self.number = work.number
         self.source = pinned if to_device else alias.clone()
         self.target = alias if to_device else pinned
         self.before = _bytes(pinned).clone() if to_device else None
@@ -112,7 +112,7 @@ def _after_host_wait() -> None:
     if not _in_flight:
         return
     seen = host.clock
-    done = [copy for copy in _in_flight if seen.get(copy.stream.stream_id, 0) >= copy.count]
+    done = [copy for copy in _in_flight if seen.get(copy.stream.stream_id, 0) >= copy.number]
     if done:
         _in_flight[:] = [copy for copy in _in_flight if copy not in done]
         for copy in done:
@@ -143,7 +143,7 @@ def copies_into(tensor: torch.Tensor) -> list[DeferredCopy]:
     block, _ = operand(tensor)
     lo, hi = byte_range(tensor)
     ranges = [(copy, byte_range(copy.target)) for copy in block.pending]
-    origin = block.base().storage_offset() * block.base().element_size()
+    origin = block.start()
     return [copy for copy, (a, b) in ranges if a - origin < hi and lo < b - origin]
 
 
@@ -168,7 +168,7 @@ def _plain(target: torch.Tensor, source: torch.Tensor) -> bool:
     if target.is_contiguous() and source.is_contiguous():
         return True
     lo, hi = byte_range(target)
-    return target.stride() == source.stride() and hi - lo == target.nbytes
+    return bool(target.stride() == source.stride() and hi - lo == target.nbytes)
 
 
 def _with_temporaries(
@@ -230,7 +230,7 @@ def _finish_downloads(source: torch.Tensor, stream: Stream) -> None:
     """Let what this stream copied into a host buffer before arrive there: it is ordered."""
     for earlier in list(_hosts.get(source.untyped_storage().data_ptr(), ()) if _hosts else ()):
         if not earlier.to_device:
-            if stream.clock.get(earlier.stream.stream_id, 0) >= earlier.count:
+            if stream.clock.get(earlier.stream.stream_id, 0) >= earlier.number:
                 earlier.run()
             else:
                 earlier.read("a host-to-device copy reads the destination", stacks.take())

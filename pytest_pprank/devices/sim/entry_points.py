@@ -12,8 +12,17 @@ from pytest_pprank.devices.sim import NAME, copies, memory
 from pytest_pprank.devices.sim.streams import Stream
 
 _FACTORIES = (
-    ("tensor", "empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like")
-    + ("arange", "full_like", "empty_strided")
+    "tensor",
+    "empty",
+    "zeros",
+    "ones",
+    "full",
+    "empty_like",
+    "zeros_like",
+    "ones_like",
+    "arange",
+    "full_like",
+    "empty_strided",
 )
 _READS = ("tolist", "numpy", "item", "__array__", "__bool__", "__int__", "__float__", "__index__")
 _WRITES = ("copy_", "fill_", "zero_", "__setitem__", "add_", "sub_", "mul_", "random_")
@@ -62,7 +71,7 @@ def _wrap_record_stream() -> None:
 
 def _wrap_generator() -> None:
     """A device of Python has no generator of its own: it is one of the CPU."""
-    original = torch.Generator
+    original: Any = torch.Generator
 
     class _Meta(type(original)):  # type: ignore[misc]
         def __instancecheck__(cls, instance: object) -> bool:

@@ -14,8 +14,16 @@ from pytest_pprank.devices.sim.plans import overload
 from pytest_pprank.devices.sim.streams import current_stream, device_index, host, lock
 
 _VIEWS = (
-    ("as_strided", "as_strided_", "view", "view.dtype", "_reshape_alias", "unfold", "set_")
-    + ("set_.source_Storage_storage_offset", "set_.source_Tensor", "set_.source_Storage")
+    "as_strided",
+    "as_strided_",
+    "view",
+    "view.dtype",
+    "_reshape_alias",
+    "unfold",
+    "set_",
+    "set_.source_Storage_storage_offset",
+    "set_.source_Tensor",
+    "set_.source_Storage",
 )
 _resize = torch.ops.aten.resize_.default
 

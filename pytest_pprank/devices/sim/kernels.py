@@ -52,9 +52,9 @@ def make_kernel(plan: Plan) -> Kernel:
         given = list(args)
         operands: list[Operand] = []
         foreign: list[tuple[str, torch.Tensor]] = []
-        count = len(given)
+        known = len(given)
         for place, name, write in places:
-            if place >= count:
+            if place >= known:
                 break
             value = given[place]
             if isinstance(value, _Tensor):
@@ -73,13 +73,13 @@ def make_kernel(plan: Plan) -> Kernel:
             _check_foreign(plan, operands, foreign, index)
         if operands:
             _track(plan, operands, index)
-        grown = _growing(plan, operands, given, kwargs) if plan.writes_any else None
+        grown = _growing(operands, given, kwargs) if plan.writes_any else None
         result = plan.call(*given, **kwargs)
         if grown:
             _grow(grown)
         if simple and isinstance(result, _Tensor):
-            return _one(plan, 0, result, args, kwargs, operands, index)
-        return _many(plan, result, args, kwargs, operands, index)
+            return _one(plan, 0, result, args, operands, index)
+        return _many(plan, result, args, operands, index)
 
     return kernel
 
@@ -196,7 +196,7 @@ def _rows(plan: Plan, operands: list[Operand]) -> Rows | None:
         and tensor.dim() > 0
         and tensor.stride(0) > 0
     )
-    if not usable or (plan.name == "aten::index_select" and False):
+    if not usable:
         return None
     width = tensor.element_size()
     copy = ids[0].alias.reshape(-1).to(torch.int64, copy=True)
@@ -205,7 +205,7 @@ def _rows(plan: Plan, operands: list[Operand]) -> Rows | None:
 
 
 def _growing(
-    plan: Plan, operands: list[Operand], given: list[Any], kwargs: dict[str, Any]
+    operands: list[Operand], given: list[Any], kwargs: dict[str, Any]
 ) -> list[tuple[Operand, torch.Tensor]] | None:
     """Give the operator empty tensors where it may have to resize what it writes."""
     empty = [one for one in operands if one.write and one.name in _GROWS and not one.alias.numel()]
@@ -235,18 +235,17 @@ def _one(
     place: int,
     result: torch.Tensor,
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
     operands: list[Operand],
     index: int,
 ) -> torch.Tensor:
     """Return the device tensor for one result of the CPU kernel."""
     kind, argument = plan.results[place] if place < len(plan.results) else plan.results[0]
     if kind is Result.NEW:
-        return sim_tensor(result, device_index(None) if index < 0 else index)
+        return sim_tensor(result, 0 if index < 0 else index)
     if kind is Result.VIEW:
         return _viewed(result, operands)
     if argument < len(args):
-        return args[argument]  # type: ignore[no-any-return]
+        return args[argument]
     return next(one.tensor for one in operands if one.name == plan.names[argument])
 
 
@@ -259,9 +258,9 @@ def _viewed(result: torch.Tensor, operands: list[Operand]) -> torch.Tensor:
         tensor = one.tensor
         if result.dtype is not tensor.dtype:
             tensor = on_host(_view_as, tensor, result.dtype)
-        start = one.block.base().storage_offset() * one.block.base().element_size()
+        start = one.block.start()
         offset = result.storage_offset() - start // result.element_size()
-        return on_host(_as_strided, tensor, result.shape, result.stride(), offset)  # type: ignore[no-any-return]
+        return on_host(_as_strided, tensor, result.shape, result.stride(), offset)
     return sim_tensor(result, operands[0].block.device if operands else device_index(None))
 
 
@@ -269,7 +268,6 @@ def _many(
     plan: Plan,
     result: Any,
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
     operands: list[Operand],
     index: int,
 ) -> Any:
@@ -280,9 +278,9 @@ def _many(
     for place, item in enumerate(result):
         if isinstance(item, _Tensor):
             kind = place if len(plan.results) > 1 else 0
-            made.append(_one(plan, kind, item, args, kwargs, operands, index))
+            made.append(_one(plan, kind, item, args, operands, index))
         elif isinstance(item, (list, tuple)):
-            made.append([_one(plan, place, one, args, kwargs, operands, index) for one in item])
+            made.append([_one(plan, place, one, args, operands, index) for one in item])
         else:
             made.append(item)
     return type(result)(made) if type(result) in (list, tuple) else tuple(made)

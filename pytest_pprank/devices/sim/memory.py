@@ -21,9 +21,20 @@ from pytest_pprank.devices.sim.streams import Stream, current_stream
 
 _CPU, _EXTERNAL = 1, 12  # kDLCPU, kDLExtDev in dlpack.h
 _PLAIN = frozenset(
-    (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    + (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    + (torch.complex64, torch.complex128)
+    (
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.complex64,
+        torch.complex128,
+    )
 )
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _export = torch._C._to_dlpack
@@ -61,7 +72,7 @@ class Block:
 
     def __init__(self, base: torch.Tensor, tensor: torch.Tensor, stream: Stream) -> None:
         storage = tensor.untyped_storage()
-        self.base = _Base(base, _on_free)
+        self.base: Any = _Base(base, _on_free)
         self.base.block = self
         self.key: int = storage._cdata
         self.nbytes: int = storage.nbytes()
@@ -76,6 +87,11 @@ class Block:
         self.pending: list[Any] = []
         self.recorded: set[Stream] | None = None
         self.name = ""
+
+    def start(self) -> int:
+        """Return the first byte of the block in the storage of its CPU tensor."""
+        base = self.base()
+        return int(base.storage_offset() * base.element_size())
 
 
 blocks: dict[int, Block] = {}
@@ -116,7 +132,7 @@ def sim_tensor(base: torch.Tensor, index: int) -> torch.Tensor:
     if lot is not None:
         block.log, block.last, block.version = dict(lot.log), FREED, 1
     blocks[block.key] = block
-    return tensor  # type: ignore[no-any-return]
+    return tensor
 
 
 def collect() -> None:

@@ -6,6 +6,7 @@ import types
 import warnings
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ _KEY = "PrivateUse1"
 _libraries: list[torch.library.Library] = []
 
 
-class device:  # noqa: N801
+class device:
     """``with torch.sim.device(0)``; there is no other current device (see `streams.set_device`)."""
 
     def __init__(self, device: Any) -> None:
@@ -31,7 +32,7 @@ class device:  # noqa: N801
         """Nothing to go back to."""
 
 
-class device_of(device):  # noqa: N801
+class device_of(device):
     """``with torch.sim.device_of(tensor)``: makes a tensor's device the current one."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -105,10 +106,10 @@ _MEMBERS: dict[str, Any] = {
     "is_current_stream_capturing": lambda: False,
     # a generator of the device is one of the CPU: the same seed gives the same numbers
     "manual_seed": torch.manual_seed,
-    "manual_seed_all": lambda seed: None,
+    "manual_seed_all": lambda _seed: None,
     "seed_all": lambda: None,
-    "get_rng_state": lambda device=None: torch.get_rng_state(),
-    "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
+    "get_rng_state": lambda _device=None: torch.get_rng_state(),
+    "set_rng_state": lambda state, _device=None: torch.set_rng_state(state),
     "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16],
     "empty_cache": empty_cache,
     "ipc_collect": lambda: None,
@@ -121,7 +122,7 @@ _MEMBERS: dict[str, Any] = {
     "reset_peak_memory_stats": allocator.reset_peaks,
     "get_device_properties": get_device_properties,
     "get_device_name": lambda device=None: get_device_properties(device).name,
-    "get_device_capability": lambda device=None: (0, 0),
+    "get_device_capability": lambda _device=None: (0, 0),
 }
 
 
@@ -156,7 +157,7 @@ def install() -> None:
 def _register_kernels() -> None:
     from pytest_pprank.devices.sim import factories
     from pytest_pprank.devices.sim.kernels import make_kernel
-    from pytest_pprank.devices.sim.plans import Plan, overload
+    from pytest_pprank.devices.sim.plans import Plan
 
     libraries: dict[str, torch.library.Library] = {}
     made: dict[str, Any] = {}
@@ -188,7 +189,7 @@ def _register_kernels() -> None:
         library_of("aten").impl(name, function, "CPU", allow_override=True)
     _register_attention(register)
     for name in _structured(factories.DEVICE_KERNELS):
-        register(name, _on_first_call(lambda name=name: make_kernel(Plan(overload(name)))))
+        register(name, _on_first_call(partial(_generic, name)))
 
 
 def _register_attention(register: Callable[..., None]) -> None:
@@ -206,6 +207,13 @@ def _register_attention(register: Callable[..., None]) -> None:
 
     register(attention.name(), kernel)
     register(attention.name(), with_gradients, f"Autograd{_KEY}")
+
+
+def _generic(name: str) -> Callable[..., Any]:
+    from pytest_pprank.devices.sim.kernels import make_kernel
+    from pytest_pprank.devices.sim.plans import Plan, overload
+
+    return make_kernel(Plan(overload(name)))
 
 
 def _structured(mine: Container[str]) -> list[str]:

@@ -9,22 +9,45 @@ from typing import Any
 import torch
 
 MIXED = frozenset(
-    ("aten::index.Tensor", "aten::index.Tensor_out", "aten::index_put_", "aten::index_put")
-    + ("aten::_index_put_impl_", "aten::_unsafe_index.Tensor", "aten::_unsafe_index_put")
-    + ("aten::tensor_split.tensor_indices_or_sections", "aten::resize_as_")
+    (
+        "aten::index.Tensor",
+        "aten::index.Tensor_out",
+        "aten::index_put_",
+        "aten::index_put",
+        "aten::_index_put_impl_",
+        "aten::_unsafe_index.Tensor",
+        "aten::_unsafe_index_put",
+        "aten::tensor_split.tensor_indices_or_sections",
+        "aten::resize_as_",
+    )
 )
 """Operators that take tensors of the host beside those of the device, as on CUDA."""
 
 _SYNCING = frozenset(
-    ("aten::_local_scalar_dense", "aten::item", "aten::equal", "aten::nonzero", "aten::is_nonzero")
-    + ("aten::masked_select", "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive")
-    + ("aten::allclose", "aten::bincount", "aten::repeat_interleave.Tensor")
+    (
+        "aten::_local_scalar_dense",
+        "aten::item",
+        "aten::equal",
+        "aten::nonzero",
+        "aten::is_nonzero",
+        "aten::masked_select",
+        "aten::_unique2",
+        "aten::unique_dim",
+        "aten::unique_consecutive",
+        "aten::allclose",
+        "aten::bincount",
+        "aten::repeat_interleave.Tensor",
+    )
 )
 """Operators after which the host knows a value, or a size that depends on values."""
 
 _UNSAFE_VIEWS = frozenset(
-    ("aten::unsafe_split.Tensor", "aten::unsafe_split_with_sizes", "aten::unsafe_chunk")
-    + ("aten::_unsafe_view",)
+    (
+        "aten::unsafe_split.Tensor",
+        "aten::unsafe_split_with_sizes",
+        "aten::unsafe_chunk",
+        "aten::_unsafe_view",
+    )
 )
 _ROWS = {
     "aten::index_put_": (0, 1),

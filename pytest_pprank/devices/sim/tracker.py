@@ -15,6 +15,7 @@ from pytest_pprank.devices.sim.streams import Clock, Stream, host, lock
 
 _MOST = 64
 
+
 class Rows(NamedTuple):
     """Rows of the first dimension that an indexed access touches: `width` bytes each."""
 
@@ -30,7 +31,7 @@ class Entry(NamedTuple):
     hi: int
     write: bool
     stream_id: int
-    count: int
+    number: int
     what: str
     stream: Stream
     stack: stacks.Stack
@@ -45,7 +46,7 @@ class Work(NamedTuple):
 
     what: str
     stream: Stream
-    count: int
+    number: int
     stack: stacks.Stack
 
 
@@ -61,12 +62,12 @@ def touch(
     whole = block.ptr == tensor.data_ptr() and block.shape == tensor.shape
     lo, hi = (0, block.nbytes) if whole else memory.byte_range(tensor)
     if block.pending:
-        settle(block, lo, hi, work.stream.clock)
+        settle(block, work.stream.clock)
     if not settings.tracking:
         return
     sid = work.stream.stream_id
     entry = Entry(
-        lo, hi, write, sid, work.count, work.what, work.stream, work.stack,
+        lo, hi, write, sid, work.number, work.what, work.stream, work.stack,
         tensor.shape, tensor.dtype, rows,
     )  # fmt: skip
     log = block.log
@@ -80,14 +81,14 @@ def touch(
         log.clear()  # everything before it is ordered before this
     elif len(log) >= _MOST:
         _prune(log)
-    log[(lo, hi, write, sid) if rows is None else (lo, hi, write, sid, work.count)] = entry
+    log[(lo, hi, write, sid) if rows is None else (lo, hi, write, sid, work.number)] = entry
 
 
 def _compare(block: Block, entry: Entry, clock: Clock) -> bool:
     """Report what `entry` is not ordered after; says whether it is after everything there is."""
     clean = True
     for other in list(block.log.values()):
-        if other.stream_id == entry.stream_id or clock.get(other.stream_id, 0) >= other.count:
+        if other.stream_id == entry.stream_id or clock.get(other.stream_id, 0) >= other.number:
             continue
         clean = False
         if (other.write or entry.write) and _overlap(other, entry):
@@ -118,7 +119,7 @@ def report(block: Block, first: Entry, second: Entry) -> None:
     kind = Kind.UNORDERED
     if first.freed:
         kind = Kind.FREED_IN_USE
-    elif any(copy.stream.stream_id == first.stream_id and copy.count == first.count
+    elif any(copy.stream.stream_id == first.stream_id and copy.number == first.number
              for copy in block.pending):  # fmt: skip
         kind = Kind.COPY_IN_FLIGHT
     tensor = describe(second.dtype, second.shape)
@@ -134,18 +135,18 @@ def side(entry: Entry) -> Side:
 
 
 def _prune(log: dict[Any, Entry]) -> None:
-    """Forget what the host has waited for, as everything later is ordered after it; else the oldest."""
+    """Forget what the host has waited for: all that comes later is after it; else the oldest."""
     seen = host.clock
-    for key in [k for k, e in log.items() if seen.get(e.stream_id, 0) >= e.count]:
+    for key in [k for k, e in log.items() if seen.get(e.stream_id, 0) >= e.number]:
         del log[key]
     while len(log) >= _MOST:
         del log[next(iter(log))]
 
 
-def settle(block: Block, lo: int, hi: int, clock: Clock) -> None:
+def settle(block: Block, clock: Clock) -> None:
     """Run the deferred copies into `block` that are ordered before whoever has `clock`."""
     for copy in list(block.pending):
-        if clock.get(copy.stream.stream_id, 0) >= copy.count:
+        if clock.get(copy.stream.stream_id, 0) >= copy.number:
             copy.run()
 
 
@@ -160,21 +161,18 @@ def raw_access(pointer: int, nbytes: int, *, write: bool, what: str) -> None:
             start = block.ptr
             if not (start < pointer + nbytes and pointer < start + block.nbytes):
                 continue
-            settle(block, 0, block.nbytes, host.clock)
+            settle(block, host.clock)
             lo = max(pointer, start) - start
             hi = min(pointer + nbytes, start + block.nbytes) - start
             _check_raw(block, lo, hi, write, what, stack)
 
 
-def _check_raw(
-    block: Block, lo: int, hi: int, write: bool, what: str, stack: stacks.Stack
-) -> None:
+def _check_raw(block: Block, lo: int, hi: int, write: bool, what: str, stack: stacks.Stack) -> None:
     verb = "writes" if write else "reads"
     for entry in list(block.log.values()):
-        ordered = host.clock.get(entry.stream_id, 0) >= entry.count
+        ordered = host.clock.get(entry.stream_id, 0) >= entry.number
         if not ordered and entry.lo < hi and lo < entry.hi and (entry.write or write):
             second = Side(f"{what} {verb} {hi - lo} bytes by address", "on the host", stack)
             reports.add(
                 Kind.RAW_ACCESS, describe(entry.dtype, entry.shape), block, side(entry), second
             )
-

@@ -1,0 +1,85 @@
+"""Messages between device tensors of two processes, by gloo, with the order of NCCL."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_PROGRAM = """
+import os, sys
+import torch
+import torch.distributed as dist
+from pytest_pprank.devices.sim import module
+from pytest_pprank.devices.sim.reports import Kind, findings
+module.install()
+rank = int(sys.argv[1]); other = 1 - rank
+dist.init_process_group("gloo", store=dist.FileStore(sys.argv[2], 2), rank=rank, world_size=2)
+sim = torch.get_device_module("sim")
+def t(*v): return torch.tensor(v, dtype=torch.float32, device="sim")
+def zeros(n): return torch.zeros(n, device="sim")
+
+# every operation gives what gloo gives
+x = t(1, 2); dist.all_reduce(x); assert x.tolist() == [2, 4]
+x = t(float(rank)); dist.broadcast(x, 1); assert x.tolist() == [1]
+l = [zeros(1), zeros(1)]; dist.all_gather(l, t(float(rank))); assert [i.item() for i in l] == [0, 1]
+x = zeros(2); dist.all_gather_into_tensor(x, t(float(rank))); assert x.tolist() == [0, 1]
+x = zeros(1); dist.reduce_scatter_tensor(x, t(1, 2)); assert x.tolist() == [2 + 2 * rank]
+x = t(1.0); dist.reduce(x, 0); assert rank or x.tolist() == [2]
+x = zeros(2); dist.all_to_all_single(x, t(rank, rank + 10.0))
+assert x.tolist() == [[0, 1], [10, 11]][rank]
+x = zeros(2); works = dist.batch_isend_irecv(
+    [dist.P2POp(dist.isend, t(rank, 5), other), dist.P2POp(dist.irecv, x, other)])
+[w.wait() for w in works]; assert x.tolist() == [other, 5], x
+g = dist.new_group([0, 1]); x = t(1); dist.all_reduce(x, group=g); assert x.item() == 2
+x = torch.ones(1); dist.all_reduce(x); assert x.item() == 2
+assert findings() == []
+
+# a message is after what was enqueued before it, on the stream that is current
+side = sim.Stream()
+if rank == 0:
+    x = t(7, 8)
+    side.wait_stream(sim.current_stream())
+    with sim.stream(side): x.mul_(2)
+    dist.send(x, 1)
+    (one,) = findings()
+    assert one.kind is Kind.UNORDERED and "c10d::send" in one.second.what, one
+    assert one.second.frames[0][0] == "<string>", one.second.frames
+    sim.current_stream().wait_stream(side)
+    dist.send(x, 1)
+    assert findings() == []
+    # the buffer of a send is free for the stream that has waited for the Work
+    work = dist.isend(x, 1); x.zero_()
+    (one,) = findings()
+    assert one.kind is Kind.UNORDERED and "c10d::send" in one.first.what, one
+    work.wait(); x = t(1, 2); sim.synchronize()
+    work = dist.isend(x, 1); work.wait(); x.zero_()
+    assert findings() == []
+else:
+    x = zeros(2)
+    dist.recv(x, 0); dist.recv(x, 0); assert x.tolist() == [14, 16]
+    # what was received is there for the stream that has waited for the Work, not for others
+    work = dist.irecv(x, 0); work.wait(); x + 1
+    assert findings() == []
+    with sim.stream(side): x + 1
+    (one,) = findings()
+    assert one.kind is Kind.UNORDERED and "c10d::recv_" in one.first.what, one
+    x = zeros(2); work = dist.irecv(x, 0); x + 1
+    (one,) = findings()
+    assert "c10d::recv_" in one.first.what, one
+    work.wait()
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_messages_and_collectives(tmp_path: Path) -> None:
+    commands = [[sys.executable, "-c", _PROGRAM, str(rank), str(tmp_path / "s")] for rank in (0, 1)]
+    # torch's logger of the environment would wait for a network that is not there
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands
+    ]
+    errors = [rank.communicate(timeout=240)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(errors)
