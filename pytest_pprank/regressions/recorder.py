@@ -135,7 +135,10 @@ def _failure(report: pytest.TestReport) -> dict[str, object]:
 
 
 def _seen_by(verdict: str, message: str, longrepr: Any) -> str:
-    """Name the assertion, else the exception, else the verdict that turned the test red."""
+    """Name the sanitizer, the assertion, else the exception or verdict that made the test red."""
+    sanitizer = re.match(r"sanitizer: ([\w-]+)", message)
+    if sanitizer:
+        return f"sanitizer {sanitizer[1]}"
     if not verdict.endswith("failed"):
         return verdict
     lines = list(_failing_lines(longrepr))

@@ -210,6 +210,21 @@ def test_half_a_line_is_left_alone(tmp_path: Path) -> None:
     assert list(read_run(tmp_path, None, 1.0, "").topologies) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("verdict", "message", "seen_by"),
+    [
+        ("hung", "hung: deadlock: ranks 0,1 are still inside call", "hung"),
+        ("sanitizer", "sanitizer: p2p: 3 messages were not waited for", "sanitizer p2p"),
+        ("failed", "[ranks 0,1] pkg.mod.EngineStalled: nothing moves", "EngineStalled"),
+        ("setup failed", "[rank 0] ValueError", "ValueError"),
+        ("failed", "AssertionError: assert 1 == 2", "assert"),
+        ("failed", "", "failed"),
+    ],
+)
+def test_who_has_seen_it(verdict: str, message: str, seen_by: str) -> None:
+    assert recorder._seen_by(verdict, message, message) == seen_by
+
+
 def test_command_line() -> None:
     options = Options("2,4", "cpu", True, arguments=("-k", "x"))
     command = " ".join(options.command("some.yaml"))
