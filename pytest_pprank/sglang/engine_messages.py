@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +60,10 @@ def sampling_of(max_new_tokens: int, changes: Mapping[str, Any]) -> dict[str, An
     name tokens to stop at (SGLang is deaf to both or to none), then `changes`.
     """
     module = import_module("sglang.srt.sampling.sampling_params")
-    known = need(need(module, "SamplingParams"), "__struct_fields__")
+    params = need(module, "SamplingParams")
+    known = getattr(params, "__struct_fields__", None)
+    if known is None:  # a plain class before 0.5.15
+        known = tuple(inspect.signature(params).parameters)
     for name in changes:
         if name not in known:
             raise UsageError(

@@ -89,8 +89,9 @@ class Wire:
     def __init__(self, scheduler: Any, side: TokenizerSide) -> None:
         self._side = side
         io_struct = import_module("sglang.srt.managers.io_struct")
-        self._send = need(io_struct, "sock_send")
-        self._recv = need(io_struct, "sock_recv")
+        # before 0.5.15 messages are pickled objects
+        self._send = getattr(io_struct, "sock_send", lambda socket, it: socket.send_pyobj(it))
+        self._recv = getattr(io_struct, "sock_recv", lambda socket: socket.recv_pyobj())
         self.inbox = Inbox(need(need(scheduler, "request_receiver"), "recv_from_tokenizer"))
         self.announced = 0
         self._read = 0
