@@ -198,7 +198,8 @@ def _profiler_problems(run: ProfilerRun, prediction: int | None, leaked: int) ->
     if not run.ran:
         problems.append("the profiler's entry was not called")
     if prediction is None:
-        problems.append("no usable predictor afterwards: dynamic chunking is off")
+        after = f" after {run.entry}" if run.entry else ""
+        problems.append(f"no usable predictor{after}: dynamic chunking is off")
     if leaked:
         problems.append(f"KV pool: {leaked} tokens were not given back by the profiler")
     return problems

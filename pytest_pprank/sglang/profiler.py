@@ -44,12 +44,14 @@ class ProfilerRun:
     `findings`: fields that were wrong at a forward's entry (each field once). `warnings`: what
     was raised or logged, and swallowed by SGLang. `forwards`: how many forwards it ran here, from
     which place (`caller`: file, line and function; of the one with findings, if there is one).
+    `entry`: class and method of the profiler, where it was called.
     """
 
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     forwards: int = 0
     caller: str = ""
+    entry: str = ""
     ran: bool = False
 
     def problems(self) -> list[str]:
@@ -94,7 +96,7 @@ def watch_profiler() -> Iterator[ProfilerRun]:
             entry = getattr(owner, name)
 
             def observed(*args: Any, **kwargs: Any) -> Any:
-                run.ran = True
+                run.ran, run.entry = True, f"{owner.__name__}.{name}"
                 with profiler_clock() as clock, _observed_forwards(run, clock):
                     try:
                         return entry(*args, **kwargs)
