@@ -76,6 +76,8 @@ class Engine:
         max_new_tokens: int = 8,
         *,
         logprobs: bool = False,
+        prompt_logprobs: bool = False,
+        priority: int | None = None,
         max_iterations: int | None = None,
         **sampling: Any,
     ) -> list[Result]:
@@ -91,7 +93,8 @@ class Engine:
                 f"{self._name}.generate: prompts must be a list with at least one prompt, each a "
                 f"list of token ids or a length, not {prompts!r}"
             )
-        options = {"logprobs": logprobs, "stream": False, **sampling}
+        options: dict[str, Any] = {"stream": False, "priority": priority, **sampling}
+        options |= {"logprobs": logprobs, "prompt_logprobs": prompt_logprobs}
         rids = [self.submit(prompt, max_new_tokens, **options) for prompt in prompts]
         self._drain(f"{self._name}.generate()", max_iterations)
         return [self.results[rid] for rid in rids]
@@ -103,7 +106,9 @@ class Engine:
         *,
         rid: str | None = None,
         logprobs: bool = False,
+        prompt_logprobs: bool = False,
         stream: bool = True,
+        priority: int | None = None,
         **sampling: Any,
     ) -> str:
         """Send one request and return its id; the first stage takes it in its next iteration.
@@ -111,6 +116,8 @@ class Engine:
         `prompt`: a list of token ids, or a length for that many ids which differ from request to
         request and are the same in all runs. `stream`: whether SGLang sends each token at once, so
         that `results` has it after the step; else it sends them from time to time and at the end.
+        `logprobs`: of the tokens that come out; `prompt_logprobs`: of the prompt's, too. `priority`:
+        needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``.
         """
         __tracebackhide__ = True
         serial = next(self._serial)
@@ -126,12 +133,12 @@ class Engine:
                 f"{self._name}.submit: a prompt needs at least one token id, each from 0 to "
                 f"{vocabulary - 1}"
             )
-        self._submit(
-            rid, ids, sampling_of(max_new_tokens, sampling), logprobs=logprobs, stream=stream
-        )
+        options: dict[str, Any] = {"logprobs": logprobs, "prompt_logprobs": prompt_logprobs}
+        options |= {"stream": stream, "priority": priority}
+        self._submit(rid, ids, sampling_of(max_new_tokens, sampling), **options)
         return rid
 
-    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: bool) -> None:
+    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: Any) -> None:
         request = generate_request(rid, ids, params, **options)
         self._expect(self._answers, rid, ids, params)
         self._all.send(shown_request(rid, ids), request)

@@ -245,6 +245,7 @@ class Conductor:
             return  # SGLang's own, such as a health check
         result.token_ids += output.token_ids
         result.logprobs += output.logprobs
+        result.prompt_logprobs += output.prompt_logprobs
         result.finish_reason = output.finish_reason or result.finish_reason
         result.cached_tokens = output.cached_tokens or result.cached_tokens
         result.retractions = output.retractions or result.retractions

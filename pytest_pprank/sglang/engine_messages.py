@@ -18,7 +18,8 @@ class Result:
     """What is known of one request; the same on all ranks after each call of the engine.
 
     `token_ids`: the output tokens that have been sent so far, without the prompt. `logprobs`: of
-    these tokens, where asked for. `finish_reason`: SGLang's words, such as
+    these tokens, where asked for; `prompt_logprobs`: of the prompt's tokens from the second on, where
+    asked for. `finish_reason`: SGLang's words, such as
     ``{"type": "length", "length": 8}``; None while the request is not finished. `cached_tokens`:
     tokens of the prompt that were found in the tree cache. `retractions`: how often the request had
     to give its KV back to others, and was computed again. `extends`: for each forward of the
@@ -32,6 +33,7 @@ class Result:
     model_path: str = field(repr=False)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
     finish_reason: dict[str, Any] | None = None
     cached_tokens: int = 0
     retractions: int = 0
@@ -50,6 +52,7 @@ class Output:
     rid: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    prompt_logprobs: tuple[float, ...] = ()
     finish_reason: dict[str, Any] | None = None
     cached_tokens: int = 0
     retractions: int = 0
@@ -80,6 +83,8 @@ def generate_request(
     *,
     logprobs: bool,
     stream: bool,
+    prompt_logprobs: bool = False,
+    priority: int | None = None,
     **more: Any,
 ) -> Any:
     """Return the message with which SGLang's tokenizer asks its Scheduler for tokens.
@@ -97,11 +102,12 @@ def generate_request(
         "token_type_ids": None,
         "mm_inputs": None,
         "sampling_params": params,
-        "return_logprob": logprobs,
-        "logprob_start_len": len(prompt) if logprobs else -1,
+        "return_logprob": logprobs or prompt_logprobs,
+        "logprob_start_len": 0 if prompt_logprobs else len(prompt) if logprobs else -1,
         "top_logprobs_num": 0,
         "token_ids_logprob": None,
         "stream": stream,
+        "priority": priority,
     }
     request = need(io_struct, "TokenizedGenerateReqInput")
     return request(**fill(request, {**known, **more}))
@@ -129,10 +135,16 @@ def _output(message: Any, index: int) -> Output:
     reason = message.finished_reasons[index]
     logprobs = message.output_token_logprobs_val
     values = logprobs[index] if logprobs else None
+    of_prompt = message.input_token_logprobs_val
+    # the first token has none: nothing comes before it
+    prompt_values = (
+        [value for value in of_prompt[index] or () if value is not None] if of_prompt else ()
+    )
     return Output(
         rid=message.rids[index],
         token_ids=tuple(message.output_ids[index]),
         logprobs=tuple(values or ()),
+        prompt_logprobs=tuple(prompt_values),
         finish_reason=None if reason is None else dict(reason),
         cached_tokens=int(message.cached_tokens[index]),
         retractions=int(message.retraction_counts[index]) if message.retraction_counts else 0,

@@ -71,6 +71,19 @@ def judge(model_path: str, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> 
     return Judged(expected, tuple(chosen.tolist()), at, found, _TIE.get(dtype, 1e-4))
 
 
+@functools.lru_cache(maxsize=256)
+def logprobs_of(model_path: str, prompt: tuple[int, ...]) -> tuple[tuple[float, ...], float]:
+    """Return the logprobs of a prompt's tokens from the second on, and how near equal ones are."""
+    import torch
+
+    model, dtype = _model(model_path)
+    with torch.inference_mode():
+        ids = torch.tensor([prompt], dtype=torch.int64)
+        logprobs = model(input_ids=ids[:, :-1]).logits[0].float().log_softmax(-1)
+    values = logprobs.gather(1, ids[0, 1:, None])[:, 0]
+    return tuple(values.tolist()), _TIE.get(dtype, 1e-4)
+
+
 def check_greedy(results: Sequence[Result]) -> None:
     """Raise UsageError for a result to which greedy decoding has nothing to say."""
     for result in results:
@@ -99,7 +112,12 @@ def findings(results: Sequence[Result], stages: int) -> Iterator[str]:
             if judged.differs_at is not None:
                 yield _difference(result, judged, judged.differs_at, stages)
             elif result.logprobs:
-                yield from _logprobs(result, judged)
+                what = "output token"
+                yield from _logprobs(result, what, 0, result.logprobs, judged.logprobs, judged.tie)
+        if result.prompt_logprobs:
+            expected, tie = logprobs_of(result.model_path, result.prompt)
+            found = result.prompt_logprobs
+            yield from _logprobs(result, "prompt token", 1, found, expected, tie)
 
 
 def _difference(result: Result, judged: Judged, at: int, stages: int) -> str:
@@ -110,8 +128,7 @@ def _difference(result: Result, judged: Judged, at: int, stages: int) -> str:
         f"logits of the reference: {expected.logit:.5f} for {expected.token}, "
         f"{judged.logit_of_found:.5f} for {found}; its second best has {expected.second:.5f}",
         f"before it: {result.token_ids[max(0, at - 4) : at] or 'nothing, it is the first token'}",
-        f"{stages} stages, a prompt of {len(result.prompt)} tokens of which {result.cached_tokens} "
-        f"were cached, run as {_ranges(result.extends)}",
+        f"{stages} stages, {_how(result)}",
     ]
     if judged.undecided:
         lines.append(
@@ -120,18 +137,33 @@ def _difference(result: Result, judged: Judged, at: int, stages: int) -> str:
     return "\n  ".join(lines)
 
 
-def _logprobs(result: Result, judged: Judged) -> Iterator[str]:
-    if len(result.logprobs) != len(result.token_ids):
-        yield f"{result.rid}: {len(result.logprobs)} logprobs of {len(result.token_ids)} tokens"
+def _logprobs(
+    result: Result,
+    what: str,
+    first: int,
+    found: Sequence[float],
+    expected: Sequence[float],
+    tie: float,
+) -> Iterator[str]:
+    """Compare the logprobs of tokens that are called `what`, numbered from `first`."""
+    if len(found) != len(expected):
+        yield f"{result.rid}: {len(found)} logprobs of {len(expected)} {what}s"
         return
-    pairs = zip(result.logprobs, judged.logprobs, strict=True)
-    for index, (found, expected) in enumerate(pairs):
-        if not abs(found - expected) <= 10 * judged.tie:
+    tokens = (result.prompt if what == "prompt token" else result.token_ids)[first:]
+    for index, values in enumerate(zip(found, expected, strict=True)):
+        if not abs(values[0] - values[1]) <= 10 * tie:
             yield (
-                f"{result.rid}: the logprob of output token {index} ({result.token_ids[index]}) is "
-                f"{found:.5f}, the reference has {expected:.5f}"
+                f"{result.rid}: the logprob of {what} {first + index} ({tokens[index]}) is "
+                f"{values[0]:.5f}, the reference has {values[1]:.5f}; {_how(result)}"
             )
             return
+
+
+def _how(result: Result) -> str:
+    return (
+        f"a prompt of {len(result.prompt)} tokens of which {result.cached_tokens} were cached, run "
+        f"as {_ranges(result.extends)}"
+    )
 
 
 def _ranges(extends: Sequence[tuple[int, int]]) -> str:

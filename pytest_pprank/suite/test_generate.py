@@ -8,10 +8,9 @@ import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 
-CHUNK = 64
-
 
 def test_one_request(engine: Any) -> None:
+    """All microbatch slots but one are empty."""
     assert_tokens_equal_reference(engine.generate([17]))
     assert_kv_balanced(engine.scheduler)
 
@@ -22,7 +21,8 @@ def test_requests_of_many_lengths(engine: Any) -> None:
 
 
 def test_requests_that_end_at_different_times(engine: Any) -> None:
-    for max_new_tokens in (1, 2, 5, 9, 14):
+    """Batches shrink to nothing, in some microbatch slots sooner than in others."""
+    for max_new_tokens in (1, 2, 5, 1, 9, 14, 1):
         engine.submit(20 + max_new_tokens, max_new_tokens, stream=False)
     engine.drain()
     assert_tokens_equal_reference(engine.results.values())
@@ -39,8 +39,17 @@ def test_requests_that_come_one_after_another(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
+def test_requests_after_a_pause(engine: Any) -> None:
+    """The loops turn empty in between, and what the last batch left behind must not matter."""
+    for length in (9, 270):
+        engine.generate([length, 14])
+        engine.step(5)
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
 def test_more_requests_than_may_run(engine: Any) -> None:
-    results = engine.generate([10 + 7 * index for index in range(32)], max_new_tokens=4)
+    results = engine.generate([10 + 5 * index for index in range(32)], max_new_tokens=4)
     assert_tokens_equal_reference(results)
     assert_kv_balanced(engine.scheduler)
 
@@ -54,7 +63,19 @@ def test_prefix_that_is_cached(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
+def test_prefix_of_a_request_that_still_runs(engine: Any) -> None:
+    prompt = [*range(2000, 2100)]
+    first = engine.submit(prompt, 12)
+    engine.run_until(lambda: len(engine.results[first].token_ids) >= 3)
+    later = engine.submit([*prompt, 3, 4], 5)
+    engine.drain()
+    assert engine.results[later].cached_tokens == 100
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
 def test_stop_token(engine: Any) -> None:
+    """One request of a batch stops in the middle, the other one goes on."""
     (whole,) = engine.generate([60])
     stop = whole.token_ids[3]
     results = engine.generate([whole.prompt, 20], stop_token_ids=[stop])
@@ -64,103 +85,43 @@ def test_stop_token(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-@pytest.mark.sglang(chunked_prefill_size=CHUNK)
-def test_chunked_prompt(engine: Any) -> None:
-    (result,) = engine.generate([5 * CHUNK - 1])
-    assert len(result.extends) == 5
-    assert_tokens_equal_reference([result])
-    assert_kv_balanced(engine.scheduler)
-
-
-@pytest.mark.sglang(chunked_prefill_size=CHUNK)
-def test_chunked_prompts_beside_others(engine: Any) -> None:
-    lengths = [3 * CHUNK, 3 * CHUNK + 1, 5, 2 * CHUNK - 1, CHUNK, 9, 4 * CHUNK + 7]
-    assert_tokens_equal_reference(engine.generate(lengths))
-    assert_kv_balanced(engine.scheduler)
-
-
-@pytest.mark.sglang(chunked_prefill_size=CHUNK)
-def test_chunks_whose_output_is_not_sent(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With this switch of SGLang's a chunk that samples nothing sends nothing back (PR 26148)."""
-    monkeypatch.setenv("SGLANG_PP_SKIP_PURE_CHUNKED_OUTPUT_COMM", "1")
-    assert_tokens_equal_reference(engine.generate([5 * CHUNK + 3, 6, 2 * CHUNK]))
-    assert_kv_balanced(engine.scheduler)
-
-
-@pytest.mark.sglang(chunked_prefill_size=CHUNK)
-def test_abort_in_the_middle_of_a_prompt(engine: Any) -> None:
-    aborted, other = engine.submit(8 * CHUNK), engine.submit(30)
-    engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
-    engine.abort(aborted)
-    engine.drain()
-    assert engine.results[aborted].finish_reason["type"] == "abort"
-    assert_tokens_equal_reference(engine.results[other])
-    assert_kv_balanced(engine.scheduler)
-
-
-def test_abort_of_a_running_request(engine: Any) -> None:
-    aborted, _ = engine.submit(40, 200), engine.submit(41, 12)
-    engine.run_until(lambda: len(engine.results[aborted].token_ids) >= 3)
-    engine.abort(aborted)
-    engine.drain()
-    assert engine.results[aborted].finish_reason["type"] == "abort"
-    assert len(engine.results[aborted].token_ids) < 200
-    assert_tokens_equal_reference(engine.results.values())
-    assert_kv_balanced(engine.scheduler)
-
-
-def test_abort_in_every_slot(engine: Any, pprank: Any) -> None:
-    """The request is in another microbatch slot than the one whose turn it is (PR 29405)."""
-    for turn in range(pprank.num_stages):
-        rid = engine.submit(20, 100)
-        engine.run_until(lambda: len(engine.results[rid].token_ids) >= 2)  # noqa: B023
-        engine.step(1 + turn)
-        engine.abort(rid)
-        engine.drain()
-        assert engine.results[rid].finish_reason["type"] == "abort"
-        assert_tokens_equal_reference(engine.results[rid])
-    assert_kv_balanced(engine.scheduler)
-
-
-@pytest.mark.sglang(enable_dynamic_chunking=True)
-def test_chunks_of_predicted_sizes(engine: Any, pprank: Any) -> None:
-    if pprank.num_stages < 2:
-        pytest.skip("SGLang sizes chunks dynamically on two stages or more")
-    assert_tokens_equal_reference(engine.generate([1500, 40, 700]))
-    assert_kv_balanced(engine.scheduler)
-
-
-@pytest.mark.sglang(max_total_tokens=128, schedule_conservativeness=0.05)
-def test_requests_that_are_retracted(engine: Any) -> None:
-    """More tokens than there is KV for: some requests give theirs back, and are computed again."""
-    results = engine.generate([20 + index for index in range(5)], max_new_tokens=14)
-    assert any(result.retractions for result in results)
+def test_first_token_is_the_stop_token(engine: Any) -> None:
+    """The request is over before it is ever decoded."""
+    (whole,) = engine.generate([60], max_new_tokens=1)
+    results = engine.generate([whole.prompt, 20], stop_token_ids=[whole.token_ids[0]])
+    assert results[0].finish_reason["type"] == "stop"
     assert_tokens_equal_reference(results)
-    assert_kv_balanced(engine.scheduler)
-
-
-def test_abort_of_a_request_that_has_not_begun(engine: Any) -> None:
-    aborted, other = engine.submit(40), engine.submit(41)
-    engine.abort(aborted)
-    engine.drain()
-    assert engine.results[aborted].finish_reason["type"] == "abort"
-    assert_tokens_equal_reference(engine.results[other])
-    assert_kv_balanced(engine.scheduler)
-
-
-@pytest.mark.sglang(max_running_requests=1, chunked_prefill_size=CHUNK)
-def test_one_request_at_a_time(engine: Any) -> None:
-    """A chunked prompt then fills all there is to fill (PR 23006)."""
-    results = engine.generate([50, 3 * CHUNK, 60, 70], max_new_tokens=4)
-    assert_tokens_equal_reference(results)
-    assert all(len(slot) <= 1 for view in engine.stages for slot in view.slots)
     assert_kv_balanced(engine.scheduler)
 
 
 def test_logprobs_are_those_of_the_tokens(engine: Any) -> None:
+    engine.submit(33, 7)  # one without, in the same batches
     results = engine.generate([12, 90], logprobs=True)
-    assert_tokens_equal_reference(results)
+    assert_tokens_equal_reference(engine.results.values())
     for result in results:
         assert len(result.logprobs) == len(result.token_ids)
         assert all(value < 0 for value in result.logprobs)
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_stages_of_different_speed(engine: Any, pprank: Any) -> None:
+    """One stage takes its time before each forward, another one in each round."""
+    import time
+
+    for slow in (0, pprank.num_stages - 1):
+        slows_down = pprank.stage == slow
+        engine.on_forward(lambda _, delay=0.004 * slows_down: time.sleep(delay))
+        engine.generate([30, 280, 3], max_new_tokens=5)
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.sglang(enable_priority_scheduling=True, max_running_requests=2)
+def test_requests_that_push_others_aside(engine: Any) -> None:
+    """Those of a higher priority come first, also at the cost of one that runs."""
+    for priority, length in ((0, 40), (0, 41), (20, 50), (5, 30), (20, 60)):
+        engine.submit(length, 10, priority=priority)
+        engine.step(5)
+    engine.drain()
+    assert_tokens_equal_reference(engine.results.values())
     assert_kv_balanced(engine.scheduler)

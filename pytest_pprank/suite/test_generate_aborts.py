@@ -1,0 +1,123 @@
+"""Requests that are aborted in every state: the others go on, and nothing is kept on any stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+
+CHUNK = 64
+
+chunked = pytest.mark.sglang(chunked_prefill_size=CHUNK)
+
+
+def check(engine: Any, *aborted: str) -> None:
+    """Hold what follows: aborted requests end as such, all tokens are right, nothing is held."""
+    engine.drain()
+    for rid in aborted:
+        assert engine.results[rid].finish_reason["type"] == "abort", rid
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_request_that_has_not_begun(engine: Any) -> None:
+    aborted, _ = engine.submit(40), engine.submit(41)
+    engine.abort(aborted)
+    check(engine, aborted)
+
+
+def test_request_that_waits_for_its_turn(engine: Any) -> None:
+    running = [engine.submit(20 + index, 12) for index in range(8)]
+    waiting = [engine.submit(60 + index, 5) for index in range(3)]
+    engine.run_until(lambda: all(engine.results[rid].token_ids for rid in running[:2]))
+    engine.abort(waiting[1])
+    check(engine)
+    assert engine.results[waiting[1]].finish_reason["type"] in ("abort", "length")
+
+
+def test_running_request(engine: Any) -> None:
+    aborted, _ = engine.submit(40, 200), engine.submit(41, 12)
+    engine.run_until(lambda: len(engine.results[aborted].token_ids) >= 3)
+    engine.abort(aborted)
+    check(engine, aborted)
+    assert len(engine.results[aborted].token_ids) < 200
+
+
+def test_request_in_every_slot(engine: Any, pprank: Any) -> None:
+    """It is in another microbatch slot than the one whose turn it is (PR 29405)."""
+    for turn in range(pprank.num_stages):
+        rid = engine.submit(20, 100)
+        engine.run_until(lambda: len(engine.results[rid].token_ids) >= 2)  # noqa: B023
+        engine.step(1 + turn)
+        engine.abort(rid)
+        engine.drain()
+        assert engine.results[rid].finish_reason["type"] == "abort"
+        assert len(engine.results[rid].token_ids) < 100
+    check(engine)
+
+
+def test_request_at_its_first_token(engine: Any, pprank: Any) -> None:
+    """Its prompt is under way somewhere between the first stage and the last one."""
+    for turn in range(2 * pprank.num_stages):
+        rid = engine.submit(20 + turn, 100)
+        engine.step(1 + turn)
+        engine.abort(rid)
+        engine.submit(5 + turn, 3)
+        engine.drain()
+        assert engine.results[rid].finish_reason["type"] == "abort"
+    check(engine)
+
+
+def test_request_at_its_last_token(engine: Any, pprank: Any) -> None:
+    """The abort comes while the last token is made, or when all is over."""
+    for turn in range(2 * pprank.num_stages):
+        rid = engine.submit(20 + turn, 5)
+        engine.run_until(lambda: len(engine.results[rid].token_ids) >= 4)  # noqa: B023
+        engine.step(1 + turn)
+        engine.abort(rid)
+        engine.abort(rid)
+    check(engine)
+
+
+def test_all_requests_at_once(engine: Any) -> None:
+    """The pipeline is empty from one iteration to the next, and new requests come at once."""
+    aborted = [engine.submit(20 + index, 100) for index in range(10)]
+    engine.run_until(lambda: len(engine.results[aborted[0]].token_ids) >= 2)
+    engine.abort()
+    engine.step(1)
+    engine.submit(30, 4)
+    engine.submit(300, 4)
+    check(engine, *aborted)
+
+
+@chunked
+def test_request_in_the_middle_of_its_prompt(engine: Any) -> None:
+    aborted, _ = engine.submit(8 * CHUNK), engine.submit(30)
+    engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
+    engine.abort(aborted)
+    check(engine, aborted)
+
+
+@chunked
+def test_request_at_each_chunk_beside_others(engine: Any) -> None:
+    """Others are decoded or wait; each time the chunks have got somewhere else."""
+    aborted = []
+    engine.submit(20, 60)
+    for chunks in (1, 3, 4):
+        aborted.append(engine.submit(4 * CHUNK))
+        rid, _ = aborted[-1], engine.submit(2 * CHUNK + chunks, 2)
+        engine.run_until(lambda: engine.chunks_done(rid) >= chunks)  # noqa: B023
+        engine.abort(rid)
+        engine.step(1)
+    check(engine, *aborted)
+
+
+@chunked
+def test_all_requests_while_one_is_in_the_middle_of_its_prompt(engine: Any) -> None:
+    aborted = [engine.submit(length, 50) for length in (10, 6 * CHUNK, 3 * CHUNK)]
+    engine.run_until(lambda: engine.chunks_done(aborted[1]) >= 2)
+    engine.abort()
+    engine.submit(3 * CHUNK + 1, 3)
+    check(engine, *aborted)

@@ -1,0 +1,114 @@
+"""Prompts that are run in several pieces, alone and beside others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+
+CHUNK = 64
+PAGE = 16
+
+chunked = pytest.mark.sglang(chunked_prefill_size=CHUNK)
+mixed = pytest.mark.sglang(chunked_prefill_size=CHUNK, page_size=PAGE, enable_mixed_chunk=True)
+
+
+@chunked
+def test_chunked_prompt(engine: Any) -> None:
+    (result,) = engine.generate([5 * CHUNK - 1])
+    assert len(result.extends) == 5
+    assert_tokens_equal_reference([result])
+    assert_kv_balanced(engine.scheduler)
+
+
+@chunked
+def test_chunked_prompts_beside_others(engine: Any) -> None:
+    lengths = [3 * CHUNK, 3 * CHUNK + 1, 5, 2 * CHUNK - 1, CHUNK, 9, 4 * CHUNK + 7]
+    assert_tokens_equal_reference(engine.generate(lengths))
+    assert_kv_balanced(engine.scheduler)
+
+
+@chunked
+def test_chunks_while_others_are_decoded(engine: Any) -> None:
+    """Some end while the prompt is at its chunks, so a slot is empty in between."""
+    for max_new_tokens in (3, 20, 5):
+        engine.submit(20, max_new_tokens)
+    engine.run_until(lambda: all(result.token_ids for result in engine.results.values()))
+    engine.submit(4 * CHUNK + 1, 5)
+    engine.step(2)
+    engine.submit(2 * CHUNK + 3, 1)
+    engine.drain()
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+@chunked
+def test_chunks_whose_output_is_not_sent(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With this switch of SGLang's a chunk that samples nothing sends nothing back (PR 26148)."""
+    monkeypatch.setenv("SGLANG_PP_SKIP_PURE_CHUNKED_OUTPUT_COMM", "1")
+    assert_tokens_equal_reference(engine.generate([5 * CHUNK + 3, 6, 2 * CHUNK]))
+    assert_kv_balanced(engine.scheduler)
+
+
+@chunked
+def test_chunks_of_a_prompt_whose_beginning_is_cached(engine: Any) -> None:
+    prompt = [*range(3000, 3000 + 3 * CHUNK + 10)]
+    engine.generate([prompt], max_new_tokens=2)
+    longer = [*prompt, *range(5000, 5000 + 2 * CHUNK + 5)]
+    result, _ = engine.generate([longer, 2 * CHUNK])
+    assert (result.cached_tokens, result.extends[0][0]) == (len(prompt), len(prompt))
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+@chunked
+def test_logprobs_of_chunked_prompts(engine: Any) -> None:
+    engine.submit(2 * CHUNK, 4)  # one without, in the same batches
+    results = engine.generate([3 * CHUNK + 5, 20, CHUNK], prompt_logprobs=True, logprobs=True)
+    for result in results:
+        assert len(result.prompt_logprobs) == len(result.prompt) - 1
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+@mixed
+def test_prompts_around_a_page(engine: Any) -> None:
+    lengths = [PAGE - 1, PAGE, PAGE + 1, CHUNK - 1, CHUNK + PAGE, 2 * CHUNK + PAGE + 1]
+    assert_tokens_equal_reference(engine.generate(lengths, max_new_tokens=PAGE + 2))
+    assert_kv_balanced(engine.scheduler)
+
+
+@mixed
+def test_pages_that_are_cached(engine: Any) -> None:
+    """Whole pages are found again, a part of one is not."""
+    prompt = [*range(1000, 1000 + 3 * CHUNK + 5)]
+    engine.generate([prompt])
+    results = engine.generate([[*prompt, 7, 8], [*prompt[: 5 * PAGE + 3], 9]])
+    assert [result.cached_tokens for result in results] == [3 * CHUNK, 5 * PAGE]
+    assert_tokens_equal_reference(results)
+    assert_kv_balanced(engine.scheduler)
+
+
+@mixed
+def test_chunks_in_one_batch_with_decoded_requests(engine: Any) -> None:
+    for max_new_tokens in (20, 4, 12):
+        engine.submit(20 + max_new_tokens, max_new_tokens)
+    engine.run_until(lambda: all(result.token_ids for result in engine.results.values()))
+    for length in (4 * CHUNK + 1, 30, CHUNK):
+        engine.submit(length, 5)
+        engine.step(1)
+    engine.drain()
+    modes = {forward.mode for forward in engine.forwards}
+    assert "mixed" in modes, f"modes of the forwards: {modes}"
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.sglang(enable_dynamic_chunking=True)
+def test_chunks_of_predicted_sizes(engine: Any, pprank: Any) -> None:
+    if pprank.num_stages < 2:
+        pytest.skip("SGLang sizes chunks dynamically on two stages or more")
+    assert_tokens_equal_reference(engine.generate([1500, 40, 700]))
+    assert_kv_balanced(engine.scheduler)

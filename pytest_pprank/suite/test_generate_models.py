@@ -1,0 +1,41 @@
+"""Other kinds of models: tied embeddings, a mixture of experts, latent attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+
+CHUNK = 64
+PAGE = 16
+
+
+def check(engine: Any) -> None:
+    """Hold what all models must hold: chunked, cached and mixed prompts, aborted ones beside."""
+    prompt = [*range(1000, 1000 + CHUNK + 2 * PAGE)]
+    engine.generate([prompt, 5, 3 * CHUNK + 1], max_new_tokens=6)
+    aborted = engine.submit(4 * CHUNK, 5)
+    engine.submit([*prompt, 7, 8, 9], 9, logprobs=True)
+    engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
+    engine.abort(aborted)
+    engine.drain()
+    assert engine.results[aborted].finish_reason["type"] == "abort"
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.sglang(model_path="tiny:qwen3", chunked_prefill_size=CHUNK)
+def test_qwen_with_tied_embeddings(engine: Any) -> None:
+    check(engine)
+
+
+@pytest.mark.sglang(model_path="tiny:qwen3-moe", chunked_prefill_size=CHUNK)
+def test_mixture_of_experts(engine: Any) -> None:
+    check(engine)
+
+
+@pytest.mark.sglang(model_path="tiny:deepseek-v3", chunked_prefill_size=CHUNK, page_size=PAGE)
+def test_latent_attention(engine: Any) -> None:
+    check(engine)

@@ -1,0 +1,87 @@
+"""Too little of something: KV for all that run, or room for more than one request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+
+CHUNK = 64
+
+little_kv = pytest.mark.sglang(
+    max_total_tokens=128, schedule_conservativeness=0.05, chunked_prefill_size=32
+)
+one_at_a_time = pytest.mark.sglang(max_running_requests=1, chunked_prefill_size=CHUNK)
+
+
+@little_kv
+def test_requests_that_are_retracted(engine: Any) -> None:
+    """More tokens than there is KV for: some requests give theirs back, and are computed again."""
+    results = engine.generate([20 + index for index in range(5)], max_new_tokens=14)
+    assert any(result.retractions for result in results)
+    assert_tokens_equal_reference(results)
+    assert_kv_balanced(engine.scheduler)
+
+
+@little_kv
+def test_retracted_requests_beside_chunks(engine: Any) -> None:
+    """What was retracted comes back as a longer prompt, itself in chunks."""
+    for length in (30, 20, 25):
+        engine.submit(length, 16)
+    engine.run_until(lambda: all(result.token_ids for result in engine.results.values()))
+    engine.submit(70, 4)
+    engine.drain()
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+@little_kv
+def test_abort_of_a_retracted_request(engine: Any) -> None:
+    rids = [engine.submit(20 + index, 16) for index in range(5)]
+    engine.run_until(
+        lambda: any(
+            rid in view.waiting and engine.results[rid].token_ids
+            for view in engine.stages
+            for rid in rids
+        )
+    )
+    waiting = [rid for rid in rids if rid in engine.stages[0].waiting]
+    for rid in waiting:
+        engine.abort(rid)
+    engine.drain()
+    assert waiting
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+@little_kv
+def test_cached_prefixes_that_make_room(engine: Any) -> None:
+    """The tree cache is full of what was, and gives it up for what comes."""
+    for length in (70, 71, 72, 90):
+        engine.generate([length], max_new_tokens=3)
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
+
+
+@one_at_a_time
+def test_one_request_at_a_time(engine: Any) -> None:
+    """A chunked prompt then fills all there is to fill (PR 23006)."""
+    results = engine.generate([50, 3 * CHUNK, 60, 70], max_new_tokens=4)
+    assert_tokens_equal_reference(results)
+    assert all(len(slot) <= 1 for view in engine.stages for slot in view.slots)
+    assert_kv_balanced(engine.scheduler)
+
+
+@one_at_a_time
+def test_abort_of_the_only_request(engine: Any) -> None:
+    """Its place goes to the next one at once."""
+    aborted = engine.submit(4 * CHUNK, 50)
+    engine.submit(2 * CHUNK, 3)
+    engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
+    engine.abort(aborted)
+    engine.drain()
+    assert engine.results[aborted].finish_reason["type"] == "abort"
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)
