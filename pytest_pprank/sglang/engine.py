@@ -116,8 +116,8 @@ class Engine:
         `prompt`: a list of token ids, or a length for that many ids which differ from request to
         request and are the same in all runs. `stream`: whether SGLang sends each token at once, so
         that `results` has it after the step; else it sends them from time to time and at the end.
-        `logprobs`: of the tokens that come out; `prompt_logprobs`: of the prompt's, too. `priority`:
-        needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``.
+        `logprobs`: those of the tokens that come out; `prompt_logprobs`: the prompt's, too.
+        `priority`: needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``.
         """
         __tracebackhide__ = True
         serial = next(self._serial)

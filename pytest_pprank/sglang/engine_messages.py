@@ -18,8 +18,8 @@ class Result:
     """What is known of one request; the same on all ranks after each call of the engine.
 
     `token_ids`: the output tokens that have been sent so far, without the prompt. `logprobs`: of
-    these tokens, where asked for; `prompt_logprobs`: of the prompt's tokens from the second on, where
-    asked for. `finish_reason`: SGLang's words, such as
+    these tokens; `prompt_logprobs`: of the prompt's from the second on; both only where asked for.
+    `finish_reason`: SGLang's words, such as
     ``{"type": "length", "length": 8}``; None while the request is not finished. `cached_tokens`:
     tokens of the prompt that were found in the tree cache. `retractions`: how often the request had
     to give its KV back to others, and was computed again. `extends`: for each forward of the

@@ -10,6 +10,7 @@ import psutil
 from sglang.srt.platforms.interface import PlatformEnum, SRTPlatform
 
 from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.paging import paged_allocator_class
 from pytest_pprank.sglang.seams import need
 
 
@@ -40,9 +41,7 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
         return _mla_kv_pool_class()
 
     def get_paged_allocator_cls(self) -> type:
-        from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
-
-        return PagedTokenToKVPoolAllocator  # type: ignore[no-any-return]
+        return paged_allocator_class()
 
 
 @cache
