@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.sglang.disagg_start import prepare_disagg, private_ports, start_bootstrap
+from pytest_pprank.sglang.grammar import start_grammars
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 from pytest_pprank.sglang.profiler import ProfilerRun, strands_peers, watch_profiler
 from pytest_pprank.sglang.seams import fill, missing, need, takes
@@ -89,6 +90,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
     if pprank.device != "cpu":
         # what the start has written is read on streams of their own, with nothing in between
         import_module("torch").get_device_module(pprank.device).synchronize()
+    start_grammars(scheduler, args.get("grammar_backend"))
     _started[id(scheduler)] = (scheduler, _snapshot(scheduler, side, run))
     return scheduler
 

@@ -1,0 +1,88 @@
+"""Requests whose output must follow a grammar, which each stage compiles for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
+from threading import Event
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+
+pytestmark = [
+    pytest.mark.sglang(grammar_backend="xgrammar"),
+    pytest.mark.skipif(
+        find_spec("xgrammar") is None,
+        reason="xgrammar is not installed: pip install xgrammar, or python -m pytest_pprank setup",
+    ),
+]
+
+# token N reads "N "
+NUMBERS = r"(4[0-9]{3} )+"
+OTHERS = r"(5[0-9]{3} )+"
+
+
+@contextmanager
+def late(scheduler: Any, *, here: bool) -> Iterator[Event]:
+    """Let no grammar be compiled before the event, on the ranks with `here`."""
+    backend, go = scheduler.grammar_manager.grammar_backend, Event()
+    pool = backend.executor
+    if here:
+        backend.executor = ThreadPoolExecutor(1)
+        backend.executor.submit(go.wait)
+    try:
+        yield go
+    finally:
+        go.set()
+        if here:
+            backend.executor.shutdown()
+        backend.executor = pool
+
+
+def follows(tokens: list[int], first: int) -> bool:
+    """Say whether all tokens are those of the thousand that begins at `first`."""
+    return all(first <= token < first + 1000 for token in tokens)
+
+
+def test_output_follows_the_grammar(engine: Any) -> None:
+    bound = [engine.submit(20, 7, regex=NUMBERS), engine.submit(300, 5, regex=OTHERS)]
+    free = engine.submit(30, 6)
+    engine.drain()
+    tokens = [engine.results[rid].token_ids for rid in bound]
+    assert [len(each) for each in tokens] == [7, 5]
+    assert follows(tokens[0], 4000), tokens[0]
+    assert follows(tokens[1], 5000), tokens[1]
+    assert_tokens_equal_reference(engine.results[free])
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_stages_wait_for_the_grammar_of_the_first_one(engine: Any, pprank: Any) -> None:
+    """The first stage is the last one to have it (PR 30747)."""
+    with late(engine.scheduler, here=pprank.is_first_stage) as go:
+        bound = engine.submit(20, 4, regex=NUMBERS)
+        engine.step(6 * pprank.num_stages)
+        assert engine.forwards == []
+        free = engine.submit(33, 5)
+        engine.run_until(lambda: engine.results[free].token_ids)
+        go.set()
+        engine.drain()
+    assert follows(engine.results[bound].token_ids, 4000)
+    assert_tokens_equal_reference(engine.results[free])
+    assert_kv_balanced(engine.scheduler)
+
+
+def test_abort_of_a_request_that_waits_for_its_grammar(engine: Any, pprank: Any) -> None:
+    with late(engine.scheduler, here=pprank.is_first_stage) as go:
+        aborted = engine.submit(20, 4, regex=OTHERS)
+        other = engine.submit(21, 4)
+        engine.step(2 * pprank.num_stages)
+        engine.abort(aborted)
+        go.set()
+        engine.drain()
+    assert engine.results[aborted].finish_reason["type"] == "abort"
+    assert_tokens_equal_reference(engine.results[other])
+    assert_kv_balanced(engine.scheduler)
