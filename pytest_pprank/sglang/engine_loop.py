@@ -37,6 +37,8 @@ def _warnings_of_sglang() -> Iterator[None]:
         warnings.simplefilter("default")
         # about each pickled message between stages; torch says it once per process
         warnings.filterwarnings("ignore", "The given (buffer|NumPy array) is not writable")
+        # about SGLang's own call of xgrammar
+        warnings.filterwarnings("ignore", "max_rollback_tokens is deprecated")
         yield
 
 
