@@ -19,7 +19,7 @@ one_at_a_time = pytest.mark.sglang(max_running_requests=1, chunked_prefill_size=
 @little_kv
 def test_requests_that_are_retracted(engine: Any) -> None:
     """More tokens than there is KV for: some requests give theirs back, and are computed again."""
-    results = engine.generate([20 + index for index in range(5)], max_new_tokens=14)
+    results = engine.generate([20 + index for index in range(5)], max_new_tokens=24)
     assert any(result.retractions for result in results)
     assert_tokens_equal_reference(results)
     assert_kv_balanced(engine.scheduler)
@@ -39,7 +39,7 @@ def test_retracted_requests_beside_chunks(engine: Any) -> None:
 
 @little_kv
 def test_abort_of_a_retracted_request(engine: Any) -> None:
-    rids = [engine.submit(20 + index, 16) for index in range(5)]
+    rids = [engine.submit(20 + index, 24) for index in range(5)]
     engine.run_until(
         lambda: any(
             rid in view.waiting and engine.results[rid].token_ids

@@ -46,7 +46,7 @@ def test_stage_that_does_not_come_back(engine, pprank):
     engine.generate([20])
 """
 
-SUITE = "test_one_request_at_a_time or test_abort_in_the_middle or test_chunks_whose_output"
+SUITE = "one_request_at_a_time or (in_the_middle_of_its_prompt and not all) or chunks_whose_output"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,9 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> str:
     (folder / "test_stuck.py").write_text(STUCK)
     command = [sys.executable, "-m", "pytest", "--pp-size", "2", "-p", "no:cacheprovider"]
     command += ["--pprank-revert", "revert.yaml", "--pprank-timeout", "15"]
-    command += ["--pyargs", "test_stuck.py", "pytest_pprank.suite.test_generate"]
+    themes = ("chunks", "aborts", "pressure")
+    command += ["--pyargs", "test_stuck.py"]
+    command += [f"pytest_pprank.suite.test_generate_{theme}" for theme in themes]
     command += ["-k", f"does_not_come_back or {SUITE}"]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
@@ -77,7 +79,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> str:
             ],
         ),
         (
-            "test_abort_in_the_middle_of_a_prompt",
+            "test_request_in_the_middle_of_its_prompt",
             ["event loop failed: ValueError: pool memory leak", "held by req-000: request slot"],
         ),
         (
