@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+_NONE = logging.PlaceHolder
 
 
 def basetemp_of(config: pytest.Config) -> Path | None:
@@ -56,6 +59,54 @@ class _Unhooked:
         if name == "_plugin":
             raise AttributeError(name)  # not yet initialised
         return getattr(self._plugin, name)
+
+
+def quicken_log_capture() -> None:
+    """Make pytest's capturing of logs cost less, where it attaches itself to many loggers.
+
+    Since pytest-dev/pytest pull request 14375 it looks for the loggers that do not propagate, and
+    attaches to each of them, six times per test: with torch and SGLang imported, a large part of
+    what a small test costs. Here it attaches to the same ones at the same times. Another form of it
+    than the one that is known is left alone.
+    """
+    from _pytest import logging as plugin
+
+    known = {"attached_loggers", "handler", "level", "orig_level"}
+    if set(getattr(plugin.catching_logs, "__slots__", ())) == known:
+        plugin.catching_logs = _quick(plugin.catching_logs)  # type: ignore[misc]
+
+
+def _quick(catching_logs: Any) -> Any:
+    class QuickCatchingLogs(catching_logs):  # type: ignore[misc]
+        """Attaches without taking logging's lock for every logger: appending needs none."""
+
+        __slots__ = ()
+
+        def __enter__(self) -> logging.Handler:
+            handler: logging.Handler = self.handler
+            if self.level is not None:
+                handler.setLevel(self.level)
+            root = logging.getLogger()
+            others = list(root.manager.loggerDict.values())
+            cut_off = [o for o in others if not isinstance(o, _NONE) and not o.propagate]
+            self.attached_loggers += [root, *cut_off]
+            for logger in self.attached_loggers:
+                if handler not in logger.handlers:
+                    logger.handlers.append(handler)
+            if self.level is not None:
+                self.orig_level = root.level  # type: ignore[misc]
+                root.setLevel(min(self.orig_level, self.level))
+            return handler
+
+        def __exit__(self, *error: object) -> None:
+            if self.level is not None:
+                logging.getLogger().setLevel(self.orig_level)
+            for logger in self.attached_loggers:
+                if self.handler in logger.handlers:
+                    logger.handlers.remove(self.handler)
+            self.attached_loggers.clear()
+
+    return QuickCatchingLogs
 
 
 def tear_down_for(item: pytest.Item | None, session: pytest.Session) -> None:

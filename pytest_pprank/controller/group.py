@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_pprank.controller.evidence import MemoryWitness, read_last_words
@@ -19,7 +19,7 @@ from pytest_pprank.controller.start import StartErrors
 from pytest_pprank.controller.verdicts import describe_exit
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
-from pytest_pprank.wire.channel import Channel, ChannelClosed
+from pytest_pprank.wire.channel import Channel, ChannelClosed, pack
 from pytest_pprank.wire.messages import (
     Exchange,
     Exchanged,
@@ -51,7 +51,8 @@ class RankPeer:
     rank: int
     pid: int
     channel: Channel
-    missing: dict[ItemKey, str]
+    watch: Channel
+    missing: dict[ItemKey, str] = field(default_factory=dict)
     alive: bool = True
 
 
@@ -86,8 +87,8 @@ class WorkerGroup:
         self._selector.register(self.pipes, selectors.EVENT_READ, self.pipes.read)
         self.tell_launcher(self._order)
         if self._launcher.channel is not None:
-            connection = self._launcher.channel.connection
-            self._selector.register(connection, selectors.EVENT_READ, self._hear_launcher)
+            channel = self._launcher.channel
+            self._selector.register(channel, selectors.EVENT_READ, self._hear_launcher)
         try:
             self._admit(deadline)
             self._wait_ready(deadline)
@@ -96,16 +97,20 @@ class WorkerGroup:
             raise
 
     def _admit(self, deadline: float) -> None:
+        here: dict[tuple[int, bool], Channel] = {}
         while len(self.ranks) < self.world_size:
             arrival = self._launcher.next_rank(_TICK_SECONDS)
             if arrival is not None and arrival[0].group == self.name:
                 hello, channel = arrival
-                self.ranks[hello.rank] = RankPeer(hello.rank, hello.pid, channel, {})
+                here[hello.rank, hello.watch] = channel
+                if (hello.rank, not hello.watch) in here:
+                    own, watch = here[hello.rank, False], here[hello.rank, True]
+                    self.ranks[hello.rank] = RankPeer(hello.rank, hello.pid, own, watch)
             self.messages(0)  # of ranks there are none yet
             self._check_start(deadline)
         self.ranks = dict(sorted(self.ranks.items()))
         for peer in self.ranks.values():
-            self._selector.register(peer.channel.connection, selectors.EVENT_READ, peer)
+            self._selector.register(peer.channel, selectors.EVENT_READ, peer)
 
     def _wait_ready(self, deadline: float) -> None:
         ready: set[int] = set()
@@ -164,7 +169,8 @@ class WorkerGroup:
     def messages(self, timeout: float) -> list[tuple[RankPeer, Message | None]]:
         """Return what ranks have said within `timeout` seconds; None from a rank that is gone.
 
-        What they print meanwhile is taken from their pipes.
+        What they print meanwhile is taken from their pipes; all that a rank has printed before it
+        said something is.
         """
         heard: list[tuple[RankPeer, Message | None]] = []
         for key, _ in self._selector.select(timeout):
@@ -172,33 +178,46 @@ class WorkerGroup:
                 self._hear(key.data, heard)
             else:
                 key.data()
+        if heard:
+            self.pipes.read()
         return heard
 
     def _hear(self, peer: RankPeer, heard: list[tuple[RankPeer, Message | None]]) -> None:
         try:
-            message = peer.channel.receive()
+            messages = peer.channel.receive_ready()
         except ChannelClosed:
             self._lose(peer)
             heard.append((peer, None))
             return
-        if isinstance(message, WarningSeen):
-            self._on_warning(peer.rank, message)
-        else:
-            heard.append((peer, message))
+        for message in messages:
+            if isinstance(message, WarningSeen):
+                self._on_warning(peer.rank, message)
+            else:
+                heard.append((peer, message))
 
     def _lose(self, peer: RankPeer) -> None:
         if peer.alive:
             peer.alive = False
-            self._selector.unregister(peer.channel.connection)
+            self._selector.unregister(peer.channel)
 
     def send(self, rank: int, message: Message) -> None:
         """Send to a rank; one that is gone shows itself at the next read."""
-        with suppress(ChannelClosed):
-            self.ranks[rank].channel.send(message)
+        self.send_packed((rank,), pack(message))
 
-    def answer(self, rank: int, message: Exchanged) -> None:
-        """Answer a rank's meeting."""
-        self.send(rank, message)
+    def send_packed(self, ranks: Iterable[int], frame: bytes) -> None:
+        """Send what wire.channel.pack has made of a message to several ranks."""
+        for rank in ranks:
+            with suppress(ChannelClosed):
+                self.ranks[rank].channel.send_packed(frame)
+
+    def ask(self, rank: int, message: Message) -> None:
+        """Send to a rank what it is to hear whatever it does."""
+        with suppress(ChannelClosed):
+            self.ranks[rank].watch.send(message)
+
+    def answer(self, ranks: Iterable[int], message: Exchanged) -> None:
+        """Answer a meeting of some ranks."""
+        self.send_packed(ranks, pack(message))
 
     def tell_launcher(self, message: Message) -> None:
         """Send to the launcher; raises GroupError if it is gone."""
@@ -216,13 +235,15 @@ class WorkerGroup:
 
     def _hear_launcher(self) -> None:
         assert self._launcher.channel is not None
+        messages: list[Message]
         try:
-            message = self._launcher.channel.receive()
+            messages = self._launcher.channel.receive_ready()
         except ChannelClosed:
-            self._selector.unregister(self._launcher.channel.connection)
-            message = GroupEnded(self.name, {}, "the launcher process died")
-        if isinstance(message, GroupEnded) and message.group == self.name:
-            self._ended = self._ended or message
+            self._selector.unregister(self._launcher.channel)
+            messages = [GroupEnded(self.name, {}, "the launcher process died")]
+        for message in messages:
+            if isinstance(message, GroupEnded) and message.group == self.name:
+                self._ended = self._ended or message
 
     def wait_ended(self, seconds: float) -> GroupEnded | None:
         """Wait up to `seconds` for the group to be gone."""
@@ -245,6 +266,7 @@ class WorkerGroup:
         errors = []
         for rank in self.ranks:
             self.send(rank, Shutdown())
+            self.ask(rank, Shutdown())  # it may not be waiting for an order
         # what is torn down only now may still want to meet
         meetings = Meetings(self.world_size, self.answer)
         deadline = time.monotonic() + seconds
@@ -279,6 +301,7 @@ class WorkerGroup:
         for peer in self.ranks.values():
             peer.alive = False
             peer.channel.close()
+            peer.watch.close()
             # each rank led a process group of its own; what is left of it are its children
             with suppress(ProcessLookupError):
                 os.killpg(peer.pid, signal.SIGKILL)

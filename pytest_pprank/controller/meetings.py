@@ -7,7 +7,7 @@ released with an error that says who is where: a missed meeting never costs a ti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pytest_pprank.wire.messages import Exchange, Exchanged
 
@@ -15,9 +15,11 @@ _PHASE_END = "end of "
 
 
 class Meetings:
-    """Meetings of one running test. `answer(rank, message)` sends to a rank."""
+    """Meetings of one running test. `answer(ranks, message)` sends one message to some ranks."""
 
-    def __init__(self, world_size: int, answer: Callable[[int, Exchanged], None]) -> None:
+    def __init__(
+        self, world_size: int, answer: Callable[[Collection[int], Exchanged], None]
+    ) -> None:
         self._world_size = world_size
         self._answer = answer
         self._here: dict[int, Exchange] = {}
@@ -31,7 +33,10 @@ class Meetings:
     def leave(self, rank: int, why: str) -> None:
         """A rank will come to no further meeting of this test: ``finished the test``, ``died``."""
         self._gone[rank] = why
-        self._here.pop(rank, None)
+        left = self._here.pop(rank, None)
+        if left is not None:  # by another thread of it, which must not wait for ever
+            error = f"rank {rank} waits {_words(left)} in vain: it has itself {why}"
+            self._answer((rank,), Exchanged(left.number, error=error))
         self._settle()
 
     def at_end_of_phase(self) -> dict[int, str]:
@@ -56,8 +61,11 @@ class Meetings:
     def _hold(self) -> None:
         here, self._here = self._here, {}
         payloads = tuple(here[rank].payload for rank in range(self._world_size))
+        by_number: dict[int, list[int]] = {}
         for rank, exchange in here.items():
-            self._answer(rank, Exchanged(exchange.number, payloads))
+            by_number.setdefault(exchange.number, []).append(rank)
+        for number, ranks in by_number.items():
+            self._answer(ranks, Exchanged(number, payloads))
 
     def _release(self, operations: set[str]) -> None:
         # A rank at the end of a phase stays there for the others, unless they are gone for good:
@@ -70,7 +78,7 @@ class Meetings:
             exchange = self._here.pop(rank)
             others = "; ".join(text for r, text in where.items() if r != rank)
             error = f"rank {rank} waits {_words(exchange)} in vain: {others}"
-            self._answer(rank, Exchanged(exchange.number, error=error))
+            self._answer((rank,), Exchanged(exchange.number, error=error))
 
     def _where(self) -> dict[int, str]:
         here = {rank: f"rank {rank} is {_words(e)}" for rank, e in self._here.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
-import selectors
+import select
 import termios
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -109,32 +109,35 @@ class RankPipes:
 
     def __init__(self, workdir: Path, world_size: int, listeners: Iterable[Listener] = ()) -> None:
         listeners = tuple(listeners)
-        self._selector = selectors.EpollSelector()
+        self._epoll = select.epoll()
         self._by_rank = {
             rank: [RankPipe(pipe_file(workdir, rank, s), rank, s, listeners) for s in STREAMS]
             for rank in range(world_size)
         }
-        for pipe in itertools.chain(*self._by_rank.values()):
-            self._selector.register(pipe, selectors.EVENT_READ)
+        self._by_descriptor = {p.fileno(): p for p in itertools.chain(*self._by_rank.values())}
+        for descriptor in self._by_descriptor:
+            self._epoll.register(descriptor, select.EPOLLIN)
 
     def fileno(self) -> int:
         """A descriptor that is ready when any pipe is, for selectors."""
-        return self._selector.fileno()
+        return self._epoll.fileno()
 
     def read(self) -> None:
         """Read what is in the pipes now."""
-        for key, _ in self._selector.select(0):
-            pipe: RankPipe = key.fileobj  # type: ignore[assignment]
-            pipe.read()
+        for descriptor, _ in self._epoll.poll(0):
+            self._by_descriptor[descriptor].read()
 
     def take(self, rank: int) -> dict[str, str]:
         """Return what a rank has printed since the last time, by stream; empty ones are absent."""
         self.read()
-        taken = {pipe.stream: pipe.take() for pipe in self._by_rank[rank]}
-        return {stream: text for stream, text in taken.items() if text}
+        return self.take_read(rank)
+
+    def take_read(self, rank: int) -> dict[str, str]:
+        """As `take`, but nothing that has come since the last `read`."""
+        return {pipe.stream: text for pipe in self._by_rank[rank] if (text := pipe.take())}
 
     def close(self) -> None:
         """Close every pipe."""
-        self._selector.close()
-        for pipe in itertools.chain(*self._by_rank.values()):
+        self._epoll.close()
+        for pipe in self._by_descriptor.values():
             pipe.close()

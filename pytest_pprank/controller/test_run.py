@@ -23,7 +23,9 @@ from pytest_pprank.controller.verdicts import (
     describe_exit,
 )
 from pytest_pprank.controller.wait_watch import WaitWatch
+from pytest_pprank.wire.channel import pack
 from pytest_pprank.wire.messages import (
+    PLAIN_FIELDS,
     Exchange,
     Exchanged,
     GroupEnded,
@@ -32,6 +34,7 @@ from pytest_pprank.wire.messages import (
     Pause,
     PhaseReport,
     RankBroken,
+    Report,
     RunTest,
     StockTaken,
     TakeStock,
@@ -71,10 +74,10 @@ class TestRun:
         self._dead: dict[int, str] = {}
         self._stock_taken: set[int] = set()
         self._began = self._looked = time.monotonic()
+        group.pipes.read()
         for rank in group.ranks:
-            group.pipes.take(rank)  # said between tests: nobody's
-        for rank in group.ranks:
-            group.send(rank, order)
+            group.pipes.take_read(rank)  # said between tests: nobody's
+        group.send_packed(group.ranks, pack(order))
 
     def wait(self) -> TestOutcome:
         """Return when every rank is done, or when the group has been given up."""
@@ -113,10 +116,11 @@ class TestRun:
         """Take what ranks have said meanwhile: the first cause may be in it."""
         while heard := self._group.messages(0):
             for peer, message in heard:
-                if isinstance(message, (PhaseReport, Exchange, TestDone)) and message.report:
+                if isinstance(message, (PhaseReport, Exchange, TestDone)):
                     self._keep(peer.rank, message.report)
             if all(message is None for _, message in heard):
                 break
+        self._group.pipes.read()
         for rank in self._reports:
             self._take_printed(rank, self._phase(rank))
 
@@ -146,18 +150,21 @@ class TestRun:
             self._meetings.arrive(rank, exchange)
         else:
             error = f"{exchange.operation} belongs to a test that has ended"
-            self._group.answer(rank, Exchanged(exchange.number, error=error))
+            self._group.answer((rank,), Exchanged(exchange.number, error=error))
 
-    def _keep(self, rank: int, text: str) -> None:
-        if not text:
+    def _keep(self, rank: int, serialised: Report) -> None:
+        if serialised is None:
             return
-        report = json.loads(text)
+        if isinstance(serialised, str):
+            report = json.loads(serialised)
+        else:
+            report = dict(zip(PLAIN_FIELDS, serialised, strict=True))
         if "context" not in report:  # of a subtest: the phase goes on
             self._take_printed(rank, report["when"])
         self._reports[rank].append(report)
 
     def _take_printed(self, rank: int, phase: str) -> None:
-        for stream, text in self._group.pipes.take(rank).items():
+        for stream, text in self._group.pipes.take_read(rank).items():
             streams = self._printed[rank].setdefault(phase, {})
             streams[stream] = streams.get(stream, "") + text
 
@@ -275,7 +282,7 @@ class TestRun:
     def _look(self, inside: dict[int, str]) -> tuple[Detail, ...]:
         """Ask the ranks that are still inside, and look at them from outside."""
         for rank in inside:
-            self._group.send(rank, TakeStock())
+            self._group.ask(rank, TakeStock())
         deadline = time.monotonic() + _STOCK_SECONDS
         while not set(inside) <= self._stock_taken | set(self._dead):
             if time.monotonic() > deadline:

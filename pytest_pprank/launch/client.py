@@ -123,7 +123,7 @@ class LauncherClient:
                 self._waiting.append(arrival)
             self._check_alive(deadline, "did not come up")
         while self.preloaded is None:
-            if self.channel.connection.poll(_POLL_SECONDS * 5):
+            if self.channel.wait(_POLL_SECONDS * 5):
                 self._take_preloaded()
             self._check_alive(deadline, "did not finish its imports")
         return self.preloaded

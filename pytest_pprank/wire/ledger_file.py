@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
-VERSION = 1
+VERSION = 2
 HEAD_BYTES = 4096
 COUNTER_BYTES = 192
 COUNTERS = 512
@@ -260,13 +260,13 @@ class _Reader:
     def ledger(self) -> Ledger:
         head = self._read(0, HEAD_BYTES)
         values = _from_json(head.payload) if head is not None else None
-        if not isinstance(values, dict) or values.get("version") != VERSION:
+        if head is None or not isinstance(values, dict) or values.get("version") != VERSION:
             return Ledger(-1, problem="the ledger's head is not there yet, or damaged")
         operations = sorted(self._operations(), key=lambda operation: operation.number)
         return Ledger(
             rank=values["rank"],
             pid=values["pid"],
-            serial=values["serial"],
+            serial=head.number,
             threads=tuple(values["threads"]),
             operations=tuple(operations),
             counts=dict(self._counts()),

@@ -10,9 +10,12 @@ Every connection starts with a `Hello`; then, for a rank:
     controller  -> Shutdown         leave the pytest session, tear everything down
     rank        -> TornDown         ... done, and on its way out
 
+A rank reads an answer in the thread that waits for it. What it has to hear whatever its threads
+do comes on a second connection, its watch: that somebody wants to know what only it can tell
+(TakeStock) before its group is given up, Shutdown too, and the end of the controller.
+
 Reports of phases ride on the message that ends the phase; those of subtests come alone
-(PhaseReport). A rank may stop the deadlines of its test (Pause) while somebody debugs it, and
-is asked for what only it can tell (TakeStock) before its group is given up.
+(PhaseReport). A rank may stop the deadlines of its test (Pause) while somebody debugs it.
 
 and for the launcher process: StartGroup / KillGroup from the controller, Preloaded /
 GroupEnded to it. Objects of the test's author cross only as opaque bytes, so the
@@ -24,7 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever a message changes; both ends refuse another number."""
 
 ItemKey = tuple[str, ...]
@@ -34,15 +37,19 @@ ItemKey = tuple[str, ...]
 PLAIN_FIELDS = ("when", "outcome", "duration", "start", "stop")
 """All there is in the report of a phase that passed and has nothing else to tell."""
 
+Report: TypeAlias = "str | tuple[Any, ...] | None"
+"""A report of a phase: the values of PLAIN_FIELDS, or JSON text of pytest's own serialisation."""
+
 
 @dataclass(frozen=True)
 class Hello:
-    """First message of every peer. `rank` is -1 for the launcher process."""
+    """First message of every peer. `rank` is -1 for the launcher process; `watch`: see above."""
 
     rank: int
     pid: int
     group: str = ""
     protocol: int = PROTOCOL
+    watch: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,9 @@ class RunTest:
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """A report of one test on one rank, as JSON text of pytest's own serialisation."""
+    """A report of one test on one rank that comes alone."""
 
-    report: str
+    report: Report
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Exchange:
     where: str
     payload: bytes | None = None
     serial: int = 0
-    report: str = ""
+    report: Report = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class TestDone:
     spoiled: str = ""
     unsettled: bool = False
     unfinished: bool = False
-    report: str = ""
+    report: Report = None
 
 
 @dataclass(frozen=True)

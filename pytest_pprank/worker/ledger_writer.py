@@ -260,18 +260,10 @@ class LedgerWriter:
         return slot
 
     def _write_head(self) -> None:
-        values = {
-            "version": VERSION,
-            "rank": self._rank,
-            "pid": os.getpid(),
-            "serial": self._serial,
-            "threads": [name[:60] for name in sorted(self._threads)[:16]],
-            "unrecorded": self._unrecorded,
-            "uncounted": self._uncounted,
-            "fault": self._fault,
-        }
-        payload = _encode(values).encode(errors="replace")
-        self._put(0, pack_head(crc32(payload), len(payload), 0, 0, 0.0, 0.0) + payload)
+        threads = tuple(sorted(self._threads)[:16]) if self._threads else ()
+        payload, crc = _head(self._rank, threads, self._unrecorded, self._uncounted, self._fault)
+        # the serial changes with every test, the rest hardly ever
+        self._put(0, pack_head(crc, len(payload), 0, self._serial, 0.0, 0.0) + payload)
 
     def _write_count(self, counter: _Counter) -> None:
         head = pack_head(counter.crc, counter.length, 0, counter.count, 0.0, 0.0)
@@ -308,6 +300,24 @@ def _map_file(path: Path) -> mmap.mmap | None:
         return mmap.mmap(descriptor, FILE_BYTES)
     finally:
         os.close(descriptor)
+
+
+@lru_cache(64)
+def _head(
+    rank: int, threads: tuple[str, ...], unrecorded: int, uncounted: bool, fault: str
+) -> tuple[bytes, int]:
+    """Return the payload of the file's head, and its checksum."""
+    values = {
+        "version": VERSION,
+        "rank": rank,
+        "pid": os.getpid(),
+        "threads": [name[:60] for name in threads],
+        "unrecorded": unrecorded,
+        "uncounted": uncounted,
+        "fault": fault,
+    }
+    payload = _encode(values).encode(errors="replace")
+    return payload, crc32(payload)
 
 
 def _payload(place: tuple[int, int, int], call: Call) -> bytes:

@@ -6,10 +6,12 @@ import os
 import pickle
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pytest_pprank._pytest_compat import quicken_log_capture
 from pytest_pprank.errors import PprankError
 from pytest_pprank.sglang import PLUMBING
 from pytest_pprank.wire.bootstrap import RankBootstrap
@@ -28,7 +30,11 @@ def rank_main(pickled: bytes) -> int:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     prepare_process(bootstrap, rank)
     hello = Hello(rank, os.getpid(), bootstrap.group)
-    link = Link(connect(bootstrap.address, bootstrap.key, hello), take_stock)
+    channel, watch = (
+        connect(bootstrap.address, bootstrap.key, replace(hello, watch=which))
+        for which in (False, True)
+    )
+    link = Link(channel, watch, take_stock)
     try:
         pprank = Pprank(_seat(bootstrap, rank, world_size), link)
         set_current_rank(pprank)
@@ -79,6 +85,7 @@ def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
     config = pytest.Config.fromdictargs(options, list(bootstrap.arguments))
     session = RankSession(config, bootstrap, pprank, link)
     config.pluginmanager.register(session, "pprank-rank")
+    quicken_log_capture()
     status = int(config.hook.pytest_cmdline_main(config=config))
     if not link.dismissed:
         why = f"its pytest session ended early, with exit status {status}\n{session.broken}"

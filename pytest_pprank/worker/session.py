@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import sys
 import warnings
 from collections.abc import Generator
@@ -19,6 +18,7 @@ from pytest_pprank.wire.messages import (
     ItemKey,
     PhaseReport,
     Ready,
+    Report,
     RunTest,
     Shutdown,
     TestDone,
@@ -50,7 +50,7 @@ class RankSession:
         self._collect_errors: dict[str, str] = {}
         self._peers_ready = True
         self._announced: ItemKey | None = None
-        self._last_report = ""
+        self._last_report: Report = None
         self.broken = ""
         """Why the session ended by itself; empty while it has not."""
 
@@ -113,7 +113,7 @@ class RankSession:
         self._pprank.failed = False
         self._link.begin(order.serial)
         begin_test(order.serial)
-        self._last_report = ""
+        self._last_report = None
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         unsettled = self._pprank.failed and _has_process_group()
         self._link.send(TestDone(self._pprank.spoiled, unsettled, unfinished(), self._last_report))
@@ -123,25 +123,23 @@ class RankSession:
         if report.when == "call" and not self._peers_ready:
             self._peers_ready = True
             return  # this rank did not really run the call phase
-        text = self._serialise(report)
+        serialised = self._serialise(report)
         self._pprank.failed |= report.failed or hasattr(report, "wasxfail")
         if hasattr(report, "context"):
-            self._link.send(PhaseReport(text))  # of a subtest: the phase goes on
+            self._link.send(PhaseReport(serialised))  # of a subtest: the phase goes on
         elif report.when == "setup":
-            self._peers_ready = self._meet("setup", report.outcome, text)
+            self._peers_ready = self._meet("setup", report.outcome, serialised)
         elif report.when == "call":
-            self._meet("call", report.outcome, text)
+            self._meet("call", report.outcome, serialised)
         else:
-            self._last_report = text
+            self._last_report = serialised
 
-    def _meet(self, phase: str, outcome: str, report: str) -> bool:
+    def _meet(self, phase: str, outcome: str, report: Report) -> bool:
         try:
-            payloads = self._link.exchange(
-                f"end of {phase}", pickle.dumps(outcome), outcome, report
-            )
+            payloads = self._link.exchange(f"end of {phase}", outcome.encode(), outcome, report)
         except PeerError:
             return False  # the controller has the peer's own report; nothing to add from here
-        return all(p is not None and pickle.loads(p) == "passed" for p in payloads)
+        return set(payloads) == {b"passed"}
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self) -> Generator[None, None, None]:
@@ -165,9 +163,9 @@ class RankSession:
             )
         )
 
-    def _serialise(self, report: pytest.TestReport) -> str:
+    def _serialise(self, report: pytest.TestReport) -> Report:
         if _is_plain(report):
-            return json.dumps({name: getattr(report, name) for name in PLAIN_FIELDS})
+            return tuple([getattr(report, name) for name in PLAIN_FIELDS])
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         return json.dumps(data, default=repr)
 

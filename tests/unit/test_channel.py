@@ -3,14 +3,14 @@
 import os
 import pickle
 import socket
-import struct
+import sys
 import threading
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 
 import pytest
 
-from pytest_pprank.wire.channel import ChannelClosed, Listener, connect
+from pytest_pprank.wire.channel import ChannelClosed, Listener, connect, pack
 from pytest_pprank.wire.messages import PROTOCOL, Hello, Ready, TestDone
 
 KEY = b"k" * 32
@@ -93,7 +93,7 @@ def test_another_protocol_version_is_hung_up_on(listener):
 
 def test_only_our_messages_are_accepted(listener):
     ours, theirs = meet(listener)
-    ours.connection.send({"not": "a message"})
+    ours.send({"not": "a message"})
     with pytest.raises(TypeError, match="dict"):
         theirs.receive()
 
@@ -146,13 +146,63 @@ def test_a_recorded_conversation_is_worth_nothing(listener):
 def test_a_message_that_breaks_off_is_the_end_of_its_sender_alone(listener):
     ours, theirs = meet(listener, rank=0)
     other, other_theirs = meet(listener, rank=1)
-    data = pickle.dumps(TestDone("x" * 1000))
-    os.write(ours.connection.fileno(), struct.pack("!i", len(data)) + data[:100])
+    ours.send_packed(pack(TestDone("x" * 1000))[:100])
+    assert not theirs.receive_ready()
     ours.close()
     with pytest.raises(ChannelClosed):
         theirs.receive()
     other.send(TestDone())
     assert other_theirs.receive() == TestDone()
+
+
+def test_a_large_message_arrives_in_pieces_and_what_follows_it_too(listener):
+    ours, theirs = meet(listener)
+    large, small = TestDone("x" * 5_000_000), TestDone("small")
+    sender = threading.Thread(target=lambda: [ours.send(large), ours.send(small)])
+    sender.start()
+    heard = []
+    while len(heard) < 2 and theirs.wait(DEADLINE):
+        heard += theirs.receive_ready()
+    sender.join()
+    assert heard == [large, small]
+
+
+class Alarm(Exception):
+    pass
+
+
+def test_an_interrupted_receive_loses_nothing(listener):
+    """A signal handler that raises, at any step of many receives, as Ctrl-C may."""
+    ours, theirs = meet(listener)
+    messages = [TestDone("x" * length) for length in (10, 300_000, 20, 30)]
+    threading.Thread(target=lambda: [ours.send(m) for m in messages], daemon=True).start()
+    heard, interrupted = [], 0
+    step = last = 0
+
+    def trace(frame, event, _):
+        nonlocal step
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_code.co_name == "_read":
+            step += 1
+            if step == last:
+                raise Alarm
+        return trace
+
+    before = sys.gettrace()
+    while len(heard) < len(messages):
+        step, last = 0, last + 1
+        sys.settrace(trace)
+        try:
+            message = theirs.receive()
+        except Alarm:
+            interrupted += 1
+            continue
+        finally:
+            sys.settrace(before)
+        heard.append(message)
+        last = 0
+    assert heard == messages
+    assert interrupted > 20
 
 
 def test_a_hundred_idle_connections(listener):

@@ -9,9 +9,9 @@ from pytest_pprank.wire.messages import Exchange
 class Answers(dict):
     """Remembers what each rank was answered."""
 
-    def __call__(self, rank, message):
-        assert rank not in self, "answered twice"
-        self[rank] = message
+    def __call__(self, ranks, message):
+        assert not self.keys() & set(ranks), "answered twice"
+        self.update(dict.fromkeys(ranks, message))
 
 
 @pytest.fixture
@@ -66,6 +66,13 @@ def test_nobody_waits_for_a_rank_that_is_gone(answers, why):
     meetings.arrive(0, barrier())
     meetings.leave(1, why)
     assert f"rank 1 {why}" in answers[0].error
+
+
+def test_a_thread_left_in_a_meeting_is_released_when_its_own_rank_is_through(answers):
+    meetings = Meetings(2, answers)
+    meetings.arrive(0, barrier())
+    meetings.leave(0, "finished the test")
+    assert "rank 0 waits in barrier() at test_x.py:3 in vain: it has itself" in answers[0].error
 
 
 def test_who_comes_too_late_is_told_at_once(answers):
