@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang.disagg_views import STATES, DisaggView, view_disagg
+from pytest_pprank.sglang.disagg_faults import (
+    Fault,
+    fail_transfer,
+    flaky_poll,
+    late_poll,
+    lose_room,
+    slow_transfer,
+)
+from pytest_pprank.sglang.disagg_seams import AGREED, queues
+from pytest_pprank.sglang.disagg_views import STATES, DisaggView, rids_of, view_disagg
 from pytest_pprank.sglang.engine import Engine, shown_request
 from pytest_pprank.sglang.engine_conductor import Conductor
 from pytest_pprank.sglang.engine_messages import Result, abort_request, generate_request
+from pytest_pprank.sglang.engine_views import Forward
 from pytest_pprank.worker.store import LOOPBACK
 
 if TYPE_CHECKING:
@@ -19,6 +31,25 @@ if TYPE_CHECKING:
 ROLES = ("prefill", "decode")
 _rooms = itertools.count(1000)
 """A room is never used twice by a worker group: a late message would reach the wrong request."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What SGLang's router would send to both roles."""
+
+    rid: str
+    ids: list[int]
+    params: dict[str, Any]
+    options: dict[str, bool]
+    room: int
+
+    def message(self, port: int) -> Any:
+        meeting: dict[str, Any] = {
+            "bootstrap_host": LOOPBACK,
+            "bootstrap_port": port,
+            "bootstrap_room": self.room,
+        }
+        return generate_request(self.rid, self.ids, self.params, **self.options, **meeting)
 
 
 class Side:
@@ -70,14 +101,32 @@ class Disagg(Engine):
         if pprank.role not in ROLES:
             raise UsageError("disagg: needs @pytest.mark.pprank(prefill=N, decode=M)")
         super().__init__(scheduler, pprank)
-        self._role = pprank.role
+        self._role, self._stage = pprank.role, pprank.stage
+        mine, theirs = pprank.num_stages, pprank.world_size - pprank.num_stages
+        prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
+        self._sizes = {"prefill": prefill, "decode": decode}
         # the same on all ranks: calls of all ranks together must do the same steps
-        self._num_stages = max(pprank.num_stages, pprank.world_size - pprank.num_stages)
+        self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
         self.prefill, self.decode = (Side(name, self._all) for name in ROLES)
+        self._requests: dict[str, _Request] = {}
+        self._faults: list[Fault] = []
+        self._abandoned = ""
+        self._queues: dict[str, tuple[str, ...]] = {}
+        self._all.at_top.append(self._at_top)
 
     def _conductor(self, pprank: Pprank) -> Conductor:
         return Conductor(self.scheduler, pprank, view_disagg)
+
+    @property
+    def prefill_stages(self) -> int:
+        """Number of prefill's pipeline stages."""
+        return self._sizes["prefill"]
+
+    @property
+    def decode_stages(self) -> int:
+        """Number of decode's pipeline stages."""
+        return self._sizes["decode"]
 
     def submit(
         self, prompt: Any, max_new_tokens: int = 8, *, to: Any = ROLES, **options: Any
@@ -85,24 +134,32 @@ class Disagg(Engine):
         """Send one request to both roles, or to the one named by `to`; returns its id.
 
         For the other arguments see `Engine.submit`. A request that only one role knows waits for
-        the other one: send it there later by the same id, or abort it.
+        the other one (see `forward`), or to be aborted.
         """
         __tracebackhide__ = True
         self._to = _roles(to, "submit")
         return super().submit(prompt, max_new_tokens, **options)
 
+    def forward(self, rid: str, to: str) -> None:
+        """Send a request that only the other role knows to this one, too."""
+        __tracebackhide__ = True
+        self._known(rid, "forward")
+        (role,) = _roles(to, "forward")
+        if rid in self.side(role).results:
+            raise UsageError(f"disagg.forward: {role} has got {rid!r} already")
+        self._send(self._requests[rid], (role,))
+
     def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: bool) -> None:
+        request = _Request(rid, ids, params, options, next(_rooms))
+        self._requests[rid] = request
+        self._send(request, self._to)
+
+    def _send(self, request: _Request, roles: tuple[str, ...]) -> None:
+        for role in roles:
+            self._expect(role, request.rid, request.ids, request.params)
         port = int(self.scheduler.server_args.disaggregation_bootstrap_port)
-        meeting: dict[str, Any] = {
-            "bootstrap_host": LOOPBACK,
-            "bootstrap_port": port,
-            "bootstrap_room": next(_rooms),
-        }
-        for role in self._to:
-            self._expect(role, rid, ids, params)
-        request = generate_request(rid, ids, params, **options, **meeting)
-        mine = self._role in self._to
-        self._all.send(f"{shown_request(rid, ids)} to {self._to}", request if mine else None)
+        message = request.message(port) if self._role in roles else None
+        self._all.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
 
     def abort(self, rid: str | None = None, *, role: Any = ROLES) -> None:
         """Send an abort of one request (None: of all) to both roles or to one."""
@@ -136,6 +193,88 @@ class Disagg(Engine):
         __tracebackhide__ = True
         self.run_until_state(rid, state, role=at)
         self.abort(rid, role=role)
+
+    # faults
+
+    def slow_transfer(self, stages: Sequence[int] = (0,), iterations: int | None = None) -> Fault:
+        """Hold KV transfers of these prefill stages, inside the transfer engine, for that many
+        iterations; without a number until ``release()`` of the Fault that is returned.
+        """
+        return self._fault("prefill", stages, iterations, slow_transfer)
+
+    def fail_transfer(self, stages: Sequence[int] = (0,), times: int = 1) -> Fault:
+        """Let the next `times` KV transfers of these prefill stages fail in the transfer engine.
+
+        Of a decode rank to which one has failed SGLang thinks that it is dead: it is sent nothing
+        more until it registers again; the end of the test, or ``release()``, lifts that.
+        """
+        return self._fault("prefill", stages, None, partial(fail_transfer, times=times))
+
+    def late_poll(
+        self, stages: Sequence[int] = (0,), iterations: int = 8, *, role: str = "decode"
+    ) -> Fault:
+        """Let these stages hear `iterations` later that a KV transfer has succeeded."""
+        return self._fault(role, stages, None, partial(late_poll, iterations=iterations))
+
+    def flaky_poll(self, stages: Sequence[int] = (0,), *, role: str = "decode") -> Fault:
+        """Let these stages hear that a KV transfer has succeeded when the stages begin to agree on
+        it, and that it is still under way when they act on it.
+        """
+        return self._fault(role, stages, None, flaky_poll)
+
+    def lose_room(
+        self, stages: Sequence[int] = (0,), *, role: str = "prefill", rounds: int = 1
+    ) -> Fault:
+        """Let each request fail on these stages when its room has become ready, as when the other
+        role gives it up at that moment.
+
+        `rounds`: how many iterations after they have first heard that it is ready: 1, when the
+        stages have agreed on it and are about to act; 0, while they are agreeing.
+        """
+        return self._fault(role, stages, None, partial(lose_room, rounds=rounds))
+
+    def _fault(
+        self,
+        role: str,
+        stages: Sequence[int],
+        iterations: int | None,
+        make: Callable[[Any, Fault], None],
+    ) -> Fault:
+        side = _roles(role, "fault")[0]
+        here = self._sizes[side]
+        if not stages or any(stage not in range(here) for stage in stages):
+            raise UsageError(f"disagg: stages {stages!r} of {side}; there are 0 to {here - 1}")
+        fault = Fault(iterations)
+        self._faults.append(fault)
+        if self._role == side and self._stage in stages:
+            make(self.scheduler, fault)
+        return fault
+
+    def abandon(self, reason: str) -> None:
+        """Leave everything as it is; after this test the worker group is replaced."""
+        self._abandoned = reason
+
+    def close(self) -> list[str]:
+        """End everything; returns which requests were under way, and aborted. For all ranks."""
+        for fault in self._faults:
+            fault.release()
+        if self._abandoned:
+            self._all.abandon(self._abandoned)
+            return []
+        return super().close()
+
+    def _at_top(self) -> None:
+        """Called in the loop's thread when an iteration is over."""
+        now = {name: rids_of(reqs) for name, reqs in queues(self.scheduler).items()}
+        here = {rid for rids in now.values() for rid in rids}
+        here.update(req.rid for req in self.scheduler.waiting_queue)
+        for name, any_way in AGREED.items():
+            gone = [rid for rid in self._queues.get(name, ()) if rid not in now.get(name, ())]
+            if left := tuple(rid for rid in gone if any_way or rid in here):
+                self._all.moves.append(Forward(self._all.iterations, f"left {name}", left))
+        self._queues = now
+        for fault in self._faults:
+            fault.at_top()
 
 
 def _roles(given: str | Sequence[str], call: str) -> tuple[str, ...]:
