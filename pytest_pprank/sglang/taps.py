@@ -32,6 +32,7 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _TESTS = os.path.join(_HERE, "suite") + os.sep
 _LIBRARIES = (
     "/torch/",
+    "/multiprocessing/",
     "/_pytest/",
     "/pluggy/",
     "/contextlib.py",
@@ -53,6 +54,11 @@ class Passage:
     kwargs: dict[str, Any] | None = None
     result: Any = None
     operation: Operation | None = None
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """All arguments but the object itself."""
+        return (*self.args[1:], *(self.kwargs or {}).values())
 
     def argument(self, position: int, name: str) -> Any:
         """Return an argument by its position (0: the object itself) or its name; None without."""

@@ -14,8 +14,9 @@ A rank reads an answer in the thread that waits for it. What it has to hear what
 do comes on a second connection, its watch: that somebody wants to know what only it can tell
 (TakeStock) before its group is given up, Shutdown too, and the end of the controller.
 
-Reports of phases ride on the message that ends the phase; those of subtests come alone
-(PhaseReport). A rank may stop the deadlines of its test (Pause) while somebody debugs it.
+What a sanitizer finds comes alone, at once (Found). Reports of phases ride on the message that
+ends the phase; those of subtests come alone (PhaseReport). A rank may stop the deadlines of its
+test (Pause) while somebody debugs it.
 
 and for the launcher process: StartGroup / KillGroup from the controller, Preloaded /
 GroupEnded to it. Objects of the test's author cross only as opaque bytes, so the
@@ -26,6 +27,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from pytest_pprank.wire.findings import Finding
 
 PROTOCOL = 3
 """Raised whenever a message changes; both ends refuse another number."""
@@ -68,11 +71,15 @@ class RankBroken:
 
 @dataclass(frozen=True)
 class RunTest:
-    """Run one test; `next_key` tells pytest which fixtures may stay alive. `serial` counts up."""
+    """Run one test; `next_key` tells pytest which fixtures may stay alive. `serial` counts up.
+
+    `sanitizers`: names of those that are to watch it.
+    """
 
     key: ItemKey
     next_key: ItemKey | None
     serial: int
+    sanitizers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,13 @@ class PhaseReport:
     """A report of one test on one rank that comes alone."""
 
     report: Report
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sanitizer has found something on a rank, in the running test."""
+
+    finding: Finding
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,7 @@ class TestDone:
     `unsettled`: the test did not go through, and its messages may still be on their way in a
     process group; the next test would receive them. `unfinished`: nobody has waited for the end of
     some operation, so the other ranks' ledgers must tell whether it has one. `report` is that of
-    the last phase.
+    the last phase. `sanitizers`: JSON of what they bring (see worker.sanitizing).
     """
 
     __test__ = False  # not a test class, for the users' collectors
@@ -133,6 +147,7 @@ class TestDone:
     unsettled: bool = False
     unfinished: bool = False
     report: Report = None
+    sanitizers: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,6 +228,7 @@ Message: TypeAlias = (
     | RankBroken
     | RunTest
     | PhaseReport
+    | Found
     | WarningSeen
     | Exchange
     | Exchanged
