@@ -114,6 +114,18 @@ def test_side_streams_have_no_order_with_the_default_stream(found: Found) -> Non
     assert "default stream" in finding.first.where
 
 
+def test_what_an_operator_makes_was_written_on_its_stream(found: Found) -> None:
+    x = torch.zeros(4, device="sim")
+    sim().synchronize()
+    with sim().stream(sim().Stream()):
+        y = x + 1
+        (z,) = (x * 2).split(4)
+    y + 1
+    assert "aten::add.Tensor writes float32[4]" in the(found(), Kind.UNORDERED).first.what
+    z + 1
+    assert "aten::mul.Tensor writes" in the(found(), Kind.UNORDERED).first.what
+
+
 def test_two_reads_need_no_order() -> None:
     x = torch.zeros(4, device="sim")
     sim().synchronize()

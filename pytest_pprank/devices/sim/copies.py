@@ -217,7 +217,7 @@ def _upload(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> N
         _finish_downloads(source, stream)
         tracker.touch(block, target, True, work)
         how = How.ASYNC if late else How.STAGED if non_blocking else How.BLOCKING
-        transfers.record("H2D", how, source, stream.stream_id, work.stack)
+        transfers.record("H2D", how, source, stream.stream_id, stacks.take(stacks.DEEP))
         if late:
             DeferredCopy(True, source, block, alias, work)
             return
@@ -244,7 +244,7 @@ def _download(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) ->
         work = tracker.begin("device-to-host copy", stream)
         tracker.touch(block, source, False, work)
         how = How.ASYNC if late else How.BLOCKING
-        transfers.record("D2H", how, target, stream.stream_id, work.stack)
+        transfers.record("D2H", how, target, stream.stream_id, stacks.take(stacks.DEEP))
         if late:
             DeferredCopy(False, target, block, alias, work)
             return

@@ -71,15 +71,14 @@ def make_kernel(plan: Plan) -> Kernel:
             index = _named(plan, given, kwargs, operands, foreign, index)
         if foreign:
             _check_foreign(plan, operands, foreign, index)
-        if operands:
-            _track(plan, operands, index)
+        work = _track(plan, operands, 0 if index < 0 else index)
         grown = _growing(operands, given, kwargs) if plan.writes_any else None
         result = plan.call(*given, **kwargs)
         if grown:
             _grow(grown)
         if simple and isinstance(result, _Tensor):
-            return _one(plan, 0, result, args, operands, index)
-        return _many(plan, result, args, operands, index)
+            return _one(plan, 0, result, args, operands, work)
+        return _many(plan, result, args, operands, work)
 
     return kernel
 
@@ -156,14 +155,14 @@ def _implicit_upload(tensor: torch.Tensor, index: int) -> None:
     """Note that torch moves host indices to the device by itself, and waits for it."""
     stream = current_stream(index)
     with lock:
-        stack = stacks.take()
+        stack = stacks.take(stacks.DEEP)
         copies.host_access(tensor, write=False, what="an upload of host indices")
         transfers.record("H2D", How.BLOCKING, tensor, stream.stream_id, stack)
         stream.tick()
         host.sees(stream.clock)
 
 
-def _track(plan: Plan, operands: list[Operand], index: int) -> None:
+def _track(plan: Plan, operands: list[Operand], index: int) -> Work:
     stream = current_stream(index)
     with lock:
         count = stream.tick()
@@ -175,6 +174,7 @@ def _track(plan: Plan, operands: list[Operand], index: int) -> None:
             tracker.touch(one.block, one.tensor, one.write, work, picked)
         if plan.syncs or _picks_by_mask(plan, operands):
             host.sees(stream.clock)
+    return work
 
 
 def _picks_by_mask(plan: Plan, operands: list[Operand]) -> bool:
@@ -236,12 +236,16 @@ def _one(
     result: torch.Tensor,
     args: tuple[Any, ...],
     operands: list[Operand],
-    index: int,
+    work: Work,
 ) -> torch.Tensor:
     """Return the device tensor for one result of the CPU kernel."""
     kind, argument = plan.results[place] if place < len(plan.results) else plan.results[0]
     if kind is Result.NEW:
-        return sim_tensor(result, 0 if index < 0 else index)
+        tensor = sim_tensor(result, work.stream.device_index)
+        if settings.tracking:
+            with lock:
+                tracker.made(tensor, work)
+        return tensor
     if kind is Result.VIEW:
         return _viewed(result, operands)
     if argument < len(args):
@@ -269,7 +273,7 @@ def _many(
     result: Any,
     args: tuple[Any, ...],
     operands: list[Operand],
-    index: int,
+    work: Work,
 ) -> Any:
     """Return the results of an operator that gives several, a list, or no tensor."""
     if not isinstance(result, (list, tuple)):
@@ -278,9 +282,9 @@ def _many(
     for place, item in enumerate(result):
         if isinstance(item, _Tensor):
             kind = place if len(plan.results) > 1 else 0
-            made.append(_one(plan, kind, item, args, operands, index))
+            made.append(_one(plan, kind, item, args, operands, work))
         elif isinstance(item, (list, tuple)):
-            made.append([_one(plan, place, one, args, operands, index) for one in item])
+            made.append([_one(plan, place, one, args, operands, work) for one in item])
         else:
             made.append(item)
     return type(result)(made) if type(result) in (list, tuple) else tuple(made)

@@ -12,6 +12,8 @@ from types import CodeType
 
 Stack = tuple[CodeType | int, ...]
 _DEPTH = 28
+DEEP = 80
+"""How deep a stack is taken of what is rare."""
 _HERE = os.path.dirname(__file__) + os.sep
 
 
@@ -20,11 +22,11 @@ def _internal() -> tuple[str, ...]:
     return (_HERE, os.path.dirname(str(torch.__file__)) + os.sep) if torch else (_HERE,)
 
 
-def take() -> Stack:
+def take(depth: int = _DEPTH) -> Stack:
     """Return the stack of the caller's caller."""
     frame = sys._getframe(2)
     taken: list[CodeType | int] = []
-    left = _DEPTH
+    left = depth
     while frame is not None and left:
         taken += (frame.f_code, frame.f_lasti)
         frame = frame.f_back  # type: ignore[assignment]

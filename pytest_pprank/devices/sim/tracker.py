@@ -84,6 +84,21 @@ def touch(
     log[(lo, hi, write, sid) if rows is None else (lo, hi, write, sid, work.number)] = entry
 
 
+def made(tensor: torch.Tensor, work: Work) -> None:
+    """Record that `work` has written a tensor that is new."""
+    block = memory.block_of(tensor)
+    if block.last:  # memory that somebody else had
+        touch(block, tensor, True, work)
+        return
+    sid, size = work.stream.stream_id, block.nbytes
+    block.last, block.version = sid, 1
+    block.clean[sid] = 1
+    block.log[(0, size, True, sid)] = Entry(
+        0, size, True, sid, work.number, work.what, work.stream, work.stack,
+        block.shape, block.dtype, None,
+    )  # fmt: skip
+
+
 def _compare(block: Block, entry: Entry, clock: Clock) -> bool:
     """Report what `entry` is not ordered after; says whether it is after everything there is."""
     clean = True
