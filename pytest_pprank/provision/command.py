@@ -18,6 +18,7 @@ from pytest_pprank.provision import facts, pip, plan
 from pytest_pprank.provision.facts import Facts
 from pytest_pprank.provision.lock import pins, requirement_lines
 from pytest_pprank.provision.plan import Install, TorchFrom, Wanted
+from pytest_pprank.provision.system import complete_mooncake
 
 
 class SetupFailed(PprankError):
@@ -71,6 +72,9 @@ def _setup(args: argparse.Namespace) -> int:
         _say(f"{name} {version} is installed; it is left alone")
     else:
         _install_set(want, here, full=args.cuda or (here.gpu and not args.cpu), dry=args.dry_run)
+    if want is not Wanted.TORCH and (wrong := complete_mooncake(_say, dry=args.dry_run)):
+        # all but the prefill/decode tests works; these fail with the same words
+        print(f"setup: warning: {wrong}", file=sys.stderr, flush=True)
     if not args.dry_run and not (args.no_verify and version is not None):
         _say(f"ready: {_verify(_device(want, here))}")
     return 0

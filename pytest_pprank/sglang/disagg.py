@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang.disagg_views import STATES, DisaggView, view_disagg
+from pytest_pprank.sglang.disagg_faults import (
+    Fault,
+    fail_transfer,
+    late_poll,
+    lose_room,
+    slow_transfer,
+)
+from pytest_pprank.sglang.disagg_seams import AGREED, queues
+from pytest_pprank.sglang.disagg_views import STATES, DisaggView, rids_of, view_disagg
 from pytest_pprank.sglang.engine import Engine, shown_request
 from pytest_pprank.sglang.engine_conductor import Conductor
 from pytest_pprank.sglang.engine_messages import Result, abort_request, generate_request
+from pytest_pprank.sglang.engine_views import Forward
 from pytest_pprank.worker.store import LOOPBACK
 
 if TYPE_CHECKING:
@@ -70,11 +80,17 @@ class Disagg(Engine):
         if pprank.role not in ROLES:
             raise UsageError("disagg: needs @pytest.mark.pprank(prefill=N, decode=M)")
         super().__init__(scheduler, pprank)
-        self._role = pprank.role
+        self._role, self._stage = pprank.role, pprank.stage
+        mine, theirs = pprank.num_stages, pprank.world_size - pprank.num_stages
+        prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
+        self._sizes = {"prefill": prefill, "decode": decode}
         # the same on all ranks: calls of all ranks together must do the same steps
-        self._num_stages = max(pprank.num_stages, pprank.world_size - pprank.num_stages)
+        self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
         self.prefill, self.decode = (Side(name, self._all) for name in ROLES)
+        self._faults: list[Fault] = []
+        self._queues: dict[str, tuple[str, ...]] = {}
+        self._all.at_top.append(self._at_top)
 
     def _conductor(self, pprank: Pprank) -> Conductor:
         return Conductor(self.scheduler, pprank, view_disagg)
@@ -136,6 +152,72 @@ class Disagg(Engine):
         __tracebackhide__ = True
         self.run_until_state(rid, state, role=at)
         self.abort(rid, role=role)
+
+    # faults
+
+    def slow_transfer(self, stages: Sequence[int] = (0,), iterations: int | None = None) -> Fault:
+        """Hold KV transfers of these prefill stages, inside the transfer engine, for that many
+        iterations; without a number until ``release()`` of the Fault that is returned.
+        """
+        return self._fault("prefill", stages, iterations, slow_transfer)
+
+    def fail_transfer(self, stages: Sequence[int] = (0,), times: int = 1) -> Fault:
+        """Let the next `times` KV transfers of these prefill stages fail in the transfer engine."""
+        return self._fault("prefill", stages, None, partial(fail_transfer, times=times))
+
+    def late_poll(
+        self,
+        stages: Sequence[int] = (0,),
+        iterations: int = 8,
+        *,
+        role: str = "decode",
+        flaky: bool = False,
+    ) -> Fault:
+        """Let these stages hear `iterations` later that a transfer has succeeded.
+
+        `flaky`: they hear it once at the right time, and then it is not so until it is over.
+        """
+        return self._fault(role, stages, iterations, partial(late_poll, flaky=flaky))
+
+    def lose_room(self, stages: Sequence[int] = (0,), *, role: str = "prefill") -> Fault:
+        """Let each request fail on these stages as soon as they hear that its room is ready, as
+        when the other role gives it up at that moment.
+        """
+        return self._fault(role, stages, None, lose_room)
+
+    def _fault(
+        self,
+        role: str,
+        stages: Sequence[int],
+        iterations: int | None,
+        make: Callable[[Any, Fault], None],
+    ) -> Fault:
+        side = _roles(role, "fault")[0]
+        here = self._sizes[side]
+        if not stages or any(stage not in range(here) for stage in stages):
+            raise UsageError(f"disagg: stages {stages!r} of {side}; there are 0 to {here - 1}")
+        fault = Fault(iterations)
+        self._faults.append(fault)
+        if self._role == side and self._stage in stages:
+            make(self.scheduler, fault)
+        return fault
+
+    def close(self) -> list[str]:
+        """End everything; returns which requests were under way, and aborted. For all ranks."""
+        for fault in self._faults:
+            fault.release()
+        return super().close()
+
+    def _at_top(self) -> None:
+        """Called in the loop's thread when an iteration is over."""
+        now = {name: rids_of(reqs) for name, reqs in queues(self.scheduler).items()}
+        for name in AGREED:
+            stay = now.get(name, ())
+            if left := tuple(rid for rid in self._queues.get(name, ()) if rid not in stay):
+                self._all.moves.append(Forward(self._all.iterations, f"left {name}", left))
+        self._queues = now
+        for fault in self._faults:
+            fault.at_top()
 
 
 def _roles(given: str | Sequence[str], call: str) -> tuple[str, ...]:

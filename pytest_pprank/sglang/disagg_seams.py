@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from pytest_pprank.sglang.seams import need
 
-PREFILL_QUEUES = ("bootstrap", "inflight")
-DECODE_QUEUES = ("prealloc", "transfer", "retracted", "rebootstrap", "deferred")
+AGREED = ("bootstrap", "inflight", "prealloc", "transfer")
+"""The queues that all stages of a role let a request leave in the same iteration."""
 
 
 def role_of(scheduler: Any) -> str:
@@ -81,12 +82,11 @@ def rooms(scheduler: Any) -> dict[int, str]:
 
 
 def _status_name(value: Any) -> str:
-    poll = _poll_class()
+    poll = poll_class()
     names = {getattr(poll, name): name for name in vars(poll) if not name.startswith("_")}
     return str(names.get(value, value))
 
 
-def _poll_class() -> Any:
-    from importlib import import_module
-
+def poll_class() -> Any:
+    """Return SGLang's KVPoll: the states of a transfer, as numbers."""
     return need(import_module("sglang.srt.disaggregation.base.conn"), "KVPoll")

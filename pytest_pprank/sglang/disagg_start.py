@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PprankError
+from pytest_pprank.sglang import mooncake
 from pytest_pprank.sglang.loopback import listeners_on_loopback
 from pytest_pprank.sglang.seams import fill, need
 from pytest_pprank.worker.store import LOOPBACK
@@ -90,7 +91,4 @@ def _import_mooncake() -> None:
     try:
         import_module("mooncake.engine")
     except ImportError as error:
-        raise PprankError(
-            f"Mooncake, which moves KV from prefill to decode, cannot be loaded: {error}; "
-            "run: python -m pytest_pprank setup"
-        ) from error
+        raise PprankError(mooncake.advice(str(error))) from error

@@ -71,7 +71,7 @@ _QUEUES = {
 def view_disagg(scheduler: Any, stage: int, iterations: int, forwards: int) -> DisaggView:
     """Look at this rank's Scheduler, which must be between two iterations."""
     plain = view_stage(scheduler, stage, iterations, forwards)
-    held = {name: _rids(reqs) for name, reqs in queues(scheduler).items()}
+    held = {name: rids_of(reqs) for name, reqs in queues(scheduler).items()}
     in_batch = [rid for slot in plain.slots for rid in slot]
     running = [*in_batch, *([plain.chunked] if plain.chunked else [])]
     # a batch that prefill has run stays in its slot until the next one comes
@@ -95,5 +95,6 @@ def view_disagg(scheduler: Any, stage: int, iterations: int, forwards: int) -> D
     )
 
 
-def _rids(reqs: Iterable[Any]) -> tuple[str, ...]:
+def rids_of(reqs: Iterable[Any]) -> tuple[str, ...]:
+    """Return the ids of requests."""
     return tuple(req.rid for req in reqs)

@@ -21,10 +21,10 @@ from pytest_pprank.sglang.engine_seams import (
     settle_sends,
     talks_when_idle,
 )
+from pytest_pprank.sglang.engine_series import Series
 from pytest_pprank.sglang.engine_views import (
     Forward,
     StageView,
-    first_difference,
     forward_of,
     view_stage,
 )
@@ -38,10 +38,6 @@ class EventLoopFailed(AssertionError):
     """SGLang's event loop raised on this stage; the cause is the exception itself."""
 
 
-class StagesDiffer(AssertionError):
-    """In one iteration two stages ran batches of other requests, tokens or mode."""
-
-
 @dataclass
 class _Report:
     """What a rank brings to a meeting after a step; `outputs` on the first stage of a role."""
@@ -50,6 +46,7 @@ class _Report:
     calls: tuple[str, ...]
     view: StageView
     forwards: list[Forward]
+    moves: list[Forward]
     clock: float = field(default_factory=time.monotonic)
     outputs: list[Output] = field(default_factory=list)
 
@@ -68,14 +65,15 @@ class Conductor:
         self.clock = 0.0
         self._look = view
         self.stages: tuple[StageView, ...] = ()
-        self.forwards: list[Forward] = []
         self.callbacks: list[Callable[[Any], None]] = []
+        self.at_top: list[Callable[[], None]] = []
         self._scheduler = scheduler
         self._pprank = pprank
         self._calls: list[str] = []
         self._granted = 0
-        self._told = 0
-        self._ran: list[list[Forward]] = [[] for _ in range(pprank.world_size)]
+        size = pprank.world_size
+        self._ran = Series(size, "run the same batches in the same order")
+        self._moved = Series(size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
         self._attachment = Attachment(scheduler, SchedulerHook(self._at_top, self._at_forward))
 
@@ -92,6 +90,16 @@ class Conductor:
         """Yield role and result of each request that is not done there."""
         for role, results in self.results.items():
             yield from ((role, result) for result in results.values() if not result.finished)
+
+    @property
+    def forwards(self) -> list[Forward]:
+        """The forwards of this stage."""
+        return self._ran.mine
+
+    @property
+    def moves(self) -> list[Forward]:
+        """What has left this stage's queues: filled by callbacks `at_top`."""
+        return self._moved.mine
 
     @property
     def iterations(self) -> int:
@@ -116,8 +124,9 @@ class Conductor:
         self._granted += n
         self._run_to(max(0, self._granted - self._pprank.stage))
         view = self._look(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
-        report = _Report(self._pprank.role, tuple(self._calls), view, self.forwards[self._told :])
-        self._told = len(self.forwards)
+        report = _Report(
+            self._pprank.role, tuple(self._calls), view, self._ran.fresh(), self._moved.fresh()
+        )
         if self._attachment.wire is not None:
             messages = self._attachment.wire.receive()
             report.outputs = [output for message in messages for output in outputs_of(message)]
@@ -212,9 +221,6 @@ class Conductor:
         __tracebackhide__ = True
         self._calls.clear()
         self.stages = tuple(report.view for report in reports)
-        before = [len(forwards) for forwards in self._ran]
-        for forwards, report in zip(self._ran, reports, strict=True):
-            forwards += report.forwards
         if len({report.calls for report in reports}) > 1:
             lines = [
                 f"  rank {rank}: {', '.join(report.calls) or 'nothing'}"
@@ -228,16 +234,8 @@ class Conductor:
                 self._record(report.role, output)
         for forward in reports[0].forwards:
             self._record_extends(forward)
-        for role in dict.fromkeys(report.role for report in reports):
-            ranks = [rank for rank, report in enumerate(reports) if report.role == role]
-            self._compare(role, ranks, min(before[rank] for rank in ranks))
-
-    def _compare(self, role: str, ranks: list[int], since: int) -> None:
-        __tracebackhide__ = True
-        if lines := first_difference([self._ran[rank] for rank in ranks], since):
-            of_role = "" if role == "pp" else f" of {role}"
-            head = f"the stages{of_role} did not run the same batches in the same order:"
-            raise StagesDiffer("\n  ".join([head, *lines]))
+        self._ran.take_in([(report.role, report.forwards) for report in reports])
+        self._moved.take_in([(report.role, report.moves) for report in reports])
 
     def _record(self, role: str, output: Output) -> None:
         result = self.results[role].get(output.rid)
@@ -260,6 +258,8 @@ class Conductor:
 
     def _at_top(self) -> None:
         assert self._loop is not None
+        for callback in self.at_top:
+            callback()
         self._loop.at_top()
 
     def _at_forward(self, batch: Any) -> None:

@@ -1,0 +1,75 @@
+"""Shared libraries of the system that pip cannot install: those of Mooncake, for prefill/decode."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+
+from pytest_pprank.sglang import mooncake
+
+_APT_S = 300.0
+_OPTIONS = (
+    "-q",
+    "-y",
+    "-o",
+    "Acquire::Retries=1",
+    "-o",
+    "Acquire::http::Timeout=20",
+    "-o",
+    "Acquire::https::Timeout=20",
+    "-o",
+    "DPkg::Lock::Timeout=120",
+)
+_TAIL = 3
+
+
+def complete_mooncake(say: Callable[[str], None], *, dry: bool) -> str:
+    """Give Mooncake the libraries it lacks, where this process may; returns what is still wrong.
+
+    With root and apt-get only; in all other cases, and when apt-get fails, the answer is one line
+    that has the command to run. What is installed already is never upgraded.
+    """
+    reason = "it is not installed" if not mooncake.installed() else mooncake.why_not()
+    if not reason:
+        return ""
+    wanted = mooncake.packages(mooncake.missing_libraries(reason)) if mooncake.installed() else ()
+    apt = shutil.which("apt-get")
+    if not wanted or apt is None or os.geteuid() != 0:
+        return mooncake.advice(reason)
+    install = [apt, "install", *_OPTIONS, "--no-install-recommends", "--no-upgrade", *wanted]
+    if dry:
+        print(" ".join(install), flush=True)
+        return ""
+    say(f"installing {' '.join(wanted)} with apt-get: Mooncake, for prefill/decode, needs them")
+    failure = _apt(install)
+    if failure:  # a fresh container has no lists of packages, an old one has stale ones
+        failure = _apt([apt, "update", *_OPTIONS]) or _apt(install)
+    reason = mooncake.why_not()
+    if not reason:
+        return ""
+    return f"{mooncake.advice(reason)}" + (f" (apt-get said: {failure})" if failure else "")
+
+
+def _apt(command: Sequence[str]) -> str:
+    """Run apt-get; returns the last of what it said when it failed, else an empty string."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+            timeout=_APT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"nothing for {_APT_S:.0f} s"
+    if done.returncode == 0:
+        return ""
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    return "; ".join(lines[-_TAIL:]) or f"exit code {done.returncode}"

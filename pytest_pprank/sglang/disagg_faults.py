@@ -1,0 +1,159 @@
+"""Faults between prefill and decode, made where SGLang calls its transfer engine or polls it.
+
+The real objects stay in place: their methods are wrapped on this rank for the time of one test.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.sglang.disagg_seams import kv_manager, poll_class, role_of
+from pytest_pprank.sglang.seams import missing, need
+
+_SENDS = ("batch_transfer_sync", "transfer_sync")
+"""How SGLang's wrapper of Mooncake's engine is told to move KV; each blocks until it is done."""
+
+
+class Fault:
+    """A fault that is in force on some stages; the same object on all ranks.
+
+    `hits`: how often it has struck on this rank so far. `release()` ends it (on this rank: call it
+    on all); a test's end does so, too.
+    """
+
+    def __init__(self, iterations: int | None = None) -> None:
+        self.hits = 0
+        self._left = iterations
+        self._undo: list[Callable[[], None]] = []
+        self.over = threading.Event()
+
+    def at_top(self) -> None:
+        """Count an iteration of this stage; the last one ends the fault."""
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                self.over.set()
+
+    def release(self) -> None:
+        """End the fault on this rank."""
+        self.over.set()
+        while self._undo:
+            self._undo.pop()()
+
+    def replace(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+        """Put ``wrap(method)`` in the place of a method until the fault is released."""
+        before = vars(owner).get(name)
+        setattr(owner, name, wrap(need(owner, name)))
+
+        def undo() -> None:
+            if before is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+        self._undo.append(undo)
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Do `action` when the fault is released."""
+        self._undo.append(action)
+
+
+def slow_transfer(scheduler: Any, fault: Fault) -> None:
+    """Hold each transfer of this stage in the transfer engine's thread until the fault is over."""
+
+    def wrap(send: Any) -> Any:
+        def wait_and_send(*args: Any, **kwargs: Any) -> Any:
+            fault.hits += 1
+            fault.over.wait()
+            return send(*args, **kwargs)
+
+        return wait_and_send
+
+    _wrap_sends(scheduler, fault, wrap)
+
+
+def fail_transfer(scheduler: Any, fault: Fault, times: int) -> None:
+    """Let the transfer engine refuse the next `times` transfers of this stage."""
+
+    def wrap(send: Any) -> Any:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            if fault.hits >= times or fault.over.is_set():
+                return send(*args, **kwargs)
+            fault.hits += 1
+            return -1
+
+        return refuse
+
+    _wrap_sends(scheduler, fault, wrap)
+    manager = kv_manager(scheduler)
+
+    def forgive() -> None:
+        # SGLang sends nothing more to a decode rank to which one transfer has failed
+        need(manager, "failed_sessions").clear()
+        need(manager, "session_failures").clear()
+
+    fault.afterwards(forgive)
+
+
+def late_poll(scheduler: Any, fault: Fault, *, flaky: bool) -> None:
+    """Let this stage hear that a transfer has succeeded only when the fault is over.
+
+    `flaky`: it hears it once before, and then it is not so any more.
+    """
+    poll = poll_class()
+    told: set[int] = set()
+
+    def answer(room: int, status: Any) -> Any:
+        if status != poll.Success or fault.over.is_set():
+            return status
+        if flaky and room not in told:
+            told.add(room)
+            return status
+        fault.hits += 1
+        return poll.Transferring
+
+    _wrap_polls(scheduler, fault, answer)
+
+
+def lose_room(scheduler: Any, fault: Fault) -> None:
+    """Mark each room of this stage as failed as soon as the stage has heard that it is ready.
+
+    So it is when the other role gives the request up at that moment.
+    """
+    poll, manager = poll_class(), kv_manager(scheduler)
+
+    def answer(room: int, status: Any) -> Any:
+        if status == poll.WaitingForInput and not fault.over.is_set():
+            fault.hits += 1
+            manager.record_failure(room, "room lost on this stage (pytest-pprank)")
+            manager.update_status(room, poll.Failed)
+        return status
+
+    _wrap_polls(scheduler, fault, answer)
+
+
+def _wrap_sends(scheduler: Any, fault: Fault, wrap: Callable[[Any], Any]) -> None:
+    engine = need(kv_manager(scheduler), "engine")
+    found = [name for name in _SENDS if hasattr(engine, name)]
+    if not found:
+        raise missing(f"{' or '.join(_SENDS)} on {type(engine).__qualname__}")
+    for name in found:
+        fault.replace(engine, name, wrap)
+
+
+def _wrap_polls(scheduler: Any, fault: Fault, answer: Callable[[int, Any], Any]) -> None:
+    """Have each poll of this stage's senders or receivers answered by ``answer(room, status)``."""
+
+    def wrap(ask: Any) -> Any:
+        def poll(self: Any) -> Any:
+            return answer(self.bootstrap_room, ask(self))
+
+        return poll
+
+    utils = import_module("sglang.srt.disaggregation.utils")
+    kinds = need(utils, "KVClassType")
+    kind = kinds.SENDER if role_of(scheduler) == "prefill" else kinds.RECEIVER
+    fault.replace(utils.get_kv_class(scheduler.transfer_backend, kind), "poll", wrap)

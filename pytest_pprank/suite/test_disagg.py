@@ -1,0 +1,136 @@
+"""Requests through prefill and decode: tokens of the reference, and nothing kept on any rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+
+CHUNK = 64
+pytestmark = [pytest.mark.sglang(chunked_prefill_size=CHUNK)]
+
+
+def settle(disagg: Any) -> None:
+    """Run until nothing is under way; the requests that finished have the reference's tokens."""
+    disagg.drain()
+    finished = [
+        result for result in disagg.results.values() if result.finish_reason["type"] != "abort"
+    ]
+    if finished:
+        assert_tokens_equal_reference(finished)
+    assert_kv_balanced(disagg.scheduler)
+
+
+def test_one_request(disagg: Any) -> None:
+    assert_tokens_equal_reference(disagg.generate([17]))
+    assert_kv_balanced(disagg.scheduler)
+
+
+def test_requests_of_many_lengths(disagg: Any) -> None:
+    lengths = [1, 2, 31, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 5 * CHUNK - 7]
+    results = disagg.generate(lengths)
+    assert len(results[-1].extends) >= 5
+    settle(disagg)
+
+
+def test_requests_that_come_one_after_another(disagg: Any) -> None:
+    for length in (70, 5, 200, 12):
+        disagg.submit(length, 6)
+        disagg.step(3)
+    settle(disagg)
+
+
+def test_more_requests_than_may_run(disagg: Any) -> None:
+    disagg.generate([10 + 5 * index for index in range(32)], max_new_tokens=4)
+    settle(disagg)
+
+
+def test_prefix_that_is_cached(disagg: Any) -> None:
+    prompt = [*range(1000, 1200)]
+    disagg.generate([prompt])
+    results = disagg.generate([[*prompt, 7, 8, 9], [*prompt[:120], 5], prompt])
+    assert [result.cached_tokens for result in results] == [200, 120, 199]
+    settle(disagg)
+
+
+def test_logprobs_are_those_of_the_tokens(disagg: Any) -> None:
+    results = disagg.generate([12, 90], logprobs=True)
+    assert all(len(result.logprobs) == len(result.token_ids) for result in results)
+    settle(disagg)
+
+
+def test_abort_of_what_only_prefill_knows(disagg: Any) -> None:
+    rid = disagg.submit(30, to="prefill")
+    disagg.abort_when(rid, "bootstrapping", at="prefill", role="prefill")
+    settle(disagg)
+    assert disagg.prefill.results[rid].finish_reason["type"] == "abort"
+
+
+def test_abort_of_what_only_decode_knows(disagg: Any) -> None:
+    rid = disagg.submit(30, to="decode")
+    disagg.abort_when(rid, "transferring", role="decode")
+    settle(disagg)
+    assert disagg.results[rid].finish_reason["type"] == "abort"
+
+
+def test_abort_while_transferring(disagg: Any) -> None:
+    slow = disagg.slow_transfer(stages=[0])
+    aborted, other = disagg.submit(30), disagg.submit(40)
+    disagg.run_until_state(aborted, "transferring", role="prefill")
+    disagg.abort_when(aborted, "transferring")
+    disagg.step(4)
+    slow.release()
+    settle(disagg)
+    assert disagg.results[aborted].finish_reason["type"] == "abort"
+    assert disagg.results[other].finish_reason["type"] == "length"
+
+
+def test_abort_while_decoding(disagg: Any) -> None:
+    aborted, _ = disagg.submit(40, 100), disagg.submit(41, 12)
+    disagg.abort_when(aborted, "decoding")
+    settle(disagg)
+    assert disagg.results[aborted].finish_reason["type"] == "abort"
+    assert len(disagg.results[aborted].token_ids) < 100
+
+
+@pytest.mark.pprank(prefill=2, decode=2)
+class TestTwoStagesOfDecode:
+    def test_one_request(self, disagg: Any) -> None:
+        assert_tokens_equal_reference(disagg.generate([17]))
+        assert_kv_balanced(disagg.scheduler)
+
+    def test_requests_of_many_lengths(self, disagg: Any) -> None:
+        disagg.generate([1, 3 * CHUNK + 1, 31, CHUNK, 2 * CHUNK - 1], 6, logprobs=True)
+        settle(disagg)
+
+    def test_abort_while_decoding(self, disagg: Any) -> None:
+        for turn in range(2):
+            aborted, _ = disagg.submit(40, 100), disagg.submit(41, 12)
+            disagg.run_until_state(aborted, "decoding")
+            disagg.step(1 + turn)
+            disagg.abort(aborted)
+            settle(disagg)
+            assert disagg.results[aborted].finish_reason["type"] == "abort"
+
+    def test_abort_while_transferring(self, disagg: Any) -> None:
+        slow = disagg.slow_transfer(stages=[1])
+        aborted, _ = disagg.submit(30), disagg.submit(40)
+        disagg.run_until_state(aborted, "transferring", role="prefill")
+        disagg.abort_when(aborted, "transferring")
+        disagg.step(4)
+        slow.release()
+        settle(disagg)
+        assert disagg.results[aborted].finish_reason["type"] == "abort"
+
+    def test_abort_of_what_only_decode_knows(self, disagg: Any) -> None:
+        rid = disagg.submit(30, to="decode")
+        disagg.abort_when(rid, "transferring", role="decode")
+        settle(disagg)
+        assert disagg.results[rid].finish_reason["type"] == "abort"
+
+    def test_abort_of_what_only_prefill_knows(self, disagg: Any) -> None:
+        rid = disagg.submit(30, to="prefill")
+        disagg.abort_when(rid, "bootstrapping", at="prefill", role="prefill")
+        settle(disagg)
