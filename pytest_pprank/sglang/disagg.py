@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,25 @@ if TYPE_CHECKING:
 ROLES = ("prefill", "decode")
 _rooms = itertools.count(1000)
 """A room is never used twice by a worker group: a late message would reach the wrong request."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What SGLang's router would send to both roles."""
+
+    rid: str
+    ids: list[int]
+    params: dict[str, Any]
+    options: dict[str, bool]
+    room: int
+
+    def message(self, port: int) -> Any:
+        meeting: dict[str, Any] = {
+            "bootstrap_host": LOOPBACK,
+            "bootstrap_port": port,
+            "bootstrap_room": self.room,
+        }
+        return generate_request(self.rid, self.ids, self.params, **self.options, **meeting)
 
 
 class Side:
@@ -88,6 +108,7 @@ class Disagg(Engine):
         self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
         self.prefill, self.decode = (Side(name, self._all) for name in ROLES)
+        self._requests: dict[str, _Request] = {}
         self._faults: list[Fault] = []
         self._queues: dict[str, tuple[str, ...]] = {}
         self._all.at_top.append(self._at_top)
@@ -95,30 +116,48 @@ class Disagg(Engine):
     def _conductor(self, pprank: Pprank) -> Conductor:
         return Conductor(self.scheduler, pprank, view_disagg)
 
+    @property
+    def prefill_stages(self) -> int:
+        """Number of prefill's pipeline stages."""
+        return self._sizes["prefill"]
+
+    @property
+    def decode_stages(self) -> int:
+        """Number of decode's pipeline stages."""
+        return self._sizes["decode"]
+
     def submit(
         self, prompt: Any, max_new_tokens: int = 8, *, to: Any = ROLES, **options: Any
     ) -> str:
         """Send one request to both roles, or to the one named by `to`; returns its id.
 
         For the other arguments see `Engine.submit`. A request that only one role knows waits for
-        the other one: send it there later by the same id, or abort it.
+        the other one (see `forward`), or to be aborted.
         """
         __tracebackhide__ = True
         self._to = _roles(to, "submit")
         return super().submit(prompt, max_new_tokens, **options)
 
+    def forward(self, rid: str, to: str) -> None:
+        """Send a request that only the other role knows to this one, too."""
+        __tracebackhide__ = True
+        self._known(rid, "forward")
+        (role,) = _roles(to, "forward")
+        if rid in self.side(role).results:
+            raise UsageError(f"disagg.forward: {role} has got {rid!r} already")
+        self._send(self._requests[rid], (role,))
+
     def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: bool) -> None:
+        request = _Request(rid, ids, params, options, next(_rooms))
+        self._requests[rid] = request
+        self._send(request, self._to)
+
+    def _send(self, request: _Request, roles: tuple[str, ...]) -> None:
+        for role in roles:
+            self._expect(role, request.rid, request.ids, request.params)
         port = int(self.scheduler.server_args.disaggregation_bootstrap_port)
-        meeting: dict[str, Any] = {
-            "bootstrap_host": LOOPBACK,
-            "bootstrap_port": port,
-            "bootstrap_room": next(_rooms),
-        }
-        for role in self._to:
-            self._expect(role, rid, ids, params)
-        request = generate_request(rid, ids, params, **options, **meeting)
-        mine = self._role in self._to
-        self._all.send(f"{shown_request(rid, ids)} to {self._to}", request if mine else None)
+        message = request.message(port) if self._role in roles else None
+        self._all.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
 
     def abort(self, rid: str | None = None, *, role: Any = ROLES) -> None:
         """Send an abort of one request (None: of all) to both roles or to one."""

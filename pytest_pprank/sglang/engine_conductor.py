@@ -234,8 +234,8 @@ class Conductor:
                 self._record(report.role, output)
         for forward in reports[0].forwards:
             self._record_extends(forward)
-        self._ran.take_in([(report.role, report.forwards) for report in reports])
-        self._moved.take_in([(report.role, report.moves) for report in reports])
+        self._ran.take_in([(report.view, report.role, report.forwards) for report in reports])
+        self._moved.take_in([(report.view, report.role, report.moves) for report in reports])
 
     def _record(self, role: str, output: Output) -> None:
         result = self.results[role].get(output.rid)

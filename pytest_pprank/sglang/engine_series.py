@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_pprank.sglang.engine_views import Forward, first_difference
+from pytest_pprank.sglang.engine_views import Forward, StageView, first_difference
 
 
 class StagesDiffer(AssertionError):
@@ -29,16 +29,17 @@ class Series:
         self._told = len(self.mine)
         return fresh
 
-    def take_in(self, told: Sequence[tuple[str, list[Forward]]]) -> None:
-        """Add role and news of each rank; raises StagesDiffer, with the first difference."""
+    def take_in(self, told: Sequence[tuple[StageView, str, list[Forward]]]) -> None:
+        """Add view, role and news of each rank; raises StagesDiffer, with the first difference."""
         __tracebackhide__ = True
         before = [len(known) for known in self._all]
-        for known, (_, news) in zip(self._all, told, strict=True):
+        for known, (_, _, news) in zip(self._all, told, strict=True):
             known += news
-        for role in dict.fromkeys(role for role, _ in told):
-            ranks = [rank for rank, (other, _) in enumerate(told) if other == role]
+        for role in dict.fromkeys(role for _, role, _ in told):
+            ranks = [rank for rank, (_, other, _) in enumerate(told) if other == role]
             since = min(before[rank] for rank in ranks)
-            if lines := first_difference([self._all[rank] for rank in ranks], since):
+            over = [told[rank][0].iterations for rank in ranks]
+            if lines := first_difference([self._all[rank] for rank in ranks], since, over):
                 of_role = "" if role == "pp" else f" of {role}"
                 head = f"the stages{of_role} did not {self._words}:"
                 raise StagesDiffer("\n  ".join([head, *lines]))

@@ -30,15 +30,20 @@ class Forward:
         return f"{self.mode} of {', '.join(self.rids)}{tokens}"
 
 
-def first_difference(ran: Sequence[Sequence[Forward]], since: int) -> list[str]:
+def first_difference(
+    ran: Sequence[Sequence[Forward]], since: int, over: Sequence[int] = ()
+) -> list[str]:
     """Return, in words by stage, the first forward from number `since` on which is not everywhere
-    the same; empty where there is none. A stage may have run fewer than those before it.
+    the same; empty where there is none. A stage may have run fewer than those before it, as long as
+    the iteration is not among those that are over on it (`over`: how many are, by stage).
     """
     for number in range(since, max(len(forwards) for forwards in ran)):
         found = [forwards[number] if number < len(forwards) else None for forwards in ran]
         # none where an earlier stage has one: not yet; one where an earlier stage has none: wrong
         behind = list(itertools.dropwhile(lambda forward: forward is not None, found))
-        if any(behind) or len({forward for forward in found if forward is not None}) > 1:
+        first = min((forward.iteration for forward in found if forward), default=0)
+        late = any(it is None and done > first for it, done in zip(found, over, strict=False))
+        if late or any(behind) or len({forward for forward in found if forward is not None}) > 1:
             return [
                 f"stage {stage}: {f'iteration {it.iteration}, {it}' if it else 'none'}"
                 for stage, it in enumerate(found)

@@ -29,6 +29,8 @@ _LAZY = (
     "pytest_pprank.sglang.profiler",
     "pytest_pprank.sglang.scheduler",
     "pytest_pprank.sglang.batches",
+    "pytest_pprank.sglang.disagg",
+    "sglang.srt.disaggregation.mooncake.conn",
 )
 # The registry tries all models and tells which lack a CUDA-only dependency.
 _CHATTY = ("sglang.srt.models.registry", "sglang.srt.model_executor")
