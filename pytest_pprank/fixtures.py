@@ -112,7 +112,7 @@ def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
     yield _started_scheduler
     left = idle_problems(_started_scheduler)
     reset_scheduler(_started_scheduler)
-    if left and not pprank.failed:
+    if left and not pprank.failed and not pprank.spoiled:
         warnings.warn(
             f"rank {pprank.rank}: this test left the Scheduler busy: {'; '.join(left)}",
             stacklevel=1,

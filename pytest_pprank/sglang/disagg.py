@@ -12,6 +12,7 @@ from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.disagg_faults import (
     Fault,
     fail_transfer,
+    flaky_poll,
     late_poll,
     lose_room,
     slow_transfer,
@@ -110,6 +111,7 @@ class Disagg(Engine):
         self.prefill, self.decode = (Side(name, self._all) for name in ROLES)
         self._requests: dict[str, _Request] = {}
         self._faults: list[Fault] = []
+        self._abandoned = ""
         self._queues: dict[str, tuple[str, ...]] = {}
         self._all.at_top.append(self._at_top)
 
@@ -201,22 +203,24 @@ class Disagg(Engine):
         return self._fault("prefill", stages, iterations, slow_transfer)
 
     def fail_transfer(self, stages: Sequence[int] = (0,), times: int = 1) -> Fault:
-        """Let the next `times` KV transfers of these prefill stages fail in the transfer engine."""
+        """Let the next `times` KV transfers of these prefill stages fail in the transfer engine.
+
+        Of a decode rank to which one has failed SGLang thinks that it is dead: it is sent nothing
+        more until it registers again; the end of the test, or ``release()``, lifts that.
+        """
         return self._fault("prefill", stages, None, partial(fail_transfer, times=times))
 
     def late_poll(
-        self,
-        stages: Sequence[int] = (0,),
-        iterations: int = 8,
-        *,
-        role: str = "decode",
-        flaky: bool = False,
+        self, stages: Sequence[int] = (0,), iterations: int = 8, *, role: str = "decode"
     ) -> Fault:
-        """Let these stages hear `iterations` later that a transfer has succeeded.
+        """Let these stages hear `iterations` later that a KV transfer has succeeded."""
+        return self._fault(role, stages, None, partial(late_poll, iterations=iterations))
 
-        `flaky`: they hear it once at the right time, and then it is not so until it is over.
+    def flaky_poll(self, stages: Sequence[int] = (0,), *, role: str = "decode") -> Fault:
+        """Let these stages hear that a KV transfer has succeeded when the stages begin to agree on
+        it, and that it is still under way when they act on it.
         """
-        return self._fault(role, stages, iterations, partial(late_poll, flaky=flaky))
+        return self._fault(role, stages, None, flaky_poll)
 
     def lose_room(self, stages: Sequence[int] = (0,), *, role: str = "prefill") -> Fault:
         """Let each request fail on these stages as soon as they hear that its room is ready, as
@@ -241,18 +245,27 @@ class Disagg(Engine):
             make(self.scheduler, fault)
         return fault
 
+    def abandon(self, reason: str) -> None:
+        """Leave everything as it is; after this test the worker group is replaced."""
+        self._abandoned = reason
+
     def close(self) -> list[str]:
         """End everything; returns which requests were under way, and aborted. For all ranks."""
         for fault in self._faults:
             fault.release()
+        if self._abandoned:
+            self._all.abandon(self._abandoned)
+            return []
         return super().close()
 
     def _at_top(self) -> None:
         """Called in the loop's thread when an iteration is over."""
         now = {name: rids_of(reqs) for name, reqs in queues(self.scheduler).items()}
-        for name in AGREED:
-            stay = now.get(name, ())
-            if left := tuple(rid for rid in self._queues.get(name, ()) if rid not in stay):
+        here = {rid for rids in now.values() for rid in rids}
+        here.update(req.rid for req in self.scheduler.waiting_queue)
+        for name, any_way in AGREED.items():
+            gone = [rid for rid in self._queues.get(name, ()) if rid not in now.get(name, ())]
+            if left := tuple(rid for rid in gone if any_way or rid in here):
                 self._all.moves.append(Forward(self._all.iterations, f"left {name}", left))
         self._queues = now
         for fault in self._faults:

@@ -26,16 +26,24 @@ class Fault:
 
     def __init__(self, iterations: int | None = None) -> None:
         self.hits = 0
-        self._left = iterations
-        self._undo: list[Callable[[], None]] = []
+        self.count = 0
+        """Iterations of this stage since the fault was put in force."""
         self.over = threading.Event()
+        self._iterations = iterations
+        self._first = 0
+        self._undo: list[Callable[[], None]] = []
+
+    def hit(self) -> None:
+        """Note that the fault has struck; where it has a number of iterations, they begin now."""
+        self._first = self.count if not self.hits else self._first
+        self.hits += 1
 
     def at_top(self) -> None:
         """Count an iteration of this stage; the last one ends the fault."""
-        if self._left is not None:
-            self._left -= 1
-            if self._left < 0:
-                self.over.set()
+        self.count += 1
+        limit = self._iterations
+        if limit is not None and self.hits and self.count - self._first > limit:
+            self.over.set()
 
     def release(self) -> None:
         """End the fault on this rank."""
@@ -66,7 +74,7 @@ def slow_transfer(scheduler: Any, fault: Fault) -> None:
 
     def wrap(send: Any) -> Any:
         def wait_and_send(*args: Any, **kwargs: Any) -> Any:
-            fault.hits += 1
+            fault.hit()
             fault.over.wait()
             return send(*args, **kwargs)
 
@@ -82,7 +90,7 @@ def fail_transfer(scheduler: Any, fault: Fault, times: int) -> None:
         def refuse(*args: Any, **kwargs: Any) -> Any:
             if fault.hits >= times or fault.over.is_set():
                 return send(*args, **kwargs)
-            fault.hits += 1
+            fault.hit()
             return -1
 
         return refuse
@@ -98,21 +106,35 @@ def fail_transfer(scheduler: Any, fault: Fault, times: int) -> None:
     fault.afterwards(forgive)
 
 
-def late_poll(scheduler: Any, fault: Fault, *, flaky: bool) -> None:
-    """Let this stage hear that a transfer has succeeded only when the fault is over.
-
-    `flaky`: it hears it once before, and then it is not so any more.
-    """
+def late_poll(scheduler: Any, fault: Fault, iterations: int) -> None:
+    """Let this stage hear `iterations` later that a transfer has succeeded."""
     poll = poll_class()
-    told: set[int] = set()
+    first: dict[int, int] = {}
 
     def answer(room: int, status: Any) -> Any:
         if status != poll.Success or fault.over.is_set():
             return status
-        if flaky and room not in told:
-            told.add(room)
+        if fault.count - first.setdefault(room, fault.count) >= iterations:
             return status
-        fault.hits += 1
+        fault.hit()
+        return poll.Transferring
+
+    _wrap_polls(scheduler, fault, answer)
+
+
+def flaky_poll(scheduler: Any, fault: Fault) -> None:
+    """Let this stage hear that a transfer has succeeded at the first poll of an iteration only, in
+    which the stages begin to agree on what is done, and later that it is still under way.
+    """
+    poll = poll_class()
+    polled: dict[int, int] = {}
+
+    def answer(room: int, status: Any) -> Any:
+        first = polled.get(room) != fault.count
+        polled[room] = fault.count
+        if status != poll.Success or fault.over.is_set() or first:
+            return status
+        fault.hit()
         return poll.Transferring
 
     _wrap_polls(scheduler, fault, answer)
@@ -127,7 +149,7 @@ def lose_room(scheduler: Any, fault: Fault) -> None:
 
     def answer(room: int, status: Any) -> Any:
         if status == poll.WaitingForInput and not fault.over.is_set():
-            fault.hits += 1
+            fault.hit()
             manager.record_failure(room, "room lost on this stage (pytest-pprank)")
             manager.update_status(room, poll.Failed)
         return status

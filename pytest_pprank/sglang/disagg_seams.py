@@ -8,8 +8,9 @@ from typing import Any
 
 from pytest_pprank.sglang.seams import need
 
-AGREED = ("bootstrap", "inflight", "prealloc", "transfer")
-"""The queues that all stages of a role let a request leave in the same iteration."""
+AGREED = {"bootstrap": False, "inflight": True, "prealloc": False, "transfer": True}
+"""The queues that all stages of a role let a request leave in the same iteration; True: also one
+that has failed. Before its KV is sent a stage may drop a request that has failed by itself."""
 
 
 def role_of(scheduler: Any) -> str:

@@ -184,6 +184,13 @@ class Conductor:
             self._pprank.spoil("an event loop of SGLang's has ended by itself")
         return True
 
+    def abandon(self, reason: str) -> None:
+        """End what this rank can end by itself, and have the worker group replaced."""
+        if self._loop is not None and self._loop.parked:
+            self._loop.leave()
+        self._pprank.spoil(reason)
+        self.detach()
+
     def detach(self) -> None:
         """Leave the Scheduler as it was."""
         self._attachment.detach()

@@ -127,23 +127,46 @@ def test_stage_that_hears_late(disagg: Any, pprank: Any) -> None:
     settle(disagg)
 
 
-def test_stage_that_hears_it_once_and_not_again(disagg: Any) -> None:
-    """A stage may not be ready yet when the release comes that all agreed on (PR 20686)."""
-    disagg.late_poll(stages=[disagg.prefill_stages - 1], iterations=9, role="prefill", flaky=True)
-    disagg.generate([30, CHUNK + 3])
-    settle(disagg)
-
-
-def test_request_given_up_between_agreement_and_release(disagg: Any) -> None:
+def test_request_given_up_between_agreement_and_start(disagg: Any) -> None:
     """One stage of prefill learns that decode gives a request up when all have agreed to start
     it: they all start it, or none (PR 31869).
     """
+    rid = disagg.submit(30, to="decode")
+    disagg.step()
+    ready = "WaitingForInput"
+    disagg.run_until(lambda: all(ready in v.rooms.values() for v in disagg.prefill.stages))
     lost = disagg.lose_room(stages=[disagg.prefill_stages - 1])
-    rid = disagg.submit(30)
+    disagg.forward(rid, to="prefill")
     disagg.run_until_state(rid, "transferring", role="prefill")
     lost.release()
     disagg.abort(rid)
     settle(disagg)
+
+
+def test_abort_while_waiting_for_prefill(disagg: Any) -> None:
+    """It has a metadata slot already, but no KV (PR 17483)."""
+    disagg.submit(8 * CHUNK)
+    aborted = disagg.submit(30)
+    disagg.step()
+    disagg.run_until(
+        lambda: all(aborted in view.queues["waiting"] for view in disagg.prefill.stages)
+    )
+    assert all(view.metadata_slots == 2 for view in disagg.prefill.stages)
+    disagg.abort(aborted)
+    settle(disagg)
+    assert disagg.results[aborted].finish_reason["type"] == "abort"
+
+
+def test_stage_that_is_not_done_after_all(disagg: Any) -> None:
+    """A stage hears that its KV is sent, all agree to let the request go, and it is not: SGLang
+    goes on (PR 20686), though that stage then keeps the request.
+    """
+    if disagg.prefill_stages == 1:
+        pytest.skip("stages agree where there are two or more")
+    disagg.flaky_poll(stages=[disagg.prefill_stages - 1], role="prefill")
+    disagg.abandon("a stage of prefill keeps a request for ever")
+    with pytest.raises(StagesDiffer, match="did not let the same requests leave their queues"):
+        disagg.generate([30])
 
 
 @pytest.mark.sglang(max_running_requests=1)
