@@ -222,11 +222,16 @@ class Disagg(Engine):
         """
         return self._fault(role, stages, None, flaky_poll)
 
-    def lose_room(self, stages: Sequence[int] = (0,), *, role: str = "prefill") -> Fault:
-        """Let each request fail on these stages as soon as they hear that its room is ready, as
-        when the other role gives it up at that moment.
+    def lose_room(
+        self, stages: Sequence[int] = (0,), *, role: str = "prefill", rounds: int = 1
+    ) -> Fault:
+        """Let each request fail on these stages when its room has become ready, as when the other
+        role gives it up at that moment.
+
+        `rounds`: how many iterations after they have first heard that it is ready: 1, when the
+        stages have agreed on it and are about to act; 0, while they are agreeing.
         """
-        return self._fault(role, stages, None, lose_room)
+        return self._fault(role, stages, None, partial(lose_room, rounds=rounds))
 
     def _fault(
         self,

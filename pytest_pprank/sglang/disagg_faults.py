@@ -140,15 +140,17 @@ def flaky_poll(scheduler: Any, fault: Fault) -> None:
     _wrap_polls(scheduler, fault, answer)
 
 
-def lose_room(scheduler: Any, fault: Fault) -> None:
-    """Mark each room of this stage as failed as soon as the stage has heard that it is ready.
-
-    So it is when the other role gives the request up at that moment.
+def lose_room(scheduler: Any, fault: Fault, rounds: int) -> None:
+    """Mark each room of this stage as failed, `rounds` iterations after the stage has first heard
+    that it is ready, when it has asked for it again (0: as soon as it has heard it).
     """
     poll, manager = poll_class(), kv_manager(scheduler)
+    heard: dict[int, int] = {}
 
     def answer(room: int, status: Any) -> Any:
-        if status == poll.WaitingForInput and not fault.over.is_set():
+        if status != poll.WaitingForInput or fault.over.is_set():
+            return status
+        if fault.count - heard.setdefault(room, fault.count) >= rounds:
             fault.hit()
             manager.record_failure(room, "room lost on this stage (pytest-pprank)")
             manager.update_status(room, poll.Failed)

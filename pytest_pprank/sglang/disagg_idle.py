@@ -28,13 +28,16 @@ def queue_problems(scheduler: Any) -> Iterator[str]:
 def transfer_problems(scheduler: Any) -> Iterator[str]:
     """Yield what a Scheduler without requests should have got back from KV transfers and has not.
 
-    Metadata slots: all free, and a free slot of decode's names no room. Rooms: none known.
+    Metadata slots: all free, and a free slot of decode's names no room. Rooms: none known but those
+    that have failed, of which SGLang itself forgets to remove some (0.5.21: after an abort in
+    prefill's waiting queue); these cost a few bytes each.
     """
     held, total = metadata_slots(scheduler)
     if held:
         names = ", ".join(f"{rid}: slot {slot}" for rid, slot in slots_by_rid(scheduler))
         yield f"metadata slots: {held} of {total} were not given back ({names or 'held by nobody'})"
-    if known := rooms(scheduler):
+    known = {room: status for room, status in rooms(scheduler).items() if status != "Failed"}
+    if known:
         shown = ", ".join(f"room {room} {status}" for room, status in sorted(known.items()))
         yield f"rooms that the KV manager still knows: {shown}"
     if role_of(scheduler) == "decode":
