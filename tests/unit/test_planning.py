@@ -1,12 +1,16 @@
 """Which tests are ranked, on which topology, and in which order they run."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.planning import group_by_topology, make_plans, plan_of
-from pytest_pprank.topology import Topology
+from pytest_pprank.topology import Sizes, Topology
 
 SOURCE = """
+from importlib.util import find_spec
+
 import pytest
 
 def test_plain(): pass
@@ -108,3 +112,58 @@ def test_server_args_are_part_of_the_topology():
     page2, page2_again = Topology(2, "cpu", {"page_size": 2}), Topology(2, "cpu", {"page_size": 2})
     assert len({plain, defaults, page2, page2_again}) == 3
     assert str(page2) == "pp=2 device=cpu sglang(page_size=2)"
+
+
+ROLES = """
+from importlib.util import find_spec
+
+import pytest
+
+def test_both(disagg): pass
+
+@pytest.mark.pprank(prefill=1, decode=(1, 2))
+def test_marked(pprank): pass
+"""
+
+
+def test_sizes_of_prefill_and_decode(pytester):
+    items = collect(pytester, "--pp-size=2", "--pprank-decode=1,2", source=ROLES)
+    assert [item.name for item in items] == [
+        "test_both[prefill2-decode1]",
+        "test_both[prefill2-decode2]",
+        "test_marked[prefill1-decode1]",
+        "test_marked[prefill1-decode2]",
+    ]
+    make_plans(items[0].config, items)
+    topology = plan_of(items[1]).topology
+    assert (topology.world_size, topology.sizes) == (4, Sizes(2, 2))
+    assert [(r.name, r.first, r.stages) for r in topology.sizes.roles] == [
+        ("prefill", 0, 2),
+        ("decode", 2, 2),
+    ]
+    assert str(topology) == "prefill=2 decode=2 device=cpu"
+
+
+@pytest.mark.parametrize(
+    ("mark", "fixture", "words"),
+    [
+        ("pprank(prefill=2)", "pprank", "prefill needs decode, too"),
+        ("pprank(decode=2)", "pprank", "decode needs prefill, too"),
+        ("pprank(pp=2, prefill=2, decode=1)", "pprank", "not on all three"),
+        ("pprank(prefill=0, decode=1)", "pprank", "prefill=0"),
+        ("pprank(pp=2)", "disagg", "needs two roles"),
+        ("pprank(prefill=2, decode=1)", "engine", "use the fixture 'disagg'"),
+        ("pprank(prefill=9, decode=1)", "disagg", "at most 8 stages"),
+        ("sglang(disaggregation_transfer_backend='tcp')", "disagg", "knows .*mooncake"),
+        ("sglang(disaggregation_mode='decode')", "disagg", r"pprank\(prefill=N, decode=M\)"),
+        ("sglang(decode={'max_tokens': 3})", "disagg", "no server arg 'max_tokens'"),
+        ("sglang(decode=3)", "disagg", "a dict of server args"),
+    ],
+)
+def test_roles_that_make_no_sense(pytester, mark, fixture, words):
+    if find_spec("sglang") is None:
+        pytest.skip("server args are looked up in the installed SGLang")
+    source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({fixture}): pass\n"
+    items = collect(pytester, "--pp-size=2", source=source)
+    with pytest.raises(UsageError, match=words):
+        make_plans(items[0].config, items)

@@ -19,6 +19,7 @@ def use(monkeypatch: pytest.MonkeyPatch, here: Facts, *, offers: bool = False) -
     monkeypatch.setattr(facts, "gather", lambda _: here)
     monkeypatch.setattr(facts, "pip_offers", lambda _: offers)
     monkeypatch.setattr(facts, "index_answers", lambda: False)
+    monkeypatch.setattr(command, "complete_mooncake", lambda *_, dry: "")  # noqa: ARG005
 
 
 def pip_says(monkeypatch: pytest.MonkeyPatch, *results: Result) -> list[list[str]]:

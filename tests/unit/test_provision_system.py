@@ -1,0 +1,88 @@
+"""Which shared libraries Mooncake lacks, and who installs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank.provision import system
+from pytest_pprank.sglang import mooncake
+
+LACKS = "ImportError: libibverbs.so.1: cannot open shared object file: No such file or directory"
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """A machine whose Mooncake lacks libibverbs; apt-get notes its arguments in the list."""
+    calls: list[str] = []
+
+    def apt(command: list[str]) -> str:
+        calls.append(command[1])
+        return "" if calls.count("install") > 1 or command[1] == "update" else "Unable to locate"
+
+    monkeypatch.setattr(mooncake, "installed", lambda: True)
+    monkeypatch.setattr(mooncake, "missing_libraries", lambda _: ("libibverbs.so.1",))
+    monkeypatch.setattr(mooncake, "why_not", lambda: "" if calls.count("install") > 1 else LACKS)
+    monkeypatch.setattr(system, "_apt", apt)
+    monkeypatch.setattr(system.shutil, "which", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(system.os, "geteuid", lambda: 0)
+    return calls
+
+
+def test_root_installs_after_an_update_of_the_lists(machine: list[str]) -> None:
+    said: list[str] = []
+    assert system.complete_mooncake(said.append, dry=False) == ""
+    assert machine == ["install", "update", "install"]
+    assert "libibverbs1" in said[0]
+
+
+def test_others_are_told_the_command(machine: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
+    told = system.complete_mooncake(print, dry=False)
+    assert machine == []
+    assert told.endswith("run as root: apt-get update && apt-get install -y libibverbs1")
+    assert "\n" not in told
+
+
+def test_failure_of_apt_is_told(machine: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "_apt", lambda command: f"no {command[1]}")
+    told = system.complete_mooncake(print, dry=False)
+    assert "apt-get install -y libibverbs1 (apt-get said: no update)" in told
+    assert machine == []
+
+
+def test_dry_run_installs_nothing(machine: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert system.complete_mooncake(print, dry=True) == ""
+    assert machine == []
+    assert "--no-upgrade libibverbs1" in capsys.readouterr().out
+
+
+def test_mooncake_that_loads_needs_nothing(
+    machine: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mooncake, "why_not", lambda: "")
+    assert system.complete_mooncake(print, dry=False) == ""
+    assert machine == []
+
+
+def test_package_that_is_missing_is_told(
+    machine: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mooncake, "installed", lambda: False)
+    told = system.complete_mooncake(print, dry=False)
+    assert "pip install --no-deps mooncake-transfer-engine-non-cuda" in told
+    assert machine == []
+
+
+def test_what_is_wrong_otherwise_is_told_as_it_is() -> None:
+    assert mooncake.missing_libraries("SystemError: bad ELF") == ()
+
+
+def test_command_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "_APT_S", 0.2)
+    assert "nothing for" in system._apt(["sleep", "30"])
+
+
+def test_command_that_fails_is_told_by_its_last_words() -> None:
+    assert system._apt(["sh", "-c", "echo one; echo two; exit 3"]) == "one; two"
