@@ -131,12 +131,13 @@ def test_no_room_is_left_by_an_abort_in_the_waiting_queue(disagg: Any) -> None:
     assert not any(view.rooms for view in disagg.stages)
 
 
-LOST_WHILE_AGREEING = """SGLang (0.5.21): prefill with two pipeline stages or more. A room that fails on
-a later stage after that stage has told the others that it is ready, and before it looks at its queue
-in the same iteration (decode's ABORT arrives then), is dropped there at once, by the part of
-`PrefillBootstrapQueue.pop_bootstrapped` (disaggregation/prefill.py) for requests that the agreement
-does not cover yet ("uncovered"). The agreement that is under way says that it is good, so the first
-stage starts it: the stages run different batches, and the first one's forward is received by none."""
+LOST_WHILE_AGREEING = """SGLang (0.5.21): prefill with two pipeline stages or more. A room that
+fails on a later stage after that stage has told the others that it is ready, and before it looks at
+its queue in the same iteration (decode's ABORT arrives then), is dropped there at once, by the part
+of `PrefillBootstrapQueue.pop_bootstrapped` (disaggregation/prefill.py) for requests that the
+agreement does not cover yet ("uncovered"). The agreement that is under way says that it is good, so
+the first stage starts it: the stages run different batches, and the first one's forward is received
+by none."""
 
 
 @pytest.mark.xfail(reason=LOST_WHILE_AGREEING, strict=True, raises=StagesDiffer)

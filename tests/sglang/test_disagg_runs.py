@@ -1,4 +1,4 @@
-"""Prefill and decode in a pytest of their own: what is said when a rank dies, or sizes do not fit."""
+"""Prefill and decode in a pytest of its own: what is said of a dead rank, or of wrong sizes."""
 
 from __future__ import annotations
 

@@ -153,7 +153,6 @@ def test_sizes_of_prefill_and_decode(pytester):
         ("pprank(prefill=0, decode=1)", "pprank", "prefill=0"),
         ("pprank(pp=2)", "disagg", "needs two roles"),
         ("pprank(prefill=2, decode=1)", "engine", "use the fixture 'disagg'"),
-        ("pprank(prefill=9, decode=1)", "disagg", "at most 8 stages"),
         ("sglang(disaggregation_transfer_backend='tcp')", "disagg", "knows .*mooncake"),
         ("sglang(disaggregation_mode='decode')", "disagg", r"pprank\(prefill=N, decode=M\)"),
         ("sglang(decode={'max_tokens': 3})", "disagg", "no server arg 'max_tokens'"),
