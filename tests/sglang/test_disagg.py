@@ -149,4 +149,5 @@ def test_room_that_is_lost_while_the_stages_agree(disagg: Any) -> None:
     disagg.run_until(lambda: all(ready in v.rooms.values() for v in disagg.prefill.stages))
     disagg.lose_room(stages=[1], rounds=0)
     disagg.forward(rid, to="prefill")
-    disagg.step(8)
+    for _ in range(8):  # one by one: it is a deadlock soon
+        disagg.step()
