@@ -130,6 +130,9 @@ class _Command:
             write_probe(left, file)
             _say("probe: which tests get to the reverted functions?")
             found = self._one(runner, "probe", str(file))
+        if found.status not in (0, 1) or set(found.seconds_of) != set(found.topologies):
+            _say("the probe did not come to its end; the tests keep their order")
+            return
         known, new = self._bench.reach or Reach(), reach_of(found)
         asked = {target: () for case in left for target in case.present}
         tests_of = {**known.tests_of, **asked, **new.tests_of}
@@ -138,7 +141,7 @@ class _Command:
 
     def _one(self, runner: Runner, name: str, revert: str | None = None) -> Run:
         with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(runner.run, name, revert)
+            future = pool.submit(runner.run, name, revert, to_end=True)
             with _stopping(runner):
                 found = future.result()
         return found

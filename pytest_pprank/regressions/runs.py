@@ -32,8 +32,10 @@ class Options:
     test_timeout: float = 30.0
     arguments: tuple[str, ...] = ()
 
-    def command(self, revert: str | None) -> list[str]:
-        """Return the command line of one run."""
+    def command(self, revert: str | None, *, to_end: bool = False) -> list[str]:
+        """Return the command line of one run; one with a revert ends at its first red, unless
+        `to_end` or `all_tests`.
+        """
         command = [sys.executable, "-m", "pytest", "-p", recorder.__name__]
         command += ["-p", "no:cacheprovider", "--pyargs", SUITE, "--pp-size", self.sizes]
         command += ["--pprank-timeout", f"{self.test_timeout:g}"]
@@ -41,7 +43,7 @@ class Options:
             command += ["--pprank-device", self.device]
         if revert is not None:
             command += ["--pprank-revert", revert]
-            command += [] if self.all_tests else ["-x"]
+            command += [] if self.all_tests or to_end else ["-x"]
         return [*command, *self.arguments]
 
 
@@ -110,14 +112,18 @@ class Runner:
         *,
         first: Sequence[str] = (),
         skip: Iterable[str] = (),
+        to_end: bool = False,
     ) -> Run:
-        """Run the suite; tests in `first` come first, in that order, those in `skip` not at all."""
+        """Run the suite; tests in `first` come first, in that order, those in `skip` not at all.
+
+        `to_end`: go on after the first red.
+        """
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
         order = json.dumps({"first": list(first), "skip": sorted(skip)})
         (folder / recorder.ORDER).write_text(order, "utf-8")
         started = time.monotonic()
         child = Child(
-            self._options.command(revert),
+            self._options.command(revert, to_end=to_end),
             folder=folder,
             environment={**os.environ, reached.VARIABLE: str(folder / "reached.jsonl")},
             mark=(recorder.FOLDER, str(folder)),

@@ -65,7 +65,9 @@ class FakeRunner:
         *,
         first: Sequence[str] = (),
         skip: Iterable[str] = (),
+        to_end: bool = False,
     ) -> Run:
+        assert to_end == (name in ("baseline", "probe"))
         assert (revert is None) == (name == "baseline")
         self.calls.append((name, list(first), frozenset(skip)))
         outcome = self.store[name]
@@ -253,6 +255,7 @@ def test_probe_puts_tests_that_get_there_first(bench: Bench) -> None:
         reached=(*reached(slow, quick, apt), *reached(other, target="sglang.mod.g")),
         docs={apt: "Of three things (PR 123)."},
         topologies={slow: "pp=2", quick: "pp=2", apt: "pp=2", other: "pp=4"},
+        seconds_of={slow: 2.0, quick: 1.0, apt: 3.0, other: 1.0},
     )
     for name in ("one", "two", "three"):
         bench.add(name, CAUGHT)
@@ -270,10 +273,20 @@ def test_probe_puts_tests_that_get_there_first(bench: Bench) -> None:
         "baseline": [],
         "probe": [],
         "four": [other],
-        "one": [apt, quick, slow],
+        "one": [quick, slow, apt],
         "three": [apt, quick, slow],
-        "two": [apt, quick, slow],
+        "two": [quick, slow, apt],
     }
+
+
+@pytest.mark.parametrize("status", [None, 3])
+def test_half_a_probe_proves_nothing(bench: Bench, status: int | None) -> None:
+    seconds = {"t": 1.0}
+    bench.store["probe"] = Run(status, 9.0, topologies={"t": "", "u": ""}, seconds_of=seconds)
+    for name in ("one", "two", "three", "four"):
+        bench.add(name, CAUGHT)
+    assert bench.run() == 0
+    assert bench.ran == ["baseline", "probe", "four", "one", "three", "two"]
 
 
 def test_ctrl_c_keeps_what_is_done(bench: Bench) -> None:

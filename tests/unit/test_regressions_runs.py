@@ -129,7 +129,8 @@ def test_six(x):
 class Local(Options):
     """Plain tests in a file, without ranks."""
 
-    def command(self, revert: str | None) -> list[str]:
+    def command(self, revert: str | None, *, to_end: bool = False) -> list[str]:
+        del to_end
         assert revert is None
         command = [
             sys.executable,
@@ -239,4 +240,5 @@ def test_command_line() -> None:
     assert command.endswith("-k x")
     assert " -x" not in command
     assert " -x" in " ".join(Options().command("a"))
+    assert " -x" not in " ".join(Options().command("a", to_end=True))
     assert " -x" not in " ".join(Options().command(None))  # the baseline tells all
