@@ -88,7 +88,7 @@ def _quick(catching_logs: Any) -> Any:
                 handler.setLevel(self.level)
             root = logging.getLogger()
             others = list(root.manager.loggerDict.values())
-            cut_off = [o for o in others if not isinstance(o, _NONE) and not o.propagate]
+            cut_off = [o for o in others if type(o) is not _NONE and not o.propagate]  # type: ignore[union-attr]
             self.attached_loggers += [root, *cut_off]
             for logger in self.attached_loggers:
                 if handler not in logger.handlers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -41,9 +41,9 @@ class Deadlines:
             self._lost += self._clock() - self._paused_at
 
     @property
-    def paused_by(self) -> dict[int, str]:
+    def paused_by(self) -> Mapping[int, str]:
         """Who has stopped the clock, and why."""
-        return dict(self._paused_by)
+        return self._paused_by
 
     @property
     def since_start(self) -> float:

@@ -47,6 +47,10 @@ class Meetings:
             if exchange.operation.startswith(_PHASE_END)
         }
 
+    def any_at_end_of_phase(self) -> bool:
+        """Whether `at_end_of_phase` would return any."""
+        return any(map(_is_phase_end, self._here.values()))
+
     def waiting(self) -> dict[int, str]:
         """Return the ranks that wait in a meeting of the test, in words."""
         return {rank: _words(e) for rank, e in self._here.items() if not _is_phase_end(e)}

@@ -87,7 +87,7 @@ class TestRun:
         trouble = None
         while len(self._done) < self._group.world_size and trouble is None:
             self._listen(self._patience())
-            self._deadlines.mark_arrivals(bool(self._arrived()))
+            self._deadlines.mark_arrivals(bool(self._done) or self._meetings.any_at_end_of_phase())
             trouble = self._trouble()
         if trouble is not None:
             self._drain()
@@ -196,14 +196,19 @@ class TestRun:
     def _patience(self) -> float:
         if self._deadlines.paused_by:
             return _TICK_SECONDS
-        return min(_TICK_SECONDS, max(0.0, self._deadlines.left(failed=self._failed())))
+        return min(_TICK_SECONDS, max(0.0, self._left(_TICK_SECONDS)))
+
+    def _left(self, enough: float) -> float:
+        """Seconds left; where that is more than `enough`, it may be even more."""
+        least = self._deadlines.left(failed=True)
+        return least if least > enough else self._deadlines.left(failed=self._failed())
 
     def _trouble(self) -> Trouble | None:
         if self._dead or self._group.ended is not None:
             return self._died()
         if len(self._done) == self._group.world_size or self._debugged():
             return None
-        late = self._deadlines.left(failed=self._failed()) <= 0
+        late = self._left(0) <= 0
         trouble = self._late() if late else self._pointless()
         # a rank that could not even hear us ends itself when it is asked what it does
         return self._died() if trouble is not None and self._dead else trouble

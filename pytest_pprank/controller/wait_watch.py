@@ -35,7 +35,8 @@ class WaitWatch:
     """The ledgers of a worker group during one test."""
 
     def __init__(self, workdir: Path, world_size: int) -> None:
-        self._files = {rank: ledger_file(workdir, rank) for rank in range(world_size)}
+        self._workdir = workdir
+        self._world_size = world_size
         self.cost = 0.0
         """Seconds that the last look took."""
         self._key: object = None
@@ -43,15 +44,19 @@ class WaitWatch:
 
     def left_over(self) -> tuple[str, ...]:
         """Say, after the test, which operations have still to be met by another rank's."""
-        return left_over({rank: read_ledger(path) for rank, path in self._files.items()})
+        return left_over(self._read())
 
     def look(self, gone: Mapping[int, str]) -> Waiting:
         """Read the ledgers; `gone` says what became of ranks that are no longer inside."""
         begin = time.monotonic()
-        ledgers = {rank: read_ledger(path) for rank, path in self._files.items()}
+        ledgers = self._read()
         waits = explain_waits(ledgers, gone)
         now = time.monotonic()
         self.cost = now - begin
         if waits.key != self._key:
             self._key, self._since = waits.key, now
         return Waiting(waits, ledgers, now - self._since)
+
+    def _read(self) -> dict[int, Ledger]:
+        ranks = range(self._world_size)
+        return {rank: read_ledger(ledger_file(self._workdir, rank)) for rank in ranks}

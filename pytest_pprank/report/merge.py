@@ -24,6 +24,8 @@ class ReportMerger:
 
     def merge(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> list[pytest.TestReport]:
         """Return the reports of setup, call and teardown, as far as the test got."""
+        if _went_well(outcome, plan.topology.world_size):
+            return [self._passed(item, plan, phase, outcome) for phase in _PHASES]
         by_rank = {rank: self._revive(item, rank, d) for rank, d in outcome.reports.items()}
         merged = []
         for phase in _PHASES:
@@ -44,6 +46,26 @@ class ReportMerger:
                 if name == PROPERTY:
                     note_verdict(merged[number:], str(kind))
         return merged
+
+    def _passed(
+        self, item: pytest.Item, plan: Plan, phase: str, outcome: TestOutcome
+    ) -> pytest.TestReport:
+        """As `_phase` and all before it, where there is nothing to judge: most tests pass."""
+        number = _PHASES.index(phase)
+        times = [own[number] for own in outcome.reports.values()]
+        return pytest.TestReport(
+            nodeid=item.nodeid,
+            location=item.location,
+            keywords=dict.fromkeys(item.keywords, 1),
+            outcome="passed",
+            longrepr=None,
+            when=phase,  # type: ignore[arg-type]
+            sections=_sections([], outcome.printed, phase) + self._reverts(plan),
+            duration=max(t["duration"] for t in times),
+            start=min(t["start"] for t in times),
+            stop=max(t["stop"] for t in times),
+            user_properties=self._properties([], self._done(plan)),
+        )
 
     def _subtests(
         self, item: pytest.Item, plan: Plan, phase: str, reports: list[RankReport]
@@ -96,7 +118,7 @@ class ReportMerger:
             outcome=outcome,  # type: ignore[arg-type]
             longrepr=longrepr,
             when=phase,  # type: ignore[arg-type]
-            sections=sections + [("pprank", f"reverted: {r}") for r in self._done(plan)],
+            sections=sections + self._reverts(plan),
             duration=max((r.duration for r in reports), default=seconds),
             start=min((r.start for r in reports), default=0.0),
             stop=max((r.stop for r in reports), default=0.0),
@@ -112,6 +134,9 @@ class ReportMerger:
         lines = [f"topology: {plan.topology}"]
         lines += [f"reverted: {text}" for text in self._done(plan)]
         return "\n".join(lines)
+
+    def _reverts(self, plan: Plan) -> list[tuple[str, str]]:
+        return [("pprank", f"reverted: {text}") for text in self._done(plan)]
 
     def _done(self, plan: Plan) -> tuple[str, ...]:
         return self._reverted if reaches_sglang(plan) else ()
@@ -129,6 +154,16 @@ class ReportMerger:
             for r in ranks
             for name, value in r.report.user_properties
         ]
+
+
+def _went_well(outcome: TestOutcome, world_size: int) -> bool:
+    """Whether every rank passed all phases, and has nothing to tell but when."""
+    if outcome.troubles or len(outcome.reports) != world_size:
+        return False
+    return all(
+        tuple([r["when"] for r in own]) == _PHASES and not any("nodeid" in r for r in own)
+        for own in outcome.reports.values()
+    )
 
 
 def _plain(item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
@@ -167,6 +202,8 @@ def _sections(
 
     Each title keeps the words that pytest and junit.xml select by.
     """
+    if not ranks and not any(printed.values()):
+        return []
     phases = _PHASES[: _PHASES.index(phase) + 1]
     logged = {r.rank: r.report.sections for r in ranks}
     sections = []

@@ -85,7 +85,7 @@ class Channel:
         except ChannelClosed as error:
             closed = error
         messages = []
-        while (message := self._next()) is not None:
+        while self._arrived and (message := self._next()) is not None:
             messages.append(message)
         if closed is not None and not messages:
             raise closed

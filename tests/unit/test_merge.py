@@ -49,6 +49,42 @@ def test_all_passed(merged):
     assert reports["call"].nodeid.endswith("::test_func")
 
 
+@pytest.mark.parametrize("printed", [{}, {1: {"setup": {"stdout": "a"}, "call": {"stderr": "b"}}}])
+@pytest.mark.parametrize("reverted", [(), ("a fix",)])
+def test_the_short_way_of_what_went_well_tells_the_same(pytester, monkeypatch, printed, reverted):
+    (item,) = pytester.getitems("def test_func(): pass")
+    reports = {
+        rank: [
+            {"when": when, "outcome": "passed", "duration": rank + 1, "start": 5 - rank, "stop": 7}
+            for when in ("setup", "call", "teardown")
+        ]
+        for rank in range(2)
+    }
+    merger = ReportMerger(item.config, reverted)
+
+    def merge(plan):
+        outcome = TestOutcome(reports=reports, printed={0: {}, 1: {}, **printed})
+        return [vars(report) for report in merger.merge(item, plan, outcome)]
+
+    short = merge(PLAN)
+    monkeypatch.setattr("pytest_pprank.report.merge._went_well", lambda *_: False)
+    assert short == merge(PLAN)
+    assert [r["duration"] for r in short] == [2, 2, 2]
+
+
+def test_a_rank_without_a_report_has_not_gone_well(pytester):
+    (item,) = pytester.getitems("def test_func(): pass")
+    phase = {"outcome": "passed", "duration": 1, "start": 1, "stop": 2}
+    reports = {0: [{"when": w, **phase} for w in ("setup", "call", "teardown")]}
+    reports[1] = reports[0][:1]
+    merged = ReportMerger(item.config, ()).merge(item, PLAN, TestOutcome(reports=reports))
+    assert {r.when: r.outcome for r in merged} == {
+        "setup": "passed",
+        "call": "failed",
+        "teardown": "failed",
+    }
+
+
 def test_one_failed(merged):
     call = merged("pass", "assert rank == 0")["call"]
     assert call.outcome == "failed"
