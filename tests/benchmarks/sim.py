@@ -2,9 +2,9 @@
 
 usage: python tests/benchmarks/sim.py [--operators]
 
-Operators are timed in process time (the best of ten, inference mode, one thread). Generation is the
-call of one test of the stock suite on two ranks, in seconds on the clock: read the ratio, on a quiet
-machine. --operators leaves generation (and SGLang) out.
+Operators are timed in process time (the best of ten, inference mode, one thread). Generation is
+the call of one test of the stock suite on two ranks, in seconds on the clock: read the ratio, on a
+quiet machine. --operators leaves generation (and SGLang) out.
 """
 
 from __future__ import annotations
