@@ -119,7 +119,7 @@ def test_seeds_give_the_numbers_of_the_cpu() -> None:
 def test_host_tensors_beside_device_tensors_are_refused_as_on_cuda() -> None:
     with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
         ones(3) + torch.ones(3)
-    with pytest.raises(RuntimeError, match=r"argument index \(2,\) torch.int64"):
+    with pytest.raises(RuntimeError, match=r"argument indices \(2,\) torch.int64"):
         F.embedding(torch.tensor([1, 2]), ones(3, 2))
     with pytest.raises(TypeError, match=r"Tensor\.cpu\(\)"):
         ones(3).numpy()

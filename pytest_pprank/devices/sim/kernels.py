@@ -199,9 +199,9 @@ def _rows(plan: Plan, operands: list[Operand]) -> Rows | None:
     if not usable:
         return None
     width = tensor.element_size()
-    copy = ids[0].alias.reshape(-1).to(torch.int64, copy=True)
-    copy[copy < 0] += tensor.shape[0]
-    return Rows(copy, tensor.storage_offset() * width, tensor.stride(0) * width)
+    copy = ids[0].alias.reshape(-1).clone()
+    start, step = tensor.storage_offset() * width, tensor.stride(0) * width
+    return Rows(copy, start, step, tensor.shape[0])
 
 
 def _growing(

@@ -216,6 +216,10 @@ def _generic(name: str) -> Callable[..., Any]:
     return make_kernel(Plan(overload(name)))
 
 
+_DIRECT = ("embedding", "zeros", "ones", "full", "arange.start_step", "zeros_like", "ones_like")
+"""Operators that torch does in several others, and that models use all the time."""
+
+
 def _structured(mine: Container[str]) -> list[str]:
     """Return the operators that torch would otherwise do by their ``out`` variant: two calls."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
@@ -225,7 +229,7 @@ def _structured(mine: Container[str]) -> list[str]:
         if name.startswith("aten::")
         and has(name, "CompositeExplicitAutogradNonFunctional")
         and name.removeprefix("aten::") not in mine
-    ]
+    ] + [f"aten::{name}" for name in _DIRECT]
 
 
 def _on_first_call(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:

@@ -22,6 +22,12 @@ class Rows(NamedTuple):
     ids: torch.Tensor
     start: int
     width: int
+    rows: int
+
+    def places(self) -> torch.Tensor:
+        """Return the rows' numbers, those from the end counted from the start."""
+        ids = self.ids.to(torch.int64)
+        return torch.where(ids < 0, ids + self.rows, ids)
 
 
 class Entry(NamedTuple):
@@ -121,11 +127,11 @@ def _overlap(one: Entry, two: Entry) -> bool:
     if one.rows is not None and two.rows is not None:
         a, b = one.rows, two.rows
         if a.start == b.start and a.width == b.width:
-            return bool(torch.isin(a.ids, b.ids).any())
+            return bool(torch.isin(a.places(), b.places()).any())
         return True
     rows, span = (one.rows, two) if one.rows is not None else (two.rows, one)
     assert rows is not None
-    begins = rows.start + rows.ids * rows.width
+    begins = rows.start + rows.places() * rows.width
     return bool(((begins < span.hi) & (begins + rows.width > span.lo)).any())
 
 
