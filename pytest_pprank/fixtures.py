@@ -131,10 +131,13 @@ def engine(scheduler: Any, pprank: Pprank) -> Iterator[Engine]:
     What a test leaves under way is aborted.
     """
     from pytest_pprank.sglang.engine import Engine
+    from pytest_pprank.worker.sanitizing import at_quiescence
 
     engine = Engine(scheduler, pprank)
     yield engine
     engine.close()
+    if engine.settled:
+        at_quiescence(scheduler, pprank)
 
 
 @pytest.fixture
@@ -158,10 +161,13 @@ def disagg(scheduler: Any, pprank: Pprank) -> Iterator[Disagg]:
     step, run_until, drain, idle, results, and the sides ``disagg.prefill``, ``disagg.decode``.
     """
     from pytest_pprank.sglang.disagg import Disagg
+    from pytest_pprank.worker.sanitizing import at_quiescence
 
     disagg = Disagg(scheduler, pprank)
     yield disagg
     disagg.close()
+    if disagg.settled:
+        at_quiescence(scheduler, pprank)
 
 
 @pytest.fixture

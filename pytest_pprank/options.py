@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank.errors import UsageError
+from pytest_pprank.sanitizers import parse_names
 
 DEVICES = ("auto", "cpu", "sim", "cuda")
 FRESH = ("auto", "test", "never")
@@ -32,6 +33,8 @@ class Options:
     lease_timeout: float
     live: bool
     log_dir: str
+    sanitize: tuple[str, ...]
+    sanitize_allow: str
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -60,6 +63,10 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("pprank_live", live, type="bool", default=False)
     _add(group, parser, "--pprank-log-dir", "DIR", "keep everything the ranks print in files below "
          "DIR, rotated at 64 MiB")  # fmt: skip
+    _add(group, parser, "--pprank-sanitize", "LIST", "sanitizers that watch every ranked test: "
+         "names with commas between, all or none", "all")  # fmt: skip
+    _add(group, parser, "--pprank-sanitize-allow", "FILE", "YAML file of findings that are "
+         "allowed, each with a reason")  # fmt: skip
     help_text = (
         "run with a historical SGLang fix taken out, to prove that a test goes red: a number such "
         "as 26883, or a YAML file; may be repeated"
@@ -103,6 +110,8 @@ def _read(config: pytest.Config) -> Options:
         lease_timeout=_seconds("--pprank-lease-timeout", _text(config, "--pprank-lease-timeout")),
         live=bool(config.getoption("--pprank-live") or config.getini("pprank_live")),
         log_dir=_text(config, "--pprank-log-dir"),
+        sanitize=parse_names(_text(config, "--pprank-sanitize"), "--pprank-sanitize"),
+        sanitize_allow=_text(config, "--pprank-sanitize-allow"),
     )
 
 

@@ -15,6 +15,7 @@ from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
 from pytest_pprank.markers import read_rank_mark, read_server_args
 from pytest_pprank.options import Options, missing_size, options_of
+from pytest_pprank.sanitizers import chosen_for
 from pytest_pprank.topology import Sizes, Topology
 
 SIZE_FIXTURE = "_pprank_size"
@@ -41,6 +42,7 @@ class Plan:
     topology: Topology
     fresh: bool
     timeout: float
+    sanitizers: tuple[str, ...] = ()
 
 
 def plan_of(item: pytest.Item) -> Plan | None:
@@ -114,7 +116,9 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     device = choose_device(mark.device or options.device, sizes.world_size)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
     topology = Topology(sizes.pp, device, server_args, sizes.decode)
-    return Plan(topology, fresh, mark.timeout or options.timeout)
+    names = options.sanitize if mark.sanitize is None else mark.sanitize
+    watching = chosen_for(names, device, sglang=server_args is not None)
+    return Plan(topology, fresh, mark.timeout or options.timeout, watching)
 
 
 def _sizes(node: pytest.Item | pytest.Collector, options: Options) -> tuple[Sizes, ...]:

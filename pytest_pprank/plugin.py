@@ -46,6 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", declaration)
     with _as_pytest_usage_error():
         given = options.options_of(config)
+        if given.sanitize_allow:
+            from pytest_pprank.controller.allowances import read_allowances
+
+            read_allowances(given.sanitize_allow)
         if given.reverts:
             from pytest_pprank.sglang import reverts
 

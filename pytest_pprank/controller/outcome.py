@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_pprank.controller.findings import Findings
 from pytest_pprank.controller.verdicts import Trouble
 
 Printed = dict[str, dict[str, str]]
@@ -17,7 +18,8 @@ class TestOutcome:
 
     `reports` maps a rank to its phases in order, as pytest serialised them; `printed` to what it
     printed, also in a phase that it did not get through. `spoiled` says why the group must not run
-    another test, and is told to the user; `unsettled` replaces it silently.
+    another test, and is told to the user; `unsettled` replaces it silently. `findings`: those of
+    the sanitizers.
     """
 
     __test__ = False
@@ -27,3 +29,4 @@ class TestOutcome:
     spoiled: str = ""
     unsettled: bool = False
     seconds: float = 0.0
+    findings: Findings = field(default_factory=Findings)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank._pytest_compat import basetemp_of
+from pytest_pprank.controller.allowances import read_allowances
 from pytest_pprank.controller.deadlines import Deadlines
 from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.listeners import Listeners
@@ -31,6 +32,7 @@ from pytest_pprank.launch.lease_group import GroupLease
 from pytest_pprank.options import options_of
 from pytest_pprank.planning import Plan, plan_of, planned, reaches_sglang
 from pytest_pprank.report.merge import ReportMerger
+from pytest_pprank.report.sanitizers import SanitizerReport
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 from pytest_pprank.topology import Topology
 from pytest_pprank.wire.bootstrap import RankBootstrap
@@ -65,6 +67,7 @@ class ControllerSession:
         self._start_failures = 0
         self._warnings = WarningRelay(config)
         self._merger = ReportMerger(config, tuple(r.describe() for r in self._reverts))
+        self._sanitizers = SanitizerReport(read_allowances(self._options.sanitize_allow))
 
     def _resolve_reverts(self) -> tuple[Any, ...]:
         if not self._options.reverts:
@@ -116,7 +119,9 @@ class ControllerSession:
         if self._config.getoption("capture", "fd") == "no":
             outcome.printed.clear()  # it was shown as it came
         self._warnings.flush()
-        return self._merger.merge(item, plan, outcome)
+        reports = self._merger.merge(item, plan, outcome)
+        self._sanitizers.tell(item, outcome, reports)
+        return reports
 
     def _outcome(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> TestOutcome:
         start = time.monotonic()
@@ -129,7 +134,9 @@ class ControllerSession:
         if lacking := self._lacking(group, key):
             return TestOutcome(troubles=[lacking])
         following = self._following(nextitem, plan, group)
-        outcome = self._run_test(group, RunTest(key, following, self._next_serial()), plan)
+        outcome = self._run_test(
+            group, RunTest(key, following, self._next_serial(), plan.sanitizers), plan
+        )
         if outcome.spoiled:
             self._warnings.tell(
                 f"pprank: worker group replaced after this test: {outcome.spoiled}", item
@@ -271,6 +278,10 @@ class ControllerSession:
 
     def finish(self, *, orderly: bool) -> None:
         """End the running group; its fixtures are torn down if the session ended in good order."""
+        for allowance in self._sanitizers.useless() if orderly else ():
+            self._warnings.tell(
+                f"--pprank-sanitize-allow: this entry matched nothing in this run: {allowance}"
+            )
         self._drop_group(orderly=orderly)
 
     def interrupt(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.controller.deadlines import Deadlines, is_traced
 from pytest_pprank.controller.evidence import read_last_words
+from pytest_pprank.controller.findings import Findings
 from pytest_pprank.controller.meetings import Meetings
 from pytest_pprank.controller.outcome import Printed, TestOutcome
 from pytest_pprank.controller.post_mortem import look_at
@@ -26,6 +27,7 @@ from pytest_pprank.controller.wait_watch import WaitWatch
 from pytest_pprank.wire.messages import (
     Exchange,
     Exchanged,
+    Found,
     GroupEnded,
     KillGroup,
     Message,
@@ -62,6 +64,7 @@ class TestRun:
     def __init__(self, group: WorkerGroup, order: RunTest, deadlines: Deadlines) -> None:
         self._group = group
         self._serial = order.serial
+        self._findings = Findings(order.sanitizers)
         self._deadlines = deadlines
         self._meetings = Meetings(group.world_size, group.answer)
         self._watch = WaitWatch(group.workdir, group.world_size)
@@ -95,6 +98,7 @@ class TestRun:
             spoiled="; ".join(spoiled),
             unsettled=trouble is not None or any(done.unsettled for done in self._done.values()),
             seconds=time.monotonic() - self._began,
+            findings=self._findings,
         )
 
     def where(self) -> tuple[Detail, ...]:
@@ -115,6 +119,8 @@ class TestRun:
             for peer, message in heard:
                 if isinstance(message, (PhaseReport, Exchange, TestDone)) and message.report:
                     self._keep(peer.rank, message.report)
+                elif isinstance(message, Found):
+                    self._findings.add(peer.rank, message.finding)
             if all(message is None for _, message in heard):
                 break
         for rank in self._reports:
@@ -127,10 +133,13 @@ class TestRun:
             self._meetings.leave(rank, "died")
         elif isinstance(message, PhaseReport):
             self._keep(rank, message.report)
+        elif isinstance(message, Found):
+            self._findings.add(rank, message.finding)
         elif isinstance(message, Exchange):
             self._arrive(rank, message)
         elif isinstance(message, TestDone):
             self._keep(rank, message.report)
+            self._findings.brought(rank, message.sanitizers)
             self._done[rank] = message
             self._meetings.leave(rank, "finished the test")
         elif isinstance(message, Pause) and message.paused:

@@ -66,6 +66,9 @@ class _Wait:
     """Whether each of `missing` is needed; else any one of them is enough (recv from any)."""
     certain: bool
     """Whether the operation surely cannot end without them, and no thread may change that."""
+    lost: bool = False
+    """Whether its message was sent, by a handle that is gone: it may not, but could still arrive.
+    If all others wait, too, and for long enough, it has not."""
 
 
 def explain_waits(ledgers: Mapping[int, Ledger], places: Mapping[int, str]) -> Waits:
@@ -135,6 +138,9 @@ class _Graph:
 
     def _wait(self, rank: int, operation: Operation) -> _Wait:
         missing = self._missing(rank, operation)
+        lost = not missing and operation.way == RECV and self._given_up(rank, operation)
+        if lost and operation.peer is not None:
+            missing = (operation.peer,)
         asked = operation.ranks if operation.peer is None else (operation.peer,)
         known = all(r in self._ledgers and self._ledgers[r].complete for r in asked)
         return _Wait(
@@ -148,6 +154,7 @@ class _Graph:
                 and operation.state is State.WAITING
                 and _needs_each(rank, operation, missing)
             ),
+            lost=lost,
         )
 
     def _absent(self, rank: int, operation: Operation) -> Iterator[int]:
@@ -165,6 +172,17 @@ class _Graph:
         peers = tuple(member for member in operation.ranks if member != rank)
         sent = sum(self._parts(peer, rank, operation) for peer in peers)
         return () if sent >= operation.sequence else peers
+
+    def _given_up(self, rank: int, recv: Operation) -> bool:
+        """Whether the send that `recv` waits for has lost its handle."""
+        ledger = None if recv.peer is None else self._ledgers.get(recv.peer)
+        channel = channel_of(SEND, recv.group, recv.backend, rank, recv.tag)
+        return ledger is not None and any(
+            sent.state is State.DROPPED
+            and sent.channel == channel
+            and sent.sequence == recv.sequence
+            for sent in ledger.operations
+        )
 
     def _parts(self, peer: int, rank: int, operation: Operation) -> int:
         """How often `peer` has issued what such an operation of `rank` needs (at most)."""
@@ -186,6 +204,8 @@ class _Graph:
         return rank in self._gone and ledger is not None and len(ledger.threads) < 2
 
     def _in_vain(self, wait: _Wait) -> bool:
+        if wait.lost:
+            return False
         gone = [self._will_do_nothing(rank) for rank in wait.missing]
         return any(gone) if wait.needs_all else all(gone)
 
@@ -251,7 +271,7 @@ class _Graph:
         doing = "sending" if operation.way == RECV else "receiving"
         if peer not in self._ledgers or self._ledgers[peer].problem:
             return f"; nothing is known of rank {peer}"
-        if not wait.missing:
+        if not wait.missing or wait.lost:
             return f"; rank {peer} has begun {doing} it, and {self._doing(peer)}"
         if peer in self._gone:
             return f"; rank {peer} {self._gone[peer]} without {doing}{self._other_message(wait)}"

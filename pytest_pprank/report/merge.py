@@ -10,7 +10,7 @@ from pytest_pprank.controller.outcome import Printed, TestOutcome
 from pytest_pprank.planning import Plan, reaches_sglang
 from pytest_pprank.report.rank_report import FAILED, RankReport
 from pytest_pprank.report.text import PlainFailure
-from pytest_pprank.report.verdict import PROPERTY, Verdict, judge
+from pytest_pprank.report.verdict import PROPERTY, Verdict, judge, note_verdict
 
 _PHASES = ("setup", "call", "teardown")
 
@@ -39,6 +39,10 @@ class ReportMerger:
                 merged.append(
                     self._phase(item, plan, phase, ranks, verdict, sections, outcome.seconds)
                 )
+        for number, report in enumerate(merged):
+            for name, kind in list(report.user_properties):
+                if name == PROPERTY:
+                    note_verdict(merged[number:], str(kind))
         return merged
 
     def _subtests(
@@ -99,7 +103,7 @@ class ReportMerger:
             user_properties=self._properties(ranks, self._done(plan)),
         )
         if outcome == FAILED:
-            report.user_properties.append((PROPERTY, verdict.kind))
+            note_verdict([report], verdict.kind)
         if xfail is not None:
             report.wasxfail = xfail
         return report

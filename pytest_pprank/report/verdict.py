@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import pytest
+
 from pytest_pprank.controller.verdicts import RanksDiverged, Trouble
 from pytest_pprank.report.rank_report import (
     FAILED,
@@ -22,6 +24,16 @@ from pytest_pprank.words import plural_ranks
 _AGREED = {PASSED, SKIPPED, XFAILED, XPASSED}
 PROPERTY = "pprank_verdict"
 """The user property (in junit.xml too) that names what went wrong."""
+
+
+def note_verdict(reports: Sequence[pytest.TestReport], kind: str) -> None:
+    """Note what went wrong in the first of `reports`; those of the phases after it say so, too.
+
+    As pytest does with user properties: junit.xml takes those of the last phase.
+    """
+    for report in reports:
+        if (PROPERTY, kind) not in report.user_properties:
+            report.user_properties.append((PROPERTY, kind))
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ class Engine:
     for different requests get a UsageError. Stages that run other batches than the first one in the
     same iteration raise StagesDiffer.
 
-    Attribute: `scheduler`, that of this rank.
+    Attributes: `scheduler`, that of this rank; `settled`, whether it has been closed in good order,
+    so that nothing may be held any more.
     """
 
     _name = "engine"
@@ -63,6 +64,7 @@ class Engine:
         self.scheduler = scheduler
         self._num_stages = pprank.num_stages
         self._serial = itertools.count()
+        self.settled = False
         self._all = self._conductor(pprank)
 
     def _conductor(self, pprank: Pprank) -> Conductor:
@@ -272,6 +274,7 @@ class Engine:
             if not self.idle:
                 self._drain(operation, None)
             self._all.leave(operation)
+            self.settled = True
             return left
         finally:
             self._all.detach()

@@ -134,3 +134,8 @@ def iteration_of_this_thread() -> int | None:
     """Return how many iterations the event loop of this thread has done; None in another thread."""
     loop = _of_thread.get(threading.current_thread())
     return None if loop is None else loop.completed
+
+
+def loop_is_running() -> bool:
+    """Whether an event loop has been entered and not been left."""
+    return any(thread.is_alive() for thread in list(_of_thread))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pytest_pprank.sglang.kv_book import current_book
+
 _seen: dict[int, dict[str, tuple[Any, str]]] = {}
 """By id of a Scheduler, of which a rank has one: request id to Req and mode of its last forward."""
 
@@ -24,6 +26,11 @@ def forget_forwards(scheduler: Any) -> None:
     _seen.pop(id(scheduler), None)
 
 
+def seen_requests(scheduler: Any) -> list[Any]:
+    """Return the Reqs that went through a forward here since the last reset."""
+    return [req for req, _ in _seen.get(id(scheduler), {}).values()]
+
+
 def holders(scheduler: Any) -> Iterator[str]:
     """Yield, in words, each noted request that holds KV tokens or a request slot on this stage."""
     for rid, (req, mode) in _seen.get(id(scheduler), {}).items():
@@ -34,7 +41,10 @@ def holders(scheduler: Any) -> Iterator[str]:
             continue
         reason = getattr(req, "finished_reason", None)
         end = f"finished ({type(reason).__name__})" if reason is not None else "not finished"
+        book = current_book()
+        stack = book.slots.get(rid, ()) if book is not None else ()
+        taken = f"; taken at {' < '.join(map(str, stack[:4]))}" if stack else ""
         yield (
             f"held by {rid}: request slot {int(slot)}, {tokens} KV tokens of its own or locked; "
-            f"last forward: {mode}; {end}, {len(req.output_ids)} output tokens"
+            f"last forward: {mode}; {end}, {len(req.output_ids)} output tokens{taken}"
         )

@@ -9,9 +9,13 @@ from typing import Any
 from pytest_pprank.errors import PprankError
 from pytest_pprank.sglang.batches import restart_serial
 from pytest_pprank.sglang.disagg_idle import drop_transfers, queue_problems, transfer_problems
+from pytest_pprank.sglang.engine_loop import loop_is_running
 from pytest_pprank.sglang.holders import forget_forwards, holders
+from pytest_pprank.sglang.kv_book import current_book
 from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import need
+from pytest_pprank.wire.ledger_file import SEND
+from pytest_pprank.worker.ledger import open_calls
 
 
 def idle_problems(scheduler: Any) -> list[str]:
@@ -41,7 +45,19 @@ def kv_problems(scheduler: Any) -> list[str]:
     if held:
         problems.append(f"request slots: {held} of {slots} were not given back")
     problems += transfer_problems(scheduler)
-    return [*problems, *holders(scheduler)] if problems else []
+    return [*problems, *holders(scheduler), *_taken(scheduler)] if problems else []
+
+
+def _taken(scheduler: Any) -> Iterator[str]:
+    """Yield where what is held was taken, as far as a book was kept (see kv_book)."""
+    book, tree = current_book(), scheduler.tree_cache
+    if book is None:
+        return
+    if hasattr(tree, "all_values_flatten"):
+        cached = tree.all_values_flatten().cpu()
+        yield from book.held_tokens(scheduler.token_to_kv_pool_allocator, cached)
+    if _tree_tokens(scheduler, "protected"):
+        yield from book.open_locks()
 
 
 def free_tokens(scheduler: Any) -> int:
@@ -141,9 +157,14 @@ def _between_stages(scheduler: Any) -> Iterator[str]:
             yield f"received and not asked for: {len(messages)} messages of kind {kind!r}"
     if results := getattr(scheduler, "last_rank_comm_queue", None):
         yield f"last_rank_comm_queue: {len(results)} results that were not sent"
-    for name in ("send_proxy_work", "send_output_work"):
+    # those of requests: of these the last ones are on their way in each iteration
+    idle_loop = () if loop_is_running() else ("send_req_work",)
+    for name in ("send_proxy_work", "send_output_work", *idle_loop):
         if work := getattr(scheduler, name, None):
             yield f"{name}: {len(work)} sends that were not waited for"
+    if idle_loop and (calls := [call for call in open_calls() if call.way == SEND]):
+        places = ", ".join(sorted({str(call.site) for call in calls})[:4])
+        yield f"open send handles: {len(calls)}, issued at {places}"
 
 
 def _tree_tokens(scheduler: Any, what: str) -> int:

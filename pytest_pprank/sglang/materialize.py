@@ -177,7 +177,7 @@ def _check_mirror(batch: Any, name: str, of: str, value: Any) -> Iterator[Findin
 
 def _contents(batch: Any, name: str, tensor: torch.Tensor) -> Iterator[Finding]:
     """Compare a materialised field with the copy that was staged for it, if that was seen."""
-    schedule_batch = _origin(batch)
+    schedule_batch = origin_of(batch)
     note = getattr(schedule_batch, _NOTE, None)
     # A later prepare_for_* allocates new KV locations: then the note is of an earlier forward.
     if note is None or note.locations is not getattr(schedule_batch, "out_cache_loc", None):
@@ -199,7 +199,7 @@ def _contents(batch: Any, name: str, tensor: torch.Tensor) -> Iterator[Finding]:
 
 def _with_staging(finding: Finding, batch: Any) -> Finding:
     """Say in a finding which staged copy never became the field."""
-    schedule_batch = _origin(batch)
+    schedule_batch = origin_of(batch)
     for name, kind in SCHEDULE_BATCH.items():
         value = getattr(schedule_batch, name, None)
         if isinstance(kind, Staging) and kind.into == finding.field and value is not None:
@@ -208,7 +208,8 @@ def _with_staging(finding: Finding, batch: Any) -> Finding:
     return finding
 
 
-def _origin(batch: Any) -> Any:
+def origin_of(batch: Any) -> Any:
+    """Return the ScheduleBatch that a ForwardBatch was made of, if that was seen; else itself."""
     note = getattr(batch, _NOTE, None)
     return note.origin if note is not None and note.origin is not None else batch
 

@@ -97,8 +97,13 @@ def kv_alloc(passage: Passage) -> Facts:
 
 def kv_free(passage: Passage) -> Facts:
     """Of KV tokens that are given back."""
-    freed = _indices(passage.argument(1, "free_index"))
+    freed = tuple(index for tensor in passage.arguments for index in _indices(tensor))
     return Facts(tokens=len(freed), kv=freed)
+
+
+def nothing(passage: Passage) -> Facts:  # noqa: ARG001
+    """Of what is only counted."""
+    return Facts()
 
 
 def slot_alloc(passage: Passage) -> Facts:

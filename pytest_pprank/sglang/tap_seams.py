@@ -12,8 +12,13 @@ from pytest_pprank.sglang.taps import BEFORE, Seam, taps
 from pytest_pprank.wire.ledger_file import RECV, SEND
 
 
-def _methods(module: str, owner: str, *names: str) -> Callable[[], Iterable[tuple[type, str]]]:
-    """Return what finds methods of a class, in it and in all its subclasses that are imported."""
+def _methods(
+    module: str, owner: str, *names: str, optional: tuple[str, ...] = ()
+) -> Callable[[], Iterable[tuple[type, str]]]:
+    """Return what finds methods of a class, in it and in all its subclasses that are imported.
+
+    Those in `optional` are not in every SGLang.
+    """
 
     def find() -> Iterator[tuple[type, str]]:
         base: type = need(import_module(module), owner)
@@ -22,7 +27,9 @@ def _methods(module: str, owner: str, *names: str) -> Callable[[], Iterable[tupl
             if not any(name in vars(cls) for cls in families):
                 raise missing(f"{owner}.{name}")
         for cls in families:
-            yield from ((cls, name) for name in names if _is_method(vars(cls).get(name)))
+            yield from (
+                (cls, name) for name in (*names, *optional) if _is_method(vars(cls).get(name))
+            )
 
     return find
 
@@ -48,8 +55,19 @@ _FORWARD = ("sglang.srt.model_executor.forward_batch_info", "ForwardBatch")
 _RUNNER = ("sglang.srt.model_executor.model_runner", "ModelRunner")
 _SCHEDULER = ("sglang.srt.managers.scheduler", "Scheduler")
 _ALLOCATOR = ("sglang.srt.mem_cache.allocator", "BaseTokenToKVPoolAllocator")
+_PP = ("sglang.srt.managers.scheduler_pp_mixin", "SchedulerPPMixin")
 _SLOTS = ("sglang.srt.mem_cache.memory_pool", "ReqToTokenPool")
+_TREE = ("sglang.srt.mem_cache.base_prefix_cache", "BasePrefixCache")
+_DISAGG = "sglang.srt.disaggregation"
 _CONN = "sglang.srt.disaggregation.base.conn"
+
+_schedule_methods = _both(
+    _methods(*_SCHEDULER, "get_next_batch_to_run", "get_new_batch_prefill"),
+    _methods(
+        f"{_DISAGG}.decode", "SchedulerDisaggregationDecodeMixin",
+        "get_next_disagg_decode_batch_to_run",
+    ),
+)  # fmt: skip
 
 SEAMS = (
     Seam("prepare_for_extend", "a ScheduleBatch has been prepared for a forward of prompts",
@@ -67,12 +85,29 @@ SEAMS = (
     Seam("kv_alloc", "KV tokens have been taken",
          told.kv_alloc, _methods(*_ALLOCATOR, "alloc", "alloc_extend", "alloc_decode")),
     Seam("kv_free", "KV tokens are about to be given back",
-         told.kv_free, _methods(*_ALLOCATOR, "free"), BEFORE),
+         told.kv_free, _methods(*_ALLOCATOR, "free", optional=("_release_page_ids",)), BEFORE),
+    Seam("kv_clear", "an allocator has forgotten who holds what",
+         told.nothing, _methods(*_ALLOCATOR, "clear")),
     Seam("slot_alloc", "request slots have been taken",
          told.slot_alloc, _methods(*_SLOTS, "alloc")),
     Seam("slot_free", "a request slot is about to be given back",
          told.slot_free, _methods(*_SLOTS, "free"), BEFORE,
          subject=lambda p: p.argument(1, "req")),
+    Seam("lock", "a prefix in the tree cache has been locked",
+         told.nothing, _methods(*_TREE, "inc_lock_ref")),
+    Seam("unlock", "a prefix in the tree cache has been unlocked",
+         told.nothing, _methods(*_TREE, "dec_lock_ref")),
+    Seam("schedule", "a Scheduler has looked what to run next",
+         told.nothing, _schedule_methods),
+    Seam("consensus_local", "a stage has looked for which requests it is ready",
+         told.nothing, _methods(*_PP, "get_rids")),
+    Seam("consensus_bring", "a stage has brought its requests to a consensus",
+         told.nothing,
+         _methods(*_PP, "_pp_pd_get_bootstrapped_ids", "_pp_pd_get_prefill_transferred_ids",
+                  "_pp_pd_get_prealloc_ids", "_pp_pd_get_decode_transferred_ids")),
+    Seam("consensus_apply", "a stage has applied a consensus that it received",
+         told.nothing,
+         _methods(*_PP, "process_bootstrapped_queue", "process_decode_transfer_queue")),
     Seam("transfer_send", "KV is about to be sent to the decode side",
          told.transfer_send, _methods(_CONN, "BaseKVSender", "send"), BEFORE),
     Seam("transfer_poll", "a KV transfer has been asked how it goes",

@@ -54,6 +54,11 @@ class Passage:
     result: Any = None
     operation: Operation | None = None
 
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """All arguments but the object itself."""
+        return (*self.args[1:], *(self.kwargs or {}).values())
+
     def argument(self, position: int, name: str) -> Any:
         """Return an argument by its position (0: the object itself) or its name; None without."""
         if position < len(self.args):

@@ -10,9 +10,10 @@ Every connection starts with a `Hello`; then, for a rank:
     controller  -> Shutdown         leave the pytest session, tear everything down
     rank        -> TornDown         ... done, and on its way out
 
-Reports of phases ride on the message that ends the phase; those of subtests come alone
-(PhaseReport). A rank may stop the deadlines of its test (Pause) while somebody debugs it, and
-is asked for what only it can tell (TakeStock) before its group is given up.
+What a sanitizer finds comes alone, at once (Found). Reports of phases ride on the message that
+ends the phase; those of subtests come alone (PhaseReport). A rank may stop the deadlines of its
+test (Pause) while somebody debugs it, and is asked for what only it can tell (TakeStock) before its
+group is given up.
 
 and for the launcher process: StartGroup / KillGroup from the controller, Preloaded /
 GroupEnded to it. Objects of the test's author cross only as opaque bytes, so the
@@ -24,7 +25,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-PROTOCOL = 2
+from pytest_pprank.wire.findings import Finding
+
+PROTOCOL = 3
 """Raised whenever a message changes; both ends refuse another number."""
 
 ItemKey = tuple[str, ...]
@@ -61,11 +64,15 @@ class RankBroken:
 
 @dataclass(frozen=True)
 class RunTest:
-    """Run one test; `next_key` tells pytest which fixtures may stay alive. `serial` counts up."""
+    """Run one test; `next_key` tells pytest which fixtures may stay alive. `serial` counts up.
+
+    `sanitizers`: names of those that are to watch it.
+    """
 
     key: ItemKey
     next_key: ItemKey | None
     serial: int
+    sanitizers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,13 @@ class PhaseReport:
     """A report of one test on one rank, as JSON text of pytest's own serialisation."""
 
     report: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sanitizer has found something on a rank, in the running test."""
+
+    finding: Finding
 
 
 @dataclass(frozen=True)
@@ -118,7 +132,7 @@ class TestDone:
     `unsettled`: the test did not go through, and its messages may still be on their way in a
     process group; the next test would receive them. `unfinished`: nobody has waited for the end of
     some operation, so the other ranks' ledgers must tell whether it has one. `report` is that of
-    the last phase.
+    the last phase. `sanitizers`: JSON of what they bring (see worker.sanitizing).
     """
 
     __test__ = False  # not a test class, for the users' collectors
@@ -126,6 +140,7 @@ class TestDone:
     unsettled: bool = False
     unfinished: bool = False
     report: str = ""
+    sanitizers: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,6 +221,7 @@ Message: TypeAlias = (
     | RankBroken
     | RunTest
     | PhaseReport
+    | Found
     | WarningSeen
     | Exchange
     | Exchanged

@@ -73,10 +73,12 @@ def listen(listener: Listener) -> Callable[[], None]:
     return _recorder.listen(listener)
 
 
-def note_dropped() -> None:
-    """Tell the listeners now of handles that are gone."""
-    if _recorder is not None:
-        _recorder.unfinished()
+def open_calls() -> list[Call]:
+    """Return the operations of this test that nobody has waited for, and whose handle lives.
+
+    The listeners are told first of handles that are gone.
+    """
+    return [] if _recorder is None else _recorder.open_calls()
 
 
 def take_stock() -> None:

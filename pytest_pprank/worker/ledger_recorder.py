@@ -98,6 +98,11 @@ class LedgerRecorder:
         self._note_dropped()
         return self._writer.unfinished()
 
+    def open_calls(self) -> list[Call]:
+        """Return the operations of this test that nobody has waited for, and whose handle lives."""
+        self._note_dropped()
+        return self._writer.open_calls()
+
     def operation(
         self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]
     ) -> Entry | Exception:

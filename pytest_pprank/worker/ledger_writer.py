@@ -141,6 +141,15 @@ class LedgerWriter:
                 for entry in self._by_slot.values()
             )
 
+    def open_calls(self) -> list[Call]:
+        """Return the operations of this test that nobody has waited for, and whose handle lives."""
+        with self._lock:
+            return [
+                entry.call
+                for entry in self._by_slot.values()
+                if entry.place[0] == self._serial and entry.state is State.ISSUED
+            ]
+
     def issue(self, call: Call, state: State) -> Entry:
         """Note a new operation."""
         with self._lock:

@@ -13,9 +13,11 @@ import pytest
 from pytest_pprank._pytest_compat import silence_terminal, tear_down_for
 from pytest_pprank.errors import PeerError
 from pytest_pprank.wire.bootstrap import RankBootstrap
+from pytest_pprank.wire.findings import Finding
 from pytest_pprank.wire.items import item_key
 from pytest_pprank.wire.messages import (
     PLAIN_FIELDS,
+    Found,
     ItemKey,
     PhaseReport,
     Ready,
@@ -29,6 +31,7 @@ from pytest_pprank.worker.context import SERVER_ARGS
 from pytest_pprank.worker.handle import Pprank
 from pytest_pprank.worker.ledger import begin_test, unfinished
 from pytest_pprank.worker.link import Link
+from pytest_pprank.worker.sanitizing import sanitizing
 
 
 class PeersNotReady(Exception):
@@ -114,9 +117,16 @@ class RankSession:
         self._link.begin(order.serial)
         begin_test(order.serial)
         self._last_report = ""
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        with sanitizing(order.sanitizers, self._pprank, self._tell) as end_sanitizers:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            brought = end_sanitizers()
         unsettled = self._pprank.failed and _has_process_group()
-        self._link.send(TestDone(self._pprank.spoiled, unsettled, unfinished(), self._last_report))
+        self._link.send(
+            TestDone(self._pprank.spoiled, unsettled, unfinished(), self._last_report, brought)
+        )
+
+    def _tell(self, finding: Finding) -> None:
+        self._link.send(Found(finding))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report; at the end of setup and call, meet the other ranks."""

@@ -192,7 +192,8 @@ def test_verdict(run, test, words):
 
 
 def test_every_fault_cost_one_test(run):
-    assert run.counts() == {"failed": 12, "passed": 6, "error": 1, "warning": 1}
+    # the message that is left on its way fails its test, by the sanitizer p2p
+    assert run.counts() == {"failed": 13, "passed": 5, "error": 1, "warning": 1}
 
 
 def test_a_message_on_its_way_is_told(run):

@@ -479,3 +479,13 @@ def test_what_was_met_or_is_done_is_not_left_over(state):
 def test_a_collective_of_one_rank_is_left_over():
     (line,) = left(Rank(0).collective(state=State.ISSUED), Rank(1))
     assert line.endswith("which rank 1 did not come to")
+
+
+def test_message_whose_handle_is_gone_is_lost():
+    """gloo gives up a send whose handle is dropped: its receiver waits for ever."""
+    sender = Rank(0).send(1, State.DROPPED, tag=1).send(1, tag=2)
+    waits = explain(sender, Rank(1).recv(0, tag=1))
+    assert waits.deadlock == (0, 1)
+    assert "waits in recv from rank 0" in waits.lines[0]
+    arrived = explain(sender, Rank(1).recv(0, State.COMPLETED, tag=1).recv(0, tag=2))
+    assert arrived.deadlock == ()

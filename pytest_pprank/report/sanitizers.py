@@ -1,0 +1,93 @@
+"""A finding of a sanitizer fails its test, under a heading of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank.controller.allowances import Allowance, Allowances
+from pytest_pprank.controller.findings import SeenFinding
+from pytest_pprank.controller.outcome import TestOutcome
+from pytest_pprank.report.rank_report import FAILED, XPASSED, XPASSED_STRICT, RankReport
+from pytest_pprank.report.text import PlainFailure
+from pytest_pprank.report.verdict import note_verdict
+
+HEADING = "sanitizers"
+KIND = "sanitizer"
+"""The verdict (`pprank_verdict`) on a test that nothing but a sanitizer has failed."""
+
+
+class SanitizerReport:
+    """Puts findings into the merged reports of a test."""
+
+    def __init__(self, allowances: Allowances) -> None:
+        self._allowances = allowances
+
+    def useless(self) -> list[Allowance]:
+        """Return the allowances that were of no use in this run."""
+        return self._allowances.useless()
+
+    def tell(
+        self, item: pytest.Item, outcome: TestOutcome, reports: list[pytest.TestReport]
+    ) -> None:
+        """Change `reports`, those of the test's phases, for what was found and is not allowed."""
+        findings = outcome.findings
+        kinds = {_kind(report) for report in reports}
+        if FAILED not in kinds and not outcome.troubles:
+            findings.compare()
+        self._allowances.note_watched(findings.sanitizers)
+        found = self._allowances.sift(list(findings.all()), item.nodeid)
+        if not found or not reports:
+            return
+        report = _report_for(reports)
+        kind = _kind(report)
+        text = "\n".join(line for seen in found for line in seen.lines())
+        if kind == FAILED:
+            _add_section(report, text)
+        elif kind in (XPASSED, XPASSED_STRICT):
+            _expected(item, report)
+        elif not hasattr(report, "wasxfail"):
+            _fail(item, report, found, text)
+            note_verdict(reports[reports.index(report) :], KIND)
+
+
+def _kind(report: pytest.TestReport) -> str:
+    """How the phase ended; the merged report of an unexpected pass has a failure, no text."""
+    strict = report.failed and str(report.longrepr).startswith("[XPASS(strict)]")
+    return XPASSED_STRICT if strict else RankReport(0, report).kind
+
+
+def _report_for(reports: list[pytest.TestReport]) -> pytest.TestReport:
+    """The report of the phase that failed first, else that of the call, else the last one."""
+    failed = [report for report in reports if report.failed]
+    called = [report for report in reports if report.when == "call"]
+    return (failed or called or reports)[0]
+
+
+def _add_section(report: pytest.TestReport, text: str) -> None:
+    longrepr: Any = report.longrepr
+    if hasattr(longrepr, "addsection"):
+        longrepr.addsection(HEADING, text)
+    else:
+        report.sections.append((HEADING, text))
+
+
+def _expected(item: pytest.Item, report: pytest.TestReport) -> None:
+    """The test was expected to fail, and so it does: by a sanitizer."""
+    mark = item.get_closest_marker("xfail")
+    report.outcome = "skipped"
+    report.longrepr = None
+    report.wasxfail = str(mark.kwargs.get("reason", "")) if mark is not None else ""
+
+
+def _fail(
+    item: pytest.Item, report: pytest.TestReport, found: list[SeenFinding], text: str
+) -> None:
+    first = found[0].lines()[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    failure = PlainFailure(KIND, first + more)
+    failure.locate(str(item.path), (item.location[1] or 0) + 1)
+    failure.addsection(HEADING, text)
+    report.outcome = "failed"
+    report.longrepr = failure  # type: ignore[assignment]

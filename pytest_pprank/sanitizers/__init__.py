@@ -1,0 +1,105 @@
+"""Checks that run by themselves under every ranked test, as ASan does.
+
+A new one is a module here and a row in SANITIZERS. The module has a class (see `base.Sanitizer`)
+that lives on each rank for one test: it listens at SGLang's seams and reports findings. Where the
+views of all ranks must fit together, the row also names a function that the controller calls with
+what each rank has brought (`Sanitizer.evidence`) after a test that has not failed otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_pprank.errors import UsageError, did_you_mean
+
+ALL, NONE = "all", "none"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sanitizer as the controller knows it.
+
+    `place`: module and class, imported on ranks. `sglang`: whether it needs SGLang there.
+    `compare`: module and function of the controller's part, which gets the evidence by rank (None
+    from a rank without) and yields findings. `devices`: kinds that it works on, empty for all.
+    """
+
+    name: str
+    about: str
+    place: str
+    sglang: bool = True
+    compare: str = ""
+    devices: tuple[str, ...] = ()
+
+
+SANITIZERS: tuple[Row, ...] = (
+    Row(
+        "logs",
+        "what SGLang logs and goes on after: swallowed failures, errors, tracebacks",
+        "pytest_pprank.sanitizers.logs:Logs",
+    ),
+    Row(
+        "p2p",
+        "handles that nobody waits for; messages and collectives that do not fit together",
+        "pytest_pprank.sanitizers.p2p:P2P",
+        sglang=False,
+        compare="pytest_pprank.sanitizers.p2p_compare:compare",
+    ),
+    Row(
+        "kv",
+        "KV, slots and locks that are not given back, given back twice, or used afterwards",
+        "pytest_pprank.sanitizers.kv:Kv",
+    ),
+    Row(
+        "forward",
+        "batches that enter the model with a field missing, stale or inconsistent",
+        "pytest_pprank.sanitizers.forward:Forward",
+    ),
+    Row(
+        "consensus",
+        "stages that run other batches, or apply something else than they agreed on",
+        "pytest_pprank.sanitizers.consensus:Consensus",
+        compare="pytest_pprank.sanitizers.consensus_compare:compare",
+    ),
+    Row(
+        "liveness",
+        "requests that get nowhere although there is room for them",
+        "pytest_pprank.sanitizers.liveness:Liveness",
+    ),
+)
+_BY_NAME = {row.name: row for row in SANITIZERS}
+
+
+def row_of(name: str) -> Row:
+    """Return a sanitizer by its name."""
+    return _BY_NAME[name]
+
+
+def parse_names(value: object, where: str) -> tuple[str, ...]:
+    """Read ``all``, ``none``, names with commas between, or a list of names.
+
+    Returns them in the registry's order; raises UsageError, which begins with `where`.
+    """
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise UsageError(f"{where}: {value!r}; give 'all', 'none' or names: {', '.join(_BY_NAME)}")
+    names = [word.strip() for word in words]
+    if names in ([ALL], [NONE], [], [""]):
+        return tuple(_BY_NAME) if names == [ALL] else ()
+    for name in names:
+        if name not in _BY_NAME:
+            raise UsageError(
+                f"{where}: there is no sanitizer {name!r}{did_you_mean(name, _BY_NAME)}; "
+                f"give 'all', 'none' or names: {', '.join(_BY_NAME)}"
+            )
+    return tuple(name for name in _BY_NAME if name in names)
+
+
+def chosen_for(names: tuple[str, ...], device: str, *, sglang: bool) -> tuple[str, ...]:
+    """Return those of `names` that can work on this kind of device, and without SGLang or with."""
+    rows = [_BY_NAME[name] for name in names]
+    return tuple(
+        row.name
+        for row in rows
+        if (sglang or not row.sglang) and (not row.devices or device in row.devices)
+    )

@@ -1,0 +1,92 @@
+"""What a sanitizer is on a rank, and what it is given: no torch, no SGLang here."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pytest_pprank.wire.findings import Finding
+from pytest_pprank.wire.ledger_file import Site
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.taps import Listener, Passage
+    from pytest_pprank.worker.handle import Pprank
+
+_MOST = 8
+"""Different findings of one sanitizer in one test on one rank; more would say nothing new."""
+
+
+class Watch:
+    """A sanitizer's view of the running test. `send` tells the controller of a new finding."""
+
+    def __init__(self, name: str, pprank: Pprank, send: Callable[[Finding], None]) -> None:
+        self.pprank = pprank
+        self.counts: dict[str, int] = {}
+        """How often each finding was made, by its key."""
+        self._name = name
+        self._send = send
+        self._endings: list[Callable[[], None]] = []
+        self._broken = False
+
+    def report(self, text: str, stack: tuple[Site, ...] = (), cure: str = "") -> None:
+        """Report a finding; one that differs from an earlier one only in numbers is counted."""
+        finding = Finding(self._name, text, tuple(map(str, stack)), cure)
+        times = self.counts.get(finding.key, 0)
+        if times or len(self.counts) < _MOST:
+            self.counts[finding.key] = times + 1
+        if times == 0 and finding.key in self.counts:
+            self._send(finding)
+
+    def listen(self, seam: str, listener: Listener) -> None:
+        """Call `listener(passage)` at each passing of a seam (sglang.taps), to the test's end."""
+        from pytest_pprank.sglang import tap_seams  # noqa: F401  (the table registers itself)
+        from pytest_pprank.sglang.taps import taps
+
+        def guarded(passage: Passage) -> None:
+            self.guard(listener, passage)
+
+        self.at_end(taps.listen(seam, guarded))
+
+    def at_end(self, ending: Callable[[], None]) -> None:
+        """Call `ending()` when the test is over, the last one first."""
+        self._endings.append(ending)
+
+    def guard(self, function: Callable[..., object], *args: Any) -> None:
+        """Call `function`; what it raises is a finding: SGLang must not see it, the user must."""
+        if self._broken:
+            return
+        try:
+            function(*args)
+        except Exception as error:
+            self._broken = True
+            lines = traceback.format_exc().rstrip()
+            text = f"the sanitizer itself failed ({type(error).__name__}: {error})\n{lines}"
+            self.report(text, cure="leave it out for now with a --pprank-sanitize list without it")
+
+    def close(self) -> None:
+        """The test is over."""
+        while self._endings:
+            self._endings.pop()()
+
+
+class Sanitizer:
+    """Base of all. One object on each rank for each test; every method may be left as it is."""
+
+    name: ClassVar[str] = ""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def begin(self) -> None:
+        """A test begins; its fixtures are not set up yet."""
+
+    def quiescent(self, scheduler: Any) -> None:
+        """The event loops have been left in good order; nothing may be held now."""
+
+    def end(self) -> None:
+        """The test is over on this rank, its fixtures torn down; it has not failed here."""
+
+    def evidence(self) -> Any:
+        """Return what `compare` needs of this rank, as JSON can have it; None for nothing."""
+        return None

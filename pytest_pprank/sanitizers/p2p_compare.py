@@ -1,0 +1,82 @@
+"""Whether messages and collectives of all ranks fit together: the controller's part of `p2p`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pytest_pprank.wire.findings import Finding
+from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND
+
+NAME = "p2p"
+_PAIRS = "each send needs its recv, in the same order, with the same dtype and shape"
+_SAME = "all ranks of a group must issue the same collectives in the same order"
+
+Evidence = list[dict[str, Any]]
+"""By channel: way, group, label, peer, tag and ranks; `kinds`, that is what an operation is and
+where it was issued, and `operations`, in their order, as numbers of kinds."""
+
+
+def compare(evidence: Mapping[int, Evidence | None]) -> Iterator[Finding]:
+    """Yield what does not fit, out of what each rank has brought."""
+    told = {
+        (rank, log["way"], log["group"], log["peer"], log["tag"]): log
+        for rank, logs in evidence.items()
+        for log in logs or ()
+    }
+    yield from _messages(told, set(evidence))
+    yield from _collectives(told, set(evidence))
+
+
+_Told = Mapping[tuple[int, str, str, "int | None", int], dict[str, Any]]
+
+
+def _messages(told: _Told, ranks: set[int]) -> Iterator[Finding]:
+    # messages for who takes them from anybody cannot be told apart
+    anybody = {(rank, group) for rank, way, group, peer, _ in told if way == RECV and peer is None}
+    pairs = dict.fromkeys(
+        (rank, peer, group, tag) if way == SEND else (peer, rank, group, tag)
+        for rank, way, group, peer, tag in told
+        if way in (SEND, RECV) and peer is not None
+    )
+    for source, to, group, tag in pairs:
+        if not {source, to} <= ranks or (to, group) in anybody:
+            continue
+        sent = told.get((source, SEND, group, to, tag))
+        received = told.get((to, RECV, group, source, tag))
+        label = (sent or received or {})["label"]
+        where = f"from rank {source} to rank {to} ({label}, tag {tag})"
+        sides = {f"rank {source} sent": sent, f"rank {to} received": received}
+        yield from _difference(f"messages {where}", sides, _PAIRS)
+
+
+def _collectives(told: _Told, ranks: set[int]) -> Iterator[Finding]:
+    groups = {group: log for (_, way, group, _, _), log in told.items() if way == COLLECTIVE}
+    for group, log in groups.items():
+        members = log["ranks"]
+        if not members or not set(members) <= ranks:
+            continue
+        sides = {
+            f"rank {rank} issued": told.get((rank, COLLECTIVE, group, None, 0)) for rank in members
+        }
+        yield from _difference(f"collectives of {log['label']}", sides, _SAME)
+
+
+def _difference(
+    what: str, sides: Mapping[str, dict[str, Any] | None], cure: str
+) -> Iterator[Finding]:
+    ran = {side: list(_operations(log)) for side, log in sides.items()}
+    for number in range(max(map(len, ran.values()))):
+        found = {s: ops[number] if number < len(ops) else None for s, ops in ran.items()}
+        if len({None if it is None else it[0] for it in found.values()}) > 1:
+            lines = [
+                f"  {side} {len(ran[side])}, number {number + 1}: "
+                + ("none" if it is None else f"{it[0]} ({it[1]})")
+                for side, it in found.items()
+            ]
+            yield Finding(NAME, "\n".join([f"{what} do not fit together:", *lines]), (), cure)
+            return
+
+
+def _operations(log: dict[str, Any] | None) -> Iterable[tuple[str, str]]:
+    return () if log is None else (log["kinds"][number] for number in log["operations"])

@@ -1,0 +1,212 @@
+"""Who took which KV token, request slot and prefix lock, and where: a record for one test.
+
+It listens at SGLang's seams. Tokens are followed where an allocator keeps its free ones on the host
+and one by one (pages of one token); else only slots and locks are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pytest_pprank.sglang.taps import Passage, call_sites
+from pytest_pprank.wire.ledger_file import Site
+
+Stack = tuple[Site, ...]
+Report = Callable[[str, Stack], None]
+_SHOWN = 6
+_FOLLOWED = ("TokenToKVPoolAllocator", "PagedTokenToKVPoolAllocator")
+
+
+@dataclass
+class _Pool:
+    """The tokens of one allocator. By token: number of the event that took it (0: it is free), of
+    the last event at all, and of the request that holds it (0: none).
+    """
+
+    taken: Any
+    last: Any
+    owner: Any
+
+
+@dataclass
+class KvBook:
+    """`report` is told of tokens that are given back, handed out or used wrongly."""
+
+    report: Report
+    slots: dict[str, Stack] = field(default_factory=dict)
+    """Where each request got its slot, by its id, while it has one."""
+    _pools: dict[int, _Pool] = field(default_factory=dict)
+    _events: list[Stack] = field(default_factory=lambda: [()])
+    _rids: dict[str, int] = field(default_factory=dict)
+    _locks: dict[int, list[Stack]] = field(default_factory=dict)
+
+    def listeners(self) -> dict[str, Callable[[Passage], None]]:
+        """Return what must be called at which seam."""
+        return {
+            "kv_alloc": self._alloc,
+            "kv_free": self._free,
+            "kv_clear": self._clear,
+            "slot_alloc": self._slot_alloc,
+            "slot_free": self._slot_free,
+            "prepare_for_extend": self._extend,
+            "prepare_for_decode": self._decode,
+            "lock": self._lock,
+            "unlock": self._unlock,
+        }
+
+    # tokens
+
+    def follows(self, allocator: Any) -> bool:
+        """Whether the tokens of this allocator can be followed."""
+        plain = type(allocator).__name__ in _FOLLOWED and allocator.page_size == 1
+        return plain and bool(getattr(allocator.free_pages, "is_cpu", False))
+
+    def check_in_use(self, allocator: Any, tokens: Any, what: str) -> None:
+        """Report tokens (host tensor) that nobody holds, although they are used for `what`."""
+        if not self.follows(allocator):
+            return
+        pool, used = self._pool(allocator), tokens.numpy()
+        wrong = used[pool.taken[used] == 0]
+        if len(wrong):
+            self.report(f"use after free: {what} uses {self._words(pool, wrong)}", call_sites())
+
+    def held_tokens(self, allocator: Any, besides: Any) -> Iterator[str]:
+        """Yield, in words, the tokens that are held, but for those in `besides` (host tensor)."""
+        if not self.follows(allocator):
+            return
+        pool = self._pool(allocator)
+        held = np.flatnonzero(pool.taken)
+        held = held[~np.isin(held, besides.numpy())]
+        groups = Counter(zip(pool.owner[held].tolist(), pool.taken[held].tolist(), strict=True))
+        for (owner, event), count in groups.most_common(_SHOWN):
+            yield f"{count} KV tokens of {self._name(owner)}: taken {_where(self._events[event])}"
+
+    def _pool(self, allocator: Any) -> _Pool:
+        pool = self._pools.get(id(allocator))
+        if pool is None:
+            size = int(allocator.size) + 1
+            taken: Any = np.ones(size, dtype=np.int64)
+            taken[0] = 0  # for padding: never handed out
+            taken[_free_tokens(allocator)] = 0
+            self._note(())
+            empty: Any = np.zeros(size, dtype=np.int64)
+            pool = self._pools[id(allocator)] = _Pool(taken, empty, empty.copy())
+        return pool
+
+    def _alloc(self, passage: Passage) -> None:
+        allocator, tokens = passage.args[0], passage.result
+        if tokens is None or not self.follows(allocator):
+            return
+        known = id(allocator) in self._pools
+        pool, taken, stack = self._pool(allocator), tokens.numpy(), call_sites()
+        twice = taken[pool.taken[taken] > 0] if known else []
+        if len(twice):
+            self.report(f"handed out twice: {self._words(pool, twice)}", stack)
+        event = self._note(stack)
+        pool.taken[taken] = pool.last[taken] = event
+        pool.owner[taken] = 0
+
+    def _free(self, passage: Passage) -> None:
+        allocator = passage.args[0]
+        deferred = getattr(allocator, "free_group", None) is not None
+        if deferred or not self.follows(allocator):
+            return  # SGLang will free them together, in one call
+        pool, stack = self._pool(allocator), call_sites()
+        freed = np.concatenate([tensor.numpy() for tensor in passage.arguments])
+        wrong = freed[pool.taken[freed] == 0]
+        if len(wrong):
+            self.report(f"double free: {self._words(pool, wrong)}", stack)
+        pool.taken[freed] = 0
+        pool.last[freed] = self._note(stack)
+
+    def _clear(self, passage: Passage) -> None:
+        self._pools.pop(id(passage.args[0]), None)
+
+    def _extend(self, passage: Passage) -> None:
+        batch = passage.args[0]
+        self._own(batch, [int(length) for length in batch.extend_lens])
+
+    def _decode(self, passage: Passage) -> None:
+        batch = passage.args[0]
+        self._own(batch, [1] * len(batch.reqs))
+
+    def _own(self, batch: Any, lengths: Sequence[int]) -> None:
+        allocator, tokens = batch.token_to_kv_pool_allocator, batch.out_cache_loc
+        if tokens is None or not self.follows(allocator) or sum(lengths) != len(tokens):
+            return
+        numbers = [self._rids.setdefault(req.rid, len(self._rids) + 1) for req in batch.reqs]
+        self._pool(allocator).owner[tokens.numpy()] = np.repeat(numbers, lengths)
+
+    # slots and locks
+
+    def _slot_alloc(self, passage: Passage) -> None:
+        stack = call_sites()
+        for req in passage.argument(1, "reqs") or () if passage.result is not None else ():
+            self.slots.setdefault(req.rid, stack)
+
+    def _slot_free(self, passage: Passage) -> None:
+        self.slots.pop(passage.argument(1, "req").rid, None)
+
+    def _lock(self, passage: Passage) -> None:
+        self._locks.setdefault(_node(passage), []).append(call_sites())
+
+    def _unlock(self, passage: Passage) -> None:
+        stacks = self._locks.get(_node(passage))
+        if stacks:
+            stacks.pop()
+
+    def open_locks(self) -> Iterator[str]:
+        """Yield, in words, where prefixes were locked that have not been unlocked."""
+        places = Counter(_where(stack) for stacks in self._locks.values() for stack in stacks)
+        for place, count in places.most_common(_SHOWN):
+            yield f"{count} locks of prefixes: taken {place}"
+
+    # in words
+
+    def _note(self, stack: Stack) -> int:
+        self._events.append(stack)
+        return len(self._events) - 1
+
+    def _name(self, owner: int) -> str:
+        return next((rid for rid, number in self._rids.items() if number == owner), "nobody known")
+
+    def _words(self, pool: _Pool, tokens: Any) -> str:
+        first = int(tokens[0])
+        shown = ", ".join(map(str, tokens[:_SHOWN])) + (", ..." if len(tokens) > _SHOWN else "")
+        when = _where(self._events[int(pool.last[first])])
+        owner = self._name(int(pool.owner[first]))
+        return f"KV tokens {shown}, last of {owner}, taken or given back before {when}"
+
+
+def _free_tokens(allocator: Any) -> Any:
+    if hasattr(allocator, "get_all_free_pages"):
+        return allocator.get_all_free_pages().numpy()
+    return np.concatenate([allocator.free_pages.numpy(), allocator.release_pages.numpy()])
+
+
+def _node(passage: Passage) -> int:
+    node = passage.argument(1, "node")
+    return node if isinstance(node, int) else id(node)
+
+
+def _where(stack: Stack) -> str:
+    return "at " + " < ".join(map(str, stack[:4])) if stack else "before this test"
+
+
+_current: KvBook | None = None
+
+
+def open_book(book: KvBook | None) -> None:
+    """Make `book` the one that failures are explained from; None: there is none."""
+    global _current
+    _current = book
+
+
+def current_book() -> KvBook | None:
+    """Return the book of the running test, None where nobody keeps one."""
+    return _current

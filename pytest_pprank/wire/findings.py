@@ -1,0 +1,29 @@
+"""What a sanitizer has found: told the moment it is seen, so that no death can hide it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that must not be.
+
+    `text`: what was found, and where. `stack`: lines of SGLang's or the user's code, innermost
+    first. `cure`: what usually causes it, or how to put it right.
+    """
+
+    sanitizer: str
+    text: str
+    stack: tuple[str, ...] = ()
+    cure: str = ""
+
+    @property
+    def key(self) -> str:
+        """What equal findings have in common: all but their numbers, and the line they come from.
+
+        Request ids, tokens and ranks count as numbers.
+        """
+        place = self.stack[0] if self.stack else ""
+        return re.sub(r"\d+", "N", f"{self.sanitizer}: {self.text.partition(chr(10))[0]}") + place

@@ -1,0 +1,152 @@
+"""Which sanitizers watch, what counts as one finding, what is allowed, and which ranks fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_pprank.controller.allowances import Allowances, read_allowances
+from pytest_pprank.controller.findings import Findings
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sanitizers import SANITIZERS, chosen_for, consensus_compare, parse_names
+from pytest_pprank.sanitizers.p2p_compare import compare
+from pytest_pprank.wire.findings import Finding
+
+NAMES = tuple(row.name for row in SANITIZERS)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("all", NAMES),
+        ("none", ()),
+        ("", ()),
+        ("p2p, logs", ("logs", "p2p")),
+        (["p2p"], ("p2p",)),
+    ],
+)
+def test_names(given, names):
+    assert parse_names(given, "x") == names
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("log", r"x: there is no sanitizer 'log' \(did you mean 'logs'\?\); give 'all'"),
+        (True, "x: True; give 'all', 'none' or names: logs"),
+        ("all,logs", "no sanitizer 'all'"),
+    ],
+)
+def test_wrong_names(given, words):
+    with pytest.raises(UsageError, match=words):
+        parse_names(given, "x")
+
+
+def test_those_for_sglang_need_it():
+    assert "logs" not in chosen_for(NAMES, "cpu", sglang=False)
+    assert "p2p" in chosen_for(NAMES, "cpu", sglang=False)
+    assert "logs" in chosen_for(NAMES, "cpu", sglang=True)
+
+
+def test_equal_findings_are_one():
+    findings = Findings(["logs"])
+    for rank in (1, 0):
+        findings.add(rank, Finding("logs", f"req-00{rank} lost 1{rank} tokens", ("a.py:3 in f",)))
+    findings.brought(0, "")
+    findings.brought(1, '{"evidence": {}, "counts": {"logs: req-N lost N tokensa.py:3 in f": 7}}')
+    (seen,) = findings.all()
+    assert seen.lines() == [
+        "logs: req-001 lost 11 tokens",
+        "  on ranks 0,1, 7 times",
+        "  at a.py:3 in f",
+    ]
+
+
+def allow(tmp_path, text):
+    file = tmp_path / "allow.yaml"
+    file.write_text(text)
+    return read_allowances(str(file))
+
+
+def test_allowed_findings(tmp_path):
+    allowances = allow(
+        tmp_path,
+        "- {sanitizer: logs, match: lost, reason: known, test: '*::test_a*'}\n"
+        "- {sanitizer: logs, match: nobody, reason: old}\n"
+        "- {sanitizer: p2p, match: x, reason: that one did not watch}\n",
+    )
+    findings = Findings(["logs"])
+    findings.add(0, Finding("logs", "req-001 lost 11 tokens"))
+    found = list(findings.all())
+    assert allowances.sift(found, "t.py::test_b") == found
+    assert len(allowances.useless()) == 0
+    allowances.note_watched(("logs",))
+    assert [entry.match for entry in allowances.useless()] == ["lost", "nobody"]
+    assert allowances.sift(found, "t.py::test_a[pp2]") == []
+    assert [entry.match for entry in allowances.useless()] == ["nobody"]
+    assert Allowances().sift(found, "t.py::test_a[pp2]") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1", "must be a list"),
+        ("- [1]", "an entry has sanitizer, match, reason, test"),
+        ("- {sanitizer: logs, match: x}", "'reason' is missing or empty"),
+        ("- {sanitizer: lgs, match: x, reason: y}", r"no sanitizer 'lgs' \(did you mean 'logs'"),
+        ("- {sanitizer: logs, macth: x, reason: y}", r"no key 'macth' \(did you mean 'match'"),
+        ("- {", "while parsing"),
+    ],
+)
+def test_wrong_allowances(tmp_path, text, words):
+    with pytest.raises(UsageError, match=rf"--pprank-sanitize-allow: .*{words}"):
+        allow(tmp_path, text)
+
+
+def log(way, *operations, peer=None, ranks=(0, 1), group="g"):
+    kinds = [[operation, f"a.py:{n} in f"] for n, operation in enumerate(operations)]
+    return {
+        "way": way, "group": group, "label": "group pp", "peer": peer, "tag": 0,
+        "ranks": list(ranks), "kinds": kinds, "operations": [*range(len(operations))],
+    }  # fmt: skip
+
+
+def test_messages_that_fit():
+    sent, received = log("send", "int64[1]", peer=1), log("recv", "int64[1]", peer=0)
+    assert not list(compare({0: [sent], 1: [received]}))
+    assert not list(compare({0: None, 1: None}))
+    assert not list(compare({0: [sent], 1: [log("recv", "int64[1]", peer=None)]}))
+
+
+def test_messages_that_do_not_fit():
+    sent = log("send", "int64[1]", "int64[2]", peer=1)
+    (other,) = compare({0: [sent], 1: [log("recv", "int64[1]", "int32[4]", peer=0)]})
+    assert other.text.splitlines() == [
+        "messages from rank 0 to rank 1 (group pp, tag 0) do not fit together:",
+        "  rank 0 sent 2, number 2: int64[2] (a.py:1 in f)",
+        "  rank 1 received 2, number 2: int32[4] (a.py:1 in f)",
+    ]
+    (lost,) = compare({0: [sent], 1: None})
+    assert "  rank 1 received 0, number 1: none" in lost.text
+
+
+def test_collectives():
+    both = log("collective", "all_reduce of float32, 16 B", "barrier")
+    one = log("collective", "barrier", "all_reduce of float32, 16 B")
+    assert not list(compare({0: [both], 1: [both]}))
+    (order,) = compare({0: [both], 1: [one]})
+    assert "rank 0 issued 2, number 1: all_reduce" in order.text
+    assert "rank 1 issued 2, number 1: barrier" in order.text
+    assert not list(compare({0: [both]})), "not all members are here"
+
+
+def ran(stage, count, told="decode of a"):
+    return {"role": "pp", "stage": stage, "count": count, "hash": count, "last": told}
+
+
+def test_stages_that_ran_other_forwards():
+    assert not list(consensus_compare.compare({0: ran(0, 3), 1: ran(1, 3)}))
+    assert not list(consensus_compare.compare({0: None, 1: None}))
+    (finding,) = consensus_compare.compare({0: ran(0, 3), 1: ran(1, 2)})
+    assert "stage 1: 2 forwards, the last one decode of a" in finding.text
+    (finding,) = consensus_compare.compare({0: ran(0, 3), 1: None})
+    assert finding.text == "rank 1 ran no forward, other stages did"
