@@ -22,7 +22,8 @@ class Forward(Sanitizer):
 
         self._in_flight: dict[str, str] = {}
         watch = self.watch
-        watch.listen("prepare_for_extend", lambda passage: note_staging(passage.args[0]))
+        if watch.pprank.device == "cpu":
+            watch.listen("prepare_for_extend", lambda passage: note_staging(passage.args[0]))
         watch.listen(
             "init_new",
             lambda passage: note_origin(passage.result, passage.argument(1, "batch")),
@@ -56,8 +57,10 @@ class Forward(Sanitizer):
 
     def _twice(self, batch: Any) -> Iterator[str]:
         """One request is in one microbatch at a time, until its result has been processed."""
-        if batch.enable_overlap:
-            return
+        from pytest_pprank.sglang.engine_loop import iteration_of_this_thread
+
+        if batch.enable_overlap or iteration_of_this_thread() is None:
+            return  # a test's own forward has no result that SGLang would process
         decode = batch.forward_mode.is_decode()
         for req in batch.reqs:
             if decode and req.rid in self._in_flight:

@@ -32,6 +32,7 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _TESTS = os.path.join(_HERE, "suite") + os.sep
 _LIBRARIES = (
     "/torch/",
+    "/multiprocessing/",
     "/_pytest/",
     "/pluggy/",
     "/contextlib.py",
