@@ -76,7 +76,8 @@ def row_of(name: str) -> Row:
 
 
 def parse_names(value: object, where: str) -> tuple[str, ...]:
-    """Read ``all``, ``none``, names with commas between, or a list of names.
+    """Read ``all``, ``none``, names with commas between, or a list of names; ``-name`` takes one
+    away from all of them.
 
     Returns them in the registry's order; raises UsageError, which begins with `where`.
     """
@@ -86,13 +87,16 @@ def parse_names(value: object, where: str) -> tuple[str, ...]:
     names = [word.strip() for word in words]
     if names in ([ALL], [NONE], [], [""]):
         return tuple(_BY_NAME) if names == [ALL] else ()
-    for name in names:
+    less = [name.removeprefix("-") for name in names if name.startswith("-")]
+    if less and len(less) < len(names):
+        raise UsageError(f"{where}: {value!r}; give names, or names with '-' before each, not both")
+    for name in less or names:
         if name not in _BY_NAME:
             raise UsageError(
                 f"{where}: there is no sanitizer {name!r}{did_you_mean(name, _BY_NAME)}; "
                 f"give 'all', 'none' or names: {', '.join(_BY_NAME)}"
             )
-    return tuple(name for name in _BY_NAME if name in names)
+    return tuple(name for name in _BY_NAME if (name not in less if less else name in names))
 
 
 def chosen_for(names: tuple[str, ...], device: str, *, sglang: bool) -> tuple[str, ...]:

@@ -33,8 +33,6 @@ class Consensus(Sanitizer):
         self.watch.listen("consensus_apply", self._apply)
 
     def evidence(self) -> dict[str, Any] | None:
-        if not self._ran:
-            return None
         text = "\n".join(self._ran)
         role = self.watch.pprank.role
         return {
@@ -42,7 +40,7 @@ class Consensus(Sanitizer):
             "stage": self.watch.pprank.stage,
             "count": len(self._ran),
             "hash": crc32(text.encode()),
-            "last": self._ran[-1],
+            "last": self._ran[-1] if self._ran else "none",
         }
 
     def _run(self, passage: Any) -> None:
@@ -79,12 +77,14 @@ class Consensus(Sanitizer):
         if received is None or applied is None:
             return
         wanted, done = _flat(received), _flat(applied)
-        # the first stage may do less than was agreed (no room): the others get what it has done;
-        # a plain list has no place for those that have failed
-        exact = self.watch.pprank.stage > 0 and all(isinstance(part, list) for part in applied)
-        missing = wanted - done if exact and applied else set()
-        if missing or done - wanted:
-            wrong = ", ".join(sorted(missing | (done - wanted)))
+        # the first stage decides: it may do less than was agreed (no room), and give up what has
+        # failed meanwhile; the others get what it has done. A plain list has no place for those.
+        first = self.watch.pprank.stage == 0
+        pairs = bool(applied) and all(isinstance(part, list) for part in applied)
+        missing = wanted - done if pairs and not first else set()
+        extra = (_flat(applied[:1]) if pairs and first else done) - wanted
+        if missing or extra:
+            wrong = ", ".join(sorted(missing | extra))
             self.watch.report(
                 f"consensus received and applied differ in {wrong}: received "
                 f"{sorted(wanted)}, applied {sorted(done)}",

@@ -22,6 +22,7 @@ NAMES = tuple(row.name for row in SANITIZERS)
         ("", ()),
         ("p2p, logs", ("logs", "p2p")),
         (["p2p"], ("p2p",)),
+        ("-logs, -kv", tuple(name for name in NAMES if name not in ("logs", "kv"))),
     ],
 )
 def test_names(given, names):
@@ -34,6 +35,8 @@ def test_names(given, names):
         ("log", r"x: there is no sanitizer 'log' \(did you mean 'logs'\?\); give 'all'"),
         (True, "x: True; give 'all', 'none' or names: logs"),
         ("all,logs", "no sanitizer 'all'"),
+        ("p2p,-logs", "'p2p,-logs'; give names, or names with '-' before each, not both"),
+        ("-log", r"no sanitizer 'log' \(did you mean 'logs'"),
     ],
 )
 def test_wrong_names(given, words):
@@ -148,5 +151,10 @@ def test_stages_that_ran_other_forwards():
     assert not list(consensus_compare.compare({0: None, 1: None}))
     (finding,) = consensus_compare.compare({0: ran(0, 3), 1: ran(1, 2)})
     assert "stage 1: 2 forwards, the last one decode of a" in finding.text
-    (finding,) = consensus_compare.compare({0: ran(0, 3), 1: None})
-    assert finding.text == "rank 1 ran no forward, other stages did"
+    (finding,) = consensus_compare.compare({0: ran(0, 3), 1: ran(1, 0, "none")})
+    assert "stage 1: 0 forwards" in finding.text
+
+
+def test_roles_need_not_run_the_same():
+    prefill = {rank: {**ran(rank, 3), "role": "prefill"} for rank in (0, 1)}
+    assert not list(consensus_compare.compare({**prefill, 2: {**ran(0, 0), "role": "decode"}}))
