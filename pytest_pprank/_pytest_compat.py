@@ -61,6 +61,19 @@ class _Unhooked:
         return getattr(self._plugin, name)
 
 
+_NOT_FOR_RANKS = frozenset({"_pytest.setuponly", "_pytest.setupplan", "pytest_timeout"})
+"""Modules of plugins that have nothing to do on a rank but take their time in each test. An alarm
+of pytest-timeout inside a rank would also fire beside the controller's."""
+
+
+def drop_plugins(config: pytest.Config) -> None:
+    """Let go of plugins that are not for ranks, once they have declared options and markers."""
+    manager = config.pluginmanager
+    for plugin in manager.get_plugins():
+        if getattr(plugin, "__name__", "") in _NOT_FOR_RANKS:
+            manager.unregister(plugin)
+
+
 def quicken_log_capture() -> None:
     """Make pytest's capturing of logs cost less, where it attaches itself to many loggers.
 

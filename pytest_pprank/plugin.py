@@ -150,12 +150,12 @@ def _finish(item: pytest.Item, nextitem: pytest.Item | None) -> None:
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
     """Take pytest-timeout's deadline of a ranked test over: its own alarm would end the controller
-    in the middle of its talk with the ranks, or one rank and not the others.
+    in the middle of its talk with the ranks. On ranks that plugin is let go of.
     """
     plan = planning.plan_of(item)
     if plan is not None and settings.timeout:
         planning.limit(item, float(settings.timeout))
-    return True if plan is not None or is_rank() else None
+    return True if plan is not None else None
 
 
 @pytest.hookimpl(tryfirst=True)

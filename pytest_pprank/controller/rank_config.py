@@ -47,8 +47,6 @@ _NEUTRAL: dict[str, Any] = {
     "numprocesses": None,
     "tx": [],
     "looponfail": False,
-    # pytest-timeout: a deadline inside a rank would fire beside ours
-    "timeout": 0,
 }
 _BLOCKED = ("lfplugin", "nfplugin", "stepwiseplugin")
 # Plugins, by the names they may be registered under, that need care on a rank, and who takes it.

@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 import pytest
 
-from pytest_pprank._pytest_compat import silence_terminal, tear_down_for
+from pytest_pprank._pytest_compat import drop_plugins, silence_terminal, tear_down_for
 from pytest_pprank.errors import PeerError
 from pytest_pprank.wire.bootstrap import RankBootstrap
 from pytest_pprank.wire.findings import Finding
@@ -61,6 +61,7 @@ class RankSession:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Print nothing: the controller does the talking."""
         silence_terminal(config)
+        drop_plugins(config)
 
     def pytest_sessionstart(self) -> None:
         """Tell other plugins and conftest files that this rank is up."""

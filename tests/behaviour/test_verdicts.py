@@ -66,6 +66,11 @@ def test_after_the_stranded(process_group):
     import torch, torch.distributed as dist
     dist.all_reduce(torch.ones(1))
 
+@pytest.mark.timeout(600)
+def test_no_alarm_of_pytest_timeout_beside_ours(pprank):
+    import signal
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
 @pytest.mark.timeout(2)
 def test_deadline_of_pytest_timeout(process_group, pprank):
     import torch, torch.distributed as dist
@@ -93,6 +98,7 @@ def run(module_runner):
         ("test_known_failure_of_one_rank[pp2]", "XFAIL"),
         ("test_known_failure_that_strands_its_peer[pp2]", "XFAIL"),
         ("test_after_the_stranded[pp2]", "PASSED"),
+        ("test_no_alarm_of_pytest_timeout_beside_ours[pp2]", "PASSED"),
         ("test_deadline_of_pytest_timeout[pp2]", "FAILED"),
         ("test_last[1-pp2]", "PASSED"),
         ("test_last[two-pp2]", "PASSED"),
