@@ -32,17 +32,14 @@ class Consensus(Sanitizer):
         self.watch.listen("consensus_bring", self._bring)
         self.watch.listen("consensus_apply", self._apply)
 
-    def evidence(self) -> dict[str, Any] | None:
-        if not self._ran:
-            return None
+    def evidence(self) -> dict[str, Any]:
         text = "\n".join(self._ran)
-        role = self.watch.pprank.role
         return {
-            "role": role,
+            "role": self.watch.pprank.role,
             "stage": self.watch.pprank.stage,
             "count": len(self._ran),
             "hash": crc32(text.encode()),
-            "last": self._ran[-1],
+            "last": self._ran[-1] if self._ran else "none",
         }
 
     def _run(self, passage: Any) -> None:
@@ -63,9 +60,7 @@ class Consensus(Sanitizer):
         self._local = None
         if brought is None or local is None:
             return
-        # [good, bad], of which the bad ones are those of any stage
-        ready = brought[0] if brought and isinstance(brought[0], list) else brought
-        extra = sorted(set(ready) - local)
+        extra = sorted(set(_ready(brought)) - local)
         if extra:
             self.watch.report(
                 f"this stage brings {', '.join(extra)} as ready, and is not ready for it: its own "
@@ -78,11 +73,11 @@ class Consensus(Sanitizer):
         received, applied = passage.argument(1, "rids"), passage.result
         if received is None or applied is None:
             return
-        wanted, done = _flat(received), _flat(applied)
+        wanted, done = set(_ready(received)), set(_ready(applied))
         # the first stage may do less than was agreed (no room): the others get what it has done;
         # a plain list has no place for those that have failed
-        exact = self.watch.pprank.stage > 0 and all(isinstance(part, list) for part in applied)
-        missing = wanted - done if exact and applied else set()
+        exact = self.watch.pprank.stage > 0 and _has_failed_ones(applied)
+        missing = wanted - done if exact else set()
         if missing or done - wanted:
             wrong = ", ".join(sorted(missing | (done - wanted)))
             self.watch.report(
@@ -93,8 +88,13 @@ class Consensus(Sanitizer):
             )
 
 
-def _flat(rids: Any) -> set[str]:
-    return {rid for part in rids for rid in (part if isinstance(part, list) else [part])}
+def _has_failed_ones(rids: Any) -> bool:
+    return bool(rids) and isinstance(rids[0], list)
+
+
+def _ready(rids: Any) -> list[str]:
+    """Return the ready ones of ``[ready, failed]``, or of a plain list."""
+    return list(rids[0] if _has_failed_ones(rids) else rids)
 
 
 def _stack() -> Any:
