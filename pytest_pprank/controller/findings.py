@@ -41,6 +41,7 @@ class Findings:
         self._sanitizers = tuple(sanitizers)
         self._seen: dict[str, SeenFinding] = {}
         self._evidence: dict[int, dict[str, Any]] = {}
+        self._given_up = False
 
     def add(self, rank: int, finding: Finding) -> None:
         """Take a finding of a rank."""
@@ -49,15 +50,20 @@ class Findings:
 
     def brought(self, rank: int, text: str) -> None:
         """Take what a rank brings at the end of the test."""
-        told = json.loads(text) if text else {"evidence": {}, "counts": {}}
+        nothing: dict[str, Any] = {"evidence": {}, "counts": {}, "given_up": False}
+        told = json.loads(text) if text else nothing
+        self._given_up |= told["given_up"]
         self._evidence[rank] = told["evidence"]
         for key, times in told["counts"].items():
             if key in self._seen:
                 self._seen[key].times[rank] = times
 
     def compare(self) -> None:
-        """Have the ranks' evidence compared. Only for a test that no rank has failed."""
-        for name in self._sanitizers:
+        """Have the ranks' evidence compared. Only for a test that no rank has failed.
+
+        Where a rank has given up its group, what the ranks did last need not fit together.
+        """
+        for name in () if self._given_up else self._sanitizers:
             if place := row_of(name).compare:
                 by_rank = {rank: told.get(name) for rank, told in sorted(self._evidence.items())}
                 for finding in resolve_name(place)(by_rank):

@@ -76,10 +76,10 @@ def row_of(name: str) -> Row:
 
 
 def parse_names(value: object, where: str) -> tuple[str, ...]:
-    """Read ``all``, ``none``, names with commas between, or a list of names; ``-name`` takes one
-    away from all of them.
+    """Read ``all``, ``none``, names with commas between, or a list of names.
 
-    Returns them in the registry's order; raises UsageError, which begins with `where`.
+    A name with a minus in front (``-logs``) leaves that one out. Returns them in the registry's
+    order; raises UsageError, which begins with `where`.
     """
     words = value.split(",") if isinstance(value, str) else value
     if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
@@ -87,16 +87,17 @@ def parse_names(value: object, where: str) -> tuple[str, ...]:
     names = [word.strip() for word in words]
     if names in ([ALL], [NONE], [], [""]):
         return tuple(_BY_NAME) if names == [ALL] else ()
-    less = [name.removeprefix("-") for name in names if name.startswith("-")]
-    if less and len(less) < len(names):
-        raise UsageError(f"{where}: {value!r}; give names, or names with '-' before each, not both")
-    for name in less or names:
+    left_out = [name[1:] for name in names if name.startswith("-")]
+    if left_out:
+        names = left_out + [name for name in names if name[0] != "-" and name != ALL]
+    for name in names:
         if name not in _BY_NAME:
             raise UsageError(
                 f"{where}: there is no sanitizer {name!r}{did_you_mean(name, _BY_NAME)}; "
                 f"give 'all', 'none' or names: {', '.join(_BY_NAME)}"
             )
-    return tuple(name for name in _BY_NAME if (name not in less if less else name in names))
+    kept = [name for name in names if name not in left_out] or list(_BY_NAME)
+    return tuple(name for name in _BY_NAME if name in kept and name not in left_out)
 
 
 def chosen_for(names: tuple[str, ...], device: str, *, sglang: bool) -> tuple[str, ...]:

@@ -32,11 +32,10 @@ class Consensus(Sanitizer):
         self.watch.listen("consensus_bring", self._bring)
         self.watch.listen("consensus_apply", self._apply)
 
-    def evidence(self) -> dict[str, Any] | None:
+    def evidence(self) -> dict[str, Any]:
         text = "\n".join(self._ran)
-        role = self.watch.pprank.role
         return {
-            "role": role,
+            "role": self.watch.pprank.role,
             "stage": self.watch.pprank.stage,
             "count": len(self._ran),
             "hash": crc32(text.encode()),
@@ -61,9 +60,7 @@ class Consensus(Sanitizer):
         self._local = None
         if brought is None or local is None:
             return
-        # [good, bad], of which the bad ones are those of any stage
-        ready = brought[0] if brought and isinstance(brought[0], list) else brought
-        extra = sorted(set(ready) - local)
+        extra = sorted(set(_ready(brought)) - local)
         if extra:
             self.watch.report(
                 f"this stage brings {', '.join(extra)} as ready, and is not ready for it: its own "
@@ -76,15 +73,13 @@ class Consensus(Sanitizer):
         received, applied = passage.argument(1, "rids"), passage.result
         if received is None or applied is None:
             return
-        wanted, done = _flat(received), _flat(applied)
-        # the first stage decides: it may do less than was agreed (no room), and give up what has
-        # failed meanwhile; the others get what it has done. A plain list has no place for those.
-        first = self.watch.pprank.stage == 0
-        pairs = bool(applied) and all(isinstance(part, list) for part in applied)
-        missing = wanted - done if pairs and not first else set()
-        extra = (_flat(applied[:1]) if pairs and first else done) - wanted
-        if missing or extra:
-            wrong = ", ".join(sorted(missing | extra))
+        wanted, done = set(_ready(received)), set(_ready(applied))
+        # the first stage may do less than was agreed (no room): the others get what it has done;
+        # a plain list has no place for those that have failed
+        exact = self.watch.pprank.stage > 0 and _has_failed_ones(applied)
+        missing = wanted - done if exact else set()
+        if missing or done - wanted:
+            wrong = ", ".join(sorted(missing | (done - wanted)))
             self.watch.report(
                 f"consensus received and applied differ in {wrong}: received "
                 f"{sorted(wanted)}, applied {sorted(done)}",
@@ -93,8 +88,13 @@ class Consensus(Sanitizer):
             )
 
 
-def _flat(rids: Any) -> set[str]:
-    return {rid for part in rids for rid in (part if isinstance(part, list) else [part])}
+def _has_failed_ones(rids: Any) -> bool:
+    return bool(rids) and isinstance(rids[0], list)
+
+
+def _ready(rids: Any) -> list[str]:
+    """Return the ready ones of ``[ready, failed]``, or of a plain list."""
+    return list(rids[0] if _has_failed_ones(rids) else rids)
 
 
 def _stack() -> Any:

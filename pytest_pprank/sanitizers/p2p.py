@@ -33,13 +33,14 @@ class P2P(Sanitizer):
         self._report_open("the event loops have been left")
 
     def end(self) -> None:
-        self._report_open("the test is over")
+        if not self.watch.pprank.spoiled:
+            self._report_open("the test is over")
 
     def evidence(self) -> Evidence | None:
         return [log.evidence(channel) for channel, log in self._channels.items()] or None
 
     def _take(self, event: str, call: Call) -> None:
-        if event == DROPPED and self.watch.pprank.failed:
+        if event == DROPPED and (self.watch.pprank.failed or self.watch.pprank.spoiled):
             return  # loops and frames that were given up take their handles along
         if event == DROPPED:
             text = f"{_words(call)} was never waited for: its handle is gone"

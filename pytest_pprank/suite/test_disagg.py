@@ -110,7 +110,7 @@ def test_abort_while_decoding(disagg: Any) -> None:
     assert len(disagg.results[aborted].token_ids) < 100
 
 
-@pytest.mark.pprank(sanitize="-logs")  # which says that the transfer failed
+@pytest.mark.pprank(sanitize="-logs")
 def test_transfer_that_fails(disagg: Any) -> None:
     disagg.fail_transfer(stages=[0])
     (failed,) = disagg.generate([2 * CHUNK + 5])
@@ -158,7 +158,7 @@ def test_abort_while_waiting_for_prefill(disagg: Any) -> None:
     assert disagg.results[aborted].finish_reason["type"] == "abort"
 
 
-@pytest.mark.pprank(sanitize="none")  # it is left in the middle
+@pytest.mark.pprank(sanitize="-logs")
 def test_stage_that_is_not_done_after_all(disagg: Any) -> None:
     """A stage hears that its KV is sent, all agree to let the request go, and it is not: SGLang
     goes on (PR 20686), though that stage then keeps the request.

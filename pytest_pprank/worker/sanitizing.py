@@ -50,7 +50,8 @@ class SanitizerRun:
             if brought is not None:
                 evidence[name] = brought
         counts = {k: n for s in self._sanitizers for k, n in s.watch.counts.items() if n > 1}
-        return json.dumps({"evidence": evidence, "counts": counts}) if evidence or counts else ""
+        told = {"evidence": evidence, "counts": counts, "given_up": bool(self._pprank.spoiled)}
+        return json.dumps(told) if any(told.values()) else ""
 
     def _found(self) -> int:
         return sum(sum(sanitizer.watch.counts.values()) for sanitizer in self._sanitizers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pytest_pprank.controller.allowances import Allowances, read_allowances
@@ -22,7 +24,8 @@ NAMES = tuple(row.name for row in SANITIZERS)
         ("", ()),
         ("p2p, logs", ("logs", "p2p")),
         (["p2p"], ("p2p",)),
-        ("-logs, -kv", tuple(name for name in NAMES if name not in ("logs", "kv"))),
+        ("-logs", NAMES[1:]),
+        ("all, -logs", NAMES[1:]),
     ],
 )
 def test_names(given, names):
@@ -35,8 +38,6 @@ def test_names(given, names):
         ("log", r"x: there is no sanitizer 'log' \(did you mean 'logs'\?\); give 'all'"),
         (True, "x: True; give 'all', 'none' or names: logs"),
         ("all,logs", "no sanitizer 'all'"),
-        ("p2p,-logs", "'p2p,-logs'; give names, or names with '-' before each, not both"),
-        ("-log", r"no sanitizer 'log' \(did you mean 'logs'"),
     ],
 )
 def test_wrong_names(given, words):
@@ -55,7 +56,8 @@ def test_equal_findings_are_one():
     for rank in (1, 0):
         findings.add(rank, Finding("logs", f"req-00{rank} lost 1{rank} tokens", ("a.py:3 in f",)))
     findings.brought(0, "")
-    findings.brought(1, '{"evidence": {}, "counts": {"logs: req-N lost N tokensa.py:3 in f": 7}}')
+    counts = {"logs: req-N lost N tokensa.py:3 in f": 7}
+    findings.brought(1, json.dumps({"given_up": False, "evidence": {}, "counts": counts}))
     (seen,) = findings.all()
     assert seen.lines() == [
         "logs: req-001 lost 11 tokens",
@@ -151,10 +153,5 @@ def test_stages_that_ran_other_forwards():
     assert not list(consensus_compare.compare({0: None, 1: None}))
     (finding,) = consensus_compare.compare({0: ran(0, 3), 1: ran(1, 2)})
     assert "stage 1: 2 forwards, the last one decode of a" in finding.text
-    (finding,) = consensus_compare.compare({0: ran(0, 3), 1: ran(1, 0, "none")})
-    assert "stage 1: 0 forwards" in finding.text
-
-
-def test_roles_need_not_run_the_same():
-    prefill = {rank: {**ran(rank, 3), "role": "prefill"} for rank in (0, 1)}
-    assert not list(consensus_compare.compare({**prefill, 2: {**ran(0, 0), "role": "decode"}}))
+    other_role = {**ran(0, 0), "role": "decode"}
+    assert not list(consensus_compare.compare({0: ran(0, 3), 1: ran(1, 3), 2: other_role}))
