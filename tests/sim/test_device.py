@@ -63,6 +63,7 @@ def test_what_moved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda d: torch.view_as_complex(values(d).view(6, 2)).abs(),
         lambda d: torch._foreach_add([values(d), values(d)], 1.0)[1],
         lambda d: values(d) + torch.tensor(1.0),
+        lambda d: (torch.arange(5, device=d) % 3) * 0.5,
         lambda d: values(d).t()[1:].contiguous().view(torch.int32),
         lambda d: torch.zeros(4, device=d).index_put_((torch.tensor([1, 1], device=d),),
                                                       torch.tensor(5.0, device=d), True),

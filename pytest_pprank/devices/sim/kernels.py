@@ -23,6 +23,7 @@ Kernel = Callable[..., Any]
 _cpu_keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _cpu = torch.device("cpu")
 _Tensor = torch.Tensor
+_NUMBERS = (int, float, complex)
 _as_strided = torch.ops.aten.as_strided.default
 _view_as = torch.ops.aten.view.dtype
 _set = torch.ops.aten.set_.source_Storage_storage_offset
@@ -53,6 +54,7 @@ def make_kernel(plan: Plan) -> Kernel:
         operands: list[Operand] = []
         foreign: list[tuple[str, torch.Tensor]] = []
         known = len(given)
+        call = plan.call
         for place, name, write in places:
             if place >= known:
                 break
@@ -64,6 +66,8 @@ def make_kernel(plan: Plan) -> Kernel:
                     block, alias = operand(value)
                     operands.append(Operand(value, block, alias, name, write))
                     given[place] = alias
+            elif isinstance(value, _NUMBERS):
+                call = plan.packet  # torch makes a tensor of it for some operators, not for all
             elif value is not None:
                 given[place] = _aliases(value, name, write, operands, foreign)
         index = operands[0].block.device if operands else -1
@@ -73,7 +77,7 @@ def make_kernel(plan: Plan) -> Kernel:
             _check_foreign(plan, operands, foreign, index)
         work = _track(plan, operands, 0 if index < 0 else index)
         grown = _growing(operands, given, kwargs) if plan.writes_any else None
-        result = plan.call(*given, **kwargs)
+        result = call(*given, **kwargs)
         if grown:
             _grow(grown)
         if simple and isinstance(result, _Tensor):

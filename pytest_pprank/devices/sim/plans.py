@@ -80,6 +80,7 @@ class Plan:
         self.op = op
         self.name: str = op.name()
         self.call = op._op
+        self.packet = op.overloadpacket
         self.mixed = self.name in MIXED
         self.syncs = self.name in _SYNCING
         self.rows = _ROWS.get(self.name)
