@@ -155,3 +155,15 @@ def test_stages_that_ran_other_forwards():
     assert "stage 1: 2 forwards, the last one decode of a" in finding.text
     other_role = {**ran(0, 0), "role": "decode"}
     assert not list(consensus_compare.compare({0: ran(0, 3), 1: ran(1, 3), 2: other_role}))
+
+
+def test_group_that_is_given_up_is_not_compared():
+    """What its ranks did last was left in the middle."""
+    for given_up, found in ((False, 1), (True, 0)):
+        findings = Findings(["consensus"])
+        for rank in (0, 1):
+            evidence = {"consensus": ran(rank, rank)}
+            told = {"given_up": given_up and rank == 1, "evidence": evidence, "counts": {}}
+            findings.brought(rank, json.dumps(told))
+        findings.compare()
+        assert len(list(findings.all())) == found
