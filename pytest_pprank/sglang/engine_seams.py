@@ -169,6 +169,10 @@ def settle_sends(scheduler: Any) -> None:
         work = getattr(scheduler, name, None)
         if commit is not None and work:
             commit(work)
+    # GrammarManager keeps what it has sent until the next request with a grammar
+    drain = getattr(getattr(scheduler, "grammar_manager", None), "_drain_pp_sync_work", None)
+    if drain is not None:
+        drain()
 
 
 _AGREE = "_pp_pd_send_consensus_bootstrapped_ids"
