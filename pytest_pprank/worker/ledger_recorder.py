@@ -187,6 +187,8 @@ class LedgerRecorder:
     @_harmless
     def waits(self, work: object) -> Handle | None:
         """Note that this thread waits for a Work or Future; None if it is not one of ours."""
+        if self._dropped:
+            self._note_dropped()  # this thread may now wait for ever because of one of them
         handle = self._handle(work)
         if handle is not None:
             thread = thread_name()
