@@ -192,7 +192,7 @@ def test_a_mark_on_one_parameter_set_is_refused(runner):
     )
     run = runner.run("--pp-size=2", "--pprank-device=cpu")
     assert run.ret == pytest.ExitCode.USAGE_ERROR
-    assert "a mark of one parameter set asks for pp=3, and the test is collected for pp=2" in run.out
+    assert "a mark of one parameter set asks for pp=3, and the test is collected" in run.out
 
 
 def test_modules_beside_the_tests_do_not_hide_the_standard_library(runner):

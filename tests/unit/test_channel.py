@@ -202,7 +202,7 @@ def test_an_interrupted_receive_loses_nothing(listener):
         heard.append(message)
         last = 0
     assert heard == messages
-    assert interrupted > 20
+    assert interrupted > 10  # fewer opcodes in later Pythons
 
 
 def test_a_hundred_idle_connections(listener):

@@ -1,16 +1,13 @@
 """Which tests are ranked, on which topology, and in which order they run."""
 
-from importlib.util import find_spec
-
 import pytest
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.planning import group_by_topology, make_plans, plan_of
+from pytest_pprank.sglang.static import sglang_version
 from pytest_pprank.topology import Sizes, Topology
 
 SOURCE = """
-from importlib.util import find_spec
-
 import pytest
 
 def test_plain(): pass
@@ -115,8 +112,6 @@ def test_server_args_are_part_of_the_topology():
 
 
 ROLES = """
-from importlib.util import find_spec
-
 import pytest
 
 def test_both(disagg): pass
@@ -124,6 +119,11 @@ def test_both(disagg): pass
 @pytest.mark.pprank(prefill=1, decode=(1, 2))
 def test_marked(pprank): pass
 """
+
+
+def wants_sglang():
+    if sglang_version() is None:
+        pytest.skip("server args are looked up in the installed SGLang")
 
 
 def test_sizes_of_prefill_and_decode(pytester):
@@ -134,6 +134,7 @@ def test_sizes_of_prefill_and_decode(pytester):
         "test_marked[prefill1-decode1]",
         "test_marked[prefill1-decode2]",
     ]
+    wants_sglang()
     make_plans(items[0].config, items)
     topology = plan_of(items[1]).topology
     assert (topology.world_size, topology.sizes) == (4, Sizes(2, 2))
@@ -160,8 +161,8 @@ def test_sizes_of_prefill_and_decode(pytester):
     ],
 )
 def test_roles_that_make_no_sense(pytester, mark, fixture, words):
-    if find_spec("sglang") is None:
-        pytest.skip("server args are looked up in the installed SGLang")
+    if "sglang" in mark or fixture == "engine":
+        wants_sglang()
     source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({fixture}): pass\n"
     items = collect(pytester, "--pp-size=2", source=source)
     with pytest.raises(UsageError, match=words):
