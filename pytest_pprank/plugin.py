@@ -143,7 +143,8 @@ def _finish(item: pytest.Item, nextitem: pytest.Item | None) -> None:
         lambda: tear_down_for(nextitem, item.session), "teardown", reraise=pytest.exit.Exception
     )
     if call.excinfo is not None:
-        report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        # not by the hook: other plugins expect to have seen all phases of the item here
+        report = pytest.TestReport.from_item_and_call(item, call)
         item.ihook.pytest_runtest_logreport(report=report)
 
 

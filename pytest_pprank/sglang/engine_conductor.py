@@ -6,6 +6,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from pytest_pprank.sglang.engine_seams import (
     settle_sends,
     talks_when_idle,
 )
-from pytest_pprank.sglang.engine_series import Series
+from pytest_pprank.sglang.engine_series import Series, StagesDiffer
 from pytest_pprank.sglang.engine_views import (
     Forward,
     StageView,
@@ -234,6 +235,8 @@ class Conductor:
                 for rank, report in enumerate(reports)
             ]
             head = "the ranks asked the engine for different things:"
+            with suppress(StagesDiffer):  # which follows from it, and is not what to tell
+                self._compare(reports)
             raise UsageError("\n".join([head, *lines]))
         self.clock = reports[0].clock
         for report in reports:
@@ -241,6 +244,10 @@ class Conductor:
                 self._record(report.role, output)
         for forward in reports[0].forwards:
             self._record_extends(forward)
+        self._compare(reports)
+
+    def _compare(self, reports: list[_Report]) -> None:
+        __tracebackhide__ = True
         self._ran.take_in([(report.view, report.role, report.forwards) for report in reports])
         self._moved.take_in([(report.view, report.role, report.moves) for report in reports])
 

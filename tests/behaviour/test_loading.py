@@ -33,7 +33,7 @@ def _imported(runner, plugin):
 
 def test_markers_are_declared(runner):
     run = runner.run("--markers")
-    assert "@pytest.mark.pprank(pp=N, device=NAME, fresh=BOOL, timeout=S)" in run.out
+    assert "@pytest.mark.pprank(pp=N, prefill=N, decode=M, device=NAME, fresh=BOOL" in run.out
     assert "@pytest.mark.sglang(**server_args)" in run.out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from chaos_case import Case, Expected, troubled
+from chaos_case import FAILED, Case, Expected, troubled
 from chaos_catalogue import HUNG_AFTER, case_of, fault, names_rank
 from chaos_scene import FINISH, Scene, draw_scene, write_scene
 
@@ -281,7 +281,8 @@ def {name}_own_message(process_group, pprank):
     assert value.item() == 222.0
 """
     after = Case(f"{name}_own_message", again, Expected())
-    return Case(name, source, Expected(), "leaves_message", after=after)
+    expected = Expected(FAILED, "call", ("failed",), words=("do not fit together",))
+    return Case(name, source, expected, "leaves_message", after=after)
 
 
 @fault("flood_and_pass")

@@ -223,6 +223,7 @@ def test_missing_token_is_told(engine: Any) -> None:
         assert_tokens_equal_reference(result)
 
 
+@pytest.mark.pprank(sanitize="-logs")
 def test_refused_request_is_told(engine: Any) -> None:
     results = engine.generate([4095, 5])
     assert results[1].finish_reason == {"type": "length", "length": 8}

@@ -36,6 +36,7 @@ def test_virtual_clock_makes_the_fit_the_same_in_every_run(scheduler: Any) -> No
     assert before == sorted(map(int, before), reverse=True)
 
 
+@pytest.mark.pprank(sanitize="none")
 def test_failure_of_one_forward_is_found_on_all_ranks(
     scheduler: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

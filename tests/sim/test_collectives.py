@@ -63,11 +63,11 @@ else:
     work = dist.irecv(x, 0); work.wait(); x + 1
     assert findings() == []
     with sim.stream(side): x + 1
-    (one,) = findings()
-    assert one.kind is Kind.UNORDERED and "c10d::recv_" in one.first.what, one
+    found = findings()
+    assert any(f.kind is Kind.UNORDERED and "c10d::recv_" in f.first.what for f in found), found
     x = zeros(2); work = dist.irecv(x, 0); x + 1
-    (one,) = findings()
-    assert "c10d::recv_" in one.first.what, one
+    found = findings()
+    assert any("c10d::recv_" in f.first.what for f in found), found
     work.wait()
 dist.barrier()
 dist.destroy_process_group()
