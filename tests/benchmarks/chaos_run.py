@@ -152,11 +152,19 @@ def _names(folder: Path) -> set[str]:
 
 
 def _in_use(name: str) -> bool:
-    """Whether a living process maps or holds a file of /dev/shm: then it is somebody else's."""
+    """Whether a living process maps a file of /dev/shm: then it is somebody else's.
+
+    By the inode: a semaphore is made under another name than the one that it is known by.
+    """
+    try:
+        inode = str((_SHARED_MEMORY / name).stat().st_ino)
+    except OSError:
+        return True  # gone meanwhile
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
-            if f"{_SHARED_MEMORY}/{name}" in maps.read_text():
-                return True
+            lines = maps.read_text().splitlines()
         except OSError:
             continue  # gone meanwhile
+        if any(f"{_SHARED_MEMORY}/" in line and line.split()[4] == inode for line in lines):
+            return True
     return False
