@@ -35,6 +35,18 @@ def fixtures_from(module: str, node: Any) -> set[str]:
     return found
 
 
+def passed_unexpectedly(report: pytest.TestReport) -> bool:
+    """Whether a test passed that was marked ``xfail(strict=True)``: only its text says so."""
+    return report.failed and str(report.longrepr).startswith("[XPASS(strict)]")
+
+
+def raised(report: pytest.TestReport) -> bool:
+    """Whether a phase ended by a failure, be it an expected one."""
+    if report.failed:
+        return not passed_unexpectedly(report)
+    return report.skipped and hasattr(report, "wasxfail")
+
+
 def silence_terminal(config: pytest.Config) -> None:
     """Replace the terminal reporter of a rank by one that no hook reaches, writing to nowhere.
 

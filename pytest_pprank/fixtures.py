@@ -50,16 +50,17 @@ def process_group(pprank: Pprank) -> Iterator[ProcessGroup]:
 @pytest.fixture(scope="session")
 def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
     """Folder of this worker group's tiny seeded model (safetensors), written once per run: a Llama
-    of 4 layers, or what ``@pytest.mark.sglang(model_path="tiny:NAME")`` asks for.
+    of 4 layers, or what ``@pytest.mark.sglang(model_path="tiny:NAME")`` asks for, or
+    ``"tiny:NAME:LAYERS"``.
 
     Its weights make greedy tokens depend on prompt and KV, so wrong KV gives wrong tokens.
     """
     from pytest_pprank.sglang.arguments import args_of_role
-    from pytest_pprank.sglang.static import tiny_name
+    from pytest_pprank.sglang.static import tiny_asked
     from pytest_pprank.sglang.tiny_model import tiny_model_for
 
     given = args_of_role(request.config.stash[SERVER_ARGS], pprank.role).get("model_path")
-    return tiny_model_for(pprank, str(given) if tiny_name(given) else None)
+    return tiny_model_for(pprank, str(given) if tiny_asked(given) else None)
 
 
 @pytest.fixture(scope="session")
@@ -73,11 +74,11 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, 
         disagg_args,
         merge,
     )
-    from pytest_pprank.sglang.static import server_arg_names, tiny_name
+    from pytest_pprank.sglang.static import server_arg_names, tiny_asked
 
     changes = dict(args_of_role(request.config.stash[SERVER_ARGS], pprank.role))
     given = changes.pop("model_path", None)
-    if given is None or tiny_name(given):
+    if given is None or tiny_asked(given):
         given = request.getfixturevalue("tiny_model")
     defaults = default_server_args(
         num_stages=pprank.num_stages, device=pprank.device, model_path=str(given)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from pytest_pprank._pytest_compat import passed_unexpectedly
 from pytest_pprank.report.consequences import is_lost_peer, is_released
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
@@ -25,10 +26,7 @@ class RankReport:
         """How the phase ended on this rank."""
         report = self.report
         if report.failed:
-            strict = isinstance(report.longrepr, str) and report.longrepr.startswith(
-                "[XPASS(strict)]"
-            )
-            return XPASSED_STRICT if strict else FAILED
+            return XPASSED_STRICT if passed_unexpectedly(report) else FAILED
         if hasattr(report, "wasxfail"):
             return XFAILED if report.skipped else XPASSED
         return str(report.outcome)

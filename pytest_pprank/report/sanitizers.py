@@ -9,7 +9,7 @@ import pytest
 from pytest_pprank.controller.allowances import Allowance, Allowances
 from pytest_pprank.controller.findings import SeenFinding
 from pytest_pprank.controller.outcome import TestOutcome
-from pytest_pprank.report.rank_report import FAILED, XPASSED, XPASSED_STRICT, RankReport
+from pytest_pprank.report.rank_report import FAILED, XFAILED, XPASSED, XPASSED_STRICT, RankReport
 from pytest_pprank.report.text import PlainFailure
 from pytest_pprank.report.verdict import note_verdict
 
@@ -33,7 +33,7 @@ class SanitizerReport:
     ) -> None:
         """Change `reports`, those of the test's phases, for what was found and is not allowed."""
         findings = outcome.findings
-        kinds = {_kind(report) for report in reports}
+        kinds = {RankReport(0, report).kind for report in reports}
         if FAILED not in kinds and not outcome.troubles:
             findings.compare()
         self._allowances.note_watched(findings.sanitizers)
@@ -41,21 +41,15 @@ class SanitizerReport:
         if not found or not reports:
             return
         report = _report_for(reports)
-        kind = _kind(report)
+        kind = RankReport(0, report).kind
         text = "\n".join(line for seen in found for line in seen.lines())
         if kind == FAILED:
             _add_section(report, text)
-        elif kind in (XPASSED, XPASSED_STRICT):
-            _expected(item, report)
-        elif not hasattr(report, "wasxfail"):
-            _fail(item, report, found, text)
+        elif kind in (XPASSED, XPASSED_STRICT) and _expects_any(item):
+            _expected(item, report, _failure(item, found, text))
+        elif kind != XFAILED:
+            report.outcome, report.longrepr = "failed", _failure(item, found, text)
             note_verdict(reports[reports.index(report) :], KIND)
-
-
-def _kind(report: pytest.TestReport) -> str:
-    """How the phase ended; the merged report of an unexpected pass has a failure, no text."""
-    strict = report.failed and str(report.longrepr).startswith("[XPASS(strict)]")
-    return XPASSED_STRICT if strict else RankReport(0, report).kind
 
 
 def _report_for(reports: list[pytest.TestReport]) -> pytest.TestReport:
@@ -73,21 +67,23 @@ def _add_section(report: pytest.TestReport, text: str) -> None:
         report.sections.append((HEADING, text))
 
 
-def _expected(item: pytest.Item, report: pytest.TestReport) -> None:
+def _expects_any(item: pytest.Item) -> bool:
+    """Whether a finding can be the failure that is expected: it is none of the test's `raises`."""
+    mark = item.get_closest_marker("xfail")
+    return mark is not None and mark.kwargs.get("raises") is None
+
+
+def _expected(item: pytest.Item, report: pytest.TestReport, failure: Any) -> None:
     """The test was expected to fail, and so it does: by a sanitizer."""
     mark = item.get_closest_marker("xfail")
-    report.outcome = "skipped"
-    report.longrepr = None
+    report.outcome, report.longrepr = "skipped", failure
     report.wasxfail = str(mark.kwargs.get("reason", "")) if mark is not None else ""
 
 
-def _fail(
-    item: pytest.Item, report: pytest.TestReport, found: list[SeenFinding], text: str
-) -> None:
+def _failure(item: pytest.Item, found: list[SeenFinding], text: str) -> Any:
     first = found[0].lines()[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     failure = PlainFailure(KIND, first + more)
     failure.locate(str(item.path), (item.location[1] or 0) + 1)
     failure.addsection(HEADING, text)
-    report.outcome = "failed"
-    report.longrepr = failure  # type: ignore[assignment]
+    return failure

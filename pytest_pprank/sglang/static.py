@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from pytest_pprank.errors import SeamMissing, UsageError, did_you_mean
 from pytest_pprank.sglang.tiny_families import FAMILIES
@@ -24,7 +25,9 @@ OLDEST_SGLANG = (0, 5, 13)
 OLDEST_TORCH = (2, 11)
 
 TINY_LAYERS = 4
-"""Layers of a tiny model on up to so many ranks; on more ranks it has one for each."""
+"""Layers of a tiny model for up to so many stages; for more stages it has one for each."""
+
+MOST_TINY_LAYERS = 128
 
 TINY_DEFAULT = "llama"
 """The tiny model that is used when no model_path is given."""
@@ -148,34 +151,45 @@ def transfer_backends() -> frozenset[str]:
     return frozenset()
 
 
-def tiny_name(model_path: object) -> str | None:
-    """Return which tiny model a ``model_path`` of the form ``tiny:NAME`` asks for; None for another
-    path or for None. Raises UsageError for a name that is not known.
+class Tiny(NamedTuple):
+    """Which tiny model is asked for; `layers` 0: as many as the ranks need."""
+
+    family: str
+    layers: int = 0
+
+
+def tiny_asked(model_path: object) -> Tiny | None:
+    """Return what a ``model_path`` of the form ``tiny:NAME`` or ``tiny:NAME:LAYERS`` asks for; None
+    for another path or for None. Raises UsageError for a name or number that is not allowed.
     """
     text = str(model_path or "")
     if not text.startswith(_TINY):
         return None
-    name = text.removeprefix(_TINY)
+    name, colon, layers = text.removeprefix(_TINY).partition(":")
+    given = f"@pytest.mark.sglang(model_path={text!r}): "
     if name not in FAMILIES:
         raise UsageError(
-            f"@pytest.mark.sglang(model_path={text!r}): there is no such tiny model"
-            f"{did_you_mean(name, FAMILIES)}; allowed: "
+            f"{given}there is no such tiny model{did_you_mean(name, FAMILIES)}; allowed: "
             + ", ".join(f"{_TINY}{known}" for known in FAMILIES)
         )
-    return name
+    if colon and not (layers.isdecimal() and 0 < int(layers) <= MOST_TINY_LAYERS):
+        raise UsageError(f"{given}the number of layers must be 1 to {MOST_TINY_LAYERS}")
+    return Tiny(name, int(layers or 0))
 
 
 def num_layers(args: Mapping[str, object], stages: int) -> int:
     """Return the model's layer count; raises UsageError when it has fewer than `stages`.
 
     `args` are the user's server args: their ``model_path`` when given, else the tiny model, which
-    has always enough. A model_path that is no local folder cannot be looked at here and counts as
-    large enough.
+    has always enough unless its layers are given too. A model_path that is no local folder cannot
+    be looked at here and counts as large enough.
     """
     given = args.get("model_path")
-    if given is None or tiny_name(given) is not None:
-        return max(TINY_LAYERS, stages)
-    layers = _layers_of(Path(str(given)), default=stages)
+    tiny = Tiny(TINY_DEFAULT) if given is None else tiny_asked(given)
+    if tiny is not None:
+        layers = tiny.layers or max(TINY_LAYERS, stages)
+    else:
+        layers = _layers_of(Path(str(given)), default=stages)
     if stages > layers:
         raise UsageError(
             f"--pp-size {stages} or @pytest.mark.pprank(pp={stages}): model_path {str(given)!r} "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 
-from pytest_pprank.sglang.static import TINY_DEFAULT, TINY_LAYERS, tiny_name
+from pytest_pprank.sglang.static import TINY_DEFAULT, TINY_LAYERS, Tiny, tiny_asked
 from pytest_pprank.sglang.tiny_families import FAMILIES, Family, Shape, Weight
 
 if TYPE_CHECKING:
@@ -71,13 +71,14 @@ def write_tiny_model(
 def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
     """Return the tiny model that fits this rank's device; all worker groups of a run share it.
 
-    `model_path`: ``tiny:NAME``, or None for the usual one. It has at least as many layers as there
-    are ranks.
+    `model_path`: ``tiny:NAME`` or ``tiny:NAME:LAYERS``, None for the usual one. Where LAYERS is not
+    given it has at least one for each stage of the largest role: roles that hand KV on have the
+    same layers.
     """
-    name = tiny_name(model_path) or TINY_DEFAULT
+    name, given = tiny_asked(model_path) or Tiny(TINY_DEFAULT)
     models = pprank.workdir.parent / "models"
-    # of all ranks, not of the stages of this role: roles that hand KV on have the same layers
-    layers = max(TINY_LAYERS, pprank.world_size)
+    stages = max(pprank.num_stages, pprank.world_size - pprank.num_stages)
+    layers = given or max(TINY_LAYERS, stages)
     if not pprank.device.startswith("cuda"):
         return write_tiny_model(models / f"{name}-{layers}-cpu", name, layers=layers)
     # the shapes for which SGLang's CUDA kernels are built

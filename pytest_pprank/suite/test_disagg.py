@@ -20,6 +20,15 @@ its entry in the transfer queue, its KV, request slot and metadata slot for ever
 abort makes their KV pool smaller, until decode takes no more requests. Seen with 0.5.21; to see it:
 abort a request whose KV is on its way to decode with pp_size=2, then look at stage 1."""
 
+UNEVEN_STAGES = """SGLang's prefill writes the values of some layers into those of other layers
+where its stages have not all the same number of layers and decode is one stage.
+`CommonKVManager.get_mha_kv_ptrs_with_pp` (disaggregation/common/conn.py) takes decode's layers,
+where their number is no multiple of this stage's, for those of a target model with a draft model's
+behind them, and counts from its own stage where the values begin: with 5 layers of which this
+stage has 2, at 4 instead of 5. Nothing is raised: tokens are computed from wrong values. Seen with
+0.5.21; it needs prefill with pp_size > 1, decode with 1, and a stage whose layers do not divide
+those of the model, say 94 layers (Qwen3-235B-A22B) in 4 stages: 23, 23, 24 and 24."""
+
 pytestmark = [
     pytest.mark.sglang(chunked_prefill_size=CHUNK),
     # whatever --pp-size says: more stages of prefill are the last test's
@@ -233,7 +242,13 @@ class TestTwoStagesOfDecode:
 
 
 @pytest.mark.pprank(prefill=4, decode=1)
-@pytest.mark.xfail(reason="wrong tokens with SGLang 0.5.21; not explained yet")
 def test_four_stages_of_prefill(disagg: Any) -> None:
-    (result,) = disagg.generate([17])
-    assert_tokens_equal_reference(result)
+    disagg.generate([17, 3 * CHUNK + 1])
+    settle(disagg)
+
+
+@pytest.mark.sglang(model_path="tiny:llama:5")
+@pytest.mark.xfail(reason=UNEVEN_STAGES, strict=True, raises=AssertionError)
+def test_stages_of_which_one_has_a_layer_more(disagg: Any) -> None:
+    """See UNEVEN_STAGES."""
+    assert_tokens_equal_reference(disagg.generate([17]))

@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 import pytest
 
-from pytest_pprank._pytest_compat import drop_plugins, silence_terminal, tear_down_for
+from pytest_pprank._pytest_compat import drop_plugins, raised, silence_terminal, tear_down_for
 from pytest_pprank.errors import PeerError
 from pytest_pprank.wire.bootstrap import RankBootstrap
 from pytest_pprank.wire.findings import Finding
@@ -135,7 +135,7 @@ class RankSession:
             self._peers_ready = True
             return  # this rank did not really run the call phase
         serialised = self._serialise(report)
-        self._pprank.failed |= report.failed or hasattr(report, "wasxfail")
+        self._pprank.failed |= raised(report)
         if hasattr(report, "context"):
             self._link.send(PhaseReport(serialised))  # of a subtest: the phase goes on
         elif report.when == "setup":

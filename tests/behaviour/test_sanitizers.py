@@ -50,6 +50,22 @@ TESTS = """
         exchange(pprank.rank)
 
 
+    @pytest.mark.xfail(reason="known", strict=True, raises=ValueError)
+    def test_other_failure_expected(process_group, pprank):
+        exchange(pprank.rank)
+
+
+    @pytest.fixture
+    def ends_well(pprank):
+        yield
+        assert not pprank.failed, "its fixtures leave things as after a failure"
+
+
+    @pytest.mark.xfail(reason="known", strict=True)
+    def test_passes_for_its_fixtures(ends_well):
+        pass
+
+
     def test_allowed(process_group, pprank):
         exchange(pprank.rank)
 
@@ -89,6 +105,7 @@ def run(module_runner):
         ("test_not_watched", "PASSED"),
         ("test_watched_by_others", "PASSED"),
         ("test_expected", "XFAIL"),
+        ("test_other_failure_expected", "FAILED"),
         ("test_allowed", "PASSED"),
         ("test_failure_comes_first", "FAILED"),
     ],
@@ -122,10 +139,16 @@ def test_allowance_that_matches_nothing_is_told(run):
     assert run.out.count("this entry matched nothing") == 1
 
 
+def test_unexpected_pass_is_no_failure_on_the_ranks(run):
+    told = run.failure("test_passes_for_its_fixtures[pp2]")
+    assert "[XPASS(strict)] known" in told
+    assert "as after a failure" not in run.out
+
+
 def test_verdict_has_a_name(run, module_runner):
     assert run.ret == 1
     told = (module_runner.folder / "junit.xml").read_text()
-    assert told.count('name="pprank_verdict" value="sanitizer"') == 2
+    assert told.count('name="pprank_verdict" value="sanitizer"') == 3
 
 
 def test_unknown_name_is_a_usage_error(module_runner):

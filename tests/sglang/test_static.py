@@ -90,6 +90,23 @@ def test_unknown_tiny_model() -> None:
     assert "(did you mean 'qwen3'?); allowed: tiny:llama, " in str(error.value)
 
 
+def test_tiny_models_with_a_number_of_layers() -> None:
+    assert static.tiny_asked("tiny:qwen3:5") == ("qwen3", 5)
+    assert static.num_layers({"model_path": "tiny:llama:5"}, stages=3) == 5
+    with pytest.raises(UsageError, match="'tiny:llama:5' has 5 layers, so at most 5 stages"):
+        static.num_layers({"model_path": "tiny:llama:5"}, stages=6)
+
+
+@pytest.mark.parametrize("layers", ["", "0", "-1", "x", "129", "4:4"])
+def test_a_number_of_layers_that_is_none(layers: str) -> None:
+    with pytest.raises(UsageError) as error:
+        static.num_layers({"model_path": f"tiny:llama:{layers}"}, stages=2)
+    assert str(error.value) == (
+        f"@pytest.mark.sglang(model_path='tiny:llama:{layers}'): "
+        "the number of layers must be 1 to 128"
+    )
+
+
 def test_layers_of_a_model_path(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 3}))
     assert static.num_layers({"model_path": str(tmp_path)}, stages=3) == 3

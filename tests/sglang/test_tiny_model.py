@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,17 +43,28 @@ def test_concurrent_writers_leave_one_complete_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-@pytest.mark.pprank(pp=1)
-def test_there_is_a_layer_for_each_rank(tiny_model: Path, pprank: Any) -> None:
+@pytest.mark.parametrize(
+    ("stages", "world_size", "model_path", "layers"),
+    [
+        (1, 1, None, 4),
+        (6, 6, "tiny:qwen3", 6),
+        (4, 5, None, 4),
+        (1, 7, None, 6),
+        (1, 7, "tiny:llama:9", 9),
+    ],
+)
+def test_there_is_a_layer_for_each_stage(
+    stages: int, world_size: int, model_path: str | None, layers: int, tmp_path: Path
+) -> None:
     from pytest_pprank.sglang.tiny_model import tiny_model_for
 
-    assert tiny_model.name == "llama-4-cpu"
-    pprank.world_size = 6
-    try:
-        config = json.loads((tiny_model_for(pprank, "tiny:qwen3") / "config.json").read_text())
-    finally:
-        pprank.world_size = 1
-    assert (config["model_type"], config["num_hidden_layers"]) == ("qwen3", 6)
+    group = tmp_path / "group"
+    rank = SimpleNamespace(num_stages=stages, world_size=world_size, device="cpu", workdir=group)
+    folder = tiny_model_for(rank, model_path)  # type: ignore[arg-type]
+    family = "qwen3" if model_path == "tiny:qwen3" else "llama"
+    assert folder == tmp_path / "models" / f"{family}-{layers}-cpu"
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["model_type"], config["num_hidden_layers"]) == (family, layers)
 
 
 @pytest.mark.pprank(pp=1)
