@@ -61,7 +61,7 @@ TESTS = """
         assert not pprank.failed, "its fixtures leave things as after a failure"
 
 
-    @pytest.mark.xfail(reason="known", strict=True)
+    @pytest.mark.xfail(reason="known", strict=True, raises=ValueError)
     def test_passes_for_its_fixtures(ends_well):
         pass
 
