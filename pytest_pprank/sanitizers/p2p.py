@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from pytest_pprank.sanitizers.base import Sanitizer
 from pytest_pprank.sanitizers.p2p_compare import Evidence
-from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND, Channel, channel_of
+from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND, Call, Channel
 from pytest_pprank.worker.ledger import listen, open_calls
-from pytest_pprank.worker.ledger_writer import DROPPED, Call
+from pytest_pprank.worker.ledger_writer import DROPPED
 
 _UNEVEN = ("all_to_all", "monitored_barrier", "barrier")
 """Kinds in which ranks may bring different amounts, or bring none."""
@@ -46,7 +46,7 @@ class P2P(Sanitizer):
             text = f"{_words(call)} was never waited for: its handle is gone"
             self.watch.report(text, _sites(call), _WAIT)
         elif call.way in (SEND, RECV, COLLECTIVE):
-            channel = channel_of(call.way, call.group, call.backend, call.peer, call.tag)
+            channel = call.channel
             log = self._channels.get(channel)
             if log is None:
                 log = self._channels[channel] = _Log(call)

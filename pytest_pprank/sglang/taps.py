@@ -19,10 +19,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.wire.ledger_file import Call as Operation
 from pytest_pprank.wire.ledger_file import Site
 from pytest_pprank.worker import ledger
 from pytest_pprank.worker.ledger_writer import ISSUED
-from pytest_pprank.worker.ledger_writer import Call as Operation
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.tap_facts import Facts

@@ -93,21 +93,9 @@ class Channel(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One operation of torch.distributed on one rank. Ranks are global; times are monotonic."""
+class Call:
+    """What is known of an operation when it is issued. Ranks are global."""
 
-    number: int
-    """The n-th operation of this rank since its ledger began; never used twice."""
-    state: State
-    start: float
-    end: float
-    """0.0 while it is pending."""
-    serial: int
-    """The test it belongs to."""
-    turn: int
-    """The n-th on its channel in this test: what people count."""
-    sequence: int
-    """The n-th on its channel since its group was created: what pairs it with other ranks'."""
     kind: str
     """``send``, ``recv``, ``all_reduce``, ``barrier``, ``new_group``, ..."""
     way: str
@@ -139,18 +127,36 @@ class Operation:
     """The first line of what it raised."""
 
     @property
-    def pending(self) -> bool:
-        """Whether it is still to be done, as far as the rank knows."""
-        return self.state in PENDING or self.state is State.RUNNING
-
-    @property
     def channel(self) -> Channel:
         """What it is counted on."""
         return channel_of(self.way, self.group, self.backend, self.peer, self.tag)
 
 
-_FIELDS = tuple(Operation.__dataclass_fields__)
-_CALL_FIELDS = _FIELDS[_FIELDS.index("kind") :]
+CALL_FIELDS = tuple(Call.__dataclass_fields__)
+"""In the order in which they stand in a record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation(Call):
+    """One operation of torch.distributed on one rank. Times are monotonic."""
+
+    number: int
+    """The n-th operation of this rank since its ledger began; never used twice."""
+    state: State
+    start: float
+    end: float
+    """0.0 while it is pending."""
+    serial: int
+    """The test it belongs to."""
+    turn: int
+    """The n-th on its channel in this test: what people count."""
+    sequence: int
+    """The n-th on its channel since its group was created: what pairs it with other ranks'."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is still to be done, as far as the rank knows."""
+        return self.state in PENDING or self.state is State.RUNNING
 
 
 @dataclass(frozen=True)
@@ -226,11 +232,17 @@ def channel_of(way: str, group: str, backend: str, peer: int | None, tag: int) -
 
 
 def pack_head(
-    payload_crc: int, length: int, state: int, number: int, start: float, end: float
+    payload_crc: int,
+    length: int,
+    state: int,
+    number: int,
+    start: float,
+    end: float,
+    payload: bytes = b"",
 ) -> bytes:
-    """Return what comes before a record's payload."""
+    """Return what comes before a record's payload, and the payload if it is to be written too."""
     body = _BODY.pack(payload_crc, length, state, number, start, end)
-    return _CRC.pack(crc32(body)) + body
+    return _CRC.pack(crc32(body)) + body + payload
 
 
 def read_ledger(path: Path) -> Ledger:
@@ -323,21 +335,21 @@ def _from_json(payload: bytes) -> Any:
 def _to_operation(record: Record) -> Operation:
     serial, turn, sequence, tail = record.payload[1:].split(b",", 3)
     return Operation(
-        record.number,
-        State(record.state),
-        record.start,
-        record.end,
-        int(serial),
-        int(turn),
-        int(sequence),
         *_call(tail),
+        number=record.number,
+        state=State(record.state),
+        start=record.start,
+        end=record.end,
+        serial=int(serial),
+        turn=int(turn),
+        sequence=int(sequence),
     )
 
 
 @lru_cache(4096)
 def _call(tail: bytes) -> tuple[Any, ...]:
-    """Return the fields of `Operation` from `kind` on. Cached, as the same ones come again."""
-    values = dict(zip(_CALL_FIELDS, _from_json(b"[" + tail), strict=True))
+    """Return the fields of a `Call`. Cached, as the same ones come again."""
+    values = dict(zip(CALL_FIELDS, _from_json(b"[" + tail), strict=True))
     values["ranks"] = tuple(values["ranks"])
     values["shapes"] = tuple(map(tuple, values["shapes"]))
     values["site"] = Site(*values["site"])

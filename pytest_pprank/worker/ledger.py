@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_pprank.wire.ledger_file import flight_recorder_file, ledger_file
-from pytest_pprank.worker.ledger_writer import Call, LedgerWriter
+from pytest_pprank.wire.ledger_file import Call, flight_recorder_file, ledger_file
+from pytest_pprank.worker.ledger_writer import LedgerWriter
 
 if TYPE_CHECKING:
     from pytest_pprank.worker.ledger_recorder import LedgerRecorder

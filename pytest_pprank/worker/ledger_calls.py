@@ -7,17 +7,27 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
-from pytest_pprank.wire.ledger_file import COLLECTIVE, CREATE, NOWHERE, RECV, SEND, STORE, Site
-from pytest_pprank.worker.ledger_writer import NAME_LENGTH, Call
+from pytest_pprank.wire.ledger_file import (
+    COLLECTIVE,
+    CREATE,
+    NOWHERE,
+    RECV,
+    SEND,
+    STORE,
+    Call,
+    Site,
+)
+from pytest_pprank.worker.ledger_writer import NAME_LENGTH, Form
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 _SHOWN_SHAPES = 4
+_FORMS = 4096
 _TEXT = 60
 _FILE = 160
 _UNNAMED = ("", "undefined")
@@ -96,12 +106,17 @@ class CallDescriber:
         self._dtypes: dict[Any, str] = {}
         self._reductions: dict[Any, str] = {}
         self._has: dict[type, tuple[bool, bool]] = {}
+        self._forms: dict[tuple[Any, ...], Form] = {}
+        self._codes: dict[int, CodeType] = {}
 
-    def operation(self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]) -> Call:
+    def operation(self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]) -> Form:
         """Describe the call of a ProcessGroup's method with `arguments` (those by name last)."""
-        known = self._group(group)
-        tensors = [] if kind.tensors is None else _tensors(arguments[kind.tensors])
-        device = _device(tensors[0]) if tensors else _default_device(group)
+        known = self._groups.get(id(group))
+        if known is None or known.reference() is not group:
+            known = self._look_up(group)
+        tensors = () if kind.tensors is None else _tensors(arguments[kind.tensors])
+        device = "" if not tensors else "cpu" if tensors[0].is_cpu else tensors[0].device.type
+        backend = known.backends.get(device) or _look_up_backend(known, group, device)
         peer = root = None
         tag, detail = 0, ""
         if kind.way == COLLECTIVE:
@@ -109,26 +124,48 @@ class CallDescriber:
         else:
             tag = int(arguments[-1])
             peer = _global(int(arguments[1]), known.ranks) if len(arguments) > 2 else None
-        site, via = self._call_site()
-        return Call(
-            kind=kind.name,
-            way=kind.way,
-            group=known.identity,
-            label=known.label,
-            ranks=known.ranks,
-            backend=_backend(known, group, device),
-            peer=peer,
-            root=root,
-            tag=tag,
-            shapes=tuple([tuple(tensor.shape) for tensor in tensors[:_SHOWN_SHAPES]]),
-            tensors=len(tensors),
-            dtype=self._dtype(tensors[0].dtype) if tensors else "",
-            nbytes=sum([tensor.nbytes for tensor in tensors]),
-            detail=detail,
-            site=site,
-            via=via,
-            thread=thread_name(),
-        )
+        caller, via = self._frames()
+        thread = threading.current_thread()
+        # all that tells calls apart, as it is quickest to get: programs repeat themselves, and
+        # some of what is told is something that has to be worked out (a line number, a name)
+        key = (
+            kind.name, known.identity, known.label, backend, peer, root, tag, detail, thread,
+            *((None, None) if caller is None else (id(caller.f_code), caller.f_lasti)),
+            *((None, None) if via is None else (id(via.f_code), via.f_lasti)),
+            *[(tensor.shape, tensor.dtype) for tensor in tensors],
+        )  # fmt: skip
+        form = self._forms.get(key)
+        if form is None:
+            call = Call(
+                kind=kind.name,
+                way=kind.way,
+                group=known.identity,
+                label=known.label,
+                ranks=known.ranks,
+                backend=backend,
+                peer=peer,
+                root=root,
+                tag=tag,
+                shapes=tuple([tuple(tensor.shape) for tensor in tensors[:_SHOWN_SHAPES]]),
+                tensors=len(tensors),
+                dtype=self._dtype(tensors[0].dtype) if tensors else "",
+                nbytes=sum([tensor.nbytes for tensor in tensors]),
+                detail=detail,
+                site=_site(caller),
+                via=None if via is None else _site(via),
+                thread=thread_name(),
+            )
+            form = self._remember(key, Form(call), caller, via)
+        return form
+
+    def _remember(self, key: tuple[Any, ...], form: Form, *frames: FrameType | None) -> Form:
+        if len(self._forms) >= _FORMS:
+            self._forms.clear()
+            self._codes.clear()
+        self._forms[key] = form
+        # kept, so that no other code gets its id
+        self._codes.update((id(f.f_code), f.f_code) for f in frames if f is not None)
+        return form
 
     def begin_world(self, size: int) -> None:
         """Note how many ranks torch's default group is about to have."""
@@ -137,7 +174,7 @@ class CallDescriber:
 
     def creation(self, group: str, label: str, ranks: tuple[int, ...], backend: str) -> Call:
         """Describe the creation of a group of torch's `ranks`; no `label`: the default one."""
-        site, via = self._call_site()
+        caller, via = self._frames()
         ranks = tuple([self._first + rank for rank in ranks])
         return Call(
             kind="new_group" if label else "init_process_group",
@@ -146,8 +183,8 @@ class CallDescriber:
             label=_label(group if label in _UNNAMED else label) if label else _DEFAULT,
             ranks=ranks,
             backend=backend,
-            site=site,
-            via=via,
+            site=_site(caller),
+            via=None if via is None else _site(via),
             thread=thread_name(),
         )
 
@@ -159,7 +196,7 @@ class CallDescriber:
 
     def store_wait(self, method: str, keys: object) -> Call:
         """Describe a wait for keys of a store."""
-        site, via = self._call_site()
+        caller, via = self._frames()
         return Call(
             kind=f"store.{method}",
             way=STORE,
@@ -168,18 +205,10 @@ class CallDescriber:
             ranks=(),
             backend="",
             detail=f"key {keys}"[:_TEXT],
-            site=site,
-            via=via,
+            site=_site(caller),
+            via=None if via is None else _site(via),
             thread=thread_name(),
         )
-
-    def _group(self, group: ProcessGroup) -> _Group:
-        known = self._groups.get(id(group))
-        if known is None or known.reference() is not group:
-            known = self._look_up(group)
-            if known.ranks:  # else it is not registered yet
-                self._groups[id(group)] = known
-        return known
 
     def _look_up(self, group: ProcessGroup) -> _Group:
         from torch.distributed import distributed_c10d as c10d
@@ -194,7 +223,10 @@ class CallDescriber:
             label = _label(name if described in _UNNAMED else described)
         identity = _identity(name, ranks)
         identity = _nth(identity, self._created.get(identity, 0))
-        return _Group(weakref.ref(group), identity, label, ranks, {})
+        known = _Group(weakref.ref(group), identity, label, ranks, {})
+        if ranks:  # else it is not registered yet
+            self._groups[id(group)] = known
+        return known
 
     def _options(self, arguments: Sequence[Any], ranks: tuple[int, ...]) -> tuple[int | None, str]:
         """Return the root and the reduction of a collective, from its options if it has some."""
@@ -204,15 +236,18 @@ class CallDescriber:
         if has is None:
             has = hasattr(type(options), "rootRank"), hasattr(type(options), "reduceOp")
             self._has[type(options)] = has
-        root = _global(int(options.rootRank), ranks) if has[0] and options is not None else None
-        return root, self._reduction(options.reduceOp) if has[1] and options is not None else ""
-
-    def _reduction(self, reduction: Any) -> str:
-        key = getattr(reduction, "op", None)
-        name = self._reductions.get(key)
+        if options is None:
+            return None, ""
+        root = _global(int(options.rootRank), ranks) if has[0] else None
+        if not has[1]:
+            return root, ""
+        operator = getattr(options.reduceOp, "op", None)
+        # by number: an enum of pybind11 takes its time to hash and to compare
+        number = getattr(operator, "value", None)
+        name = self._reductions.get(number)
         if name is None:
-            name = self._reductions[key] = getattr(key, "name", "")
-        return name
+            name = self._reductions[number] = getattr(operator, "name", "")
+        return root, name
 
     def _dtype(self, dtype: Any) -> str:
         name = self._dtypes.get(dtype)
@@ -220,19 +255,22 @@ class CallDescriber:
             name = self._dtypes[dtype] = str(dtype).removeprefix("torch.")
         return name
 
-    def _call_site(self) -> tuple[Site, Site | None]:
+    def _frames(self) -> tuple[FrameType | None, FrameType | None]:
+        """Return the frame that issues the operation, and the plumbing through which it does."""
         via: FrameType | None = None
         frame: FrameType | None = sys._getframe(2)
+        standings = self._standing
         while frame is not None:
-            standing = self._standing.get(frame.f_code.co_filename)
+            file = frame.f_code.co_filename
+            standing = standings.get(file)
             if standing is None:
-                standing = self._look_at(frame.f_code.co_filename)
+                standing = self._look_at(file)
             if standing == _CALLER:
-                return _site(frame), None if via is None else _site(via)
+                return frame, via
             if standing == _PLUMBING and via is None:
                 via = frame
             frame = frame.f_back
-        return (NOWHERE, None) if via is None else (_site(via), None)
+        return via, None
 
     def _look_at(self, file: str) -> int:
         standing = _CALLER
@@ -258,44 +296,37 @@ def thread_name() -> str:
     return name if len(name) <= _TEXT else name[:_TEXT]
 
 
-def _site(frame: FrameType) -> Site:
+def _site(frame: FrameType | None) -> Site:
+    if frame is None:
+        return NOWHERE
     code = frame.f_code
     return Site(code.co_filename[-_FILE:], frame.f_lineno, code.co_name[:_TEXT])
 
 
 def _tensors(argument: Any) -> list[Any]:
     """Return the tensors of an argument: a tensor, or sequences of them."""
-    if hasattr(argument, "dtype"):
+    if not isinstance(argument, (list, tuple)):
         return [argument]
-    tensors: list[Any] = []
-    for part in argument:
-        if hasattr(part, "dtype"):
-            tensors.append(part)
-        else:
-            tensors += _tensors(part)
-    return tensors
+    if len(argument) == 1 and not isinstance(argument[0], (list, tuple)):
+        return list(argument)
+    return [tensor for part in argument for tensor in _tensors(part)]
 
 
 def _global(rank: int, ranks: tuple[int, ...]) -> int:
     return ranks[rank] if 0 <= rank < len(ranks) else rank
 
 
-def _device(tensor: Any) -> str:
-    return "cpu" if tensor.is_cpu else str(tensor.device.type)
+def _look_up_backend(known: _Group, group: ProcessGroup, device: str) -> str:
+    import torch
+
+    actual = torch.device(device or _default_device(group))
+    backend = known.backends[device] = str(group._get_backend(actual).name())
+    return backend
 
 
 def _default_device(group: ProcessGroup) -> str:
     devices = [device.type for device in group._device_types]
     return "cpu" if "cpu" in devices or not devices else str(devices[0])
-
-
-def _backend(known: _Group, group: ProcessGroup, device: str) -> str:
-    backend = known.backends.get(device)
-    if backend is None:
-        import torch
-
-        backend = known.backends[device] = str(group._get_backend(torch.device(device)).name())
-    return backend
 
 
 def _label(name: str) -> str:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from pytest_pprank.wire.ledger_file import PENDING, State
+from pytest_pprank.wire.ledger_file import PENDING, Call, State
 from pytest_pprank.worker.flight_recorder import (
     dump_flight_recorder,
     save_dump,
     still_running,
 )
 from pytest_pprank.worker.ledger_calls import CallDescriber, Kind, thread_name
-from pytest_pprank.worker.ledger_writer import DROPPED, Call, Entry, LedgerWriter
+from pytest_pprank.worker.ledger_writer import DROPPED, Entry, Form, LedgerWriter
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Work
@@ -30,14 +30,23 @@ _LINE = 200
 class Handle:
     """The operations behind a Work: usually one, several where they were coalesced."""
 
-    __slots__ = ("entries", "holders", "on_device")
+    __slots__ = ("entries", "holders", "issuer", "on_device")
 
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
         self.holders = 0
+        self.issuer = threading.get_ident()
         # the operations of NCCL and its kin go on by themselves: `wait` blocks the device's
         # stream, not the rank
         self.on_device = "ccl" in entries[0].call.backend
+
+
+class _Reference(weakref.ref[Any]):
+    """To a Work or Future: what it is known by, and the operations behind it."""
+
+    __slots__ = ("handle", "key")
+    key: int
+    handle: Handle
 
 
 def _harmless(
@@ -64,9 +73,10 @@ class LedgerRecorder:
         self._describer = describer
         # by id of a Work or Future; weak, because the life of a Work is the user's affair: one
         # that is dropped early makes gloo give up the operation
-        self._handles: dict[int, tuple[weakref.ref[Any], Handle]] = {}
+        self._handles: dict[int, _Reference] = {}
         # filled by callbacks of weak references, which come at any point, even inside the writer
         self._dropped: deque[Handle] = deque()
+        self._on_release = self._released  # bound once
         self._local = threading.local()
         self._used_nccl = False
         self.listeners: tuple[Callable[[str, Call], None], ...] = ()
@@ -110,10 +120,10 @@ class LedgerRecorder:
         try:
             if self._dropped:
                 self._note_dropped()
-            call = self._describer.operation(kind, group, arguments)
+            form = self._describer.operation(kind, group, arguments)
             # gloo's operations are only queued by the call, but for the one that has no Work
-            blocks = kind.name == "monitored_barrier" or "ccl" in call.backend
-            return self._writer.issue(call, State.WAITING if blocks else State.ISSUED)
+            blocks = kind.name == "monitored_barrier" or "ccl" in form.call.backend
+            return self._writer.issue(form, State.WAITING if blocks else State.ISSUED)
         except Exception as error:
             return error  # ours only if torch makes more of these arguments
 
@@ -131,12 +141,12 @@ class LedgerRecorder:
             self._describer.begin_world(len(ranks))
         call = self._describer.creation(name, label, ranks, backend)
         self._writer.forget_group(self._describer.begin_group(call))
-        return self._writer.issue(call, State.WAITING)
+        return self._writer.issue(Form(call), State.WAITING)
 
     @_harmless
     def store_wait(self, method: str, keys: object) -> Entry:
         """Note that a thread is about to wait for keys of a store."""
-        return self._writer.issue(self._describer.store_wait(method, keys), State.WAITING)
+        return self._writer.issue(Form(self._describer.store_wait(method, keys)), State.WAITING)
 
     @_harmless
     def ended(self, entry: Entry | None, error: BaseException | None = None) -> None:
@@ -152,17 +162,49 @@ class LedgerRecorder:
         if isinstance(entry, Entry):
             self._writer.refuse(entry, first_line(error))
 
-    @_harmless
+    # The next three run in every operation: they do by themselves what `_harmless` would do.
+
     def issued(self, entry: Entry | Exception, work: Work | None) -> None:
         """Note that the call which issues an operation has returned."""
-        if isinstance(entry, Exception):
-            raise entry
-        batch: list[Entry] | None = getattr(self._local, "batch", None)
-        if batch is not None:
-            batch.append(entry)
-            self._writer.set_state(entry, State.ISSUED)
-        else:
-            self._bind([entry], work)
+        try:
+            if isinstance(entry, Exception):
+                raise entry
+            batch: list[Entry] | None = getattr(self._local, "batch", None)
+            if batch is not None:
+                batch.append(entry)
+                self._writer.set_state(entry, State.ISSUED)
+            else:
+                self._bind([entry], work)
+        except Exception as error:
+            self.fault(error)
+
+    def waits(self, work: object) -> Handle | None:
+        """Note that this thread waits for a Work or Future; None if it is not one of ours."""
+        try:
+            if self._dropped:
+                self._note_dropped()  # this thread may now wait for ever because of one of them
+            handle = self._handle(work)
+            if handle is not None:
+                thread = "" if handle.issuer == threading.get_ident() else thread_name()
+                for entry in handle.entries:
+                    self._writer.set_state(entry, State.WAITING, thread)
+            return handle
+        except Exception as error:
+            self.fault(error)
+            return None
+
+    def waited(self, handle: Handle | None, error: str = "", done: bool = True) -> None:
+        """Note that the wait is over; not `done` after one whose time ran out."""
+        if handle is None:
+            return
+        try:
+            after = State.QUEUED if handle.on_device else State.COMPLETED
+            if error:
+                after = State.FAILED if done else State.ISSUED
+            for entry in handle.entries:
+                self._writer.set_state(entry, after, error=error)
+        except Exception as fault:
+            self.fault(fault)
 
     @_harmless
     def begin_batch(self) -> None:
@@ -185,29 +227,6 @@ class LedgerRecorder:
             self._hold(future, handle)
 
     @_harmless
-    def waits(self, work: object) -> Handle | None:
-        """Note that this thread waits for a Work or Future; None if it is not one of ours."""
-        if self._dropped:
-            self._note_dropped()  # this thread may now wait for ever because of one of them
-        handle = self._handle(work)
-        if handle is not None:
-            thread = thread_name()
-            for entry in handle.entries:
-                self._writer.set_state(entry, State.WAITING, thread)
-        return handle
-
-    @_harmless
-    def waited(self, handle: Handle | None, error: str = "", done: bool = True) -> None:
-        """Note that the wait is over; not `done` after one whose time ran out."""
-        if handle is None:
-            return
-        after = State.QUEUED if handle.on_device else State.COMPLETED
-        if error:
-            after = State.FAILED if done else State.ISSUED
-        for entry in handle.entries:
-            self._writer.set_state(entry, after, error=error)
-
-    @_harmless
     def seen_completed(self, work: Work) -> None:
         """Note that somebody has asked a Work, and it is done."""
         handle = self._handle(work)
@@ -219,9 +238,9 @@ class LedgerRecorder:
     def take_stock(self, flight_record: Path) -> None:
         """Ask the Works that nobody waits for whether they are done; leave NCCL's own record."""
         self._note_dropped()
-        for reference, handle in list(self._handles.values()):
-            work = reference()
-            if work is not None and not handle.on_device and hasattr(work, "is_completed"):
+        for reference in list(self._handles.values()):
+            work, on_device = reference(), reference.handle.on_device
+            if work is not None and not on_device and hasattr(work, "is_completed"):
                 work.is_completed()  # the hook notes the answer
         if self._used_nccl and (dump := dump_flight_recorder()):
             self._writer.set_running(still_running(dump))
@@ -239,27 +258,30 @@ class LedgerRecorder:
             return
         self._hold(work, handle)
         for entry in entries:
-            self._writer.set_state(entry, State.ISSUED)
+            if entry.state is not State.ISSUED:
+                self._writer.set_state(entry, State.ISSUED)
 
     def _hold(self, holder: object, handle: Handle) -> None:
-        key = id(holder)
         handle.holders += 1
-        reference = weakref.ref(holder, functools.partial(self._released, key))
-        self._handles[key] = (reference, handle)
+        reference = _Reference(holder, self._on_release)
+        reference.key, reference.handle = id(holder), handle
+        self._handles[reference.key] = reference
 
-    def _released(self, key: int, reference: weakref.ref[Any]) -> None:
-        known = self._handles.get(key)
-        if known is None or known[0] is not reference:
+    def _released(self, reference: _Reference) -> None:
+        if self._handles.get(reference.key) is not reference:
             return  # another object has got the same id meanwhile
-        del self._handles[key]
-        handle = known[1]
+        del self._handles[reference.key]
+        handle = reference.handle
         handle.holders -= 1
-        if not handle.holders and any(entry.state in PENDING for entry in handle.entries):
-            self._dropped.append(handle)
+        if not handle.holders:
+            for entry in handle.entries:
+                if entry.state in PENDING:
+                    self._dropped.append(handle)
+                    break
 
     def _handle(self, holder: object) -> Handle | None:
-        known = self._handles.get(id(holder))
-        return known[1] if known is not None and known[0]() is holder else None
+        reference = self._handles.get(id(holder))
+        return reference.handle if reference is not None and reference() is holder else None
 
     def _note_dropped(self) -> None:
         while self._dropped:

@@ -13,35 +13,34 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 from pytest_pprank.wire.ledger_file import (
+    CALL_FIELDS,
     COUNTER_BYTES,
     CREATE,
     FILE_BYTES,
     FIRST_OPERATION,
     HEAD_BYTES,
-    NOWHERE,
     OPERATION_BYTES,
-    OPERATIONS,
     PAYLOAD_OFFSET,
     PENDING,
     STORE,
     VERSION,
+    Call,
     Channel,
-    Site,
     State,
-    channel_of,
     pack_head,
 )
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 NAME_LENGTH = 40
 """How much of torch's name of a group is in `Call.group`, before a colon."""
-_NO_SLOT = -1
+_NO_ROOM = 0
 _NAME = 60
 ISSUED, DROPPED = "issued", "dropped"
 """Events of an operation that others can listen to (worker.ledger.listen)."""
@@ -49,42 +48,35 @@ _NUMBERS_BYTES = 64  # three numbers with their commas
 _TAIL_BYTES = OPERATION_BYTES - PAYLOAD_OFFSET - _NUMBERS_BYTES
 
 
-class Call(NamedTuple):
-    """What is known of an operation when it is issued; the fields of `Operation` in their order."""
+class Form:
+    """A call in the form in which it is counted and written; the same for all that are alike."""
 
-    kind: str
-    way: str
-    group: str
-    label: str
-    ranks: tuple[int, ...]
-    backend: str
-    peer: int | None = None
-    root: int | None = None
-    tag: int = 0
-    shapes: tuple[tuple[int, ...], ...] = ()
-    tensors: int = 0
-    dtype: str = ""
-    nbytes: int = 0
-    detail: str = ""
-    site: Site = NOWHERE
-    via: Site | None = None
-    thread: str = ""
-    error: str = ""
+    __slots__ = ("call", "channel", "tail")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.channel = call.channel
+        self.tail = _tail(call)
 
 
 class Entry:
-    """An operation that has been noted, for telling the writer what becomes of it."""
+    """An operation that has been noted, for telling the writer what becomes of it.
 
-    __slots__ = ("call", "counter", "crc", "length", "number", "place", "slot", "start", "state")
+    `offset` is where in the file it stands: _NO_ROOM if it does not, or no longer.
+    """
 
-    def __init__(self, call: Call, counter: _Counter, number: int, serial: int) -> None:
+    __slots__ = ("call", "counter", "crc", "length", "number", "offset", "place", "start", "state")
+
+    def __init__(
+        self, call: Call, counter: _Counter, number: int, serial: int, state: State
+    ) -> None:
         self.call = call
         self.counter = counter
         self.number = number
         self.place = (serial, counter.count - counter.before, counter.count)
-        self.slot = _NO_SLOT
-        self.state = State.ISSUED
-        self.start = 0.0
+        self.state = state
+        self.start = time.monotonic()
+        self.offset = _NO_ROOM
         self.crc = self.length = 0
 
 
@@ -99,6 +91,7 @@ class _Counter:
         self.crc = self.length = 0
 
 
+_WAITING, _RUNNING = State.WAITING, State.RUNNING
 _UNFINISHED = (State.ISSUED, State.WAITING, State.DROPPED)
 
 
@@ -119,9 +112,9 @@ class LedgerWriter:
         self._threads: set[str] = set()
         self._counters: dict[Channel, _Counter] = {}
         self._free_counters = deque(range(HEAD_BYTES, FIRST_OPERATION, COUNTER_BYTES))
-        self._free = deque(range(OPERATIONS))
+        self._free = deque(range(FIRST_OPERATION, FILE_BYTES, OPERATION_BYTES))
         self._finished: deque[Entry] = deque()
-        self._by_slot: dict[int, Entry] = {}
+        self._by_offset: dict[int, Entry] = {}
         self._write_head()
         os.register_at_fork(after_in_child=self._forget)
 
@@ -138,7 +131,7 @@ class LedgerWriter:
         with self._lock:
             return self._number > self._before and any(
                 entry.place[0] == self._serial and entry.state in _UNFINISHED
-                for entry in self._by_slot.values()
+                for entry in self._by_offset.values()
             )
 
     def open_calls(self) -> list[Call]:
@@ -146,47 +139,49 @@ class LedgerWriter:
         with self._lock:
             return [
                 entry.call
-                for entry in self._by_slot.values()
+                for entry in self._by_offset.values()
                 if entry.place[0] == self._serial and entry.state is State.ISSUED
             ]
 
-    def issue(self, call: Call, state: State) -> Entry:
+    def issue(self, form: Form, state: State) -> Entry:
         """Note a new operation."""
+        call = form.call
         with self._lock:
-            if call.way != STORE and call.thread not in self._threads:
-                self._threads.add(call.thread)
-                self._write_head()
+            if call.thread not in self._threads and call.way != STORE:
+                self._add_thread(call.thread)
             self._number += 1
-            entry = Entry(call, self._count(call), self._number, self._serial)
-            entry.slot = self._take_slot()
-            entry.state = state
-            entry.start = time.monotonic()
-            if entry.slot == _NO_SLOT:
+            counter = self._count(form.channel)
+            entry = Entry(call, counter, self._number, self._serial, state)
+            if self._free:
+                entry.offset = self._free.popleft()
+            elif self._finished:
+                oldest = self._finished.popleft()
+                entry.offset, oldest.offset = oldest.offset, _NO_ROOM
+            else:
                 self._unrecorded += 1
                 self._write_head()
-            else:
-                self._by_slot[entry.slot] = entry
-                self._write_all(entry)
+                return entry
+            self._by_offset[entry.offset] = entry
+            self._write_all(entry, form.tail)
             return entry
 
     def set_state(self, entry: Entry, state: State, thread: str = "", error: str = "") -> None:
         """Note what has become of an operation, and by which thread if that is another one."""
         with self._lock:
-            was_pending = entry.state in PENDING
-            if state is entry.state or (state in PENDING and not was_pending):
+            before = entry.state
+            if state is before or (state in PENDING and before not in PENDING):
                 return  # somebody waits once more for what is done
             entry.state = state
-            if entry.slot == _NO_SLOT:
+            if entry.offset == _NO_ROOM:
                 return
-            if error or thread not in ("", entry.call.thread):
-                entry.call = entry.call._replace(thread=thread or entry.call.thread, error=error)
-                self._write_all(entry)
+            if error or (thread and thread != entry.call.thread):
+                entry.call = replace(entry.call, thread=thread or entry.call.thread, error=error)
+                self._write_all(entry, _tail(entry.call))
             else:
                 self._write_state(entry)
-            if state is State.WAITING and thread and thread not in self._threads:
-                self._threads.add(thread)
-                self._write_head()
-            if was_pending and state not in PENDING:
+            if state is _WAITING and entry.call.thread not in self._threads:
+                self._add_thread(entry.call.thread)
+            if before in PENDING and state not in PENDING:
                 self._finished.append(entry)
 
     def refuse(self, entry: Entry, error: str) -> None:
@@ -194,8 +189,7 @@ class LedgerWriter:
         with self._lock:
             counter = entry.counter
             counter.count -= 1
-            if counter.offset:
-                self._write_count(counter)
+            self._write_count(counter)
             entry.place = (entry.place[0], 0, 0)
             self.set_state(entry, State.FAILED, error=error)
 
@@ -206,7 +200,7 @@ class LedgerWriter:
         """
         known: dict[str, list[Entry]] = {}
         with self._lock:
-            for entry in sorted(self._by_slot.values(), key=lambda entry: entry.number):
+            for entry in sorted(self._by_offset.values(), key=lambda entry: entry.number):
                 if "ccl" in entry.call.backend and entry.state is not State.FAILED:
                     known.setdefault(entry.call.group.rpartition(":")[0], []).append(entry)
             for group, runs in running.items():
@@ -236,16 +230,14 @@ class LedgerWriter:
             self._fault = error[:200]
             self._write_head()
 
-    def _count(self, call: Call) -> _Counter:
-        channel = channel_of(call.way, call.group, call.backend, call.peer, call.tag)
+    def _count(self, channel: Channel) -> _Counter:
         counter = self._counters.get(channel)
         if counter is None:
             counter = self._counters[channel] = self._add_counter(channel)
         if counter.serial != self._serial:
             counter.serial, counter.before = self._serial, counter.count
         counter.count += 1
-        if counter.offset:
-            self._write_count(counter)
+        self._write_count(counter)
         return counter
 
     def _add_counter(self, channel: Channel) -> _Counter:
@@ -259,38 +251,32 @@ class LedgerWriter:
         self._put(counter.offset + PAYLOAD_OFFSET, payload)
         return counter
 
-    def _take_slot(self) -> int:
-        if self._free:
-            return self._free.popleft()
-        if not self._finished:
-            return _NO_SLOT
-        oldest = self._finished.popleft()
-        slot, oldest.slot = oldest.slot, _NO_SLOT
-        return slot
+    def _add_thread(self, thread: str) -> None:
+        self._threads.add(thread)
+        self._write_head()
 
     def _write_head(self) -> None:
         threads = tuple(sorted(self._threads)[:16]) if self._threads else ()
         payload, crc = _head(self._rank, threads, self._unrecorded, self._uncounted, self._fault)
         # the serial changes with every test, the rest hardly ever
-        self._put(0, pack_head(crc, len(payload), 0, self._serial, 0.0, 0.0) + payload)
+        self._put(0, pack_head(crc, len(payload), 0, self._serial, 0.0, 0.0, payload))
 
     def _write_count(self, counter: _Counter) -> None:
-        head = pack_head(counter.crc, counter.length, 0, counter.count, 0.0, 0.0)
-        self._put(counter.offset, head)
+        if counter.offset and self._map is not None:
+            head = pack_head(counter.crc, counter.length, 0, counter.count, 0.0, 0.0)
+            self._map[counter.offset : counter.offset + PAYLOAD_OFFSET] = head
 
-    def _write_all(self, entry: Entry) -> None:
-        payload = _payload(entry.place, entry.call)
+    def _write_all(self, entry: Entry, tail: bytes) -> None:
+        payload = b"[%d,%d,%d,%b" % (*entry.place, tail)
         entry.crc, entry.length = crc32(payload), len(payload)
-        offset = FIRST_OPERATION + entry.slot * OPERATION_BYTES
-        self._put(offset + PAYLOAD_OFFSET, payload)
-        self._write_state(entry)
+        self._write_state(entry, payload)
 
-    def _write_state(self, entry: Entry) -> None:
-        end = 0.0 if entry.state in PENDING or entry.state is State.RUNNING else time.monotonic()
-        head = pack_head(entry.crc, entry.length, entry.state, entry.number, entry.start, end)
+    def _write_state(self, entry: Entry, payload: bytes = b"") -> None:
+        state = entry.state
+        end = 0.0 if state in PENDING or state is _RUNNING else time.monotonic()
+        data = pack_head(entry.crc, entry.length, state, entry.number, entry.start, end, payload)
         if self._map is not None:
-            offset = FIRST_OPERATION + entry.slot * OPERATION_BYTES
-            self._map[offset : offset + PAYLOAD_OFFSET] = head
+            self._map[entry.offset : entry.offset + len(data)] = data
 
     def _put(self, offset: int, data: bytes) -> None:
         if self._map is not None:
@@ -329,14 +315,10 @@ def _head(
     return payload, crc32(payload)
 
 
-def _payload(place: tuple[int, int, int], call: Call) -> bytes:
-    return b"[%d,%d,%d,%b" % (*place, _tail(call))
-
-
 @lru_cache(1024)
 def _tail(call: Call) -> bytes:
     """Return the payload after its first three numbers, without the less important parts of `call`
-    if it is too long. Cached, because programs repeat themselves and encoding takes longest.
+    if it is too long. Cached, because encoding takes long.
     """
     shorter: tuple[dict[str, Any], ...] = (
         {},
@@ -345,9 +327,15 @@ def _tail(call: Call) -> bytes:
         {"shapes": (), "group": call.group[:_NAME], "label": call.label[:_NAME]},
     )
     for changes in shorter:
-        call = call._replace(**changes) if changes else call
-        tail = _encode(call)[1:].encode(errors="replace")
+        call = replace(call, **changes) if changes else call
+        tail = _encoded(call)
         if len(tail) <= _TAIL_BYTES:
             return tail
-    last = Call(call.kind, call.way, call.group[:_NAME], "?", (), call.backend[:20], call.peer)
-    return _encode(last)[1:].encode(errors="replace")
+    return _encoded(
+        Call(call.kind, call.way, call.group[:_NAME], "?", (), call.backend[:20], call.peer)
+    )
+
+
+def _encoded(call: Call) -> bytes:
+    values = [getattr(call, name) for name in CALL_FIELDS]
+    return _encode(values)[1:].encode(errors="replace")

@@ -20,6 +20,7 @@ from pytest_pprank.wire.ledger_file import (
     RECV,
     SEND,
     STORE,
+    Call,
     Channel,
     Site,
     State,
@@ -27,7 +28,7 @@ from pytest_pprank.wire.ledger_file import (
     read_ledger,
 )
 from pytest_pprank.worker.flight_recorder import still_running
-from pytest_pprank.worker.ledger_writer import Call, LedgerWriter
+from pytest_pprank.worker.ledger_writer import Form, LedgerWriter
 
 
 def call(kind="recv", way=RECV, **changes):
@@ -44,7 +45,7 @@ def call(kind="recv", way=RECV, **changes):
         "site": Site("/code/scheduler.py", 990, "_recv"),
         "thread": "MainThread",
     }
-    return Call(kind, way, **{**fields, **changes})
+    return Form(Call(kind, way, **{**fields, **changes}))
 
 
 @pytest.fixture
@@ -315,10 +316,11 @@ def test_outlives_its_writer(path):
     code = f"""
 import sys
 from pathlib import Path
-from pytest_pprank.wire.ledger_file import State
-from pytest_pprank.worker.ledger_writer import Call, LedgerWriter
+from pytest_pprank.wire.ledger_file import Call, State
+from pytest_pprank.worker.ledger_writer import Form, LedgerWriter
 writer = LedgerWriter(Path({str(path)!r}), 1)
-writer.issue(Call("barrier", "collective", "0", "default group", (0, 1), "gloo"), State.WAITING)
+call = Call("barrier", "collective", "0", "default group", (0, 1), "gloo")
+writer.issue(Form(call), State.WAITING)
 print("written", flush=True)
 sys.stdin.read()
 """

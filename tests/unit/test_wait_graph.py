@@ -45,7 +45,8 @@ class Rank:
             **fields,
         }
         number = len(self.operations) + 1
-        operation = Operation(number, state, 1.0, 0.0, 1, 0, 0, kind, way, **fields)
+        times = {"start": 1.0, "end": 0.0, "serial": 1, "turn": 0, "sequence": 0}
+        operation = Operation(kind, way, number=number, state=state, **times, **fields)
         count = self.counts[operation.channel] = self.counts.get(operation.channel, 0) + 1
         self.operations.append(dataclasses.replace(operation, turn=count, sequence=count))
         return self
