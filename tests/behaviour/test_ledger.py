@@ -188,6 +188,55 @@ def test_every_operation_is_seen(ranks):
     assert others == [*kinds[:1], "recv", "send", *kinds[3:]]
 
 
+def alike(me):
+    """One line of code, many operations that differ in one thing each; and again."""
+    import torch
+
+    dist = me.join_group()
+    op = dist.ReduceOp
+    calls = [
+        (dist.all_reduce, torch.ones(2), {"op": op.SUM}),
+        (dist.all_reduce, torch.ones(2), {"op": op.MAX}),
+        (dist.all_reduce, torch.ones(3), {"op": op.MAX}),
+        (dist.all_reduce, torch.ones(3, dtype=torch.int64), {"op": op.MAX}),
+        (dist.broadcast, torch.ones(3), {"src": 0}),
+        (dist.all_reduce, torch.ones(2), {"op": op.SUM, "group": dist.new_group([0])}),
+        (dist.reduce, torch.ones(3), {"dst": 0}),
+    ]
+
+    def go():
+        for function, tensor, options in calls:
+            function(tensor, **options)
+
+    threads = [threading.Thread(target=go, name="other"), threading.Thread(target=go, name="third")]
+    go()
+    go()
+    for thread in threads:
+        thread.start()
+        thread.join()
+
+
+def test_operations_from_one_line_are_told_apart(ranks):
+    ranks.start(alike, world=1).results()
+    operations = [op for op in ranks.ledger(0).operations if op.way != CREATE]
+    told = [
+        (op.kind, op.detail, op.shapes, op.dtype, op.nbytes, op.label == "default group", op.root)
+        for op in operations
+    ]
+    assert told[:7] == [
+        ("all_reduce", "SUM", ((2,),), "float32", 8, True, None),
+        ("all_reduce", "MAX", ((2,),), "float32", 8, True, None),
+        ("all_reduce", "MAX", ((3,),), "float32", 12, True, None),
+        ("all_reduce", "MAX", ((3,),), "int64", 24, True, None),
+        ("broadcast", "", ((3,),), "float32", 12, True, 0),
+        ("all_reduce", "SUM", ((2,),), "float32", 8, False, None),
+        ("reduce", "SUM", ((3,),), "float32", 12, True, 0),
+    ]
+    assert told == 4 * told[:7]
+    assert [op.thread for op in operations[::7]] == ["MainThread", "MainThread", "other", "third"]
+    assert len({op.site.line for op in operations}) == 1
+
+
 def pending_states(me):
     import torch
 
