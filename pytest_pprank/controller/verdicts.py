@@ -26,11 +26,6 @@ class Trouble:
         """Who, where and why, in words."""
         raise NotImplementedError
 
-    @property
-    def culprits(self) -> tuple[int, ...]:
-        """The ranks it is about; empty where it is about all of them."""
-        return ()
-
 
 @dataclass(frozen=True, kw_only=True)
 class _GroupTrouble(Trouble):
@@ -72,10 +67,6 @@ class CollectionFailed(Trouble):
     def text(self) -> str:
         return "; ".join(f"rank {rank}: {why}" for rank, why in self.reasons.items())
 
-    @property
-    def culprits(self) -> tuple[int, ...]:
-        return tuple(self.reasons)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RankDied(Trouble):
@@ -94,10 +85,6 @@ class RankDied(Trouble):
         memory = f"; {self.evidence.out_of_memory}" if self.evidence.out_of_memory else ""
         return f"rank {self.rank} died in {self.place}: {self.how}{memory}{last}"
 
-    @property
-    def culprits(self) -> tuple[int, ...]:
-        return (self.rank,)
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Late(Trouble):
@@ -105,10 +92,6 @@ class _Late(Trouble):
 
     inside: Mapping[int, str]
     waits: tuple[str, ...] = ()
-
-    @property
-    def culprits(self) -> tuple[int, ...]:
-        return tuple(self.inside)
 
     def _with_waits(self, text: str) -> str:
         return "\n".join([text, *self.waits])
