@@ -102,11 +102,11 @@ def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
     then the Scheduler is brought back to the state after its start; when that fails the worker
     group is replaced.
     """
-    from pytest_pprank.sglang.device_findings import fail_on_findings, settle_device
+    from pytest_pprank.devices.sim import settle
     from pytest_pprank.sglang.idle import drop_new_attributes, idle_problems, reset_scheduler
     from pytest_pprank.sglang.taps import taps
 
-    settle_device()
+    settle()
     # not at the end: fixtures that are torn down later may want to undo their own
     drop_new_attributes(_started_scheduler)
     taps.refresh()  # its start may have imported more
@@ -120,8 +120,6 @@ def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
         )
     for problem in idle_problems(_started_scheduler):
         pprank.spoil(f"the Scheduler is not idle after its reset: {problem}")
-    if not pprank.failed:
-        fail_on_findings()
 
 
 @pytest.fixture

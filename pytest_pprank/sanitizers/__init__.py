@@ -66,6 +66,21 @@ SANITIZERS: tuple[Row, ...] = (
         "requests that get nowhere although there is room for them",
         "pytest_pprank.sanitizers.liveness:Liveness",
     ),
+    Row(
+        "h2d",
+        "host tensors in place of device tensors, copies used before they arrive, staging buffers "
+        "written while a copy may still read them",
+        "pytest_pprank.sanitizers.h2d:H2D",
+        sglang=False,
+        devices=("sim", "cuda"),
+    ),
+    Row(
+        "streams",
+        "reads and writes of device memory that no stream, event or wait orders",
+        "pytest_pprank.sanitizers.streams:Streams",
+        sglang=False,
+        devices=("sim",),
+    ),
 )
 _BY_NAME = {row.name: row for row in SANITIZERS}
 

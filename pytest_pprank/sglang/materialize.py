@@ -87,6 +87,21 @@ def check_batch(
     return sorted(findings, key=lambda f: getattr(table.get(f.field), "when", "") != ALWAYS)
 
 
+def host_tensors(batch: Any, proxy: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) of what a forward reads on its device and gets on the host.
+
+    `batch`: a ForwardBatch; `proxy`: the PPProxyTensors of the stage before, None on the first.
+    """
+    for name, kind in FORWARD_BATCH.items():
+        if isinstance(kind, Device):
+            for tensor in _tensors(getattr(batch, name, None)):
+                if tensor.device.type == "cpu":
+                    yield f"{type(batch).__name__}.{name}", tensor
+    for key, tensor in getattr(proxy, "tensors", {}).items():
+        if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
+            yield f"{type(proxy).__name__}[{key!r}]", tensor
+
+
 def check_staging(batch: Any) -> list[Finding]:
     """Return what a ScheduleBatch has staged and not consumed."""
     findings = []

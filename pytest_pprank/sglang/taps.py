@@ -200,14 +200,15 @@ def call_sites(depth: int = _DEPTH) -> tuple[Site, ...]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and len(sites) < depth:
         code = frame.f_code
-        if _matters(code.co_filename):
+        if matters(code.co_filename):
             sites.append(Site(code.co_filename, frame.f_lineno, code.co_name))
         frame = frame.f_back
     return tuple(sites)
 
 
 @functools.lru_cache(2048)
-def _matters(file: str) -> bool:
+def matters(file: str) -> bool:
+    """Say whether a file is SGLang's or the user's: not torch's, pytest's or this plugin's."""
     if file.startswith(_HERE) and not file.startswith(_TESTS):
         return False
     return not file.startswith("<") and not any(part in file for part in _LIBRARIES)

@@ -9,5 +9,23 @@ where they come from and the test of each are in SEMANTICS.md beside this file.
 file imports no torch: the controller may import it.
 """
 
+import sys
+
 NAME = "sim"
 """How torch calls the device: ``torch.device("sim")``, ``torch.get_device_module("sim")``."""
+
+
+def in_use() -> bool:
+    """Say whether torch knows the device in this process."""
+    module = sys.modules.get(f"{__name__}.module")
+    return module is not None and bool(module.installed())
+
+
+def settle() -> None:
+    """Let the host wait for the device, where it is in use: what comes is not compared with what
+    came before.
+    """
+    if in_use():
+        from pytest_pprank.devices.sim import streams
+
+        streams.synchronize()

@@ -67,12 +67,17 @@ class DeferredCopy:
         """Report that the host has written to the source."""
         self.before = None
         second = Side(what, "on the host", stack)
-        reports.add(Kind.STAGING_REWRITTEN, self._tensor(), self.block, self.side(), second)
+        self._report(Kind.STAGING_REWRITTEN, second)
 
     def read(self, what: str, stack: stacks.Stack) -> None:
         """Report that the host has looked at the destination."""
         second = Side(what, "on the host", stack)
-        reports.add(Kind.READ_BEFORE_SYNC, self._tensor(), self.block, self.side(), second)
+        self._report(Kind.READ_BEFORE_SYNC, second)
+
+    def _report(self, kind: Kind, second: Side) -> None:
+        # the host's side first: that is the one that was touched
+        addresses = (self.pinned.untyped_storage().data_ptr(), self.block.ptr)
+        reports.add(kind, self._tensor(), addresses, self.side(), second)
 
     def end(self) -> None:
         """Let go: the host has waited for this copy."""

@@ -66,8 +66,8 @@ class Block:
     """
 
     __slots__ = (
-        "allocator_stream", "base", "clean", "device", "dtype", "key", "last", "log", "name",
-        "nbytes", "pending", "ptr", "recorded", "shape", "stride", "version",
+        "allocator_stream", "base", "clean", "device", "dtype", "key", "last", "log", "nbytes",
+        "pending", "ptr", "recorded", "shape", "stride", "version",
     )  # fmt: skip
 
     def __init__(self, base: torch.Tensor, tensor: torch.Tensor, stream: Stream) -> None:
@@ -86,7 +86,6 @@ class Block:
         self.clean: dict[int, int] = {}
         self.pending: list[Any] = []
         self.recorded: set[Stream] | None = None
-        self.name = ""
 
     def start(self) -> int:
         """Return the first byte of the block in the storage of its CPU tensor."""

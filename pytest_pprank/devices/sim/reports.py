@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 from pytest_pprank.devices.sim import stacks
+from pytest_pprank.devices.sim.names import name_of
 from pytest_pprank.devices.sim.settings import settings
 
 
@@ -69,6 +69,11 @@ class Finding:
     second: Access
     fix: str = field(default="")
 
+    @property
+    def cure(self) -> str:
+        """Return what usually puts it right."""
+        return self.fix or _FIX[self.kind]
+
     def __str__(self) -> str:
         return "\n".join(
             [
@@ -77,7 +82,7 @@ class Finding:
                 *(f"  {line}" for line in self.first.lines()[1:]),
                 *(f"  {line}" for line in ("second: " + self.second.lines()[0],)),
                 *(f"  {line}" for line in self.second.lines()[1:]),
-                f"  usual fix: {self.fix or _FIX[self.kind]}",
+                f"  usual fix: {self.cure}",
             ]
         )
 
@@ -95,9 +100,11 @@ class Side:
 class _Raw:
     kind: Kind
     tensor: str
-    block: Any
     first: Side
     second: Side
+
+
+Listener = Callable[[Finding], None]
 
 
 class Reports:
@@ -106,34 +113,58 @@ class Reports:
     def __init__(self) -> None:
         self._raw: list[_Raw] = []
         self._seen: set[tuple[object, ...]] = set()
+        self._listeners: tuple[Listener, ...] = ()
 
-    def add(self, kind: Kind, tensor: str, block: Any, first: Side, second: Side) -> None:
+    def add(
+        self, kind: Kind, tensor: str, addresses: Sequence[int], first: Side, second: Side
+    ) -> None:
         """Record a finding, once per pair of places; raises SimRaceError in strict mode.
 
-        `block` is what the finding is about; its `name`, if it gets one later, is told, too.
+        `addresses`: where the storages begin that it is about. A name is looked for among what
+        the running functions can see.
         """
         key = (kind, first.stack[:6], second.stack[:6])
-        raw = _Raw(kind, tensor, block, first, second)
-        if key not in self._seen:
+        raw = _Raw(kind, tensor, first, second)
+        new = key not in self._seen
+        if new or settings.strict:
+            name = name_of(addresses)
+            raw.tensor = f"{name} ({tensor})" if name else tensor
+        if new:
             self._seen.add(key)
             self._raw.append(raw)
+            for listener in self._listeners:
+                listener(_finding(raw))
         if settings.strict:
             raise SimRaceError(str(_finding(raw)))
 
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Forget what there is, and call `listener` with each new finding, in the thread that makes
+        it; returns what ends that.
+        """
+        self._forget()
+        self._listeners = (*self._listeners, listener)
+
+        def end() -> None:
+            self._listeners = tuple(one for one in self._listeners if one is not listener)
+
+        return end
+
     def take(self) -> list[Finding]:
         """Return what was found since the last call, and forget it."""
-        raw, self._raw = self._raw, []
-        self._seen.clear()
+        raw = self._raw
+        self._forget()
         return [_finding(one) for one in raw]
+
+    def _forget(self) -> None:
+        self._raw = []
+        self._seen.clear()
 
     def __len__(self) -> int:
         return len(self._raw)
 
 
 def _finding(raw: _Raw) -> Finding:
-    name = getattr(raw.block, "name", "")
-    tensor = f"{name} ({raw.tensor})" if name else raw.tensor
-    return Finding(raw.kind, tensor, _access(raw.first), _access(raw.second))
+    return Finding(raw.kind, raw.tensor, _access(raw.first), _access(raw.second))
 
 
 def _access(side: Side) -> Access:

@@ -34,17 +34,18 @@ def take(depth: int = _DEPTH) -> Stack:
     return tuple(taken)
 
 
-def frames(stack: Stack) -> list[tuple[str, int, str]]:
-    """Return (file, line, function) of the frames in user code, the innermost first.
+def is_user_code(code: CodeType) -> bool:
+    """Say whether code lies outside torch and this device: SGLang counts as a user."""
+    return not code.co_filename.startswith((*_internal(), "<frozen"))
 
-    User code is everything outside torch and this device: SGLang counts as such.
-    """
-    skipped = _internal()
+
+def frames(stack: Stack) -> list[tuple[str, int, str]]:
+    """Return (file, line, function) of the frames in user code, the innermost first."""
     found = []
     for code, instruction in zip(stack[::2], stack[1::2], strict=True):
         assert isinstance(code, CodeType)
         assert isinstance(instruction, int)
-        if not code.co_filename.startswith((*skipped, "<frozen")):
+        if is_user_code(code):
             found.append((code.co_filename, _line(code, instruction), code.co_name))
     return found
 

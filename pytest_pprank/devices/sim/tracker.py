@@ -144,7 +144,7 @@ def report(block: Block, first: Entry, second: Entry) -> None:
              for copy in block.pending):  # fmt: skip
         kind = Kind.COPY_IN_FLIGHT
     tensor = describe(second.dtype, second.shape)
-    reports.add(kind, tensor, block, side(first), side(second))
+    reports.add(kind, tensor, (block.ptr,), side(first), side(second))
 
 
 def side(entry: Entry) -> Side:
@@ -194,6 +194,5 @@ def _check_raw(block: Block, lo: int, hi: int, write: bool, what: str, stack: st
         ordered = host.clock.get(entry.stream_id, 0) >= entry.number
         if not ordered and entry.lo < hi and lo < entry.hi and (entry.write or write):
             second = Side(f"{what} {verb} {hi - lo} bytes by address", "on the host", stack)
-            reports.add(
-                Kind.RAW_ACCESS, describe(entry.dtype, entry.shape), block, side(entry), second
-            )
+            tensor = describe(entry.dtype, entry.shape)
+            reports.add(Kind.RAW_ACCESS, tensor, (block.ptr,), side(entry), second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
@@ -45,9 +46,22 @@ class Transfer(NamedTuple):
         return f"{self.direction} {self.how.value} {tensor} at {file}:{line} in {name}"
 
 
-_MOST = 100_000
+_MOST = 10_000
 _transfers: deque[Transfer] = deque(maxlen=_MOST)
 _mark = ""
+_listeners: tuple[Callable[[Transfer], None], ...] = ()
+
+
+def listen(listener: Callable[[Transfer], None]) -> Callable[[], None]:
+    """Call `listener` with each copy from here on; returns what ends that."""
+    global _listeners
+    _listeners = (*_listeners, listener)
+
+    def end() -> None:
+        global _listeners
+        _listeners = tuple(one for one in _listeners if one is not listener)
+
+    return end
 
 
 def mark(text: str) -> str:
@@ -61,13 +75,16 @@ def record(
     direction: str, how: How, host: torch.Tensor, stream_id: int, stack: stacks.Stack
 ) -> None:
     """Note a copy from or to the host tensor `host`."""
-    _transfers.append(
-        Transfer(direction, how, host.nbytes, host.dtype, host.shape, stack, stream_id, _mark)
+    transfer = Transfer(
+        direction, how, host.nbytes, host.dtype, host.shape, stack, stream_id, _mark
     )
+    _transfers.append(transfer)
+    for listener in _listeners:
+        listener(transfer)
 
 
 def take_transfers() -> list[Transfer]:
-    """Return the copies since the last call (the latest 100000 of them), and forget them."""
+    """Return the copies since the last call (the latest 10000 of them), and forget them."""
     taken = list(_transfers)
     _transfers.clear()
     return taken

@@ -1,0 +1,110 @@
+"""What a piece of memory is called by the code that runs now: a field of an object, or a variable.
+
+Nothing notes names beforehand: when something is to be reported, the running functions' variables
+are searched for tensors in that memory, and the objects that they name, and the objects in those.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType, ModuleType
+from typing import Any, NamedTuple
+
+import torch
+
+from pytest_pprank.devices.sim import stacks
+
+_FRAMES = 24
+_DEPTH = 3
+_MOST = 20_000
+"""So many values are looked at before the search is given up."""
+_LEAVES = (str, bytes, int, float, type, ModuleType, torch.device, torch.dtype)
+
+
+def name_of(addresses: Sequence[int]) -> str:
+    """Return the name of a tensor whose storage begins at one of `addresses`; the first that has
+    one. Empty if nothing that can be seen holds such a tensor.
+
+    A field (``ForwardBatch.input_ids``, ``PPProxyTensors.tensors['hidden_states']``) is preferred
+    to a local variable, one that is close to it in the stack to one that is far.
+    """
+    found: dict[int, list[tuple[bool, int, int, str]]] = {address: [] for address in addresses}
+    search = _Search()
+    for far, frame in enumerate(_user_frames()):
+        for owned, depth, name, tensor in search.tensors_of(frame):
+            address = _address(tensor)
+            if address in found:
+                found[address].append((not owned, depth, far, name))
+    return next((min(names)[3] for names in found.values() if names), "")
+
+
+def _user_frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    shown = 0
+    while frame is not None and shown < _FRAMES:
+        if stacks.is_user_code(frame.f_code):
+            shown += 1
+            yield frame
+        frame = frame.f_back
+
+
+def _address(tensor: torch.Tensor) -> int:
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        return 0
+    try:
+        return int(tensor.untyped_storage().data_ptr())
+    except RuntimeError:  # a tensor without storage, such as a wrapper's
+        return 0
+
+
+class _Found(NamedTuple):
+    """A tensor; `owned`: whether it is in a field of an object."""
+
+    owned: bool
+    depth: int
+    name: str
+    tensor: torch.Tensor
+
+
+class _Search:
+    """Walks from variables into objects, each object once."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._left = _MOST
+
+    def tensors_of(self, frame: FrameType) -> Iterator[_Found]:
+        """Yield what a function's variables hold."""
+        for name, value in dict(frame.f_locals).items():
+            if isinstance(value, torch.Tensor):
+                yield _Found(False, 0, f"{name} of {frame.f_code.co_name}", value)
+            else:
+                yield from self._inside(value, name, 1, False)
+
+    def _inside(self, value: Any, name: str, depth: int, owned: bool) -> Iterator[_Found]:
+        if depth > _DEPTH or isinstance(value, _LEAVES) or value is None or self._left <= 0:
+            return
+        if id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        owned |= not isinstance(value, (Mapping, list, tuple))
+        for item, called in _parts(value, name):
+            self._left -= 1
+            if isinstance(item, torch.Tensor):
+                yield _Found(owned, depth, called, item)
+            else:
+                yield from self._inside(item, called, depth + 1, owned)
+
+
+def _parts(value: Any, name: str) -> Iterator[tuple[Any, str]]:
+    if isinstance(value, Mapping):
+        if type(value) is dict:
+            yield from ((item, f"{name}[{key!r}]") for key, item in list(value.items())[:64])
+    elif isinstance(value, (list, tuple)):
+        yield from ((item, f"{name}[{number}]") for number, item in enumerate(value[:64]))
+    else:
+        fields = getattr(value, "__dict__", None)
+        if type(fields) is dict:
+            owner = type(value).__name__
+            yield from ((item, f"{owner}.{field}") for field, item in list(fields.items()))

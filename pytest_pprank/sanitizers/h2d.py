@@ -1,0 +1,67 @@
+"""Host tensors where device tensors belong, and copies between them that are used too early.
+
+On device ``cuda`` only the first can be seen: torch does not tell what a stream has still to do.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pytest_pprank.sanitizers.base import Sanitizer
+from pytest_pprank.sanitizers.device_order import report_order, sites
+
+if TYPE_CHECKING:
+    from pytest_pprank.devices.sim.transfers import Transfer
+
+_UPLOAD = (
+    "tensor.to(device, non_blocking=True) from pinned memory before the forward (SGLang: "
+    "resolve_forward_inputs)"
+)
+_FORWARD = ("model_executor/model_runner.py", ("forward", "_forward_raw"))
+_RUNNER = "sglang.srt.model_executor.model_runner"
+
+
+class H2D(Sanitizer):
+    """Looks at what enters the model, and listens to the simulated device."""
+
+    name: ClassVar[str] = "h2d"
+
+    def begin(self) -> None:
+        if _RUNNER in sys.modules:
+            self.watch.listen("forward", self._forward)
+        if self.watch.pprank.device.startswith("sim"):
+            from pytest_pprank.devices.sim.reports import Kind
+            from pytest_pprank.devices.sim.transfers import listen
+
+            kinds = (Kind.STAGING_REWRITTEN, Kind.READ_BEFORE_SYNC, Kind.COPY_IN_FLIGHT)
+            report_order(self.watch, kinds)
+            self.watch.at_end(listen(lambda copy: self.watch.guard(self._copied, copy)))
+
+    def _forward(self, passage: Any) -> None:
+        """Each tensor that the forward reads is on its device."""
+        from pytest_pprank.sglang.materialize import describe, host_tensors
+        from pytest_pprank.sglang.taps import call_sites
+
+        batch = passage.argument(1, "forward_batch")
+        proxy = passage.argument(3, "pp_proxy_tensors")
+        for name, tensor in host_tensors(batch, proxy):
+            text = f"a host tensor enters the model: {name} is {describe(tensor)}"
+            self.watch.report(text, call_sites(), _UPLOAD)
+
+    def _copied(self, copy: Transfer) -> None:
+        """Copies to the device inside a forward that make the host wait: SGLang makes none there.
+
+        A forgotten ``.to(device)`` raises nothing: SGLang 0.5.21 copies its inputs into static
+        buffers by ``_foreach_copy_`` (srt/model_executor/cuda_graph_buffer_registry.py), which
+        moves host tensors silently.
+        """
+        from pytest_pprank.devices.sim.transfers import How
+
+        if copy.direction != "H2D" or copy.how is not How.BLOCKING:
+            return
+        frames = copy.frames
+        if any(file.endswith(_FORWARD[0]) and name in _FORWARD[1] for file, _, name in frames):
+            where = sites(frames)
+            text = f"a host tensor inside the forward makes the host wait: {copy}"
+            self.watch.report(text, where, _UPLOAD)
