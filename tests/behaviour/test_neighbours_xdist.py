@@ -39,7 +39,7 @@ def test_plain_after():
 OPTIONS = ("-n2", "--pp-size=2", "--pprank-device=cpu")
 
 
-@pytest.mark.parametrize("dist", ["load", "loadscope", "loadfile", "worksteal"])
+@pytest.mark.parametrize("dist", ["loadscope", "worksteal"])
 def test_distribution(runner, dist):
     runner.write(test_one=SOURCE, test_two="def test_alone(pprank): pprank.barrier()")
     run = runner.run(*OPTIONS, f"--dist={dist}")

@@ -130,7 +130,9 @@ def _leftovers(tmp: Path, folder: Path, shared: set[str]) -> list[str]:
     found += [f"in TMPDIR: {name}" for name in _settled(lambda: _names(tmp) - ours)]
     known = ("test_", "flag-", "pytest.ini", "output.txt", "reports.jsonl")
     found += [f"in the folder: {n}" for n in sorted(_names(folder)) if not n.startswith(known)]
-    mine = _settled(lambda: {n for n in _names(_SHARED_MEMORY) - shared if not _in_use(n)})
+    unused = {n for n in _names(_SHARED_MEMORY) - shared if not _in_use(n)}
+    # of what is there now: what comes meanwhile is another run's
+    mine = _settled(lambda: {n for n in unused & _names(_SHARED_MEMORY) if not _in_use(n)})
     return found + [f"in /dev/shm: {name}" for name in sorted(mine)]
 
 
