@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 _PROGRAM = """
@@ -69,6 +70,56 @@ else:
     found = findings()
     assert any("c10d::recv_" in f.first.what for f in found), found
     work.wait()
+# order comes along: what the sender's stream had behind it, the receiver's has after its wait
+def in_stream(stream, wait, then):
+    with sim.stream(stream):
+        wait(); then()
+    return findings()
+def bounced(reply):
+    # rank 1 writes x and sends it; when the reply of rank 0 is there, may its side stream write x?
+    sim.synchronize(); x = t(5, 6)
+    if rank == 0:
+        dist.recv(x, 1); reply(x)
+        return findings()
+    x.mul_(2); dist.send(x, 0)
+    return in_stream(sim.Stream(), lambda: reply(zeros(2)), x.zero_)
+def message(x):
+    dist.send(x, 1) if rank == 0 else dist.recv(x, 0)
+def from_anybody(x):
+    dist.send(x, 1) if rank == 0 else dist.recv(x)
+def tagged(x):
+    if rank == 0: [dist.isend(x, 1, tag=tag).wait() for tag in (3, 4)]
+    else: [dist.irecv(x, 0, tag=tag).wait() for tag in (3, 4)]
+def in_a_batch(x):
+    op = dist.P2POp(dist.irecv if rank else dist.isend, x, other)
+    [work.wait() for work in dist.batch_isend_irecv([op])]
+def in_many(x):
+    for _ in range(300): message(x)
+for reply in (message, from_anybody, tagged, in_a_batch, in_many,
+              lambda x: dist.all_reduce(x, group=g), lambda x: dist.broadcast(x, 0, group=g),
+              lambda x: dist.reduce(x, 1, group=g),
+              lambda x: dist.all_gather([zeros(2), zeros(2)], x, group=g)):
+    assert bounced(reply) == [], reply
+# not where the sender's stream did not have it behind it, nor where nothing was sent
+def from_another_stream(x):
+    if rank: return dist.recv(x, 0, group=g)
+    with sim.stream(sim.Stream()): dist.send(t(1, 2), 1, group=g)
+for reply in (from_another_stream, lambda x: dist.broadcast(x, 1, group=g),
+              lambda x: dist.reduce(x, 0, group=g)):
+    g = dist.new_group([0, 1])
+    found = bounced(reply)
+    assert {one.kind for one in found} == {Kind.UNORDERED} if rank else not found, (reply, found)
+# before the wait nothing is ordered
+if rank == 0:
+    x = zeros(1); dist.recv(x, 1); dist.send(x, 1)
+else:
+    sim.synchronize(); x, y = t(1), zeros(1); dist.send(x, 0)
+    with sim.stream(sim.Stream()):
+        work = dist.irecv(y, 0)
+        x.zero_()
+        assert len(findings()) == 1
+        work.wait(); x.zero_()
+        assert findings() == []
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -78,8 +129,13 @@ def test_messages_and_collectives(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", _PROGRAM, str(rank), str(tmp_path / "s")] for rank in (0, 1)]
     # torch's logger of the environment would wait for a network that is not there
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands
-    ]
-    errors = [rank.communicate(timeout=240)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(errors)
+    with (tmp_path / "errors").open("w+") as errors:
+        ranks = [subprocess.Popen(c, env=environment, stderr=errors) for c in commands]
+        ends = time.monotonic() + 240
+        # one that has failed leaves the other waiting
+        while any(r.poll() is None for r in ranks) and not any(r.poll() for r in ranks):
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        for rank in ranks:
+            rank.kill()
+        assert [rank.wait() for rank in ranks] == [0, 0], (tmp_path / "errors").read_text()

@@ -2,8 +2,9 @@
 
 Each process group has a stream of its own. An operation waits for the stream that is current when
 it is called, its accesses are made on the group's stream, and ``Work.wait()`` lets the stream that
-is current then wait for it. gloo's own wait blocks the host, which NCCL's does not: the host is
-held, yet it is not taken to know that the device is done.
+is current then wait for it, and for what the senders had behind them (`mail`). gloo's own wait
+blocks the host, which NCCL's does not: the host is held, yet it is not taken to know that the
+device is done.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from pytest_pprank.devices.sim import NAME, stacks, tracker
 from pytest_pprank.devices.sim.kernels import Kernel
+from pytest_pprank.devices.sim.mail import Envelope, mailbox
 from pytest_pprank.devices.sim.memory import operand
 from pytest_pprank.devices.sim.plans import overload
 from pytest_pprank.devices.sim.settings import settings
@@ -29,8 +31,20 @@ _IN_PLACE = frozenset(
     ("recv_", "recv_any_source_", "broadcast_", "allreduce_", "allreduce_coalesced_", "reduce_")
 )
 _group_streams: weakref.WeakKeyDictionary[Any, Stream] = weakref.WeakKeyDictionary()
-_works: dict[int, tuple[weakref.ref[Any], Clock]] = {}
+_works: dict[int, _Issued] = {}
 _local = threading.local()
+
+
+class _Issued:
+    """An operation under way: its stream, how far that was, and the clocks that will come."""
+
+    def __init__(self, work: Any, stream: Stream | None, clock: Clock) -> None:
+        key = id(work)
+        self.work = weakref.ref(work, lambda _: _works.pop(key, None))
+        self.stream, self.clock = stream, clock
+        self.envelope: Envelope | None = getattr(_local, "envelope", None)
+
+
 _ISSUING = (
     "send",
     "recv",
@@ -109,6 +123,10 @@ def _kernel(op: Any) -> Kernel:
         given = [alias(value, writes(name)) for value, name in zip(args, names, strict=False)]
         named = {name: alias(value, writes(name)) for name, value in kwargs.items()}
         _track(plan_name, pairs)
+        group = getattr(_local, "group", None)
+        if pairs and group is not None:
+            arguments = dict(zip(names, args, strict=False)) | kwargs
+            _local.envelope = mailbox(group).exchange(base, arguments, _local.issued)
         return _devices(op(*given, **named), {id(host): tensor for tensor, host, _ in pairs})
 
     return kernel
@@ -154,12 +172,12 @@ def _issuing(original: Any) -> Any:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         before = getattr(_local, "group", None)
-        _local.group, _local.issued = self, None
+        _local.group, _local.issued, _local.envelope = self, None, None
         try:
             work = original(self, *args, **kwargs)
         finally:
             _local.group = before
-        _bind(work)
+        _bind(work, _group_streams.get(self))
         return work
 
     return method
@@ -171,19 +189,18 @@ def _ending(original: Any) -> Any:
         work = original(self, *args, **kwargs)
         stream = _group_streams.get(self)
         _local.issued = dict(stream.clock) if stream is not None else None
-        _bind(work)
+        _bind(work, _group_streams.get(self))
         return work
 
     return method
 
 
-def _bind(work: Any) -> None:
+def _bind(work: Any, stream: Stream | None) -> None:
     """Remember how far the group's stream was when `work` was issued."""
-    clock = getattr(_local, "issued", None)
-    _local.issued = None
+    clock: Clock | None = getattr(_local, "issued", None)
     if clock is not None and work is not None:
-        key = id(work)
-        _works[key] = (weakref.ref(work, lambda _: _works.pop(key, None)), clock)
+        _works[id(work)] = _Issued(work, stream, clock)
+    _local.issued = _local.envelope = None
 
 
 def _creating(original: Any) -> Any:
@@ -201,9 +218,19 @@ def _waiting(original: Any) -> Any:
         __tracebackhide__ = True
         result = original(self, *args, **kwargs)
         known = _works.get(id(self))
-        if known is not None and known[0]() is self:
-            with lock:
-                join(current_stream().clock, known[1])
+        if known is not None and known.work() is self:
+            _arrived(known)
         return result
 
     return method
+
+
+def _arrived(issued: _Issued) -> None:
+    """Order the current stream after an operation, and after what its peers had behind them."""
+    envelope, issued.envelope = issued.envelope, None
+    brought = envelope.box.collect(envelope, issued.work()) if envelope is not None else {}
+    with lock:
+        join(issued.clock, brought)
+        join(current_stream().clock, issued.clock)
+        if issued.stream is not None:  # what comes there is after this operation
+            join(issued.stream.clock, brought)
