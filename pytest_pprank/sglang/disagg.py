@@ -23,6 +23,7 @@ from pytest_pprank.sglang.engine import Engine, shown_request
 from pytest_pprank.sglang.engine_conductor import Conductor
 from pytest_pprank.sglang.engine_messages import Result, abort_request, generate_request
 from pytest_pprank.sglang.engine_views import Forward
+from pytest_pprank.sglang.holders import note_room
 from pytest_pprank.worker.store import LOOPBACK
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ class Disagg(Engine):
         self._send(request, self._to)
 
     def _send(self, request: _Request, roles: tuple[str, ...]) -> None:
+        note_room(request.room, request.rid)
         for role in roles:
             self._expect(role, request.rid, request.ids, request.params)
         port = int(self.scheduler.server_args.disaggregation_bootstrap_port)
@@ -168,6 +170,7 @@ class Disagg(Engine):
         roles = _roles(role, "abort")
         message = abort_request(rid) if self._role in roles else None
         self._all.send(f"abort({rid!r}) to {roles}", message)
+        self._all.note_abort(rid, roles)
 
     def state(self, rid: str) -> dict[str, tuple[str, ...]]:
         """Return the state of a request by role and stage (see `Side.state`)."""

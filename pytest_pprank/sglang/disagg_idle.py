@@ -14,7 +14,11 @@ from pytest_pprank.sglang.disagg_seams import (
     rooms,
     slots_by_rid,
 )
+from pytest_pprank.sglang.holders import room_owner
+from pytest_pprank.sglang.kv_book import current_book
 from pytest_pprank.sglang.seams import need
+
+_SHOWN = 6
 
 
 def queue_problems(scheduler: Any) -> Iterator[str]:
@@ -25,23 +29,37 @@ def queue_problems(scheduler: Any) -> Iterator[str]:
             yield f"{role_of(scheduler)}'s {name} queue: {len(reqs)} requests ({rids})"
 
 
-def transfer_problems(scheduler: Any) -> Iterator[str]:
+def transfer_problems(scheduler: Any, *, failed_rooms: bool = False) -> Iterator[str]:
     """Yield what a Scheduler without requests should have got back from KV transfers and has not.
 
-    Metadata slots: all free, and a free slot of decode's names no room. Rooms: none known but those
-    that have failed, of which SGLang itself forgets to remove some (0.5.21: after an abort in
-    prefill's waiting queue); these cost a few bytes each.
+    Metadata slots: all free, and a free slot of decode's names no room. Rooms: none known; those
+    that have failed count with `failed_rooms` only: SGLang (0.5.21) itself forgets to remove some,
+    after an abort in prefill's waiting queue, and each costs a few bytes.
     """
     held, total = metadata_slots(scheduler)
     if held:
-        names = ", ".join(f"{rid}: slot {slot}" for rid, slot in slots_by_rid(scheduler))
-        yield f"metadata slots: {held} of {total} were not given back ({names or 'held by nobody'})"
-    known = {room: status for room, status in rooms(scheduler).items() if status != "Failed"}
+        yield f"metadata slots: {held} of {total} were not given back"
+        yield from _held_slots(scheduler)
+    known = {
+        room: status
+        for room, status in rooms(scheduler).items()
+        if failed_rooms or status != "Failed"
+    }
     if known:
-        shown = ", ".join(f"room {room} {status}" for room, status in sorted(known.items()))
-        yield f"rooms that the KV manager still knows: {shown}"
+        shown = [f"room {room} of {room_owner(room)} {known[room]}" for room in sorted(known)]
+        yield f"rooms that the KV manager still knows: {', '.join(shown)}"
     if role_of(scheduler) == "decode":
         yield from _stale_rooms(scheduler)
+
+
+def _held_slots(scheduler: Any) -> Iterator[str]:
+    """Yield whose each metadata slot is that is held, and where it was taken."""
+    named = {slot: rid for rid, slot in slots_by_rid(scheduler)}
+    allocator, book = need(scheduler, "req_to_metadata_buffer_idx_allocator"), current_book()
+    for slot in sorted({*range(allocator.size)} - {*allocator.free_slots})[:_SHOWN]:
+        taken = book.metadata.get(slot) if book is not None else None
+        who = taken or named.get(slot, "nobody known")
+        yield f"metadata slot {slot} is held by {who}"
 
 
 def _stale_rooms(scheduler: Any) -> Iterator[str]:
@@ -51,8 +69,13 @@ def _stale_rooms(scheduler: Any) -> Iterator[str]:
     stale = {slot: int(named[slot].flatten()[0]) for slot in free}
     stale = {slot: room for slot, room in stale.items() if room}
     if stale:
-        shown = ", ".join(f"slot {slot} room {room}" for slot, room in sorted(stale.items()))
+        shown = ", ".join(
+            f"slot {slot} room {room} of {room_owner(room)}" for slot, room in sorted(stale.items())
+        )
         yield f"free metadata slots that still name a room: {shown}"
+        freed = book.metadata_freed if (book := current_book()) is not None else {}
+        places = dict.fromkeys(str(freed[slot].place) for slot in stale if slot in freed)
+        yield from (f"such a slot was given back {place}" for place in [*places][:_SHOWN])
 
 
 def drop_transfers(scheduler: Any) -> None:

@@ -152,11 +152,13 @@ class Engine:
     def abort(self, rid: str | None = None) -> None:
         """Send an abort for one request (None: for all); it takes effect in the next iterations.
 
-        As in SGLang, it is for all requests whose id begins with `rid`.
+        As in SGLang, it is for all requests whose id begins with `rid`. One that goes on all the
+        same makes the steps after it raise AbortLost.
         """
         if rid is not None:
             self._known(rid, "abort")
         self._all.send(f"abort({rid!r})", abort_request(rid))
+        self._all.note_abort(rid, (self._answers,))
 
     def _known(self, rid: str, call: str) -> None:
         known = list(dict.fromkeys(rid for held in self._all.results.values() for rid in held))

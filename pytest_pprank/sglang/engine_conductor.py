@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PeerError, UsageError
+from pytest_pprank.sglang.engine_aborts import AbortWatch
 from pytest_pprank.sglang.engine_loop import LoopThread
 from pytest_pprank.sglang.engine_messages import Output, Result, outputs_of
 from pytest_pprank.sglang.engine_seams import (
@@ -30,6 +31,7 @@ from pytest_pprank.sglang.engine_views import (
     view_stage,
 )
 from pytest_pprank.sglang.holders import holders, note_forward
+from pytest_pprank.sglang.taps import innermost_place
 
 if TYPE_CHECKING:
     from pytest_pprank.worker.handle import Pprank
@@ -73,6 +75,7 @@ class Conductor:
         self._calls: list[str] = []
         self._granted = 0
         size = pprank.world_size
+        self._aborts = AbortWatch(size)
         self._ran = Series(size, "run the same batches in the same order")
         self._moved = Series(size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
@@ -115,6 +118,12 @@ class Conductor:
         self._calls.append(call)
         if self._attachment.wire is not None and message is not None:
             self._attachment.wire.send(message)
+
+    def note_abort(self, rid: str | None, roles: Iterable[str]) -> None:
+        """Note that an abort was sent to `roles`: of requests whose id begins so, or of all."""
+        for role in roles:
+            results = [r for r in self.results[role].values() if r.rid.startswith(rid or "")]
+            self._aborts.note(role, results, self.stages)
 
     def advance(self, n: int, operation: str) -> None:
         """Let every stage do `n` iterations, and share what has come of it."""
@@ -216,7 +225,8 @@ class Conductor:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            lines = [f"SGLang's event loop failed: {type(error).__name__}: {error}", *self._last()]
+            said = f"{type(error).__name__}: {error}"
+            lines = [f"SGLang's event loop failed{_place_of(error)}: {said}", *self._last()]
             raise EventLoopFailed("\n".join(lines)) from error
 
     def _last(self) -> Iterator[str]:
@@ -245,6 +255,9 @@ class Conductor:
         for forward in reports[0].forwards:
             self._record_extends(forward)
         self._compare(reports)
+        for report in reports:
+            if report.view.stage == 0:
+                self._aborts.ran(report.role, report.forwards)
 
     def _compare(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
@@ -282,6 +295,12 @@ class Conductor:
         note_forward(self._scheduler, batch.reqs, forward.mode)
         for callback in self.callbacks:
             callback(batch)
+
+
+def _place_of(error: BaseException) -> str:
+    """Say where in SGLang an exception was raised, or what called what raised it."""
+    place = innermost_place(error)
+    return f" in {place}" if place else ""
 
 
 def _users_line() -> str:

@@ -13,6 +13,18 @@ from pytest_pprank.sglang.kv_book import current_book
 
 _seen: dict[int, dict[str, tuple[Any, str]]] = {}
 """By id of a Scheduler, of which a rank has one: request id to Req and mode of its last forward."""
+_rooms: dict[int, str] = {}
+"""Request id by bootstrap room; a room is never used twice."""
+
+
+def note_room(room: int, rid: str) -> None:
+    """Note in which room the two roles meet for a request."""
+    _rooms[room] = rid
+
+
+def room_owner(room: int) -> str:
+    """Return the id of the request whose room this is, in words where it is not known."""
+    return _rooms.get(room, "nobody known")
 
 
 def note_forward(scheduler: Any, reqs: Iterable[Any], mode: str) -> None:

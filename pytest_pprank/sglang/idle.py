@@ -18,12 +18,15 @@ from pytest_pprank.wire.ledger_file import SEND
 from pytest_pprank.worker.ledger import open_calls
 
 
-def idle_problems(scheduler: Any) -> list[str]:
-    """Return, in words, all that is not idle or not balanced; empty when there is nothing."""
-    return [*busy_problems(scheduler), *kv_problems(scheduler)]
+def idle_problems(scheduler: Any, *, failed_rooms: bool = False) -> list[str]:
+    """Return, in words, all that is not idle or not balanced; empty when there is nothing.
+
+    `failed_rooms`: whether rooms that have failed count (see `transfer_problems`).
+    """
+    return [*busy_problems(scheduler), *kv_problems(scheduler, failed_rooms=failed_rooms)]
 
 
-def kv_problems(scheduler: Any) -> list[str]:
+def kv_problems(scheduler: Any, *, failed_rooms: bool = False) -> list[str]:
     """Return what a Scheduler without requests should have got back and has not.
 
     Tokens: free + evictable in the tree cache must be the whole pool, nothing locked. Request
@@ -44,7 +47,7 @@ def kv_problems(scheduler: Any) -> list[str]:
     held, slots = request_slots(scheduler)
     if held:
         problems.append(f"request slots: {held} of {slots} were not given back")
-    problems += transfer_problems(scheduler)
+    problems += transfer_problems(scheduler, failed_rooms=failed_rooms)
     return [*problems, *holders(scheduler), *_taken(scheduler)] if problems else []
 
 

@@ -1,4 +1,4 @@
-"""Who took which KV token, request slot and prefix lock, and where: a record for one test.
+"""Who took which KV token, slot and prefix lock, and where: a record for one test.
 
 It listens at SGLang's seams. Tokens are followed where an allocator keeps its free ones on the host
 and one by one (pages of one token); else only slots and locks are.
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_pprank.sglang.taps import Passage, call_sites
+from pytest_pprank.sglang.taps import Passage, call_sites, request_in_hand
 from pytest_pprank.wire.ledger_file import Site
 
 Stack = tuple[Site, ...]
@@ -33,6 +33,22 @@ class _Pool:
     owner: Any
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Who did something with a slot or a lock, and where."""
+
+    rid: str
+    stack: Stack
+
+    @property
+    def place(self) -> str:
+        """Where, in words."""
+        return _where(self.stack)
+
+    def __str__(self) -> str:
+        return f"{self.rid or 'nobody known'}, taken {self.place}"
+
+
 @dataclass
 class KvBook:
     """`report` is told of tokens that are given back, handed out or used wrongly."""
@@ -40,10 +56,14 @@ class KvBook:
     report: Report
     slots: dict[str, Stack] = field(default_factory=dict)
     """Where each request got its slot, by its id, while it has one."""
+    metadata: dict[int, Taken] = field(default_factory=dict)
+    """By metadata slot of KV transfers who has taken it last, while it is held."""
+    metadata_freed: dict[int, Taken] = field(default_factory=dict)
+    """By metadata slot who has given it back last."""
     _pools: dict[int, _Pool] = field(default_factory=dict)
     _events: list[Stack] = field(default_factory=lambda: [()])
     _rids: dict[str, int] = field(default_factory=dict)
-    _locks: dict[int, list[Stack]] = field(default_factory=dict)
+    _locks: dict[int, list[Taken]] = field(default_factory=dict)
 
     def listeners(self) -> dict[str, Callable[[Passage], None]]:
         """Return what must be called at which seam."""
@@ -53,6 +73,8 @@ class KvBook:
             "kv_clear": self._clear,
             "slot_alloc": self._slot_alloc,
             "slot_free": self._slot_free,
+            "metadata_alloc": self._metadata_alloc,
+            "metadata_free": self._metadata_free,
             "prepare_for_extend": self._extend,
             "prepare_for_decode": self._decode,
             "lock": self._lock,
@@ -109,7 +131,9 @@ class KvBook:
             self.report(f"handed out twice: {self._words(pool, twice)}", stack)
         event = self._note(stack)
         pool.taken[taken] = pool.last[taken] = event
-        pool.owner[taken] = 0
+        # a batch names its requests when it has been prepared; others take for one at a time
+        in_batch = any(site.function.startswith("prepare_for") for site in stack)
+        pool.owner[taken] = 0 if in_batch else self._number(request_in_hand())
 
     def _free(self, passage: Passage) -> None:
         allocator = passage.args[0]
@@ -139,8 +163,11 @@ class KvBook:
         allocator, tokens = batch.token_to_kv_pool_allocator, batch.out_cache_loc
         if tokens is None or not self.follows(allocator) or sum(lengths) != len(tokens):
             return
-        numbers = [self._rids.setdefault(req.rid, len(self._rids) + 1) for req in batch.reqs]
+        numbers = [self._number(req.rid) for req in batch.reqs]
         self._pool(allocator).owner[tokens.numpy()] = np.repeat(numbers, lengths)
+
+    def _number(self, rid: str) -> int:
+        return self._rids.setdefault(rid, len(self._rids) + 1) if rid else 0
 
     # slots and locks
 
@@ -152,19 +179,29 @@ class KvBook:
     def _slot_free(self, passage: Passage) -> None:
         self.slots.pop(passage.argument(1, "req").rid, None)
 
+    def _metadata_alloc(self, passage: Passage) -> None:
+        if passage.result is not None:
+            self.metadata[int(passage.result)] = Taken(request_in_hand(), call_sites())
+
+    def _metadata_free(self, passage: Passage) -> None:
+        slot = int(passage.argument(1, "free_index"))
+        taken = self.metadata.pop(slot, None)
+        self.metadata_freed[slot] = Taken(taken.rid if taken else "", call_sites())
+
     def _lock(self, passage: Passage) -> None:
-        self._locks.setdefault(_node(passage), []).append(call_sites())
+        self._locks.setdefault(_node(passage), []).append(Taken(request_in_hand(), call_sites()))
 
     def _unlock(self, passage: Passage) -> None:
-        stacks = self._locks.get(_node(passage))
-        if stacks:
-            stacks.pop()
+        takers, rid = self._locks.get(_node(passage)), request_in_hand()
+        if takers:
+            own = [number for number, taken in enumerate(takers) if taken.rid == rid]
+            takers.pop(own[-1] if own else -1)
 
     def open_locks(self) -> Iterator[str]:
         """Yield, in words, where prefixes were locked that have not been unlocked."""
-        places = Counter(_where(stack) for stacks in self._locks.values() for stack in stacks)
-        for place, count in places.most_common(_SHOWN):
-            yield f"{count} locks of prefixes: taken {place}"
+        takers = Counter(str(taken) for each in self._locks.values() for taken in each)
+        for taken, count in takers.most_common(_SHOWN):
+            yield f"{count} locks of prefixes: of {taken}"
 
     # in words
 

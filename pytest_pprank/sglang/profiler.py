@@ -25,6 +25,7 @@ import torch
 from pytest_pprank.sglang.fields import FORWARD_BATCH
 from pytest_pprank.sglang.materialize import Finding, check_batch, note_origin, note_staging
 from pytest_pprank.sglang.seams import missing, need
+from pytest_pprank.sglang.taps import qualified
 
 _HOMES = (
     ("sglang.srt.managers.scheduler_components.dynamic_chunk_sizer", "DynamicChunkSizer",
@@ -235,8 +236,7 @@ class _Swallowed(logging.Handler):
 
 
 def _place(frame: FrameType) -> str:
-    name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)  # from Python 3.11
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {name}"
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {qualified(frame)}"
 
 
 def _where_raised(error: Exception) -> str:

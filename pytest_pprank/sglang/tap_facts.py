@@ -120,6 +120,16 @@ def slot_free(passage: Passage) -> Facts:
     return Facts(rids=(req.rid,), kv=() if slot is None else (int(slot),))
 
 
+def metadata_alloc(passage: Passage) -> Facts:
+    """Of a metadata slot that was taken; none where all were."""
+    return Facts(kv=() if passage.result is None else (int(passage.result),))
+
+
+def metadata_free(passage: Passage) -> Facts:
+    """Of a metadata slot that is given back."""
+    return Facts(kv=(int(passage.argument(1, "free_index")),))
+
+
 def transfer_send(passage: Passage) -> Facts:
     """Of KV that is sent; `tag` is the bootstrap room."""
     sent = _indices(passage.argument(1, "kv_indices"))

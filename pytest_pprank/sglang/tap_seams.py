@@ -60,6 +60,7 @@ _SLOTS = ("sglang.srt.mem_cache.memory_pool", "ReqToTokenPool")
 _TREE = ("sglang.srt.mem_cache.base_prefix_cache", "BasePrefixCache")
 _DISAGG = "sglang.srt.disaggregation"
 _CONN = "sglang.srt.disaggregation.base.conn"
+_METADATA = (f"{_DISAGG}.utils", "ReqToMetadataIdxAllocator")
 
 _schedule_methods = _both(
     _methods(*_SCHEDULER, "get_next_batch_to_run", "get_new_batch_prefill"),
@@ -97,6 +98,10 @@ SEAMS = (
          told.nothing, _methods(*_TREE, "inc_lock_ref")),
     Seam("unlock", "a prefix in the tree cache has been unlocked",
          told.nothing, _methods(*_TREE, "dec_lock_ref")),
+    Seam("metadata_alloc", "a metadata slot of a KV transfer has been taken",
+         told.metadata_alloc, _methods(*_METADATA, "alloc")),
+    Seam("metadata_free", "a metadata slot is about to be given back",
+         told.metadata_free, _methods(*_METADATA, "free"), BEFORE),
     Seam("schedule", "a Scheduler has looked what to run next",
          told.nothing, _schedule_methods),
     Seam("consensus_local", "a stage has looked for which requests it is ready",

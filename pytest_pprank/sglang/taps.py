@@ -206,6 +206,46 @@ def call_sites(depth: int = _DEPTH) -> tuple[Site, ...]:
     return tuple(sites)
 
 
+def request_in_hand(depth: int = _DEPTH) -> str:
+    """Return the id of the request that SGLang is busy with: the first Req, or holder of one, in a
+    local variable of its functions, innermost first; empty where there is none.
+
+    For what is taken for a request that the taker does not name.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and depth:
+        if _matters(frame.f_code.co_filename):
+            depth -= 1
+            for value in frame.f_locals.values():
+                # decode wraps its requests while their KV is on its way
+                wraps = "req" in getattr(type(value), "__dataclass_fields__", ())
+                req = value.req if wraps else value
+                if type(req).__name__ == "Req":
+                    return str(req.rid)
+        frame = frame.f_back
+    return ""
+
+
+def innermost_place(error: BaseException) -> str:
+    """Return function, file and line of the last call of SGLang's that an exception came through,
+    empty where there is none.
+    """
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        # by the module: a reverted function has no file of its own
+        if str(frame.f_globals.get("__name__")).startswith("sglang."):
+            file = os.path.basename(frame.f_code.co_filename)
+            place = f"{qualified(frame)} ({file}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
+
+
+def qualified(frame: FrameType) -> str:
+    """Return class and function of a frame, as far as this Python knows (from 3.11)."""
+    return str(getattr(frame.f_code, "co_qualname", frame.f_code.co_name))
+
+
 @functools.lru_cache(2048)
 def matters(file: str) -> bool:
     """Say whether a file is SGLang's or the user's: not torch's, pytest's or this plugin's."""
