@@ -141,7 +141,8 @@ def assert_tokens_equal_reference(outputs: Any) -> None:
     one computes the reference, once per prompt and output. A failure tells the first token that
     differs, with both logits; tokens whose logits differ by less than rounding are called a tie.
     Logprobs, where asked for, must be those of the reference but for rounding.
-    An aborted request is compared as far as it went.
+    An aborted request is compared as far as it went. With sanitizer `kv`, on a CPU, it tells of
+    each rank in which layer and tokens the KV of such a request begins to differ.
 
     Usual cause: KV of the wrong place, a chunk or layer left out, tokens that one stage got late.
     """
@@ -152,11 +153,10 @@ def assert_tokens_equal_reference(outputs: Any) -> None:
         raise UsageError(
             f"assert_tokens_equal_reference: takes what engine.generate returned, not {outputs!r}"
         )
-    from pytest_pprank.sglang.reference import check_greedy, findings
+    from pytest_pprank.sglang.reference import all_findings, check_greedy
 
     check_greedy(results)
-    found = rank.broadcast(list(findings(results, rank.num_stages)) if rank.rank == 0 else None)
-    if found:
+    if found := all_findings(results, rank):
         lines = ["tokens differ from the reference (transformers on CPU):", *found]
         raise AssertionError("\n  ".join(lines))
 
@@ -174,6 +174,7 @@ def assert_profiler_ready(scheduler: Any) -> None:
     from pytest_pprank.sglang.profiler import (
         dynamic_chunking_enabled,
         predict_chunk,
+        profiler_name,
         run_profiler,
     )
     from pytest_pprank.sglang.scheduler import started
@@ -193,7 +194,8 @@ def assert_profiler_ready(scheduler: Any) -> None:
         problems = [f"while the Scheduler started (a second run was fine): {p}" for p in first]
     reports = current_rank().gather((problems, predictions))
     _fail_on_reports({rank: report for rank, (report, _) in enumerate(reports)})
-    assert_ranks_agree(predictions, what="chunk sizes predicted after 0, 512 and 1024 tokens")
+    what = f"chunk sizes predicted after 0, 512 and 1024 tokens ({profiler_name()})"
+    assert_ranks_agree(predictions, what=what)
 
 
 def _profiler_problems(run: ProfilerRun, prediction: int | None, leaked: int) -> list[str]:

@@ -23,6 +23,7 @@ class Kv(Sanitizer):
 
     def begin(self) -> None:
         from pytest_pprank.sglang.kv_book import KvBook, open_book
+        from pytest_pprank.sglang.kv_values import KvValues, open_values
 
         self._book = KvBook(self._misused)
         for seam, listener in self._book.listeners().items():
@@ -32,6 +33,11 @@ class Kv(Sanitizer):
         self.watch.listen("transfer_send", self._send)
         open_book(self._book)
         self.watch.at_end(lambda: open_book(None))
+        self._values = KvValues()
+        self._kv_pool: Any = None
+        self.watch.listen("slot_free", self._slot_free)
+        open_values(self._values)
+        self.watch.at_end(lambda: open_values(None))
 
     def quiescent(self, scheduler: Any) -> None:
         from pytest_pprank.sglang.idle import idle_problems
@@ -49,6 +55,7 @@ class Kv(Sanitizer):
         """Every KV token that a forward reads or writes must be somebody's."""
         batch = passage.argument(1, "forward_batch")
         runner = passage.args[0]
+        self._kv_pool = getattr(runner, "token_to_kv_pool", None)
         allocator = runner.token_to_kv_pool_allocator
         mode = batch.forward_mode
         if mode.is_idle() or not self._book.follows(allocator) or batch.out_cache_loc is None:
@@ -59,6 +66,12 @@ class Kv(Sanitizer):
         rows = zip(rids, batch.req_pool_indices.tolist(), batch.seq_lens.tolist(), strict=True)
         for rid, row, length in rows:
             self._book.check_in_use(allocator, table[row, :length], f"the KV of {rid}")
+
+    def _slot_free(self, passage: Any) -> None:
+        """What a failure of assert_tokens_equal_reference is explained from."""
+        req = passage.argument(1, "req")
+        if self._kv_pool is not None:
+            self._values.keep(req, passage.args[0], self._kv_pool)
 
     def _send(self, passage: Any) -> None:
         sender, indices = passage.args[0], passage.argument(1, "kv_indices")

@@ -8,8 +8,10 @@ from typing import Any
 
 from pytest_pprank.sglang.disagg_seams import metadata_slots, queues, role_of, rooms
 from pytest_pprank.sglang.engine_views import StageView, view_stage
+from pytest_pprank.sglang.holders import room_owner
 from pytest_pprank.sglang.idle import free_tokens, request_slots
 
+_SHOWN = 6
 STATES = ("bootstrapping", "waiting", "transferring", "decoding", "done")
 
 
@@ -34,6 +36,12 @@ class DisaggView(StageView):
     def place(self) -> str:
         """Which stage this is, in words."""
         return f"{self.role} stage {self.stage}"
+
+    @property
+    def more(self) -> str:
+        """The rooms that the KV manager knows, with the state that it is in."""
+        shown = [f"room {room} of {room_owner(room)} {self.rooms[room]}" for room in self.rooms]
+        return f"; {', '.join(shown[:_SHOWN])}{', ...' * (len(shown) > _SHOWN)}" if shown else ""
 
     @property
     def rids(self) -> frozenset[str]:

@@ -31,7 +31,7 @@ from pytest_pprank.sglang.engine_views import (
     view_stage,
 )
 from pytest_pprank.sglang.holders import holders, note_forward
-from pytest_pprank.sglang.taps import innermost_place
+from pytest_pprank.sglang.taps import innermost_places
 
 if TYPE_CHECKING:
     from pytest_pprank.worker.handle import Pprank
@@ -215,7 +215,7 @@ class Conductor:
             )
         for view in self.stages:
             held = "; ".join(view.busy) or "idle"
-            yield f"  {view.place}, {view.iterations} iterations: {held}"
+            yield f"  {view.place}, {view.iterations} iterations: {held}{view.more}"
 
     def _run_to(self, iterations: int) -> None:
         __tracebackhide__ = True
@@ -299,8 +299,8 @@ class Conductor:
 
 def _place_of(error: BaseException) -> str:
     """Say where in SGLang an exception was raised, or what called what raised it."""
-    place = innermost_place(error)
-    return f" in {place}" if place else ""
+    places = innermost_places(error)
+    return f" in {places}" if places else ""
 
 
 def _users_line() -> str:

@@ -75,6 +75,11 @@ class StageView:
         return f"stage {self.stage}"
 
     @property
+    def more(self) -> str:
+        """What else is told of this stage where something has gone wrong."""
+        return ""
+
+    @property
     def rids(self) -> frozenset[str]:
         """All requests that this stage holds."""
         slots = [rid for slot in self.slots for rid in slot]

@@ -138,6 +138,12 @@ def run_profiler(scheduler: Any) -> ProfilerRun:
     return run
 
 
+def profiler_name() -> str:
+    """Return class and method of the installed SGLang's profiler, empty without one."""
+    home = _home()
+    return "" if home is None else f"{home[1].__name__}.{home[2]}"
+
+
 def strands_peers() -> bool:
     """Say whether a failure on stage 0 leaves the other stages waiting for its samples.
 

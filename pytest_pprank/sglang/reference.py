@@ -10,11 +10,17 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.engine_messages import Result
+from pytest_pprank.sglang.kv_values import Layer, first_differences, kept_of
 
+if TYPE_CHECKING:
+    from pytest_pprank.worker.handle import Pprank
+
+_EXPLAINED = 2
+"""Requests whose KV a failure tells about: of the others it would say the same."""
 _TIE = {"torch.float32": 1e-4, "torch.float16": 2e-2, "torch.bfloat16": 1e-1}
 """Logits closer than this may be in another order in SGLang, which adds in another order."""
 
@@ -71,6 +77,36 @@ def judge(model_path: str, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> 
     return Judged(expected, tuple(chosen.tolist()), at, found, _TIE.get(dtype, 1e-4))
 
 
+def kv_of(model_path: str, tokens: Sequence[int]) -> tuple[list[Layer], str]:
+    """Return keys and values of all layers for a row of tokens, and the dtype's name; no layers for
+    a model that keeps something else.
+    """
+    import torch
+
+    model, dtype = _model(model_path)
+    with torch.inference_mode():
+        cache = model(input_ids=torch.tensor([[*tokens]]), use_cache=True).past_key_values
+    layers = getattr(cache, "layers", ())
+    if not all(hasattr(layer, "keys") for layer in layers):
+        return [], dtype
+    return [(_by_token(layer.keys), _by_token(layer.values)) for layer in layers], dtype
+
+
+def _by_token(tensor: Any) -> Any:
+    """Turn [1, heads, tokens, size] into a numpy array [tokens, heads, size]."""
+    return tensor[0].transpose(0, 1).float().numpy()
+
+
+def differing(results: Sequence[Result]) -> list[Result]:
+    """Return those whose tokens are not the reference's."""
+    told = [result for result in results if result.token_ids]
+    return [
+        result
+        for result in told
+        if judge(result.model_path, result.prompt, tuple(result.token_ids)).differs_at is not None
+    ]
+
+
 @functools.lru_cache(maxsize=256)
 def logprobs_of(model_path: str, prompt: tuple[int, ...]) -> tuple[tuple[float, ...], float]:
     """Return the logprobs of a prompt's tokens from the second on, and how near equal ones are."""
@@ -92,6 +128,25 @@ def check_greedy(results: Sequence[Result]) -> None:
                 f"assert_tokens_equal_reference: {result.rid} was sampled with temperature="
                 f"{result.sampling['temperature']!r}; the reference is greedy"
             )
+
+
+def all_findings(results: Sequence[Result], rank: Pprank) -> list[str]:
+    """Return `findings`, and where the KV of what has wrong tokens begins to differ, by rank. A
+    meeting of all ranks: the first one computes the reference.
+    """
+    first = rank.rank == 0
+    found = list(findings(results, rank.num_stages)) if first else []
+    wrong = differing(results)[:_EXPLAINED] if first and found else []
+    lines, rids = rank.broadcast((found, [result.rid for result in wrong]))
+    if not rids:
+        return list(lines)
+    place = f"rank {rank.rank} ({rank.role} stage {rank.stage})"
+    told = rank.gather((place, kept_of(rids)))
+    for result in wrong:
+        tokens = [*result.prompt, *result.token_ids][:-1]
+        kept = {place: values[result.rid] for place, values in told if result.rid in values}
+        lines += first_differences(result.rid, kept, *kv_of(result.model_path, tokens))
+    return list(rank.broadcast(lines))
 
 
 def findings(results: Sequence[Result], stages: int) -> Iterator[str]:

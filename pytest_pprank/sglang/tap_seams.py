@@ -60,6 +60,8 @@ _SLOTS = ("sglang.srt.mem_cache.memory_pool", "ReqToTokenPool")
 _TREE = ("sglang.srt.mem_cache.base_prefix_cache", "BasePrefixCache")
 _DISAGG = "sglang.srt.disaggregation"
 _CONN = "sglang.srt.disaggregation.base.conn"
+# not a subclass of the other one
+_DECODE_SLOTS = (f"{_DISAGG}.decode", "DecodeReqToTokenPool")
 _METADATA = (f"{_DISAGG}.utils", "ReqToMetadataIdxAllocator")
 
 _schedule_methods = _both(
@@ -90,9 +92,10 @@ SEAMS = (
     Seam("kv_clear", "an allocator has forgotten who holds what",
          told.nothing, _methods(*_ALLOCATOR, "clear")),
     Seam("slot_alloc", "request slots have been taken",
-         told.slot_alloc, _methods(*_SLOTS, "alloc")),
+         told.slot_alloc, _both(_methods(*_SLOTS, "alloc"), _methods(*_DECODE_SLOTS, "alloc"))),
     Seam("slot_free", "a request slot is about to be given back",
-         told.slot_free, _methods(*_SLOTS, "free"), BEFORE,
+         told.slot_free,
+         _both(_methods(*_SLOTS, "free"), _methods(*_DECODE_SLOTS, "free")), BEFORE,
          subject=lambda p: p.argument(1, "req")),
     Seam("lock", "a prefix in the tree cache has been locked",
          told.nothing, _methods(*_TREE, "inc_lock_ref")),

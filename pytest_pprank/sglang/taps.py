@@ -39,6 +39,8 @@ _LIBRARIES = (
     "/functools.py",
     "/threading.py",
 )
+_DECORATORS = ("wrapper", "wrapped", "inner")
+"""What decorators call the function that stands in for another: says nothing of the way there."""
 _DEPTH = 6
 
 
@@ -200,7 +202,7 @@ def call_sites(depth: int = _DEPTH) -> tuple[Site, ...]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and len(sites) < depth:
         code = frame.f_code
-        if matters(code.co_filename):
+        if matters(code.co_filename) and code.co_name not in _DECORATORS:
             sites.append(Site(code.co_filename, frame.f_lineno, code.co_name))
         frame = frame.f_back
     return tuple(sites)
@@ -214,7 +216,7 @@ def request_in_hand(depth: int = _DEPTH) -> str:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and depth:
-        if _matters(frame.f_code.co_filename):
+        if matters(frame.f_code.co_filename):
             depth -= 1
             for value in frame.f_locals.values():
                 # decode wraps its requests while their KV is on its way
@@ -226,19 +228,20 @@ def request_in_hand(depth: int = _DEPTH) -> str:
     return ""
 
 
-def innermost_place(error: BaseException) -> str:
-    """Return function, file and line of the last call of SGLang's that an exception came through,
-    empty where there is none.
+def innermost_places(error: BaseException, count: int = 3) -> str:
+    """Return function, file and line of the last calls of SGLang's that an exception came through,
+    the innermost first, empty where there are none.
     """
-    place, trace = "", error.__traceback__
+    places, trace = [], error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
         # by the module: a reverted function has no file of its own
-        if str(frame.f_globals.get("__name__")).startswith("sglang."):
+        ours = str(frame.f_globals.get("__name__")).startswith("sglang.")
+        if ours and frame.f_code.co_name not in _DECORATORS:
             file = os.path.basename(frame.f_code.co_filename)
-            place = f"{qualified(frame)} ({file}:{trace.tb_lineno})"
+            places.append(f"{qualified(frame)} ({file}:{trace.tb_lineno})")
         trace = trace.tb_next
-    return place
+    return " < ".join(places[: -count - 1 : -1])
 
 
 def qualified(frame: FrameType) -> str:

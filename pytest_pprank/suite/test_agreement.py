@@ -15,9 +15,13 @@ from pytest_pprank import assert_ranks_agree
 @pytest.mark.sglang(enable_dynamic_chunking=True)
 def test_stages_agree_on_chunk_sizes(scheduler: Any, pprank: Any) -> None:
     from pytest_pprank.sglang.facts import stage_facts
+    from pytest_pprank.sglang.profiler import profiler_name
+    from pytest_pprank.sglang.scheduler import started
 
+    problems = pprank.gather(started(scheduler).profiler_run.problems())
+    assert not any(problems), f"the profiler, while the Schedulers started, by stage: {problems}"
     sizes = stage_facts(scheduler).chunk_sizes
-    assert_ranks_agree(sizes, what="chunk sizes")
+    assert_ranks_agree(sizes, what=f"chunk sizes ({profiler_name()})")
     if pprank.num_stages > 1:
         assert all(size is not None and size > 0 for size in sizes)
 

@@ -1,0 +1,114 @@
+"""The KV that each request had when it gave its slot back, beside that of the reference: where
+wrong tokens begin.
+
+Kept for one test, on ranks whose KV pool is host memory with keys and values by layer (not that of
+latent attention), as far as it is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_MOST_BYTES = 4 << 20
+_MOST_REQUESTS = 64
+_SHOWN = 3
+_NEAR = {"torch.float32": 1e-3, "torch.float16": 2e-2, "torch.bfloat16": 1e-1}
+"""Keys and values are of order 1; SGLang adds in another order."""
+
+Layer = tuple[Any, Any]
+"""Keys and values, as numpy arrays [tokens, heads, size]."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The KV of a request on one rank: of the layers from `first` on."""
+
+    first: int
+    layers: tuple[Layer, ...]
+
+
+class KvValues:
+    """What has been kept, by request id."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Kept] = {}
+
+    def keep(self, req: Any, slots: Any, pool: Any) -> None:
+        """Copy the KV of a request that is about to give its slot (in `slots`) back."""
+        buffers = getattr(pool, "k_buffer", None)
+        kv = getattr(req, "kv", req)  # up to 0.5.19 on the request itself
+        row, length = kv.req_pool_idx, int(getattr(kv, "kv_committed_len", 0) or 0)
+        if not buffers or not buffers[0].is_cpu or row is None or not length:
+            return
+        of_token = buffers[0][0].nbytes
+        full = len(self.kept) >= _MOST_REQUESTS and req.rid not in self.kept
+        if full or length * of_token * 2 * len(buffers) > _MOST_BYTES:
+            return
+        tokens = slots.req_to_token[row, :length].long()
+        layers = [
+            (keys[tokens].float().numpy(), values[tokens].float().numpy())
+            for keys, values in zip(buffers, pool.v_buffer, strict=True)
+        ]
+        self.kept[req.rid] = Kept(int(getattr(pool, "start_layer", 0)), tuple(layers))
+
+
+_current: KvValues | None = None
+
+
+def open_values(values: KvValues | None) -> None:
+    """Make `values` those that failures are explained from; None: there are none."""
+    global _current
+    _current = values
+
+
+def kept_of(rids: Sequence[str]) -> dict[str, Kept]:
+    """Return what this rank has kept of these requests in the running test."""
+    kept = _current.kept if _current is not None else {}
+    return {rid: kept[rid] for rid in rids if rid in kept}
+
+
+def first_differences(
+    rid: str, kept: Mapping[str, Kept], expected: Sequence[Layer], dtype: str
+) -> Iterator[str]:
+    """Yield, by place (rank, in words), whether the KV of a request is `expected` (all layers), and
+    in which layer and tokens it begins to differ.
+    """
+    near = _NEAR.get(dtype, 1e-3)
+    for place, found in kept.items():
+        wrong = []
+        for number, layer in enumerate(found.layers, found.first):
+            if number < len(expected):
+                text = _wrong(layer, expected[number], near)
+                wrong += [f"layer {number}: {text}"] if text else []
+        layers = f"layers {found.first} to {found.first + len(found.layers) - 1}"
+        shown = "; ".join(wrong[:_SHOWN]) + ("; ..." if len(wrong) > _SHOWN else "")
+        yield f"KV of {rid} on {place} ({layers}): {shown or 'as in the reference'}"
+
+
+def _wrong(found: Layer, expected: Layer, near: float) -> str:
+    """Say which tokens' keys or values differ in a layer; empty where none do."""
+    import numpy as np
+
+    said = []
+    for name, here, there in zip(("keys", "values"), found, expected, strict=True):
+        count = min(len(here), len(there))
+        if here.shape[1:] != there.shape[1:]:
+            return ""  # another layout: nothing can be said
+        far = ~(np.abs(here[:count] - there[:count]).reshape(count, -1).max(axis=1) <= near)
+        if far.any():
+            said.append(f"{name} of tokens {_ranges(np.flatnonzero(far).tolist())}")
+    return ", ".join(said)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write ascending numbers as half-open ranges, as chunks are: ``0-64, 70-71``."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and spans[-1][1] == number:
+            spans[-1][1] += 1
+        else:
+            spans.append([number, number + 1])
+    shown = ", ".join(f"{start}-{end}" for start, end in spans[:_SHOWN])
+    return shown + (", ..." if len(spans) > _SHOWN else "")
