@@ -57,6 +57,7 @@ class AbortWatch:
                     continue
                 aborted.forwards += 1
                 if aborted.forwards > self._patience:
+                    del self._aborted[role, rid]
                     raise AbortLost(_words(aborted))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ def test_views_of_a_transfer_that_is_held(disagg: Any, pprank: Any) -> None:
     with pytest.raises(AssertionError, match="metadata slots: 1 of") as error:
         assert_kv_balanced(disagg.scheduler)
     assert f"requests ({rid})" in str(error.value)
+    taken = rf"metadata slot \d+ is held by {rid}, taken at (decode|prefill)\.py:\d+ in "
+    assert re.search(taken, str(error.value))
+    assert f"of {rid} " in str(error.value).partition("rooms that the KV manager still knows")[2]
     slow.release()
     disagg.drain()
     assert pprank.role == "decode" or slow.hits

@@ -129,12 +129,29 @@ def test_ranks_that_ask_for_different_things(engine: Any, pprank: Any) -> None:
     assert "rank 1: submit('req-000', 4 tokens" in str(error.value)
 
 
+def test_abort_that_is_lost(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_pprank.sglang.engine_messages import abort_request
+
+    rid = engine.submit(20, 60)
+    engine.run_until(lambda: len(engine.results[rid].token_ids) >= 2)
+    with monkeypatch.context() as patch:
+        # SGLang is told of another request than it should be
+        patch.setattr("pytest_pprank.sglang.engine.abort_request", lambda _: abort_request("none"))
+        engine.abort(rid)
+    with pytest.raises(AssertionError, match=f"the abort of {rid} was lost: 13 forw") as error:
+        engine.drain()
+    assert "where it was then: stage 0: microbatch slot 0" in str(error.value)
+    engine.drain()
+    assert len(engine.results[rid].token_ids) == 60
+
+
 @pytest.mark.pprank(pp=1)
 def test_failure_inside_the_loop(engine: Any, scheduler: Any) -> None:
     from pytest_pprank.sglang.idle import reset_scheduler
 
     engine.on_forward(lambda _: int("a wrong step"))
-    with pytest.raises(AssertionError, match="event loop failed: ValueError: invalid") as error:
+    words = r"event loop failed in \S+ \(\w+\.py:\d+\) < .*: ValueError: invalid"
+    with pytest.raises(AssertionError, match=words) as error:
         engine.generate([9])
     assert "last forward: extend of req-000 (tokens 0-9)" in str(error.value)
     assert isinstance(error.value.__cause__, ValueError)
@@ -247,6 +264,25 @@ def test_tie_is_called_one(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(reference._TIE, "torch.float32", 100.0)
     with pytest.raises(AssertionError, match="this is a tie"):
         assert_tokens_equal_reference(result)
+
+
+def test_where_the_kv_begins_to_differ(engine: Any, pprank: Any) -> None:
+    """Nothing of a prompt's last layer is left when its second token is made."""
+
+    def wipe(batch: Any) -> None:
+        if pprank.is_last_stage and batch.forward_mode.is_decode() and not wiped:
+            wiped.append(batch.token_to_kv_pool_allocator.get_kvcache().k_buffer[-1].zero_())
+
+    wiped: list[Any] = []
+    engine.on_forward(wipe)
+    results = engine.generate([30])
+    with pytest.raises(AssertionError) as error:
+        assert_tokens_equal_reference(results)
+    for line in (
+        "KV of req-000 on rank 0 (pp stage 0) (layers 0 to 1): as in the reference",
+        "KV of req-000 on rank 1 (pp stage 1) (layers 2 to 3): layer 3: keys of tokens 0-30",
+    ):
+        assert line in str(error.value)
 
 
 def test_sampled_tokens_have_no_reference(engine: Any) -> None:
