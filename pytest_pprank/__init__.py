@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_pprank.assertions import (
         assert_kv_balanced,
         assert_materialized_on_device,
+        assert_no_pending_copies,
         assert_profiler_ready,
         assert_ranks_agree,
         assert_staging_consumed,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _ASSERTIONS = (
     "assert_kv_balanced",
     "assert_materialized_on_device",
+    "assert_no_pending_copies",
     "assert_profiler_ready",
     "assert_ranks_agree",
     "assert_staging_consumed",
@@ -54,6 +56,7 @@ __all__ = [
     "__version__",
     "assert_kv_balanced",
     "assert_materialized_on_device",
+    "assert_no_pending_copies",
     "assert_profiler_ready",
     "assert_ranks_agree",
     "assert_staging_consumed",

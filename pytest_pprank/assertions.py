@@ -36,8 +36,10 @@ def assert_materialized_on_device(
     For a batch it also holds: host mirrors equal their device field; a field whose staged copy
     was seen equals it; a tensor in a field that the table does not know is an error.
 
-    On device ``cpu`` host and device memory are the same: a forgotten ``.to(device)`` or a copy
-    still in flight cannot be seen there, only a missing or wrong tensor.
+    On device ``sim`` a tensor that is not there for the current stream is refused, too: a copy into
+    it, or another write, is not ordered before that stream. On ``cuda`` such an order cannot be
+    asked for. On ``cpu`` host and device memory are the same: a forgotten ``.to(device)`` or a
+    copy still in flight cannot be seen there, only a missing or wrong tensor.
     """
     __tracebackhide__ = True
     import torch
@@ -69,6 +71,38 @@ def assert_materialized_on_device(
                 f"{name!r}{did_you_mean(name, table)}"
             )
     _fail_on("not materialized on the device", check_batch(obj, table, where, wanted))
+
+
+def assert_no_pending_copies(obj: Any = None) -> None:
+    """Assert that no copy between host and device is under way that the host has not waited for:
+    then a download may be read, and a staging buffer written again.
+
+    `obj`: a tensor, or SGLang's ScheduleBatch or ForwardBatch: copies into it, or out of its host
+    tensors. Without it: any copy of this rank.
+
+    On device ``sim`` a copy ends when the host has waited for it (an event, a stream, the device),
+    however long ago it began. On ``cuda`` the current stream is asked whether it is done, with all
+    that is enqueued on it, whatever `obj` is: copies on other streams are not seen. On ``cpu``
+    there are no such copies.
+    """
+    __tracebackhide__ = True
+    import torch
+
+    from pytest_pprank.devices.pending import pending_copies
+    from pytest_pprank.sglang.materialize import table_of, tensors_of
+
+    if obj is None:
+        tensors = None
+    elif isinstance(obj, torch.Tensor):
+        tensors = [("tensor", obj)]
+    elif table_of(obj) is not None:
+        tensors = list(tensors_of(obj))
+    else:
+        raise UnknownObjectError(
+            f"assert_no_pending_copies: {_type(obj)} is not known; it takes a torch.Tensor, "
+            "SGLang's ScheduleBatch or ForwardBatch, or nothing"
+        )
+    _fail_on("copies are still under way", pending_copies(tensors))
 
 
 def assert_staging_consumed(batch: Any) -> None:

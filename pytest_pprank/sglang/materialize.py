@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pytest_pprank.devices.pending import unordered_writes
 from pytest_pprank.sglang.fields import (
     ALWAYS,
     EXTEND,
@@ -21,6 +22,10 @@ from pytest_pprank.sglang.fields import (
 )
 
 _NOTE = "_pprank_note"
+_UNORDERED = (
+    "the reading stream does not wait for the stream of the copy (wait_stream, or wait_event with "
+    "an event recorded after it)"
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,13 @@ def check_batch(
     return sorted(findings, key=lambda f: getattr(table.get(f.field), "when", "") != ALWAYS)
 
 
+def tensors_of(batch: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) of all tensors that a batch holds in its fields."""
+    for name, value in vars(batch).items():
+        if name != _NOTE:
+            yield from ((f"{type(batch).__name__}.{name}", one) for one in _tensors(value))
+
+
 def host_tensors(batch: Any, proxy: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of what a forward reads on its device and gets on the host.
 
@@ -139,6 +151,10 @@ def tensor_finding(
         return Finding(owner, name, describe(value), expected, cause)
     if not _same_device(value.device, device):
         return Finding(owner, name, describe(value), expected, cause)
+    late = unordered_writes(value)
+    if late:
+        found = f"{describe(value)} that is not there for the current stream: {late[0]}"
+        return Finding(owner, name, found, expected, _UNORDERED)
     return None
 
 

@@ -143,6 +143,11 @@ def host_access(tensor: torch.Tensor, *, write: bool, what: str) -> None:
                 copy.rewritten(f"{what} writes the source", stacks.take())
 
 
+def in_flight() -> list[DeferredCopy]:
+    """Return the copies that the host has not waited for."""
+    return list(_in_flight)
+
+
 def copies_into(tensor: torch.Tensor) -> list[DeferredCopy]:
     """Return the copies that have not yet arrived in a device tensor."""
     block, _ = operand(tensor)

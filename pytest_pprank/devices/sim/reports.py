@@ -164,10 +164,11 @@ class Reports:
 
 
 def _finding(raw: _Raw) -> Finding:
-    return Finding(raw.kind, raw.tensor, _access(raw.first), _access(raw.second))
+    return Finding(raw.kind, raw.tensor, access(raw.first), access(raw.second))
 
 
-def _access(side: Side) -> Access:
+def access(side: Side) -> Access:
+    """Return a side with its stack made readable."""
     return Access(side.what, side.where, tuple(stacks.frames(side.stack)))
 
 

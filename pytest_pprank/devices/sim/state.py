@@ -1,0 +1,71 @@
+"""Questions about a tensor as it is now, for assertions: nothing is recorded or waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from pytest_pprank.devices.sim import copies, memory, tracker
+from pytest_pprank.devices.sim.reports import Side, access
+from pytest_pprank.devices.sim.streams import current_stream, host, join, lock
+
+
+def unordered_writes(tensor: torch.Tensor) -> list[str]:
+    """Say what writes a device tensor and is not ordered before the current stream."""
+    with lock:
+        block = memory.block_of(tensor)
+        lo, hi = memory.byte_range(tensor)
+        clock = dict(current_stream(block.device).clock)
+        join(clock, host.clock)
+        late = [
+            _words(tracker.side(entry))
+            for entry in list(block.log.values())
+            if entry.write
+            and not entry.freed
+            and (entry.lo < hi and lo < entry.hi)
+            and clock.get(entry.stream_id, 0) < entry.number
+        ]
+        return late or [
+            _words(copy.side())
+            for copy in copies.copies_into(tensor)
+            if clock.get(copy.stream.stream_id, 0) < copy.number
+        ]
+
+
+def in_flight(tensors: Iterable[tuple[str, torch.Tensor]] | None) -> list[str]:
+    """Say which copies between host and device the host has not waited for.
+
+    Those into `tensors` (name, tensor), and out of host tensors among them; all for None.
+    """
+    with lock:
+        under_way = copies.in_flight()
+        if tensors is None:
+            return [_words(copy.side()) for copy in under_way]
+        return [
+            f"{name}: {_words(copy.side())}"
+            for name, tensor in tensors
+            for copy in under_way
+            if _touches(copy, tensor)
+        ]
+
+
+def _touches(copy: copies.DeferredCopy, tensor: torch.Tensor) -> bool:
+    """Say whether a tensor is the host's side of a copy, or what it goes into."""
+    if tensor.is_cpu:
+        return _overlap(copy.pinned, tensor)
+    if not memory.is_sim(tensor) or not copy.to_device:
+        return False
+    return _overlap(copy.target, memory.host_alias(tensor))
+
+
+def _overlap(one: torch.Tensor, two: torch.Tensor) -> bool:
+    if one.untyped_storage().data_ptr() != two.untyped_storage().data_ptr():
+        return False
+    (a, b), (c, d) = memory.byte_range(one), memory.byte_range(two)
+    return a < d and c < b
+
+
+def _words(side: Side) -> str:
+    first, *places = access(side).lines(1)
+    return " at ".join([first, *(place.strip() for place in places)])

@@ -1,0 +1,91 @@
+"""What assertions say of tensors whose copies are under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_pprank import assert_materialized_on_device, assert_no_pending_copies
+
+Found = Callable[[], list[Any]]
+
+
+def sim() -> Any:
+    return torch.get_device_module("sim")
+
+
+def uploaded(*, pin: bool = True) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """Return a host tensor, the device tensor that it is copied into, and the stream of that."""
+    staging, stream = torch.ones(8, pin_memory=pin), sim().Stream()
+    with sim().stream(stream):
+        return staging, staging.to("sim", non_blocking=True), stream
+
+
+@pytest.mark.parametrize("pin", [True, False])
+@pytest.mark.parametrize("how", ["stream", "event", "host"])
+def test_a_tensor_is_there_once_its_copy_is_waited_for(how: str, pin: bool) -> None:
+    _, there, stream = uploaded(pin=pin)
+    with pytest.raises(AssertionError, match="not there for the current stream") as failure:
+        assert_materialized_on_device(there, device="sim")
+    assert "host-to-device copy writes float32[8], on stream" in str(failure.value)
+    assert "test_state.py" in str(failure.value)
+    with sim().stream(stream):
+        assert_materialized_on_device(there, device="sim")
+    if how == "stream":
+        sim().current_stream().wait_stream(stream)
+    elif how == "event":
+        stream.record_event().wait()
+    else:
+        stream.synchronize()
+    assert_materialized_on_device(there, device="sim")
+
+
+def test_only_the_bytes_that_are_written_count() -> None:
+    whole = torch.zeros(8, device="sim")
+    sim().synchronize()
+    with sim().stream(sim().Stream()):
+        whole[:4].copy_(torch.ones(4, pin_memory=True), non_blocking=True)
+    assert_materialized_on_device(whole[4:], device="sim")
+    with pytest.raises(AssertionError, match="not there for the current stream"):
+        assert_materialized_on_device(whole[3:], device="sim")
+
+
+def test_readers_do_not_count_and_other_writers_do() -> None:
+    whole, side = torch.zeros(8, device="sim"), sim().Stream()
+    side.wait_stream(sim().current_stream())
+    with sim().stream(side):
+        whole.sum()
+        assert_materialized_on_device(whole, device="sim")
+    assert_materialized_on_device(whole, device="sim")
+    with sim().stream(side):
+        whole.add_(1)
+    with pytest.raises(AssertionError, match="aten::add_"):
+        assert_materialized_on_device(whole, device="sim")
+    sim().synchronize()
+
+
+def test_copies_are_pending_until_the_host_has_waited() -> None:
+    staging, there, stream = uploaded()
+    sim().current_stream().wait_stream(stream)
+    (there + 1).sum()
+    for obj in (None, staging, there, there[2:]):
+        with pytest.raises(AssertionError, match=r"host-to-device copy of float32\[8\], on stream"):
+            assert_no_pending_copies(obj)
+    assert_no_pending_copies(torch.ones(8, pin_memory=True))
+    assert_no_pending_copies(torch.ones(8, device="sim"))
+    stream.synchronize()
+    assert_no_pending_copies()
+    download = there.to("cpu", non_blocking=True)
+    assert_no_pending_copies(there)
+    with pytest.raises(AssertionError, match=r"device-to-host copy of float32\[8\]"):
+        assert_no_pending_copies(download)
+    sim().synchronize()
+    assert_no_pending_copies(download)
+
+
+def test_what_cannot_be_asked_about() -> None:
+    with pytest.raises(TypeError, match=r"assert_no_pending_copies: .*list.* is not known"):
+        assert_no_pending_copies([torch.ones(1)])
