@@ -37,6 +37,9 @@ def activate_sim() -> str | None:
     from pytest_pprank.devices.sim.module import install
 
     install()
+    # The overlap scheduler writes into buffers that the forward under way still reads, behind a
+    # fence that SGLang sets by default on CUDA alone (Scheduler._apply_war_barrier)
+    os.environ.setdefault("SGLANG_ENABLE_WAR_BARRIER", "1")
     return "pytest_pprank.sglang.platform_sim:PprankSimPlatform"
 
 

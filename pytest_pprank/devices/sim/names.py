@@ -7,6 +7,7 @@ are searched for tensors in that memory, and the objects that they name, and the
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
@@ -17,9 +18,9 @@ from pytest_pprank.devices.sim import stacks
 
 _FRAMES = 24
 _DEPTH = 3
-_MOST = 20_000
+_MOST = 50_000
 """So many values are looked at before the search is given up."""
-_LEAVES = (str, bytes, int, float, type, ModuleType, torch.device, torch.dtype)
+_LEAVES = (type(None), str, bytes, int, float, type, ModuleType, torch.device, torch.dtype)
 
 
 def name_of(addresses: Sequence[int]) -> str:
@@ -68,33 +69,33 @@ class _Found(NamedTuple):
 
 
 class _Search:
-    """Walks from variables into objects, each object once."""
+    """Walks from variables into objects, the near ones first, each object once."""
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        self._seen: dict[int, int] = {}
+        """How deep an object was when it was looked into."""
         self._left = _MOST
 
     def tensors_of(self, frame: FrameType) -> Iterator[_Found]:
         """Yield what a function's variables hold."""
+        waiting: deque[tuple[Any, str, int, bool]] = deque()
         for name, value in dict(frame.f_locals).items():
             if isinstance(value, torch.Tensor):
                 yield _Found(False, 0, f"{name} of {frame.f_code.co_name}", value)
             else:
-                yield from self._inside(value, name, 1, False)
-
-    def _inside(self, value: Any, name: str, depth: int, owned: bool) -> Iterator[_Found]:
-        if depth > _DEPTH or isinstance(value, _LEAVES) or value is None or self._left <= 0:
-            return
-        if id(value) in self._seen:
-            return
-        self._seen.add(id(value))
-        owned |= not isinstance(value, (Mapping, list, tuple))
-        for item, called in _parts(value, name):
-            self._left -= 1
-            if isinstance(item, torch.Tensor):
-                yield _Found(owned, depth, called, item)
-            else:
-                yield from self._inside(item, called, depth + 1, owned)
+                waiting.append((value, name, 1, False))
+        while waiting and self._left > 0:
+            value, name, depth, owned = waiting.popleft()
+            if isinstance(value, _LEAVES) or self._seen.get(id(value), _DEPTH + 1) <= depth:
+                continue
+            self._seen[id(value)] = depth
+            owned |= not isinstance(value, (Mapping, list, tuple))
+            for item, called in _parts(value, name):
+                self._left -= 1
+                if isinstance(item, torch.Tensor):
+                    yield _Found(owned, depth, called, item)
+                else:
+                    waiting.append((item, called, depth + 1, owned))
 
 
 def _parts(value: Any, name: str) -> Iterator[tuple[Any, str]]:
