@@ -130,9 +130,11 @@ def engine(scheduler: Any, pprank: Pprank) -> Iterator[Engine]:
     What a test leaves under way is aborted.
     """
     from pytest_pprank.sglang.engine import Engine
+    from pytest_pprank.worker.perturbing import perturb_loop
     from pytest_pprank.worker.sanitizing import at_quiescence
 
     engine = Engine(scheduler, pprank)
+    perturb_loop(engine)
     yield engine
     engine.close()
     if engine.settled:
@@ -160,9 +162,11 @@ def disagg(scheduler: Any, pprank: Pprank) -> Iterator[Disagg]:
     step, run_until, drain, idle, results, and the sides ``disagg.prefill``, ``disagg.decode``.
     """
     from pytest_pprank.sglang.disagg import Disagg
+    from pytest_pprank.worker.perturbing import perturb_loop
     from pytest_pprank.worker.sanitizing import at_quiescence
 
     disagg = Disagg(scheduler, pprank)
+    perturb_loop(disagg)
     yield disagg
     disagg.close()
     if disagg.settled:

@@ -11,14 +11,16 @@ import pytest
 
 from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.options import DEVICES, parse_sizes
+from pytest_pprank.perturb import Allowed, parse_mark
 from pytest_pprank.sanitizers import parse_names
 
 DECLARATIONS = (
-    "pprank(pp=N, prefill=N, decode=M, device=NAME, fresh=BOOL, timeout=S, sanitize=NAMES): run "
-    "this test on every rank of a worker group of N pipeline stages (overrides --pp-size; a tuple "
-    "runs it at each size), or of N prefill and M decode stages, on the device auto, cpu, sim or "
-    "cuda, in a group of its own if fresh, for at most S seconds, watched by these sanitizers "
-    "('all', 'none' or a list of names)",
+    "pprank(pp=N, prefill=N, decode=M, device=NAME, fresh=BOOL, timeout=S, sanitize=NAMES, "
+    "perturb=NAMES): run this test on every rank of a worker group of N pipeline stages (overrides "
+    "--pp-size; a tuple runs it at each size), or of N prefill and M decode stages, on the device "
+    "auto, cpu, sim or cuda, in a group of its own if fresh, for at most S seconds, watched by "
+    "these sanitizers, and under these perturbations if --pprank-perturb is given (each 'all', "
+    "'none' or a list of names)",
     "sglang(**server_args): run this test in a worker group whose SGLang has these server args "
     "(fields of sglang.srt.server_args.ServerArgs) on top of the defaults; prefill={...} and "
     "decode={...} are for one role of a prefill/decode group",
@@ -36,6 +38,7 @@ class RankMark:
     fresh: bool = False
     timeout: float | None = None
     sanitize: tuple[str, ...] | None = None
+    perturb: Allowed | None = None
 
 
 def read_rank_mark(node: pytest.Item | pytest.Collector) -> RankMark:
@@ -120,6 +123,10 @@ def _sanitize(value: Any) -> tuple[str, ...]:
     return parse_names(value, f"@pytest.mark.pprank(sanitize={value!r})")
 
 
+def _perturb(value: Any) -> Allowed:
+    return parse_mark(value, f"@pytest.mark.pprank(perturb={value!r})")
+
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "pp": partial(_sizes, "pp"),
     "prefill": partial(_sizes, "prefill"),
@@ -128,4 +135,5 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "fresh": _fresh,
     "timeout": _timeout,
     "sanitize": _sanitize,
+    "perturb": _perturb,
 }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank.errors import UsageError
+from pytest_pprank.perturb import Schedule, parse_option
 from pytest_pprank.sanitizers import parse_names
 
 DEVICES = ("auto", "cpu", "sim", "cuda")
@@ -35,6 +36,7 @@ class Options:
     log_dir: str
     sanitize: tuple[str, ...]
     sanitize_allow: str
+    perturb: Schedule | None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -67,6 +69,9 @@ def add_options(parser: pytest.Parser) -> None:
          "names with commas between, all or none", "all")  # fmt: skip
     _add(group, parser, "--pprank-sanitize-allow", "FILE", "YAML file of findings that are "
          "allowed, each with a reason")  # fmt: skip
+    _add(group, parser, "--pprank-perturb", "SEED[:NAMES]", "perturb ranked tests: hold ranks "
+         "back, let messages and KV transfers come late, KV run out; the same seed does the "
+         "same")  # fmt: skip
     help_text = (
         "run with a historical SGLang fix taken out, to prove that a test goes red: a number such "
         "as 26883, or a YAML file; may be repeated"
@@ -112,6 +117,7 @@ def _read(config: pytest.Config) -> Options:
         log_dir=_text(config, "--pprank-log-dir"),
         sanitize=parse_names(_text(config, "--pprank-sanitize"), "--pprank-sanitize"),
         sanitize_allow=_text(config, "--pprank-sanitize-allow"),
+        perturb=parse_option(_text(config, "--pprank-perturb"), "--pprank-perturb"),
     )
 
 

@@ -15,6 +15,7 @@ from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
 from pytest_pprank.markers import read_rank_mark, read_server_args
 from pytest_pprank.options import Options, missing_size, options_of
+from pytest_pprank.perturb import Schedule, schedule_for
 from pytest_pprank.sanitizers import chosen_for
 from pytest_pprank.topology import Sizes, Topology
 
@@ -43,6 +44,7 @@ class Plan:
     fresh: bool
     timeout: float
     sanitizers: tuple[str, ...] = ()
+    perturb: Schedule | None = None
 
 
 def plan_of(item: pytest.Item) -> Plan | None:
@@ -117,8 +119,10 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
     topology = Topology(sizes.pp, device, server_args, sizes.decode)
     names = options.sanitize if mark.sanitize is None else mark.sanitize
-    watching = chosen_for(names, device, sglang=server_args is not None)
-    return Plan(topology, fresh, mark.timeout or options.timeout, watching)
+    sglang = server_args is not None
+    watching = chosen_for(names, device, sglang=sglang)
+    perturb = schedule_for(options.perturb, mark.perturb, device, sglang=sglang)
+    return Plan(topology, fresh, mark.timeout or options.timeout, watching, perturb)
 
 
 def _sizes(node: pytest.Item | pytest.Collector, options: Options) -> tuple[Sizes, ...]:

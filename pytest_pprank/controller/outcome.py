@@ -19,7 +19,7 @@ class TestOutcome:
     `reports` maps a rank to its phases in order, as pytest serialised them; `printed` to what it
     printed, also in a phase that it did not get through. `spoiled` says why the group must not run
     another test, and is told to the user; `unsettled` replaces it silently. `findings`: those of
-    the sanitizers.
+    the sanitizers. `perturbed`: by rank, what the perturbations did, in words.
     """
 
     __test__ = False
@@ -30,3 +30,4 @@ class TestOutcome:
     unsettled: bool = False
     seconds: float = 0.0
     findings: Findings = field(default_factory=Findings)
+    perturbed: dict[int, str] = field(default_factory=dict)

@@ -134,9 +134,9 @@ class ControllerSession:
         if lacking := self._lacking(group, key):
             return TestOutcome(troubles=[lacking])
         following = self._following(nextitem, plan, group)
-        outcome = self._run_test(
-            group, RunTest(key, following, self._next_serial(), plan.sanitizers), plan
-        )
+        serial = self._next_serial()
+        order = RunTest(key, following, serial, plan.sanitizers, plan.perturb)
+        outcome = self._run_test(group, order, plan)
         if outcome.spoiled:
             self._warnings.tell(
                 f"pprank: worker group replaced after this test: {outcome.spoiled}", item

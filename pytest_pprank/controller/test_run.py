@@ -102,6 +102,7 @@ class TestRun:
             unsettled=trouble is not None or any(done.unsettled for done in self._done.values()),
             seconds=time.monotonic() - self._began,
             findings=self._findings,
+            perturbed={rank: done.perturbed for rank, done in self._done.items()},
         )
 
     def where(self) -> tuple[Detail, ...]:

@@ -21,6 +21,8 @@ def header_lines(options: Options) -> list[str]:
             f"pprank: pp={sizes} device={device}{gpus}, torch {_version('torch')}, "
             f"sglang {_version('sglang')}"
         )
+    if options.perturb is not None:
+        lines.append(f"pprank: perturbed, --pprank-perturb {options.perturb}")
     if options.reverts:
         from pytest_pprank.sglang import reverts
 

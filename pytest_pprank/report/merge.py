@@ -8,6 +8,7 @@ import pytest
 
 from pytest_pprank.controller.outcome import Printed, TestOutcome
 from pytest_pprank.planning import Plan, reaches_sglang
+from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, RankReport
 from pytest_pprank.report.text import PlainFailure
 from pytest_pprank.report.verdict import PROPERTY, Verdict, judge, note_verdict
@@ -30,7 +31,9 @@ class ReportMerger:
         merged = []
         for phase in _PHASES:
             reports = [r for own in by_rank.values() for r in own if r.report.when == phase]
-            merged += self._subtests(item, plan, phase, [r for r in reports if r.subtest])
+            for subtest in self._subtests(item, plan, phase, [r for r in reports if r.subtest]):
+                _add_footnote(subtest, self._footnote(item, plan, outcome))
+                merged.append(subtest)
             ranks = [r for r in reports if not r.subtest]
             troubles = outcome.troubles if phase == _phase_of_trouble(outcome) else []
             if outcome.troubles and not troubles and not _worth_telling(ranks, plan):
@@ -41,6 +44,7 @@ class ReportMerger:
                 merged.append(
                     self._phase(item, plan, phase, ranks, verdict, sections, outcome.seconds)
                 )
+                _add_footnote(merged[-1], self._footnote(item, plan, outcome))
         for number, report in enumerate(merged):
             for name, kind in list(report.user_properties):
                 if name == PROPERTY:
@@ -106,8 +110,6 @@ class ReportMerger:
         seconds: float,
     ) -> pytest.TestReport:
         outcome, longrepr, xfail = verdict.outcome, verdict.explain(), verdict.xfail
-        if outcome == FAILED and hasattr(longrepr, "addsection"):
-            longrepr.addsection("pprank", self._footnote(plan))
         if isinstance(longrepr, PlainFailure):
             longrepr.locate(str(item.path), (item.location[1] or 0) + 1)
         reports = [r.report for r in ranks]
@@ -130,9 +132,10 @@ class ReportMerger:
             report.wasxfail = xfail
         return report
 
-    def _footnote(self, plan: Plan) -> str:
+    def _footnote(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> str:
         lines = [f"topology: {plan.topology}"]
         lines += [f"reverted: {text}" for text in self._done(plan)]
+        lines += perturbed_lines(plan, item.nodeid, outcome.perturbed)
         return "\n".join(lines)
 
     def _reverts(self, plan: Plan) -> list[tuple[str, str]]:
@@ -154,6 +157,12 @@ class ReportMerger:
             for r in ranks
             for name, value in r.report.user_properties
         ]
+
+
+def _add_footnote(report: pytest.TestReport, text: str) -> None:
+    longrepr: Any = report.longrepr
+    if report.outcome == FAILED and hasattr(longrepr, "addsection"):
+        longrepr.addsection("pprank", text)
 
 
 def _went_well(outcome: TestOutcome, world_size: int) -> bool:

@@ -9,6 +9,8 @@ import pytest
 from pytest_pprank.controller.allowances import Allowance, Allowances
 from pytest_pprank.controller.findings import SeenFinding
 from pytest_pprank.controller.outcome import TestOutcome
+from pytest_pprank.planning import planned
+from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, XFAILED, XPASSED, XPASSED_STRICT, RankReport
 from pytest_pprank.report.text import PlainFailure
 from pytest_pprank.report.verdict import note_verdict
@@ -46,9 +48,9 @@ class SanitizerReport:
         if kind == FAILED:
             _add_section(report, text)
         elif kind in (XPASSED, XPASSED_STRICT) and _expects_any(item):
-            _expected(item, report, _failure(item, found, text))
+            _expected(item, report, _failure(item, found, text, outcome))
         elif kind != XFAILED:
-            report.outcome, report.longrepr = "failed", _failure(item, found, text)
+            report.outcome, report.longrepr = "failed", _failure(item, found, text, outcome)
             note_verdict(reports[reports.index(report) :], KIND)
 
 
@@ -80,10 +82,13 @@ def _expected(item: pytest.Item, report: pytest.TestReport, failure: Any) -> Non
     report.wasxfail = str(mark.kwargs.get("reason", "")) if mark is not None else ""
 
 
-def _failure(item: pytest.Item, found: list[SeenFinding], text: str) -> Any:
+def _failure(item: pytest.Item, found: list[SeenFinding], text: str, outcome: TestOutcome) -> Any:
     first = found[0].lines()[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     failure = PlainFailure(KIND, first + more)
     failure.locate(str(item.path), (item.location[1] or 0) + 1)
     failure.addsection(HEADING, text)
+    lines = list(perturbed_lines(planned(item), item.nodeid, outcome.perturbed))
+    if lines:
+        failure.addsection("pprank", "\n".join(lines))
     return failure

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_pprank.errors import UsageError, did_you_mean
-
-ALL, NONE = "all", "none"
+from pytest_pprank import names
 
 
 @dataclass(frozen=True)
@@ -91,33 +89,13 @@ def row_of(name: str) -> Row:
 
 
 def parse_names(value: object, where: str) -> tuple[str, ...]:
-    """Read ``all``, ``none``, names with commas between, or a list of names.
-
-    A name with a minus in front (``-logs``) leaves that one out. Returns them in the registry's
-    order; raises UsageError, which begins with `where`.
-    """
-    words = value.split(",") if isinstance(value, str) else value
-    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
-        raise UsageError(f"{where}: {value!r}; give 'all', 'none' or names: {', '.join(_BY_NAME)}")
-    names = [word.strip() for word in words]
-    if names in ([ALL], [NONE], [], [""]):
-        return tuple(_BY_NAME) if names == [ALL] else ()
-    left_out = [name[1:] for name in names if name.startswith("-")]
-    if left_out:
-        names = left_out + [name for name in names if name[0] != "-" and name != ALL]
-    for name in names:
-        if name not in _BY_NAME:
-            raise UsageError(
-                f"{where}: there is no sanitizer {name!r}{did_you_mean(name, _BY_NAME)}; "
-                f"give 'all', 'none' or names: {', '.join(_BY_NAME)}"
-            )
-    kept = [name for name in names if name not in left_out] or list(_BY_NAME)
-    return tuple(name for name in _BY_NAME if name in kept and name not in left_out)
+    """Read names of sanitizers; raises UsageError, which begins with `where` (see names)."""
+    return names.parse_names(value, where, "sanitizer", tuple(_BY_NAME))
 
 
-def chosen_for(names: tuple[str, ...], device: str, *, sglang: bool) -> tuple[str, ...]:
-    """Return those of `names` that can work on this kind of device, and without SGLang or with."""
-    rows = [_BY_NAME[name] for name in names]
+def chosen_for(chosen: tuple[str, ...], device: str, *, sglang: bool) -> tuple[str, ...]:
+    """Return those of `chosen` that can work on this kind of device, and without SGLang or with."""
+    rows = [_BY_NAME[name] for name in chosen]
     return tuple(
         row.name
         for row in rows

@@ -253,13 +253,19 @@ class Disagg(Engine):
             make(self.scheduler, fault)
         return fault
 
+    def disturb(self, make: Callable[[Any, Fault], None]) -> None:
+        """Have ``make(scheduler, fault)`` put something in force on this stage, for this test."""
+        fault = Fault()
+        self._faults.append(fault)
+        make(self.scheduler, fault)
+
     def abandon(self, reason: str) -> None:
         """Leave everything as it is; after this test the worker group is replaced."""
         self._abandoned = reason
 
     def close(self) -> list[str]:
         """End everything; returns which requests were under way, and aborted. For all ranks."""
-        for fault in self._faults:
+        for fault in reversed(self._faults):  # each puts back what it has found
             fault.release()
         if self._abandoned:
             self._all.abandon(self._abandoned)

@@ -72,15 +72,30 @@ class Fault:
 def slow_transfer(scheduler: Any, fault: Fault) -> None:
     """Hold each transfer of this stage in the transfer engine's thread until the fault is over."""
 
-    def wrap(send: Any) -> Any:
-        def wait_and_send(*args: Any, **kwargs: Any) -> Any:
-            fault.hit()
-            fault.over.wait()
-            return send(*args, **kwargs)
+    def hold() -> None:
+        fault.hit()
+        fault.over.wait()
 
-        return wait_and_send
+    before_transfers(scheduler, fault, hold)
 
-    _wrap_sends(scheduler, fault, wrap)
+
+def before_transfers(scheduler: Any, fault: Fault, action: Callable[[], None]) -> None:
+    """Do `action` before each transfer of this stage, in the transfer engine's thread."""
+    if role_of(scheduler) == "prefill":
+        _wrap_sends(scheduler, fault, lambda send: _preceded_by(action, send))
+
+
+def before_metadata(scheduler: Any, fault: Fault, action: Callable[[], None]) -> None:
+    """Do `action` before each transfer of a request's metadata, when its KV has been sent."""
+    fault.replace(kv_manager(scheduler), "send_aux", lambda send: _preceded_by(action, send))
+
+
+def _preceded_by(action: Callable[[], None], send: Any) -> Any:
+    def act_and_send(*args: Any, **kwargs: Any) -> Any:
+        action()
+        return send(*args, **kwargs)
+
+    return act_and_send
 
 
 def fail_transfer(scheduler: Any, fault: Fault, times: int) -> None:
@@ -108,16 +123,32 @@ def fail_transfer(scheduler: Any, fault: Fault, times: int) -> None:
 
 def late_poll(scheduler: Any, fault: Fault, iterations: int) -> None:
     """Let this stage hear `iterations` later that a transfer has succeeded."""
+    late_answers(scheduler, fault, lambda word: iterations if word == "done" else 0)
+
+
+def late_answers(scheduler: Any, fault: Fault, iterations: Callable[[str], int]) -> None:
+    """Let this stage hear late that a room is ready for its KV, and that the KV has been moved.
+
+    So many iterations late as ``iterations("ready")`` and ``iterations("done")`` say, asked once
+    for each room.
+    """
     poll = poll_class()
-    first: dict[int, int] = {}
+    words = {
+        poll.WaitingForInput: ("ready", poll.Bootstrapping),
+        poll.Success: ("done", poll.Transferring),
+    }
+    due: dict[tuple[int, str], int] = {}
 
     def answer(room: int, status: Any) -> Any:
-        if status != poll.Success or fault.over.is_set():
+        if status not in words or fault.over.is_set():
             return status
-        if fault.count - first.setdefault(room, fault.count) >= iterations:
+        word, before = words[status]
+        if (room, word) not in due:
+            due[room, word] = fault.count + iterations(word)
+        if fault.count >= due[room, word]:
             return status
         fault.hit()
-        return poll.Transferring
+        return before
 
     _wrap_polls(scheduler, fault, answer)
 

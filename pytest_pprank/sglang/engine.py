@@ -259,6 +259,16 @@ class Engine:
         """
         self._all.callbacks.append(callback)
 
+    # for perturbations
+
+    def at_start_of_iteration(self, callback: Callable[[], None]) -> None:
+        """Have `callback()` called in the event loop's thread when an iteration begins."""
+        self._all.at_start.append(callback)
+
+    def before_each_step(self, callback: Callable[[], None]) -> None:
+        """Have `callback()` called before the loops go on; it may call `submit` and `abort`."""
+        self._all.before_step.append(callback)
+
     # the fixture's
 
     def close(self) -> list[str]:

@@ -70,6 +70,8 @@ class Conductor:
         self.stages: tuple[StageView, ...] = ()
         self.callbacks: list[Callable[[Any], None]] = []
         self.at_top: list[Callable[[], None]] = []
+        self.at_start: list[Callable[[], None]] = []
+        self.before_step: list[Callable[[], None]] = []
         self._scheduler = scheduler
         self._pprank = pprank
         self._calls: list[str] = []
@@ -128,6 +130,8 @@ class Conductor:
     def advance(self, n: int, operation: str) -> None:
         """Let every stage do `n` iterations, and share what has come of it."""
         __tracebackhide__ = True
+        for callback in self.before_step:
+            callback()
         if self._loop is None:
             self._loop = LoopThread(lambda: enter_loop(self._scheduler))
             self._loop.start()
@@ -288,6 +292,8 @@ class Conductor:
         for callback in self.at_top:
             callback()
         self._loop.at_top()
+        for callback in self.at_start:
+            callback()
 
     def _at_forward(self, batch: Any) -> None:
         forward = forward_of(batch, self.iterations)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pytest_pprank.wire.messages import ItemKey
@@ -16,3 +18,12 @@ def item_key(item: pytest.Item) -> ItemKey:
         else:
             names.append(node.name)
     return (str(item.path), *names)
+
+
+def test_name(key: ItemKey) -> str:
+    """Return what a test is called in any checkout: its file without folders, and the names."""
+    file, *names = key
+    return "::".join([Path(file).name, *names])
+
+
+test_name.__test__ = False  # type: ignore[attr-defined]  # for collectors: not a test

@@ -28,9 +28,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from pytest_pprank.perturb import Schedule
 from pytest_pprank.wire.findings import Finding
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever a message changes; both ends refuse another number."""
 
 ItemKey = tuple[str, ...]
@@ -73,13 +74,14 @@ class RankBroken:
 class RunTest:
     """Run one test; `next_key` tells pytest which fixtures may stay alive. `serial` counts up.
 
-    `sanitizers`: names of those that are to watch it.
+    `sanitizers`: names of those that are to watch it. `perturb`: what it runs under.
     """
 
     key: ItemKey
     next_key: ItemKey | None
     serial: int
     sanitizers: tuple[str, ...] = ()
+    perturb: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ class TestDone:
     `unsettled`: the test did not go through, and its messages may still be on their way in a
     process group; the next test would receive them. `unfinished`: nobody has waited for the end of
     some operation, so the other ranks' ledgers must tell whether it has one. `report` is that of
-    the last phase. `sanitizers`: JSON of what they bring (see worker.sanitizing).
+    the last phase. `sanitizers`: JSON of what they bring (see worker.sanitizing); `perturbed`: in
+    words, what the perturbations did.
     """
 
     __test__ = False  # not a test class, for the users' collectors
@@ -148,6 +151,7 @@ class TestDone:
     unfinished: bool = False
     report: Report = None
     sanitizers: str = ""
+    perturbed: str = ""
 
 
 @dataclass(frozen=True)

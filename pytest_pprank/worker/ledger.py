@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.wire.ledger_file import Call, flight_recorder_file, ledger_file
 from pytest_pprank.worker.ledger_writer import LedgerWriter
@@ -71,6 +71,25 @@ def listen(listener: Listener) -> Callable[[], None]:
     if _recorder is None:
         return lambda: None
     return _recorder.listen(listener)
+
+
+def carry_sends(
+    carrier: Callable[[Callable[[], Any], Any, tuple[Any, ...]], Any],
+) -> Callable[[], None]:
+    """Have all sends go through `carrier` (see worker.ledger_hooks); returns what ends that.
+
+    No ledger, no carrier.
+    """
+    if _recorder is None:
+        return lambda: None
+    from pytest_pprank.worker import ledger_hooks
+
+    ledger_hooks.carrier = carrier
+
+    def end() -> None:
+        ledger_hooks.carrier = None
+
+    return end
 
 
 def open_calls() -> list[Call]:

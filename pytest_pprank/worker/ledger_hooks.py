@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pytest_pprank.wire.ledger_file import SEND
 from pytest_pprank.worker.ledger_calls import KINDS, Kind
 from pytest_pprank.worker.ledger_recorder import Handle, LedgerRecorder, first_line
 from pytest_pprank.worker.ledger_writer import ISSUED
@@ -27,6 +28,9 @@ _HELPER_ARGUMENTS = (
     "group_name",
 )
 _recorder: LedgerRecorder | None = None
+carrier: Callable[[Callable[[], Any], Any, tuple[Any, ...]], Any] | None = None
+"""Asked to send in torch's place: ``carrier(send, group, receiver)`` returns a Work, as `send()`
+does; `receiver` is what torch was told beside the tensors (rank and tag)."""
 _local = threading.local()
 
 
@@ -44,8 +48,8 @@ def install(recorder: LedgerRecorder) -> None:
         _replace(ProcessGroup, "_start_coalescing", _start_coalescing)
         _replace(ProcessGroup, "_end_coalescing", _end_coalescing)
         for owner in (Work, Future):
-            _replace(owner, "wait", _waiting)
-        _replace(Work, "is_completed", _asking)
+            _replace(owner, "wait", noting_wait)
+        _replace(Work, "is_completed", noting_question)
         _replace(Work, "get_future", _deriving)
         for name in ("get", "wait"):
             _replace(Store, name, functools.partial(_store_waiting, name))
@@ -67,7 +71,11 @@ def _issuing(kind: Kind, original: _Method) -> _Method:
         if _recorder.listeners:
             _recorder.tell(ISSUED, entry)
         try:
-            work = original(self, *args, **kwargs)
+            if carrier is None or kind.way != SEND:
+                work = original(self, *args, **kwargs)
+            else:
+                send = functools.partial(original, self, *args, **kwargs)
+                work = carrier(send, self, arguments[1:])
         except BaseException as error:
             _recorder.refused(entry, error)
             raise
@@ -77,7 +85,9 @@ def _issuing(kind: Kind, original: _Method) -> _Method:
     return method
 
 
-def _waiting(original: _Method) -> _Method:
+def noting_wait(original: _Method) -> _Method:
+    """Have the ledger told of a Work's or Future's ``wait``."""
+
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         assert _recorder is not None
@@ -99,7 +109,9 @@ def _failed(work: Any, handle: Handle | None, error: BaseException) -> None:
     _recorder.waited(handle, first_line(error), done or work.is_completed())
 
 
-def _asking(original: _Method) -> _Method:
+def noting_question(original: _Method) -> _Method:
+    """Have the ledger told of a Work's ``is_completed``."""
+
     def method(self: Any) -> Any:
         __tracebackhide__ = True
         assert _recorder is not None

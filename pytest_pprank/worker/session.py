@@ -31,6 +31,7 @@ from pytest_pprank.worker.context import SERVER_ARGS
 from pytest_pprank.worker.handle import Pprank
 from pytest_pprank.worker.ledger import begin_test, unfinished
 from pytest_pprank.worker.link import Link
+from pytest_pprank.worker.perturbing import perturb_call, perturbing
 from pytest_pprank.worker.sanitizing import sanitizing
 
 
@@ -119,11 +120,19 @@ class RankSession:
         begin_test(order.serial)
         self._last_report = None
         with sanitizing(order.sanitizers, self._pprank, self._tell) as end_sanitizers:
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            with perturbing(order.perturb, order.key, self._pprank) as perturbations:
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             brought = end_sanitizers()
         unsettled = self._pprank.failed and _has_process_group()
         self._link.send(
-            TestDone(self._pprank.spoiled, unsettled, unfinished(), self._last_report, brought)
+            TestDone(
+                self._pprank.spoiled,
+                unsettled,
+                unfinished(),
+                self._last_report,
+                brought,
+                "" if perturbations is None else str(perturbations),
+            )
         )
 
     def _tell(self, finding: Finding) -> None:
@@ -157,6 +166,7 @@ class RankSession:
         """Run the call phase only where every rank got through setup."""
         if not self._peers_ready:
             raise PeersNotReady
+        perturb_call()
         return (yield)
 
     def pytest_warning_recorded(

@@ -1,0 +1,69 @@
+"""A Work that stands for a message which has not left yet (see perturb.late_sends)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from torch._C._distributed_c10d import Work
+
+from pytest_pprank.worker.ledger_hooks import noting_question, noting_wait
+
+
+class Message:
+    """A message, and how to send it: `send` returns torch's own Work. For all threads."""
+
+    def __init__(self, send: Callable[[], Any]) -> None:
+        self._send: Callable[[], Any] | None = send
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self.work: Any = None
+
+    def leave(self) -> None:
+        """Send it, if nobody has done so."""
+        with self._lock:
+            send, self._send = self._send, None
+            if send is None:
+                return
+            try:
+                self.work = send()
+            except BaseException as error:  # for who waits, whatever it is
+                self._error = error
+
+    def sent(self) -> Any:
+        """Return torch's Work; raises what the sending has raised."""
+        self.leave()
+        if self._error is not None:
+            raise self._error
+        return self.work
+
+
+class LateWork(Work):
+    """The handle of a message that leaves later, at the latest when it is waited for."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__()
+        self._message = message
+
+    def _wait(self, *args: Any, **kwargs: Any) -> bool:
+        return bool(self._message.sent().wait(*args, **kwargs))
+
+    def _is_completed(self) -> bool:
+        work = self._message.work
+        return work is not None and bool(work.is_completed())
+
+    wait = noting_wait(_wait)
+    is_completed = noting_question(_is_completed)
+
+    def is_success(self) -> bool:
+        """As torch's."""
+        return bool(self._message.sent().is_success())
+
+    def exception(self) -> Any:
+        """As torch's."""
+        return self._message.sent().exception()
+
+    def synchronize(self) -> None:
+        """As torch's."""
+        self._message.sent().synchronize()
