@@ -13,7 +13,7 @@ from pytest_pprank.worker.process import STACKS_SIGNAL, stacks_file
 
 _WAIT_SECONDS = 2.0
 _POLL_SECONDS = 0.02
-_OWN_THREAD = "pytest_pprank/worker/link.py"
+_OWN_THREADS = ("pytest_pprank/worker/link.py", "pytest_pprank/perturb/late_sends.py")
 _OWN_FRAMES = "pytest_pprank/worker/ledger"
 _PYTEST_FRAMES = ("in pytest_pyfunc_call", "in call_fixture_func", "in pytest_runtest_protocol")
 
@@ -55,12 +55,12 @@ def _shown(text: str | None, pid: int) -> str:
 
 
 def trim_stacks(text: str) -> str:
-    """Leave our own reader thread out of a dump of faulthandler's, what is below the test in each
+    """Leave our own threads out of a dump of faulthandler's, what is below the test in each
     stack, and the list of extension modules.
     """
     threads = re.split(r"\n+(?=(?:Current )?[Tt]hread 0x|Extension modules: )", text.strip())
     shown = [_above_pytest(thread) for thread in threads if not thread.startswith("Extension ")]
-    return "\n".join(thread for thread in shown if _OWN_THREAD not in thread)
+    return "\n".join(t for t in shown if not any(own in t for own in _OWN_THREADS))
 
 
 def _above_pytest(thread: str) -> str:

@@ -81,6 +81,17 @@ def test_request_at_its_last_token(engine: Any, pprank: Any) -> None:
     check(engine)
 
 
+@pytest.mark.pprank(perturb="1:+aborts")
+def test_requests_in_any_state(engine: Any) -> None:
+    """Whatever the seed chooses, also in the middle of the skew that it brings."""
+    for length in range(10, 130, 10):
+        engine.submit(length, 16)
+        engine.step(2)
+    check(engine)
+    reasons = {result.finish_reason["type"] for result in engine.results.values()}
+    assert reasons <= {"abort", "length"}
+
+
 def test_all_requests_at_once(engine: Any) -> None:
     """The pipeline is empty from one iteration to the next, and new requests come at once."""
     aborted = [engine.submit(20 + index, 100) for index in range(10)]

@@ -1,0 +1,89 @@
+"""A race that goes well by itself comes to light, and does so again with the same seed."""
+
+import re
+
+import pytest
+
+TESTS = """
+    import pytest
+    import torch
+    import torch.distributed as dist
+
+
+    def two_messages(pprank, wait_for_both):
+        for number in range(30):
+            tensors = [torch.full((4,), -1 if pprank.rank else number) for _ in range(2)]
+            if pprank.rank:
+                works = [dist.irecv(tensors[tag], 0, tag=tag) for tag in range(2)]
+            else:
+                works = [dist.isend(tensors[tag], 1, tag=tag) for tag in range(2)]
+            works[1].wait()
+            seen = tensors[0].clone()
+            works[0].wait()  # once: gloo's wait does not end when it is called again
+            seen = tensors[0] if wait_for_both else seen
+            assert seen[0] == number, "the first one cannot come after the second one"
+
+
+    def test_overtaken(process_group, pprank):
+        two_messages(pprank, wait_for_both=False)
+
+
+    def test_right(process_group, pprank):
+        two_messages(pprank, wait_for_both=True)
+
+
+    @pytest.mark.pprank(perturb="none")
+    def test_left_alone(process_group, pprank):
+        two_messages(pprank, wait_for_both=False)
+
+
+    @pytest.mark.pprank(perturb="1:late_sends")
+    def test_perturbed_in_each_run(process_group, pprank):
+        two_messages(pprank, wait_for_both=True)
+        assert pprank.world_size == 3, "to see what is told"
+"""
+
+
+def run(module_runner, *args):
+    module_runner.write(test_it=TESTS)
+    return module_runner.run("--pp-size", "2", "--pprank-device", "cpu", *args)
+
+
+@pytest.fixture(scope="module")
+def quiet(module_runner):
+    return run(module_runner)
+
+
+@pytest.fixture(scope="module")
+def perturbed(module_runner):
+    return run(module_runner, "--pprank-perturb", "1:late_sends")
+
+
+def outcomes(run):
+    names = ("overtaken", "right", "left_alone", "perturbed_in_each_run")
+    return [run.outcome(f"test_{name}[pp2]") for name in names]
+
+
+def test_race_goes_well_by_itself(quiet):
+    assert outcomes(quiet) == ["PASSED", "PASSED", "PASSED", "FAILED"]
+
+
+def test_race_comes_to_light(perturbed):
+    assert outcomes(perturbed) == ["FAILED", "PASSED", "PASSED", "FAILED"]
+    assert "pprank: perturbed, --pprank-perturb 1:late_sends" in perturbed.out
+    told = perturbed.failure("test_overtaken[pp2]")
+    assert "cannot come after the second one" in told
+    assert "perturbed: seed 1 (late_sends)" in told
+    assert "to repeat: pytest --pp-size 2 --pprank-device cpu --pprank-perturb 1:late_sends" in told
+
+
+def test_same_seed_does_the_same_to_the_test_alone(perturbed, module_runner):
+    """The repeating line of a failure runs one test, first in its worker group."""
+    name = "test_perturbed_in_each_run[pp2]"
+    before = perturbed.failure(name)
+    (command,) = re.findall(r"to repeat: pytest (.*) 'test_it.py::.*'", before)
+    again = module_runner.run(*command.split(), f"test_it.py::{name}").failure(name)
+    did = re.findall(r"  rank [01]: .*", before)
+    assert re.findall(r"  rank [01]: .*", again) == did
+    assert re.fullmatch(r"  rank 0: late_sends \d+ times, [\d.]+ ms", did[0])
+    assert did[1:] == ["  rank 1: nothing came of it"]
