@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pytest_pprank.perturb.base import Perturbation
-from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND
+from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND, Call
 from pytest_pprank.worker.ledger import listen
-from pytest_pprank.worker.ledger_writer import ISSUED, Call
+from pytest_pprank.worker.ledger_writer import ISSUED
 
 _CHANCE, _MOST_S = 0.05, 0.003
 
