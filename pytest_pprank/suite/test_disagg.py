@@ -160,6 +160,7 @@ def test_request_given_up_between_agreement_and_start(disagg: Any) -> None:
     settle(disagg)
 
 
+@pytest.mark.pprank(perturb="-polls")  # the first request must be the first to be ready
 def test_abort_while_waiting_for_prefill(disagg: Any) -> None:
     """It has a metadata slot already, but no KV (PR 17483).
 
