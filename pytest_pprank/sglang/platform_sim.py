@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pytest_pprank.sglang import sim_kernels
 from pytest_pprank.sglang.platform_cpu import PprankCpuPlatform
 
 
@@ -17,6 +18,12 @@ class PprankSimPlatform(PprankCpuPlatform):
 
     def is_pin_memory_available(self, device: Any = None) -> bool:
         return device is None or str(device).startswith("sim")
+
+    def get_dispatch_key_name(self) -> str:
+        return sim_kernels.KEY
+
+    def init_backend(self) -> None:
+        sim_kernels.register()
 
     def get_device(self, device_id: int | None = 0) -> str:
         return "sim" if device_id is None else f"sim:{device_id}"

@@ -24,12 +24,8 @@ FREED = -1
 """Last stream of a block whose log is still that of the tensor that was there before."""
 
 
-@dataclass
-class Lot:
-    """A freed block: the accesses that were made to it, and the streams it was recorded on."""
-
-    log: dict[Any, Any]
-    recorded: set[Stream] | None
+Log = dict[Any, Any]
+"""The accesses that were made to a freed block on other streams than its own; never empty."""
 
 
 @dataclass
@@ -42,7 +38,7 @@ class Stats:
     peak_reserved: int = 0
     allocations: int = 0
     out_of_memory: int = 0
-    lots: dict[tuple[int, int], list[Lot]] = field(default_factory=dict)
+    lots: dict[tuple[int, int], list[Log | None]] = field(default_factory=dict)
 
     @property
     def reserved(self) -> int:
@@ -54,38 +50,39 @@ _stats: dict[int, Stats] = defaultdict(Stats)
 
 def rounded(nbytes: int) -> int:
     """Return what a tensor of `nbytes` takes."""
-    return -(-nbytes // _ROUND) * _ROUND
+    return nbytes + -nbytes % _ROUND
 
 
-def account(nbytes: int, stream: Stream) -> Lot | None:
-    """Count a new block; returns the freed one that it takes the place of, if there is one."""
+def account(nbytes: int, stream: Stream) -> Log | None:
+    """Count a new block; returns what others did with a freed one that it takes the place of."""
     size = rounded(nbytes)
     stats = _stats[stream.device_index]
     lots = stats.lots.get((stream.stream_id, size))
-    lot = lots.pop() if lots else None
-    if lot is not None:
+    lot = None
+    if lots:
+        lot = lots.pop()
         stats.cached -= size
     stats.allocations += 1
-    stats.allocated += size
-    if stats.allocated > stats.peak_allocated:
-        stats.peak_allocated = stats.allocated
-    if stats.reserved > stats.peak_reserved:
-        stats.peak_reserved = stats.reserved
-    return lot if lot is not None and lot.log else None
+    stats.allocated = allocated = stats.allocated + size
+    if allocated > stats.peak_allocated:
+        stats.peak_allocated = allocated
+    if allocated + stats.cached > stats.peak_reserved:
+        stats.peak_reserved = allocated + stats.cached
+    return lot
 
 
-def taken_lot(nbytes: int, stream: Stream, lot: Lot | None) -> None:
+def freed(nbytes: int, stream: Stream, log: dict[Any, Any], recorded: object) -> None:
     """Count a block that was freed, and keep it for the next tensor of its size and stream."""
     size = rounded(nbytes)
     stats = _stats[stream.device_index]
     stats.allocated -= size
-    if lot is None or lot.recorded:
+    if not nbytes or recorded:
         return  # recorded on other streams: handed out only once they are done with it
     own = stream.stream_id
-    lot.log = {key: entry for key, entry in lot.log.items() if entry.stream_id != own}
+    others = {key: entry for key, entry in log.items() if entry.stream_id != own}
     lots = stats.lots.setdefault((own, size), [])
     if len(lots) < _KEPT_LOTS:
-        lots.append(lot)
+        lots.append(others or None)
         stats.cached += size
 
 

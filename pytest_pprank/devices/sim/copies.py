@@ -56,12 +56,12 @@ class DeferredCopy:
             _copy(self.target, self.source)
         if self.to_device:
             self.block.pending.remove(self)
-            self.check_source(stacks.take())
+            self.check_source()
 
-    def check_source(self, stack: stacks.Stack, what: str = "") -> None:
+    def check_source(self) -> None:
         """Report a source that is not any more what it was when the copy was enqueued."""
         if self.before is not None and not torch.equal(_bytes(self.pinned), self.before):
-            self.rewritten(what or "found to be rewritten (the writer is not known)", stack)
+            self.rewritten("found to be rewritten (the writer is not known)", stacks.take())
 
     def rewritten(self, what: str, stack: stacks.Stack) -> None:
         """Report that the host has written to the source."""
@@ -82,7 +82,7 @@ class DeferredCopy:
     def end(self) -> None:
         """Let go: the host has waited for this copy."""
         self.run()
-        self.check_source(stacks.take())
+        self.check_source()
         address = self.pinned.untyped_storage().data_ptr()
         _hosts[address].remove(self)
         if not _hosts[address]:

@@ -7,7 +7,7 @@ registers a kernel for that operator, and later calls go to it directly.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
@@ -147,12 +147,24 @@ def _check_foreign(
             if tensor.dim():
                 _implicit_upload(tensor, index)
         elif tensor.dim() or plan.written[name]:
-            shape = f"{tuple(tensor.shape)} {tensor.dtype}"
-            raise RuntimeError(
-                "Expected all tensors to be on the same device, but found at least two devices, "
-                f"{operands[0].tensor.device} and cpu! (when checking argument for argument "
-                f"{name} {shape} in method {plan.name})"
-            )
+            _refuse(plan.name, operands[0].tensor, name, tensor)
+
+
+def refuse_host_tensors(
+    kernel: str, beside: torch.Tensor, foreign: list[tuple[str, torch.Tensor]]
+) -> None:
+    """Refuse host tensors among the arguments of a kernel that takes none, but for numbers."""
+    for name, tensor in foreign:
+        if tensor.dim():
+            _refuse(kernel, beside, name, tensor)
+
+
+def _refuse(kernel: str, beside: torch.Tensor, name: str, tensor: torch.Tensor) -> NoReturn:
+    raise RuntimeError(
+        "Expected all tensors to be on the same device, but found at least two devices, "
+        f"{beside.device} and cpu! (when checking argument for argument {name} "
+        f"{tuple(tensor.shape)} {tensor.dtype} in method {kernel})"
+    )
 
 
 def _implicit_upload(tensor: torch.Tensor, index: int) -> None:
@@ -197,15 +209,8 @@ def _rows(plan: Plan, operands: list[Operand]) -> Rows | None:
         target.name == plan.names[plan.rows[0]]
         and ids
         and ids[0].tensor.dtype in (torch.int64, torch.int32)
-        and tensor.dim() > 0
-        and tensor.stride(0) > 0
     )
-    if not usable:
-        return None
-    width = tensor.element_size()
-    copy = ids[0].alias.reshape(-1).clone()
-    start, step = tensor.storage_offset() * width, tensor.stride(0) * width
-    return Rows(copy, start, step, tensor.shape[0])
+    return tracker.rows_of(tensor, ids[0].alias.reshape(-1).clone()) if usable else None
 
 
 def _growing(
@@ -251,13 +256,13 @@ def _one(
                 tracker.made(tensor, work)
         return tensor
     if kind is Result.VIEW:
-        return _viewed(result, operands)
+        return viewed(result, operands)
     if argument < len(args):
         return args[argument]
     return next(one.tensor for one in operands if one.name == plan.names[argument])
 
 
-def _viewed(result: torch.Tensor, operands: list[Operand]) -> torch.Tensor:
+def viewed(result: torch.Tensor, operands: list[Operand]) -> torch.Tensor:
     """Return the view of a device tensor that `result` is of its alias."""
     storage = result.untyped_storage()._cdata
     for one in operands:

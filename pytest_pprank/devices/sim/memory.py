@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pytest_pprank.devices.sim import NAME
-from pytest_pprank.devices.sim.allocator import FREED, Lot, account, check_room, taken_lot
+from pytest_pprank.devices.sim.allocator import FREED, account, check_room, freed
 from pytest_pprank.devices.sim.settings import settings
 from pytest_pprank.devices.sim.streams import Stream, current_stream
 
@@ -55,6 +55,7 @@ class _Capsule(ctypes.Structure):
 
 
 _capsule_at = _Capsule.from_address
+_as_strided = torch._C.TensorBase.as_strided
 
 
 class Block:
@@ -127,9 +128,9 @@ def sim_tensor(base: torch.Tensor, index: int) -> torch.Tensor:
     header.device_type, header.device_id = _EXTERNAL, index
     tensor = _import(capsule)
     block = Block(base, tensor, current_stream(index))
-    lot = account(block.nbytes, block.allocator_stream)
-    if lot is not None:
-        block.log, block.last, block.version = dict(lot.log), FREED, 1
+    log = account(block.nbytes, block.allocator_stream)
+    if log is not None:
+        block.log, block.last, block.version = log, FREED, 1
     blocks[block.key] = block
     return tensor
 
@@ -140,8 +141,7 @@ def collect() -> None:
         block = _freed.popleft()
         if blocks.get(block.key) is block:
             del blocks[block.key]
-        unused = Lot(block.log, block.recorded) if block.nbytes else None
-        taken_lot(block.nbytes, block.allocator_stream, unused)
+        freed(block.nbytes, block.allocator_stream, block.log, block.recorded)
 
 
 def block_of(tensor: torch.Tensor) -> Block:
@@ -180,19 +180,22 @@ def is_sim(tensor: torch.Tensor) -> bool:
 
 def byte_range(tensor: torch.Tensor) -> tuple[int, int]:
     """Return the first byte and the one after the last that a strided tensor covers."""
+    width = tensor.element_size()
+    start = tensor.storage_offset() * width
+    if tensor.is_contiguous():
+        size = tensor.nbytes
+        return (start, start + size) if size else (0, 0)
     if not tensor.numel():
         return 0, 0
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    width, start = tensor.element_size(), tensor.storage_offset()
-    return start * width, (start + last + 1) * width
+    return start, start + (last + 1) * width
 
 
 def _view(block: Block, tensor: torch.Tensor) -> torch.Tensor:
     base, offset = block.base(), tensor.storage_offset()
+    if tensor.dtype is base.dtype:  # bases need no gradients
+        return _as_strided(base, tensor.shape, tensor.stride(), base.storage_offset() + offset)
     with torch.no_grad():
-        if tensor.dtype is base.dtype:
-            start = base.storage_offset() + offset
-            return base.as_strided(tensor.shape, tensor.stride(), start)
         width = tensor.element_size()
         start = base.storage_offset() * base.element_size() // width + offset
         plain = torch.empty(0, dtype=tensor.dtype)

@@ -30,30 +30,44 @@ class Rows(NamedTuple):
         return torch.where(ids < 0, ids + self.rows, ids)
 
 
+def rows_of(tensor: torch.Tensor, ids: torch.Tensor) -> Rows | None:
+    """Return the rows `ids` (a CPU tensor that nobody changes) of a device tensor."""
+    if tensor.dim() == 0 or tensor.stride(0) <= 0:
+        return None
+    width = tensor.element_size()
+    start, step = tensor.storage_offset() * width, tensor.stride(0) * width
+    return Rows(ids, start, step, tensor.shape[0])
+
+
+class Work(NamedTuple):
+    """A piece of work that makes accesses: an operator on a stream, as number `number` there."""
+
+    what: str
+    stream: Stream
+    number: int
+    stack: stacks.Stack
+
+
 class Entry(NamedTuple):
-    """One access: bytes `lo` to `hi` by the piece of work `count` on a stream."""
+    """One access: bytes `lo` to `hi` by a piece of work, number `number` of its stream."""
 
     lo: int
     hi: int
     write: bool
     stream_id: int
     number: int
-    what: str
-    stream: Stream
-    stack: stacks.Stack
+    work: Work
     shape: Any
     dtype: Any
     rows: Rows | None
-    freed: bool = False
+    freed: bool
+
+    @property
+    def stream(self) -> Stream:
+        return self.work.stream
 
 
-class Work(NamedTuple):
-    """A piece of work that makes accesses: an operator on a stream, as number `count` there."""
-
-    what: str
-    stream: Stream
-    number: int
-    stack: stacks.Stack
+_tuple = tuple.__new__  # a named tuple's own way takes twice as long
 
 
 def begin(what: str, stream: Stream) -> Work:
@@ -67,15 +81,21 @@ def touch(
     """Record that `work` reads or writes `tensor`, and report what it is not ordered after."""
     whole = block.ptr == tensor.data_ptr() and block.shape == tensor.shape
     lo, hi = (0, block.nbytes) if whole else memory.byte_range(tensor)
+    touch_bytes(block, lo, hi, write, work, rows, tensor)
+
+
+def touch_bytes(
+    block: Block, lo: int, hi: int, write: bool, work: Work, rows: Rows | None, tensor: torch.Tensor
+) -> None:
+    """Record that `work` reads or writes bytes `lo` to `hi` of a block, as a part of `tensor`."""
     if block.pending:
         settle(block, work.stream.clock)
     if not settings.tracking:
         return
     sid = work.stream.stream_id
-    entry = Entry(
-        lo, hi, write, sid, work.number, work.what, work.stream, work.stack,
-        tensor.shape, tensor.dtype, rows,
-    )  # fmt: skip
+    entry: Entry = _tuple(
+        Entry, (lo, hi, write, sid, work.number, work, tensor.shape, tensor.dtype, rows, False)
+    )
     log = block.log
     if block.last != sid:
         if block.last == FREED:
@@ -99,10 +119,9 @@ def made(tensor: torch.Tensor, work: Work) -> None:
     sid, size = work.stream.stream_id, block.nbytes
     block.last, block.version = sid, 1
     block.clean[sid] = 1
-    block.log[(0, size, True, sid)] = Entry(
-        0, size, True, sid, work.number, work.what, work.stream, work.stack,
-        block.shape, block.dtype, None,
-    )  # fmt: skip
+    block.log[(0, size, True, sid)] = _tuple(
+        Entry, (0, size, True, sid, work.number, work, block.shape, block.dtype, None, False)
+    )
 
 
 def _compare(block: Block, entry: Entry, clock: Clock) -> bool:
@@ -152,7 +171,9 @@ def side(entry: Entry) -> Side:
     verb = "writes" if entry.write else "reads"
     tensor = describe(entry.dtype, entry.shape)
     freed = " (a tensor that was freed since)" if entry.freed else ""
-    return Side(f"{entry.what} {verb} {tensor}{freed}", f"on {entry.stream!r}", entry.stack)
+    return Side(
+        f"{entry.work.what} {verb} {tensor}{freed}", f"on {entry.stream!r}", entry.work.stack
+    )
 
 
 def _prune(log: dict[Any, Entry]) -> None:

@@ -1,0 +1,117 @@
+"""Fused kernels: several operators that run on the device as one, as a GPU's own kernels do.
+
+On a GPU a normalisation, a rotation or an attention is one kernel. Here it is a function made of
+torch's operators, run on the CPU aliases of its arguments: its numbers are those of the function
+on the CPU, its accesses those of one piece of work. It must change nothing but what is told to be
+written, and what it returns must not share memory, but with its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pytest_pprank.devices.sim import tracker
+from pytest_pprank.devices.sim.kernels import Operand, refuse_host_tensors, viewed
+from pytest_pprank.devices.sim.memory import Block, operand, sim_tensor
+from pytest_pprank.devices.sim.settings import settings
+from pytest_pprank.devices.sim.streams import current_stream, host, lock
+from pytest_pprank.devices.sim.tracker import Rows, Work
+
+_Tensor = torch.Tensor
+
+
+class Launch:
+    """One run of a fused kernel: takes its arguments, then makes device tensors of its results."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._operands: list[Operand] = []
+        self._foreign: list[tuple[str, torch.Tensor]] = []
+        self._work: Work | None = None
+
+    def reads(self, value: Any, name: str = "input", rows: Rows | None = None) -> Any:
+        """Return an argument as the function gets it: a device tensor as CPU tensor."""
+        return self._taken(value, name, False, rows)
+
+    def writes(self, value: Any, name: str = "out") -> Any:
+        """Return an argument that is written to."""
+        return self._taken(value, name, True, None)
+
+    def reads_bytes(self, tensor: torch.Tensor, name: str, ranges: list[tuple[int, int]]) -> Any:
+        """Return a device tensor of whose storage only some ranges of bytes are read."""
+        block, alias = operand(tensor)
+        self._operands.append(Operand(tensor, block, alias, name, False))
+        with lock:
+            work = self._begun(block)
+            for lo, hi in ranges:
+                tracker.touch_bytes(block, lo, hi, False, work, None, tensor)
+        return alias
+
+    def waits(self) -> None:
+        """Let the host wait for the stream: it needs to know values of the arguments."""
+        if self._work is not None:
+            host.sees(self._work.stream.clock)
+
+    def _taken(self, value: Any, name: str, write: bool, rows: Rows | None) -> Any:
+        if not isinstance(value, _Tensor):
+            return value
+        if value.is_cpu:
+            self._foreign.append((name, value))
+            return value
+        block, alias = operand(value)
+        self._operands.append(Operand(value, block, alias, name, write))
+        with lock:
+            tracker.touch(block, value, write, self._begun(block), rows)
+        return alias
+
+    def _begun(self, block: Block) -> Work:
+        if self._work is None:
+            self._work = tracker.begin(self.name, current_stream(block.device))
+        return self._work
+
+    def results(self, result: Any) -> Any:
+        """Return what the function has returned, with device tensors in it."""
+        if self._work is None:
+            return result
+        return self._results(result, self._work, set())
+
+    def _results(self, result: Any, work: Work, storages: set[int]) -> Any:
+        if isinstance(result, (list, tuple)):
+            return type(result)(self._results(one, work, storages) for one in result)
+        if not isinstance(result, _Tensor):
+            return result
+        storage = result.untyped_storage()
+        for one in self._operands:
+            if one.alias is result:
+                return one.tensor
+            if one.alias.untyped_storage()._cdata == storage._cdata:
+                return viewed(result, self._operands)
+        if storage._cdata in storages or storage.nbytes() != result.nbytes:
+            result = result.clone()
+        storages.add(result.untyped_storage()._cdata)
+        tensor = sim_tensor(result, work.stream.device_index)
+        if settings.tracking:
+            with lock:
+                tracker.made(tensor, work)
+        return tensor
+
+    def check(self) -> None:
+        """Refuse host tensors among the arguments, but for numbers."""
+        if self._operands:
+            refuse_host_tensors(self.name, self._operands[0].tensor, self._foreign)
+
+
+def fused(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of tensors, none of which it changes, as one kernel of the device."""
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        launch = Launch(name)
+        given = [launch.reads(value) for value in args]
+        named = {key: launch.reads(value, key) for key, value in kwargs.items()}
+        launch.check()
+        return launch.results(function(*given, **named))
+
+    return kernel

@@ -1,0 +1,118 @@
+"""SGLang's layers as kernels of the simulated device: one operator each, as on a GPU.
+
+On a GPU SGLang's normalisations, activations, rotations and attention are one kernel each. On an
+out-of-tree platform SGLang runs the same in torch's operators (``forward_native``, and the backend
+"torch_native"), some hundred of them per layer, and device sim looks at every one. Here they are
+run on the CPU aliases of their tensors, with one look: the same numbers, some times faster.
+
+Where SGLang lacks a place to register, its own operators run one by one: slower, equally right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from pytest_pprank.devices.sim.fused import Launch
+from pytest_pprank.devices.sim.tracker import rows_of
+
+KEY = "pprank_sim"
+"""What BaseFusedOp calls the platform."""
+
+_LAYERS = {
+    "sglang.srt.layers.layernorm": ("RMSNorm",),
+    "sglang.srt.layers.activation": ("SiluAndMul", "GeluAndMul"),
+    "sglang.srt.layers.rotary_embedding.base": ("RotaryEmbedding",),
+}
+"""Layers whose ``forward_native`` changes none of its tensors."""
+
+
+def register() -> None:
+    """Register the kernels with the installed SGLang, as far as it has places for them."""
+    with suppress(ModuleNotFoundError):
+        base = import_module("sglang.kernels.fused_op").BaseFusedOp
+        for cls in _layers():
+            base.register_oot_forward(cls, _layer_kernel(cls), KEY)
+    with suppress(ModuleNotFoundError, AttributeError):
+        registry = import_module("sglang.srt.layers.attention.attention_registry")
+        registry.ATTENTION_BACKENDS["torch_native"] = _attention_class()
+
+
+def _layers() -> Iterator[Any]:
+    for module, names in _LAYERS.items():
+        with suppress(ModuleNotFoundError):
+            found = import_module(module)
+            yield from (getattr(found, name) for name in names if hasattr(found, name))
+
+
+def _layer_kernel(cls: Any) -> Callable[..., Any]:
+    """Return a layer's forward: its native one, on a copy of the layer that lies on the CPU."""
+    native, name = cls.forward_native, cls.__name__
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._modules or torch.is_grad_enabled():
+            return native(self, *args, **kwargs)
+        launch = Launch(name)
+        given = [launch.reads(value) for value in args]
+        named = {key: launch.reads(value, key) for key, value in kwargs.items()}
+        layer = object.__new__(cls)
+        attributes = vars(layer)
+        attributes.update(vars(self))
+        for tensors in (vars(self), self._parameters, self._buffers):
+            for key, value in tensors.items():
+                if isinstance(value, torch.Tensor):
+                    attributes[key] = launch.reads(value, key)
+        launch.check()
+        return launch.results(native(layer, *given, **named))
+
+    return forward
+
+
+def _attention_class() -> Any:
+    native = import_module("sglang.srt.layers.attention.torch_native_backend")
+
+    class SimAttention(native.TorchNativeAttnBackend):  # type: ignore[misc,name-defined]
+        """Attention to a paged KV cache in one kernel."""
+
+        def _run_sdpa_forward_extend(self, *args: Any, **options: Any) -> Any:
+            return _attend(super()._run_sdpa_forward_extend, "extend attention", args, options)
+
+        def _run_sdpa_forward_decode(self, *args: Any, **options: Any) -> Any:
+            return _attend(super()._run_sdpa_forward_decode, "decode attention", args, options)
+
+    return SimAttention
+
+
+def _attend(
+    native: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    """Run one attention; the host waits for the lengths, as it does in the native one."""
+    query, output, keys, values, table, slots, lengths, *others = args
+    if not others or others[-1] is not None or options.get("is_cross_attn"):
+        return native(*args, **options)  # of an encoder
+    launch = Launch(name)
+    slots, lengths = launch.reads(slots, "req_pool_indices"), launch.reads(lengths, "seq_lens")
+    others = [launch.reads(value, "extend_lens") for value in others]
+    launch.waits()
+    read = list(zip(slots.tolist(), lengths.tolist(), strict=True))
+    table = launch.reads_bytes(table, "req_to_token", [_part(table, *one) for one in read])
+    tokens = torch.cat([table[slot, :length] for slot, length in read])
+    launch.check()
+    native(
+        launch.reads(query, "query"),
+        launch.writes(output),
+        launch.reads(keys, "k_cache", rows_of(keys, tokens)),
+        launch.reads(values, "v_cache", rows_of(values, tokens)),
+        table, slots, lengths, *others, **options,
+    )  # fmt: skip
+    return output
+
+
+def _part(table: torch.Tensor, row: int, length: int) -> tuple[int, int]:
+    """Return the bytes of the beginning of a row in the storage of a table."""
+    start = table.storage_offset() + row * table.stride(0)
+    return start * table.element_size(), (start + length) * table.element_size()
