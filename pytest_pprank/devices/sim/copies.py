@@ -131,8 +131,11 @@ def host_access(tensor: torch.Tensor, *, write: bool, what: str) -> None:
     """Check that the host may read or write a CPU tensor now."""
     if not _hosts or not tensor.is_cpu or tensor.layout is not torch.strided:
         return
+    address = tensor.untyped_storage().data_ptr()
+    if address not in _hosts:
+        return
     with lock:
-        for copy in list(_hosts.get(tensor.untyped_storage().data_ptr(), ())):
+        for copy in list(_hosts.get(address, ())):
             lo, hi = byte_range(tensor)
             first, last = byte_range(copy.pinned)
             if lo >= last or first >= hi:

@@ -43,12 +43,12 @@ def install() -> None:
 def _guard(name: str, *, write: bool) -> None:
     """Check what the host does to memory of copies in flight, where it goes through a method."""
     original = getattr(torch.Tensor, name)
-    hosts = copies._hosts
+    hosts, what = copies._hosts, f"Tensor.{name}"
 
     @functools.wraps(original)
     def guarded(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if hosts and self.is_cpu:
-            copies.host_access(self, write=write, what=f"Tensor.{name}")
+            copies.host_access(self, write=write, what=what)
         return original(self, *args, **kwargs)
 
     setattr(torch.Tensor, name, guarded)

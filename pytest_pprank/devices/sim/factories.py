@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -139,8 +140,7 @@ def pin_memory(tensor: torch.Tensor, device: Any = None) -> torch.Tensor:  # noq
 
 
 def _view_kernel(name: str) -> Callable[..., Any]:
-    op = overload(f"aten::{name}")
-    return lambda *args, **kwargs: on_host(op, *args, **kwargs)
+    return partial(on_host, overload(f"aten::{name}"))
 
 
 DEVICE_KERNELS: dict[str, Callable[..., Any]] = {

@@ -63,9 +63,8 @@ def make_kernel(plan: Plan) -> Kernel:
                 if value.is_cpu:
                     foreign.append((name, value))
                 else:
-                    block, alias = operand(value)
-                    operands.append(Operand(value, block, alias, name, write))
-                    given[place] = alias
+                    block, given[place] = operand(value)
+                    operands.append(Operand(value, block, given[place], name, write))
             elif isinstance(value, _NUMBERS):
                 call = plan.packet  # torch makes a tensor of it for some operators, not for all
             elif value is not None:

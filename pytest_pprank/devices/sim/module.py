@@ -187,26 +187,34 @@ def _register_kernels() -> None:
         register(f"aten::{name}", function)
     for name, function in factories.HOST_KERNELS.items():
         library_of("aten").impl(name, function, "CPU", allow_override=True)
-    _register_attention(register)
+    _register_composites(register)
     for name in _structured(factories.DEVICE_KERNELS):
         register(name, _on_first_call(partial(_generic, name)))
 
 
-def _register_attention(register: Callable[..., None]) -> None:
-    """Compute attention as the CPU does, to the bit, in one operator; with gradients in many."""
+def _register_composites(register: Callable[..., None]) -> None:
+    """Compute what torch makes of several operators in one, unless there are gradients."""
     from pytest_pprank.devices.sim.kernels import make_kernel
     from pytest_pprank.devices.sim.plans import Plan
 
-    attention = torch.ops.aten.scaled_dot_product_attention.default
-    kernel = make_kernel(Plan(attention))
+    def take(op: Any, with_gradients: Callable[..., Any]) -> None:
+        kernel = make_kernel(Plan(op))
 
-    def with_gradients(*args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args[:3]):
-            return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
-        return kernel(*args, **kwargs)
+        def choose(*args: Any, **kwargs: Any) -> Any:
+            tensors = [one for one in args if isinstance(one, torch.Tensor)]
+            if torch.is_grad_enabled() and any(one.requires_grad for one in tensors):
+                return with_gradients(*args, **kwargs)
+            return kernel(*args, **kwargs)
 
-    register(attention.name(), kernel)
-    register(attention.name(), with_gradients, f"Autograd{_KEY}")
+        register(op.name(), kernel)
+        register(op.name(), choose, f"Autograd{_KEY}")
+
+    def attention(*args: Any, **kwargs: Any) -> Any:
+        return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+
+    linear = torch.ops.aten.linear.default
+    take(linear, linear.decompose)
+    take(torch.ops.aten.scaled_dot_product_attention.default, attention)
 
 
 def _generic(name: str) -> Callable[..., Any]:

@@ -27,7 +27,17 @@ lock = threading.RLock()
 """Held while clocks, records of accesses or copies in flight are read or changed."""
 
 _numbers = itertools.count(1)
-_local = threading.local()
+
+
+class _Local(threading.local):
+    """What a thread has chosen: the current stream of each device, and what it goes back to."""
+
+    def __init__(self) -> None:
+        self.streams: dict[int, Stream] = {}
+        self.entered: list[Stream] = []
+
+
+_local = _Local()
 _streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 
 
@@ -113,12 +123,12 @@ class Stream:
         return True
 
     def __enter__(self) -> Stream:
-        _entered().append(current_stream(self.device_index))
+        _local.entered.append(current_stream(self.device_index))
         set_stream(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        set_stream(_entered().pop())
+        set_stream(_local.entered.pop())
 
     @property
     def cuda_stream(self) -> int:
@@ -197,12 +207,6 @@ class StreamContext:
 _defaults: dict[int, Stream] = {}
 
 
-def _entered() -> list[Stream]:
-    """Return what this thread goes back to when it leaves its streams."""
-    found: list[Stream] = _local.__dict__.setdefault("entered", [])
-    return found
-
-
 def current_device() -> int:
     """Return the number of the current device: always 0, as torch's guard for a device in Python
     has no other, and ``.to("sim")`` asks that one.
@@ -244,18 +248,20 @@ def default_stream(device: Any = None) -> Stream:
 
 def current_stream(device: Any = None) -> Stream:
     """Return this thread's current stream of a device."""
-    index = current_device() if device is None else device_index(device)
-    chosen: dict[int, Stream] | None = getattr(_local, "streams", None)
-    stream = chosen.get(index) if chosen is not None else None
-    return stream if stream is not None else default_stream(index)
+    stream = _local.streams.get(device) if type(device) is int else None
+    if stream is None:
+        index = device_index(device)
+        stream = _local.streams.get(index)
+        if stream is None:
+            stream = default_stream(index)
+            _local.streams[index] = stream
+    return stream
 
 
 def set_stream(stream: Stream | None) -> None:
     """Make `stream` this thread's current one on its device."""
     if stream is None:
         return
-    if not hasattr(_local, "streams"):
-        _local.streams = {}
     _local.streams[stream.device_index] = stream
 
 

@@ -171,9 +171,8 @@ def side(entry: Entry) -> Side:
     verb = "writes" if entry.write else "reads"
     tensor = describe(entry.dtype, entry.shape)
     freed = " (a tensor that was freed since)" if entry.freed else ""
-    return Side(
-        f"{entry.work.what} {verb} {tensor}{freed}", f"on {entry.stream!r}", entry.work.stack
-    )
+    what = f"{entry.work.what} {verb} {tensor}{freed}"
+    return Side(what, f"on {entry.stream!r}", entry.work.stack)
 
 
 def _prune(log: dict[Any, Entry]) -> None:
