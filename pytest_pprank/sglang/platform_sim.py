@@ -20,7 +20,7 @@ class PprankSimPlatform(PprankCpuPlatform):
         return device is None or str(device).startswith("sim")
 
     def get_dispatch_key_name(self) -> str:
-        return sim_kernels.KEY
+        return sim_kernels.dispatch_key(super().get_dispatch_key_name())
 
     def init_backend(self) -> None:
         sim_kernels.register()

@@ -31,15 +31,27 @@ _LAYERS = {
 """Layers whose ``forward_native`` changes none of its tensors."""
 
 
+def dispatch_key(otherwise: str) -> str:
+    """Return what SGLang's operators are to call the platform; `otherwise` where they ask none."""
+    return otherwise if _fused_op() is None else KEY
+
+
 def register() -> None:
     """Register the kernels with the installed SGLang, as far as it has places for them."""
-    with suppress(ModuleNotFoundError):
-        base = import_module("sglang.kernels.fused_op").BaseFusedOp
-        for cls in _layers():
-            base.register_oot_forward(cls, _layer_kernel(cls), KEY)
+    operator = _fused_op()
+    for cls in _layers() if operator is not None else ():
+        operator.register_oot_forward(cls, _layer_kernel(cls), KEY)
     with suppress(ModuleNotFoundError, AttributeError):
         registry = import_module("sglang.srt.layers.attention.attention_registry")
         registry.ATTENTION_BACKENDS["torch_native"] = _attention_class()
+
+
+def _fused_op() -> Any:
+    """Return SGLang's operator with several implementations (from 0.5.21 on), or None."""
+    with suppress(ModuleNotFoundError):
+        found = import_module("sglang.kernels.fused_op").BaseFusedOp
+        return found if hasattr(found, "register_oot_forward") else None
+    return None
 
 
 def _layers() -> Iterator[Any]:

@@ -53,6 +53,7 @@ def test_what_moved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda d: torch.cat(values(d).split(1)).add_(1),
         lambda d: values(d).topk(2)[1],
         lambda d: F.embedding(torch.tensor([1, 2], device=d), values(d)),
+        lambda d: F.linear(values(d).view(3, 2, 2), values(d)[:, :2], values(d)[:, 0]),
         lambda d: F.scaled_dot_product_attention(*[values(d).view(1, 1, 3, 4)] * 3),
         lambda d: torch.mm(values(d), values(d).t(), out=torch.empty(0, device=d)),
         lambda d: torch.where(values(d) > 0.5, values(d), torch.zeros((), device=d)),

@@ -42,6 +42,9 @@ class Launch:
 
     def reads_bytes(self, tensor: torch.Tensor, name: str, ranges: list[tuple[int, int]]) -> Any:
         """Return a device tensor of whose storage only some ranges of bytes are read."""
+        if tensor.is_cpu:
+            self._foreign.append((name, tensor))
+            return tensor
         block, alias = operand(tensor)
         self._operands.append(Operand(tensor, block, alias, name, False))
         with lock:
