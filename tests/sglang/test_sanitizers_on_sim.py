@@ -45,6 +45,13 @@ def test_staging_is_written_again(engine, monkeypatch):
 
 def test_unchanged(engine):
     engine.generate([5, 17], max_new_tokens=3)
+
+
+@pytest.mark.sglang(disable_overlap_schedule=False)
+@pytest.mark.pprank(pp=1)
+def test_unchanged_overlap(engine, scheduler):
+    assert scheduler.enable_overlap
+    engine.generate([5, 7, 40], max_new_tokens=6)
 """
 
 
@@ -90,7 +97,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> str:
     ],
 )
 def test_fault_is_found(output: str, test: str, words: list[str]) -> None:
-    failures = re.split(r"\n_{3,} (test_\w+)\[pp2\] _{3,}\n", output)
+    failures = re.split(r"\n_{3,} (test_\w+)\[pp\d\] _{3,}\n", output)
     told = dict(zip(failures[1::2], failures[2::2], strict=True))
     assert test in told, output
     found = told[test].partition("- sanitizers -")[2]
@@ -100,3 +107,4 @@ def test_fault_is_found(output: str, test: str, words: list[str]) -> None:
 
 def test_unchanged_passes(output: str) -> None:
     assert "test_unchanged[pp2] PASSED" in output
+    assert "test_unchanged_overlap[pp1] PASSED" in output
