@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_pprank.devices.sim import looking
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang import tap_seams  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.engine_loop import iteration_of_this_thread
@@ -101,7 +102,8 @@ class Observe:
     def _record(self, passage: Passage) -> None:
         __tracebackhide__ = True
         seam = taps.seam(passage.seam)
-        facts = seam.facts(passage)
+        with looking():  # whether somebody observes must not change what is in order
+            facts = seam.facts(passage)
         iteration, thread, stack = iteration_of_this_thread(), thread_name(), call_sites()
         with self._lock:
             number = len(self._calls)

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from pytest_pprank import assert_materialized_on_device, assert_no_pending_copies
+from pytest_pprank.devices.sim import looking
+from pytest_pprank.devices.sim.reports import Kind
+from pytest_pprank.devices.sim.transfers import take_transfers
 
 Found = Callable[[], list[Any]]
 
@@ -84,6 +87,23 @@ def test_copies_are_pending_until_the_host_has_waited() -> None:
         assert_no_pending_copies(download)
     sim().synchronize()
     assert_no_pending_copies(download)
+
+
+def test_who_only_looks_changes_nothing(found: Found) -> None:
+    staging, there, stream = uploaded()
+    with looking():
+        assert there.tolist() == [1] * 8
+        assert staging.tolist() == [1] * 8
+    assert (found(), take_transfers()[1:]) == ([], [])
+    with pytest.raises(AssertionError, match="host-to-device copy of"):
+        assert_no_pending_copies(there)
+    with pytest.raises(AssertionError, match="not there for the current stream"):
+        assert_materialized_on_device(there, device="sim")
+    there + 1
+    assert len(found()) == 1
+    staging[0] = 2
+    assert [one.kind for one in found()] == [Kind.STAGING_REWRITTEN]
+    stream.synchronize()
 
 
 def test_what_cannot_be_asked_about() -> None:

@@ -10,6 +10,8 @@ file imports no torch: the controller may import it.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 NAME = "sim"
 """How torch calls the device: ``torch.device("sim")``, ``torch.get_device_module("sim")``."""
@@ -29,3 +31,18 @@ def settle() -> None:
         from pytest_pprank.devices.sim import streams
 
         streams.synchronize()
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Read the device's memory in the block without being a part of the program: the host waits
+    for nothing, nothing is recorded. What is still to be copied into it is there already.
+    """
+    if not in_use():
+        yield
+        return
+    from pytest_pprank.devices.sim.settings import changed
+    from pytest_pprank.devices.sim.streams import lock
+
+    with lock, changed(looking=True, tracking=False):
+        yield

@@ -129,7 +129,7 @@ host.after_wait(_after_host_wait)
 
 def host_access(tensor: torch.Tensor, *, write: bool, what: str) -> None:
     """Check that the host may read or write a CPU tensor now."""
-    if not _hosts or not tensor.is_cpu or tensor.layout is not torch.strided:
+    if not _hosts or not tensor.is_cpu or tensor.layout is not torch.strided or settings.looking:
         return
     address = tensor.untyped_storage().data_ptr()
     if address not in _hosts:

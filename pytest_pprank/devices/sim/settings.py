@@ -19,7 +19,8 @@ class Settings:
     `poison`: memory that such a copy will fill holds NaN or huge numbers until then.
     `tracking`: accesses are recorded and compared. `strict`: a finding raises SimRaceError where
     the second access is made, besides being recorded. `memory_limit`: bytes per device, 0 for none.
-    `devices`: how many devices ``sim:0``, ``sim:1``, ... there are.
+    `devices`: how many devices ``sim:0``, ``sim:1``, ... there are. `looking`: what is read now is
+    no part of the program (`pytest_pprank.devices.sim.looking`).
     """
 
     deferred: bool = True
@@ -28,6 +29,7 @@ class Settings:
     strict: bool = False
     memory_limit: int = 0
     devices: int = 8
+    looking: bool = False
 
 
 def _number(name: str, default: int) -> int:

@@ -58,6 +58,8 @@ class Host:
 
     def sees(self, clock: Clock) -> None:
         """Note that the host has waited for everything in `clock`."""
+        if settings.looking:
+            return
         with lock:
             join(self.clock, clock)
             self.version += 1

@@ -11,6 +11,7 @@ import torch
 
 from pytest_pprank.devices.sim import stacks
 from pytest_pprank.devices.sim.reports import describe
+from pytest_pprank.devices.sim.settings import settings
 
 
 class How(str, Enum):
@@ -75,6 +76,8 @@ def record(
     direction: str, how: How, host: torch.Tensor, stream_id: int, stack: stacks.Stack
 ) -> None:
     """Note a copy from or to the host tensor `host`."""
+    if settings.looking:
+        return
     transfer = Transfer(
         direction, how, host.nbytes, host.dtype, host.shape, stack, stream_id, _mark
     )
