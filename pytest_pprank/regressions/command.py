@@ -12,12 +12,13 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
 from pytest_pprank.options import DEVICES, parse_sizes
 from pytest_pprank.regressions import results, table
@@ -38,6 +39,8 @@ from pytest_pprank.sglang import static
 
 _PROBE_FROM = 4
 """So many reverts that it pays to look first which tests get to them (one more run)."""
+_SIM_ATTEMPTS = 3
+"""How many tests may turn out to be red on device sim without the revert, too."""
 INTERRUPTED = 130
 
 
@@ -176,7 +179,40 @@ class _Command:
         run = runner.run(case.id, case.spec, first=first, skip=red | needless)
         if runner.is_stopped() and not run.reds:
             raise _CutOff
-        return judge(case, run, red)
+        result = judge(case, run, red)
+        if result.status is Status.MISSED and run.reached and self._may_need_sim():
+            return self._on_sim(runner, case, result, first, red | needless)
+        return result
+
+    def _may_need_sim(self) -> bool:
+        """Whether the runs are on device cpu, and only because nobody has said otherwise."""
+        stages = max(parse_sizes(self._options.sizes, "--pp-size"))
+        return not self._options.device and choose_device("auto", stages) == "cpu"
+
+    def _on_sim(
+        self, runner: Runner, case: Case, before: Result, first: list[str], skip: Iterable[str]
+    ) -> Result:
+        """Look for a bug once more, where a host tensor is not a device tensor and order counts.
+
+        There is no baseline of that device: a test that goes red must be green without the revert.
+        """
+        skip = {*skip, *before.others}
+        seconds = before.seconds
+        for _ in range(_SIM_ATTEMPTS):
+            run = runner.run(f"{case.id}, sim", case.spec, first=first, skip=skip, device="sim")
+            seconds += run.seconds
+            result = replace(judge(case, run, frozenset()), seconds=round(seconds, 1), device="sim")
+            if runner.is_stopped():
+                raise _CutOff
+            if result.status is not Status.CAUGHT:
+                return result
+            others = set(run.topologies) - {result.test} | skip
+            clean = runner.run(f"{result.test}, sim", skip=others, to_end=True, device="sim")
+            if clean.status == 0 and result.test in clean.passed:
+                return result
+            skip = {*skip, result.test}
+        reason = f"{before.reason}; on device sim {_SIM_ATTEMPTS} tests are red without it, too"
+        return replace(before, seconds=round(seconds, 1), reason=reason)
 
     def _keep(self, result: Result) -> None:
         self._bench.results[result.id] = result

@@ -57,6 +57,8 @@ class Result:
     reason: str = ""
     tests: int = 0
     targets: tuple[str, ...] = ()
+    device: str = ""
+    """On which device it was seen, where that is not the bench's own."""
 
 
 @dataclass(frozen=True)

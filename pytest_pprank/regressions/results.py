@@ -9,7 +9,8 @@
       "results": {revert id: {"status": "caught" | "missed" | "hung" | "does not apply" |
                   "could not run", "digest": of the revert's content, "title", "targets", "seconds",
                   "test", "seen_by", "verdict", "message", "text", "others": [test ids],
-                  "names_function", "names_request", "reached", "reason", "tests"}}
+                  "names_function", "names_request", "reached", "reason", "tests",
+                  "device": where another one than the bench's has seen it}}
     }
 
 The key holds versions and a fingerprint of the files of both packages, for they may be checkouts.

@@ -113,17 +113,19 @@ class Runner:
         first: Sequence[str] = (),
         skip: Iterable[str] = (),
         to_end: bool = False,
+        device: str = "",
     ) -> Run:
         """Run the suite; tests in `first` come first, in that order, those in `skip` not at all.
 
-        `to_end`: go on after the first red.
+        `to_end`: go on after the first red. `device`: another one than that of the options.
         """
+        options = replace(self._options, device=device or self._options.device)
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
         order = json.dumps({"first": list(first), "skip": sorted(skip)})
         (folder / recorder.ORDER).write_text(order, "utf-8")
         started = time.monotonic()
         child = Child(
-            self._options.command(revert, to_end=to_end),
+            options.command(revert, to_end=to_end),
             folder=folder,
             environment={**os.environ, reached.VARIABLE: str(folder / "reached.jsonl")},
             mark=(recorder.FOLDER, str(folder)),

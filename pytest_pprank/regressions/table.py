@@ -23,6 +23,7 @@ def row(result: Result) -> tuple[str, ...]:
         return (result.id, result.status.value, seconds, first_line(result.reason), "", "")
     names = _NAMES[result.names_function, result.names_request]
     seen = result.seen_by if result.status is Status.CAUGHT else first_line(result.reason)
+    seen += f" (device {result.device})" if result.device else ""
     return (result.id, result.status.value, seconds, seen, result.test, names)
 
 

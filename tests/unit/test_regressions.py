@@ -66,9 +66,12 @@ class FakeRunner:
         first: Sequence[str] = (),
         skip: Iterable[str] = (),
         to_end: bool = False,
+        device: str = "",
     ) -> Run:
-        assert to_end == (name in ("baseline", "probe"))
-        assert (revert is None) == (name == "baseline")
+        unmodified = name == "baseline" or name.startswith("test_")
+        assert to_end == (unmodified or name == "probe")
+        assert (revert is None) == unmodified
+        assert device == ("sim" if name.endswith(", sim") else "")
         self.calls.append((name, list(first), frozenset(skip)))
         outcome = self.store[name]
         if isinstance(outcome, BaseException):
@@ -85,6 +88,7 @@ class FakeRunner:
 class Bench:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
+        self.device = "cuda"
         self.reverts = folder / "reverts"
         self.reverts.mkdir()
         root = folder / "sglang"
@@ -99,6 +103,7 @@ class Bench:
         monkeypatch.setattr(static, "check_installed", lambda: None)
         monkeypatch.setattr(static, "package_root", lambda: root)
         monkeypatch.setattr(command, "Runner", FakeRunner)
+        monkeypatch.setattr(command, "choose_device", lambda *_: self.device)
         monkeypatch.chdir(folder)
 
     def add(self, name: str, run: Run | None = None, function: str = "f", value: int = 2) -> None:
@@ -191,6 +196,38 @@ def test_red_baseline_is_a_failure_even_if_all_is_caught(bench: Bench) -> None:
 def test_red_after_the_deadline_still_counts(bench: Bench) -> None:
     bench.add("one", Run(None, 9.0, (red(),), seconds_of={"t": 1.0}, reached=reached("t")))
     assert bench.run() == 0
+
+
+TEST = red().test
+
+
+@pytest.mark.parametrize(
+    ("clean", "status", "runs"),
+    [
+        (run_of(passed=(TEST,)), "caught", 3),
+        (run_of(red()), "missed", 7),
+        (run_of(seconds_of={}), "missed", 7),
+    ],
+)
+def test_what_cpu_cannot_see_is_looked_for_on_sim(
+    bench: Bench, capsys: pytest.CaptureFixture[str], clean: Run, status: str, runs: int
+) -> None:
+    """A test that is red there without the revert, too, is no proof."""
+    bench.device = "cpu"
+    bench.add("one", MISSED)
+    bench.store |= {"one, sim": CAUGHT, f"{TEST}, sim": clean}
+    bench.run()
+    assert bench.json()["results"]["one"]["status"] == status
+    assert len(bench.ran) == 1 + runs
+    seen = "assert_kv_balanced (device sim)" in capsys.readouterr().out
+    assert seen == (status == "caught")
+
+
+def test_asked_for_cpu_is_cpu(bench: Bench) -> None:
+    bench.device = "cpu"
+    bench.add("one", MISSED)
+    assert bench.run("--device", "cpu") == 1
+    assert bench.ran == ["baseline", "one"]
 
 
 def test_what_does_not_apply_is_not_run(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
