@@ -19,6 +19,8 @@ from pytest_pprank.sglang.reverts import reached
 
 _POLL_S = 0.25
 SUITE = "pytest_pprank.suite"
+_WHOLE = 4
+"""Deadlines that a run of the whole suite may take: one with a revert ends at its first red."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +133,18 @@ class Runner:
             mark=(recorder.FOLDER, str(folder)),
         )
         try:
-            status = self._watch(name, child, folder, started)
+            deadline = self._options.deadline * (_WHOLE if to_end else 1)
+            status = self._watch(name, child, folder, started + deadline)
         finally:
             child.end()
         return read_run(folder, status, time.monotonic() - started, child.output())
 
-    def _watch(self, name: str, child: Child, folder: Path, started: float) -> int | None:
+    def _watch(self, name: str, child: Child, folder: Path, deadline: float) -> int | None:
+        started = time.monotonic()
         next_beat = started + self._beat_every
         while (status := child.wait(_POLL_S)) is None:
             now = time.monotonic()
-            if self.is_stopped() or now > started + self._options.deadline:
+            if self.is_stopped() or now > deadline:
                 return None
             if now >= next_beat:
                 next_beat = now + self._beat_every

@@ -107,21 +107,6 @@ def test_starving_request(engine, scheduler, monkeypatch):
     engine.drain()
 
 
-@only("consensus")
-def test_stage_that_makes_a_batch_twice(engine, scheduler, monkeypatch, pprank):
-    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
-    worker = scheduler.tp_worker
-    original = worker.forward_batch_generation
-
-    def twice(batch, *args, **kwargs):
-        ForwardBatch.init_new(batch, worker.model_runner)
-        return original(batch, *args, **kwargs)
-
-    if pprank.stage == 1:
-        monkeypatch.setattr(worker, "forward_batch_generation", twice, raising=False)
-    engine.generate([5], max_new_tokens=1)
-
-
 @only("p2p")
 def test_handles_nobody_waits_for(engine, scheduler, monkeypatch, pprank):
     if pprank.rank == 0:
@@ -176,14 +161,6 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> str:
         ),
         ("test_caught_traceback", ["while handling ValueError: invalid literal"]),
         ("test_starving_request", ["liveness: req-000 has not been in a forward for 128 iter"]),
-        (
-            "test_stage_that_makes_a_batch_twice",
-            [
-                "consensus: the stages of role pp did not run the same forwards",
-                "stage 0: 1 forwards, the last one extend of req-000",
-                "stage 1: 2 forwards",
-            ],
-        ),
         (
             "test_handles_nobody_waits_for",
             ["p2p: isend of", "was never waited for", "scheduler_pp_mixin.py:"],
