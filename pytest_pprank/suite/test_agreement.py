@@ -18,8 +18,9 @@ def test_stages_agree_on_chunk_sizes(scheduler: Any, pprank: Any) -> None:
     from pytest_pprank.sglang.profiler import profiler_name
     from pytest_pprank.sglang.scheduler import started
 
-    problems = pprank.gather(started(scheduler).profiler_run.problems())
-    assert not any(problems), f"the profiler, while the Schedulers started, by stage: {problems}"
+    by_stage = enumerate(pprank.gather(started(scheduler).profiler_run.problems()))
+    problems = [f"stage {stage}: {problem}" for stage, said in by_stage for problem in said]
+    assert not problems, "the profiler, while the Schedulers started:\n" + "\n".join(problems)
     sizes = stage_facts(scheduler).chunk_sizes
     assert_ranks_agree(sizes, what=f"chunk sizes ({profiler_name()})")
     if pprank.num_stages > 1:

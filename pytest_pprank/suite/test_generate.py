@@ -117,11 +117,17 @@ def test_stages_of_different_speed(engine: Any, pprank: Any) -> None:
 
 
 @pytest.mark.sglang(enable_priority_scheduling=True, max_running_requests=2)
-def test_requests_that_push_others_aside(engine: Any) -> None:
-    """Those of a higher priority come first, also at the cost of one that runs."""
-    for priority, length in ((0, 40), (0, 41), (20, 50), (5, 30), (20, 60)):
-        engine.submit(length, 10, priority=priority)
-        engine.step(5)
+def test_requests_that_push_others_aside(engine: Any, pprank: Any) -> None:
+    """Those of a higher priority come first, also at the cost of one that runs (SGLang wants it to
+    be higher by ten for that).
+    """
+    low = [engine.submit(40 + i, 10, priority=0) for i in range(2 * pprank.num_stages + 2)]
+    engine.run_until(lambda: len(engine.results[low[0]].token_ids) >= 2)
+    begun = {rid for forward in engine.forwards for rid in forward.rids}
+    middle, high = (engine.submit(30 + more, 10, priority=more) for more in (5, 20))
     engine.drain()
+    order = list(dict.fromkeys(rid for forward in engine.forwards for rid in forward.rids))
+    assert order[len(begun) :][:2] == [high, middle], (begun, order)
+    assert sum(engine.results[rid].retractions for rid in low) == 1
     assert_tokens_equal_reference(engine.results.values())
     assert_kv_balanced(engine.scheduler)
