@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from pytest_pprank.devices.sim import in_use
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.seams import need
 
@@ -51,3 +52,7 @@ def start_grammars(scheduler: Any, backend: object) -> None:
     manager.grammar_backend = create(
         scheduler.server_args, tokenizer, config.vocab_size, config.hf_eos_token_id
     )
+    if in_use():
+        from pytest_pprank.sglang.sim_kernels import register_grammar
+
+        register_grammar()

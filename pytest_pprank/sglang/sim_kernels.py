@@ -54,6 +54,23 @@ def _fused_op() -> Any:
     return None
 
 
+def register_grammar() -> None:
+    """Let SGLang's xgrammar backend mask logits of the device: it knows no other than its own."""
+    cls = import_module("sglang.srt.constrained.xgrammar_backend").XGrammarGrammar
+    native = cls.apply_vocab_mask
+    if getattr(native, "is_of_sim", False):
+        return
+
+    def apply_vocab_mask(self: Any, logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
+        launch = Launch("apply_token_bitmask")
+        given = launch.writes(logits, "logits"), launch.reads(vocab_mask, "vocab_mask")
+        launch.check()
+        native(self, *given)
+
+    apply_vocab_mask.is_of_sim = True  # type: ignore[attr-defined]
+    cls.apply_vocab_mask = apply_vocab_mask
+
+
 def _layers() -> Iterator[Any]:
     for module, names in _LAYERS.items():
         with suppress(ModuleNotFoundError):

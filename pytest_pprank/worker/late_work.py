@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch._C._distributed_c10d import Work
 
+from pytest_pprank.devices import sim
 from pytest_pprank.worker.ledger_hooks import noting_question, noting_wait
 
 
@@ -16,6 +19,7 @@ class Message:
 
     def __init__(self, send: Callable[[], Any]) -> None:
         self._send: Callable[[], Any] | None = send
+        self._where = _on_a_stream_behind_this()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self.work: Any = None
@@ -27,7 +31,8 @@ class Message:
             if send is None:
                 return
             try:
-                self.work = send()
+                with self._where:
+                    self.work = send()
             except BaseException as error:  # for who waits, whatever it is
                 self._error = error
 
@@ -37,6 +42,21 @@ class Message:
         if self._error is not None:
             raise self._error
         return self.work
+
+
+def _on_a_stream_behind_this() -> AbstractContextManager[Any]:
+    """Return what makes a later send, by any thread, be after what is enqueued here now, and after
+    nothing else: torch lets a message wait for the stream that is current.
+    """
+    if sim.in_use():
+        module: Any = torch.get_device_module(sim.NAME)
+    elif torch.cuda.is_initialized():
+        module = torch.cuda
+    else:
+        return nullcontext()
+    stream = module.Stream()
+    stream.wait_stream(module.current_stream())
+    return module.stream(stream)  # type: ignore[no-any-return]
 
 
 class LateWork(Work):

@@ -94,6 +94,7 @@ def test_who_only_looks_changes_nothing(found: Found) -> None:
     with looking():
         assert there.tolist() == [1] * 8
         assert staging.tolist() == [1] * 8
+    assert repr(there) == f"tensor({[1.0] * 8}, device='sim:0')".replace(".0", ".")
     assert (found(), take_transfers()[1:]) == ([], [])
     with pytest.raises(AssertionError, match="host-to-device copy of"):
         assert_no_pending_copies(there)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pytest_pprank.devices.sim import NAME, copies, memory
+from pytest_pprank.devices.sim import NAME, copies, looking, memory
 from pytest_pprank.devices.sim.streams import Stream
 
 _FACTORIES = (
@@ -38,6 +38,7 @@ def install() -> None:
     for name in _WRITES:
         _guard(name, write=True)
     _wrap_record_stream()
+    _wrap_repr()
 
 
 def _guard(name: str, *, write: bool) -> None:
@@ -67,6 +68,20 @@ def _wrap_record_stream() -> None:
         return None
 
     torch.Tensor.record_stream = record_stream
+
+
+def _wrap_repr() -> None:
+    """Who shows a tensor only looks: a debugger, pytest's traceback."""
+    original = torch.Tensor.__repr__
+
+    @functools.wraps(original)
+    def shown(self: torch.Tensor, **kwargs: Any) -> str:
+        if self.is_cpu:
+            return original(self, **kwargs)
+        with looking():
+            return original(self, **kwargs)
+
+    torch.Tensor.__repr__ = shown
 
 
 def _wrap_generator() -> None:
