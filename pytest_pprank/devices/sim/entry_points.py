@@ -72,14 +72,14 @@ def _wrap_record_stream() -> None:
 
 def _wrap_repr() -> None:
     """Who shows a tensor only looks: a debugger, pytest's traceback."""
-    original = torch.Tensor.__repr__
+    original: Any = torch.Tensor.__repr__
 
     @functools.wraps(original)
     def shown(self: torch.Tensor, **kwargs: Any) -> str:
         if self.is_cpu:
-            return original(self, **kwargs)
+            return str(original(self, **kwargs))
         with looking():
-            return original(self, **kwargs)
+            return str(original(self, **kwargs))
 
     torch.Tensor.__repr__ = shown
 
