@@ -121,10 +121,10 @@ def test_requests_that_push_others_aside(engine: Any, pprank: Any) -> None:
     """Those of a higher priority come first, also at the cost of one that runs (SGLang wants it to
     be higher by ten for that).
     """
-    low = [engine.submit(40 + i, 10, priority=0) for i in range(2 * pprank.num_stages + 2)]
+    low = [engine.submit(40 + i, 6, priority=0) for i in range(pprank.num_stages + 2)]
     engine.run_until(lambda: len(engine.results[low[0]].token_ids) >= 2)
     begun = {rid for forward in engine.forwards for rid in forward.rids}
-    middle, high = (engine.submit(30 + more, 10, priority=more) for more in (5, 20))
+    middle, high = (engine.submit(30 + more, 4, priority=more) for more in (5, 20))
     engine.drain()
     order = list(dict.fromkeys(rid for forward in engine.forwards for rid in forward.rids))
     assert order[len(begun) :][:2] == [high, middle], (begun, order)
