@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 from pytest_pprank.devices.sim import stacks, tracker, transfers
@@ -38,7 +40,7 @@ class DeferredCopy:
         self.number = work.number
         self.source = pinned if to_device else alias.clone()
         self.target = alias if to_device else pinned
-        self.before = _bytes(pinned).clone() if to_device else None
+        self.before = _bytes(pinned) if to_device else None
         self.ran = False
         if settings.poison:
             poison(self.target)
@@ -60,7 +62,7 @@ class DeferredCopy:
 
     def check_source(self) -> None:
         """Report a source that is not any more what it was when the copy was enqueued."""
-        if self.before is not None and not torch.equal(_bytes(self.pinned), self.before):
+        if self.before is not None and _bytes(self.pinned) != self.before:
             self.rewritten("found to be rewritten (the writer is not known)", stacks.take())
 
     def rewritten(self, what: str, stack: stacks.Stack) -> None:
@@ -96,8 +98,9 @@ class DeferredCopy:
         return describe(self.pinned.dtype, self.pinned.shape)
 
 
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
+def _bytes(tensor: torch.Tensor) -> bytes:
+    """Return what is in a dense host tensor's memory now."""
+    return ctypes.string_at(tensor.data_ptr(), tensor.nbytes)
 
 
 def poison(tensor: torch.Tensor) -> None:
@@ -226,11 +229,12 @@ def _upload(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> N
     stream = current_stream(block.device)
     late = _deferred(source, non_blocking)
     with lock:
-        work = tracker.begin("host-to-device copy", stream)
+        stack = stacks.take(stacks.DEEP)
+        work = Work("host-to-device copy", stream, stream.tick(), stack)
         _finish_downloads(source, stream)
         tracker.touch(block, target, True, work)
         how = How.ASYNC if late else How.STAGED if non_blocking else How.BLOCKING
-        transfers.record("H2D", how, source, stream.stream_id, stacks.take(stacks.DEEP))
+        transfers.record("H2D", how, source, stream.stream_id, stack)
         if late:
             DeferredCopy(True, source, block, alias, work)
             return
@@ -254,10 +258,11 @@ def _download(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) ->
     stream = current_stream(block.device)
     late = _deferred(target, non_blocking)
     with lock:
-        work = tracker.begin("device-to-host copy", stream)
+        stack = stacks.take(stacks.DEEP)
+        work = Work("device-to-host copy", stream, stream.tick(), stack)
         tracker.touch(block, source, False, work)
         how = How.ASYNC if late else How.BLOCKING
-        transfers.record("D2H", how, target, stream.stream_id, stacks.take(stacks.DEEP))
+        transfers.record("D2H", how, target, stream.stream_id, stack)
         if late:
             DeferredCopy(False, target, block, alias, work)
             return

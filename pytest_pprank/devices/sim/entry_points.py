@@ -144,7 +144,7 @@ def _wrap_pinning_factories() -> None:
 def _pinning(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def factory(*args: Any, **kwargs: Any) -> Any:
-        if not kwargs.pop("pin_memory", False):
+        if not kwargs or not kwargs.pop("pin_memory", False):
             return original(*args, **kwargs)
         made = original(*args, **kwargs)
         return made.pin_memory() if made.device.type == "cpu" else made

@@ -93,6 +93,8 @@ def to_copy(
     if where.type == "cpu" and non_blocking and is_sim(source) and _dense(shape, stride):
         # torch: "pin_out", a non-blocking copy to the host goes to pinned memory
         target = pinned.pinned_empty(shape, dtype)
+    elif where.type == NAME:
+        target = empty_strided(shape, stride, dtype=dtype, device=where)
     else:
         target = torch.empty_strided(shape, stride, dtype=dtype, device=where)
     if where.type not in ("cpu", NAME):

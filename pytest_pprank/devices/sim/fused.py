@@ -32,13 +32,24 @@ class Launch:
         self._foreign: list[tuple[str, torch.Tensor]] = []
         self._work: Work | None = None
 
-    def reads(self, value: Any, name: str = "input", rows: Rows | None = None) -> Any:
+    def reads(
+        self, value: Any, name: str = "input", rows: Rows | None = None, write: bool = False
+    ) -> Any:
         """Return an argument as the function gets it: a device tensor as CPU tensor."""
-        return self._taken(value, name, False, rows)
+        if not isinstance(value, _Tensor):
+            return value
+        if value.is_cpu:
+            self._foreign.append((name, value))
+            return value
+        block, alias = operand(value)
+        self._operands.append(Operand(value, block, alias, name, write))
+        with lock:
+            tracker.touch(block, value, write, self._work or self._begun(block), rows)
+        return alias
 
     def writes(self, value: Any, name: str = "out") -> Any:
         """Return an argument that is written to."""
-        return self._taken(value, name, True, None)
+        return self.reads(value, name, None, True)
 
     def reads_bytes(self, tensor: torch.Tensor, name: str, ranges: list[tuple[int, int]]) -> Any:
         """Return a device tensor of whose storage only some ranges of bytes are read."""
@@ -57,18 +68,6 @@ class Launch:
         """Let the host wait for the stream: it needs to know values of the arguments."""
         if self._work is not None:
             host.sees(self._work.stream.clock)
-
-    def _taken(self, value: Any, name: str, write: bool, rows: Rows | None) -> Any:
-        if not isinstance(value, _Tensor):
-            return value
-        if value.is_cpu:
-            self._foreign.append((name, value))
-            return value
-        block, alias = operand(value)
-        self._operands.append(Operand(value, block, alias, name, write))
-        with lock:
-            tracker.touch(block, value, write, self._begun(block), rows)
-        return alias
 
     def _begun(self, block: Block) -> Work:
         if self._work is None:

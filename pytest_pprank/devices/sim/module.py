@@ -201,9 +201,10 @@ def _register_composites(register: Callable[..., None]) -> None:
         kernel = make_kernel(Plan(op))
 
         def choose(*args: Any, **kwargs: Any) -> Any:
-            tensors = [one for one in args if isinstance(one, torch.Tensor)]
-            if torch.is_grad_enabled() and any(one.requires_grad for one in tensors):
-                return with_gradients(*args, **kwargs)
+            if torch.is_grad_enabled():
+                tensors = [one for one in args if isinstance(one, torch.Tensor)]
+                if any(one.requires_grad for one in tensors):
+                    return with_gradients(*args, **kwargs)
             return kernel(*args, **kwargs)
 
         register(op.name(), kernel)

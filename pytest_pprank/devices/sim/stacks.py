@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from types import CodeType
+from types import CodeType, FrameType
 
 Stack = tuple[CodeType | int, ...]
 _DEPTH = 28
@@ -24,13 +24,15 @@ def _internal() -> tuple[str, ...]:
 
 def take(depth: int = _DEPTH) -> Stack:
     """Return the stack of the caller's caller."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     taken: list[CodeType | int] = []
-    left = depth
-    while frame is not None and left:
-        taken += (frame.f_code, frame.f_lasti)
-        frame = frame.f_back  # type: ignore[assignment]
-        left -= 1
+    add = taken.append
+    for _ in range(depth):
+        if frame is None:
+            break
+        add(frame.f_code)
+        add(frame.f_lasti)
+        frame = frame.f_back
     return tuple(taken)
 
 
