@@ -28,6 +28,7 @@ def test_request_that_has_not_begun(engine: Any) -> None:
     check(engine, aborted)
 
 
+@pytest.mark.pprank(perturb="-kv_pressure")  # a retracted request would wait, too
 def test_request_that_waits_for_its_turn(engine: Any) -> None:
     """There are 8 request slots; it never gets one."""
     running = [engine.submit(20 + index, 12) for index in range(8)]
