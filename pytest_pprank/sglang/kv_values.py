@@ -39,7 +39,8 @@ class KvValues:
         """Copy the KV of a request that is about to give its slot (in `slots`) back."""
         buffers = getattr(pool, "k_buffer", None)
         kv = getattr(req, "kv", req)  # up to 0.5.19 on the request itself
-        row, length = kv.req_pool_idx, int(getattr(kv, "kv_committed_len", 0) or 0)
+        row = getattr(kv, "req_pool_idx", None)
+        length = int(getattr(kv, "kv_committed_len", 0) or 0)
         if not buffers or not buffers[0].is_cpu or row is None or not length:
             return
         of_token = buffers[0][0].nbytes
