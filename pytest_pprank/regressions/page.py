@@ -28,8 +28,8 @@ table { border-collapse: collapse; width: 100%; }
 th { text-align: left; color: #59636e; font-weight: 600; border-bottom: 2px solid #d1d9e0; }
 th, td { padding: .35rem .6rem; vertical-align: top; }
 tbody { border-bottom: 1px solid #e6eaef; }
-table { table-layout: fixed; } th:nth-child(1) { width: 18rem; } th:nth-child(2) { width: 9rem; }
-th:nth-child(3) { width: 3rem; text-align: right; } th:nth-child(6) { width: 9rem; }
+table { table-layout: fixed; } th:nth-child(1) { width: 22%; } th:nth-child(2) { width: 12%; }
+th:nth-child(3) { width: 6%; text-align: right; } th:nth-child(6) { width: 12%; }
 td { overflow-wrap: anywhere; } tr.more td { padding-top: 0; }
 td.s { text-align: right; font-variant-numeric: tabular-nums; }
 code, pre, .mono { font: 13px/1.4 ui-monospace, monospace; }
