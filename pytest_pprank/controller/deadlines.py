@@ -6,6 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+IN_SETUP = 6
+"""How many times the grace the peers of a rank get that has got through setup.
+
+Roles start different things: prefill profiles its chunk sizes while decode has nothing to do. Who
+waits there for a rank that is through is found without it, by the ledgers.
+"""
+
 
 class Deadlines:
     """The deadline of a test, and the one its other ranks get once the first is through.
@@ -62,8 +69,9 @@ class Deadlines:
         elif not arrived and self._first_arrival is not None:
             self._phase_start, self._first_arrival = self.now(), None
 
-    def left(self, *, failed: bool) -> float:
-        """Seconds left; `failed`: whether a rank that is through has failed.
+    def left(self, *, failed: bool, setup: bool = False) -> float:
+        """Seconds left; `failed`: whether a rank that is through has failed; `setup`: whether it is
+        only through with its setup.
 
         A failed rank will not come back: the plain grace. After one that went well its peers may
         take as long again as it took: machines are shared, and stages are not equal.
@@ -71,7 +79,8 @@ class Deadlines:
         end = self._start + self.timeout
         if self._first_arrival is not None:
             took = self._first_arrival - self._phase_start
-            patience = self.grace if failed else max(self.grace, took)
+            grace = self.grace * (IN_SETUP if setup else 1)
+            patience = self.grace if failed else max(grace, took)
             end = min(end, self._first_arrival + patience)
         return end - self.now()
 

@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_pprank.controller.deadlines import Deadlines, is_traced
+from pytest_pprank.controller.deadlines import IN_SETUP, Deadlines, is_traced
 from pytest_pprank.controller.evidence import read_last_words
 from pytest_pprank.controller.findings import Findings
 from pytest_pprank.controller.meetings import Meetings
@@ -202,6 +202,13 @@ class TestRun:
         """Whether a rank that is through has failed."""
         return any(self._phase_outcome(rank) == "failed" for rank in self._arrived())
 
+    def _only_set_up(self) -> bool:
+        """Whether those that are through are through with no more than setup, and went well."""
+        if self._done or self._failed():
+            return False
+        return all(self._reports[rank][-1:] and self._reports[rank][-1]["when"] == "setup"
+                   for rank in self._arrived())  # fmt: skip
+
     def _phase_outcome(self, rank: int) -> str:
         reports = self._reports[rank]
         if not reports:
@@ -216,7 +223,9 @@ class TestRun:
     def _left(self, enough: float) -> float:
         """Seconds left; where that is more than `enough`, it may be even more."""
         least = self._deadlines.left(failed=True)
-        return least if least > enough else self._deadlines.left(failed=self._failed())
+        if least > enough:
+            return least
+        return self._deadlines.left(failed=self._failed(), setup=self._only_set_up())
 
     def _trouble(self) -> Trouble | None:
         if self._dead or self._group.ended is not None:
@@ -293,7 +302,8 @@ class TestRun:
     def _late(self) -> Trouble:
         inside = {rank: self._place(rank) for rank in self._inside()}
         if self._arrived():
-            return self._diverged(f"--pprank-grace: {self._deadlines.grace:g} s")
+            more = f", {IN_SETUP}-fold in setup" if self._only_set_up() else ""
+            return self._diverged(f"--pprank-grace: {self._deadlines.grace:g} s{more}")
         details = self._look(inside)
         timeout = self._deadlines.timeout
         return Hung(inside=inside, waits=self._waits(), details=details, timeout=timeout)

@@ -48,6 +48,14 @@ def test_after_a_pass_as_long_again_as_it_took(deadlines, clock):
     assert deadlines.left(failed=False) == 18
 
 
+def test_in_setup_ranks_wait_longer_for_each_other(deadlines, clock):
+    clock.now += 2
+    deadlines.mark_arrivals(True)
+    clock.now += 1
+    assert deadlines.left(failed=False, setup=True) == 29
+    assert deadlines.left(failed=True, setup=True) == 4
+
+
 def test_but_never_longer_than_the_timeout(deadlines, clock):
     clock.now += 50
     deadlines.mark_arrivals(True)
