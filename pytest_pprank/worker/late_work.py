@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch._C._distributed_c10d import Work
+from torch.distributed import Work
 
 from pytest_pprank.devices import sim
 from pytest_pprank.worker.ledger_hooks import noting_question, noting_wait
@@ -59,7 +59,7 @@ def _on_a_stream_behind_this() -> AbstractContextManager[Any]:
     return module.stream(stream)  # type: ignore[no-any-return]
 
 
-class LateWork(Work):
+class LateWork(Work):  # type: ignore[misc]
     """The handle of a message that leaves later, at the latest when it is waited for."""
 
     def __init__(self, message: Message) -> None:
