@@ -240,11 +240,16 @@ def test_a_missing_file_is_a_problem_in_words(tmp_path):
     assert not ledger.complete
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"x", bytes(FILE_BYTES), b"\xff" * FILE_BYTES, os.urandom(FILE_BYTES)]
-)
-def test_garbage_is_a_problem_in_words(path, content):
-    path.write_bytes(content)
+@pytest.mark.parametrize("garbage", ["nothing", "one byte", "zeros", "ones", "anything"])
+def test_garbage_is_a_problem_in_words(path, garbage):
+    contents = {
+        "nothing": b"",
+        "one byte": b"x",
+        "zeros": bytes(FILE_BYTES),
+        "ones": b"\xff" * FILE_BYTES,
+        "anything": os.urandom(FILE_BYTES),
+    }
+    path.write_bytes(contents[garbage])
     assert "head" in read_ledger(path).problem
 
 
