@@ -186,24 +186,6 @@ def test_abort_in_the_middle_of_its_prompt(disagg: Any) -> None:
     assert disagg.results[aborted].finish_reason["type"] == "abort"
 
 
-def test_abort_after_each_number_of_steps(disagg: Any) -> None:
-    """Wherever the request is, on both roles: it ends, and the next one is as if nothing had been.
-
-    How far it gets depends on the threads that move KV, and is not the same in each run.
-    """
-    aborted, seen = [], set()
-    for steps in range(1, 11):
-        aborted.append(disagg.submit(CHUNK + steps, 100))
-        disagg.submit(7 + steps, 3)
-        disagg.step(steps)
-        seen |= {state for states in disagg.state(aborted[-1]).values() for state in states}
-        disagg.abort(aborted[-1])
-        disagg.step(1)
-    settle(disagg, allow_failed_rooms=True)
-    assert {disagg.results[rid].finish_reason["type"] for rid in aborted} == {"abort"}
-    assert len(seen - {"unknown"}) > 1, seen
-
-
 @pytest.mark.pprank(sanitize="-logs")
 def test_stage_that_is_not_done_after_all(disagg: Any) -> None:
     """A stage hears that its KV is sent, all agree to let the request go, and it is not: SGLang
