@@ -2,7 +2,7 @@
 
 Between two ranks, messages of one group and tag keep their order; of others nobody may expect one.
 And what is sent belongs to the message until its handle was waited for: who writes to it earlier
-sends something else, which gloo hides, because it copies small messages at once.
+sends something else, which gloo hides where it happens to send at once.
 """
 
 from __future__ import annotations

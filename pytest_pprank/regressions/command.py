@@ -33,6 +33,7 @@ from pytest_pprank.regressions.judgement import (
     missed,
 )
 from pytest_pprank.regressions.order import Reach, reach_of, write_probe
+from pytest_pprank.regressions.processes import ended_as_by_ctrl_c
 from pytest_pprank.regressions.results import Bench
 from pytest_pprank.regressions.runs import Options, Run, Runner
 from pytest_pprank.sglang import static
@@ -98,7 +99,10 @@ class _Command:
 
     def run(self) -> int:
         _say(f"{len(self._cases)} reverts, SGLang {static.sglang_version()}; {self._json}")
-        with tempfile.TemporaryDirectory(prefix="pprank-regressions-") as folder:
+        with (
+            ended_as_by_ctrl_c(),
+            tempfile.TemporaryDirectory(prefix="pprank-regressions-") as folder,
+        ):
             runner = Runner(self._options, Path(folder), _beat)
             try:
                 self._measure(runner)
@@ -156,9 +160,9 @@ class _Command:
                 with _stopping(runner):
                     while pending:
                         done = wait(pending, return_when=FIRST_COMPLETED).done
-                        pending -= done
                         for future in done:
                             self._keep(future.result())
+                            pending.remove(future)  # not earlier: Ctrl-C may come any time
             except KeyboardInterrupt:
                 for future in wait(pending).done:
                     if not isinstance(future.exception(), _CutOff):

@@ -5,15 +5,34 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _ORDERLY_S = 15.0
 """How long pytest gets after Ctrl-C: it ends its ranks and reports what it has."""
 _POLL_S = 0.05
 _GONE_S = 10.0
+
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM (a CI job that is cancelled, `timeout`) and SIGHUP raise KeyboardInterrupt:
+    they would end us at once, and leave our children and folders.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = {number: signal.signal(number, signal.default_int_handler) for number in _ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Child:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,12 +54,13 @@ MISSED = run_of(reached=reached("test_a.py::test_b[pp2]"))
 class FakeRunner:
     """Gives each run the outcome that the test has in store for its name."""
 
-    store: dict[str, Run | BaseException]
+    store: dict[str, Run | BaseException | signal.Signals]
     calls: list[tuple[str, list[str], frozenset[str]]]
 
     def __init__(self, options: Options, folder: Path, beat: object) -> None:
         assert folder.is_dir()
         del options, beat
+        self.stopped = threading.Event()
 
     def run(
         self,
@@ -74,15 +78,19 @@ class FakeRunner:
         assert device == ("sim" if name.endswith(", sim") else "")
         self.calls.append((name, list(first), frozenset(skip)))
         outcome = self.store[name]
+        if isinstance(outcome, signal.Signals):
+            os.kill(os.getpid(), outcome)
+            assert self.stopped.wait(60), "the run is not ended"
+            return Run(2, 1.0)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
     def stop(self) -> None:
-        pass
+        self.stopped.set()
 
     def is_stopped(self) -> bool:
-        return False
+        return self.stopped.is_set()
 
 
 class Bench:
@@ -335,6 +343,24 @@ def test_ctrl_c_keeps_what_is_done(bench: Bench) -> None:
     bench.store["two"] = CAUGHT
     assert bench.run() == 0
     assert bench.ran == ["two"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_termination_keeps_what_is_done_and_leaves_nothing(
+    bench: Bench, number: signal.Signals
+) -> None:
+    bench.add("one", CAUGHT)
+    bench.add("two")
+    bench.store["two"] = number
+    got: list[int] = []
+    before = signal.signal(number, lambda *_: got.append(number))
+    try:
+        assert bench.run() == command.INTERRUPTED
+        os.kill(os.getpid(), number)
+    finally:
+        signal.signal(number, before)
+    assert got == [number]  # the second one alone: the handler is what it was before
+    assert list(bench.json()["results"]) == ["one"]
 
 
 def test_page_holds_everything_and_escapes_it(bench: Bench) -> None:

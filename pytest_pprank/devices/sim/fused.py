@@ -41,10 +41,9 @@ class Launch:
         if value.is_cpu:
             self._foreign.append((name, value))
             return value
-        block, alias = operand(value)
-        self._operands.append(Operand(value, block, alias, name, write))
+        block, alias = self._take(value, name, write)
         with lock:
-            tracker.touch(block, value, write, self._work or self._begun(block), rows)
+            tracker.touch(block, value, write, self._begun(block), rows)
         return alias
 
     def writes(self, value: Any, name: str = "out") -> Any:
@@ -56,8 +55,7 @@ class Launch:
         if tensor.is_cpu:
             self._foreign.append((name, tensor))
             return tensor
-        block, alias = operand(tensor)
-        self._operands.append(Operand(tensor, block, alias, name, False))
+        block, alias = self._take(tensor, name, write=False)
         with lock:
             work = self._begun(block)
             for lo, hi in ranges:
@@ -68,6 +66,11 @@ class Launch:
         """Let the host wait for the stream: it needs to know values of the arguments."""
         if self._work is not None:
             host.sees(self._work.stream.clock)
+
+    def _take(self, tensor: Any, name: str, write: bool) -> tuple[Block, Any]:
+        block, alias = operand(tensor)
+        self._operands.append(Operand(tensor, block, alias, name, write))
+        return block, alias
 
     def _begun(self, block: Block) -> Work:
         if self._work is None:
