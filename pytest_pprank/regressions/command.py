@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,8 @@ from pytest_pprank.sglang import static
 
 _PROBE_FROM = 4
 """So many reverts that it pays to look first which tests get to them (one more run)."""
+_POLL_S = 0.5
+"""A signal that comes just before a wait begins does not end that wait: no wait without an end."""
 _SIM_ATTEMPTS = 3
 """How many tests may turn out to be red on device sim without the revert, too."""
 INTERRUPTED = 130
@@ -148,18 +150,20 @@ class _Command:
 
     def _one(self, runner: Runner, name: str, revert: str | None = None) -> Run:
         with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(runner.run, name, revert, to_end=True)
             with _stopping(runner):
-                found = future.result()
-        return found
+                future = pool.submit(runner.run, name, revert, to_end=True)
+                while not wait([future], _POLL_S).done:
+                    pass
+            return future.result()
 
     def _all(self, runner: Runner, left: list[Case]) -> None:
         with ThreadPoolExecutor(self._jobs) as pool:
-            pending = {pool.submit(self._case, runner, case) for case in left}
+            pending: set[Future[Result]] = set()
             try:
                 with _stopping(runner):
+                    pending.update(pool.submit(self._case, runner, case) for case in left)
                     while pending:
-                        done = wait(pending, return_when=FIRST_COMPLETED).done
+                        done = wait(pending, _POLL_S, FIRST_COMPLETED).done
                         for future in done:
                             self._keep(future.result())
                             pending.remove(future)  # not earlier: Ctrl-C may come any time

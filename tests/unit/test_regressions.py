@@ -79,7 +79,7 @@ class FakeRunner:
         self.calls.append((name, list(first), frozenset(skip)))
         outcome = self.store[name]
         if isinstance(outcome, signal.Signals):
-            os.kill(os.getpid(), outcome)
+            signal.raise_signal(outcome)  # in this thread: the main thread's wait is not interrupted
             assert self.stopped.wait(60), "the run is not ended"
             return Run(2, 1.0)
         if isinstance(outcome, BaseException):
