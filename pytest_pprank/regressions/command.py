@@ -33,7 +33,7 @@ from pytest_pprank.regressions.judgement import (
     missed,
 )
 from pytest_pprank.regressions.order import Reach, reach_of, write_probe
-from pytest_pprank.regressions.processes import ended_as_by_ctrl_c
+from pytest_pprank.regressions.processes import Interruption
 from pytest_pprank.regressions.results import Bench
 from pytest_pprank.regressions.runs import Options, Run, Runner
 from pytest_pprank.sglang import static
@@ -41,7 +41,7 @@ from pytest_pprank.sglang import static
 _PROBE_FROM = 4
 """So many reverts that it pays to look first which tests get to them (one more run)."""
 _POLL_S = 0.5
-"""A signal that comes just before a wait begins does not end that wait: no wait without an end."""
+"""How often we look whether we are asked to end."""
 _SIM_ATTEMPTS = 3
 """How many tests may turn out to be red on device sim without the revert, too."""
 INTERRUPTED = 130
@@ -97,12 +97,13 @@ class _Command:
         self._jobs = _jobs(args)
         key = results.make_key(self._options, root)
         self._bench = results.load(self._json, key, fresh=args.fresh)
+        self._interruption = Interruption()
         self._started = time.monotonic()
 
     def run(self) -> int:
         _say(f"{len(self._cases)} reverts, SGLang {static.sglang_version()}; {self._json}")
         with (
-            ended_as_by_ctrl_c(),
+            self._interruption,
             tempfile.TemporaryDirectory(prefix="pprank-regressions-") as folder,
         ):
             runner = Runner(self._options, Path(folder), _beat)
@@ -153,7 +154,7 @@ class _Command:
             with _stopping(runner):
                 future = pool.submit(runner.run, name, revert, to_end=True)
                 while not wait([future], _POLL_S).done:
-                    pass
+                    self._interruption.check()
             return future.result()
 
     def _all(self, runner: Runner, left: list[Case]) -> None:
@@ -166,7 +167,8 @@ class _Command:
                         done = wait(pending, _POLL_S, FIRST_COMPLETED).done
                         for future in done:
                             self._keep(future.result())
-                            pending.remove(future)  # not earlier: Ctrl-C may come any time
+                        pending -= done
+                        self._interruption.check()
             except KeyboardInterrupt:
                 for future in wait(pending).done:
                     if not isinstance(future.exception(), _CutOff):

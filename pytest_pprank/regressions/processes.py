@@ -7,32 +7,46 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 _ORDERLY_S = 15.0
 """How long pytest gets after Ctrl-C: it ends its ranks and reports what it has."""
 _POLL_S = 0.05
 _GONE_S = 10.0
 
-_ENDS = (signal.SIGTERM, signal.SIGHUP)
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@contextmanager
-def ended_as_by_ctrl_c() -> Iterator[None]:
-    """Inside, SIGTERM (a CI job that is cancelled, `timeout`) and SIGHUP raise KeyboardInterrupt:
-    they would end us at once, and leave our children and folders.
+class Interruption:
+    """Inside this context Ctrl-C, SIGTERM (a CI job that is cancelled, `timeout`) and SIGHUP end
+    us where we `check`, not in the middle of a file, and not at once with our children left. The
+    second one does not wait for that.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before = {number: signal.signal(number, signal.default_int_handler) for number in _ENDS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._before = {number: signal.signal(number, self._ask) for number in _ENDS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if we are asked to end."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def _ask(self, *_: object) -> None:
+        self.check()
+        self._asked = True
 
 
 class Child:

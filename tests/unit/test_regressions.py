@@ -79,7 +79,7 @@ class FakeRunner:
         self.calls.append((name, list(first), frozenset(skip)))
         outcome = self.store[name]
         if isinstance(outcome, signal.Signals):
-            signal.raise_signal(outcome)  # in this thread: the main thread's wait is not interrupted
+            signal.raise_signal(outcome)  # here: does not interrupt the main thread
             assert self.stopped.wait(60), "the run is not ended"
             return Run(2, 1.0)
         if isinstance(outcome, BaseException):
@@ -345,7 +345,7 @@ def test_ctrl_c_keeps_what_is_done(bench: Bench) -> None:
     assert bench.ran == ["two"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_termination_keeps_what_is_done_and_leaves_nothing(
     bench: Bench, number: signal.Signals
 ) -> None:
