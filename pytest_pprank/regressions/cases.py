@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pprank.errors import DoesNotFit, UsageError
+from pytest_pprank.regressions.device_order import is_of_device_order
 from pytest_pprank.sglang import reverts
 from pytest_pprank.sglang.reverts import Revert
 
@@ -17,7 +18,7 @@ class Case:
     """One revert: `spec` is what ``--pprank-revert`` gets, `digest` changes with its content.
 
     `present` are the dotted names that it edits in the installed SGLang; none where it does not
-    apply, and `misfit` says why.
+    apply, and `misfit` says why. `device_order`: it edits nothing that device cpu could show.
     """
 
     revert: Revert
@@ -25,6 +26,7 @@ class Case:
     digest: str
     present: tuple[str, ...] = ()
     misfit: str = ""
+    device_order: bool = False
 
     @property
     def id(self) -> str:
@@ -77,6 +79,8 @@ def _case(spec: str, package_root: Path) -> Case:
     where = revert.id if shipped else str(Path(spec).resolve())
     digest = hashlib.sha256(repr(revert).encode()).hexdigest()
     try:
-        return Case(revert, where, digest, tuple(revert.targets_in(package_root)))
+        edited = revert.edited_in(package_root)
     except DoesNotFit as error:
         return Case(revert, where, digest, misfit=str(error))
+    present = tuple(each.target for each in edited)
+    return Case(revert, where, digest, present, device_order=is_of_device_order(edited))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,32 +17,24 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
 from pytest_pprank.options import DEVICES, parse_sizes
 from pytest_pprank.regressions import results, table
 from pytest_pprank.regressions.cases import Case, load_cases
-from pytest_pprank.regressions.judgement import (
-    NOT_REACHED,
-    Result,
-    Status,
-    judge,
-    judge_baseline,
-    misfit,
-    missed,
-)
+from pytest_pprank.regressions.judgement import Result, Status, judge_baseline, misfit
+from pytest_pprank.regressions.looking import CutOff, Looking
 from pytest_pprank.regressions.order import Reach, reach_of, write_probe
 from pytest_pprank.regressions.processes import Interruption
 from pytest_pprank.regressions.results import Bench
-from pytest_pprank.regressions.runs import Options, Run, Runner
+from pytest_pprank.regressions.runs import WHOLE_SUITE, Options, Run, Runner
+from pytest_pprank.regressions.scratch import scratch_folder
 from pytest_pprank.sglang import static
 
 _PROBE_FROM = 4
-"""So many reverts that it pays to look first which tests get to them (one more run)."""
+"""So many reverts that it pays to look first which tests get to them."""
 _POLL_S = 0.5
 """How often we look whether we are asked to end."""
-_SIM_ATTEMPTS = 3
-"""How many tests may turn out to be red on device sim without the revert, too."""
+_PROBE = "probe: SGLang as it is; which tests get to the reverted functions?"
 INTERRUPTED = 130
 
 
@@ -62,7 +53,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add("--device", default="", choices=DEVICES, help="device of the ranks, as --pprank-device")
     add("--jobs", type=int, metavar="N", help="runs at a time (default: cores / pipeline stages)")
     add("--all-tests", action="store_true", help="do not stop a run at the first red test")
-    add("--deadline", type=float, default=300.0, metavar="S", help="seconds a run may take (300)")
+    add(
+        "--deadline", type=float, default=300.0, metavar="S",
+        help=f"seconds a run may take (300); {WHOLE_SUITE} times that for one of the whole suite",
+    )  # fmt: skip
     add(
         "--test-timeout", type=float, default=30.0, metavar="S",
         help="seconds a test may take, as --pprank-timeout (30)",
@@ -102,13 +96,10 @@ class _Command:
 
     def run(self) -> int:
         _say(f"{len(self._cases)} reverts, SGLang {static.sglang_version()}; {self._json}")
-        with (
-            self._interruption,
-            tempfile.TemporaryDirectory(prefix="pprank-regressions-") as folder,
-        ):
-            runner = Runner(self._options, Path(folder), _beat)
+        with self._interruption, scratch_folder() as folder:
+            runner = Runner(self._options, folder, _beat)
             try:
-                self._measure(runner)
+                self._measure(runner, folder)
             except KeyboardInterrupt:
                 self._tell()
                 _say(f"interrupted; what was done is kept in {self._json}")
@@ -116,37 +107,44 @@ class _Command:
         self._tell()
         return self._code()
 
-    def _measure(self, runner: Runner) -> None:
+    def _measure(self, runner: Runner, folder: Path) -> None:
         bench = self._bench
+        left = [case for case in self._cases if not case.misfit and not bench.done(case)]
+        probing = len(left) >= _PROBE_FROM and not all(map((bench.reach or Reach()).knows, left))
+        if probing:
+            self._probe(runner, left, folder / "probe.yaml")
         if bench.baseline is None:
             _say("baseline: SGLang as it is")
             bench.baseline = judge_baseline(self._one(runner, "baseline"))
             _refuse_unusable(bench)
             self._save()
         _say(table.baseline_line(bench.baseline))
-        left = [case for case in self._cases if not bench.done(case)]
-        for case in [case for case in left if case.misfit]:
-            self._keep(misfit(case))
-        left = [case for case in left if not case.misfit]
-        reach = bench.reach or Reach()
-        if len(left) >= _PROBE_FROM and not all(map(reach.knows, left)):
-            self._probe(runner, left)
-        self._all(runner, left)
+        for case in self._cases:
+            if case.misfit and not bench.done(case):
+                self._keep(misfit(case))
+        self._all(Looking(runner, self._options, bench), runner, left)
 
-    def _probe(self, runner: Runner, left: list[Case]) -> None:
-        """Look which tests get to the functions in question, to begin with these."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "probe.yaml"
-            write_probe(left, file)
-            _say("probe: which tests get to the reverted functions?")
-            found = self._one(runner, "probe", str(file))
-        if found.status not in (0, 1) or set(found.seconds_of) != set(found.topologies):
+    def _probe(self, runner: Runner, left: list[Case], file: Path) -> None:
+        """Look which tests get to the functions in question, to begin with these.
+
+        A probe changes nothing of SGLang: if it is green, the run is the baseline, too.
+        """
+        bench = self._bench
+        write_probe(left, file)
+        _say(f"{_PROBE}{'' if bench.baseline else '; if green, the baseline, too'}")
+        name = "probe" if bench.baseline else "baseline with probe"
+        found = self._one(runner, name, str(file))
+        whole = found.status in (0, 1) and set(found.seconds_of) == set(found.topologies)
+        if whole:
+            bench.reach = _with(bench.reach or Reach(), reach_of(found), left)
+        else:
             _say("the probe did not come to its end; the tests keep their order")
-            return
-        known, new = self._bench.reach or Reach(), reach_of(found)
-        asked = {target: () for case in left for target in case.present}
-        tests_of = {**known.tests_of, **asked, **new.tests_of}
-        self._bench.reach = replace(new, tests_of=tests_of)
+        if bench.baseline is None:
+            baseline = replace(judge_baseline(found), probed=True)
+            if whole and baseline.green:
+                bench.baseline = baseline
+            else:
+                _say(f"{table.baseline_line(baseline)}; once more without it")
         self._save()
 
     def _one(self, runner: Runner, name: str, revert: str | None = None) -> Run:
@@ -157,12 +155,12 @@ class _Command:
                     self._interruption.check()
             return future.result()
 
-    def _all(self, runner: Runner, left: list[Case]) -> None:
+    def _all(self, looking: Looking, runner: Runner, left: list[Case]) -> None:
         with ThreadPoolExecutor(self._jobs) as pool:
             pending: set[Future[Result]] = set()
             try:
                 with _stopping(runner):
-                    pending.update(pool.submit(self._case, runner, case) for case in left)
+                    pending.update(pool.submit(looking.look, case) for case in left)
                     while pending:
                         done = wait(pending, _POLL_S, FIRST_COMPLETED).done
                         for future in done:
@@ -171,58 +169,9 @@ class _Command:
                         self._interruption.check()
             except KeyboardInterrupt:
                 for future in wait(pending).done:
-                    if not isinstance(future.exception(), _CutOff):
+                    if not isinstance(future.exception(), CutOff):
                         self._keep(future.result())
                 raise
-
-    def _case(self, runner: Runner, case: Case) -> Result:
-        assert self._bench.baseline is not None
-        red = frozenset(self._bench.baseline.red)
-        reach = self._bench.reach or Reach()
-        if reach.knows(case) and not reach.first(case):
-            return missed(case, NOT_REACHED)
-        seen = self._bench.seen_before.get(case.id)
-        first = reach.first(case, [seen] if seen else [])
-        needless = set() if self._options.all_tests else reach.untouched(case)
-        if runner.is_stopped():
-            raise _CutOff
-        run = runner.run(case.id, case.spec, first=first, skip=red | needless)
-        if runner.is_stopped() and not run.reds:
-            raise _CutOff
-        result = judge(case, run, red)
-        if result.status is Status.MISSED and run.reached and self._may_need_sim():
-            return self._on_sim(runner, case, result, first, red | needless)
-        return result
-
-    def _may_need_sim(self) -> bool:
-        """Whether the runs are on device cpu, and only because nobody has said otherwise."""
-        stages = max(parse_sizes(self._options.sizes, "--pp-size"))
-        return not self._options.device and choose_device("auto", stages) == "cpu"
-
-    def _on_sim(
-        self, runner: Runner, case: Case, before: Result, first: list[str], skip: Iterable[str]
-    ) -> Result:
-        """Look for a bug once more, where a host tensor is not a device tensor and order counts.
-
-        There is no baseline of that device: a test that goes red must be green without the revert.
-        """
-        skip = {*skip, *before.others}
-        seconds = before.seconds
-        for _ in range(_SIM_ATTEMPTS):
-            run = runner.run(f"{case.id}, sim", case.spec, first=first, skip=skip, device="sim")
-            seconds += run.seconds
-            result = replace(judge(case, run, frozenset()), seconds=round(seconds, 1), device="sim")
-            if runner.is_stopped():
-                raise _CutOff
-            if result.status is not Status.CAUGHT:
-                return result
-            others = set(run.topologies) - {result.test} | skip
-            clean = runner.run(f"{result.test}, sim", skip=others, to_end=True, device="sim")
-            if clean.status == 0 and result.test in clean.passed:
-                return result
-            skip = {*skip, result.test}
-        reason = f"{before.reason}; on device sim {_SIM_ATTEMPTS} tests are red without it, too"
-        return replace(before, seconds=round(seconds, 1), reason=reason)
 
     def _keep(self, result: Result) -> None:
         self._bench.results[result.id] = result
@@ -256,8 +205,10 @@ class _Command:
         return 0 if self._bench.baseline.green and good and Status.CAUGHT in found else 1
 
 
-class _CutOff(Exception):
-    """A run that Ctrl-C has ended before it could say anything."""
+def _with(known: Reach, new: Reach, asked: Iterable[Case]) -> Reach:
+    """Add what a probe has found, also that no test gets to a function it has asked for."""
+    nowhere: dict[str, tuple[str, ...]] = {t: () for case in asked for t in case.present}
+    return replace(new, tests_of={**known.tests_of, **nowhere, **new.tests_of})
 
 
 @contextmanager

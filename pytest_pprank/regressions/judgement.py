@@ -63,7 +63,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The suite on the unmodified SGLang. `red` tests count for no revert."""
+    """The suite on the unmodified SGLang. `red` tests count for no revert.
+
+    `probed`: calls of the functions in question were noted meanwhile.
+    """
 
     green: bool
     tests: int
@@ -71,6 +74,7 @@ class Baseline:
     red: tuple[str, ...] = ()
     reason: str = ""
     texts: dict[str, str] = field(default_factory=dict)
+    probed: bool = False
 
 
 def judge_baseline(run: Run) -> Baseline:

@@ -1,16 +1,21 @@
-"""A child with a deadline, of which nothing stays: not its launcher, not its ranks."""
+"""A child with a deadline, of which nothing stays: not its launcher, not its ranks, not even when
+we are killed.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pytest_pprank.worker import parent
 
 _ORDERLY_S = 15.0
 """How long pytest gets after Ctrl-C: it ends its ranks and reports what it has."""
@@ -52,6 +57,9 @@ class Interruption:
 class Child:
     """A process in a session of its own; `mark` (a variable and its value) finds its descendants,
     wherever they have gone: they inherit the environment.
+
+    It gets SIGKILL when the thread that has made it ends, and so when we do; a pytest's launcher
+    then ends its ranks.
     """
 
     def __init__(
@@ -66,7 +74,8 @@ class Child:
         self.output_file = folder / "output.txt"
         with self.output_file.open("wb") as output:
             self._process = subprocess.Popen(
-                command,
+                # not by preexec_fn, which is not safe where there are threads
+                [sys.executable, "-I", "-S", parent.__file__, str(os.getpid()), *command],
                 cwd=folder,
                 env={**environment, mark[0]: mark[1]},
                 stdin=subprocess.DEVNULL,

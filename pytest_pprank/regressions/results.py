@@ -3,9 +3,11 @@
     {
       "schema": 1,
       "key": {"pytest_pprank": ..., "sglang": ..., "torch": ..., "python": ..., "options": {...}},
-      "baseline": null or {"green": true, "tests": 34, "seconds": 40.1, "red": [], "reason": ""},
+      "baseline": null or {"green": true, "tests": 34, "seconds": 40.1, "red": [], "reason": "",
+                   "probed": whether calls of the reverted functions were noted in that run},
       "reach": null or {"tests_of": {function: [test ids]}, "about": {test id: words},
                 "seconds_of": {test id: seconds}, "topologies": {test id: words}},
+      "green_on_sim": [test ids that were run there without a revert, too],
       "results": {revert id: {"status": "caught" | "missed" | "hung" | "does not apply" |
                   "could not run", "digest": of the revert's content, "title", "targets", "seconds",
                   "test", "seen_by", "verdict", "message", "text", "others": [test ids],
@@ -50,6 +52,7 @@ class Bench:
     reach: Reach | None = None
     results: dict[str, Result] = field(default_factory=dict)
     seen_before: dict[str, str] = field(default_factory=dict)
+    green_on_sim: set[str] = field(default_factory=set)
 
     def done(self, case: Case) -> bool:
         """Say whether this revert, as it is now, has a result that a new run would repeat."""
@@ -65,6 +68,7 @@ class Bench:
             "key": self.key,
             "baseline": None if self.baseline is None else asdict(self.baseline),
             "reach": None if self.reach is None else asdict(self.reach),
+            "green_on_sim": sorted(self.green_on_sim),
             "results": {name: asdict(result) for name, result in sorted(self.results.items())},
         }
         beside = file.with_name(f"{file.name}.new")
@@ -94,6 +98,7 @@ def load(file: Path, key: dict[str, Any], *, fresh: bool) -> Bench:
             None if reach is None else Reach(**reach),
             results,
             seen,
+            set(values.get("green_on_sim", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(

@@ -19,7 +19,7 @@ from pytest_pprank.sglang.reverts import reached
 
 _POLL_S = 0.25
 SUITE = "pytest_pprank.suite"
-_WHOLE = 4
+WHOLE_SUITE = 4
 """Deadlines that a run of the whole suite may take: one with a revert ends at its first red."""
 
 
@@ -133,7 +133,7 @@ class Runner:
             mark=(recorder.FOLDER, str(folder)),
         )
         try:
-            deadline = self._options.deadline * (_WHOLE if to_end else 1)
+            deadline = self._options.deadline * (WHOLE_SUITE if to_end else 1)
             status = self._watch(name, child, folder, started + deadline)
         finally:
             child.end()

@@ -47,7 +47,9 @@ def baseline_line(baseline: Baseline) -> str:
     how = "green" if baseline.green else "RED"
     why = f": {first_line(baseline.reason)}" if baseline.reason else ""
     listed = f" ({', '.join(baseline.red)})" if baseline.red else ""
-    return f"baseline {how}{why}{listed}: {baseline.tests} tests in {baseline.seconds:.0f} s"
+    took = f"{baseline.tests} tests in {baseline.seconds:.0f} s"
+    probed = ", with the probe" if baseline.probed else ""
+    return f"baseline {how}{why}{listed}: {took}{probed}"
 
 
 def summary(results: Sequence[Result], seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import signal
@@ -14,16 +13,17 @@ from typing import Any
 
 from pytest_pprank.wire.bootstrap import RankBootstrap
 from pytest_pprank.worker.output import redirect_output
+from pytest_pprank.worker.parent import die_with_parent
 
 STACKS_SIGNAL = signal.SIGUSR1
-_PR_SET_PDEATHSIG = 1
 
 
 def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
     """Set up environment, output, temp folder, process group, and the signal that prints stacks."""
     os.setsid()  # a process group of its own: children die with it, Ctrl-C does not reach it
     _let_go_of_fork_server()
-    _die_with_parent()
+    # The parent is the fork server (or the launcher). Without it nobody would reap or end us.
+    die_with_parent()
     _set_environment(bootstrap)
     os.chdir(bootstrap.folder)
     sys.path[:] = bootstrap.path
@@ -54,13 +54,6 @@ def _let_go_of_fork_server() -> None:
     if alive is not None:
         os.close(alive)
         server._forkserver_alive_fd = None
-
-
-def _die_with_parent() -> None:
-    # The parent is the fork server (or the launcher). Without it nobody would reap or end us.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _set_environment(bootstrap: RankBootstrap) -> None:

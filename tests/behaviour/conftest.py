@@ -60,6 +60,16 @@ class Runner:
         for name, source in files.items():
             (self.folder / f"{name}.py").write_text(textwrap.dedent(source))
 
+    def environment(self, **own: str) -> dict[str, str]:
+        """What a process of a run gets; `own` comes on top."""
+        return {
+            **{k: v for k, v in os.environ.items() if not k.startswith(_NOT_PASSED_ON)},
+            MARK: self.mark,
+            # leases of its own: not to wait for the tests of somebody else on this machine
+            "PPRANK_LEASE_DIR": str(self.folder),
+            **own,
+        }
+
     def popen(self, *args: str, **kwargs) -> subprocess.Popen[str]:
         plugins = ["no:randomly", *([] if "cache" in kwargs else ["no:cacheprovider"])]
         kwargs.pop("cache", None)
@@ -67,13 +77,7 @@ class Runner:
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            # leases of its own: not to wait for the tests of somebody else on this machine
-            env={
-                **{k: v for k, v in os.environ.items() if not k.startswith(_NOT_PASSED_ON)},
-                MARK: self.mark,
-                "PPRANK_LEASE_DIR": str(self.folder),
-                **kwargs.pop("env", {}),
-            },
+            env=self.environment(**kwargs.pop("env", {})),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

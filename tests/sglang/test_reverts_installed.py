@@ -56,11 +56,11 @@ def names(target):
 
 changed = {}
 for name, revert in NAMED.items():
-    (target,) = revert.targets_in(package_root())
-    before = names(target)
+    (edited,) = revert.edited_in(package_root())
+    before = names(edited.target)
     (done,) = revert.apply()
-    after = names(target)
-    assert done.target == target
+    after = names(edited.target)
+    assert done.target == edited.target
     assert not done.already and done.lineno > 1
     changed[name] = [f"-{n}" for n in before - after] + [f"+{n}" for n in after - before]
     (again,) = revert.apply()

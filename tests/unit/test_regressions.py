@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank.__main__ import main
-from pytest_pprank.regressions import command, results
+from pytest_pprank.regressions import command, looking, results
 from pytest_pprank.regressions.runs import Options, Red, Run
 from pytest_pprank.sglang import static
 from pytest_pprank.sglang.reverts.reached import Reached
@@ -73,7 +74,7 @@ class FakeRunner:
         device: str = "",
     ) -> Run:
         unmodified = name == "baseline" or name.startswith("test_")
-        assert to_end == (unmodified or name == "probe")
+        assert to_end == (unmodified or name.endswith("probe"))
         assert (revert is None) == unmodified
         assert device == ("sim" if name.endswith(", sim") else "")
         self.calls.append((name, list(first), frozenset(skip)))
@@ -103,6 +104,7 @@ class Bench:
         root.mkdir()
         (root / "mod.py").write_text(
             "def f():\n    x = 1\n\ndef g():\n    x = 1\n\ndef h():\n    x = 1\n"
+            "\ndef waits(event):\n    event.synchronize()\n    return event\n"
         )
         self.store: dict[str, Run | BaseException] = {"baseline": GREEN}
         self.calls: list[tuple[str, list[str], frozenset[str]]] = []
@@ -111,8 +113,9 @@ class Bench:
         monkeypatch.setattr(static, "check_installed", lambda: None)
         monkeypatch.setattr(static, "package_root", lambda: root)
         monkeypatch.setattr(command, "Runner", FakeRunner)
-        monkeypatch.setattr(command, "choose_device", lambda *_: self.device)
+        monkeypatch.setattr(looking, "choose_device", lambda *_: self.device)
         monkeypatch.chdir(folder)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
     def add(self, name: str, run: Run | None = None, function: str = "f", value: int = 2) -> None:
         text = REVERT.format(name=name, function=function, value=value)
@@ -207,6 +210,7 @@ def test_red_after_the_deadline_still_counts(bench: Bench) -> None:
 
 
 TEST = red().test
+CLEAN = f"{TEST}, sim"
 
 
 @pytest.mark.parametrize(
@@ -223,12 +227,70 @@ def test_what_cpu_cannot_see_is_looked_for_on_sim(
     """A test that is red there without the revert, too, is no proof."""
     bench.device = "cpu"
     bench.add("one", MISSED)
-    bench.store |= {"one, sim": CAUGHT, f"{TEST}, sim": clean}
+    bench.store |= {"one, sim": CAUGHT, CLEAN: clean}
     bench.run()
-    assert bench.json()["results"]["one"]["status"] == status
+    found = bench.json()["results"]["one"]
+    assert found["status"] == status
+    assert found["seconds"] == 3 * runs
+    assert ("none went red; on device sim: on" in found["reason"]) == (status == "missed")
     assert len(bench.ran) == 1 + runs
     seen = "assert_kv_balanced (device sim)" in capsys.readouterr().out
     assert seen == (status == "caught")
+
+
+DEVICE_ORDER = """
+id: {name}
+patches:
+- target: sglang.mod.waits
+  edits:
+  - match: event.synchronize()
+    replacement: ''
+"""
+
+
+def test_what_is_about_device_order_is_looked_for_on_sim_first(bench: Bench) -> None:
+    """The same test is looked at without a revert once, also when the bench goes on later."""
+    bench.device = "cpu"
+    for name in ("one", "two"):
+        (bench.reverts / f"{name}.yaml").write_text(DEVICE_ORDER.format(name=name))
+    bench.store |= {"one, sim": CAUGHT, "two, sim": CAUGHT, CLEAN: run_of(passed=(TEST,))}
+    bench.store["one"] = bench.store["two"] = MISSED
+    assert bench.run() == 0
+    assert bench.ran == ["baseline", "one, sim", CLEAN, "two, sim"]
+    (bench.reverts / "two.yaml").write_text(DEVICE_ORDER.format(name="three"))
+    bench.store["three, sim"] = CAUGHT
+    assert bench.run() == 0
+    assert bench.ran == ["three, sim"]
+    assert bench.run("--fresh") == 0
+    assert CLEAN in bench.ran
+
+
+@pytest.mark.parametrize(
+    ("sim", "own", "status", "device"),
+    [
+        (MISSED, CAUGHT, "caught", ""),
+        (MISSED, MISSED, "missed", ""),
+        (run_of(status=3), MISSED, "could not run", "sim"),
+        (run_of(status=3), CAUGHT, "caught", ""),
+    ],
+)
+def test_where_sim_does_not_see_device_order_the_own_device_is_next(
+    bench: Bench, sim: Run, own: Run, status: str, device: str
+) -> None:
+    bench.device = "cpu"
+    (bench.reverts / "one.yaml").write_text(DEVICE_ORDER.format(name="one"))
+    bench.store |= {"one, sim": sim, "one": own}
+    assert bench.run() == (status != "caught")
+    assert bench.ran == ["baseline", "one, sim", "one"]
+    found = bench.json()["results"]["one"]
+    assert (found["status"], found["device"]) == (status, device)
+
+
+def test_device_order_on_a_device_that_can_show_it(bench: Bench) -> None:
+    (bench.reverts / "one.yaml").write_text(DEVICE_ORDER.format(name="one"))
+    bench.store["one"] = CAUGHT
+    assert bench.run() == 0
+    assert bench.ran == ["baseline", "one"]
 
 
 def test_asked_for_cpu_is_cpu(bench: Bench) -> None:
@@ -293,30 +355,40 @@ def test_other_arguments_start_over(bench: Bench) -> None:
     assert bench.json()["key"]["options"]["arguments"] == ["-k", "x"]
 
 
-def test_probe_puts_tests_that_get_there_first(bench: Bench) -> None:
+def add_four(bench: Bench) -> None:
+    for name in ("one", "two", "three"):
+        bench.add(name, CAUGHT)
+    bench.add("four", CAUGHT, function="g")
+
+
+BOTH = "baseline with probe"
+FOUR = ["four", "one", "three", "two"]
+
+
+def test_green_probe_is_the_baseline_and_puts_tests_that_get_there_first(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     slow, quick, other = "test_a.py::test_b[pp2]", "test_a.py::test_c[pp2]", "test_z.py::test_z"
     apt = "test_a.py::test_of_something"
-    bench.store["probe"] = run_of(
+    bench.store[BOTH] = run_of(
         reached=(*reached(slow, quick, apt), *reached(other, target="sglang.mod.g")),
         docs={apt: "Of three things (PR 123)."},
         topologies={slow: "pp=2", quick: "pp=2", apt: "pp=2", other: "pp=4"},
         seconds_of={slow: 2.0, quick: 1.0, apt: 3.0, other: 1.0},
     )
-    for name in ("one", "two", "three"):
-        bench.add(name, CAUGHT)
-    bench.add("four", CAUGHT, function="g")
+    add_four(bench)
     bench.add("five", function="h")
     assert bench.run() == 1
     assert bench.json()["results"]["five"]["status"] == "missed"
+    assert bench.json()["baseline"]["probed"]
+    assert "baseline green: 4 tests in 3 s, with the probe" in capsys.readouterr().out
     assert {name: skip for name, _, skip in bench.calls} == {
-        "baseline": set(),
-        "probe": set(),
+        BOTH: set(),
         "four": {slow, quick, apt},
         **{name: {other} for name in ("one", "two", "three")},
     }
     assert {name: first for name, first, _ in bench.calls} == {
-        "baseline": [],
-        "probe": [],
+        BOTH: [],
         "four": [other],
         "one": [quick, slow, apt],
         "three": [apt, quick, slow],
@@ -324,14 +396,42 @@ def test_probe_puts_tests_that_get_there_first(bench: Bench) -> None:
     }
 
 
-@pytest.mark.parametrize("status", [None, 3])
-def test_half_a_probe_proves_nothing(bench: Bench, status: int | None) -> None:
-    seconds = {"t": 1.0}
-    bench.store["probe"] = Run(status, 9.0, topologies={"t": "", "u": ""}, seconds_of=seconds)
-    for name in ("one", "two", "three", "four"):
-        bench.add(name, CAUGHT)
+RED_PROBE = run_of(red(), reached=reached("test_a.py::test_c[pp2]"))
+HALF = {"topologies": {"t": "", "u": ""}, "seconds_of": {"t": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("probe", "ran"),
+    [
+        (RED_PROBE, ["one", "three", "two"]),  # nothing gets to the function of four
+        (Run(None, 9.0, **HALF), FOUR),
+        (Run(3, 9.0, **HALF), FOUR),
+        (Run(0, 9.0, **HALF), FOUR),
+        (Run(4, 1.0, output="does not apply"), FOUR),
+    ],
+)
+def test_other_than_a_green_probe_is_no_baseline(bench: Bench, probe: Run, ran: list[str]) -> None:
+    bench.store[BOTH] = probe
+    add_four(bench)
+    assert bench.run() == (probe is RED_PROBE)
+    assert bench.ran == [BOTH, "baseline", *ran]
+    assert not bench.json()["baseline"]["probed"]
+    assert bench.json()["baseline"]["green"]
+
+
+def test_baseline_of_before_is_not_run_again_for_the_probe(bench: Bench) -> None:
+    bench.add("one", CAUGHT)
     assert bench.run() == 0
-    assert bench.ran == ["baseline", "probe", "four", "one", "three", "two"]
+    assert bench.ran == ["baseline", "one"]
+    add_four(bench)
+    bench.add("one", CAUGHT, value=3)
+    bench.store["probe"] = RED_PROBE
+    assert bench.run() == 1
+    assert bench.ran == ["probe", "one", "three", "two"]
+    assert bench.json()["baseline"]["green"]
+    bench.add("five", CAUGHT)
+    assert bench.run() == 1
+    assert bench.ran == ["five"]
 
 
 def test_ctrl_c_keeps_what_is_done(bench: Bench) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pytest_pprank.errors import UsageError, did_you_mean
 
-from .model import Applied, Edit, Patch, Revert
+from .model import Applied, Edit, Edited, Patch, Revert
 from .named import NAMED
 from .yaml_file import load
 
-__all__ = ["NAMED", "Applied", "Edit", "Patch", "Revert", "resolve"]
+__all__ = ["NAMED", "Applied", "Edit", "Edited", "Patch", "Revert", "resolve"]
 
 _PR = re.compile(r"(?:pr|#)?[-_ #]*(\d+)", re.IGNORECASE)
 

@@ -18,7 +18,7 @@ from pytest_pprank.errors import DoesNotFit, SeamMissing, UsageError
 from . import reached
 from .locate import Definition, TargetMissing, find_definition, version_of
 from .match import Shape, Text
-from .model import Applied, Edit, Patch, Revert
+from .model import Applied, Edit, Edited, Patch, Revert
 from .reach import attribute, functions_behind
 from .source import FunctionSource, Misfit, Refused, Span, holds_code
 
@@ -46,7 +46,7 @@ class _Change:
 
 def check(revert: Revert, package_root: Path) -> None:
     """See `Revert.check`."""
-    targets_in(revert, package_root)
+    edited_in(revert, package_root)
 
 
 def apply(revert: Revert) -> list[Applied]:
@@ -57,10 +57,13 @@ def apply(revert: Revert) -> list[Applied]:
         return [_commit(change) for change in changes]
 
 
-def targets_in(revert: Revert, package_root: Path) -> list[str]:
-    """See `Revert.targets_in`."""
+def edited_in(revert: Revert, package_root: Path) -> list[Edited]:
+    """See `Revert.edited_in`."""
     with _calm():
-        return [plan.definition.target for plan in _plan(revert, package_root)]
+        return [
+            Edited(plan.definition.target, plan.definition.source.node, plan.edited.node)
+            for plan in _plan(revert, package_root)
+        ]
 
 
 @contextmanager

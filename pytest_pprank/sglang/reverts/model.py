@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from .match import Shape, Text
+from .source import FunctionNode
 
 Action = Literal["replace", "prepend", "append"]
 
@@ -53,6 +54,15 @@ class Applied:
 
 
 @dataclass(frozen=True)
+class Edited:
+    """A function of the installed SGLang, as it is and as a revert makes it."""
+
+    target: str
+    before: FunctionNode
+    after: FunctionNode
+
+
+@dataclass(frozen=True)
 class Revert:
     """A fix of SGLang that can be taken out again."""
 
@@ -79,11 +89,11 @@ class Revert:
 
         check(self, package_root)
 
-    def targets_in(self, package_root: Path) -> list[str]:
-        """Return the dotted names that are edited in this SGLang; raises as `check` does."""
-        from .apply import targets_in
+    def edited_in(self, package_root: Path) -> list[Edited]:
+        """Return the functions that are edited in this SGLang; raises as `check` does."""
+        from .apply import edited_in
 
-        return targets_in(self, package_root)
+        return edited_in(self, package_root)
 
     def apply(self) -> list[Applied]:
         """Change the functions in this process; call it before SGLang is used.

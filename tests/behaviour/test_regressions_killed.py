@@ -1,0 +1,78 @@
+"""kill -9 of the regression bench: its pytest and ranks end; the next bench removes its folder."""
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+BENCH = """
+import sys
+from pytest_pprank.regressions.runs import Options, Runner
+from pytest_pprank.regressions.scratch import scratch_folder
+
+class Local(Options):
+    def command(self, revert, *, to_end=False):
+        command = [sys.executable, "-m", "pytest", "-p", "pytest_pprank", "-p", "no:cacheprovider"]
+        return [*command, "--pp-size=2", "--pprank-device=cpu", *self.arguments]
+
+with scratch_folder() as folder:
+    if sys.argv[1:]:
+        Runner(Local(arguments=tuple(sys.argv[1:])), folder).run("x")
+"""
+
+STUCK = """
+import pathlib, time
+
+def test_stuck(pprank):
+    (pathlib.Path(__file__).parent / f"up{pprank.rank}").touch()
+    time.sleep(10000)
+"""
+
+
+@pytest.fixture
+def own_tmp():
+    """A temporary folder for the run alone, short enough for the unix sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def start(runner, own_tmp, *tests):
+    return subprocess.Popen(
+        [sys.executable, "-c", BENCH, *map(str, tests)],
+        env=runner.environment(TMPDIR=str(own_tmp)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def benches(own_tmp):
+    return {folder.name for folder in own_tmp.glob("*pprank-regressions-*")}
+
+
+def test_nothing_stays_of_a_killed_bench(runner, tmp_path, own_tmp):
+    runner.write(test_stuck=STUCK)
+    with start(runner, own_tmp, tmp_path / "test_stuck.py") as bench:
+        try:
+            runner.wait_for(lambda: bench.poll() is not None or _is_up(tmp_path), "ranks are up")
+            assert bench.poll() is None, bench.stdout.read()
+            assert len(runner.processes()) >= 6  # bench, pytest, launcher, fork server, ranks
+            (killed,) = benches(own_tmp)
+            with start(runner, own_tmp) as other:
+                assert other.wait() == 0, other.stdout.read()
+            assert benches(own_tmp) == {killed}  # a bench that runs keeps its folder
+        finally:
+            bench.send_signal(signal.SIGKILL)
+    runner.wait_for(lambda: not runner.processes(), f"these are gone: {runner.processes()}")
+    runner.wait_for(lambda: not list(own_tmp.glob("pprank-[!r]*")), "the ranks' folder is gone")
+    assert benches(own_tmp) == {killed}
+    with start(runner, own_tmp) as bench:
+        assert bench.wait() == 0, bench.stdout.read()
+    assert benches(own_tmp) == set()
+
+
+def _is_up(folder):
+    return all((folder / f"up{rank}").exists() for rank in (0, 1))
