@@ -39,9 +39,10 @@ class Reach:
 
     def untouched(self, case: Case) -> set[str]:
         """Return the tests that the revert cannot touch; all of them where none gets to it."""
-        if not self.knows(case):
-            return set()
-        touched = {self.topologies[test] for test in self._tests(case) if test in self.topologies}
+        tests = self._tests(case)
+        if not self.knows(case) or not tests <= self.topologies.keys():
+            return set()  # also where something outside of a test got to it
+        touched = {self.topologies[test] for test in tests}
         return {test for test, topology in self.topologies.items() if topology not in touched}
 
     def first(self, case: Case, likely: Iterable[str] = ()) -> list[str]:

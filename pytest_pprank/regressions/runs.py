@@ -13,12 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest_pprank
 from pytest_pprank.regressions import recorder
 from pytest_pprank.regressions.processes import Child
 from pytest_pprank.sglang.reverts import reached
 
 _POLL_S = 0.25
 SUITE = "pytest_pprank.suite"
+ROOT = Path(pytest_pprank.__file__).parents[1]
+"""The suite lies below it."""
 WHOLE_SUITE = 4
 """Deadlines that a run of the whole suite may take: one with a revert ends at its first red."""
 
@@ -41,6 +44,9 @@ class Options:
         command = [sys.executable, "-m", "pytest", "-p", recorder.__name__]
         command += ["-p", "no:cacheprovider", "--pyargs", SUITE, "--pp-size", self.sizes]
         command += ["--pprank-timeout", f"{self.test_timeout:g}"]
+        # Ranks name tests as we do only below the rootdir, and without this the path of a revert
+        # would have a say in it.
+        command += ["--rootdir", str(ROOT)]
         if self.device:
             command += ["--pprank-device", self.device]
         if revert is not None:

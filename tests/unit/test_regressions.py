@@ -396,6 +396,14 @@ def test_green_probe_is_the_baseline_and_puts_tests_that_get_there_first(
     }
 
 
+def test_nothing_is_left_out_where_something_outside_of_a_test_gets_there(bench: Bench) -> None:
+    bench.store[BOTH] = run_of(reached=reached("test_a.py::test_c[pp2]", ""))
+    for name in FOUR:
+        bench.add(name, CAUGHT)
+    assert bench.run() == 0
+    assert [call[2] for call in bench.calls] == [set()] * 5
+
+
 RED_PROBE = run_of(red(), reached=reached("test_a.py::test_c[pp2]"))
 HALF = {"topologies": {"t": "", "u": ""}, "seconds_of": {"t": 1.0}}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_pprank import suite
 from pytest_pprank.regressions import processes, recorder, runs
 from pytest_pprank.regressions.processes import Child
 from pytest_pprank.regressions.runs import Options, Runner, read_run
@@ -238,6 +239,8 @@ def test_command_line() -> None:
     ):
         assert words in command
     assert command.endswith("-k x")
+    root = Path(command.partition("--rootdir ")[2].partition(" ")[0])
+    assert root in Path(suite.__file__).parents  # else a rank has other ids for its tests
     assert " -x" not in command
     assert " -x" in " ".join(Options().command("a"))
     assert " -x" not in " ".join(Options().command("a", to_end=True))
