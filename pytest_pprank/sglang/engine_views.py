@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_pprank.sglang.idle import busy_problems
 from pytest_pprank.sglang.seams import need
 
 
@@ -99,6 +98,8 @@ def forward_of(batch: Any, iteration: int) -> Forward:
 
 def view_stage(scheduler: Any, stage: int, iterations: int, forwards: int) -> StageView:
     """Look at this rank's Scheduler, which must be between two iterations."""
+    from pytest_pprank.sglang.idle import busy_problems  # here: it imports torch
+
     slots = tuple(_slots(scheduler))
     chunked = getattr(scheduler, "chunked_req", None)
     busy = tuple(busy_problems(scheduler))
