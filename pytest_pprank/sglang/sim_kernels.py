@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pytest_pprank.devices.sim.fused import Launch
+from pytest_pprank.devices.sim.fused import Launch, fused
 from pytest_pprank.devices.sim.tracker import rows_of
 
 KEY = "pprank_sim"
@@ -44,6 +44,11 @@ def register() -> None:
     with suppress(ModuleNotFoundError, AttributeError):
         registry = import_module("sglang.srt.layers.attention.attention_registry")
         registry.ATTENTION_BACKENDS["torch_native"] = _attention_class()
+    with suppress(ModuleNotFoundError, AttributeError):
+        # one kernel on CUDA (Triton), where the native one lets the host wait for each length
+        batch_info = import_module("sglang.srt.model_executor.forward_batch_info")
+        native = batch_info.compute_position_torch
+        batch_info.compute_position_torch = fused("compute_position", native)
 
 
 def _fused_op() -> Any:
@@ -119,14 +124,15 @@ def _attention_class() -> Any:
 def _attend(
     native: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
-    """Run one attention; the host waits for the lengths, as it does in the native one."""
+    """Run one attention. The host does not wait for the lengths, as it does in the native one: no
+    kernel of a GPU does, and what the host has waited for hides what is not in order.
+    """
     query, output, keys, values, table, slots, lengths, *others = args
     if not others or others[-1] is not None or options.get("is_cross_attn"):
         return native(*args, **options)  # of an encoder
     launch = Launch(name)
     slots, lengths = launch.reads(slots, "req_pool_indices"), launch.reads(lengths, "seq_lens")
     others = [launch.reads(value, "extend_lens") for value in others]
-    launch.waits()
     read = list(zip(slots.tolist(), lengths.tolist(), strict=True))
     table = launch.reads_bytes(table, "req_to_token", [_part(table, *one) for one in read])
     tokens = torch.cat([table[slot, :length] for slot, length in read])
