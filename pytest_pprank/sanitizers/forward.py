@@ -13,16 +13,17 @@ _CURE = (
 
 
 class Forward(Sanitizer):
-    """Looks at each ForwardBatch where it enters the model; contents only of host tensors."""
+    """Looks at each ForwardBatch where it enters the model; contents only where that is free."""
 
     name: ClassVar[str] = "forward"
 
     def begin(self) -> None:
+        from pytest_pprank.devices.look import costs_nothing
         from pytest_pprank.sglang.materialize import note_origin, note_staging
 
         self._in_flight: dict[str, str] = {}
         watch = self.watch
-        if watch.pprank.device == "cpu":
+        if costs_nothing(watch.pprank.device):
             watch.listen("prepare_for_extend", lambda passage: note_staging(passage.args[0]))
         watch.listen(
             "init_new",
@@ -34,6 +35,7 @@ class Forward(Sanitizer):
     def _forward(self, passage: Any) -> None:
         import torch
 
+        from pytest_pprank.devices.look import costs_nothing
         from pytest_pprank.sglang.fields import FORWARD_BATCH
         from pytest_pprank.sglang.materialize import check_batch, origin_of
         from pytest_pprank.sglang.taps import call_sites
@@ -43,7 +45,7 @@ class Forward(Sanitizer):
         plain = mode.is_extend() and not mode.is_target_verify()
         if mode.is_idle() or not (plain or mode.is_decode()):
             return
-        on_host = device.type == "cpu"
+        on_host = costs_nothing(device)
         fields = None if on_host else ["input_ids", "positions", "seq_lens", "out_cache_loc"]
         problems = [str(finding) for finding in check_batch(batch, FORWARD_BATCH, device, fields)]
         origin = origin_of(batch)
@@ -99,10 +101,14 @@ def _problems(batch: Any, origin: Any, runner: Any, *, on_host: bool) -> Iterato
 def _contents(
     batch: Any, origin: Any, runner: Any, lengths: Sequence[int], *, decode: bool
 ) -> Iterator[str]:
-    seq_lens, ids = batch.seq_lens.tolist(), batch.input_ids.tolist()
-    positions = batch.positions.tolist() if batch.positions.dim() == 1 else None
-    taken = batch.out_cache_loc.tolist()
-    table = runner.req_to_token_pool.req_to_token
+    from pytest_pprank.devices.look import host_values
+
+    seq_lens, ids, taken, slots = (
+        host_values(getattr(batch, name)).tolist()
+        for name in ("seq_lens", "input_ids", "out_cache_loc", "req_pool_indices")
+    )
+    positions = host_values(batch.positions).tolist() if batch.positions.dim() == 1 else None
+    table = host_values(runner.req_to_token_pool.req_to_token)
     start = 0
     for place, (req, length) in enumerate(zip(origin.reqs, lengths, strict=True)):
         end, whole = start + length, seq_lens[place]
@@ -111,7 +117,7 @@ def _contents(
         wanted = list(range(whole - length, whole))
         if positions is not None and positions[start:end] != wanted:
             yield f"positions of {req.rid} are {_some(positions[start:end])}, not {_some(wanted)}"
-        kept = table[int(batch.req_pool_indices[place]), whole - length : whole].tolist()
+        kept = table[slots[place], whole - length : whole].tolist()
         if taken[start:end] != kept:
             yield (
                 f"out_cache_loc of {req.rid} is {_some(taken[start:end])}, its row of "

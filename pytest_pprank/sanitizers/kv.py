@@ -60,10 +60,17 @@ class Kv(Sanitizer):
         mode = batch.forward_mode
         if mode.is_idle() or not self._book.follows(allocator) or batch.out_cache_loc is None:
             return
+        from pytest_pprank.devices.look import host_values
+
         self._book.check_in_use(allocator, batch.out_cache_loc, "the forward's output")
-        table = runner.req_to_token_pool.req_to_token
+        table = host_values(runner.req_to_token_pool.req_to_token)
         rids = getattr(batch, "rids", None) or ["?"] * len(batch.req_pool_indices)
-        rows = zip(rids, batch.req_pool_indices.tolist(), batch.seq_lens.tolist(), strict=True)
+        rows = zip(
+            rids,
+            host_values(batch.req_pool_indices).tolist(),
+            host_values(batch.seq_lens).tolist(),
+            strict=True,
+        )
         for rid, row, length in rows:
             self._book.check_in_use(allocator, table[row, :length], f"the KV of {rid}")
 

@@ -1,7 +1,7 @@
 """Who took which KV token, slot and prefix lock, and where: a record for one test.
 
-It listens at SGLang's seams. Tokens are followed where an allocator keeps its free ones on the host
-and one by one (pages of one token); else only slots and locks are.
+It listens at SGLang's seams. Tokens are followed where an allocator keeps its free ones one by one
+(pages of one token), where looking at them costs nothing; else only slots and locks are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from pytest_pprank.devices.look import costs_nothing, host_values
+from pytest_pprank.devices.sim import looking
 from pytest_pprank.sglang.taps import Passage, call_sites, request_in_hand
 from pytest_pprank.wire.ledger_file import Site
 
@@ -86,13 +88,14 @@ class KvBook:
     def follows(self, allocator: Any) -> bool:
         """Whether the tokens of this allocator can be followed."""
         plain = type(allocator).__name__ in _FOLLOWED and allocator.page_size == 1
-        return plain and bool(getattr(allocator.free_pages, "is_cpu", False))
+        pages = getattr(allocator, "free_pages", None)
+        return plain and pages is not None and costs_nothing(pages.device)
 
     def check_in_use(self, allocator: Any, tokens: Any, what: str) -> None:
-        """Report tokens (host tensor) that nobody holds, although they are used for `what`."""
+        """Report tokens that nobody holds, although they are used for `what`."""
         if not self.follows(allocator):
             return
-        pool, used = self._pool(allocator), tokens.numpy()
+        pool, used = self._pool(allocator), _numbers(tokens)
         wrong = used[pool.taken[used] == 0]
         if len(wrong):
             self.report(f"use after free: {what} uses {self._words(pool, wrong)}", call_sites())
@@ -125,7 +128,7 @@ class KvBook:
         if tokens is None or not self.follows(allocator):
             return
         known = id(allocator) in self._pools
-        pool, taken, stack = self._pool(allocator), tokens.numpy(), call_sites()
+        pool, taken, stack = self._pool(allocator), _numbers(tokens), call_sites()
         twice = taken[pool.taken[taken] > 0] if known else []
         if len(twice):
             self.report(f"handed out twice: {self._words(pool, twice)}", stack)
@@ -141,7 +144,7 @@ class KvBook:
         if deferred or not self.follows(allocator):
             return  # SGLang will free them together, in one call
         pool, stack = self._pool(allocator), call_sites()
-        freed = np.concatenate([tensor.numpy() for tensor in passage.arguments])
+        freed = np.concatenate([_numbers(tensor) for tensor in passage.arguments])
         wrong = freed[pool.taken[freed] == 0]
         if len(wrong):
             self.report(f"double free: {self._words(pool, wrong)}", stack)
@@ -164,7 +167,7 @@ class KvBook:
         if tokens is None or not self.follows(allocator) or sum(lengths) != len(tokens):
             return
         numbers = [self._number(req.rid) for req in batch.reqs]
-        self._pool(allocator).owner[tokens.numpy()] = np.repeat(numbers, lengths)
+        self._pool(allocator).owner[_numbers(tokens)] = np.repeat(numbers, lengths)
 
     def _number(self, rid: str) -> int:
         return self._rids.setdefault(rid, len(self._rids) + 1) if rid else 0
@@ -222,8 +225,13 @@ class KvBook:
 
 def _free_tokens(allocator: Any) -> Any:
     if hasattr(allocator, "get_all_free_pages"):
-        return allocator.get_all_free_pages().numpy()
-    return np.concatenate([allocator.free_pages.numpy(), allocator.release_pages.numpy()])
+        with looking():
+            return _numbers(allocator.get_all_free_pages())
+    return np.concatenate([_numbers(allocator.free_pages), _numbers(allocator.release_pages)])
+
+
+def _numbers(tokens: Any) -> Any:
+    return host_values(tokens).numpy()
 
 
 def _node(passage: Passage) -> int:

@@ -1,8 +1,8 @@
 """The KV that each request had when it gave its slot back, beside that of the reference: where
 wrong tokens begin.
 
-Kept for one test, on ranks whose KV pool is host memory with keys and values by layer (not that of
-latent attention), as far as it is small.
+Kept for one test, on ranks whose KV pool can be looked at for nothing and has keys and values by
+layer (not that of latent attention), as far as it is small.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from pytest_pprank.devices.look import costs_nothing, host_values
 
 _MOST_BYTES = 4 << 20
 _MOST_REQUESTS = 64
@@ -41,18 +43,22 @@ class KvValues:
         kv = getattr(req, "kv", req)  # up to 0.5.19 on the request itself
         row = getattr(kv, "req_pool_idx", None)
         length = int(getattr(kv, "kv_committed_len", 0) or 0)
-        if not buffers or not buffers[0].is_cpu or row is None or not length:
+        if not buffers or not costs_nothing(buffers[0].device) or row is None or not length:
             return
         of_token = buffers[0][0].nbytes
         full = len(self.kept) >= _MOST_REQUESTS and req.rid not in self.kept
         if full or length * of_token * 2 * len(buffers) > _MOST_BYTES:
             return
-        tokens = slots.req_to_token[row, :length].long()
+        tokens = host_values(slots.req_to_token)[row, :length].long()
         layers = [
-            (keys[tokens].float().numpy(), values[tokens].float().numpy())
+            (_taken(keys, tokens), _taken(values, tokens))
             for keys, values in zip(buffers, pool.v_buffer, strict=True)
         ]
         self.kept[req.rid] = Kept(int(getattr(pool, "start_layer", 0)), tuple(layers))
+
+
+def _taken(buffer: Any, tokens: Any) -> Any:
+    return host_values(buffer)[tokens].float().numpy()
 
 
 _current: KvValues | None = None

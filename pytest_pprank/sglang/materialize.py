@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pytest_pprank.devices.look import host_values
 from pytest_pprank.devices.pending import unordered_writes
 from pytest_pprank.sglang.fields import (
     ALWAYS,
@@ -195,7 +196,7 @@ def _check_mirror(batch: Any, name: str, of: str, value: Any) -> Iterator[Findin
     if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
         yield Finding(owner, name, describe(value), f"a host mirror of {of}")
     elif isinstance(device_value, torch.Tensor):
-        actual = device_value.cpu()
+        actual = host_values(device_value)
         if value.shape != actual.shape or not torch.equal(value.to(actual.dtype), actual):
             yield Finding(
                 owner,
@@ -217,12 +218,12 @@ def _contents(batch: Any, name: str, tensor: torch.Tensor) -> Iterator[Finding]:
         kind = SCHEDULE_BATCH[source]
         if not isinstance(kind, Staging) or kind.into != name:
             continue
-        actual = tensor[: len(staged)].cpu()
+        actual = host_values(tensor)[: len(staged)]
         if actual.shape != staged.shape or not torch.equal(actual.to(staged.dtype), staged):
             yield Finding(
                 type(batch).__name__,
                 name,
-                _values(tensor.cpu()),
+                _values(host_values(tensor)),
                 f"what was staged in {source}, {_values(staged)}",
                 "a staging buffer rewritten before its copy was read, or a stale copy",
             )

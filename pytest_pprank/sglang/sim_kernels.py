@@ -46,7 +46,7 @@ def register() -> None:
         registry.ATTENTION_BACKENDS["torch_native"] = _attention_class()
     with suppress(ModuleNotFoundError, AttributeError):
         # one kernel on CUDA (Triton), where the native one lets the host wait for each length
-        batch_info = import_module("sglang.srt.model_executor.forward_batch_info")
+        batch_info: Any = import_module("sglang.srt.model_executor.forward_batch_info")
         native = batch_info.compute_position_torch
         batch_info.compute_position_torch = fused("compute_position", native)
 

@@ -11,6 +11,16 @@ from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 CHUNK = 64
 PAGE = 16
 
+SKIPPED_CHUNK = """With SGLANG_PP_SKIP_PURE_CHUNKED_OUTPUT_COMM=1 SGLang's last stage does not wait
+for the forward of a chunk whose output is skipped.
+For such a chunk `SchedulerPPMixin._pp_make_skip_output_result` (managers/scheduler_pp_mixin.py)
+makes an event and records it on the schedule stream, where nothing depends on the forward. Host and
+schedule stream go on while it may still run: they free the tensors that came from the stage before
+(the next message lands in their memory), and write the request's row of req_to_token. Other stages
+wait, because they send what the forward has made. Not seen on device cpu, nor provoked on a GPU
+yet; effect there: wrong tokens, seldom and silently, where the last stage is behind its host. Seen
+with 0.5.21; to see it: this test with --pprank-device sim."""
+
 chunked = pytest.mark.sglang(chunked_prefill_size=CHUNK)
 mixed = pytest.mark.sglang(chunked_prefill_size=CHUNK, page_size=PAGE, enable_mixed_chunk=True)
 
@@ -44,12 +54,27 @@ def test_chunks_while_others_are_decoded(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-@chunked
-def test_chunks_whose_output_is_not_sent(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def skipped_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """With this switch of SGLang's a chunk that samples nothing sends nothing back (PR 26148)."""
     monkeypatch.setenv("SGLANG_PP_SKIP_PURE_CHUNKED_OUTPUT_COMM", "1")
+
+
+@chunked
+@pytest.mark.pprank(sanitize="-streams")  # the next test's
+@pytest.mark.usefixtures("skipped_output")
+def test_chunks_whose_output_is_not_sent(engine: Any) -> None:
     assert_tokens_equal_reference(engine.generate([5 * CHUNK + 3, 6, 2 * CHUNK]))
     assert_kv_balanced(engine.scheduler)
+
+
+@chunked
+@pytest.mark.xfail(reason=SKIPPED_CHUNK, strict=True)
+@pytest.mark.usefixtures("skipped_output")
+def test_last_stage_waits_for_chunks_whose_output_is_not_sent(engine: Any, pprank: Any) -> None:
+    if pprank.device != "sim" or pprank.num_stages == 1:
+        pytest.skip("several stages, on device sim: no other sees what is in order")
+    engine.generate([5 * CHUNK + 3, 6])
 
 
 @chunked

@@ -8,7 +8,7 @@ import torch
 
 from pytest_pprank.devices.sim import copies, memory, tracker
 from pytest_pprank.devices.sim.reports import Side, access
-from pytest_pprank.devices.sim.streams import current_stream, host, join, lock
+from pytest_pprank.devices.sim.streams import Clock, current_stream, host, join, lock
 
 
 def unordered_writes(tensor: torch.Tensor) -> list[str]:
@@ -16,8 +16,7 @@ def unordered_writes(tensor: torch.Tensor) -> list[str]:
     with lock:
         block = memory.block_of(tensor)
         lo, hi = memory.byte_range(tensor)
-        clock = dict(current_stream(block.device).clock)
-        join(clock, host.clock)
+        clock = _known(block)
         late = [
             _words(tracker.side(entry))
             for entry in list(block.log.values())
@@ -31,6 +30,22 @@ def unordered_writes(tensor: torch.Tensor) -> list[str]:
             for copy in copies.copies_into(tensor)
             if clock.get(copy.stream.stream_id, 0) < copy.number
         ]
+
+
+def host_values(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the memory of a device tensor, with all that the current stream would find in it."""
+    with lock:
+        block, alias = memory.operand(tensor)
+        if block.pending:
+            tracker.settle(block, _known(block))
+        return alias
+
+
+def _known(block: memory.Block) -> Clock:
+    """Return what is ordered before work that would be enqueued now."""
+    clock = dict(current_stream(block.device).clock)
+    join(clock, host.clock)
+    return clock
 
 
 def in_flight(tensors: Iterable[tuple[str, torch.Tensor]] | None) -> list[str]:
