@@ -47,8 +47,8 @@ def add_options(parser: pytest.Parser) -> None:
     _add(group, parser, "--pprank-decode", "M[,K]", "decode stages of a prefill/decode test that "
          "does not say how many; its prefill stages are those of --pp-size", "1")  # fmt: skip
     _add(group, parser, "--pprank-device", "NAME", "device of the ranks: auto (cuda where there "
-         "is a GPU for every stage, else cpu), cpu, sim (a simulated "
-         "accelerator) or cuda", "auto")  # fmt: skip
+         "is a GPU for every stage, else sim for tests of SGLang and cpu for others), cpu, sim (a "
+         "simulated accelerator) or cuda", "auto")  # fmt: skip
     _add(group, parser, "--pprank-timeout", "S", "seconds a ranked test may take before its "
          "worker group is killed and replaced", "300")  # fmt: skip
     _add(group, parser, "--pprank-grace", "S", "seconds the other ranks get after the first one "

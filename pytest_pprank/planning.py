@@ -115,11 +115,11 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
         server_args = _checked_server_args(item, sizes)
     if sizes.decode:
         _check_roles(used, server_args)
-    device = choose_device(mark.device or options.device, sizes.world_size)
+    sglang = server_args is not None
+    device = choose_device(mark.device or options.device, sizes.world_size, sglang=sglang)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
     topology = Topology(sizes.pp, device, server_args, sizes.decode)
     names = options.sanitize if mark.sanitize is None else mark.sanitize
-    sglang = server_args is not None
     watching = chosen_for(names, device, sglang=sglang)
     perturb = schedule_for(options.perturb, mark.perturb, device, sglang=sglang)
     return Plan(topology, fresh, mark.timeout or options.timeout, watching, perturb)

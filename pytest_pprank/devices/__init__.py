@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_pprank.devices import sim
 from pytest_pprank.errors import UsageError
 
 
@@ -116,11 +117,15 @@ def device_environment(device: str) -> dict[str, str]:
     return {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"} if device == "cuda" else {}
 
 
-def choose_device(wanted: str, ranks: int) -> str:
-    """Turn ``auto`` into a kind of device for `ranks` ranks; raises UsageError for too few GPUs."""
+def choose_device(wanted: str, ranks: int, *, sglang: bool = False) -> str:
+    """Turn ``auto`` into a kind of device for `ranks` ranks, with or without SGLang on them: cuda,
+    else what shows most of a program's mistakes. Raises UsageError for too few GPUs.
+    """
     gpus = len(visible_gpus()) if wanted in ("auto", "cuda") else 0
     if wanted == "auto":
-        return "cuda" if gpus >= ranks else "cpu"
+        if gpus >= ranks:
+            return "cuda"
+        return sim.NAME if sglang and sim.is_known_good() else "cpu"
     if wanted == "cuda" and gpus < ranks:
         raise UsageError(
             f"device cuda: {ranks} stages need {ranks} GPUs, {gpus} visible here (the driver's "

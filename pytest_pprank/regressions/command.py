@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
 from pytest_pprank.options import DEVICES, parse_sizes
 from pytest_pprank.regressions import results, table
@@ -50,7 +51,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add = parser.add_argument
     add("reverts", nargs="+", metavar="DIR|FILE|NAME", help="folder of revert files, file, or name")
     add("--pp-size", default="2", metavar="N[,M]", help="pipeline stages (default: 2)")
-    add("--device", default="", choices=DEVICES, help="device of the ranks, as --pprank-device")
+    add(
+        "--device",
+        default="",
+        choices=DEVICES,
+        help="device of the ranks (default: "
+        "cuda where there are GPUs, else cpu, and sim for what cpu cannot show)",
+    )
     add("--jobs", type=int, metavar="N", help="runs at a time (default: cores / pipeline stages)")
     add("--all-tests", action="store_true", help="do not stop a run at the first red test")
     add(
@@ -230,14 +237,17 @@ def _refuse_unusable(bench: Bench) -> None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    parse_sizes(args.pp_size, "--pp-size")
+    stages = max(parse_sizes(args.pp_size, "--pp-size"))
     for name in ("deadline", "test_timeout"):
         if not 0 < getattr(args, name) < float("inf"):
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag}: {getattr(args, name)} is not a number of seconds above 0")
+    any_device = args.device in ("", "auto")
     return Options(
         sizes=args.pp_size,
-        device=args.device,
+        # where there is no GPU: most bugs show on device cpu, which is quicker than sim
+        device=choose_device("auto", stages) if any_device else args.device,
+        any_device=any_device,
         all_tests=args.all_tests,
         deadline=args.deadline,
         test_timeout=args.test_timeout,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from pytest_pprank.devices import choose_device
-from pytest_pprank.options import parse_sizes
 from pytest_pprank.regressions.cases import Case
 from pytest_pprank.regressions.judgement import NOT_REACHED, Result, Status, judge, missed
 from pytest_pprank.regressions.order import Reach
@@ -37,16 +35,11 @@ class Looking:
         """Return what comes of a revert; raises CutOff when the runs are being ended."""
         if self._reach.knows(case) and not self._reach.first(case):
             return missed(case, NOT_REACHED)
-        if not self._is_on_cpu_by_itself():
+        if not (self._options.any_device and self._options.device == "cpu"):
             return self._on_own_device(case)
         if case.device_order:  # device cpu cannot see such a bug
             return self._on_each(case, (self._on_sim, self._on_own_device), _is_not_caught)
         return self._on_each(case, (self._on_own_device, self._on_sim), _needs_sim)
-
-    def _is_on_cpu_by_itself(self) -> bool:
-        """Whether the runs are on device cpu, and only because nobody has said otherwise."""
-        stages = max(parse_sizes(self._options.sizes, "--pp-size"))
-        return not self._options.device and choose_device("auto", stages) == "cpu"
 
     def _on_each(
         self,

@@ -72,7 +72,7 @@ def _facts(bench: Bench) -> str:
         "SGLang": _version(bench, "sglang"),
         "pytest-pprank": _version(bench, "pytest_pprank"),
         "torch, Python": f"{bench.key['torch']}, {bench.key['python']}",
-        "stages, device": f"{options['sizes']}, {options['device'] or 'auto'}",
+        "stages, device": f"{options['sizes']}, {options['device']}",
     }
     if options["arguments"]:
         facts["pytest arguments"] = " ".join(options["arguments"])

@@ -28,7 +28,9 @@ WHOLE_SUITE = 4
 
 @dataclass(frozen=True)
 class Options:
-    """How to run the suite: `arguments` go to pytest, behind all of ours."""
+    """How to run the suite. `any_device`: nobody has asked for this one. `arguments` go to pytest,
+    behind all of ours.
+    """
 
     sizes: str = "2"
     device: str = ""
@@ -36,6 +38,7 @@ class Options:
     deadline: float = 300.0
     test_timeout: float = 30.0
     arguments: tuple[str, ...] = ()
+    any_device: bool = False
 
     def command(self, revert: str | None, *, to_end: bool = False) -> list[str]:
         """Return the command line of one run; one with a revert ends at its first red, unless

@@ -13,12 +13,8 @@ def header_lines(options: Options) -> list[str]:
     lines = []
     if options.sizes:
         sizes = ",".join(map(str, options.sizes))
-        device = options.device
-        if device == "auto":
-            device = choose_device(device, max(options.sizes))
-        gpus = f" ({len(visible_gpus())} GPUs)" if device == "cuda" else ""
         lines.append(
-            f"pprank: pp={sizes} device={device}{gpus}, torch {_version('torch')}, "
+            f"pprank: pp={sizes} device={_device(options)}, torch {_version('torch')}, "
             f"sglang {_version('sglang')}"
         )
     if options.perturb is not None:
@@ -28,6 +24,16 @@ def header_lines(options: Options) -> list[str]:
 
         lines += [f"pprank: REVERTED {reverts.resolve(r).describe()}" for r in options.reverts]
     return lines
+
+
+def _device(options: Options) -> str:
+    device, stages = options.device, max(options.sizes)
+    if device == "auto":
+        device = choose_device("auto", stages, sglang=True)
+        plain = choose_device("auto", stages)
+        if plain != device:
+            return f"{device} ({plain} without SGLang)"
+    return f"cuda ({len(visible_gpus())} GPUs)" if device == "cuda" else device
 
 
 def _version(name: str) -> str:

@@ -1,9 +1,11 @@
 """Which GPUs a run may use, on boxes that are folders."""
 
+from importlib import metadata
+
 import pytest
 
 from pytest_pprank import devices
-from pytest_pprank.devices import device_environment, gpu_environment, visible_gpus
+from pytest_pprank.devices import device_environment, gpu_environment, sim, visible_gpus
 from pytest_pprank.errors import UsageError
 
 UUIDS = [f"GPU-{digit}aaa1111-2222-3333-4444-555566667777" for digit in "0123"]
@@ -121,9 +123,27 @@ def test_the_kind_of_device_is_chosen_by_what_is_visible(monkeypatch):
     gpus = (devices.Gpu("GPU-1", "0"), devices.Gpu("GPU-2", "1"))
     monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
     assert devices.choose_device("auto", 2) == "cuda"
+    assert devices.choose_device("auto", 2, sglang=True) == "cuda"
     assert devices.choose_device("auto", 3) == "cpu"
     with pytest.raises(UsageError, match="3 stages need 3 GPUs, 2 visible here"):
         devices.choose_device("cuda", 3)
+
+
+@pytest.mark.parametrize(
+    ("torch", "device"), [("2.13.0+cpu", "sim"), ("3.0.1", "sim"), ("2.11.0", "cpu"), (None, "cpu")]
+)
+def test_sglang_without_gpus_is_on_what_shows_most(monkeypatch, torch, device):
+    def version(name):
+        if torch is None:
+            raise metadata.PackageNotFoundError(name)
+        return torch
+
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ())
+    monkeypatch.setattr(metadata, "version", version)
+    is_known_good = sim.is_known_good.__wrapped__  # not what this process has kept
+    monkeypatch.setattr(sim, "is_known_good", is_known_good)
+    assert devices.choose_device("auto", 2, sglang=True) == device
+    assert devices.choose_device("auto", 2) == "cpu"
 
 
 def test_nothing_starts_cuda_before_the_ranks_do():

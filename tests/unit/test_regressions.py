@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank.__main__ import main
-from pytest_pprank.regressions import command, looking, results
+from pytest_pprank.regressions import command, results
 from pytest_pprank.regressions.runs import Options, Red, Run
 from pytest_pprank.sglang import static
 from pytest_pprank.sglang.reverts.reached import Reached
@@ -113,7 +113,7 @@ class Bench:
         monkeypatch.setattr(static, "check_installed", lambda: None)
         monkeypatch.setattr(static, "package_root", lambda: root)
         monkeypatch.setattr(command, "Runner", FakeRunner)
-        monkeypatch.setattr(looking, "choose_device", lambda *_: self.device)
+        monkeypatch.setattr(command, "choose_device", lambda *_: self.device)
         monkeypatch.chdir(folder)
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
 

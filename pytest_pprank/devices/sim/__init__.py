@@ -9,12 +9,28 @@ where they come from and the test of each are in SEMANTICS.md beside this file.
 file imports no torch: the controller may import it.
 """
 
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 
 NAME = "sim"
 """How torch calls the device: ``torch.device("sim")``, ``torch.get_device_module("sim")``."""
+
+
+_OLDEST_TORCH = (2, 13)
+"""The oldest one that its rules are tested with (tests/sim)."""
+
+
+@functools.cache
+def is_known_good() -> bool:
+    """Say whether the installed torch is one that this device was tested with, or newer."""
+    try:
+        major, minor = metadata.version("torch").split(".")[:2]
+    except metadata.PackageNotFoundError:
+        return False
+    return (int(major), int(minor)) >= _OLDEST_TORCH
 
 
 def in_use() -> bool:
