@@ -35,7 +35,7 @@ _PROBE_FROM = 4
 """So many reverts that it pays to look first which tests get to them."""
 _POLL_S = 0.5
 """How often we look whether we are asked to end."""
-_PROBE = "probe: SGLang as it is; which tests get to the reverted functions?"
+_PROBE = "probe: SGLang as it is, noting which tests get to the reverted functions"
 INTERRUPTED = 130
 
 
@@ -138,7 +138,7 @@ class _Command:
         """
         bench = self._bench
         write_probe(left, file)
-        _say(f"{_PROBE}{'' if bench.baseline else '; if green, the baseline, too'}")
+        _say(f"{_PROBE}{'' if bench.baseline else '; if green, it is the baseline, too'}")
         name = "probe" if bench.baseline else "baseline with probe"
         found = self._one(runner, name, str(file))
         whole = found.status in (0, 1) and set(found.seconds_of) == set(found.topologies)
