@@ -1,3 +1,134 @@
-"""Shared by all tests of the plugin."""
+"""Shared by all tests: `runner` runs pytest in a folder and process of its own, and reads what it
+says.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
 
 pytest_plugins = ["pytester"]
+
+MARK = "PPRANK_TEST_RUN"
+"""Environment variable by which the processes of a run are recognised, whoever adopts them."""
+
+DEADLINE = 120
+
+_NOT_PASSED_ON = ("PYTEST_XDIST", "PYTHONUNBUFFERED")
+"""Variables by which the tests would see less, or more, than a user."""
+
+
+@dataclass
+class Run:
+    """A finished pytest run."""
+
+    ret: int
+    out: str
+
+    def outcome(self, test: str) -> str:
+        """The word after the test's id in -v output."""
+        found = re.findall(rf"::{re.escape(test)} ([A-Z]+)", self.out)
+        assert found, f"{test} did not run:\n{self.out}"
+        return found[0]
+
+    def failure(self, test: str) -> str:
+        """The block of a failed test."""
+        pattern = rf"\n_+ (?:ERROR at \w+ of )?{re.escape(test)} _+\n(.*?)(?=\n_{{5,}} |\n={{5,}} )"
+        found = re.search(pattern, self.out, re.DOTALL)
+        assert found, f"no failure of {test}:\n{self.out}"
+        return found.group(1)
+
+    def counts(self) -> dict[str, int]:
+        """What the last line counts."""
+        last = [line for line in self.out.splitlines() if re.search(r" in \d+\.\d+s", line)][-1]
+        return {word: int(n) for n, word in re.findall(r"(\d+) ([a-z]+)", last)}
+
+
+class Runner:
+    """Starts pytest runs in a folder of their own; every process of them carries a mark."""
+
+    def __init__(self, folder: Path, deadline: float = DEADLINE) -> None:
+        self.folder = folder
+        self.deadline = deadline
+        self.mark = uuid.uuid4().hex
+
+    def write(self, **files: str) -> None:
+        for name, source in files.items():
+            (self.folder / f"{name}.py").write_text(textwrap.dedent(source))
+
+    def copy(self, folder: Path) -> None:
+        shutil.copytree(folder, self.folder, dirs_exist_ok=True)
+
+    def environment(self, **own: str) -> dict[str, str]:
+        """What a process of a run gets; `own` comes on top."""
+        return {
+            **{k: v for k, v in os.environ.items() if not k.startswith(_NOT_PASSED_ON)},
+            MARK: self.mark,
+            # leases of its own: not to wait for the tests of somebody else on this machine
+            "PPRANK_LEASE_DIR": str(self.folder),
+            **own,
+        }
+
+    def popen(self, *args: str, **kwargs) -> subprocess.Popen[str]:
+        plugins = ["no:randomly", *([] if "cache" in kwargs else ["no:cacheprovider"])]
+        kwargs.pop("cache", None)
+        command = [sys.executable, "-m", "pytest", *(f"-p{name}" for name in plugins), *args]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment(**kwargs.pop("env", {})),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **kwargs,
+        )
+
+    def run(self, *args: str, **kwargs) -> Run:
+        with self.popen("-v", *args, **kwargs) as process:
+            try:
+                out, _ = process.communicate(timeout=self.deadline)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return Run(process.returncode, out)
+
+    def processes(self) -> dict[int, str]:
+        """The live processes of our runs: pid to command line."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            try:
+                if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().decode()[:300]
+            except OSError:
+                continue  # gone meanwhile
+        return found
+
+    def wait_for(self, condition, what: str):
+        """Wait until `condition()` is true, and return it."""
+        deadline = time.monotonic() + self.deadline
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"timed out waiting until {what}"
+            time.sleep(0.05)
+        return value
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return Runner(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_runner(tmp_path_factory):
+    return Runner(tmp_path_factory.mktemp("run"))

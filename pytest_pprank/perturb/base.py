@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 BUDGET_S = 0.25
 """How long one perturbation may hold a rank back in one test, all in all."""
+_LONG_SHARE, _LONG = 1 / 16, 25
+"""One in so many is so many times as long. What lasts no longer than an operating system takes to
+give a process its turn brings little to light that would not show by itself.
+"""
+
+
+def stretched(amount: float) -> float:
+    """Return a drawn amount from 0 to 1 as it is, but for the largest: these become 0 to 25."""
+    rest = amount - (1 - _LONG_SHARE)
+    return amount if rest < 0 else _LONG * rest / _LONG_SHARE
 
 
 class Disturbance:
@@ -34,11 +44,13 @@ class Disturbance:
         self._lock = threading.Lock()
 
     def delay(self, event: str, chance: float, most_s: float) -> float:
-        """Draw how long to hold an event back, in seconds; 0 most times."""
+        """Draw how long to hold an event back, in seconds: 0 most times, seldom more than `most_s`
+        (see `stretched`).
+        """
         amount = self.dice.amount(event, chance)
         if amount is None:
             return 0.0
-        seconds = amount * most_s
+        seconds = stretched(amount) * most_s
         with self._lock:
             if self.held_s + seconds > BUDGET_S:
                 return 0.0

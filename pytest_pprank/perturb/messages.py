@@ -9,7 +9,7 @@ from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND, Call
 from pytest_pprank.worker.ledger import listen
 from pytest_pprank.worker.ledger_writer import ISSUED
 
-_CHANCE, _MOST_S = 0.05, 0.003
+_CHANCE, _MOST_S = 0.05, 0.004
 
 
 class Messages(Perturbation):

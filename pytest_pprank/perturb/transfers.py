@@ -1,44 +1,66 @@
-"""KV transfers that take their time, and metadata that comes long after its KV."""
+"""KV transfers that take their time, and metadata that comes long after its KV.
+
+In iterations of an event loop, not in time: what matters is how far the stages get meanwhile.
+"""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, ClassVar
 
-from pytest_pprank.perturb.base import Perturbation
+from pytest_pprank.perturb.base import Disturbance, Perturbation, stretched
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.engine import Engine
 
-_CHANCE, _MOST_S = 0.4, 0.012
+_CHANCE, _MOST, _BUDGET = 0.4, 4, 200
 
 
-class Transfers(Perturbation):
+class _Iterations(Perturbation):
+    """Draws how many iterations something takes: mostly none, seldom more than 4, 200 in all."""
+
+    def __init__(self, disturbance: Disturbance) -> None:
+        super().__init__(disturbance)
+        self._left = _BUDGET
+        self._lock = threading.Lock()
+
+    def draw(self) -> int:
+        """For any thread."""
+        amount = self.disturbance.dice.amount(self.name, _CHANCE)
+        if amount is None:
+            return 0
+        iterations = 1 + int(_MOST * stretched(amount))
+        with self._lock:
+            if iterations > self._left:
+                return 0
+            self._left -= iterations
+        self.disturbance.strike()
+        return iterations
+
+
+class Transfers(_Iterations):
     """Holds transfers of this stage back, in the threads of the transfer engine."""
 
     name: ClassVar[str] = "transfers"
 
     def loop(self, engine: Engine) -> None:
         from pytest_pprank.sglang.disagg import Disagg
-        from pytest_pprank.sglang.disagg_faults import before_transfers
+        from pytest_pprank.sglang.disagg_faults import late_transfers
 
         if isinstance(engine, Disagg):
-            engine.disturb(lambda scheduler, fault: before_transfers(scheduler, fault, self._hold))
-
-    def _hold(self) -> None:
-        self.disturbance.hold("transfer", _CHANCE, _MOST_S)
+            engine.disturb(lambda scheduler, fault: late_transfers(scheduler, fault, self.draw))
 
 
-class Metadata(Perturbation):
-    """Holds a request's metadata back, when its KV has been sent."""
+class Metadata(_Iterations):
+    """Lets a request's metadata arrive some iterations of decode after the news that all is there,
+    as it may with transfers that are written to the memory of another machine.
+    """
 
     name: ClassVar[str] = "metadata"
 
     def loop(self, engine: Engine) -> None:
         from pytest_pprank.sglang.disagg import Disagg
-        from pytest_pprank.sglang.disagg_faults import before_metadata
+        from pytest_pprank.sglang.disagg_faults import late_metadata
 
-        if isinstance(engine, Disagg) and self.disturbance.pprank.role == "prefill":
-            engine.disturb(lambda scheduler, fault: before_metadata(scheduler, fault, self._hold))
-
-    def _hold(self) -> None:
-        self.disturbance.hold("metadata", _CHANCE, _MOST_S)
+        if isinstance(engine, Disagg):
+            engine.disturb(lambda scheduler, fault: late_metadata(scheduler, fault, self.draw))

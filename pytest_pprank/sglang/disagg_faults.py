@@ -6,6 +6,7 @@ The real objects stay in place: their methods are wrapped on this rank for the t
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -29,6 +30,9 @@ class Fault:
         self.count = 0
         """Iterations of this stage since the fault was put in force."""
         self.over = threading.Event()
+        self.each_iteration: list[Callable[[], None]] = []
+        """Called in the loop's thread when an iteration of this stage is over."""
+        self._change = threading.Condition()
         self._iterations = iterations
         self._first = 0
         self._undo: list[Callable[[], None]] = []
@@ -44,10 +48,26 @@ class Fault:
         limit = self._iterations
         if limit is not None and self.hits and self.count - self._first > limit:
             self.over.set()
+        self._wake()
+        for action in self.each_iteration:
+            action()
+
+    def sit_out(self, iterations: int) -> None:
+        """Block this thread, which must not be the loop's, until this stage has done so many more
+        iterations, or the fault is over.
+        """
+        until = self.count + iterations
+        with self._change:
+            self._change.wait_for(lambda: self.count >= until or self.over.is_set())
+
+    def _wake(self) -> None:
+        with self._change:
+            self._change.notify_all()
 
     def release(self) -> None:
         """End the fault on this rank."""
         self.over.set()
+        self._wake()
         while self._undo:
             self._undo.pop()()
 
@@ -76,26 +96,63 @@ def slow_transfer(scheduler: Any, fault: Fault) -> None:
         fault.hit()
         fault.over.wait()
 
-    before_transfers(scheduler, fault, hold)
+    _before_transfers(scheduler, fault, hold)
 
 
-def before_transfers(scheduler: Any, fault: Fault, action: Callable[[], None]) -> None:
-    """Do `action` before each transfer of this stage, in the transfer engine's thread."""
+def late_transfers(scheduler: Any, fault: Fault, iterations: Callable[[], int]) -> None:
+    """Hold each transfer of this stage back for ``iterations()`` iterations of its loop."""
     if role_of(scheduler) == "prefill":
-        _wrap_sends(scheduler, fault, lambda send: _preceded_by(action, send))
+        _before_transfers(scheduler, fault, lambda: fault.sit_out(iterations()))
 
 
-def before_metadata(scheduler: Any, fault: Fault, action: Callable[[], None]) -> None:
-    """Do `action` before each transfer of a request's metadata, when its KV has been sent."""
-    fault.replace(kv_manager(scheduler), "send_aux", lambda send: _preceded_by(action, send))
+def _before_transfers(scheduler: Any, fault: Fault, action: Callable[[], None]) -> None:
+    """Do `action` before each transfer of this stage, in the transfer engine's thread."""
+
+    def wrap(send: Any) -> Any:
+        def act_and_send(*args: Any, **kwargs: Any) -> Any:
+            action()
+            return send(*args, **kwargs)
+
+        return act_and_send
+
+    _wrap_sends(scheduler, fault, wrap)
 
 
-def _preceded_by(action: Callable[[], None], send: Any) -> Any:
-    def act_and_send(*args: Any, **kwargs: Any) -> Any:
-        action()
-        return send(*args, **kwargs)
+def late_metadata(scheduler: Any, fault: Fault, iterations: Callable[[], int]) -> None:
+    """Let a request's metadata land ``iterations()`` iterations of decode after it has come, which
+    is after the news that the request is done: decode must look whether it is there.
 
-    return act_and_send
+    SGLang can send metadata in a message instead of by the transfer engine
+    (SGLANG_MOONCAKE_SEND_AUX_TCP); here it does, and that of a request that decode has given up
+    meanwhile is dropped: its slot may be another one's.
+    """
+    manager = kv_manager(scheduler)
+    if role_of(scheduler) == "prefill":
+        fault.replace(manager, "send_aux", lambda _: need(manager, "send_aux_tcp"))
+        return
+    kept: deque[tuple[int, list[bytes]]] = deque()
+    due: dict[int, int] = {}
+
+    def land() -> None:
+        for _ in range(len(kept)):
+            room, message = kept.popleft()
+            if fault.count < due[room] and not fault.over.is_set():
+                kept.append((room, message))
+            elif room in need(manager, "request_status"):
+                take(message)
+
+    def keep(message: list[bytes]) -> None:
+        room = int(message[1])
+        if room not in due:
+            late = iterations()
+            fault.hits += bool(late)
+            due[room] = fault.count + late
+        kept.append((room, message))
+
+    take = need(manager, "_handle_aux_data")
+    fault.afterwards(land)
+    fault.replace(manager, "_handle_aux_data", lambda _: keep)
+    fault.each_iteration.append(land)
 
 
 def fail_transfer(scheduler: Any, fault: Fault, times: int) -> None:

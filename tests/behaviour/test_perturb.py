@@ -5,6 +5,8 @@ import re
 import pytest
 
 TESTS = """
+    import time
+
     import pytest
     import torch
     import torch.distributed as dist
@@ -41,6 +43,29 @@ TESTS = """
     def test_perturbed_in_each_run(process_group, pprank):
         two_messages(pprank, wait_for_both=True)
         assert pprank.world_size == 3, "to see what is told"
+
+
+    # gloo hides it where the receiver waits already
+    @pytest.mark.parametrize(
+        "how",
+        [
+            pytest.param("alone", marks=pytest.mark.pprank(perturb="none")),
+            # a seed that holds rank 1 back for 60 ms and more before its third and fourth recv
+            pytest.param("held", marks=pytest.mark.pprank(perturb="24766:messages")),
+        ],
+    )
+    def test_written_to_before_it_has_left(process_group, pprank, how):
+        for number in range(1, 5):
+            message = torch.full((4,), -1 if pprank.rank else number)
+            pprank.barrier()
+            if pprank.rank:
+                dist.recv(message, 0)
+                assert message[0] == number, "not what was given to isend"
+            else:
+                time.sleep(0.03)  # something to do, while rank 1 begins to wait
+                work = dist.isend(message, 1)
+                message.zero_()
+                work.wait()
 """
 
 
@@ -66,6 +91,13 @@ def outcomes(run):
 
 def test_race_goes_well_by_itself(quiet):
     assert outcomes(quiet) == ["PASSED", "PASSED", "PASSED", "FAILED"]
+
+
+def test_rank_that_comes_late(quiet):
+    assert quiet.outcome("test_written_to_before_it_has_left[alone-pp2]") == "PASSED"
+    late = "test_written_to_before_it_has_left[held-pp2]"
+    assert quiet.outcome(late) == "FAILED"
+    assert "not what was given to isend" in quiet.failure(late)
 
 
 def test_race_comes_to_light(perturbed):

@@ -1,6 +1,6 @@
 """SGLang PR 26883: the healthy profiler, and what a failure in it says.
 
-With the fix taken out it runs in test_founding_revert.py, in a pytest of its own.
+With the fix taken out it runs in test_reverted.py, in a pytest of its own.
 """
 
 from __future__ import annotations

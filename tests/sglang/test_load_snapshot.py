@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,18 +11,6 @@ import pytest
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 
 SHM = Path("/dev/shm")
-_FAILS_TO_START = """
-from pathlib import Path
-import pytest
-
-pytestmark = pytest.mark.sglang(attention_backend="nope")
-
-def test_of_the_same_group(pprank):
-    Path("run-name").write_text(pprank.workdir.parent.name)
-
-def test_without_a_scheduler(scheduler):
-    pass
-"""
 
 
 def test_name_is_the_runs_own(scheduler: Any, pprank: Any) -> None:
@@ -34,16 +20,6 @@ def test_name_is_the_runs_own(scheduler: Any, pprank: Any) -> None:
         assert not Path(writer.path).exists()
     else:
         assert writer is None
-
-
-def test_scheduler_that_fails_to_start_leaves_no_file(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(_FAILS_TO_START)
-    command = [sys.executable, "-m", "pytest", "--pp-size", "1", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert "1 passed, 1 error" in done.stdout, done.stdout
-    assert "Invalid attention backend: nope" in done.stdout
-    run = (tmp_path / "run-name").read_text()
-    assert list(SHM.glob(f"sglang_loads_{run}*")) == []
 
 
 def test_only_what_has_the_prefix_is_removed() -> None:

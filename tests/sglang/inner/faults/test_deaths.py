@@ -1,0 +1,27 @@
+"""Ranks of prefill and decode that die, and sizes that SGLang refuses."""
+
+import os
+import signal
+
+import pytest
+
+pytestmark = pytest.mark.pprank(prefill=2, decode=1)
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_killed(disagg, pprank, role):
+    disagg.slow_transfer(stages=[0, 1])
+    rid = disagg.submit(30)
+    disagg.run_until_state(rid, "transferring")
+    if (pprank.role, pprank.stage) == (role, 0):
+        os.kill(os.getpid(), signal.SIGKILL)
+    disagg.drain()
+
+
+def test_next(disagg):
+    assert len(disagg.generate([9])[0].token_ids) == 8
+
+
+@pytest.mark.pprank(prefill=1, decode=2)
+def test_sizes_that_sglang_refuses(disagg):
+    disagg.generate([9])

@@ -1,0 +1,69 @@
+"""Perturbation of real Schedulers: what it brings to light, and what it leaves as it was."""
+
+import time
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+
+pytestmark = pytest.mark.pprank(pp=2)
+
+
+@pytest.mark.pprank(perturb="1:kv_pressure")
+def test_retraction(engine):
+    results = engine.generate([20, 30, 40], max_new_tokens=30)
+    assert any(result.retractions for result in results)
+    assert_tokens_equal_reference(results)
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.pprank(perturb="1:aborts,skew,messages,late_sends")
+def test_aborts(engine, pprank):
+    for length in range(10, 100, 10):
+        engine.submit(length, 20)
+        engine.step(3)
+    engine.drain()
+    reasons = [result.finish_reason["type"] for result in engine.results.values()]
+    assert_tokens_equal_reference(engine.results.values())
+    assert {"abort", "length"} == set(reasons)
+    assert_kv_balanced(engine.scheduler)
+    assert pprank.world_size == 3, "to see what is told"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("alone", marks=pytest.mark.pprank(perturb="none")),
+        # a seed that holds the second stage back for 85 ms where its third iteration begins
+        pytest.param("perturbed", marks=pytest.mark.pprank(perturb="6274:skew")),
+    ],
+)
+def test_message_beside_the_pipeline(engine, pprank, how):  # noqa: ARG001
+    """Wrong: the first stage writes to what it has sent, and waits for the send only then. Gloo
+    lets it, where the next stage has begun its iteration and waits for the message.
+    """
+    import torch
+    import torch.distributed as dist
+
+    message = torch.full((4,), 7 * pprank.is_first_stage)
+    works = []
+
+    def expect():
+        if engine.iterations == 2:  # that of the forward
+            works.append(dist.irecv(message, 0, tag=77))
+
+    def send(_):
+        if not works:
+            time.sleep(0.03)  # the forward of a larger model
+            works.append(dist.isend(message, 1, tag=77))
+            message.zero_()
+
+    engine.step(2)
+    if pprank.is_first_stage:
+        engine.on_forward(send)
+    else:
+        engine.at_start_of_iteration(expect)
+    pprank.barrier()
+    engine.generate([17], max_new_tokens=1)
+    works[0].wait()
+    assert pprank.broadcast(message.tolist(), src=1) == [7] * 4, "what was written afterwards"

@@ -1,0 +1,45 @@
+"""Prefill and decode that take for done what is not: what it takes to bring that to light."""
+
+import pytest
+
+from pytest_pprank import assert_tokens_equal_reference
+
+pytestmark = pytest.mark.pprank(prefill=2, decode=1, sanitize="-kv")
+
+
+def perturbed_or_not(perturbed):
+    marks = {"alone": "none", "perturbed": perturbed}
+    return pytest.mark.parametrize(
+        "how", [pytest.param(k, marks=pytest.mark.pprank(perturb=v)) for k, v in marks.items()]
+    )
+
+
+# a seed with which stage 1 hears of its first room 6 iterations late, and stage 0 at once
+@pytest.mark.pprank(perturb="131:polls")
+def test_stages_that_hear_late(disagg):
+    disagg.submit(17, 2, rid="trusted")
+    disagg.drain()
+
+
+# a seed with which stage 1 holds its first transfer back for 87 iterations
+@perturbed_or_not("651:transfers")
+def test_stage_whose_transfer_takes_long(disagg, how):  # noqa: ARG001
+    disagg.late_poll(stages=[0], iterations=15, role="prefill")  # enough for stage 1, by itself
+    disagg.submit(17, 2, rid="trusted")
+    disagg.drain()
+
+
+@perturbed_or_not("1:metadata")
+def test_slot_that_still_has_the_last_room(disagg, how, pprank):  # noqa: ARG001
+    slots = disagg.scheduler.req_to_metadata_buffer_idx_allocator.size
+    assert_tokens_equal_reference(disagg.generate([5] * (8 + max(pprank.gather(slots))), 2))
+
+
+def test_request_lost_after_agreement(disagg):
+    rid = disagg.submit(30, to="decode")
+    disagg.step()
+    ready = "WaitingForInput"
+    disagg.run_until(lambda: all(ready in v.rooms.values() for v in disagg.prefill.stages))
+    disagg.lose_room(stages=[1])
+    disagg.forward(rid, to="prefill")
+    disagg.run_until_state(rid, "transferring", role="prefill")

@@ -1,0 +1,49 @@
+"""Faults planted into real Schedulers on device sim."""
+
+import pytest
+
+
+def only(*names):
+    return pytest.mark.pprank(sanitize=list(names))
+
+
+@only("h2d")
+def test_host_tensor(engine, observe):
+    def forget(_, batch):
+        batch.positions = batch.positions.cpu()
+
+    observe.on("init_new", forget)
+    engine.generate([5], max_new_tokens=1)
+
+
+@only("streams")
+def test_forward_waits_for_nothing(engine, scheduler, monkeypatch):
+    monkeypatch.setattr(scheduler, "_pp_wait_forward_dependencies", lambda: None, raising=False)
+    engine.generate([5], max_new_tokens=2)
+
+
+@only("h2d")
+def test_staging_is_written_again(engine, monkeypatch):
+    from sglang.srt.managers import scheduler as module
+
+    original = module.resolve_forward_inputs
+
+    def resolve(batch, future_map):
+        staging = batch.prefill_input_ids_cpu
+        original(batch, future_map)
+        if staging is not None:
+            staging.zero_()
+
+    monkeypatch.setattr(module, "resolve_forward_inputs", resolve)
+    engine.generate([12], max_new_tokens=1)
+
+
+def test_unchanged(engine):
+    engine.generate([5, 17], max_new_tokens=3)
+
+
+@pytest.mark.sglang(disable_overlap_schedule=False)
+@pytest.mark.pprank(pp=1)
+def test_unchanged_overlap(engine, scheduler):
+    assert scheduler.enable_overlap
+    engine.generate([5, 7, 40], max_new_tokens=6)

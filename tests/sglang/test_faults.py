@@ -1,0 +1,134 @@
+"""Faults planted into real Schedulers, in one pytest of their own (inner/faults): what is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHM = Path("/dev/shm")
+
+
+@pytest.fixture(scope="module")
+def run(inner: Any) -> Any:
+    return inner("faults", "--pp-size", "2", "--pprank-device", "cpu", "--pprank-timeout", "60",
+                 "--pprank-grace", "3")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        (
+            "test_double_free",
+            ["kv: double free: KV tokens", "on ranks 0,1", "at test_sanitizers.py:"],
+        ),
+        (
+            "test_leak",
+            [
+                "kv: not balanced, with all requests done:",
+                "KV pool: 3 of 4096 tokens were not given back",
+                "3 KV tokens of nobody known: taken at test_sanitizers.py:",
+            ],
+        ),
+        (
+            "test_request_that_is_kept",
+            ["request slots: 1 of 8", "held by req-000", "taken at test_sanitizers.py:"],
+        ),
+        (
+            "test_use_after_free",
+            ["kv: use after free: the forward's output uses KV tokens", "last of req-000"],
+        ),
+        (
+            "test_token_of_another_request",
+            ["forward: a decode enters the model: input_ids of req-000 is"],
+        ),
+        ("test_stale_mirror", ["forward: a decode enters the model: ForwardBatch.seq_lens_cpu"]),
+        (
+            "test_swallowed_failure",
+            ["logs: SGLang logged at level WARNING: Failed to profile", "cure: SGLang has caught"],
+        ),
+        ("test_caught_traceback", ["while handling ValueError: invalid literal"]),
+        ("test_starving_request", ["liveness: req-000 has not been in a forward for 128 iter"]),
+        (
+            "test_stage_that_runs_a_batch_twice",
+            [
+                "consensus: the stages of role pp did not run the same forwards in the same order:",
+                "stage 0: 1 forwards, the last one extend of req-000 (tokens 0-5)",
+                "stage 1: 2 forwards",
+            ],
+        ),
+        (
+            "test_handles_nobody_waits_for",
+            ["p2p: isend of", "was never waited for", "scheduler_pp_mixin.py:"],
+        ),
+    ],
+)
+def test_fault_is_found(run: Any, test: str, words: list[str]) -> None:
+    told = run.failure(f"{test}[pp2]")
+    found = told.partition("- sanitizers -")[2]
+    for expected in words:
+        assert expected in found, told
+
+
+def test_harmless_warning_passes(run: Any) -> None:
+    assert run.outcome("test_harmless_warning[pp2]") == "PASSED"
+
+
+def test_a_leak_is_a_warning_of_the_test_that_left_it(run: Any) -> None:
+    assert [run.outcome(f"test_{name}[pp2]") for name in ("leaks", "next")] == ["PASSED"] * 2
+    assert "comes back all the same" in run.failure("test_leaks_and_fails[pp2]")
+    busy = r"\n.*rank (\d): this test left the Scheduler busy: KV pool: 16 of 4096 tokens"
+    assert re.findall(rf"test_leftovers\.py::(\S+){busy}", run.out) == [
+        ("test_leaks[pp2]", "0"),
+        ("test_leaks[pp2]", "1"),
+    ]
+
+
+def test_server_args_are_read_only(run: Any) -> None:
+    assert "'mappingproxy' object does not support item" in run.failure(
+        "test_args_are_read_only[pp2]"
+    )
+
+
+def test_scheduler_that_fails_to_start_leaves_no_file(run: Any, module_runner: Any) -> None:
+    assert run.outcome("test_of_the_same_group[pp1]") == "PASSED"
+    told = run.failure("test_without_a_scheduler[pp1]")
+    assert "Invalid attention backend: nope" in told
+    name = (module_runner.folder / "run-name").read_text()
+    assert list(SHM.glob(f"sglang_loads_{name}*")) == []
+
+
+@pytest.mark.parametrize(("role", "rank"), [("prefill", 0), ("decode", 2)])
+def test_death_of_a_role(run: Any, role: str, rank: int) -> None:
+    told = run.failure(f"test_killed[{role}-prefill2-decode1]")
+    assert f"rank died: rank {rank} died in call: killed by SIGKILL" in told
+
+
+def test_after_a_death_all_is_new(run: Any) -> None:
+    assert run.outcome("test_next[prefill2-decode1]") == "PASSED"
+
+
+def test_sizes_that_sglang_refuses(run: Any) -> None:
+    """Decode has as many stages as prefill, or one."""
+    refused = "Decode pp size (2) should be equal to prefill pp size (1) or 1"
+    assert refused in run.failure("test_sizes_that_sglang_refuses[prefill1-decode2]")
+
+
+def test_pressure_is_borne(run: Any) -> None:
+    assert run.outcome("test_retraction[pp2]") == "PASSED"
+
+
+def test_nothing_else_has_gone_wrong_under_aborts(run: Any) -> None:
+    told = run.failure("test_aborts[pp2]")
+    assert "2 == 3" in told
+    assert re.search(r"  rank \d: .*skew .*messages .*late_sends .*aborts", told)
+
+
+def test_stage_that_is_held_back_brings_a_race_to_light(run: Any) -> None:
+    test = "test_message_beside_the_pipeline"
+    assert run.outcome(f"{test}[alone-pp2]") == "PASSED"
+    told = run.failure(f"{test}[perturbed-pp2]")
+    assert "what was written afterwards" in told
+    assert "rank 1: skew" in told
