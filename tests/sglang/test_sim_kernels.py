@@ -29,11 +29,18 @@ def arguments(layer: Any) -> list[torch.Tensor]:
     return [x, x * 2] if type(layer).__name__ == "RMSNorm" else [x]
 
 
-def test_layers(scheduler: Any) -> None:
+def layers_of(scheduler: Any) -> dict[str, Any]:
+    """One of each kind that has a kernel; none of the tiny models has the last one."""
+    from sglang.srt.layers.activation import GeluAndMul
+
     model = scheduler.tp_worker.model_runner.model
-    layers = {type(layer).__name__: layer for layer in model.modules()}
-    for name in ("RMSNorm", "SiluAndMul", "RotaryEmbedding"):
-        layer = layers[name]
+    found = {type(layer).__name__: layer for layer in model.modules()}
+    layers = {name: found[name] for name in ("RMSNorm", "SiluAndMul", "RotaryEmbedding")}
+    return {**layers, **{f"GeluAndMul {how}": GeluAndMul(how) for how in ("tanh", "none")}}
+
+
+def test_layers(scheduler: Any) -> None:
+    for name, layer in layers_of(scheduler).items():
         given = arguments(layer)
         before = [one.cpu() for one in (*given, *layer.parameters(), *layer.buffers())]
         with torch.no_grad():
@@ -44,6 +51,27 @@ def test_layers(scheduler: Any) -> None:
             assert torch.equal(one, other), name
         after = [one.cpu() for one in (*given, *layer.parameters(), *layer.buffers())]
         assert all(map(torch.equal, before, after)), f"{name}.forward_native changes a tensor"
+
+
+@pytest.mark.pprank(sanitize="none")
+def test_input_of_a_layer_must_be_ordered_before_it(scheduler: Any) -> None:
+    from pytest_pprank.devices.sim.reports import Kind, findings
+
+    sim = torch.get_device_module("sim")
+    for name, layer in layers_of(scheduler).items():
+        given = arguments(layer)
+        sim.synchronize()
+        findings()
+        with sim.stream(sim.Stream()):
+            given[-1].add_(1)
+        with torch.no_grad():
+            layer(*given)
+        (found,) = findings()
+        kernel = name.split()[0]
+        assert found.kind is Kind.UNORDERED, name
+        assert found.second.what.startswith(f"{kernel} reads bfloat16[3, "), found
+        places = [place[2] for place in found.second.frames]
+        assert "test_input_of_a_layer_must_be_ordered_before_it" in places[:3], found
 
 
 def attention(backend: Any, name: str, device: str) -> torch.Tensor:

@@ -326,6 +326,51 @@ def test_access_by_address_needs_the_host_to_have_waited(found: Found) -> None:
     tracker.raw_access(x.data_ptr() + 4, 4, write=False, what="RDMA")
 
 
+class Batch:
+    def __init__(self) -> None:
+        self.ids = torch.zeros(4, device="sim")
+        self.lens = torch.zeros(4, device="sim")
+
+
+def double(tensor: torch.Tensor) -> None:
+    tensor.mul_(2)
+
+
+def written_on_a_side_stream() -> Batch:
+    batch = Batch()
+    sim().synchronize()
+    with sim().stream(sim().Stream()):
+        for tensor in vars(batch).values():
+            tensor.add_(1)
+    return batch
+
+
+def test_fields_that_one_line_touches_are_told_once_each(found: Found) -> None:
+    batch = written_on_a_side_stream()
+    for _ in range(3):
+        for name in ("ids", "lens"):
+            double(getattr(batch, name))
+    told = [finding.tensor for finding in found()]
+    assert told == ["Batch.ids (float32[4])", "Batch.lens (float32[4])"]
+
+
+def test_callers_of_one_function_are_told_once_each(found: Found) -> None:
+    batch = written_on_a_side_stream()
+    double(batch.ids)
+    double(batch.ids)
+    lines = [finding.second.frames[1][1] for finding in found()]
+    assert len(lines) == 2
+    assert lines[1] == lines[0] + 1
+
+
+def test_tensors_of_many_shapes_are_one_finding(found: Found) -> None:
+    for size in range(1, 40):
+        with sim().stream(sim().Stream()):
+            tensor = torch.zeros(size, device="sim")
+        double(tensor)
+    assert len(found()) == 1
+
+
 def test_strict_mode_raises_at_the_second_access(found: Found) -> None:
     with sim().stream(sim().Stream()):
         d = pinned(1).to("sim", non_blocking=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -105,6 +107,10 @@ class _Raw:
 
 
 Listener = Callable[[Finding], None]
+_LOOKS = 16
+"""So often a pair of places is looked at: each time a name is searched for, which may take
+milliseconds.
+"""
 
 
 class Reports:
@@ -113,23 +119,27 @@ class Reports:
     def __init__(self) -> None:
         self._raw: list[_Raw] = []
         self._seen: set[tuple[object, ...]] = set()
+        self._times: Counter[tuple[object, ...]] = Counter()
+        """How often a pair of places was looked at."""
         self._listeners: tuple[Listener, ...] = ()
 
     def add(
         self, kind: Kind, tensor: str, addresses: Sequence[int], first: Side, second: Side
     ) -> None:
-        """Record a finding, once per pair of places; raises SimRaceError in strict mode.
+        """Record a finding, once per pair of places and what the tensor is called (numbers do not
+        count); raises SimRaceError in strict mode.
 
         `addresses`: where the storages begin that it is about. A name is looked for among what
         the running functions can see.
         """
-        key = (kind, first.stack[:6], second.stack[:6])
-        raw = _Raw(kind, tensor, first, second)
-        new = key not in self._seen
-        if new or settings.strict:
-            name = name_of(addresses)
-            raw.tensor = f"{name} ({tensor})" if name else tensor
-        if new:
+        places = (kind, stacks.place(first.stack), stacks.place(second.stack))
+        self._times[places] += 1
+        if self._times[places] > _LOOKS and not settings.strict:
+            return
+        name = name_of(addresses)
+        raw = _Raw(kind, f"{name} ({tensor})" if name else tensor, first, second)
+        key = (*places, re.sub(r"\d+", "N", raw.tensor))
+        if key not in self._seen:
             self._seen.add(key)
             self._raw.append(raw)
             for listener in self._listeners:
@@ -158,6 +168,7 @@ class Reports:
     def _forget(self) -> None:
         self._raw = []
         self._seen.clear()
+        self._times.clear()
 
     def __len__(self) -> int:
         return len(self._raw)

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import lru_cache
 from types import CodeType, FrameType
+
+import torch
 
 Stack = tuple[CodeType | int, ...]
 _DEPTH = 28
 DEEP = 80
 """How deep a stack is taken of what is rare."""
-_HERE = os.path.dirname(__file__) + os.sep
-
-
-def _internal() -> tuple[str, ...]:
-    torch = sys.modules.get("torch")
-    return (_HERE, os.path.dirname(str(torch.__file__)) + os.sep) if torch else (_HERE,)
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+_BETWEEN = (os.path.join("devices", "sim"), "worker", "sglang")
+"""This device, and what else of this project stands between a user's call and torch."""
+_INTERNAL = (
+    *(os.path.join(_PACKAGE, name) + os.sep for name in _BETWEEN),
+    os.path.dirname(torch.__file__) + os.sep,
+    "<frozen",
+)
 
 
 def take(depth: int = _DEPTH) -> Stack:
@@ -38,7 +43,12 @@ def take(depth: int = _DEPTH) -> Stack:
 
 def is_user_code(code: CodeType) -> bool:
     """Say whether code lies outside torch and this device: SGLang counts as a user."""
-    return not code.co_filename.startswith((*_internal(), "<frozen"))
+    return _is_users(code.co_filename)
+
+
+@lru_cache(None)
+def _is_users(file: str) -> bool:
+    return not file.startswith(_INTERNAL)
 
 
 def frames(stack: Stack) -> list[tuple[str, int, str]]:
@@ -50,6 +60,18 @@ def frames(stack: Stack) -> list[tuple[str, int, str]]:
         if is_user_code(code):
             found.append((code.co_filename, _line(code, instruction), code.co_name))
     return found
+
+
+def place(stack: Stack, most: int = 6) -> Stack:
+    """Return the innermost frames in user code: what tells two places in a program apart."""
+    found: list[CodeType | int] = []
+    for code, instruction in zip(stack[::2], stack[1::2], strict=True):
+        assert isinstance(code, CodeType)
+        if is_user_code(code):
+            found += (code, instruction)
+            if len(found) == 2 * most:
+                break
+    return tuple(found)
 
 
 def _line(code: CodeType, instruction: int) -> int:
