@@ -2,6 +2,8 @@
 
 import pytest
 
+from pytest_pprank import assert_tokens_equal_reference
+
 
 def only(*names):
     return pytest.mark.pprank(sanitize=list(names))
@@ -38,8 +40,22 @@ def test_staging_is_written_again(engine, monkeypatch):
     engine.generate([12], max_new_tokens=1)
 
 
+@pytest.fixture
+def strict():
+    from pytest_pprank.devices.sim.settings import changed
+
+    with changed(strict=True):
+        yield
+
+
+@pytest.mark.usefixtures("strict")
+def test_strict(engine, scheduler, monkeypatch):
+    test_forward_waits_for_nothing(engine, scheduler, monkeypatch)
+
+
+@pytest.mark.usefixtures("strict")
 def test_unchanged(engine):
-    engine.generate([5, 17], max_new_tokens=3)
+    assert_tokens_equal_reference(engine.generate([5, 17], max_new_tokens=3))
 
 
 @pytest.mark.sglang(disable_overlap_schedule=False)
