@@ -15,7 +15,7 @@ from pytest_pprank.perturb import (
     parse_option,
     schedule_for,
 )
-from pytest_pprank.perturb.base import BUDGET_S, Disturbance
+from pytest_pprank.perturb.base import BUDGET_S, Disturbance, stretched
 from pytest_pprank.perturb.dice import Dice
 from pytest_pprank.planning import Plan
 from pytest_pprank.report.perturbed import perturbed_lines
@@ -71,6 +71,15 @@ def test_ranks_are_held_back_by_different_amounts_and_draw_alike_together():
     delays = [[each.delay("it", 0.5, 0.001) for _ in range(20)] for each in (one, two)]
     assert delays[0] != delays[1]
     assert drawn(one.shared) == drawn(two.shared)
+
+
+def test_one_in_sixteen_is_long():
+    amounts = [number / 1600 for number in range(1600)]
+    long = [amount for amount in amounts if stretched(amount) != amount]
+    assert (len(long), long[0]) == (100, 0.9375)
+    assert 24 < stretched(amounts[-1]) < 25
+    held = [disturbance(seed).delay("it", 1.0, 0.001) for seed in range(400)]
+    assert 10 < sum(seconds > 0.001 for seconds in held) < 45
 
 
 def test_no_test_becomes_slow():
