@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
+from typing import Any
 
 from pytest_pprank.sglang.reverts import NAMED, resolve
 from pytest_pprank.sglang.static import package_root
@@ -40,39 +40,8 @@ CHANGED = {
     "37669": ["+_"],
 }
 
-APPLY_ALL = """
-import json
-from pytest_pprank.sglang.preload import import_sglang
-from pytest_pprank.sglang.reverts import NAMED
-from pytest_pprank.sglang.reverts.reach import attribute, functions_behind
-from pytest_pprank.sglang.static import package_root
 
-import_sglang()
-
-def names(target):
-    module, cls, function = target.rsplit(".", 2)
-    codes = [f.__code__ for f in functions_behind(attribute(module, (cls, function)))]
-    return {name for code in codes for name in (*code.co_names, *code.co_varnames)}
-
-changed = {}
-for name, revert in NAMED.items():
-    (edited,) = revert.edited_in(package_root())
-    before = names(edited.target)
-    (done,) = revert.apply()
-    after = names(edited.target)
-    assert done.target == edited.target
-    assert not done.already and done.lineno > 1
-    changed[name] = [f"-{n}" for n in before - after] + [f"+{n}" for n in after - before]
-    (again,) = revert.apply()
-    assert again.already
-print(json.dumps(changed))
-"""
-
-
-def test_every_registered_revert_changes_its_function() -> None:
+def test_every_registered_revert_changes_its_function(imported: dict[str, Any]) -> None:
     assert set(CHANGED) == set(NAMED)
-    ran = subprocess.run([sys.executable, "-c", APPLY_ALL], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    changed = json.loads(ran.stdout.splitlines()[-1])
     for name, expected in CHANGED.items():
-        assert set(expected) <= set(changed[name]), name
+        assert set(expected) <= set(imported["changed"][name]), name

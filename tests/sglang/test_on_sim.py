@@ -1,4 +1,4 @@
-"""Faults planted into real Schedulers on the simulated device: h2d and streams see them."""
+"""Real Schedulers on the simulated device (inner/sim): h2d and streams see faults; kernels."""
 
 from __future__ import annotations
 
@@ -58,3 +58,17 @@ def test_unchanged_passes(run: Any) -> None:
     """The first one also in strict mode."""
     assert run.outcome("test_unchanged[pp2]") == "PASSED"
     assert run.outcome("test_unchanged_overlap[pp1]") == "PASSED"
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "test_layers",
+        "test_input_of_a_layer_must_be_ordered_before_it",
+        "test_attention[_run_sdpa_forward_extend-pp1]",
+        "test_attention[_run_sdpa_forward_decode-pp1]",
+    ],
+)
+def test_layers_are_one_kernel_each(run: Any, test: str) -> None:
+    name = test if "[" in test else f"{test}[pp1]"
+    assert run.outcome(name) == "PASSED", run.failure(name)

@@ -1,0 +1,47 @@
+"""Imports SGLang as the fork server does: what the process is like then, what reverts change."""
+
+import json
+import logging
+import sys
+
+from pytest_pprank.sglang import preload
+
+preload.import_sglang("cpu")
+
+import torch  # noqa: E402
+from sglang.srt.platforms import current_platform  # noqa: E402
+
+from pytest_pprank.sglang.reverts import NAMED  # noqa: E402
+from pytest_pprank.sglang.reverts.reach import attribute, functions_behind  # noqa: E402
+from pytest_pprank.sglang.static import package_root  # noqa: E402
+
+process = {
+    "hazards": preload.fork_hazards(),
+    "cuda": torch.cuda.is_initialized(),
+    "scheduler": "sglang.srt.managers.scheduler" in sys.modules,
+    "models": "sglang.srt.models.llama" in sys.modules,
+    "torchvision": "torchvision" in sys.modules,
+    "handlers": len(logging.root.handlers),
+    "platform": type(current_platform).__name__,
+}
+
+
+def names(target):
+    module, cls, function = target.rsplit(".", 2)
+    codes = [f.__code__ for f in functions_behind(attribute(module, (cls, function)))]
+    return {name for code in codes for name in (*code.co_names, *code.co_varnames)}
+
+
+changed = {}
+for name, revert in NAMED.items():
+    (edited,) = revert.edited_in(package_root())
+    before = names(edited.target)
+    (done,) = revert.apply()
+    after = names(edited.target)
+    assert done.target == edited.target
+    assert not done.already
+    assert done.lineno > 1
+    changed[name] = [f"-{n}" for n in before - after] + [f"+{n}" for n in after - before]
+    (again,) = revert.apply()
+    assert again.already
+print(json.dumps({"process": process, "changed": changed}))
