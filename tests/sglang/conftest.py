@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -36,12 +33,3 @@ def inner(module_runner: Runner) -> Callable[..., Run]:
         return done
 
     return run
-
-
-@pytest.fixture(scope="session")
-def imported() -> dict[str, Any]:
-    """What a process tells that imports SGLang as the fork server does, and applies all reverts."""
-    script = Path(__file__).parent / "inner" / "process" / "imported.py"
-    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    return json.loads(ran.stdout.splitlines()[-1])

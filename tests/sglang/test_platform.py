@@ -1,22 +1,9 @@
-"""What the fork server imports: the real SGLang, safe to fork from."""
+"""The platform that the fork server selects."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
-
-
-def test_import_is_complete_and_safe_to_fork(imported: dict[str, Any]) -> None:
-    assert imported["process"] == {
-        "hazards": [],
-        "cuda": False,
-        "scheduler": True,
-        "models": True,
-        "torchvision": True,
-        "handlers": 0,
-        "platform": "PprankCpuPlatform",
-    }
 
 
 _WITHOUT_ENTRY_POINT = """
