@@ -1,4 +1,4 @@
-"""A process that imports SGLang as the fork server does, and applies all reverts (inner/process)."""
+"""A process that imports SGLang as the fork server does, then applies reverts (inner/process)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-
 _WITHOUT_ENTRY_POINT = """
 import os, sys
 from importlib import metadata
