@@ -12,6 +12,7 @@ import traceback
 from typing import ClassVar
 
 from pytest_pprank.sanitizers.base import Sanitizer
+from pytest_pprank.sglang.static import NO_NCCL
 from pytest_pprank.wire.ledger_file import Site
 
 SWALLOWED = (
@@ -32,6 +33,8 @@ HARMLESS = (
     "aborted by abortreq",
     # asked for once per start on a machine without a GPU
     "failed to get device",
+    # our own doing, where torch is a build for CUDA and the device is none
+    NO_NCCL,
 )
 _CURE = (
     "SGLang has caught this and goes on; a user sees it only as lost speed, memory or requests. If "

@@ -140,8 +140,7 @@ class KvBook:
 
     def _free(self, passage: Passage) -> None:
         allocator = passage.args[0]
-        deferred = getattr(allocator, "free_group", None) is not None
-        if deferred or not self.follows(allocator):
+        if _in_free_group(allocator) or not self.follows(allocator):
             return  # SGLang will free them together, in one call
         pool, stack = self._pool(allocator), call_sites()
         freed = np.concatenate([_numbers(tensor) for tensor in passage.arguments])
@@ -221,6 +220,13 @@ class KvBook:
         when = _where(self._events[int(pool.last[first])])
         owner = self._name(int(pool.owner[first]))
         return f"KV tokens {shown}, last of {owner}, taken or given back before {when}"
+
+
+def _in_free_group(allocator: Any) -> bool:
+    at_once = getattr(allocator, "is_not_in_free_group", None)  # up to SGLang 0.5.18
+    if at_once is not None:
+        return not at_once
+    return getattr(allocator, "free_group", None) is not None
 
 
 def _free_tokens(allocator: Any) -> Any:

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pytest_pprank.sglang.platform import NAMES, select_platform
+from pytest_pprank.sglang.static import NO_NCCL
 from pytest_pprank.sglang.torchvision_shim import ensure_torchvision
 
 # What a Scheduler's start and its first forward import anyway, in the fork server instead
@@ -53,7 +54,7 @@ _CPU_NO_NCCL = {
     # With a CUDA build of torch, SGLang finds libnccl and then refuses the device "cpu"
     # (distributed/device_communicators/pynccl.py); its own switch hides the library from it,
     # and logs an error; a CPU build finds none anyway.
-    "SGLANG_NCCL_SO_PATH": "/no-nccl-on-device-cpu",
+    "SGLANG_NCCL_SO_PATH": NO_NCCL,
 }
 
 

@@ -24,6 +24,9 @@ OLDEST_SGLANG = (0, 5, 13)
 
 OLDEST_TORCH = (2, 11)
 
+NO_NCCL = "/no-nccl-on-device-cpu"
+"""What ranks on cpu and sim tell SGLang to load as NCCL, so that it finds none."""
+
 TINY_LAYERS = 4
 """Layers of a tiny model for up to so many stages; for more stages it has one for each."""
 

@@ -130,7 +130,14 @@ def test_the_kind_of_device_is_chosen_by_what_is_visible(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("torch", "device"), [("2.13.0+cpu", "sim"), ("3.0.1", "sim"), ("2.11.0", "cpu"), (None, "cpu")]
+    ("torch", "device"),
+    [
+        ("2.11.0+cu130", "sim"),
+        ("2.13.0", "sim"),
+        ("3.0.1", "sim"),
+        ("2.10.1", "cpu"),
+        (None, "cpu"),
+    ],
 )
 def test_sglang_without_gpus_is_on_what_shows_most(monkeypatch, torch, device):
     def version(name):

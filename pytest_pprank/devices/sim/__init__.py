@@ -19,7 +19,7 @@ NAME = "sim"
 """How torch calls the device: ``torch.device("sim")``, ``torch.get_device_module("sim")``."""
 
 
-_OLDEST_TORCH = (2, 13)
+_OLDEST_TORCH = (2, 11)
 """The oldest one that its rules are tested with (tests/sim)."""
 
 

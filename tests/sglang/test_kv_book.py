@@ -1,0 +1,58 @@
+"""The book of KV tokens, beside allocators of the forms that SGLang's releases have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_pprank.sglang.kv_book import KvBook
+from pytest_pprank.sglang.taps import Passage
+
+
+class TokenToKVPoolAllocator:
+    """What the book reads of SGLang's class of this name; `state`: how it says that it collects
+    what is given back, to free it in one call.
+    """
+
+    page_size, size = 1, 4
+
+    def __init__(self, **state: Any) -> None:
+        self.free_pages = torch.arange(1, 5)
+        self.release_pages = torch.empty(0, dtype=torch.int64)
+        vars(self).update(state)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "collecting"),
+    [
+        ({"free_group": None}, {"free_group": []}),
+        (
+            {"free_group": [], "is_not_in_free_group": True},
+            {"free_group": [], "is_not_in_free_group": False},
+        ),
+    ],
+    ids=["from 0.5.19", "up to 0.5.18"],
+)
+def test_tokens_are_free_once_they_are_given_back(
+    at_once: dict[str, Any], collecting: dict[str, Any]
+) -> None:
+    found: list[str] = []
+    listeners = KvBook(lambda text, _: found.append(text)).listeners()
+    allocator, tokens = TokenToKVPoolAllocator(**at_once), torch.tensor([1, 2])
+
+    def take() -> None:
+        listeners["kv_alloc"](Passage("kv_alloc", (allocator, 2), result=tokens))
+
+    def give_back() -> None:
+        listeners["kv_free"](Passage("kv_free", (allocator, tokens)))
+
+    take()
+    give_back()
+    take()
+    assert not found
+    vars(allocator).update(collecting)
+    give_back()
+    take()
+    assert [text.partition(":")[0] for text in found] == ["handed out twice"]
