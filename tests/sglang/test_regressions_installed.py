@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 MIRROR = """
 id: mirror
@@ -21,15 +21,22 @@ patches:
 """
 
 
-def test_a_bug_is_caught_and_another_is_missed(tmp_path: Path) -> None:
-    (tmp_path / "mirror.yaml").write_text(MIRROR)
+def test_a_bug_is_caught_and_another_is_missed(runner: Any) -> None:
+    folder = runner.folder
+    (folder / "mirror.yaml").write_text(MIRROR)
     command = [sys.executable, "-m", "pytest_pprank", "regressions", "mirror.yaml", "26883"]
-    command += ["--jobs", "2", "--report", "page.html", "--", "-k", "test_filtered_batch"]
+    command += ["--jobs", "2", "--device", "cpu", "--report", "page.html"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        [*command, "--", "-k", "test_filtered_batch"],
+        cwd=folder,
+        env=runner.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    bench = json.loads((tmp_path / "page.json").read_text())
+    bench = json.loads((folder / "page.json").read_text())
     assert bench["baseline"]["green"], done.stdout
     caught, missed = bench["results"]["mirror"], bench["results"]["26883"]
     assert caught["status"] == "caught"
@@ -39,4 +46,4 @@ def test_a_bug_is_caught_and_another_is_missed(tmp_path: Path) -> None:
     assert missed["status"] == "missed"
     assert missed["reason"] == "no test gets to the reverted code"
     assert "1 of 2 caught, 1 missed" in done.stdout
-    assert "1 of 2 caught, 1 missed" in (tmp_path / "page.html").read_text()
+    assert "1 of 2 caught, 1 missed" in (folder / "page.html").read_text()

@@ -20,6 +20,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "test_profiler_h2d.py"
 @pytest.fixture(scope="module")
 def run(inner: Any) -> Any:
     args = ["--rootdir", ".", "--pp-size", "2", "--pprank-device", "cpu", "--pprank-timeout", "60"]
+    args += ["--pprank-grace", "3"]
     args += [f"--pprank-revert={revert}" for revert in REVERTS]
     suite = [f"pytest_pprank.suite.test_generate_{test}" for test in SUITE]
     return inner(
