@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.version import Version
+
 from pytest_pprank.errors import SeamMissing, UsageError, did_you_mean
 from pytest_pprank.sglang.tiny_families import FAMILIES
 
@@ -67,6 +69,12 @@ def sglang_version() -> str | None:
         return metadata.version("sglang")
     except metadata.PackageNotFoundError:
         return None
+
+
+def is_older_than(version: str) -> bool:
+    """Say whether the installed SGLang comes before that release; not where there is none."""
+    installed = sglang_version()
+    return installed is not None and Version(installed) < Version(version)
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.engine_series import StagesDiffer
+from pytest_pprank.sglang.static import is_older_than
 
 CHUNK = 64
 
@@ -19,6 +20,13 @@ those whose KV has come: the first stage drops the failed one, the others are ne
 its entry in the transfer queue, its KV, request slot and metadata slot for ever, so that each such
 abort makes their KV pool smaller, until decode takes no more requests. Seen with 0.5.21; to see it:
 abort a request whose KV is on its way to decode with pp_size=2, then look at stage 1."""
+
+LATE_METADATA = """Up to 0.5.20 SGLang's decode gives back the pages and the metadata slot of a
+transfer that fails on one stage of prefill, while another stage may still write to them.
+`DecodeTransferQueue.pop_transferred` (disaggregation/decode.py) waits for the writes under way only
+where decode itself has aborted; 0.5.21 tells prefill and waits in the other cases, too. A metadata
+slot that is written after it was given back names an old room, and its next owner is taken for
+corrupt. To see it: this test with 0.5.20, some times, on a busy machine."""
 
 UNEVEN_STAGES = """SGLang's prefill writes the values of some layers into those of other layers
 where its stages have not all the same number of layers and decode is one stage.
@@ -119,6 +127,10 @@ def test_abort_while_decoding(disagg: Any) -> None:
 
 
 @pytest.mark.pprank(sanitize="-logs")
+# how it ends depends on which of the two is first
+@pytest.mark.xfail(
+    is_older_than("0.5.21"), reason=LATE_METADATA, raises=AssertionError, strict=False
+)
 def test_transfer_that_fails(disagg: Any) -> None:
     disagg.fail_transfer(stages=[0])
     (failed,) = disagg.generate([2 * CHUNK + 5])
