@@ -33,6 +33,8 @@ FOLDER = "PPRANK_REGRESSIONS_FOLDER"
 EVENTS = "events.jsonl"
 ORDER = "order.json"
 """Read if it is there: ``{"first": [test ids], "skip": [test ids]}``."""
+_LIKELIEST = 6
+"""How many tests come before all others, for the price of a worker group more per topology."""
 _MAX_TEXT = 100_000
 _ASSERTION = re.compile(r"\b(assert_\w+)\(")
 
@@ -57,14 +59,24 @@ class Recorder:
         self._file = folder / EVENTS
         self._order = folder / ORDER
 
-    @pytest.hookimpl(tryfirst=True)  # before the tests of one topology are moved together
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
+    ) -> Iterator[None]:
         """Put the tests that are likely to see the bug first, and leave useless ones out."""
         if not self._order.is_file():
-            return
+            return (yield)
         order = json.loads(self._order.read_text("utf-8"))
+        self._arrange(config, items, order)
+        result = yield  # tests of one topology are moved together
+        # not all of a topology before the second likely one
+        likeliest = set(order["first"][:_LIKELIEST])
+        items.sort(key=lambda item: short_id(item.nodeid) not in likeliest)
+        return result
+
+    def _arrange(
+        self, config: pytest.Config, items: list[pytest.Item], order: dict[str, list[str]]
+    ) -> None:
         places = {test: place for place, test in enumerate(order["first"])}
         skipped = [item for item in items if short_id(item.nodeid) in order["skip"]]
         if skipped:

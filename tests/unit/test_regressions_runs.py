@@ -167,6 +167,25 @@ def test_run_is_recorded_in_the_wanted_order(tmp_path: Path) -> None:
     assert run.output == ""
 
 
+GROUPED = """
+import pytest
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.name[-1])  # as the plugin does with topologies
+"""
+
+
+def test_likely_tests_come_before_others_of_their_topology(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(GROUPED)
+    names = ["test_1a", "test_2b", "test_3a", "test_4b", "test_5a"]
+    (tmp_path / "test_x.py").write_text("".join(f"def {name}(): pass\n" for name in names))
+    runner = Runner(Local(arguments=(str(tmp_path / "test_x.py"),)), tmp_path)
+    run = runner.run("x", first=["test_x.py::test_5a", "test_x.py::test_4b"])
+    ran = [test.rpartition(":")[2] for test in run.topologies]
+    assert ran == ["test_5a", "test_4b", "test_1a", "test_3a", "test_2b"]
+
+
 @pytest.mark.usefixtures("impatient")
 def test_run_over_its_deadline_keeps_what_it_has(tmp_path: Path) -> None:
     file = tmp_path / "test_x.py"
