@@ -20,11 +20,11 @@ schedule stream go on while it may still run: they free the tensors that came fr
 wait, because they send what the forward has made. Not seen on device cpu.
 On GPUs it needs no more than a last stage that is a little slower than the first. Provoked on two
 H200s (0.5.17, NCCL, attention in Triton) by a delay in each forward and nothing else: 22 ms against
-the first stage's 20, and of a prompt of 24 skipped chunks 14 entered the last stage with what later
-ones had sent (most with that of two chunks later). All tokens were wrong, in silence, and so was
-the KV that stayed in the prefix cache; also at 21 ms. At 25 ms an index out of bounds ended the
-rank. At equal speed, and without the switch at any, the tokens were right. To see it without a GPU:
-this test with --pprank-device sim (0.5.17 and 0.5.21)."""
+the first stage's 20, and of 24 skipped chunks of a prompt 14 did not enter the last stage as they
+were sent (8 of them as the one two chunks later). All tokens were wrong, in silence, and so was the
+KV that stayed in the prefix cache; also at 21 ms. At 25 ms an index out of bounds ended the rank.
+At equal speed, and without the switch also at 40 ms, the tokens were right. To see it without a
+GPU: this test with --pprank-device sim (0.5.17 and 0.5.21)."""
 
 chunked = pytest.mark.sglang(chunked_prefill_size=CHUNK)
 mixed = pytest.mark.sglang(chunked_prefill_size=CHUNK, page_size=PAGE, enable_mixed_chunk=True)
