@@ -26,6 +26,7 @@ def test_requests_that_are_retracted(engine: Any) -> None:
 
 
 @little_kv
+@pytest.mark.pprank(perturb="-kv_pressure")  # who is retracted, and when, is of the essence
 def test_retracted_requests_beside_chunks(engine: Any, pprank: Any) -> None:
     """What was retracted comes back as a longer prompt, itself in chunks, behind another one's."""
     for length in (30, 28, 26):
