@@ -13,6 +13,7 @@ from pytest_pprank.sglang.disagg_faults import (
     Fault,
     fail_transfer,
     flaky_poll,
+    late_metadata,
     late_poll,
     lose_room,
     slow_transfer,
@@ -235,6 +236,15 @@ class Disagg(Engine):
         stages have agreed on it and are about to act; 0, while they are agreeing.
         """
         return self._fault(role, stages, None, partial(lose_room, rounds=rounds))
+
+    def late_metadata(self, stages: Sequence[int] = (0,), iterations: int = 8) -> Fault:
+        """Let the metadata of each request land on these stages of decode `iterations` later than
+        the news that all of it is there.
+        """
+        every = range(self._sizes["prefill"])
+        self._fault("prefill", every, None, partial(late_metadata, iterations=lambda: 0))
+        late = partial(late_metadata, iterations=lambda: iterations)
+        return self._fault("decode", stages, None, late)
 
     def _fault(
         self,
