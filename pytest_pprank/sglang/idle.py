@@ -57,7 +57,11 @@ def _taken(scheduler: Any) -> Iterator[str]:
     if book is None:
         return
     if hasattr(tree, "all_values_flatten"):
-        cached = tree.all_values_flatten().cpu()
+        import torch
+
+        # up to 0.5.18 it fails for a tree without a node
+        full = any(_tree_tokens(scheduler, kind) for kind in ("evictable", "protected"))
+        cached = tree.all_values_flatten().cpu() if full else torch.empty(0, dtype=torch.int64)
         yield from book.held_tokens(scheduler.token_to_kv_pool_allocator, cached)
     if _tree_tokens(scheduler, "protected"):
         yield from book.open_locks()

@@ -37,6 +37,10 @@ where decode itself has aborted; 0.5.21 tells prefill and waits in the other cas
 slot that is written after it was given back names an old room, and its next owner is taken for
 corrupt. To see it: this test with 0.5.20, some times, on a busy machine."""
 
+UNKNOWN_ROOM = """SGLang 0.5.18 (and, it seems, 0.5.19): where decode gives a request up before
+prefill has it, prefill is not told, and keeps it in its bootstrap queue until its own timeout
+(SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT, 300 s). From 0.5.20 on it ends at once."""
+
 UNEVEN_STAGES = """SGLang's prefill writes the values of some layers into those of other layers
 where its stages have not all the same number of layers and decode is one stage.
 `CommonKVManager.get_mha_kv_ptrs_with_pp` (disaggregation/common/conn.py) takes decode's layers,
@@ -104,6 +108,7 @@ def test_abort_of_what_only_prefill_knows(disagg: Any) -> None:
     assert disagg.prefill.results[rid].finish_reason["type"] == "abort"
 
 
+@pytest.mark.xfail(is_older_than("0.5.20"), reason=UNKNOWN_ROOM, strict=False)
 def test_abort_of_what_only_decode_knows(disagg: Any) -> None:
     """Prefill gets the request when decode has given it up."""
     rid = disagg.submit(30, to="decode")
