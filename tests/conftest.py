@@ -48,6 +48,12 @@ class Run:
         assert found, f"no failure of {test}:\n{self.out}"
         return found.group(1)
 
+    def findings(self, test: str) -> str:
+        """What sanitizers say in the block of a failed test, and all behind it."""
+        _, head, rest = self.failure(test).partition("- sanitizers -")
+        assert head, f"no finding in {test}:\n{self.out}"
+        return rest
+
     def counts(self) -> dict[str, int]:
         """What the last line counts."""
         last = [line for line in self.out.splitlines() if re.search(r" in \d+\.\d+s", line)][-1]

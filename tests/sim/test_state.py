@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pytest_pprank import assert_materialized_on_device, assert_no_pending_copies
+from pytest_pprank.devices.look import host_values
 from pytest_pprank.devices.sim import looking
 from pytest_pprank.devices.sim.reports import Kind
 from pytest_pprank.devices.sim.transfers import take_transfers
@@ -25,6 +26,16 @@ def uploaded(*, pin: bool = True) -> tuple[torch.Tensor, torch.Tensor, Any]:
     staging, stream = torch.ones(8, pin_memory=pin), sim().Stream()
     with sim().stream(stream):
         return staging, staging.to("sim", non_blocking=True), stream
+
+
+def test_who_looks_sees_what_the_current_stream_would_and_orders_nothing(found: Found) -> None:
+    staging, there, stream = uploaded()
+    assert not torch.equal(host_values(there), staging)
+    with sim().stream(stream):
+        assert torch.equal(host_values(there), staging)
+    with pytest.raises(AssertionError, match="not there for the current stream"):
+        assert_materialized_on_device(there, device="sim")
+    assert found() == []
 
 
 @pytest.mark.parametrize("pin", [True, False])

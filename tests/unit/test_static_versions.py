@@ -1,0 +1,22 @@
+"""What depends on the release of the installed SGLang."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_pprank.sglang import static
+
+
+@pytest.mark.parametrize(
+    ("installed", "older"),
+    [
+        ("0.5.9", True),
+        ("0.5.21rc1", True),
+        ("0.5.21", False),
+        ("0.5.21.post1", False),
+        (None, False),
+    ],
+)
+def test_is_older_than(monkeypatch: pytest.MonkeyPatch, installed: str | None, older: bool) -> None:
+    monkeypatch.setattr(static, "sglang_version", lambda: installed)
+    assert static.is_older_than("0.5.21") is older
