@@ -1,0 +1,1 @@
+"""Every rule about what differs between SGLang's releases, as functions in the field's words."""
