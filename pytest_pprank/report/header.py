@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pytest_pprank.devices import choose_device, visible_gpus
 from pytest_pprank.options import Options
+from pytest_pprank.sglang.installed import installed
 
 
 def header_lines(options: Options) -> list[str]:
@@ -15,7 +16,7 @@ def header_lines(options: Options) -> list[str]:
         sizes = ",".join(map(str, options.sizes))
         lines.append(
             f"pprank: pp={sizes} device={_device(options)}, torch {_version('torch')}, "
-            f"sglang {_version('sglang')}"
+            f"sglang {installed() or 'not installed'}"
         )
     if options.perturb is not None:
         lines.append(f"pprank: perturbed, --pprank-perturb {options.perturb}")
