@@ -1,4 +1,4 @@
-"""What tox reads beside tox.ini: one environment for each lock of SGLang, as `sglang0513` of 0.5.13.
+"""Read by tox beside tox.ini: one environment for each lock of SGLang, `sglang0513` for 0.5.13.
 
 So a new lock (`python -m pytest_pprank.provision.resolve 0.5.24`) needs no line in tox.ini. What
 they do is in its section `sglang`, but for the release, which is set here.
