@@ -16,7 +16,7 @@ from benchmarks.processes import adopt_orphans
 
 from matrix import claims, junit
 from matrix.page import DEVICES, Row, page, table
-from matrix.product import ROOT, Product, product
+from matrix.product import ROOT, Product, is_checkout, product
 from matrix.releases import environment, locked, older_one
 from matrix.runs import Run, Store
 
@@ -29,10 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.withdraw:
         _write(claims.withdrawn())
         return 0
-    now = product()
     if args.older:
-        print(environment(older_one(now.commit)))
+        print(environment(older_one(product().commit if is_checkout() else "0" * 40)))
         return 0
+    now = product()
     if now.changed and not args.no_write:
         print(
             f"matrix: {', '.join(now.changed)}: in no commit, so there is nothing that the table "
