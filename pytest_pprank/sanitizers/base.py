@@ -10,7 +10,8 @@ from pytest_pprank.wire.findings import Finding
 from pytest_pprank.wire.ledger_file import Site
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.taps import Listener, Passage
+    from pytest_pprank.sglang.events.types import Quiescent
+    from pytest_pprank.sglang.taps import Passage
     from pytest_pprank.worker.handle import Pprank
 
 _MOST = 8
@@ -38,15 +39,20 @@ class Watch:
         if times == 0 and finding.key in self.counts:
             self._send(finding)
 
-    def listen(self, seam: str, listener: Listener) -> None:
-        """Call `listener(passage)` at each passing of a seam (sglang.taps), to the test's end."""
-        from pytest_pprank.sglang import tap_seams  # noqa: F401  (the table registers itself)
+    def listen(self, seam: str, listener: Callable[[Any], object]) -> None:
+        """Call `listener(event)` at each passing of a seam (sglang.events), to the test's end."""
+        from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
         from pytest_pprank.sglang.taps import taps
 
         def guarded(passage: Passage) -> None:
-            self.guard(listener, passage)
+            self.guard(lambda: listener(passage.event))
 
+        for needed in taps.seam(seam).needs:
+            self.at_end(taps.listen(needed, self._note))
         self.at_end(taps.listen(seam, guarded))
+
+    def _note(self, passage: Passage) -> None:
+        self.guard(lambda: passage.event)
 
     def at_end(self, ending: Callable[[], None]) -> None:
         """Call `ending()` when the test is over, the last one first."""
@@ -81,7 +87,7 @@ class Sanitizer:
     def begin(self) -> None:
         """A test begins; its fixtures are not set up yet."""
 
-    def quiescent(self, scheduler: Any) -> None:
+    def quiescent(self, left: Quiescent) -> None:
         """The event loops have been left in good order; nothing may be held now."""
 
     def end(self) -> None:

@@ -11,6 +11,7 @@ from pytest_pprank.errors import PprankError
 from pytest_pprank.sglang.batches import restart_serial
 from pytest_pprank.sglang.disagg_idle import drop_transfers, queue_problems, transfer_problems
 from pytest_pprank.sglang.engine_loop import loop_is_running
+from pytest_pprank.sglang.events.memory import token_pool
 from pytest_pprank.sglang.holders import forget_forwards, holders
 from pytest_pprank.sglang.kv_book import current_book
 from pytest_pprank.sglang.scheduler import started
@@ -57,14 +58,13 @@ def _taken(scheduler: Any) -> Iterator[str]:
     book, tree = current_book(), scheduler.tree_cache
     if book is None:
         return
-    if hasattr(tree, "all_values_flatten"):
-        import torch
-
+    pool = token_pool(scheduler.token_to_kv_pool_allocator)
+    if pool is not None and hasattr(tree, "all_values_flatten"):
         # up to 0.5.18 it fails for a tree without a node
         full = any(_tree_tokens(scheduler, kind) for kind in ("evictable", "protected"))
         with looking():
-            cached = tree.all_values_flatten().cpu() if full else torch.empty(0, dtype=torch.int64)
-        yield from book.held_tokens(scheduler.token_to_kv_pool_allocator, cached)
+            cached = tree.all_values_flatten().cpu().tolist() if full else ()
+        yield from book.held_tokens(pool, cached)
     if _tree_tokens(scheduler, "protected"):
         yield from book.open_locks()
 

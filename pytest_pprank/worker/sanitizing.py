@@ -13,6 +13,7 @@ from pytest_pprank.sanitizers.base import Sanitizer, Watch
 from pytest_pprank.wire.findings import Finding
 
 if TYPE_CHECKING:
+    from pytest_pprank.sglang.events.types import Quiescent
     from pytest_pprank.worker.handle import Pprank
 
 _running: SanitizerRun | None = None
@@ -31,11 +32,11 @@ class SanitizerRun:
             self._sanitizers.append(sanitizer)
             sanitizer.watch.guard(sanitizer.begin)
 
-    def quiescent(self, scheduler: Any) -> bool:
+    def quiescent(self, left: Quiescent) -> bool:
         """Nothing may be held now; returns whether something was found."""
         before = self._found()
         for sanitizer in self._sanitizers:
-            sanitizer.watch.guard(sanitizer.quiescent, scheduler)
+            sanitizer.watch.guard(sanitizer.quiescent, left)
         return self._found() > before
 
     def close(self) -> str:
@@ -78,5 +79,9 @@ def at_quiescence(scheduler: Any, pprank: Pprank) -> None:
 
     The test counts as failed on this rank where a sanitizer finds something then.
     """
-    if _running is not None and not pprank.failed and _running.quiescent(scheduler):
+    if _running is None or pprank.failed:
+        return
+    from pytest_pprank.sglang.events.quiescent import quiescent
+
+    if _running.quiescent(quiescent(scheduler)):
         pprank.failed = True

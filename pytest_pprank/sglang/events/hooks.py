@@ -1,4 +1,4 @@
-"""The seams of SGLang that can be listened to; a new one is a row here."""
+"""The hook points of SGLang, and what makes an event of each passing; a new one is a row here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
-from pytest_pprank.sglang import tap_facts as told
 from pytest_pprank.sglang.compat.consensus import applying_methods, ring_methods
+from pytest_pprank.sglang.events import consensus, forward, memory, transfer
+from pytest_pprank.sglang.events import facts as told
 from pytest_pprank.sglang.seams import missing, need
 from pytest_pprank.sglang.taps import BEFORE, Seam, taps
 from pytest_pprank.wire.ledger_file import RECV, SEND
@@ -82,55 +83,61 @@ _schedule_methods = _both(
 
 SEAMS = (
     Seam("prepare_for_extend", "a ScheduleBatch has been prepared for a forward of prompts",
-         told.schedule_batch, _methods(*_BATCH, "prepare_for_extend")),
+         forward.extend_prepared, told.schedule_batch, _methods(*_BATCH, "prepare_for_extend")),
     Seam("prepare_for_decode", "a ScheduleBatch has been prepared for a forward of one token each",
-         told.schedule_batch, _methods(*_BATCH, "prepare_for_decode")),
+         forward.decode_prepared, told.schedule_batch, _methods(*_BATCH, "prepare_for_decode")),
     Seam("init_new", "a ForwardBatch has been made of a ScheduleBatch",
-         told.init_new, _methods(*_FORWARD, "init_new"), subject=lambda p: p.result),
+         forward.forward_made, told.init_new, _methods(*_FORWARD, "init_new"),
+         subject=lambda p: p.result),
     Seam("forward", "a ForwardBatch enters the model",
-         told.forward, _methods(*_RUNNER, "forward"), BEFORE,
-         subject=lambda p: p.argument(1, "forward_batch")),
+         forward.forward_entry, told.forward, _methods(*_RUNNER, "forward"), BEFORE,
+         subject=lambda p: p.argument(1, "forward_batch"),
+         needs=("prepare_for_extend", "init_new")),
     Seam("batch_result", "the result of a batch is about to be processed",
-         told.batch_result, _methods(*_SCHEDULER, "process_batch_result"), BEFORE,
+         forward.batch_result, told.batch_result,
+         _methods(*_SCHEDULER, "process_batch_result"), BEFORE,
          subject=lambda p: p.argument(1, "batch")),
     Seam("kv_alloc", "KV tokens have been taken",
-         told.kv_alloc, _methods(*_ALLOCATOR, "alloc", "alloc_extend", "alloc_decode")),
+         memory.kv_allocated, told.kv_alloc,
+         _methods(*_ALLOCATOR, "alloc", "alloc_extend", "alloc_decode")),
     Seam("kv_free", "KV tokens are about to be given back",
-         told.kv_free, _methods(*_ALLOCATOR, "free", optional=("_release_page_ids",)), BEFORE),
+         memory.kv_freed, told.kv_free,
+         _methods(*_ALLOCATOR, "free", optional=("_release_page_ids",)), BEFORE),
     Seam("kv_clear", "an allocator has forgotten who holds what",
-         told.nothing, _methods(*_ALLOCATOR, "clear")),
+         memory.kv_cleared, told.nothing, _methods(*_ALLOCATOR, "clear")),
     Seam("slot_alloc", "request slots have been taken",
-         told.slot_alloc, _both(_methods(*_SLOTS, "alloc"), _methods(*_DECODE_SLOTS, "alloc"))),
+         memory.slot_allocated, told.slot_alloc,
+         _both(_methods(*_SLOTS, "alloc"), _methods(*_DECODE_SLOTS, "alloc"))),
     Seam("slot_free", "a request slot is about to be given back",
-         told.slot_free,
+         memory.slot_freed, told.slot_free,
          _both(_methods(*_SLOTS, "free"), _methods(*_DECODE_SLOTS, "free")), BEFORE,
          subject=lambda p: p.argument(1, "req")),
     Seam("lock", "a prefix in the tree cache has been locked",
-         told.nothing, _methods(*_TREE, "inc_lock_ref")),
+         memory.prefix_locked, told.nothing, _methods(*_TREE, "inc_lock_ref")),
     Seam("unlock", "a prefix in the tree cache has been unlocked",
-         told.nothing, _methods(*_TREE, "dec_lock_ref")),
+         memory.prefix_unlocked, told.nothing, _methods(*_TREE, "dec_lock_ref")),
     Seam("metadata_alloc", "a metadata slot of a KV transfer has been taken",
-         told.metadata_alloc, _methods(*_METADATA, "alloc")),
+         memory.metadata_allocated, told.metadata_alloc, _methods(*_METADATA, "alloc")),
     Seam("metadata_free", "a metadata slot is about to be given back",
-         told.metadata_free, _methods(*_METADATA, "free"), BEFORE),
+         memory.metadata_freed, told.metadata_free, _methods(*_METADATA, "free"), BEFORE),
     Seam("schedule", "a Scheduler has looked what to run next",
-         told.nothing, _schedule_methods),
+         forward.batch_scheduled, told.nothing, _schedule_methods),
     Seam("consensus_local", "a stage has looked for which requests it is ready",
-         told.nothing, _methods(*_PP, "get_rids")),
+         consensus.consensus_local, told.nothing, _methods(*_PP, "get_rids")),
     Seam("consensus_bring", "a stage has brought its requests to a consensus",
-         told.nothing,
+         consensus.consensus_brought, told.nothing,
          _consensus(ring_methods)),
     Seam("consensus_apply", "a stage has applied a consensus that it received",
-         told.nothing,
+         consensus.consensus_applied, told.nothing,
          _consensus(applying_methods)),
     Seam("transfer_send", "KV is about to be sent to the decode side",
-         told.transfer_send, _methods(_CONN, "BaseKVSender", "send"), BEFORE),
+         transfer.kv_sent, told.transfer_send, _methods(_CONN, "BaseKVSender", "send"), BEFORE),
     Seam("transfer_poll", "a KV transfer has been asked how it goes",
-         told.transfer_poll,
+         transfer.transfer_polled, told.transfer_poll,
          _both(_methods(_CONN, "BaseKVSender", "poll"), _methods(_CONN, "BaseKVReceiver", "poll"))),
-    Seam("p2p_send", "a message to another rank has been issued", told.message, way=SEND,
-         subject=lambda p: p.operation),
+    Seam("p2p_send", "a message to another rank has been issued",
+         transfer.message_sent, told.message, way=SEND, subject=lambda p: p.operation),
     Seam("p2p_recv", "the receipt of a message from another rank has been issued",
-         told.message, way=RECV, subject=lambda p: p.operation),
+         transfer.message_received, told.message, way=RECV, subject=lambda p: p.operation),
 )  # fmt: skip
 taps.register(SEAMS)

@@ -1,0 +1,39 @@
+"""ScheduleBatches, ForwardBatches, and what goes into the model with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def rids_of(forward_batch: Any) -> tuple[str, ...]:
+    """Return the ids of a ForwardBatch's requests, in its order; empty where it does not say."""
+    return tuple(getattr(forward_batch, "rids", None) or ())
+
+
+def tensor_field(batch: Any, name: str) -> Any:
+    """Return a field of a batch if it is a tensor, else None."""
+    value = getattr(batch, name, None)
+    return value if hasattr(value, "dtype") else None
+
+
+def extends_of(forward_batch: Any) -> Iterator[tuple[int, int]]:
+    """Yield the range of tokens (half open) of each request of a forward of prompts."""
+    prefixes = getattr(forward_batch, "extend_prefix_lens_cpu", None)
+    lengths = getattr(forward_batch, "extend_seq_lens_cpu", None)
+    for start, length in zip(_numbers(prefixes), _numbers(lengths), strict=True):
+        yield start, start + length
+
+
+def is_plain_extend(mode: Any) -> bool:
+    """Whether a ForwardMode is one of prompts, and does not verify drafts."""
+    return bool(mode.is_extend() and not mode.is_target_verify())
+
+
+def mode_of(batch: Any) -> Any:
+    """Return the ForwardMode of a batch, None where it has none."""
+    return getattr(batch, "forward_mode", None)
+
+
+def _numbers(values: Any) -> list[int]:
+    return [] if values is None else [int(value) for value in values]

@@ -1,0 +1,80 @@
+"""What a Req says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+
+def kv_of(req: Any) -> Any:
+    """Return what has a request's slot and lengths: up to 0.5.19 the request itself."""
+    return getattr(req, "kv", req)
+
+
+def slot_of(req: Any) -> int | None:
+    """Return the request slot that a request holds, None without one."""
+    slot = getattr(kv_of(req), "req_pool_idx", None)
+    return None if slot is None else int(slot)
+
+
+def allocated_tokens_of(req: Any) -> int:
+    """Return how many KV tokens a request holds: its own, or locked ones of the tree cache."""
+    return int(getattr(kv_of(req), "kv_allocated_len", 0) or 0)
+
+
+def committed_tokens_of(req: Any) -> int:
+    """Return of how many of its tokens a request has the KV."""
+    return int(getattr(kv_of(req), "kv_committed_len", 0) or 0)
+
+
+def finish_reason_of(req: Any) -> str:
+    """Return why a request has finished, by the name of SGLang's class; empty where it has not."""
+    reason = getattr(req, "finished_reason", None)
+    return "" if reason is None else type(reason).__name__
+
+
+def finished_by_length(req: Any) -> bool:
+    """Whether a request has come to its end by itself, and not by an abort or an error."""
+    return finish_reason_of(req) == "FINISH_LENGTH"
+
+
+def tokens_of(req: Any) -> int:
+    """Return how many tokens a request has, with its prompt."""
+    return len(req.origin_input_ids) + len(req.output_ids)
+
+
+def last_token_of(req: Any) -> int:
+    """Return the last token that the host knows of a request."""
+    return int((req.output_ids or req.origin_input_ids)[-1])
+
+
+def most_tokens_of(req: Any) -> int:
+    """Return how many tokens a request may come to."""
+    return len(req.origin_input_ids) + int(req.sampling_params.max_new_tokens or 0)
+
+
+def tokens_to_send_of(req: Any) -> int:
+    """Return of how many tokens prefill must send the KV: decode may have a prefix already."""
+    return len(req.origin_input_ids) - int(getattr(req, "disagg_decode_prefix_len", 0))
+
+
+def sender_of(req: Any) -> Hashable:
+    """Return the KV sender of a request of prefill's, None without one."""
+    sender: Hashable = getattr(req, "disagg_kv_sender", None)
+    return sender
+
+
+def room_of(transfer: Any) -> int:
+    """Return the bootstrap room of a KV sender or receiver; 0 without one."""
+    return int(getattr(transfer, "bootstrap_room", None) or 0)
+
+
+def wrapped_request(value: Any) -> Any:
+    """Return the request that an object stands for: decode wraps those whose KV is on its way."""
+    wraps = "req" in getattr(type(value), "__dataclass_fields__", ())
+    return value.req if wraps else value
+
+
+def is_request(value: Any) -> bool:
+    """Whether this is one of SGLang's requests."""
+    return type(value).__name__ == "Req"
