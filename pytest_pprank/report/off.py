@@ -56,7 +56,7 @@ def needed_by(hook: str) -> list[str]:
 
     checks = [f"sanitizer {row.name}" for row in SANITIZERS if hook in row.hooks]
     place = PLACES[hook]
-    observed = ["observe"] if place in HOOKS else []
+    observed = [f"observe.on({hook!r})"] if place in HOOKS else []
     return [*checks, *place.needed_by, *observed]
 
 

@@ -48,10 +48,16 @@ def look(place: Place, sight: Sight) -> Found:
     lacking = []
     for shape in place.shapes:
         lacks = tuple(problem for it in shape.methods for problem in problems(it, sight))
-        if not lacks:
+        if not lacks and not any(_has(it, sight) for it in shape.without):
             return Found(shape)
-        lacking.append(lacks)
+        if lacks:
+            lacking.append(lacks)
     return Found(None, min(lacking, key=len))
+
+
+def _has(methods: Methods, sight: Sight) -> bool:
+    members = sight.members(methods.module, methods.owner)
+    return members is not None and any(name in members for name in methods.names)
 
 
 def problems(methods: Methods, sight: Sight) -> Iterator[str]:
@@ -70,6 +76,7 @@ def problems(methods: Methods, sight: Sight) -> Iterator[str]:
             if position >= len(found) or found[position] not in allowed:
                 has = ", ".join(found)
                 yield f"parameter {allowed[0]!r} of {label}({has})"
+                break
 
 
 class Files:
@@ -135,6 +142,7 @@ def _imported(text: str) -> Iterator[str]:
         for name in re.split(r"[,\s]+", block[0] or block[1]):
             if name.isidentifier():
                 yield name
+    yield from re.findall(r"^import (\w+)$", text, re.MULTILINE)
 
 
 class Classes:

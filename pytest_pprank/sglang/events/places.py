@@ -33,10 +33,14 @@ class Methods:
 
 @dataclass(frozen=True)
 class Shape:
-    """One way in which a place has looked; `name` says since or until when."""
+    """One way in which a place has looked; `name` says since or until when.
+
+    `without`: what is not there in that way, though it is in others.
+    """
 
     name: str
     methods: tuple[Methods, ...]
+    without: tuple[Methods, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,10 +192,12 @@ NEEDS: tuple[Place, ...] = (
     Place("messages", "how requests and outputs cross SGLang's sockets",
           (Shape("msgspec, from 0.5.15",
                  (Methods("sglang.srt.managers.io_struct", "",
-                          ("TokenizedGenerateReqInput", "AbortReq", "sock_send", "sock_recv")),)),
+                          ("TokenizedGenerateReqInput", "AbortReq", "sock_send", "sock_recv",
+                           "msgspec")),)),
            Shape("pickle, to 0.5.14",
                  (Methods("sglang.srt.managers.io_struct", "",
-                          ("TokenizedGenerateReqInput", "AbortReq")),))),
+                          ("TokenizedGenerateReqInput", "AbortReq")),),
+                 without=(Methods("sglang.srt.managers.io_struct", "", ("msgspec",)),))),
           needed_by=("engine", "disagg")),
     Place("profiler", "the dynamic-chunk profiler",
           (Shape("DynamicChunkSizer, from 0.5.20",
