@@ -185,7 +185,8 @@ def test_no_target_names_them_all(root: Path) -> None:
     [
         ("event=a.launch_event,", "event=,", "does not parse: .* line 16"),
         ("return x", "nonlocal x", "does not compile"),
-        ("elif b:", "", "ends with the header of a block"),
+        ("def helper(a, b=1):", "x = 1\ndef helper(a, b=1):", "gives is not one function"),
+        ("elif  b:", "", "ends with the header of a block"),
     ],
 )
 def test_edits_that_give_no_python_are_refused(

@@ -149,7 +149,9 @@ def _make(edit: Edit, source: FunctionSource, span: Span) -> FunctionSource:
 def _not_one(match: Text | Shape, source: FunctionSource, spans: list[Span]) -> str:
     if spans:
         lines = ", ".join(str(source.number_of(row)) for row in sorted(s.start[0] for s in spans))
-        return f"{match.describe()}, which is there {len(spans)} times (lines {lines}): ambiguous"
+        also = ", also with its comments and blank lines" if isinstance(match, Text) else ""
+        where = f"{len(spans)} times (lines {lines})"
+        return f"{match.describe()}, which is there {where}: ambiguous{also}"
     text = f"{match.describe()}, which is not there"
     statement = match.nearest(source)
     if statement is None:
