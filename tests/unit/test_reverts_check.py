@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pytest_pprank.errors import UsageError
+from pytest_pprank.errors import DoesNotFit, UsageError
 from pytest_pprank.sglang.reverts import Edit, Patch, Revert
 from pytest_pprank.sglang.reverts.match import Shape, Text
 
@@ -166,6 +167,15 @@ def test_missing_and_ambiguous_targets_are_refused(root: Path, target: str, mess
 @pytest.mark.parametrize("target", ["toy.sub.deep.f", "toy.sub.here"])
 def test_targets_in_packages(root: Path, target: str) -> None:
     make("return 1", "return 2", target).check(root)
+
+
+def test_what_it_is_made_for_is_told_where_it_does_not_fit(root: Path) -> None:
+    revert = replace(make("b.staged = False"), versions="1.0, 1.1")
+    with pytest.raises(DoesNotFit, match=r"`b.staged = None`; it is made for SGLang 1.0, 1.1$"):
+        revert.check(root)
+    with pytest.raises(UsageError, match="does not compile") as refused:
+        replace(make("return x", "nonlocal x"), versions="1.0").check(root)
+    assert "made for" not in str(refused.value)
 
 
 def test_overloads_are_not_the_definition(root: Path) -> None:

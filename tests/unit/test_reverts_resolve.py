@@ -62,6 +62,21 @@ def test_yaml_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "versions"),
+    [
+        ("applies_to: [1.0]", "1.0"),
+        ("applies_to:\n- 0.5.20\n- 0.5.21", "0.5.20, 0.5.21"),
+        ("versions: 0.5.20 and later\napplies_to: [1.0]", "0.5.20 and later"),
+        ("", ""),
+    ],
+)
+def test_versions_that_it_is_made_for(tmp_path: Path, line: str, versions: str) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(GOOD.replace("applies_to: [1.0]", line))
+    assert resolve(str(path)).versions == versions
+
+
 def test_bare_form_of_sglangs_patcher(tmp_path: Path) -> None:
     path = tmp_path / "bare.yml"
     path.write_text(GOOD[GOOD.index("patches") :])

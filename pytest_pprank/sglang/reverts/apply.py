@@ -113,9 +113,11 @@ def _named(revert: Revert, target: str, package_root: Path) -> Iterator[None]:
     try:
         yield
     except Refused as refusal:
-        where = f"{target} ({version_of(package_root)})"
-        error = DoesNotFit if isinstance(refusal, Misfit) else UsageError
-        raise error(f"revert {revert.id}: {where}: {refusal}") from None
+        text = f"revert {revert.id}: {target} ({version_of(package_root)}): {refusal}"
+        if not isinstance(refusal, Misfit):
+            raise UsageError(text) from None
+        made_for = f"; it is made for SGLang {revert.versions}" if revert.versions else ""
+        raise DoesNotFit(text + made_for) from None
 
 
 def _first_defined(patch: Patch, package_root: Path) -> Definition:

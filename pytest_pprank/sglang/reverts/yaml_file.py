@@ -2,6 +2,7 @@
 
     id: h2d-1                # default: the name of the file
     pr: 26883                # pr, title, url: shown in header and reports
+    versions: [0.5.20, 0.5.21]    # or a text, or applies_to: told where it does not fit
     patches:
     - target: sglang.srt.module.Class.function    # or a list: where it is in other versions
       preamble: import os    # optional, put at the start of the function
@@ -15,7 +16,7 @@
           assigns: [name]    # optional, as is `part`
         replacement: ''
 
-Other keys at the top (notes, versions) are for the reader and left alone.
+Other keys at the top (notes, area) are for the reader and left alone.
 """
 
 from __future__ import annotations
@@ -87,7 +88,12 @@ def _revert(data: object, path: Path) -> Revert:
         pr=pr,
         title=str(head.get("title") or ""),
         url=str(head.get("url") or ""),
+        versions=_versions(head.get("versions") or head.get("applies_to")),
     )
+
+
+def _versions(data: object) -> str:
+    return ", ".join(map(str, data)) if isinstance(data, list) else str(data or "")
 
 
 def _patch(data: object, where: str) -> Patch:
