@@ -113,9 +113,11 @@ def _named(revert: Revert, target: str, package_root: Path) -> Iterator[None]:
     try:
         yield
     except Refused as refusal:
-        where = f"{target} ({version_of(package_root)})"
-        error = DoesNotFit if isinstance(refusal, Misfit) else UsageError
-        raise error(f"revert {revert.id}: {where}: {refusal}") from None
+        text = f"revert {revert.id}: {target} ({version_of(package_root)}): {refusal}"
+        if not isinstance(refusal, Misfit):
+            raise UsageError(text) from None
+        made_for = f"; it is made for SGLang {revert.versions}" if revert.versions else ""
+        raise DoesNotFit(text + made_for) from None
 
 
 def _first_defined(patch: Patch, package_root: Path) -> Definition:
@@ -149,7 +151,9 @@ def _make(edit: Edit, source: FunctionSource, span: Span) -> FunctionSource:
 def _not_one(match: Text | Shape, source: FunctionSource, spans: list[Span]) -> str:
     if spans:
         lines = ", ".join(str(source.number_of(row)) for row in sorted(s.start[0] for s in spans))
-        return f"{match.describe()}, which is there {len(spans)} times (lines {lines}): ambiguous"
+        also = ", also with its comments and blank lines" if isinstance(match, Text) else ""
+        where = f"{len(spans)} times (lines {lines})"
+        return f"{match.describe()}, which is there {where}: ambiguous{also}"
     text = f"{match.describe()}, which is not there"
     statement = match.nearest(source)
     if statement is None:

@@ -64,13 +64,17 @@ class Edited:
 
 @dataclass(frozen=True)
 class Revert:
-    """A fix of SGLang that can be taken out again."""
+    """A fix of SGLang that can be taken out again.
+
+    ``versions`` says for which SGLang it is made, for the error where it does not fit.
+    """
 
     id: str
     patches: tuple[Patch, ...]
     pr: int | None = None
     title: str = ""
     url: str = ""
+    versions: str = ""
 
     def describe(self) -> str:
         """Return one line for the header and the reports."""

@@ -13,6 +13,7 @@ REVERT = Revert(
     pr=27374,
     title="fix(pd): clear stale bootstrap_room when freeing metadata buffer slot",
     url="https://github.com/sgl-project/sglang/pull/27374",
+    versions="0.5.13 to 0.5.22 (later ones clear the slot in MetadataBuffers.clear_slot)",
     patches=(
         Patch(
             targets=("sglang.srt.disaggregation.decode.DecodeTransferQueue.pop_transferred",),

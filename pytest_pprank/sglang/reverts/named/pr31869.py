@@ -28,6 +28,7 @@ REVERT = Revert(
     pr=31869,
     title="[PD+PP] Honor PP consensus for bootstrap and prealloc",
     url="https://github.com/sgl-project/sglang/pull/31869",
+    versions="0.5.17 to 0.5.21 (in later ones all stages take what the first has polled)",
     patches=(
         Patch(
             targets=("sglang.srt.disaggregation.prefill.PrefillBootstrapQueue.pop_bootstrapped",),
