@@ -16,6 +16,7 @@ from pytest_pprank.sglang.disagg_faults import (
     late_metadata,
     late_poll,
     lose_room,
+    short_deferred_release,
     slow_transfer,
 )
 from pytest_pprank.sglang.disagg_seams import AGREED, queues
@@ -210,8 +211,11 @@ class Disagg(Engine):
         """Let the next `times` KV transfers of these prefill stages fail in the transfer engine.
 
         Of a decode rank to which one has failed SGLang thinks that it is dead: it is sent nothing
-        more until it registers again; the end of the test, or ``release()``, lifts that.
+        more until it registers again; the end of the test, or ``release()``, lifts that. From
+        0.5.22 on decode keeps what such a transfer was to be written to until a time-out of 30 s
+        (SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT), in this test of 1 s.
         """
+        self._fault("decode", range(self._sizes["decode"]), None, short_deferred_release)
         return self._fault("prefill", stages, None, partial(fail_transfer, times=times))
 
     def late_poll(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+from pytest_pprank.sglang.compat.consensus import rooms_here, rooms_of_peers
 from pytest_pprank.sglang.seams import need
 
 AGREED = {"bootstrap": False, "inflight": True, "prealloc": False, "transfer": True}
@@ -78,8 +79,21 @@ def rooms(scheduler: Any) -> dict[int, str]:
     if role_of(scheduler) == "null":
         return {}
     status = need(kv_manager(scheduler), "request_status")
-    # the manager's threads write to it
-    return {room: _status_name(value) for room, value in list(status.items())}
+    return {room: _status_name(value) for room, value in rooms_here(status).items()}
+
+
+def rooms_told(scheduler: Any) -> dict[int, dict[int, str]]:
+    """Return, on the first stage of a role whose stages agree through a store, what the others have
+    told it of their rooms, by stage; empty elsewhere.
+    """
+    if role_of(scheduler) == "null":
+        return {}
+    peers = rooms_of_peers(need(kv_manager(scheduler), "request_status"))
+    return {
+        stage: {room: _status_name(value) for room, value in rooms.items()}
+        for stage, rooms in peers.items()
+        if rooms
+    }
 
 
 def _status_name(value: Any) -> str:

@@ -20,6 +20,7 @@ from pytest_pprank.sglang.engine_seams import (
     SchedulerHook,
     enter_loop,
     leave_before_sending,
+    settle_poll_sends,
     settle_sends,
     talks_when_idle,
 )
@@ -164,7 +165,9 @@ class Conductor:
             self._run_to(self._granted)
             assert self.iterations == self._granted
         self.meet(operation, self.iterations)
-        if not together:
+        if together:
+            settle_poll_sends(self._scheduler)
+        else:
             settle_sends(self._scheduler)
             self._loop.leave()
         self._loop, self._granted, self.stages = None, 0, ()

@@ -17,6 +17,8 @@ from importlib import import_module
 from typing import Any
 
 from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.sglang.compat.consensus import first_message_of_an_iteration
+from pytest_pprank.sglang.disagg_seams import role_of
 from pytest_pprank.sglang.engine_loop import LeaveLoop
 from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import missing, need
@@ -169,15 +171,21 @@ def settle_sends(scheduler: Any) -> None:
         work = getattr(scheduler, name, None)
         if commit is not None and work:
             commit(work)
+    settle_poll_sends(scheduler)
     # GrammarManager keeps what it has sent until the next request with a grammar
     drain = getattr(getattr(scheduler, "grammar_manager", None), "_drain_pp_sync_work", None)
     if drain is not None:
         drain()
 
 
-_AGREE = "_pp_pd_send_consensus_bootstrapped_ids"
-"""In an iteration of a prefill/decode pipeline the first thing that is sent to another stage; all
-that the stage before has sent in its last iteration has been received by then."""
+def settle_poll_sends(scheduler: Any) -> None:
+    """Wait for what a stage of prefill has sent of its polls (``pp_sync_polls``, from 0.5.22): it
+    keeps the handles until the next request waits for its handshake.
+    """
+    queue = getattr(scheduler, "disagg_prefill_bootstrap_queue", None)
+    sent = getattr(queue, "pp_poll_sync_work_list", [])
+    while sent:
+        sent.pop().work.wait()
 
 
 def talks_when_idle(scheduler: Any) -> bool:
@@ -196,12 +204,13 @@ def leave_before_sending(scheduler: Any) -> Iterator[None]:
     def leave(*_: Any) -> None:
         raise LeaveLoop
 
-    need(scheduler, _AGREE)
-    setattr(scheduler, _AGREE, leave)
+    first = first_message_of_an_iteration(role_of(scheduler))
+    need(scheduler, first)
+    setattr(scheduler, first, leave)
     try:
         yield
     finally:
-        delattr(scheduler, _AGREE)
+        delattr(scheduler, first)
 
 
 def check_engine_args(scheduler: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+from pytest_pprank.devices.sim import looking
 from pytest_pprank.errors import PprankError
 from pytest_pprank.sglang.batches import restart_serial
 from pytest_pprank.sglang.disagg_idle import drop_transfers, queue_problems, transfer_problems
@@ -61,7 +62,8 @@ def _taken(scheduler: Any) -> Iterator[str]:
     if pool is not None and hasattr(tree, "all_values_flatten"):
         # up to 0.5.18 it fails for a tree without a node
         full = any(_tree_tokens(scheduler, kind) for kind in ("evictable", "protected"))
-        cached = tree.all_values_flatten().cpu().tolist() if full else ()
+        with looking():
+            cached = tree.all_values_flatten().cpu().tolist() if full else ()
         yield from book.held_tokens(pool, cached)
     if _tree_tokens(scheduler, "protected"):
         yield from book.open_locks()

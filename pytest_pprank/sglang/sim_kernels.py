@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from pytest_pprank.devices.sim.accesses import rows_of
 from pytest_pprank.devices.sim.fused import Launch, fused
-from pytest_pprank.devices.sim.tracker import rows_of
 
 KEY = "pprank_sim"
 """What BaseFusedOp calls the platform."""

@@ -71,6 +71,25 @@ def test_an_installed_sglang_is_left_alone(
     assert "SGLang 0.5.17 is installed; it is left alone" in capsys.readouterr().out
 
 
+def test_another_sglang_than_the_installed_one_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, Facts(sglang="0.5.17", torch="2.11.0", gpu=False, installed={}))
+    assert main(["setup", "--sglang", "0.5.18"]) == 2
+    told = capsys.readouterr().err
+    assert "SGLang 0.5.17 is installed here and set-up never replaces one" in told
+
+
+def test_the_release_that_was_asked_for_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE, offers=True)
+    assert main(["setup", "--sglang", "0.5.17", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "installing SGLang 0.5.17 without its CUDA packages" in told
+    assert "0.5.17.txt" in told
+
+
 def test_dry_run_prints_the_command_and_installs_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
+from pytest_pprank.sglang.compat.consensus import applying_methods, ring_methods
 from pytest_pprank.sglang.events import consensus, forward, memory, transfer
 from pytest_pprank.sglang.events import facts as told
 from pytest_pprank.sglang.seams import missing, need
@@ -65,6 +66,13 @@ _CONN = "sglang.srt.disaggregation.base.conn"
 _DECODE_SLOTS = (f"{_DISAGG}.decode", "DecodeReqToTokenPool")
 _METADATA = (f"{_DISAGG}.utils", "ReqToMetadataIdxAllocator")
 
+
+def _consensus(
+    names: Callable[[], Iterable[str]],
+) -> Callable[[], Iterable[tuple[type, str]]]:
+    return lambda: _methods(*_PP, *names())()
+
+
 _schedule_methods = _both(
     _methods(*_SCHEDULER, "get_next_batch_to_run", "get_new_batch_prefill"),
     _methods(
@@ -117,12 +125,9 @@ SEAMS = (
     Seam("consensus_local", "a stage has looked for which requests it is ready",
          consensus.consensus_local, told.nothing, _methods(*_PP, "get_rids")),
     Seam("consensus_bring", "a stage has brought its requests to a consensus",
-         consensus.consensus_brought, told.nothing,
-         _methods(*_PP, "_pp_pd_get_bootstrapped_ids", "_pp_pd_get_prefill_transferred_ids",
-                  "_pp_pd_get_prealloc_ids", "_pp_pd_get_decode_transferred_ids")),
+         consensus.consensus_brought, told.nothing, _consensus(ring_methods)),
     Seam("consensus_apply", "a stage has applied a consensus that it received",
-         consensus.consensus_applied, told.nothing,
-         _methods(*_PP, "process_bootstrapped_queue", "process_decode_transfer_queue")),
+         consensus.consensus_applied, told.nothing, _consensus(applying_methods)),
     Seam("transfer_send", "KV is about to be sent to the decode side",
          transfer.kv_sent, told.transfer_send, _methods(_CONN, "BaseKVSender", "send"), BEFORE),
     Seam("transfer_poll", "a KV transfer has been asked how it goes",
