@@ -204,10 +204,10 @@ def assert_profiler_ready(scheduler: Any) -> None:
     fit is exact. Needs ``@pytest.mark.sglang(enable_dynamic_chunking=True)``.
     """
     __tracebackhide__ = True
+    from pytest_pprank.sglang.compat.profiler import predict_chunk
     from pytest_pprank.sglang.idle import free_tokens
     from pytest_pprank.sglang.profiler import (
         dynamic_chunking_enabled,
-        predict_chunk,
         profiler_name,
         run_profiler,
     )
