@@ -12,6 +12,11 @@ def rids_of(forward_batch: Any) -> tuple[str, ...]:
     return tuple(getattr(forward_batch, "rids", None) or ())
 
 
+def device_of(batch: Any) -> Any:
+    """Return the device that a batch, or a tensor, says it is on; cpu where it does not say."""
+    return getattr(batch, "device", None) or "cpu"
+
+
 def tensor_field(batch: Any, name: str) -> Any:
     """Return a field of a batch if it is a tensor, else None."""
     value = getattr(batch, name, None)

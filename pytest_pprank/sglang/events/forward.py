@@ -135,7 +135,7 @@ def _contents(runner: Any, batch: Any) -> ForwardContents | None:
         input_ids=None if ids is None else numbers(ids),
         positions=numbers(positions) if flat else None,
         seq_lens=lengths,
-        out_cache_loc=numbers(taken),
+        written=numbers(taken),
         rows=tuple(table[slot, :length].tolist() for slot, length in rows),
     )
 
