@@ -89,7 +89,7 @@ def _contents(found: ForwardContents, origin: Origin) -> Iterator[str]:
         if positions is not None and positions != wanted:
             yield f"positions of {rid} are {_some(positions)}, not {_some(wanted)}"
         kept = list(found.rows[place][whole - length : whole])
-        taken = list(found.out_cache_loc[start:end])
+        taken = list(found.written[start:end])
         if taken != kept:
             yield (
                 f"out_cache_loc of {rid} is {_some(taken)}, its row of req_to_token has "

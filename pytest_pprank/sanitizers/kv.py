@@ -65,7 +65,7 @@ class Kv(Sanitizer):
         contents = event.contents
         if event.pool is None or contents is None:
             return
-        self._book.check_in_use(event.pool, contents.out_cache_loc, "the forward's output")
+        self._book.check_in_use(event.pool, contents.written, "the forward's output")
         rids = event.rids or ("?",) * len(contents.rows)
         for rid, tokens in zip(rids, contents.rows, strict=True):
             self._book.check_in_use(event.pool, tokens, f"the KV of {rid}")

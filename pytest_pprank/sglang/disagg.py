@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.compat.disagg import AGREED, queues
 from pytest_pprank.sglang.disagg_faults import (
     Fault,
     fail_transfer,
@@ -19,7 +20,6 @@ from pytest_pprank.sglang.disagg_faults import (
     short_deferred_release,
     slow_transfer,
 )
-from pytest_pprank.sglang.disagg_seams import AGREED, queues
 from pytest_pprank.sglang.disagg_views import STATES, DisaggView, rids_of, view_disagg
 from pytest_pprank.sglang.engine import Engine, shown_request
 from pytest_pprank.sglang.engine_conductor import Conductor

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from pytest_pprank.sglang.disagg_seams import kv_manager, poll_class, role_of
+from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
 from pytest_pprank.sglang.disagg_store_faults import answer_store
 from pytest_pprank.sglang.seams import missing, need
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.sglang.compat.consensus import is_store, rooms_here
-from pytest_pprank.sglang.disagg_seams import kv_manager, poll_class, role_of
+from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
 from pytest_pprank.sglang.seams import need
 
 if TYPE_CHECKING:

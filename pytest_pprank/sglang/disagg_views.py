@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pytest_pprank.sglang.disagg_seams import metadata_slots, queues, role_of, rooms
+from pytest_pprank.sglang.compat.disagg import metadata_slots, queues, role_of, rooms
 from pytest_pprank.sglang.engine_views import StageView, view_stage
 from pytest_pprank.sglang.holders import room_owner
 from pytest_pprank.sglang.idle import free_tokens, request_slots
@@ -19,7 +19,7 @@ STATES = ("bootstrapping", "waiting", "transferring", "decoding", "done")
 class DisaggView(StageView):
     """One stage of `role` after some number of its iterations.
 
-    Beside what a StageView has: `queues`, request ids by queue (see `disagg_seams.queues`; with
+    Beside what a StageView has: `queues`, request ids by queue (see `compat.disagg.queues`; with
     ``running`` for those in a batch and ``waiting`` for SGLang's waiting queue); `kv_tokens`,
     `request_slots` and `metadata_slots`: how many are not free; `rooms`: number and status of each
     room that the KV manager knows.

@@ -108,7 +108,5 @@ def test_files_and_classes_say_the_same_of_the_installed_sglang(tmp_path: Path) 
     places = [
         json.loads(done.stdout[done.stdout.index("{") :])["places"] for done in (read, looked)
     ]
-        json.loads(done.stdout[done.stdout.index("{") :])["places"] for done in (read, looked)
-    ]
     assert places[0] == places[1]
     assert len(places[0]) == len(PLACES)

@@ -59,7 +59,7 @@ EXTEND = ForwardEntry(
         input_ids=(1, 2, 3, 4, 5, 6),
         positions=(1, 2, 3, 0, 1, 2),
         seq_lens=(4, 3),
-        out_cache_loc=(11, 12, 13, 20, 21, 22),
+        written=(11, 12, 13, 20, 21, 22),
         rows=((10, 11, 12, 13), (20, 21, 22)),
     ),
     iteration=0,
@@ -79,7 +79,7 @@ DECODE = ForwardEntry(
         input_ids=(77, 88),
         positions=(4, 3),
         seq_lens=(5, 4),
-        out_cache_loc=(14, 23),
+        written=(14, 23),
         rows=((10, 11, 12, 13, 14), (20, 21, 22, 23)),
     ),
     iteration=3,
@@ -140,7 +140,7 @@ class TestForward:
                 ["positions of a are [0, 1, 2], not [1, 2, 3]"],
             ),
             (
-                _contents(EXTEND, out_cache_loc=(11, 12, 13, 20, 22, 21)),
+                _contents(EXTEND, written=(11, 12, 13, 20, 22, 21)),
                 [
                     "out_cache_loc of b is [20, 22, 21], its row of req_to_token has [20, 21, 22]",
                 ],

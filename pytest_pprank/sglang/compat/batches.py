@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 
 def rids_of(forward_batch: Any) -> tuple[str, ...]:
     """Return the ids of a ForwardBatch's requests, in its order; empty where it does not say."""
     return tuple(getattr(forward_batch, "rids", None) or ())
+
+
+def device_of(batch: Any) -> Any:
+    """Return the device that a batch, or a tensor, says it is on; cpu where it does not say."""
+    return getattr(batch, "device", None) or "cpu"
 
 
 def tensor_field(batch: Any, name: str) -> Any:
@@ -33,6 +39,18 @@ def is_plain_extend(mode: Any) -> bool:
 def mode_of(batch: Any) -> Any:
     """Return the ForwardMode of a batch, None where it has none."""
     return getattr(batch, "forward_mode", None)
+
+
+def tensors_of_proxy(proxy: Any) -> Mapping[str, Any]:
+    """Return what the stage before has sent along (PPProxyTensors), empty on the first stage."""
+    return getattr(proxy, "tensors", None) or {}
+
+
+def relay_payload(tokens: Any) -> Any:
+    """Return sampled tokens as SGLang's future_map takes them."""
+    overlap = import_module("sglang.srt.managers.overlap_utils")
+    relay = getattr(overlap, "RelayPayload", None)
+    return tokens if relay is None else relay(bonus_tokens=tokens)
 
 
 def _numbers(values: Any) -> list[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pytest_pprank.sglang.seams import need
+
 _FOLLOWED = ("TokenToKVPoolAllocator", "PagedTokenToKVPoolAllocator")
 
 
@@ -47,3 +49,13 @@ def first_layer_of(pool: Any) -> int:
 def node_key(node: Any) -> int:
     """Return what tells a node of the tree cache from others; some releases pass a number."""
     return node if isinstance(node, int) else id(node)
+
+
+def request_slots_of(pool: Any) -> int:
+    """Return how many request slots there are: decode has some for KV that is on its way."""
+    return int(need(pool, "size")) + int(getattr(pool, "pre_alloc_size", 0))
+
+
+def lists_its_tokens(tree: Any) -> bool:
+    """Whether a tree cache can tell which KV tokens it has."""
+    return hasattr(tree, "all_values_flatten")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable, Hashable
+from importlib import import_module
+from typing import Any, cast
+
+from pytest_pprank.sglang.seams import missing, need
 
 
 def kv_of(req: Any) -> Any:
@@ -83,3 +86,47 @@ def wrapped_request(value: Any) -> Any:
 def is_request(value: Any) -> bool:
     """Whether this is one of SGLang's requests."""
     return type(value).__name__ == "Req"
+
+
+def holds_kv(req: Any) -> bool:
+    """Whether a request holds KV or a slot."""
+    kv = getattr(req, "kv", None)
+    if kv is not None and hasattr(kv, "holds_kv"):
+        return bool(kv.holds_kv)
+    return getattr(req, "req_pool_idx", None) is not None
+
+
+def set_extend(req: Any, chunk: int | None) -> bool:
+    """Let the request's next forward compute `chunk` tokens (default: all); say whether it cuts."""
+    in_tokens = hasattr(req, "prefix_len")  # from 0.5.22, which keeps no indices
+    start = req.prefix_len if in_tokens else len(need(req, "prefix_indices"))
+    total = len(req.full_untruncated_fill_ids)
+    end = total if chunk is None else min(total, start + chunk)
+    if hasattr(req, "set_extend_range"):
+        req.set_extend_range(start, end)
+    elif hasattr(req, "extend_end"):  # from 0.5.22
+        req.extend_end = end
+    elif hasattr(req, "set_extend_input_len"):  # up to 0.5.15
+        req.fill_len = end
+        req.set_extend_input_len(end - start)
+    else:
+        raise missing("Req.set_extend_range")
+    return bool(end < total)
+
+
+def lock_prefix(tree_cache: Any, req: Any) -> None:
+    """Lock the matched prefix, keeping the receipt where this SGLang wants one (from 0.5.20)."""
+    if hasattr(req, "lock"):  # from 0.5.22
+        req.lock = tree_cache.lock(req.last_node)
+        return
+    result = tree_cache.inc_lock_ref(req.last_node)
+    if hasattr(req, "lock_receipt"):
+        req.lock_receipt = result.to_dec_params()
+
+
+def cache_keeper() -> Callable[[Any, Any], object]:
+    """Return SGLang's function that puts what a running request has computed into the cache."""
+    common = import_module("sglang.srt.mem_cache.common")
+    if hasattr(common, "maybe_cache_unfinished_req"):  # up to 0.5.21
+        return cast("Callable[[Any, Any], object]", common.maybe_cache_unfinished_req)
+    return cast("Callable[[Any, Any], object]", need(common, "checkpoint_kv_cache"))

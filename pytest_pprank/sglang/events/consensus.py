@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.sglang.compat.consensus import rooms_here
+from pytest_pprank.sglang.compat.disagg import status_name
 from pytest_pprank.sglang.compat.requests import room_of, starts_early
-from pytest_pprank.sglang.disagg_seams import status_name
 from pytest_pprank.sglang.events.types import (
     ConsensusApplied,
     ConsensusBrought,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.sglang.compat.batches import extends_of, rids_of, tensor_field
+from pytest_pprank.sglang.compat.disagg import status_word
 from pytest_pprank.sglang.compat.requests import room_of, slot_of
 from pytest_pprank.sglang.engine_views import forward_of
 from pytest_pprank.sglang.events import consensus
@@ -144,8 +145,7 @@ def transfer_send(passage: Passage) -> Facts:
 
 def transfer_poll(passage: Passage) -> Facts:
     """Of the state of a transfer; `tag` is the bootstrap room."""
-    status = passage.result
-    return Facts(status=str(getattr(status, "name", status)), tag=room_of(passage.args[0]))
+    return Facts(status=status_word(passage.result), tag=room_of(passage.args[0]))
 
 
 def message(passage: Passage) -> Facts:
@@ -174,4 +174,4 @@ def _tensors(owner: Any, *names: str) -> dict[str, str]:
 def _indices(value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
-    return tuple(value.tolist()) if hasattr(value, "tolist") else tuple(value)
+    return tuple(value) if isinstance(value, (list, tuple)) else tuple(value.tolist())

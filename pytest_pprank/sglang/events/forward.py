@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_pprank.devices.look import costs_nothing, host_values
-from pytest_pprank.sglang.compat import batches, requests
+from pytest_pprank.sglang.compat import batches, model, requests
 from pytest_pprank.sglang.compat import scheduler as held
 from pytest_pprank.sglang.engine_loop import iteration_of_this_thread
 from pytest_pprank.sglang.engine_views import forward_of
@@ -87,7 +87,7 @@ def forward_entry(passage: Passage) -> ForwardEntry:
         contents=_contents(runner, batch) if free and not mode.is_idle() else None,
         on_host=_on_host(batch, passage, device),
         pool=token_pool(runner.token_to_kv_pool_allocator),
-        kv=kv_reader(runner.req_to_token_pool, held.kv_pool_of(runner)),
+        kv=kv_reader(runner.req_to_token_pool, model.kv_pool_of(runner)),
         iteration=iteration_of_this_thread(),
     )
 
@@ -135,7 +135,7 @@ def _contents(runner: Any, batch: Any) -> ForwardContents | None:
         input_ids=None if ids is None else numbers(ids),
         positions=numbers(positions) if flat else None,
         seq_lens=lengths,
-        out_cache_loc=numbers(taken),
+        written=numbers(taken),
         rows=tuple(table[slot, :length].tolist() for slot, length in rows),
     )
 

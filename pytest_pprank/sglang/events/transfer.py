@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from pytest_pprank.sglang.compat.disagg import status_word
 from pytest_pprank.sglang.compat.requests import room_of
 from pytest_pprank.sglang.events.types import (
     KvSent,
@@ -27,8 +28,7 @@ def kv_sent(passage: Passage) -> KvSent:
 
 def transfer_polled(passage: Passage) -> TransferPolled:
     """Of a sender or a receiver."""
-    status = passage.result
-    return TransferPolled(room_of(passage.args[0]), str(getattr(status, "name", status)))
+    return TransferPolled(room_of(passage.args[0]), status_word(passage.result))
 
 
 def message_sent(passage: Passage) -> MessageSent:

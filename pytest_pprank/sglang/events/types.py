@@ -203,13 +203,14 @@ class Origin:
 @dataclass(frozen=True)
 class ForwardContents:
     """What the tensors of a ForwardBatch hold. `positions` is None where they are not one number
-    for each token. `rows`: the KV tokens of each request, by its row of req_to_token.
+    for each token. `written`: the KV tokens that the forward writes (out_cache_loc); `rows`: those
+    of each request, by its row of req_to_token.
     """
 
     input_ids: Sequence[int] | None
     positions: Sequence[int] | None
     seq_lens: Sequence[int]
-    out_cache_loc: Sequence[int]
+    written: Sequence[int]
     rows: tuple[Sequence[int], ...]
 
 

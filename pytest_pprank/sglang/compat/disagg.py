@@ -46,6 +46,22 @@ def queues(scheduler: Any) -> dict[str, list[Any]]:
     }
 
 
+def clear_queues(scheduler: Any) -> None:
+    """Forget the requests in the queues that only prefill or decode has."""
+    if role_of(scheduler) == "prefill":
+        need(scheduler, "disagg_prefill_bootstrap_queue").queue.clear()
+        need(scheduler, "disagg_prefill_inflight_queue").clear()
+        getattr(scheduler, "disagg_prefill_pending_chunk_rids", set()).clear()
+    elif role_of(scheduler) == "decode":
+        prealloc = need(scheduler, "disagg_decode_prealloc_queue")
+        transfer = need(scheduler, "disagg_decode_transfer_queue")
+        for held in (prealloc.queue, prealloc.retracted_queue, transfer.queue):
+            held.clear()
+        getattr(prealloc, "pending_reqs", []).clear()
+        getattr(prealloc, "held_rebootstrap_reqs", []).clear()
+        getattr(transfer, "_deferred_releases", []).clear()
+
+
 def metadata_slots(scheduler: Any) -> tuple[int, int]:
     """Return how many metadata slots are held, and how many there are; (0, 0) without a role."""
     if role_of(scheduler) == "null":
@@ -103,6 +119,11 @@ def status_name(value: Any) -> str:
     poll = poll_class()
     names = {getattr(poll, name): name for name in vars(poll) if not name.startswith("_")}
     return str(names.get(value, value))
+
+
+def status_word(status: Any) -> str:
+    """Return what a poll has answered, in SGLang's own words where it has one."""
+    return str(getattr(status, "name", status))
 
 
 def poll_class() -> Any:
