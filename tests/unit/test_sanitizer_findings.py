@@ -14,6 +14,7 @@ from pytest_pprank.sanitizers import SANITIZERS, chosen_for, consensus_compare, 
 from pytest_pprank.sanitizers.base import Watch
 from pytest_pprank.sanitizers.logs import Logs
 from pytest_pprank.sanitizers.p2p_compare import compare
+from pytest_pprank.sglang.events.logs import log_record
 from pytest_pprank.wire.findings import Finding
 
 NAMES = tuple(row.name for row in SANITIZERS)
@@ -201,5 +202,6 @@ def test_group_that_is_given_up_is_not_compared():
 def test_warnings_that_are_findings_of_logs(logged, found):
     findings: list[Finding] = []
     logs = Logs(Watch("logs", None, findings.append))
-    logs.take(logging.LogRecord("sglang", logging.WARNING, "a.py", 3, logged, (), None, "f"))
+    record = logging.LogRecord("sglang", logging.WARNING, "a.py", 3, logged, (), None, "f")
+    logs._logged(log_record(record))
     assert [logged in finding.text for finding in findings] == [True] * found
