@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,9 @@ from pytest_pprank.options import Options, missing_size, options_of
 from pytest_pprank.perturb import Schedule, schedule_for
 from pytest_pprank.sanitizers import chosen_for
 from pytest_pprank.topology import Sizes, Topology
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.known_bugs import KnownBug
 
 SIZE_FIXTURE = "_pprank_size"
 _FIXTURES = "pytest_pprank.fixtures"
@@ -38,7 +41,7 @@ _PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 
 @dataclass(frozen=True)
 class Plan:
-    """How one ranked test is to be run."""
+    """How one ranked test is to be run; `known_bugs` are those that it shows here."""
 
     topology: Topology
     fresh: bool
@@ -47,6 +50,7 @@ class Plan:
     asked: frozenset[str] = frozenset()
     """Those of the sanitizers that somebody has asked for by name."""
     perturb: Schedule | None = None
+    known_bugs: tuple[KnownBug, ...] = ()
 
 
 def plan_of(item: pytest.Item) -> Plan | None:
@@ -126,7 +130,17 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     perturb = schedule_for(options.perturb, mark.perturb, device, sglang=sglang)
     by_mark = sanitizers_asked(item)
     asked = options.sanitize_asked if by_mark is None else by_mark
-    return Plan(topology, fresh, mark.timeout or options.timeout, watching, asked, perturb)
+    plan = Plan(topology, fresh, mark.timeout or options.timeout, watching, asked, perturb)
+    return _with_known_bugs(item, plan) if mark.known_bug else plan
+
+
+def _with_known_bugs(item: pytest.Item, plan: Plan) -> Plan:
+    from pytest_pprank.known import marks
+
+    bugs = marks.bugs_of(item, plan.topology.device)
+    marks.expect(item, bugs)
+    perturb = None if marks.keeps_its_order(bugs) else plan.perturb
+    return replace(plan, known_bugs=bugs, perturb=perturb)
 
 
 def _sizes(node: pytest.Item | pytest.Collector, options: Options) -> tuple[Sizes, ...]:
