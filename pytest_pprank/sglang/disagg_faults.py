@@ -12,7 +12,11 @@ from importlib import import_module
 from typing import Any
 
 from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
-from pytest_pprank.sglang.disagg_store_faults import answer_store
+from pytest_pprank.sglang.disagg_store_faults import (
+    agrees_by_store,
+    ask_each_iteration,
+    ready_late,
+)
 from pytest_pprank.sglang.seams import missing, need
 
 _RETURN_S = 10.0
@@ -250,7 +254,8 @@ def late_answers(scheduler: Any, fault: Fault, iterations: Callable[[str], int])
         return before
 
     _wrap_polls(scheduler, fault, answer)
-    answer_store(scheduler, fault, answer)
+    if agrees_by_store(scheduler):
+        ready_late(scheduler, fault, answer)
 
 
 def flaky_poll(scheduler: Any, fault: Fault) -> None:
@@ -288,7 +293,8 @@ def lose_room(scheduler: Any, fault: Fault, rounds: int) -> None:
         return status
 
     _wrap_polls(scheduler, fault, answer)
-    answer_store(scheduler, fault, answer)
+    if agrees_by_store(scheduler):
+        ask_each_iteration(scheduler, fault, answer)
 
 
 def _wrap_sends(scheduler: Any, fault: Fault, wrap: Callable[[Any], Any]) -> None:

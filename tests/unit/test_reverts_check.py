@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 import textwrap
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.errors import DoesNotFit, UsageError
+from pytest_pprank.sglang.installed import look_at
 from pytest_pprank.sglang.reverts import Edit, Patch, Revert
 from pytest_pprank.sglang.reverts.match import Shape, Text
 
@@ -311,3 +313,41 @@ def test_shapes_must_be_unique_and_there(root: Path) -> None:
         UsageError, match="assigns gone, which is not there; nearest, line 8: `if a"
     ):
         make(Shape("If", mentions=("staged",), assigns=("gone",))).check(root)
+
+
+class TestReleases:
+    """Patches that are for some releases of SGLang alone."""
+
+    @pytest.fixture
+    def of(self) -> Revert:
+        patches = [
+            Patch(
+                ("toy.mod.helper",), (Edit(Text("x = 1 + b"), text="x = 2"),), releases="<0.5.22"
+            ),
+            Patch(
+                ("toy.mod.helper",), (Edit(Text("a.x = 1"), text="a.x = 3"),), releases=">=0.5.22"
+            ),
+        ]
+        return Revert("r", tuple(patches))
+
+    @staticmethod
+    def edited(revert: Revert, root: Path, version: str) -> str:
+        (root / "_version.py").write_text(f"__version__ = version = {version!r}\n")
+        look_at.cache_clear()
+        (edited,) = revert.edited_in(root)
+        return ast.unparse(edited.after)
+
+    @pytest.mark.parametrize(
+        ("version", "x", "y"),
+        [("0.5.21", "2", "1"), ("0.5.22", "1 + b", "3"), ("no", "1 + b", "3")],
+    )
+    def test_those_of_the_release_are_taken(
+        self, of: Revert, root: Path, version: str, x: str, y: str
+    ) -> None:
+        text = self.edited(of, root, version)
+        assert f"    x = {x}\n" in text
+        assert f"    a.x = {y}\n" in text
+
+    def test_none_for_the_release_is_a_misfit(self, of: Revert, root: Path) -> None:
+        with pytest.raises(DoesNotFit, match=r"no patch of it is for this release.*<0\.5\.22"):
+            self.edited(replace(of, patches=of.patches[:1]), root, "0.5.23")

@@ -121,6 +121,7 @@ BAD = {
     "blank_match": ("match: return x", "match: ' '", r"edits\[1\].match is empty"),
     "number_as_text": ("append: pass", "append: 1", r"edits\[1\].append is to be text, not int 1"),
     "target_without_module": ("target: toy.mod.f", "target: f", "dotted name of a function"),
+    "releases": ("target: toy", "releases: new\n  target: toy", "releases is a version specifier"),
     "pr": ("pr: 42", "pr: many", "'pr' is the number of a pull request, not 'many'"),
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 
 from pytest_pprank.errors import DoesNotFit, SeamMissing, UsageError
+from pytest_pprank.sglang.installed import look_at
 
 from . import reached
 from .locate import Definition, TargetMissing, find_definition, version_of
@@ -91,7 +92,7 @@ def _imported_root(revert: Revert) -> Path:
 
 def _plan(revert: Revert, package_root: Path) -> list[_Plan]:
     edited: dict[str, tuple[Definition, FunctionSource]] = {}
-    for patch in revert.patches:
+    for patch in _for_this_release(revert, package_root):
         with _named(revert, " or ".join(patch.targets), package_root):
             definition = _first_defined(patch, package_root)
         target = definition.target
@@ -105,6 +106,19 @@ def _plan(revert: Revert, package_root: Path) -> list[_Plan]:
                 source = _with_preamble(source, reached.statement(target))
             plans.append(_compile(definition, source))
     return plans
+
+
+def _for_this_release(revert: Revert, package_root: Path) -> list[Patch]:
+    """Return the patches that are for the SGLang of `package_root`; refuses where none is."""
+    here = look_at(package_root)
+    patches = [it for it in revert.patches if not it.releases or here.is_in(it.releases)]
+    if not patches:
+        made_for = ", ".join(dict.fromkeys(patch.releases for patch in revert.patches))
+        raise DoesNotFit(
+            f"revert {revert.id} ({version_of(package_root)}): no patch of it is for this release; "
+            f"they are for SGLang {made_for}"
+        )
+    return patches
 
 
 @contextmanager

@@ -31,12 +31,14 @@ class Patch:
 
     ``targets`` are dotted names of the same function in different SGLang
     versions; the first that the installed SGLang defines is the one edited.
-    ``preamble`` is code put at the start of the function's body.
+    ``preamble`` is code put at the start of the function's body. ``releases``, a PEP 440
+    specifier such as ``>=0.5.22``, leaves the patch out for other releases of SGLang.
     """
 
     targets: tuple[str, ...]
     edits: tuple[Edit, ...]
     preamble: str = ""
+    releases: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
     patches:
     - target: sglang.srt.module.Class.function    # or a list: where it is in other versions
       preamble: import os    # optional, put at the start of the function
+      releases: '>=0.5.22'   # optional: left out for others
       edits:
       - match: |
           statements, or a part of one
@@ -24,6 +25,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from pytest_pprank.errors import UsageError, did_you_mean
 
@@ -102,7 +105,7 @@ def _patch(data: object, where: str) -> Patch:
     # a preamble alone is a change, too
     alone = bool(preamble) and patch.get("edits", []) == []
     keys = ("target",) if alone else ("target", "edits")
-    _demand_keys(patch, where, required=keys, optional=("edits", "preamble"))
+    _demand_keys(patch, where, required=keys, optional=("edits", "preamble", "releases"))
     targets = _names(patch["target"], f"{where}.target")
     for target in targets:
         if not all(part.isidentifier() for part in target.split(".")) or "." not in target:
@@ -111,7 +114,18 @@ def _patch(data: object, where: str) -> Patch:
         _edit(item, f"{where}.edits[{index}]")
         for index, item in enumerate(() if alone else _items(patch["edits"], f"{where}.edits"))
     )
-    return Patch(targets, edits, preamble)
+    return Patch(targets, edits, preamble, _releases(patch.get("releases", ""), where))
+
+
+def _releases(given: object, where: str) -> str:
+    try:
+        SpecifierSet(str(given))
+    except InvalidSpecifier:
+        example = "such as '>=0.5.22' or '>=0.5.17,<0.5.22'"
+        raise _Invalid(
+            f"{where}.releases is a version specifier {example}, not {given!r}"
+        ) from None
+    return str(given)
 
 
 def _edit(data: object, where: str) -> Edit:
