@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_pprank.sglang.compat.consensus import forget_rooms
-from pytest_pprank.sglang.disagg_seams import (
+from pytest_pprank.sglang.compat.disagg import (
+    clear_queues,
     kv_manager,
     metadata_slots,
     queues,
@@ -106,21 +107,8 @@ def drop_transfers(scheduler: Any) -> None:
     """Forget all that the queues, the metadata slots and the KV manager hold."""
     if role_of(scheduler) == "null":
         return
-    if role_of(scheduler) == "prefill":
-        need(scheduler, "disagg_prefill_bootstrap_queue").queue.clear()
-        need(scheduler, "disagg_prefill_inflight_queue").clear()
-        getattr(scheduler, "disagg_prefill_pending_chunk_rids", set()).clear()
-    else:
-        prealloc = need(scheduler, "disagg_decode_prealloc_queue")
-        transfer = need(scheduler, "disagg_decode_transfer_queue")
-        for held in (prealloc.queue, prealloc.retracted_queue, transfer.queue):
-            held.clear()
-        for owner, name in (
-            (prealloc, "pending_reqs"),
-            (prealloc, "held_rebootstrap_reqs"),
-            (transfer, "_deferred_releases"),
-        ):
-            getattr(owner, name, []).clear()
+    clear_queues(scheduler)
+    if role_of(scheduler) == "decode":
         need(scheduler, "disagg_metadata_buffers").bootstrap_room.zero_()
     allocator = need(scheduler, "req_to_metadata_buffer_idx_allocator")
     allocator.free_slots = deque(range(allocator.size))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PeerError, UsageError
+from pytest_pprank.sglang.compat.pipeline import settle_poll_sends, settle_sends
 from pytest_pprank.sglang.engine_aborts import AbortWatch
 from pytest_pprank.sglang.engine_loop import LoopThread
 from pytest_pprank.sglang.engine_messages import Output, Result, outputs_of
@@ -20,8 +21,6 @@ from pytest_pprank.sglang.engine_seams import (
     SchedulerHook,
     enter_loop,
     leave_before_sending,
-    settle_poll_sends,
-    settle_sends,
     talks_when_idle,
 )
 from pytest_pprank.sglang.engine_series import Series, StagesDiffer

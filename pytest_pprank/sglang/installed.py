@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 UNKNOWN = "of unknown version"
@@ -47,11 +48,18 @@ class Installed:
         except InvalidVersion:
             return False
 
+    def is_in(self, specifier: str) -> bool:
+        """Say whether it is one of some releases; one of unknown version is where the newest is."""
+        try:
+            return Version(self.version) in SpecifierSet(specifier, prereleases=True)
+        except InvalidVersion:
+            return not any(it.operator in ("<", "<=", "==") for it in SpecifierSet(specifier))
+
 
 def installed() -> Installed | None:
     """Return the SGLang that is imported here, or would be; None where there is none."""
     root = _root()
-    return None if root is None else _look_at(root)
+    return None if root is None else look_at(root)
 
 
 def _root() -> Path | None:
@@ -65,7 +73,8 @@ def _root() -> Path | None:
 
 
 @cache
-def _look_at(root: Path) -> Installed:
+def look_at(root: Path) -> Installed:
+    """Return what is known of the package that lies in `root`."""
     commit = _git(root, "rev-parse", "--short=10", "HEAD")
     version = _own_version(root) or _version_of_metadata(root) or _version_of_git(root, commit)
     return Installed(version or UNKNOWN, root, commit)

@@ -120,6 +120,6 @@ def test_one_that_is_too_old_is_refused_and_one_of_unknown_version_is_not(
     (root / "_version.py").write_text("__version__ = version = '0.5.12'\n")
     from pytest_pprank.sglang import installed as module
 
-    module._look_at.cache_clear()
+    module.look_at.cache_clear()
     with pytest.raises(UsageError, match=r"sglang 0\.5\.12 is too old"):
         static.check_installed()

@@ -1,1 +1,6 @@
-"""Every rule about what differs between SGLang's releases, as functions in the field's words."""
+"""The one place that knows how SGLang's releases differ: what the rest asks for, in its words.
+
+A function here reads an object of SGLang's, whatever the release; `need` (sglang.seams) says what
+a release lacks. What an installed SGLang has decides, not its number. None of these modules imports
+torch or SGLang by itself.
+"""
