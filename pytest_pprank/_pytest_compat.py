@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 _NONE = logging.PlaceHolder
+_UNEXPECTED = "[XPASS(strict)]"
 
 
 def basetemp_of(config: pytest.Config) -> Path | None:
@@ -37,7 +38,12 @@ def fixtures_from(module: str, node: Any) -> set[str]:
 
 def passed_unexpectedly(report: pytest.TestReport) -> bool:
     """Whether a test passed that was marked ``xfail(strict=True)``: only its text says so."""
-    return report.failed and str(report.longrepr).startswith("[XPASS(strict)]")
+    return report.failed and str(report.longrepr).startswith(_UNEXPECTED)
+
+
+def retell_unexpected_pass(report: pytest.TestReport, words: str) -> None:
+    """Put other words in the place of the reason of the xfail."""
+    report.longrepr = f"{_UNEXPECTED} {words}"
 
 
 def raised(report: pytest.TestReport) -> bool:

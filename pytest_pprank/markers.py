@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 
 from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.names import asked_by_name
 from pytest_pprank.options import DEVICES, parse_sizes
 from pytest_pprank.perturb import Allowed, parse_mark
 from pytest_pprank.sanitizers import parse_names
 
 DECLARATIONS = (
     "pprank(pp=N, prefill=N, decode=M, device=NAME, fresh=BOOL, timeout=S, sanitize=NAMES, "
-    "perturb=NAMES): run this test on every rank of a worker group of N pipeline stages (overrides "
-    "--pp-size; a tuple runs it at each size), or of N prefill and M decode stages, on the device "
-    "auto, cpu, sim or cuda, in a group of its own if fresh, for at most S seconds, watched by "
-    "these sanitizers, and under these perturbations if --pprank-perturb is given (each 'all', "
-    "'none' or a list of names)",
+    "perturb=NAMES, known_bug=ID): run this test on every rank of a worker group of N pipeline "
+    "stages (overrides --pp-size; a tuple runs it at each size), or of N prefill and M decode "
+    "stages, on the device auto, cpu, sim or cuda, in a group of its own if fresh, for at most S "
+    "seconds, watched by these sanitizers, and under these perturbations if --pprank-perturb is "
+    "given (each 'all', 'none' or a list of names), expected to fail, strictly, with releases of "
+    "SGLang that have this bug (an id, or a tuple of ids, of `python -m pytest_pprank known-bugs`)",
     "sglang(**server_args): run this test in a worker group whose SGLang has these server args "
     "(fields of sglang.srt.server_args.ServerArgs) on top of the defaults; prefill={...} and "
     "decode={...} are for one role of a prefill/decode group",
@@ -39,6 +41,7 @@ class RankMark:
     timeout: float | None = None
     sanitize: tuple[str, ...] | None = None
     perturb: Allowed | None = None
+    known_bug: tuple[str, ...] = ()
 
 
 def read_rank_mark(node: pytest.Item | pytest.Collector) -> RankMark:
@@ -79,6 +82,14 @@ def _check_roles(merged: Mapping[str, Any]) -> None:
             f"@pytest.mark.pprank({shown}): {roles[0]} needs {other}, too: "
             f"@pytest.mark.pprank(prefill=N, decode=M)"
         )
+
+
+def sanitizers_asked(node: pytest.Item | pytest.Collector) -> frozenset[str] | None:
+    """Return which sanitizers a test's markers ask for by name; None where they say nothing."""
+    for mark in node.iter_markers("pprank"):
+        if "sanitize" in mark.kwargs:
+            return asked_by_name(mark.kwargs["sanitize"])
+    return None
 
 
 def read_server_args(node: pytest.Item | pytest.Collector) -> Mapping[str, Any]:
@@ -127,6 +138,19 @@ def _perturb(value: Any) -> Allowed:
     return parse_mark(value, f"@pytest.mark.pprank(perturb={value!r})")
 
 
+def _known_bug(value: Any) -> tuple[str, ...]:
+    from pytest_pprank.sglang.known_bugs import bugs_named
+
+    shown = f"@pytest.mark.pprank(known_bug={value!r})"
+    ids = (value,) if isinstance(value, str) else value
+    if not isinstance(ids, tuple) or not all(isinstance(each, str) for each in ids):
+        raise UsageError(f"{shown}: an id, or a tuple of ids")
+    try:
+        return tuple(bug.id for bug in bugs_named(ids))
+    except UsageError as error:
+        raise UsageError(f"{shown}: {error}") from error
+
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "pp": partial(_sizes, "pp"),
     "prefill": partial(_sizes, "prefill"),
@@ -136,4 +160,5 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "timeout": _timeout,
     "sanitize": _sanitize,
     "perturb": _perturb,
+    "known_bug": _known_bug,
 }

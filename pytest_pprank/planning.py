@@ -6,18 +6,21 @@ import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank._pytest_compat import fixtures_from
 from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
-from pytest_pprank.markers import read_rank_mark, read_server_args
+from pytest_pprank.markers import read_rank_mark, read_server_args, sanitizers_asked
 from pytest_pprank.options import Options, missing_size, options_of
 from pytest_pprank.perturb import Schedule, schedule_for
 from pytest_pprank.sanitizers import chosen_for
 from pytest_pprank.topology import Sizes, Topology
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.known_bugs import KnownBug
 
 SIZE_FIXTURE = "_pprank_size"
 _FIXTURES = "pytest_pprank.fixtures"
@@ -38,13 +41,16 @@ _PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 
 @dataclass(frozen=True)
 class Plan:
-    """How one ranked test is to be run."""
+    """How one ranked test is to be run; `known_bugs` are those that it shows here."""
 
     topology: Topology
     fresh: bool
     timeout: float
     sanitizers: tuple[str, ...] = ()
+    asked: frozenset[str] = frozenset()
+    """Those of the sanitizers that somebody has asked for by name."""
     perturb: Schedule | None = None
+    known_bugs: tuple[KnownBug, ...] = ()
 
 
 def plan_of(item: pytest.Item) -> Plan | None:
@@ -122,7 +128,19 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     names = options.sanitize if mark.sanitize is None else mark.sanitize
     watching = chosen_for(names, device, sglang=sglang)
     perturb = schedule_for(options.perturb, mark.perturb, device, sglang=sglang)
-    return Plan(topology, fresh, mark.timeout or options.timeout, watching, perturb)
+    by_mark = sanitizers_asked(item)
+    asked = options.sanitize_asked if by_mark is None else by_mark
+    plan = Plan(topology, fresh, mark.timeout or options.timeout, watching, asked, perturb)
+    return _with_known_bugs(item, plan) if mark.known_bug else plan
+
+
+def _with_known_bugs(item: pytest.Item, plan: Plan) -> Plan:
+    from pytest_pprank.known import marks
+
+    bugs = marks.bugs_of(item, plan.topology.device)
+    marks.expect(item, bugs)
+    perturb = None if marks.keeps_its_order(bugs) else plan.perturb
+    return replace(plan, known_bugs=bugs, perturb=perturb)
 
 
 def _sizes(node: pytest.Item | pytest.Collector, options: Options) -> tuple[Sizes, ...]:

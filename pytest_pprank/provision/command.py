@@ -17,11 +17,13 @@ from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.provision import facts, pip, plan
 from pytest_pprank.provision.facts import Facts
 from pytest_pprank.provision.lock import (
+    check_lock,
     check_version,
     default_version,
     locked_versions,
     pins,
     requirement_lines,
+    version_of,
 )
 from pytest_pprank.provision.plan import Install, TorchFrom, Wanted
 from pytest_pprank.provision.system import complete_mooncake
@@ -47,12 +49,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--torch-only", action="store_true", help="torch and what it needs, no SGLang"
     )
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--sglang",
         metavar="VERSION",
         default="",
         help=f"an SGLang from {locked_versions()[0]} to {locked_versions()[-1]} "
         "(default: the newest for this Python)",
+    )
+    which.add_argument(
+        "--lock",
+        metavar="FILE",
+        type=Path,
+        help="the SGLang of a lock that `python -m pytest_pprank.provision.resolve --output` wrote",
     )
     parser.add_argument("--dry-run", action="store_true", help="only print the pip command")
     parser.add_argument(
@@ -76,14 +85,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _setup(args: argparse.Namespace) -> int:
-    release = check_version(args.sglang) if args.sglang else default_version()
-    here = facts.gather(pins(version=release))
+    release, asked = _release(args)
+    here = facts.gather(pins(release=release))
     want = plan.wanted(here, cpu=args.cpu, cuda=args.cuda, torch_only=args.torch_only)
     name, version = ("torch", here.torch) if want is Wanted.TORCH else ("SGLang", here.sglang)
     if version is None or want is Wanted.TORCH:
         plan.check_torch(here)
     if version is not None:
-        _leave_alone(name, version, args.sglang)
+        _leave_alone(name, version, asked)
     else:
         full = args.cuda or (here.gpu and not args.cpu)
         _install_set(want, here, release, full=full, dry=args.dry_run)
@@ -95,12 +104,20 @@ def _setup(args: argparse.Namespace) -> int:
     return 0
 
 
+def _release(args: argparse.Namespace) -> tuple[str, str]:
+    """Return the release, or the path of its lock, and the version that was asked for, if any."""
+    if args.lock is not None:
+        release = check_lock(args.lock)
+        return release, version_of(release)
+    return (check_version(args.sglang) if args.sglang else default_version()), args.sglang
+
+
 def _leave_alone(name: str, version: str, asked: str) -> None:
     """Say that what is installed stays; raises UsageError when another SGLang was asked for."""
     if name == "SGLang" and asked not in ("", version):
         raise UsageError(
-            f"--sglang {asked}: SGLang {version} is installed here and set-up never replaces one; "
-            "use a fresh environment"
+            f"SGLang {asked} was asked for, SGLang {version} is installed here and set-up never "
+            "replaces one: use a fresh environment"
         )
     _say(f"{name} {version} is installed; it is left alone")
 
@@ -125,7 +142,7 @@ def _install_without_cuda(want: Wanted, here: Facts, release: str, dry: bool) ->
     failure = ""
     for source in plan.torch_sources(here, facts.pip_offers, facts.index_answers, release):
         install = plan.cpu_install(want, here, source, release)
-        what = want.value.replace("SGLang", f"SGLang {release}")
+        what = want.value.replace("SGLang", f"SGLang {version_of(release)}")
         _say(f"installing {what}; torch: {source.value}")
         if changes := plan.replaced(install, here):
             _say(f"other versions here give way: {', '.join(changes)}")
@@ -142,7 +159,7 @@ def _complete_torch(release: str) -> None:
     if _verified("torch").ok:
         return
     _say("this index has only a CUDA build of torch: adding the CUDA packages it needs (4 GB)")
-    _pip_or_fail(Install((f"torch=={pins(version=release)['torch']}",)), dry=False)
+    _pip_or_fail(Install((f"torch=={pins(release=release)['torch']}",)), dry=False)
 
 
 def _pip_or_fail(install: Install, dry: bool) -> None:

@@ -1,7 +1,11 @@
-"""The pinned sets of packages for SGLang without a GPU: one file of ``locks`` for each release."""
+"""The pinned sets of packages for SGLang without a GPU: one file of ``locks`` for each release.
+
+Where a function takes a release, it also takes the path of a lock file that lies elsewhere.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -35,9 +39,14 @@ def _is_lock(file: Path) -> bool:
     return file.stem[:1].isdigit()
 
 
-def lock_file(version: str) -> Path:
+def lock_file(release: str) -> Path:
     """Return the path of the lock of an SGLang release, there or not."""
-    return FOLDER / f"{version}.txt"
+    return Path(release) if os.sep in release else FOLDER / f"{release}.txt"
+
+
+def version_of(release: str) -> str:
+    """Return the version of SGLang that a lock installs."""
+    return pins(frozenset({"sglang"}), release)["sglang"]
 
 
 def default_version(python: str = "") -> str:
@@ -47,9 +56,9 @@ def default_version(python: str = "") -> str:
     return fits[-1]
 
 
-def requires_python(version: str) -> str:
+def requires_python(release: str) -> str:
     """Return the Python versions that a locked release runs on, as a specifier."""
-    lines = lock_file(version).read_text(encoding="utf-8").splitlines()
+    lines = lock_file(release).read_text(encoding="utf-8").splitlines()
     return next(it.removeprefix(_REQUIRES).strip() for it in lines if it.startswith(_REQUIRES))
 
 
@@ -61,19 +70,38 @@ def check_version(version: str) -> str:
             f"--sglang {version}: no lock for that release{did_you_mean(version, known)}; "
             f"there are {', '.join(known)}"
         )
-    python = platform.python_version()
-    if python not in SpecifierSet(requires_python(version)):
-        raise UsageError(
-            f"--sglang {version}: needs Python {requires_python(version)}, this is {python}; "
-            f"the newest for this Python is {default_version()}"
-        )
+    _check_python(version, f"--sglang {version}")
     return version
 
 
-def pins(only: frozenset[str] | None = None, version: str = "") -> dict[str, str]:
+def check_lock(file: Path) -> str:
+    """Return a lock file as a release; raises UsageError when it is none for this Python."""
+    release, given = str(file.resolve()), f"--lock {file}"
+    try:
+        version_of(release)
+        _check_python(release, given)
+    except OSError as error:
+        raise UsageError(f"{given}: {error.strerror}") from error
+    except (ValueError, KeyError, StopIteration) as error:
+        raise UsageError(
+            f"{given}: not a lock of `python -m pytest_pprank.provision.resolve --output`"
+        ) from error
+    return release
+
+
+def _check_python(release: str, given: str) -> None:
+    python = platform.python_version()
+    if python not in SpecifierSet(requires_python(release)):
+        raise UsageError(
+            f"{given}: needs Python {requires_python(release)}, this is {python}; "
+            f"the newest for this Python is {default_version()}"
+        )
+
+
+def pins(only: frozenset[str] | None = None, release: str = "") -> dict[str, str]:
     """Return name -> version of a lock's packages that apply to this interpreter."""
     found: dict[str, str] = {}
-    for line in requirement_lines(version=version):
+    for line in requirement_lines(release=release):
         requirement = Requirement(line)
         name = canonicalize_name(requirement.name)
         applies = requirement.marker is None or requirement.marker.evaluate()
@@ -82,9 +110,9 @@ def pins(only: frozenset[str] | None = None, version: str = "") -> dict[str, str
     return found
 
 
-def requirement_lines(leave_out: frozenset[str] = frozenset(), version: str = "") -> list[str]:
+def requirement_lines(leave_out: frozenset[str] = frozenset(), release: str = "") -> list[str]:
     """Return a lock's lines without comments and without the packages to leave out."""
-    file = lock_file(version or default_version())
+    file = lock_file(release or default_version())
     lines = file.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if line and not line.startswith("#")]
     return [line for line in kept if name_of(line) not in leave_out]

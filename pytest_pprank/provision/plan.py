@@ -17,6 +17,7 @@ from pytest_pprank.provision.lock import (
     default_version,
     lock_file,
     pins,
+    version_of,
 )
 from pytest_pprank.sglang.static import OLDEST_TORCH
 
@@ -107,7 +108,7 @@ def torch_sources(
         return
     if index_answers():
         yield TorchFrom.CPU_INDEX
-    if pins(version=release)["torch"] != OTHER_TORCH and pip_offers(_other_build()):
+    if pins(release=release)["torch"] != OTHER_TORCH and pip_offers(_other_build()):
         yield TorchFrom.OTHER
         return
     yield TorchFrom.REGISTRY
@@ -146,8 +147,8 @@ def full_install(want: Wanted, facts: Facts, release: str = "") -> Install:
     """Return the pip call with all dependencies; an installed torch is pinned to what it is."""
     keep = (f"torch=={facts.torch}",) if facts.torch is not None else ()
     if want is Wanted.TORCH:
-        return Install(keep or (f"torch=={pins(version=release)['torch']}",))
-    return Install((f"sglang=={release or default_version()}", *keep))
+        return Install(keep or (f"torch=={pins(release=release)['torch']}",))
+    return Install((f"sglang=={version_of(release or default_version())}", *keep))
 
 
 def replaced(install: Install, facts: Facts) -> list[str]:
@@ -156,14 +157,14 @@ def replaced(install: Install, facts: Facts) -> list[str]:
         return []
     return [
         f"{name} {facts.installed[name]} -> {version}"
-        for name, version in pins(version=install.lock).items()
+        for name, version in pins(release=install.lock).items()
         if name not in install.leave_out and facts.installed.get(name, version) != version
     ]
 
 
 def cpu_build(release: str = "") -> str:
     """Return the requirement for the CPU build of the torch that a release pins."""
-    return f"torch=={pins(version=release)['torch']}+cpu"
+    return f"torch=={pins(release=release)['torch']}+cpu"
 
 
 def _other_build() -> str:

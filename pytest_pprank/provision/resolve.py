@@ -2,8 +2,9 @@
 
 For maintainers: the one command to support another release, and to renew the pins of one that is
 supported (``--upgrade``). Needs uv (``pip install uv``) and package registries; what it writes is
-``locks/VERSION.txt``, which `setup` installs. A new lock begins with the pins of the newest one
-there is, so that two locks differ in nothing but what SGLang asks for.
+``locks/VERSION.txt``, which `setup` installs, or the file of ``--output``, for `setup --lock`. A
+new lock begins with the pins of the newest one there is, so that two locks differ in nothing but
+what SGLang asks for. The version ``latest`` is the newest release for this Python.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pytest_pprank.errors import PprankError
 from pytest_pprank.provision.lock import FOLDER, lock_file, locked_versions
 
 _EXCLUDES = FOLDER / "cuda-excludes.txt"
+_LATEST = "latest"
 _PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 _HEADER = """\
 # SGLang {version} without a GPU: every package that its Scheduler needs, for Linux and Python
@@ -41,29 +43,40 @@ _HEADER = """\
 def main(arguments: Sequence[str] | None = None) -> int:
     """Resolve the releases on the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pytest_pprank.provision.resolve")
-    parser.add_argument("versions", nargs="+", metavar="VERSION", help="such as 0.5.23")
+    parser.add_argument("versions", nargs="+", metavar="VERSION", help="0.5.23, or latest")
     parser.add_argument("--upgrade", action="store_true", help="take the newest of what is free")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write it there instead")
     args = parser.parse_args(arguments)
+    if args.output and len(args.versions) > 1:
+        parser.error("--output takes one version")
     try:
         for version in args.versions:
-            print(f"resolve: {resolve(version, upgrade=args.upgrade)}", flush=True)
+            lock = resolve(version, upgrade=args.upgrade, output=args.output)
+            print(f"resolve: {lock}", flush=True)
     except PprankError as error:
         print(f"resolve: error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def resolve(version: str, *, upgrade: bool = False) -> Path:
-    """Write the lock of SGLang `version` and return its path; raises PprankError."""
+def resolve(version: str, *, upgrade: bool = False, output: Path | None = None) -> Path:
+    """Write the lock of SGLang `version` and return its path; raises PprankError.
+
+    The lock of the newest release is not made again where it is there.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         metadata = _metadata(version, Path(scratch))
+        asked_for, version = version, metadata["Version"]
+        target = output or lock_file(version)
+        if asked_for == _LATEST and version in locked_versions() and not upgrade:
+            target.write_bytes(lock_file(version).read_bytes())
+            return target
         requires = metadata["Requires-Python"] or ">=3.10"
         python = next(it for it in _PYTHONS if it in SpecifierSet(requires))
         asked = Path(scratch) / "asked.in"
         asked.write_text("\n".join(roots(metadata.get_all("Requires-Dist") or ())))
         pins = _compile(asked, python, _first_guess(version, Path(scratch)), upgrade)
     header = _HEADER.format(version=version, python=python, requires=requires)
-    target = lock_file(version)
     target.write_text(f"{header}{pins.rstrip()}\nsglang=={version}\n", encoding="utf-8")
     return target
 
@@ -94,7 +107,7 @@ def _first_guess(version: str, scratch: Path) -> Path:
 
 def _metadata(version: str, scratch: Path) -> email.message.Message:
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(scratch)]
-    _run([*pip, f"sglang=={version}"])
+    _run([*pip, "sglang" if version == _LATEST else f"sglang=={version}"])
     wheel = next(scratch.glob("sglang-*.whl"), None)
     if wheel is None:
         raise PprankError(f"sglang {version} has no wheel")

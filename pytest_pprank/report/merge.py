@@ -8,6 +8,7 @@ import pytest
 
 from pytest_pprank.controller.outcome import Printed, TestOutcome
 from pytest_pprank.planning import Plan, reaches_sglang
+from pytest_pprank.report.known import known_lines, tell_mended
 from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, RankReport
 from pytest_pprank.report.text import PlainFailure
@@ -28,11 +29,14 @@ class ReportMerger:
         if _went_well(outcome, plan.topology.world_size):
             return [self._passed(item, plan, phase, outcome) for phase in _PHASES]
         by_rank = {rank: self._revive(item, rank, d) for rank, d in outcome.reports.items()}
+        for own in by_rank.values():
+            for each in own:
+                tell_mended(each.report, plan.known_bugs)
         merged = []
         for phase in _PHASES:
             reports = [r for own in by_rank.values() for r in own if r.report.when == phase]
             for subtest in self._subtests(item, plan, phase, [r for r in reports if r.subtest]):
-                _add_footnote(subtest, self._footnote(item, plan, outcome))
+                _add_footnote(subtest, self._footnote(item, plan, outcome, subtest))
                 merged.append(subtest)
             ranks = [r for r in reports if not r.subtest]
             troubles = outcome.troubles if phase == _phase_of_trouble(outcome) else []
@@ -44,7 +48,7 @@ class ReportMerger:
                 merged.append(
                     self._phase(item, plan, phase, ranks, verdict, sections, outcome.seconds)
                 )
-                _add_footnote(merged[-1], self._footnote(item, plan, outcome))
+                _add_footnote(merged[-1], self._footnote(item, plan, outcome, merged[-1]))
         for number, report in enumerate(merged):
             for name, kind in list(report.user_properties):
                 if name == PROPERTY:
@@ -132,8 +136,10 @@ class ReportMerger:
             report.wasxfail = xfail
         return report
 
-    def _footnote(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> str:
-        lines = [f"topology: {plan.topology}"]
+    def _footnote(
+        self, item: pytest.Item, plan: Plan, outcome: TestOutcome, report: pytest.TestReport
+    ) -> str:
+        lines = [*known_lines(report, plan.known_bugs), f"topology: {plan.topology}"]
         lines += [f"reverted: {text}" for text in self._done(plan)]
         lines += perturbed_lines(plan, item.nodeid, outcome.perturbed)
         return "\n".join(lines)

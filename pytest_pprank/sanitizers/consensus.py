@@ -2,7 +2,9 @@
 
 The consensus on requests of prefill and decode goes round the stages (SchedulerPPMixin): each
 brings the ids that it is ready for, the last stage's result goes to the first one, and from there
-on each stage applies what it receives and sends on what it has applied.
+on each stage applies what it receives and sends on what it has applied. From SGLang 0.5.22 on the
+first stage alone decides which requests prefill starts, by what the others have told it of their
+rooms; each stage applies its verdicts.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pytest_pprank.sglang.events.types import (
     ConsensusBrought,
     ConsensusLocal,
     ForwardMade,
+    HandshakesDone,
 )
 from pytest_pprank.sglang.taps import call_sites
 
@@ -23,6 +26,8 @@ _APPLY = (
     "every stage must apply the consensus that it receives, whatever its own state has become "
     "meanwhile (SGLang PR 31869)"
 )
+_NOT_READY = ("Bootstrapping",)
+"""Words of SGLang's KVPoll for a room whose handshake is not done."""
 _SUBSET = "consensus is what all stages are ready for: an intersection, never a union"
 
 
@@ -38,6 +43,7 @@ class Consensus(Sanitizer):
         self.watch.listen("consensus_local", self._look)
         self.watch.listen("consensus_bring", self._bring)
         self.watch.listen("consensus_apply", self._apply)
+        self.watch.listen("handshake", self._start)
 
     def evidence(self) -> dict[str, Any]:
         text = "\n".join(self._ran)
@@ -56,6 +62,18 @@ class Consensus(Sanitizer):
 
     def _look(self, event: ConsensusLocal) -> None:
         self._local = event.ready
+
+    def _start(self, event: HandshakesDone) -> None:
+        """What all have agreed to start is ready here, too; it may have failed since."""
+        for rid in event.rids:
+            status = event.status.get(rid, "")
+            if status in _NOT_READY and rid not in event.early:
+                self.watch.report(
+                    f"this stage starts {rid} as ready, and is not ready for it: its room is "
+                    f"{status or 'unknown here'}",
+                    call_sites(),
+                    _SUBSET,
+                )
 
     def _bring(self, event: ConsensusBrought) -> None:
         brought, local = event.ready, self._local

@@ -31,6 +31,8 @@ HARMLESS = (
     "aborted by abortreq",
     # asked for once per start on a machine without a GPU
     "failed to get device",
+    # 0.5.13 to 0.5.16 warn of a model without generation_config.json; later ones call it normal
+    "failed to load generation config",
     # our own doing, where torch is a build for CUDA and the device is none
     NO_NCCL,
 )

@@ -25,7 +25,11 @@ from pytest_pprank.sglang.engine import Engine, shown_request
 from pytest_pprank.sglang.engine_conductor import Conductor
 from pytest_pprank.sglang.engine_messages import Result, abort_request, generate_request
 from pytest_pprank.sglang.engine_views import Forward
+from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
+from pytest_pprank.sglang.events.types import RoomTold
 from pytest_pprank.sglang.holders import note_room
+from pytest_pprank.sglang.taps import Passage, taps
+from pytest_pprank.worker.ledger import note_told
 from pytest_pprank.worker.store import LOOPBACK
 
 if TYPE_CHECKING:
@@ -117,6 +121,7 @@ class Disagg(Engine):
         self._abandoned = ""
         self._queues: dict[str, tuple[str, ...]] = {}
         self._all.at_top.append(self._at_top)
+        self._end_notes = taps.listen("room_told", _note_told)
 
     def _conductor(self, pprank: Pprank) -> Conductor:
         return Conductor(self.scheduler, pprank, view_disagg)
@@ -279,6 +284,7 @@ class Disagg(Engine):
 
     def close(self) -> list[str]:
         """End everything; returns which requests were under way, and aborted. For all ranks."""
+        self._end_notes()
         for fault in reversed(self._faults):  # each puts back what it has found
             fault.release()
         if self._abandoned:
@@ -298,6 +304,13 @@ class Disagg(Engine):
         self._queues = now
         for fault in self._faults:
             fault.at_top()
+
+
+def _note_told(passage: Passage) -> None:
+    """Put what a stage tells the first one into the ledger: it goes past torch.distributed."""
+    event = passage.event
+    assert isinstance(event, RoomTold)
+    note_told("PPConsensusStore", f"room {event.room} {event.status or 'gone'}")
 
 
 def _roles(given: str | Sequence[str], call: str) -> tuple[str, ...]:

@@ -12,8 +12,15 @@ from importlib import import_module
 from typing import Any
 
 from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
-from pytest_pprank.sglang.disagg_store_faults import answer_store
+from pytest_pprank.sglang.disagg_store_faults import (
+    agrees_by_store,
+    ask_each_iteration,
+    ready_late,
+)
 from pytest_pprank.sglang.seams import missing, need
+
+_RETURN_S = 10.0
+"""How long `release` waits for transfers that were held."""
 
 _SENDS = ("batch_transfer_sync", "transfer_sync")
 """How SGLang's wrapper of Mooncake's engine is told to move KV; each blocks until it is done."""
@@ -27,7 +34,7 @@ class Fault:
     """A fault that is in force on some stages; the same object on all ranks.
 
     `hits`: how often it has struck on this rank so far. `release()` ends it (on this rank: call it
-    on all); a test's end does so, too.
+    on all), and returns when transfers that it has held are through; a test's end does so, too.
     """
 
     def __init__(self, iterations: int | None = None) -> None:
@@ -38,6 +45,8 @@ class Fault:
         self.each_iteration: list[Callable[[], None]] = []
         """Called in the loop's thread when an iteration of this stage is over."""
         self._change = threading.Condition()
+        self._held: set[int] = set()
+        """Threads that have been held and are not through with what they were at."""
         self._iterations = iterations
         self._first = 0
         self._undo: list[Callable[[], None]] = []
@@ -65,6 +74,18 @@ class Fault:
         with self._change:
             self._change.wait_for(lambda: self.count >= until or self.over.is_set())
 
+    def hold(self) -> None:
+        """Block this thread, one of the transfer engine's, until the fault is over."""
+        with self._change:
+            self._held.add(threading.get_ident())
+        self.over.wait()
+
+    def let_go(self) -> None:
+        """Note that this thread is through with what it was at."""
+        with self._change:
+            self._held.discard(threading.get_ident())
+            self._change.notify_all()
+
     def _wake(self) -> None:
         with self._change:
             self._change.notify_all()
@@ -73,6 +94,8 @@ class Fault:
         """End the fault on this rank."""
         self.over.set()
         self._wake()
+        with self._change:
+            self._change.wait_for(lambda: not self._held, _RETURN_S)
         while self._undo:
             self._undo.pop()()
 
@@ -99,9 +122,18 @@ def slow_transfer(scheduler: Any, fault: Fault) -> None:
 
     def hold() -> None:
         fault.hit()
-        fault.over.wait()
+        fault.hold()
+
+    def wrap(get: Any) -> Any:
+        def come_back_and_get(*args: Any, **kwargs: Any) -> Any:
+            fault.let_go()
+            return get(*args, **kwargs)
+
+        return come_back_and_get
 
     _before_transfers(scheduler, fault, hold)
+    for queue in need(kv_manager(scheduler), "transfer_queues"):
+        fault.replace(queue, "get", wrap)
 
 
 def late_transfers(scheduler: Any, fault: Fault, iterations: Callable[[], int]) -> None:
@@ -222,7 +254,8 @@ def late_answers(scheduler: Any, fault: Fault, iterations: Callable[[str], int])
         return before
 
     _wrap_polls(scheduler, fault, answer)
-    answer_store(scheduler, fault, answer)
+    if agrees_by_store(scheduler):
+        ready_late(scheduler, fault, answer)
 
 
 def flaky_poll(scheduler: Any, fault: Fault) -> None:
@@ -260,7 +293,8 @@ def lose_room(scheduler: Any, fault: Fault, rounds: int) -> None:
         return status
 
     _wrap_polls(scheduler, fault, answer)
-    answer_store(scheduler, fault, answer)
+    if agrees_by_store(scheduler):
+        ask_each_iteration(scheduler, fault, answer)
 
 
 def _wrap_sends(scheduler: Any, fault: Fault, wrap: Callable[[Any], Any]) -> None:

@@ -138,14 +138,17 @@ class Taps:
         return self._seams[name]
 
     def listen(self, name: str, listener: Listener) -> Callable[[], None]:
-        """Call `listener` at each passing of a seam; returns what ends that."""
+        """Call `listener` at each passing of a seam; returns what ends that.
+
+        Raises SeamMissing for one that this SGLang lacks; then nobody listens.
+        """
         seam = self.seam(name)
-        self._listeners[name] = (*self._listeners.get(name, ()), listener)
         end_ledger = None
         if seam.way:
             end_ledger = ledger.listen(functools.partial(_tell_operation, seam, listener))
         else:
             self._install(seam)
+        self._listeners[name] = (*self._listeners.get(name, ()), listener)
 
         def end() -> None:
             if end_ledger is not None:

@@ -12,6 +12,7 @@ from pytest_pprank import assert_ranks_agree
 
 # First of all tests, and so its server args: the profiler that runs while a Scheduler starts with
 # them is what has broken most often (SGLang PR 26883; 0.5.19, where the other stages then hang).
+@pytest.mark.pprank(known_bug="profiler-fails-on-first-stage")
 @pytest.mark.sglang(enable_dynamic_chunking=True)
 def test_stages_agree_on_chunk_sizes(scheduler: Any, pprank: Any) -> None:
     from pytest_pprank.sglang.facts import stage_facts

@@ -8,47 +8,8 @@ import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.engine_series import StagesDiffer
-from pytest_pprank.sglang.static import is_older_than
 
 CHUNK = 64
-
-DECODE_STAGE_KEEPS = """SGLang's decode with two pipeline stages or more: a request whose KV
-transfer is aborted or fails stays on all stages but the first.
-`SchedulerPPMixin.process_decode_transfer_queue` (managers/scheduler_pp_mixin.py) tells the next
-stage only those requests that `DecodeTransferQueue.pop_transferred` returns, and that returns only
-those whose KV has come: the first stage drops the failed one, the others are never told. They keep
-its entry in the transfer queue, its KV, request slot and metadata slot for ever, so that each such
-abort makes their KV pool smaller, until decode takes no more requests. Seen with 0.5.21; to see it:
-abort a request whose KV is on its way to decode with pp_size=2, then look at stage 1."""
-
-GATE_OF_ONE_STAGE = """SGLang's decode with two pipeline stages or more: stages run different
-batches where one behind the first has a request's metadata later than its KV.
-The stages agree on who is transferred by their polls alone (`SchedulerPPMixin.get_rids`), then
-`DecodeTransferQueue.pop_transferred` (disaggregation/decode.py) of each polls again, with the gate
-`_poll_with_metadata_gate`, and keeps those whose metadata is not there yet. The first stage has let
-them go, and waits for results of a batch that the other one does not run: a deadlock. Seen with
-0.5.21; to see it: pp_size=2, metadata that lands on stage 1 some iterations after the news of
-success, as this test lets it."""
-
-LATE_METADATA = """Up to 0.5.20 SGLang's decode gives back the pages and the metadata slot of a
-transfer that fails on one stage of prefill, while another stage may still write to them.
-`DecodeTransferQueue.pop_transferred` (disaggregation/decode.py) waits for the writes under way only
-where decode itself has aborted; 0.5.21 tells prefill and waits in the other cases, too. A metadata
-slot that is written after it was given back names an old room, and its next owner is taken for
-corrupt. To see it: this test with 0.5.20, some times, on a busy machine."""
-
-UNKNOWN_ROOM = """SGLang 0.5.18 (and, it seems, 0.5.19): where decode gives a request up before
-prefill has it, prefill is not told, and keeps it in its bootstrap queue until its own timeout
-(SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT, 300 s). From 0.5.20 on it ends at once."""
-
-UNEVEN_STAGES = """SGLang's prefill writes the values of some layers into those of other layers
-where its stages have not all the same number of layers and decode is one stage.
-`CommonKVManager.get_mha_kv_ptrs_with_pp` (disaggregation/common/conn.py) takes decode's layers,
-where their number is no multiple of this stage's, for those of a target model with a draft model's
-behind them, and counts from its own stage where the values begin: with 5 layers of which this
-stage has 2, at 4 instead of 5. Nothing is raised: tokens are computed from wrong values. Seen with
-0.5.21; it needs prefill with pp_size > 1, decode with 1, and a stage whose layers do not divide
-those of the model, say 94 layers (Qwen3-235B-A22B) in 4 stages: 23, 23, 24 and 24."""
 
 pytestmark = [
     pytest.mark.sglang(chunked_prefill_size=CHUNK),
@@ -108,7 +69,7 @@ def test_abort_of_what_only_prefill_knows(disagg: Any) -> None:
     assert disagg.prefill.results[rid].finish_reason["type"] == "abort"
 
 
-@pytest.mark.xfail(is_older_than("0.5.20"), reason=UNKNOWN_ROOM, strict=False)
+@pytest.mark.pprank(known_bug="prefill-not-told-of-abort-before-it-has-the-request")
 def test_abort_of_what_only_decode_knows(disagg: Any) -> None:
     """Prefill gets the request when decode has given it up."""
     rid = disagg.submit(30, to="decode")
@@ -141,14 +102,29 @@ def test_abort_while_decoding(disagg: Any) -> None:
 
 
 @pytest.mark.pprank(sanitize="-logs")
-# how it ends depends on which of the two is first
-@pytest.mark.xfail(
-    is_older_than("0.5.21"), reason=LATE_METADATA, raises=AssertionError, strict=False
-)
 def test_transfer_that_fails(disagg: Any) -> None:
+    """On the first stage of prefill, when the last one has written all that it has."""
     disagg.fail_transfer(stages=[0])
-    (failed,) = disagg.generate([2 * CHUNK + 5])
-    assert failed.finish_reason["type"] == "abort"
+    slow = disagg.slow_transfer(stages=[0])  # first held, then refused
+    failed = disagg.submit(2 * CHUNK + 5)
+    disagg.step()
+    disagg.run_until(lambda: "Success" in disagg.prefill.stages[-1].rooms.values())
+    slow.release()
+    disagg.drain()
+    assert disagg.results[failed].finish_reason["type"] == "abort"
+    assert_kv_balanced(disagg.scheduler)
+
+
+@pytest.mark.pprank(sanitize="-logs", known_bug="decode-frees-what-prefill-still-writes")
+def test_transfer_that_fails_while_another_stage_writes(disagg: Any) -> None:
+    slow = disagg.slow_transfer(stages=[disagg.prefill_stages - 1])
+    disagg.fail_transfer(stages=[0])
+    failed = disagg.submit(30)
+    disagg.run_until(lambda: failed in disagg.decode.results)
+    slow.release()
+    disagg.drain()
+    disagg.leave()
+    assert disagg.results[failed].finish_reason["type"] == "abort"
     assert_kv_balanced(disagg.scheduler)
 
 
@@ -181,6 +157,18 @@ def test_request_given_up_between_agreement_and_start(disagg: Any) -> None:
     settle(disagg)
 
 
+@pytest.mark.pprank(known_bug="prefill-stages-differ-by-room-lost-while-agreeing")
+def test_room_that_is_lost_while_the_stages_agree(disagg: Any) -> None:
+    rid = disagg.submit(30, to="decode")
+    disagg.step()
+    ready = "WaitingForInput"
+    disagg.run_until(lambda: all(ready in v.rooms.values() for v in disagg.prefill.stages))
+    disagg.lose_room(stages=[disagg.prefill_stages - 1], rounds=0)
+    disagg.forward(rid, to="prefill")
+    for _ in range(8):  # one by one: it is a deadlock soon
+        disagg.step()
+
+
 @pytest.mark.pprank(perturb="-polls")  # the first request must be the first to be ready
 def test_abort_while_waiting_for_prefill(disagg: Any) -> None:
     """It has a metadata slot already, but no KV (PR 17483).
@@ -197,6 +185,21 @@ def test_abort_while_waiting_for_prefill(disagg: Any) -> None:
     disagg.abort(aborted)
     settle(disagg, allow_failed_rooms=True)
     assert disagg.results[aborted].finish_reason["type"] == "abort"
+
+
+@pytest.mark.pprank(known_bug="prefill-keeps-room-of-request-aborted-while-waiting")
+def test_no_room_is_left_by_an_abort_in_the_waiting_queue(disagg: Any) -> None:
+    disagg.submit(8 * CHUNK)
+    aborted = disagg.submit(30)
+    disagg.step()
+    disagg.run_until(
+        lambda: all(aborted in view.queues["waiting"] for view in disagg.prefill.stages)
+    )
+    disagg.abort(aborted)
+    disagg.drain()
+    disagg.leave()
+    assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
+    assert_kv_balanced(disagg.scheduler)
 
 
 def test_abort_in_the_middle_of_its_prompt(disagg: Any) -> None:
@@ -254,6 +257,7 @@ def test_abort_while_decode_has_no_room(disagg: Any) -> None:
     assert disagg.results[aborted].finish_reason["type"] == "abort"
 
 
+@pytest.mark.pprank(known_bug="profiler-fails-on-first-stage")
 @pytest.mark.sglang(chunked_prefill_size=2 * CHUNK, prefill={"enable_dynamic_chunking": True})
 def test_chunks_of_predicted_sizes(disagg: Any) -> None:
     """A later chunk is smaller than the first one; KV is sent for each as it is."""
@@ -271,15 +275,16 @@ def test_one_stage_each(disagg: Any) -> None:
     settle(disagg)
 
 
-@pytest.mark.pprank(prefill=2, decode=2, perturb="-metadata")  # see GATE_OF_ONE_STAGE
+# late metadata: the known bug decode-stages-differ-by-late-metadata
+@pytest.mark.pprank(prefill=2, decode=2, perturb="-metadata")
 class TestTwoStagesOfDecode:
     def test_requests_of_many_lengths(self, disagg: Any) -> None:
         disagg.generate([1, 3 * CHUNK + 1, 31, CHUNK, 2 * CHUNK - 1], 6, logprobs=True)
         settle(disagg)
 
-    @pytest.mark.xfail(reason=GATE_OF_ONE_STAGE, strict=True, raises=StagesDiffer)
+    @pytest.mark.pprank(known_bug="decode-stages-differ-by-late-metadata")
     def test_metadata_that_comes_late(self, disagg: Any) -> None:
-        """See GATE_OF_ONE_STAGE; late on the first stage alone, or with one stage, this passes."""
+        """Late on the first stage alone, or with one stage, this passes."""
         disagg.late_metadata(stages=[1])
         disagg.submit(30, 6)
         for _ in range(60):  # one by one: it is a deadlock soon
@@ -304,9 +309,9 @@ class TestTwoStagesOfDecode:
         settle(disagg)
         assert {disagg.results[rid].finish_reason["type"] for rid in aborted} == {"abort"}
 
-    @pytest.mark.xfail(reason=DECODE_STAGE_KEEPS, strict=True, raises=StagesDiffer)
+    @pytest.mark.pprank(known_bug="decode-stage-keeps-failed-transfer")
     def test_abort_while_transferring(self, disagg: Any) -> None:
-        """See DECODE_STAGE_KEEPS; with one stage of decode this passes."""
+        """With one stage of decode this passes."""
         slow = disagg.slow_transfer(stages=[1])
         aborted, _ = disagg.submit(30), disagg.submit(40)
         disagg.run_until_state(aborted, "transferring", role="prefill")
@@ -328,7 +333,6 @@ def test_four_stages_of_prefill(disagg: Any) -> None:
 
 
 @pytest.mark.sglang(model_path="tiny:llama:5")
-@pytest.mark.xfail(reason=UNEVEN_STAGES, strict=True, raises=AssertionError)
+@pytest.mark.pprank(known_bug="kv-of-uneven-stages-lands-in-other-layers")
 def test_stages_of_which_one_has_a_layer_more(disagg: Any) -> None:
-    """See UNEVEN_STAGES."""
     assert_tokens_equal_reference(disagg.generate([17]))

@@ -9,6 +9,7 @@ import pytest
 from pytest_pprank import assert_profiler_ready
 
 
+@pytest.mark.pprank(known_bug="profiler-fails-on-first-stage")
 @pytest.mark.sglang(enable_dynamic_chunking=True)
 def test_profiler_is_ready(scheduler: Any, pprank: Any) -> None:
     if pprank.num_stages < 2:

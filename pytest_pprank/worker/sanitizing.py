@@ -47,11 +47,12 @@ class SanitizerRun:
                 sanitizer.watch.guard(sanitizer.end)
             sanitizer.watch.close()
             name = sanitizer.name
-            brought = sanitizer.evidence()
+            brought = None if sanitizer.watch.off else sanitizer.evidence()
             if brought is not None:
                 evidence[name] = brought
         counts = {k: n for s in self._sanitizers for k, n in s.watch.counts.items() if n > 1}
         told = {"evidence": evidence, "counts": counts, "given_up": bool(self._pprank.spoiled)}
+        told["off"] = {s.name: s.watch.off for s in self._sanitizers if s.watch.off}
         return json.dumps(told) if any(told.values()) else ""
 
     def _found(self) -> int:

@@ -11,6 +11,8 @@ import pytest
 
 from pytest_pprank._pytest_compat import drop_plugins, raised, silence_terminal, tear_down_for
 from pytest_pprank.errors import PeerError
+from pytest_pprank.known import marks
+from pytest_pprank.markers import read_rank_mark
 from pytest_pprank.wire.bootstrap import RankBootstrap
 from pytest_pprank.wire.findings import Finding
 from pytest_pprank.wire.items import item_key
@@ -93,6 +95,9 @@ class RankSession:
         by_key = {item_key(item): item for item in items}
         self._items = {key: by_key[key] for key in self._wanted if key in by_key}
         items[:] = self._items.values()
+        for item in items:
+            if read_rank_mark(item).known_bug:
+                marks.expect(item, marks.bugs_of(item, self._pprank.device))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from pytest_pprank import UsageError, assert_kv_balanced, assert_ranks_agree
-from pytest_pprank.sglang.engine_series import StagesDiffer
 
 pytestmark = [pytest.mark.pprank(prefill=2, decode=1)]
 
@@ -112,47 +111,3 @@ def test_transfer_is_held_for_some_iterations(disagg: Any) -> None:
 def test_wrong_calls(disagg: Any, call: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         call(disagg)
-
-
-FAILED_ROOMS = """SGLang (0.5.21) forgets to remove the room of a request that is aborted in prefill's
-waiting queue: `release_aborted_prefill_waiting_req` (disaggregation/prefill.py) aborts the sender and
-does not clear it. `request_status`, `transfer_infos` and `failure_records` of the KV manager grow by
-one entry each time. The same happens to a room that decode has announced and given up before prefill
-got the request."""  # noqa: E501
-
-
-@pytest.mark.xfail(reason=FAILED_ROOMS, strict=True, raises=AssertionError)
-def test_no_room_is_left_by_an_abort_in_the_waiting_queue(disagg: Any) -> None:
-    """See FAILED_ROOMS."""
-    disagg.submit(3000)
-    aborted = disagg.submit(30)
-    disagg.step()
-    disagg.run_until(
-        lambda: all(aborted in view.queues["waiting"] for view in disagg.prefill.stages)
-    )
-    disagg.abort(aborted)
-    disagg.drain()
-    assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
-    assert_kv_balanced(disagg.scheduler)
-
-
-LOST_WHILE_AGREEING = """SGLang (0.5.21): prefill with two pipeline stages or more. A room that
-fails on a later stage after that stage has told the others that it is ready, and before it looks at
-its queue in the same iteration (decode's ABORT arrives then), is dropped there at once, by the part
-of `PrefillBootstrapQueue.pop_bootstrapped` (disaggregation/prefill.py) for requests that the
-agreement does not cover yet ("uncovered"). The agreement that is under way says that it is good, so
-the first stage starts it: the stages run different batches, and the first one's forward is received
-by none."""
-
-
-@pytest.mark.xfail(reason=LOST_WHILE_AGREEING, strict=True, raises=StagesDiffer)
-def test_room_that_is_lost_while_the_stages_agree(disagg: Any) -> None:
-    """See LOST_WHILE_AGREEING."""
-    rid = disagg.submit(30, to="decode")
-    disagg.step()
-    ready = "WaitingForInput"
-    disagg.run_until(lambda: all(ready in v.rooms.values() for v in disagg.prefill.stages))
-    disagg.lose_room(stages=[1], rounds=0)
-    disagg.forward(rid, to="prefill")
-    for _ in range(8):  # one by one: it is a deadlock soon
-        disagg.step()

@@ -23,7 +23,7 @@ from pytest_pprank.provision.lock import (
 )
 from pytest_pprank.provision.plan import Install, TorchFrom, Wanted
 
-CPU_TORCH = f"torch=={pins(version='0.5.23')['torch']}+cpu"
+CPU_TORCH = f"torch=={pins(release='0.5.23')['torch']}+cpu"
 OTHER_BUILD = f"torch=={OTHER_TORCH}+cpu"
 
 
@@ -165,9 +165,9 @@ def test_another_torch_takes_the_place_of_the_one_in_the_lock() -> None:
 
 @pytest.mark.parametrize("version", locked_versions())
 def test_a_lock_pins_what_sglang_needs_and_nothing_of_cuda(version: str) -> None:
-    lines = requirement_lines(version=version)
+    lines = requirement_lines(release=version)
     assert all("==" in line for line in lines)
-    found = pins(version=version)
+    found = pins(release=version)
     assert found["sglang"] == version
     assert {"torch", "torchvision", "transformers", "xgrammar"} <= set(found)
     assert set(found) >= TORCH_NEEDS

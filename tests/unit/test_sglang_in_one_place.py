@@ -38,6 +38,8 @@ OF_PYTEST = {"context", "longrepr", "module", "reprcrash", "wasxfail", "workerin
 
 NOT_OF_SGLANG = {
     ("events/hooks.py", "__isabstractmethod__"),  # Python's functions
+    ("events/look.py", "__func__"),
+    ("installed.py", "__file__"),  # Python's modules
     ("materialize.py", "sim"),  # torch
     ("platform.py", "name"),  # importlib's context
     ("reference.py", "disable_progress_bar"),  # transformers

@@ -8,7 +8,7 @@ its queue, are sent from stage to stage (``pp_sync_polls``, disaggregation/utils
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -70,19 +70,3 @@ def first_message_of_an_iteration(role: str) -> str:
     if role == "prefill" and by_store():
         return "_pp_pd_send_consensus_release_ids"
     return "_pp_pd_send_consensus_bootstrapped_ids"
-
-
-def ring_methods() -> Iterator[str]:
-    """Yield the names of the methods of SchedulerPPMixin that bring ids to a ring of stages."""
-    if not by_store():
-        yield "_pp_pd_get_bootstrapped_ids"
-    yield "_pp_pd_get_prefill_transferred_ids"
-    yield "_pp_pd_get_prealloc_ids"
-    yield "_pp_pd_get_decode_transferred_ids"
-
-
-def applying_methods() -> Iterator[str]:
-    """Yield the names of the methods of SchedulerPPMixin that apply ids that came round a ring."""
-    if not by_store():
-        yield "process_bootstrapped_queue"
-    yield "process_decode_transfer_queue"

@@ -95,7 +95,7 @@ def rooms(scheduler: Any) -> dict[int, str]:
     if role_of(scheduler) == "null":
         return {}
     status = need(kv_manager(scheduler), "request_status")
-    return {room: _status_name(value) for room, value in rooms_here(status).items()}
+    return {room: status_name(value) for room, value in rooms_here(status).items()}
 
 
 def rooms_told(scheduler: Any) -> dict[int, dict[int, str]]:
@@ -106,13 +106,16 @@ def rooms_told(scheduler: Any) -> dict[int, dict[int, str]]:
         return {}
     peers = rooms_of_peers(need(kv_manager(scheduler), "request_status"))
     return {
-        stage: {room: _status_name(value) for room, value in rooms.items()}
+        stage: {room: status_name(value) for room, value in rooms.items()}
         for stage, rooms in peers.items()
         if rooms
     }
 
 
-def _status_name(value: Any) -> str:
+def status_name(value: Any) -> str:
+    """Return SGLang's word for a status of a room (see KVPoll); empty for None."""
+    if value is None:
+        return ""
     poll = poll_class()
     names = {getattr(poll, name): name for name in vars(poll) if not name.startswith("_")}
     return str(names.get(value, value))

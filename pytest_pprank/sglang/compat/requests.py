@@ -72,6 +72,11 @@ def room_of(transfer: Any) -> int:
     return int(getattr(transfer, "bootstrap_room", None) or 0)
 
 
+def starts_early(req: Any) -> bool:
+    """Say whether prefill computes a request before its handshake with decode is done."""
+    return bool(getattr(req, "pending_bootstrap", False))
+
+
 def wrapped_request(value: Any) -> Any:
     """Return the request that an object stands for: decode wraps those whose KV is on its way."""
     wraps = "req" in getattr(type(value), "__dataclass_fields__", ())

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_pprank.sglang.events.types import ConsensusApplied, ConsensusBrought, ConsensusLocal
+from pytest_pprank.sglang.compat.consensus import rooms_here
+from pytest_pprank.sglang.compat.disagg import status_name
+from pytest_pprank.sglang.compat.requests import room_of, starts_early
+from pytest_pprank.sglang.events.types import (
+    ConsensusApplied,
+    ConsensusBrought,
+    ConsensusLocal,
+    HandshakesDone,
+    RoomTold,
+)
+from pytest_pprank.sglang.seams import need
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.taps import Passage
@@ -25,6 +35,24 @@ def consensus_applied(passage: Passage) -> ConsensusApplied:
     """Of what a stage has been told, and what it has done."""
     received, applied = passage.argument(1, "rids"), passage.result
     return ConsensusApplied(_ready(received), _ready(applied), _has_failed_ones(applied))
+
+
+def handshakes_done(passage: Passage) -> HandshakesDone:
+    """Of what `pop_bootstrapped` returns: requests, or a pair of these and those that failed."""
+    found = passage.result
+    reqs = found[0] if isinstance(found, tuple) else found
+    known = rooms_here(need(need(passage.args[0], "kv_manager"), "request_status"))
+    return HandshakesDone(
+        tuple(req.rid for req in reqs),
+        {req.rid: status_name(known.get(room_of(req))) for req in reqs},
+        frozenset(req.rid for req in reqs if starts_early(req)),
+    )
+
+
+def room_told(passage: Passage) -> RoomTold:
+    """Of `_maybe_replicate_to_rank0(kind, key, value)`."""
+    room, status = passage.argument(2, "key"), passage.argument(3, "value")
+    return RoomTold(int(room), status_name(status))
 
 
 def _has_failed_ones(rids: Any) -> bool:

@@ -10,6 +10,7 @@ from pytest_pprank.sglang.compat.batches import extends_of, rids_of, tensor_fiel
 from pytest_pprank.sglang.compat.disagg import status_word
 from pytest_pprank.sglang.compat.requests import room_of, slot_of
 from pytest_pprank.sglang.engine_views import forward_of
+from pytest_pprank.sglang.events import consensus
 from pytest_pprank.sglang.seams import need
 
 if TYPE_CHECKING:
@@ -123,6 +124,17 @@ def metadata_alloc(passage: Passage) -> Facts:
 def metadata_free(passage: Passage) -> Facts:
     """Of a metadata slot that is given back."""
     return Facts(kv=(int(passage.argument(1, "free_index")),))
+
+
+def handshake(passage: Passage) -> Facts:
+    """Of the requests that prefill has started."""
+    return Facts(rids=consensus.handshakes_done(passage).rids)
+
+
+def room_told(passage: Passage) -> Facts:
+    """Of what the first stage is told; `tag` is the bootstrap room."""
+    event = consensus.room_told(passage)
+    return Facts(status=event.status, tag=event.room)
 
 
 def transfer_send(passage: Passage) -> Facts:

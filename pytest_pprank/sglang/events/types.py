@@ -314,6 +314,27 @@ class ConsensusApplied(Event):
     tells_failed: bool = False
 
 
+@dataclass(frozen=True)
+class HandshakesDone(Event):
+    """Prefill has started these requests, because their handshake with decode is done.
+
+    `status`: what this stage itself knows of each one's room, by request id, in the words of
+    SGLang's KVPoll; empty where it knows none. `early`: those that SGLang starts before.
+    """
+
+    rids: tuple[str, ...]
+    status: Mapping[str, str]
+    early: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class RoomTold(Event):
+    """A stage of prefill is about to tell the first one of a room; `status` empty: it is gone."""
+
+    room: int
+    status: str
+
+
 # messages and transfers
 
 

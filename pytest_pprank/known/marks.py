@@ -1,0 +1,62 @@
+"""Tests that show a known bug are expected to fail in the releases that have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank.markers import read_rank_mark
+from pytest_pprank.sglang.known_bugs import FILE, KnownBug, bugs_named
+from pytest_pprank.sglang.static import sglang_version
+
+
+def bugs_of(item: pytest.Item, device: str) -> tuple[KnownBug, ...]:
+    """Return the bugs that a test shows with the installed SGLang on that device (``cuda:1``)."""
+    version, kind = sglang_version(), device.partition(":")[0]
+    named = bugs_named(read_rank_mark(item).known_bug)
+    return tuple(bug for bug in named if bug.affects(version, kind))
+
+
+def expect(item: pytest.Item, bugs: tuple[KnownBug, ...]) -> None:
+    """Mark a test as expected to fail by these bugs, but for those that are to be seen as red."""
+    for bug in bugs:
+        if not bug.red:
+            mark = pytest.mark.xfail(reason=bug.summary, strict=bug.strict, raises=expected_by(bug))
+            item.add_marker(mark, append=False)
+
+
+def keeps_its_order(bugs: tuple[KnownBug, ...]) -> bool:
+    """Whether a test shows a bug by an order of events that a perturbation could change."""
+    return any(bug.strict and not bug.red for bug in bugs)
+
+
+def mended(bug: KnownBug) -> str:
+    """Say that a bug did not show where it should have."""
+    return (
+        f"known bug {bug.id} did not show in SGLang {sglang_version()}: mended in this version: "
+        f"move its upper bound in {FILE}"
+    )
+
+
+def expected_by(bug: KnownBug) -> Any:
+    """Return what ``xfail(raises=...)`` takes: a class of the exceptions that are this bug's.
+
+    Where a sanitizer's finding shows it there is no such exception: `report.sanitizers` decides.
+    """
+    if bug.sanitizer:
+        return ()
+    return _Expected(bug.raises, (Exception,), {"says": bug.says})
+
+
+class _Expected(type):
+    """A class of the exceptions that have its name, or a base class of that name, and its words.
+
+    By name, because the controller makes it, too, and cannot import what needs torch.
+    """
+
+    says: str
+
+    def __instancecheck__(cls, value: object) -> bool:
+        names = {each.__name__ for each in type(value).__mro__}
+        return cls.__name__ in names and cls.says in str(value)

@@ -1,0 +1,29 @@
+"""What a report says of the known bugs of SGLang that its test shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_pprank._pytest_compat import passed_unexpectedly, retell_unexpected_pass
+from pytest_pprank.sglang.known_bugs import KnownBug
+
+COMMAND = "python -m pytest_pprank known-bugs"
+
+
+def tell_mended(report: pytest.TestReport, bugs: tuple[KnownBug, ...]) -> None:
+    """Say, in the report of a rank on which a known bug did not show, what there is to do."""
+    if not bugs or not passed_unexpectedly(report):
+        return
+    from pytest_pprank.known.marks import mended
+
+    for bug in bugs:
+        if str(report.longrepr).endswith(bug.summary):
+            retell_unexpected_pass(report, mended(bug))
+
+
+def known_lines(report: pytest.TestReport, bugs: tuple[KnownBug, ...]) -> Iterator[str]:
+    """Yield a line for each known bug that this failure looks like."""
+    text = str(report.longrepr) if report.failed and bugs else ""
+    yield from (f"{bug.summary} ({COMMAND})" for bug in bugs if bug.red and bug.says in text)
