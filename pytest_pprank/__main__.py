@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,8 +13,15 @@ from pytest_pprank.known import command as known_bugs
 from pytest_pprank.provision import command as setup
 from pytest_pprank.regressions import command as regressions
 from pytest_pprank.regressions import scaffold
+from pytest_pprank.report import seams
 
-_REGISTER = (setup.register, regressions.register, scaffold.register, known_bugs.register)
+_REGISTER = (
+    setup.register,
+    regressions.register,
+    scaffold.register,
+    seams.register,
+    known_bugs.register,
+)
 """One entry per command: adds its parser, whose defaults name `run` and `parser`, and
 `takes_more` where what stands behind ``--`` is for somebody else (`args.more`).
 """
@@ -44,5 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(args.run(args))
 
 
+def _main() -> int:
+    """Run the command; who reads its output may stop, as ``head`` does."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_main())

@@ -182,8 +182,10 @@ def assert_tokens_equal_reference(outputs: Any) -> None:
     """
     __tracebackhide__ = True
     rank = current_rank()
-    results = [outputs] if hasattr(outputs, "token_ids") else list(outputs)
-    if not results or not all(hasattr(result, "token_ids") for result in results):
+    from pytest_pprank.sglang.engine_messages import Result
+
+    results = [outputs] if isinstance(outputs, Result) else list(outputs)
+    if not results or not all(isinstance(result, Result) for result in results):
         raise UsageError(
             f"assert_tokens_equal_reference: takes what engine.generate returned, not {outputs!r}"
         )
@@ -204,10 +206,10 @@ def assert_profiler_ready(scheduler: Any) -> None:
     fit is exact. Needs ``@pytest.mark.sglang(enable_dynamic_chunking=True)``.
     """
     __tracebackhide__ = True
+    from pytest_pprank.sglang.compat.profiler import predict_chunk
     from pytest_pprank.sglang.idle import free_tokens
     from pytest_pprank.sglang.profiler import (
         dynamic_chunking_enabled,
-        predict_chunk,
         profiler_name,
         run_profiler,
     )
@@ -277,7 +279,9 @@ def _here() -> str:
 def _own_device(obj: Any) -> Any:
     if is_rank():
         return current_rank().device
-    return getattr(obj, "device", None) or "cpu"
+    from pytest_pprank.sglang.compat.batches import device_of
+
+    return device_of(obj)
 
 
 def _no_fields(name: str, fields: Iterable[str] | None) -> None:
@@ -288,7 +292,9 @@ def _no_fields(name: str, fields: Iterable[str] | None) -> None:
 
 def _must_be_scheduler(name: str, scheduler: Any) -> None:
     __tracebackhide__ = True
-    if not hasattr(scheduler, "token_to_kv_pool_allocator"):
+    from pytest_pprank.sglang.compat.scheduler import is_scheduler
+
+    if not is_scheduler(scheduler):
         raise UnknownObjectError(
             f"{name}: {_type(scheduler)} is not known; it takes SGLang's Scheduler, as the fixture "
             "'scheduler' gives it"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.names import asked_by_name
 from pytest_pprank.options import DEVICES, parse_sizes
 from pytest_pprank.perturb import Allowed, parse_mark
 from pytest_pprank.sanitizers import parse_names
@@ -81,6 +82,14 @@ def _check_roles(merged: Mapping[str, Any]) -> None:
             f"@pytest.mark.pprank({shown}): {roles[0]} needs {other}, too: "
             f"@pytest.mark.pprank(prefill=N, decode=M)"
         )
+
+
+def sanitizers_asked(node: pytest.Item | pytest.Collector) -> frozenset[str] | None:
+    """Return which sanitizers a test's markers ask for by name; None where they say nothing."""
+    for mark in node.iter_markers("pprank"):
+        if "sanitize" in mark.kwargs:
+            return asked_by_name(mark.kwargs["sanitize"])
+    return None
 
 
 def read_server_args(node: pytest.Item | pytest.Collector) -> Mapping[str, Any]:

@@ -32,3 +32,12 @@ def parse_names(value: object, where: str, what: str, known: Sequence[str]) -> t
             )
     kept = [name for name in names if name not in left_out] or list(known)
     return tuple(name for name in known if name in kept and name not in left_out)
+
+
+def asked_by_name(value: object) -> frozenset[str]:
+    """Return the names that a value which `parse_names` takes gives: not ``all``, nor left out."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)):
+        return frozenset()
+    given = {str(word).strip() for word in words} - {ALL, NONE}
+    return frozenset(word for word in given if word[:1] not in ("", "-"))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank.errors import UsageError
+from pytest_pprank.names import asked_by_name
 from pytest_pprank.perturb import Schedule, parse_option
 from pytest_pprank.sanitizers import parse_names
 
@@ -35,6 +36,7 @@ class Options:
     live: bool
     log_dir: str
     sanitize: tuple[str, ...]
+    sanitize_asked: frozenset[str]
     sanitize_allow: str
     perturb: Schedule | None
 
@@ -116,6 +118,7 @@ def _read(config: pytest.Config) -> Options:
         live=bool(config.getoption("--pprank-live") or config.getini("pprank_live")),
         log_dir=_text(config, "--pprank-log-dir"),
         sanitize=parse_names(_text(config, "--pprank-sanitize"), "--pprank-sanitize"),
+        sanitize_asked=asked_by_name(_text(config, "--pprank-sanitize")),
         sanitize_allow=_text(config, "--pprank-sanitize-allow"),
         perturb=parse_option(_text(config, "--pprank-perturb"), "--pprank-perturb"),
     )

@@ -13,7 +13,7 @@ import pytest
 from pytest_pprank._pytest_compat import fixtures_from
 from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
-from pytest_pprank.markers import read_rank_mark, read_server_args
+from pytest_pprank.markers import read_rank_mark, read_server_args, sanitizers_asked
 from pytest_pprank.options import Options, missing_size, options_of
 from pytest_pprank.perturb import Schedule, schedule_for
 from pytest_pprank.sanitizers import chosen_for
@@ -47,6 +47,8 @@ class Plan:
     fresh: bool
     timeout: float
     sanitizers: tuple[str, ...] = ()
+    asked: frozenset[str] = frozenset()
+    """Those of the sanitizers that somebody has asked for by name."""
     perturb: Schedule | None = None
     known_bugs: tuple[KnownBug, ...] = ()
 
@@ -126,7 +128,9 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     names = options.sanitize if mark.sanitize is None else mark.sanitize
     watching = chosen_for(names, device, sglang=sglang)
     perturb = schedule_for(options.perturb, mark.perturb, device, sglang=sglang)
-    plan = Plan(topology, fresh, mark.timeout or options.timeout, watching, perturb)
+    by_mark = sanitizers_asked(item)
+    asked = options.sanitize_asked if by_mark is None else by_mark
+    plan = Plan(topology, fresh, mark.timeout or options.timeout, watching, asked, perturb)
     return _with_known_bugs(item, plan) if mark.known_bug else plan
 
 

@@ -174,8 +174,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """After Ctrl-C, say where the ranks were."""
+    """Say which checks were off; after Ctrl-C, where the ranks were."""
     controller = config.stash.get(_SESSION, None)
+    if controller is not None and controller.checks_off:
+        terminalreporter.section("pprank: checks that were off", yellow=True)
+        for line in controller.checks_off:
+            terminalreporter.write_line(line)
     if controller is not None and controller.interrupted:
         terminalreporter.section("pprank: where the ranks were", yellow=True)
         for title, text in controller.interrupted:

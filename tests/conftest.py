@@ -88,7 +88,8 @@ class Runner:
     def popen(self, *args: str, **kwargs) -> subprocess.Popen[str]:
         plugins = ["no:randomly", *([] if "cache" in kwargs else ["no:cacheprovider"])]
         kwargs.pop("cache", None)
-        command = [sys.executable, "-m", "pytest", *(f"-p{name}" for name in plugins), *args]
+        python = kwargs.pop("python", None) or sys.executable
+        command = [python, "-m", "pytest", *(f"-p{name}" for name in plugins), *args]
         return subprocess.Popen(
             command,
             cwd=self.folder,

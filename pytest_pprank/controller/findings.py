@@ -42,6 +42,8 @@ class Findings:
         self._seen: dict[str, SeenFinding] = {}
         self._evidence: dict[int, dict[str, Any]] = {}
         self._given_up = False
+        self.off: dict[str, str] = {}
+        """Checks that could not watch, with what SGLang lacks."""
 
     def add(self, rank: int, finding: Finding) -> None:
         """Take a finding of a rank."""
@@ -54,6 +56,7 @@ class Findings:
         told = json.loads(text) if text else nothing
         self._given_up |= told["given_up"]
         self._evidence[rank] = told["evidence"]
+        self.off.update(told.get("off", {}))
         for key, times in told["counts"].items():
             if key in self._seen:
                 self._seen[key].times[rank] = times
@@ -63,7 +66,7 @@ class Findings:
 
         Where a rank has given up its group, what the ranks did last need not fit together.
         """
-        for name in () if self._given_up else self._sanitizers:
+        for name in () if self._given_up else self.sanitizers:
             if place := row_of(name).compare:
                 by_rank = {rank: told.get(name) for rank, told in sorted(self._evidence.items())}
                 for finding in resolve_name(place)(by_rank):
@@ -76,4 +79,4 @@ class Findings:
     @property
     def sanitizers(self) -> tuple[str, ...]:
         """The names of those that have watched."""
-        return self._sanitizers
+        return tuple(name for name in self._sanitizers if name not in self.off)

@@ -32,6 +32,7 @@ from pytest_pprank.launch.lease_group import GroupLease
 from pytest_pprank.options import options_of
 from pytest_pprank.planning import Plan, plan_of, planned, reaches_sglang
 from pytest_pprank.report.merge import ReportMerger
+from pytest_pprank.report.off import OffReport
 from pytest_pprank.report.sanitizers import SanitizerReport
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 from pytest_pprank.topology import Topology
@@ -67,6 +68,7 @@ class ControllerSession:
         self._start_failures = 0
         self._warnings = WarningRelay(config)
         self._merger = ReportMerger(config, tuple(r.describe() for r in self._reverts))
+        self._off = OffReport()
         self._sanitizers = SanitizerReport(read_allowances(self._options.sanitize_allow))
 
     def _resolve_reverts(self) -> tuple[Any, ...]:
@@ -121,6 +123,7 @@ class ControllerSession:
         self._warnings.flush()
         reports = self._merger.merge(item, plan, outcome)
         self._sanitizers.tell(item, outcome, reports)
+        self._off.tell(item, outcome.findings.off, plan.asked, reports)
         return reports
 
     def _outcome(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> TestOutcome:
@@ -290,6 +293,11 @@ class ControllerSession:
         if group is not None:
             group.interrupt()
             group.close(_INTERRUPTED_SECONDS)
+
+    @property
+    def checks_off(self) -> list[str]:
+        """Which checks were off in this run, and why; a line each."""
+        return list(self._off.summary())
 
     @property
     def interrupted(self) -> tuple[Detail, ...]:

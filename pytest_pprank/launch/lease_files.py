@@ -7,10 +7,10 @@ while it holds it (whoever had opened it meanwhile finds that its file has no na
 starts over: filelock >= 3.32 looks), and the last one removes the folder. What a killed owner has
 left is swept by its launcher, or else taken over or swept by the next one who passes.
 
-The folder is shared by all users of the box, so it is sticky and open like /tmp, and its files are
-writable for all. They are no secret and no protection: any user can hold a lease for ever, and what
-is read from a file is checked and cleaned before it is shown. A file that another user's killed run
-has left cannot be removed from a sticky folder, only used; it stays until that user's next run.
+The folder is shared by all users of the box, so it and its files are writable for all. They are no
+secret and no protection: any user can hold a lease for ever, and what is read from a file is
+checked and cleaned before it is shown. The folder is not sticky as /tmp is: in a sticky one nobody
+else could remove what a user's killed run has left, nor, with filelock >= 4.3, use it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from filelock import Timeout, UnixFileLock
 FOLDER_VARIABLE = "PPRANK_LEASE_DIR"
 _FOLDER = "pytest-pprank-leases"
 _SUFFIX = ".lock"
-_OPEN_TO_ALL = 0o1777
+_OPEN_TO_ALL = 0o777
 _FILE_MODE = 0o666
 _MOST_BYTES = 65536
 _MOST_SHOWN = 200
@@ -221,12 +221,12 @@ class LockFolder:
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(f"{self.path} is not a folder")
-        if stat.S_IMODE(status.st_mode) == _OPEN_TO_ALL:
+        mode = stat.S_IMODE(status.st_mode)
+        if mode == _OPEN_TO_ALL:
             return
         if status.st_uid == os.geteuid():
             self.path.chmod(_OPEN_TO_ALL)  # filelock makes it too, with the mode of any folder
-        else:
-            mode = stat.S_IMODE(status.st_mode)
+        elif mode & _OPEN_TO_ALL != _OPEN_TO_ALL:
             raise PermissionError(
                 f"{self.path} belongs to user {status.st_uid} with mode {mode:o}: it must be "
                 f"{_OPEN_TO_ALL:o} to be shared"

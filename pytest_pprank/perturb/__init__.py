@@ -97,9 +97,13 @@ class Schedule:
 
     def __str__(self) -> str:
         """As ``--pprank-perturb`` takes it."""
+        return f"{self.seed}:{','.join(self.names)}" if self.is_by_name else str(self.seed)
+
+    @property
+    def is_by_name(self) -> bool:
+        """Whether it is not just what is left of all of them."""
         # what is left of all for a test without a marker, or with all of them allowed
-        every = self.names in (tuple(_BY_NAME), _DEFAULT)
-        return str(self.seed) if every else f"{self.seed}:{','.join(self.names)}"
+        return self.names not in (tuple(_BY_NAME), _DEFAULT)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_pprank.perturb.base import Perturbation
 from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND, Call
 from pytest_pprank.worker.ledger import listen
 from pytest_pprank.worker.ledger_writer import ISSUED
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.engine import Engine
 
 _CHANCE, _MOST_S = 0.05, 0.004
 
@@ -19,6 +22,17 @@ class Messages(Perturbation):
 
     def begin(self) -> None:
         self.disturbance.at_end(listen(self._take))
+
+    def loop(self, engine: Engine) -> None:  # noqa: ARG002
+        from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
+        from pytest_pprank.sglang.taps import taps
+
+        # what stages of prefill tell the first one past torch.distributed (SGLang 0.5.22 on)
+        if self.disturbance.pprank.role == "prefill":
+            hold = self.disturbance.hold
+            self.disturbance.at_end(
+                taps.listen("room_told", lambda _: hold("room", _CHANCE, _MOST_S))
+            )
 
     def _take(self, event: str, call: Call) -> None:
         if event == ISSUED and call.way in (SEND, RECV, COLLECTIVE):

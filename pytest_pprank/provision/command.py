@@ -16,7 +16,15 @@ from pathlib import Path
 from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.provision import facts, pip, plan
 from pytest_pprank.provision.facts import Facts
-from pytest_pprank.provision.lock import pins, requirement_lines
+from pytest_pprank.provision.lock import (
+    check_lock,
+    check_version,
+    default_version,
+    locked_versions,
+    pins,
+    requirement_lines,
+    version_of,
+)
 from pytest_pprank.provision.plan import Install, TorchFrom, Wanted
 from pytest_pprank.provision.system import complete_mooncake
 
@@ -41,6 +49,20 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--torch-only", action="store_true", help="torch and what it needs, no SGLang"
     )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--sglang",
+        metavar="VERSION",
+        default="",
+        help=f"an SGLang from {locked_versions()[0]} to {locked_versions()[-1]} "
+        "(default: the newest for this Python)",
+    )
+    which.add_argument(
+        "--lock",
+        metavar="FILE",
+        type=Path,
+        help="the SGLang of a lock that `python -m pytest_pprank.provision.resolve --output` wrote",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only print the pip command")
     parser.add_argument(
         "--no-verify",
@@ -63,15 +85,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _setup(args: argparse.Namespace) -> int:
-    here = facts.gather(pins())
+    release, asked = _release(args)
+    here = facts.gather(pins(release=release))
     want = plan.wanted(here, cpu=args.cpu, cuda=args.cuda, torch_only=args.torch_only)
     name, version = ("torch", here.torch) if want is Wanted.TORCH else ("SGLang", here.sglang)
     if version is None or want is Wanted.TORCH:
         plan.check_torch(here)
     if version is not None:
-        _say(f"{name} {version} is installed; it is left alone")
+        _leave_alone(name, version, asked)
     else:
-        _install_set(want, here, full=args.cuda or (here.gpu and not args.cpu), dry=args.dry_run)
+        full = args.cuda or (here.gpu and not args.cpu)
+        _install_set(want, here, release, full=full, dry=args.dry_run)
     if want is not Wanted.TORCH and (wrong := complete_mooncake(_say, dry=args.dry_run)):
         # all but the prefill/decode tests works; these fail with the same words
         print(f"setup: warning: {wrong}", file=sys.stderr, flush=True)
@@ -80,7 +104,25 @@ def _setup(args: argparse.Namespace) -> int:
     return 0
 
 
-def _install_set(want: Wanted, here: Facts, *, full: bool, dry: bool) -> None:
+def _release(args: argparse.Namespace) -> tuple[str, str]:
+    """Return the release, or the path of its lock, and the version that was asked for, if any."""
+    if args.lock is not None:
+        release = check_lock(args.lock)
+        return release, version_of(release)
+    return (check_version(args.sglang) if args.sglang else default_version()), args.sglang
+
+
+def _leave_alone(name: str, version: str, asked: str) -> None:
+    """Say that what is installed stays; raises UsageError when another SGLang was asked for."""
+    if name == "SGLang" and asked not in ("", version):
+        raise UsageError(
+            f"SGLang {asked} was asked for, SGLang {version} is installed here and set-up never "
+            "replaces one: use a fresh environment"
+        )
+    _say(f"{name} {version} is installed; it is left alone")
+
+
+def _install_set(want: Wanted, here: Facts, release: str, *, full: bool, dry: bool) -> None:
     if find_spec("pip") is None:
         raise UsageError(
             "this environment has no pip; add it (uv pip install pip, or python -m ensurepip) "
@@ -88,19 +130,20 @@ def _install_set(want: Wanted, here: Facts, *, full: bool, dry: bool) -> None:
         )
     if want is Wanted.CUDA or (want is Wanted.TORCH and full):
         _say(f"installing {want.value}, for a GPU")
-        _pip_or_fail(plan.full_install(want, here), dry)
+        _pip_or_fail(plan.full_install(want, here, release), dry)
         return
-    source = _install_without_cuda(want, here, dry)
+    source = _install_without_cuda(want, here, release, dry)
     if source is TorchFrom.REGISTRY and not dry:
-        _complete_torch()
+        _complete_torch(release)
 
 
-def _install_without_cuda(want: Wanted, here: Facts, dry: bool) -> TorchFrom:
+def _install_without_cuda(want: Wanted, here: Facts, release: str, dry: bool) -> TorchFrom:
     """Install with torch from the best source that works; return that source."""
     failure = ""
-    for source in plan.torch_sources(here, facts.pip_offers, facts.index_answers):
-        install = plan.cpu_install(want, here, source)
-        _say(f"installing {want.value}; torch: {source.value}")
+    for source in plan.torch_sources(here, facts.pip_offers, facts.index_answers, release):
+        install = plan.cpu_install(want, here, source, release)
+        what = want.value.replace("SGLang", f"SGLang {version_of(release)}")
+        _say(f"installing {what}; torch: {source.value}")
         if changes := plan.replaced(install, here):
             _say(f"other versions here give way: {', '.join(changes)}")
         failure = _pip(install, dry)
@@ -111,12 +154,12 @@ def _install_without_cuda(want: Wanted, here: Facts, dry: bool) -> TorchFrom:
     raise SetupFailed(_advice(failure))
 
 
-def _complete_torch() -> None:
+def _complete_torch(release: str) -> None:
     """Give a CUDA build of torch, which does not import alone, the packages it needs."""
     if _verified("torch").ok:
         return
     _say("this index has only a CUDA build of torch: adding the CUDA packages it needs (4 GB)")
-    _pip_or_fail(Install((f"torch=={pins()['torch']}",)), dry=False)
+    _pip_or_fail(Install((f"torch=={pins(release=release)['torch']}",)), dry=False)
 
 
 def _pip_or_fail(install: Install, dry: bool) -> None:
@@ -131,7 +174,8 @@ def _pip(install: Install, dry: bool) -> str:
         return ""
     with tempfile.TemporaryDirectory() as folder:
         lock = Path(folder) / "requirements.txt"
-        lock.write_text("\n".join(requirement_lines(install.leave_out)), encoding="utf-8")
+        lines = requirement_lines(install.leave_out, install.lock)
+        lock.write_text("\n".join(lines), encoding="utf-8")
         result = pip.run(install.arguments(str(lock)), beat=_beat("pip"))
     if not result.ok:
         return result.tail() or f"pip ended with exit code {result.code}"

@@ -11,10 +11,10 @@ import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 from pytest_pprank.provision import pip
+from pytest_pprank.sglang.installed import installed
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _INDEX_SECONDS = 3.0
@@ -85,9 +85,5 @@ def _version(name: str) -> str | None:
 
 def _sglang() -> str | None:
     """Return SGLang's version; a checkout that is only on the path counts as installed."""
-    version = _version("sglang")
-    if version is None:
-        spec = find_spec("sglang")
-        # origin is None for a mere folder named sglang, such as a checkout's root.
-        return "of unknown version" if spec is not None and spec.origin else None
-    return version
+    here = installed()
+    return None if here is None else here.version

@@ -11,7 +11,14 @@ from packaging.version import Version
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.provision.facts import TORCH_CPU_INDEX, Facts
-from pytest_pprank.provision.lock import LOCK, TORCH_NEEDS, pins
+from pytest_pprank.provision.lock import (
+    OTHER_TORCH,
+    TORCH_NEEDS,
+    default_version,
+    lock_file,
+    pins,
+    version_of,
+)
 from pytest_pprank.sglang.static import OLDEST_TORCH
 
 _WITH_TORCH = ("torch", "torchvision", "torchaudio", "triton")
@@ -32,6 +39,7 @@ class TorchFrom(Enum):
     HERE = "the torch that is installed"
     CONFIGURED = "the CPU build that pip's configuration offers"
     CPU_INDEX = "the CPU build of PyTorch's own index"
+    OTHER = f"the CPU build of torch {OTHER_TORCH} that pip's configuration offers"
     REGISTRY = "pip's default index"
 
 
@@ -39,13 +47,13 @@ class TorchFrom(Enum):
 class Install:
     """One call of ``pip install``.
 
-    Without `lock` it installs `requirements` alone; with it also the lock's lines, less those
-    of `leave_out`.
+    Without `lock` it installs `requirements` alone; with it also the lines of that release's lock,
+    less those of `leave_out`.
     """
 
     requirements: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-    lock: bool = False
+    lock: str = ""
     leave_out: frozenset[str] = field(default_factory=frozenset)
 
     def arguments(self, lock_path: str) -> list[str]:
@@ -55,12 +63,13 @@ class Install:
 
     def __str__(self) -> str:
         """Return a line for bash that does the same."""
-        shown = shlex.join(["python", "-m", "pip", *self.arguments(str(LOCK))])
+        lock = str(lock_file(self.lock))
+        shown = shlex.join(["python", "-m", "pip", *self.arguments(lock)])
         if not self.leave_out:
             return shown
         without = "|".join(sorted(self.leave_out))
-        filtered = f"<(grep -vE {shlex.quote(f'^({without})==')} {shlex.quote(str(LOCK))})"
-        return shown.replace(shlex.quote(str(LOCK)), filtered)
+        filtered = f"<(grep -vE {shlex.quote(f'^({without})==')} {shlex.quote(lock)})"
+        return shown.replace(shlex.quote(lock), filtered)
 
 
 def wanted(facts: Facts, *, cpu: bool, cuda: bool, torch_only: bool) -> Wanted:
@@ -85,45 +94,61 @@ def check_torch(facts: Facts) -> None:
 
 
 def torch_sources(
-    facts: Facts, pip_offers: Callable[[str], bool], index_answers: Callable[[], bool]
+    facts: Facts,
+    pip_offers: Callable[[str], bool],
+    index_answers: Callable[[], bool],
+    release: str = "",
 ) -> Iterator[TorchFrom]:
     """Yield where a CPU-only set may take torch from, best first; lazy, so ask only if needed."""
     if facts.torch is not None:
         yield TorchFrom.HERE
         return
-    if pip_offers(cpu_build()):
+    if pip_offers(cpu_build(release)):
         yield TorchFrom.CONFIGURED
         return
     if index_answers():
         yield TorchFrom.CPU_INDEX
+    if pins(release=release)["torch"] != OTHER_TORCH and pip_offers(_other_build()):
+        yield TorchFrom.OTHER
+        return
     yield TorchFrom.REGISTRY
 
 
-def cpu_install(want: Wanted, facts: Facts, source: TorchFrom) -> Install:
-    """Return the one pip call for a set without CUDA packages (Wanted.CPU or Wanted.TORCH)."""
-    leave_out = frozenset(
-        name
-        for name in _WITH_TORCH
-        if source is TorchFrom.HERE and (name == "torch" or name in facts.installed)
-    )
+def cpu_install(want: Wanted, facts: Facts, source: TorchFrom, release: str = "") -> Install:
+    """Return the one pip call for a set without CUDA packages (Wanted.CPU or Wanted.TORCH).
+
+    `release`: the SGLang whose lock is meant, by default the newest for this Python.
+    """
+    leave_out = _left_out(facts, source)
     torch = {
-        TorchFrom.CONFIGURED: (cpu_build(),),
-        TorchFrom.CPU_INDEX: (cpu_build(),),
+        TorchFrom.CONFIGURED: (cpu_build(release),),
+        TorchFrom.CPU_INDEX: (cpu_build(release),),
+        TorchFrom.OTHER: (_other_build(),),
     }.get(source, ())
     index = ("--extra-index-url", TORCH_CPU_INDEX) if source is TorchFrom.CPU_INDEX else ()
     options = ("--no-deps", *index)
     if want is Wanted.CPU:
-        return Install(torch, options, lock=True, leave_out=leave_out)
-    needed = pins(TORCH_NEEDS - leave_out - ({"torch"} if torch else frozenset()))
+        lock = release or default_version()
+        return Install(torch, options, lock=lock, leave_out=leave_out)
+    needed = pins(TORCH_NEEDS - leave_out - ({"torch"} if torch else frozenset()), release)
     return Install((*torch, *_lines(needed)), options)
 
 
-def full_install(want: Wanted, facts: Facts) -> Install:
+def _left_out(facts: Facts, source: TorchFrom) -> frozenset[str]:
+    """Return the lines of the lock that do not count, since torch is another one."""
+    if source is TorchFrom.OTHER:
+        return frozenset({"torch"})
+    if source is not TorchFrom.HERE:
+        return frozenset()
+    return frozenset(it for it in _WITH_TORCH if it == "torch" or it in facts.installed)
+
+
+def full_install(want: Wanted, facts: Facts, release: str = "") -> Install:
     """Return the pip call with all dependencies; an installed torch is pinned to what it is."""
     keep = (f"torch=={facts.torch}",) if facts.torch is not None else ()
     if want is Wanted.TORCH:
-        return Install(keep or (f"torch=={pins()['torch']}",))
-    return Install((f"sglang=={pins()['sglang']}", *keep))
+        return Install(keep or (f"torch=={pins(release=release)['torch']}",))
+    return Install((f"sglang=={version_of(release or default_version())}", *keep))
 
 
 def replaced(install: Install, facts: Facts) -> list[str]:
@@ -132,14 +157,18 @@ def replaced(install: Install, facts: Facts) -> list[str]:
         return []
     return [
         f"{name} {facts.installed[name]} -> {version}"
-        for name, version in pins().items()
+        for name, version in pins(release=install.lock).items()
         if name not in install.leave_out and facts.installed.get(name, version) != version
     ]
 
 
-def cpu_build() -> str:
-    """Return the requirement for the CPU build of the lock's torch."""
-    return f"torch=={pins()['torch']}+cpu"
+def cpu_build(release: str = "") -> str:
+    """Return the requirement for the CPU build of the torch that a release pins."""
+    return f"torch=={pins(release=release)['torch']}+cpu"
+
+
+def _other_build() -> str:
+    return f"torch=={OTHER_TORCH}+cpu"
 
 
 def _lines(versions: dict[str, str]) -> list[str]:

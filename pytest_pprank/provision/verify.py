@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib import metadata
+
+from pytest_pprank.sglang.installed import installed
 
 
 def main(what: str) -> None:
@@ -20,15 +21,8 @@ def main(what: str) -> None:
         from pytest_pprank.sglang.preload import import_sglang
 
         import_sglang(what)
-        found = f"SGLang {_sglang_version()}, {found}"
+        found = f"SGLang {installed()}, {found}"
     print(found)
-
-
-def _sglang_version() -> str:
-    try:
-        return metadata.version("sglang")
-    except metadata.PackageNotFoundError:
-        return "(a checkout)"
 
 
 if __name__ == "__main__":

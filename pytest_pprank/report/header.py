@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from pytest_pprank.devices import choose_device, visible_gpus
 from pytest_pprank.options import Options
+from pytest_pprank.report.off import foreseen, off_lines
+from pytest_pprank.sglang.installed import installed
 
 
 def header_lines(options: Options) -> list[str]:
@@ -15,8 +18,9 @@ def header_lines(options: Options) -> list[str]:
         sizes = ",".join(map(str, options.sizes))
         lines.append(
             f"pprank: pp={sizes} device={_device(options)}, torch {_version('torch')}, "
-            f"sglang {_version('sglang')}"
+            f"sglang {installed() or 'not installed'}"
         )
+        lines += [f"pprank: {line}" for line in _off(options)]
     if options.perturb is not None:
         lines.append(f"pprank: perturbed, --pprank-perturb {options.perturb}")
     if options.reverts:
@@ -24,6 +28,12 @@ def header_lines(options: Options) -> list[str]:
 
         lines += [f"pprank: REVERTED {reverts.resolve(r).describe()}" for r in options.reverts]
     return lines
+
+
+def _off(options: Options) -> Iterator[str]:
+    here = installed()
+    if here is not None:
+        yield from off_lines(foreseen(here, options.sanitize))
 
 
 def _device(options: Options) -> str:

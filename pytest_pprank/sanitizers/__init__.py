@@ -20,6 +20,8 @@ class Row:
     `place`: module and class, imported on ranks. `sglang`: whether it needs SGLang there.
     `compare`: module and function of the controller's part, which gets the evidence by rank (None
     from a rank without) and yields findings. `devices`: kinds that it works on, empty for all.
+    `hooks`: the hook points (sglang.events.places) that it listens to; it is off without one of
+    them.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Row:
     sglang: bool = True
     compare: str = ""
     devices: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
 
 
 SANITIZERS: tuple[Row, ...] = (
@@ -47,22 +50,41 @@ SANITIZERS: tuple[Row, ...] = (
         "kv",
         "KV, slots and locks that are not given back, given back twice, or used afterwards",
         "pytest_pprank.sanitizers.kv:Kv",
+        hooks=(
+            "kv_alloc",
+            "kv_free",
+            "kv_clear",
+            "slot_alloc",
+            "slot_free",
+            "metadata_alloc",
+            "metadata_free",
+            "prepare_for_extend",
+            "prepare_for_decode",
+            "lock",
+            "unlock",
+            "init_new",
+            "forward",
+            "transfer_send",
+        ),
     ),
     Row(
         "forward",
         "batches that enter the model with a field missing, stale or inconsistent",
         "pytest_pprank.sanitizers.forward:Forward",
+        hooks=("prepare_for_extend", "init_new", "forward", "batch_result"),
     ),
     Row(
         "consensus",
         "stages that run other batches, or apply something else than they agreed on",
         "pytest_pprank.sanitizers.consensus:Consensus",
         compare="pytest_pprank.sanitizers.consensus_compare:compare",
+        hooks=("init_new", "consensus_local", "consensus_bring", "consensus_apply", "handshake"),
     ),
     Row(
         "liveness",
         "requests that get nowhere although there is room for them",
         "pytest_pprank.sanitizers.liveness:Liveness",
+        hooks=("init_new", "schedule"),
     ),
     Row(
         "h2d",
@@ -71,6 +93,7 @@ SANITIZERS: tuple[Row, ...] = (
         "pytest_pprank.sanitizers.h2d:H2D",
         sglang=False,
         devices=("sim", "cuda"),
+        hooks=("prepare_for_extend", "init_new", "forward"),
     ),
     Row(
         "streams",

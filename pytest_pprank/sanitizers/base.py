@@ -6,11 +6,14 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pytest_pprank.errors import SeamMissing
+from pytest_pprank.sglang.events.places import passes
 from pytest_pprank.wire.findings import Finding
 from pytest_pprank.wire.ledger_file import Site
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.taps import Listener, Passage
+    from pytest_pprank.sglang.events.types import Quiescent
+    from pytest_pprank.sglang.taps import Passage
     from pytest_pprank.worker.handle import Pprank
 
 _MOST = 8
@@ -22,6 +25,8 @@ class Watch:
 
     def __init__(self, name: str, pprank: Pprank, send: Callable[[Finding], None]) -> None:
         self.pprank = pprank
+        self.off = ""
+        """Why this check is off: what it needs of SGLang and does not find."""
         self.counts: dict[str, int] = {}
         """How often each finding was made, by its key."""
         self._name = name
@@ -38,26 +43,52 @@ class Watch:
         if times == 0 and finding.key in self.counts:
             self._send(finding)
 
-    def listen(self, seam: str, listener: Listener) -> None:
-        """Call `listener(passage)` at each passing of a seam (sglang.taps), to the test's end."""
-        from pytest_pprank.sglang import tap_seams  # noqa: F401  (the table registers itself)
+    def listen(self, seam: str, listener: Callable[[Any], object]) -> None:
+        """Call `listener(event)` at each passing of a seam (sglang.events), to the test's end.
+
+        The seam must be one of those that the check's row names. One that this rank's role never
+        passes is not asked for; one that SGLang lacks raises SeamMissing, which `guard` takes.
+        """
+        from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
         from pytest_pprank.sglang.taps import taps
 
-        def guarded(passage: Passage) -> None:
-            self.guard(listener, passage)
+        self._check_declared(seam)
+        if not passes(seam, self.pprank.role):
+            return
 
+        def guarded(passage: Passage) -> None:
+            self.guard(lambda: listener(passage.event))
+
+        for needed in taps.seam(seam).needs:
+            self._check_declared(needed)
+            self.at_end(taps.listen(needed, self._note))
         self.at_end(taps.listen(seam, guarded))
+
+    def _check_declared(self, seam: str) -> None:
+        """Refuse a seam that the row does not name: what is off without it could not be told."""
+        from pytest_pprank.sanitizers import row_of
+
+        if seam not in row_of(self._name).hooks:
+            raise ValueError(f"{seam!r} is not among the hooks of sanitizer {self._name!r}")
+
+    def _note(self, passage: Passage) -> None:
+        self.guard(lambda: passage.event)
 
     def at_end(self, ending: Callable[[], None]) -> None:
         """Call `ending()` when the test is over, the last one first."""
         self._endings.append(ending)
 
     def guard(self, function: Callable[..., object], *args: Any) -> None:
-        """Call `function`; what it raises is a finding: SGLang must not see it, the user must."""
+        """Call `function`; what it raises is a finding: SGLang must not see it, the user must.
+
+        Only where SGLang lacks what the check needs, it is off from there on, and says why.
+        """
         if self._broken:
             return
         try:
             function(*args)
+        except SeamMissing as lacking:
+            self._broken, self.off = True, str(lacking)
         except Exception as error:
             self._broken = True
             lines = traceback.format_exc().rstrip()
@@ -81,7 +112,7 @@ class Sanitizer:
     def begin(self) -> None:
         """A test begins; its fixtures are not set up yet."""
 
-    def quiescent(self, scheduler: Any) -> None:
+    def quiescent(self, left: Quiescent) -> None:
         """The event loops have been left in good order; nothing may be held now."""
 
     def end(self) -> None:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pytest_pprank.sanitizers.base import Sanitizer
+from pytest_pprank.sglang.events.types import (
+    BatchResult,
+    ForwardContents,
+    ForwardEntry,
+    LastToken,
+    Origin,
+    Quiescent,
+)
+from pytest_pprank.sglang.taps import call_sites
 
 _CURE = (
     "look where the batch was prepared, filtered or merged last; the line above entered the model"
@@ -18,122 +27,82 @@ class Forward(Sanitizer):
     name: ClassVar[str] = "forward"
 
     def begin(self) -> None:
-        from pytest_pprank.devices.look import costs_nothing
-        from pytest_pprank.sglang.materialize import note_origin, note_staging
-
         self._in_flight: dict[str, str] = {}
-        watch = self.watch
-        if costs_nothing(watch.pprank.device):
-            watch.listen("prepare_for_extend", lambda passage: note_staging(passage.args[0]))
-        watch.listen(
-            "init_new",
-            lambda passage: note_origin(passage.result, passage.argument(1, "batch")),
-        )
-        watch.listen("forward", self._forward)
-        watch.listen("batch_result", self._result)
+        self.watch.listen("forward", self._forward)
+        self.watch.listen("batch_result", self._result)
 
-    def _forward(self, passage: Any) -> None:
-        import torch
-
-        from pytest_pprank.devices.look import costs_nothing
-        from pytest_pprank.sglang.fields import FORWARD_BATCH
-        from pytest_pprank.sglang.materialize import check_batch, origin_of
-        from pytest_pprank.sglang.taps import call_sites
-
-        batch, device = passage.argument(1, "forward_batch"), torch.device(passage.args[0].device)
-        mode = batch.forward_mode
-        plain = mode.is_extend() and not mode.is_target_verify()
-        if mode.is_idle() or not (plain or mode.is_decode()):
+    def _forward(self, event: ForwardEntry) -> None:
+        if not (event.extend or event.decode):
             return
-        on_host = costs_nothing(device)
-        fields = None if on_host else ["input_ids", "positions", "seq_lens", "out_cache_loc"]
-        problems = [str(finding) for finding in check_batch(batch, FORWARD_BATCH, device, fields)]
-        origin = origin_of(batch)
-        if not problems and origin is not batch:
-            problems += _problems(batch, origin, passage.args[0], on_host=on_host)
-            problems += self._twice(origin)
+        problems = list(event.problems)
+        if not problems and event.origin is not None:
+            problems += _problems(event, event.origin)
+            problems += self._twice(event, event.origin)
         for problem in problems:
-            self.watch.report(
-                f"a {mode.name.lower()} enters the model: {problem}", call_sites(), _CURE
-            )
+            self.watch.report(f"a {event.mode} enters the model: {problem}", call_sites(), _CURE)
 
-    def _twice(self, batch: Any) -> Iterator[str]:
+    def _twice(self, event: ForwardEntry, origin: Origin) -> Iterator[str]:
         """One request is in one microbatch at a time, until its result has been processed."""
-        from pytest_pprank.sglang.engine_loop import iteration_of_this_thread
-
-        if batch.enable_overlap or iteration_of_this_thread() is None:
+        if origin.overlap or event.iteration is None:
             return  # a test's own forward has no result that SGLang would process
-        decode = batch.forward_mode.is_decode()
-        for req in batch.reqs:
-            if decode and req.rid in self._in_flight:
-                earlier = self._in_flight[req.rid]
-                yield f"{req.rid} is in another microbatch, whose result is awaited: {earlier}"
-            self._in_flight[req.rid] = batch.forward_mode.name.lower()
+        for rid in origin.rids:
+            if origin.decode and rid in self._in_flight:
+                earlier = self._in_flight[rid]
+                yield f"{rid} is in another microbatch, whose result is awaited: {earlier}"
+            self._in_flight[rid] = origin.mode
 
-    def _result(self, passage: Any) -> None:
-        for req in passage.argument(1, "batch").reqs:
-            self._in_flight.pop(req.rid, None)
+    def _result(self, event: BatchResult) -> None:
+        for rid in event.rids:
+            self._in_flight.pop(rid, None)
 
-    def quiescent(self, scheduler: Any) -> None:  # noqa: ARG002
+    def quiescent(self, left: Quiescent) -> None:  # noqa: ARG002
         self._in_flight.clear()
 
 
-def _problems(batch: Any, origin: Any, runner: Any, *, on_host: bool) -> Iterator[str]:
+def _problems(event: ForwardEntry, origin: Origin) -> Iterator[str]:
     """Yield what is inconsistent between a ForwardBatch and the ScheduleBatch it was made of."""
-    rids = [req.rid for req in origin.reqs]
+    rids = origin.rids
     if len(set(rids)) < len(rids):
         yield f"a request is in the batch twice: {', '.join(rids)}"
-    decode = batch.forward_mode.is_decode()
-    lengths = [1] * len(rids) if decode else [int(n) for n in origin.extend_lens]
     for name in ("input_ids", "positions", "out_cache_loc"):
-        count = getattr(batch, name).shape[-1]
-        if count != sum(lengths):
-            yield f"{name} has {count} entries, the requests' lengths are {lengths}"
+        count = event.sizes.get(name, 0)
+        if count != sum(origin.lengths):
+            yield f"{name} has {count} entries, the requests' lengths are {list(origin.lengths)}"
             return
     for name in ("seq_lens", "req_pool_indices"):
-        if len(getattr(batch, name)) != len(rids):
-            yield f"{name} has {len(getattr(batch, name))} entries for {len(rids)} requests"
+        count = event.sizes.get(name, 0)
+        if count != len(rids):
+            yield f"{name} has {count} entries for {len(rids)} requests"
             return
-    if on_host:
-        yield from _contents(batch, origin, runner, lengths, decode=decode)
+    if event.contents is not None:
+        yield from _contents(event.contents, origin)
 
 
-def _contents(
-    batch: Any, origin: Any, runner: Any, lengths: Sequence[int], *, decode: bool
-) -> Iterator[str]:
-    from pytest_pprank.devices.look import host_values
-
-    seq_lens, ids, taken, slots = (
-        host_values(getattr(batch, name)).tolist()
-        for name in ("seq_lens", "input_ids", "out_cache_loc", "req_pool_indices")
-    )
-    positions = host_values(batch.positions).tolist() if batch.positions.dim() == 1 else None
-    table = host_values(runner.req_to_token_pool.req_to_token)
+def _contents(found: ForwardContents, origin: Origin) -> Iterator[str]:
     start = 0
-    for place, (req, length) in enumerate(zip(origin.reqs, lengths, strict=True)):
-        end, whole = start + length, seq_lens[place]
-        if decode and not origin.enable_overlap:
-            yield from _decoded(req, ids[place], whole)
+    for place, (rid, length) in enumerate(zip(origin.rids, origin.lengths, strict=True)):
+        end, whole = start + length, found.seq_lens[place]
+        if origin.last and found.input_ids is not None:
+            yield from _decoded(rid, found.input_ids[place], whole, origin.last[place])
         wanted = list(range(whole - length, whole))
-        if positions is not None and positions[start:end] != wanted:
-            yield f"positions of {req.rid} are {_some(positions[start:end])}, not {_some(wanted)}"
-        kept = table[slots[place], whole - length : whole].tolist()
-        if taken[start:end] != kept:
+        positions = None if found.positions is None else list(found.positions[start:end])
+        if positions is not None and positions != wanted:
+            yield f"positions of {rid} are {_some(positions)}, not {_some(wanted)}"
+        kept = list(found.rows[place][whole - length : whole])
+        taken = list(found.written[start:end])
+        if taken != kept:
             yield (
-                f"out_cache_loc of {req.rid} is {_some(taken[start:end])}, its row of "
-                f"req_to_token has {_some(kept)}"
+                f"out_cache_loc of {rid} is {_some(taken)}, its row of req_to_token has "
+                f"{_some(kept)}"
             )
         start = end
 
 
-def _decoded(req: Any, token: int, seq_len: int) -> Iterator[str]:
-    known = len(req.origin_input_ids) + len(req.output_ids)
-    if seq_len != known:
-        yield f"seq_lens of {req.rid} is {seq_len}, it has {known} tokens"
-        return
-    last = (req.output_ids or req.origin_input_ids)[-1]
-    if token != last:
-        yield f"input_ids of {req.rid} is {token}, its last token is {last}"
+def _decoded(rid: str, token: int, seq_len: int, known: LastToken) -> Iterator[str]:
+    if seq_len != known.count:
+        yield f"seq_lens of {rid} is {seq_len}, it has {known.count} tokens"
+    elif token != known.token:
+        yield f"input_ids of {rid} is {token}, its last token is {known.token}"
 
 
 def _some(values: Sequence[int]) -> str:

@@ -5,21 +5,22 @@ On device ``cuda`` only the first can be seen: torch does not tell what a stream
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_pprank.sanitizers.base import Sanitizer
 from pytest_pprank.sanitizers.device_order import report_order, sites
+from pytest_pprank.sglang.compat.modules import runs_models
+from pytest_pprank.sglang.taps import call_sites
 
 if TYPE_CHECKING:
     from pytest_pprank.devices.sim.transfers import Transfer
+    from pytest_pprank.sglang.events.types import ForwardEntry
 
 _UPLOAD = (
     "tensor.to(device, non_blocking=True) from pinned memory before the forward (SGLang: "
     "resolve_forward_inputs)"
 )
 _FORWARD = ("model_executor/model_runner.py", ("forward", "_forward_raw"))
-_RUNNER = "sglang.srt.model_executor.model_runner"
 
 
 class H2D(Sanitizer):
@@ -28,7 +29,7 @@ class H2D(Sanitizer):
     name: ClassVar[str] = "h2d"
 
     def begin(self) -> None:
-        if _RUNNER in sys.modules:
+        if runs_models():
             self.watch.listen("forward", self._forward)
         if self.watch.pprank.device.startswith("sim"):
             from pytest_pprank.devices.sim.reports import Kind
@@ -38,15 +39,10 @@ class H2D(Sanitizer):
             report_order(self.watch, kinds)
             self.watch.at_end(listen(lambda copy: self.watch.guard(self._copied, copy)))
 
-    def _forward(self, passage: Any) -> None:
+    def _forward(self, event: ForwardEntry) -> None:
         """Each tensor that the forward reads is on its device."""
-        from pytest_pprank.sglang.materialize import describe, host_tensors
-        from pytest_pprank.sglang.taps import call_sites
-
-        batch = passage.argument(1, "forward_batch")
-        proxy = passage.argument(3, "pp_proxy_tensors")
-        for name, tensor in host_tensors(batch, proxy):
-            text = f"a host tensor enters the model: {name} is {describe(tensor)}"
+        for tensor in event.on_host:
+            text = f"a host tensor enters the model: {tensor.name} is {tensor.text}"
             self.watch.report(text, call_sites(), _UPLOAD)
 
     def _copied(self, copy: Transfer) -> None:

@@ -6,14 +6,12 @@ chunking was off for everybody.
 
 from __future__ import annotations
 
-import logging
-import sys
-import traceback
 from typing import ClassVar
 
 from pytest_pprank.sanitizers.base import Sanitizer
+from pytest_pprank.sglang.events.logs import listen_to_logs
+from pytest_pprank.sglang.events.types import LogRecord
 from pytest_pprank.sglang.static import NO_NCCL
-from pytest_pprank.wire.ledger_file import Site
 
 SWALLOWED = (
     "failed to",
@@ -33,6 +31,8 @@ HARMLESS = (
     "aborted by abortreq",
     # asked for once per start on a machine without a GPU
     "failed to get device",
+    # 0.5.13 to 0.5.16 warn of a model without generation_config.json; later ones call it normal
+    "failed to load generation config",
     # our own doing, where torch is a build for CUDA and the device is none
     NO_NCCL,
 )
@@ -43,54 +43,23 @@ _CURE = (
 
 
 class Logs(Sanitizer):
-    """Listens to the loggers below ``sglang``."""
+    """Listens to SGLang's loggers."""
 
     name: ClassVar[str] = "logs"
 
     def begin(self) -> None:
-        handler = _Handler(self)
-        logger = logging.getLogger("sglang")
-        logger.addHandler(handler)
-        self.watch.at_end(lambda: logger.removeHandler(handler))
+        self.watch.at_end(listen_to_logs(self._logged, self.watch.guard))
 
-    def take(self, record: logging.LogRecord) -> None:
-        """Look at a record."""
-        text = record.getMessage()
-        words = text.lower()
+    def _logged(self, record: LogRecord) -> None:
+        words = record.text.lower()
         if any(known in words for known in HARMLESS):
             return
         swallowed = any(mark in words for mark in SWALLOWED)
-        if not (swallowed or record.levelno >= logging.ERROR or _has_traceback(record)):
+        if not (swallowed or record.is_error or record.has_traceback):
             return
-        line = Site(record.pathname, record.lineno, record.funcName or "?")
-        raised = _raised(record)
         self.watch.report(
-            f"SGLang logged at level {record.levelname}: {text.rstrip()}"
-            + (f"\nwhile handling {raised[0]}" if raised[0] else ""),
-            (line, *raised[1]),
+            f"SGLang logged at level {record.level}: {record.text.rstrip()}"
+            + (f"\nwhile handling {record.error}" if record.error else ""),
+            (record.site, *record.raised_at),
             _CURE,
         )
-
-
-class _Handler(logging.Handler):
-    def __init__(self, logs: Logs) -> None:
-        super().__init__(logging.INFO)
-        self._logs = logs
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._logs.watch.guard(self._logs.take, record)
-
-
-def _has_traceback(record: logging.LogRecord) -> bool:
-    return bool(record.exc_info and record.exc_info[0] is not None)
-
-
-def _raised(record: logging.LogRecord) -> tuple[str, tuple[Site, ...]]:
-    """Return what is being handled while a record is logged, with where it was raised."""
-    error = record.exc_info[1] if record.exc_info else None
-    error = error or sys.exc_info()[1]
-    if error is None:
-        return "", ()
-    frames = traceback.extract_tb(error.__traceback__)[-6:]
-    sites = tuple(Site(f.filename, f.lineno or 0, f.name) for f in reversed(frames))
-    return f"{type(error).__name__}: {error}", sites

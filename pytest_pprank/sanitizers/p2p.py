@@ -6,13 +6,16 @@ On a test that is through. While ranks still wait for each other, the wait graph
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_pprank.sanitizers.base import Sanitizer
 from pytest_pprank.sanitizers.p2p_compare import Evidence
 from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND, Call, Channel
 from pytest_pprank.worker.ledger import listen, open_calls
 from pytest_pprank.worker.ledger_writer import DROPPED
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.events.types import Quiescent
 
 _UNEVEN = ("all_to_all", "monitored_barrier", "barrier")
 """Kinds in which ranks may bring different amounts, or bring none."""
@@ -29,7 +32,7 @@ class P2P(Sanitizer):
         self._channels: dict[Channel, _Log] = {}
         self.watch.at_end(listen(lambda event, call: self.watch.guard(self._take, event, call)))
 
-    def quiescent(self, scheduler: Any) -> None:  # noqa: ARG002
+    def quiescent(self, left: Quiescent) -> None:  # noqa: ARG002
         self._report_open("the event loops have been left")
 
     def end(self) -> None:

@@ -10,17 +10,26 @@ from __future__ import annotations
 import itertools
 import operator
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.sglang.compat.batches import relay_payload
+from pytest_pprank.sglang.compat.model import logits_of
+from pytest_pprank.sglang.compat.requests import (
+    cache_keeper,
+    holds_kv,
+    is_request,
+    lock_prefix,
+    set_extend,
+)
 from pytest_pprank.sglang.fields import SCHEDULE_BATCH
 from pytest_pprank.sglang.materialize import note_origin, note_staging, table_of
-from pytest_pprank.sglang.seams import fill, missing, need
+from pytest_pprank.sglang.seams import fill, need
 
 _serial = itertools.count()
 _MODES = ("extend", "decode")
@@ -89,7 +98,7 @@ def make_schedule_batch(
     reqs = list(map(partial(_as_req, scheduler, max_new_tokens), prompts))
     for req in reqs:
         req.init_next_round_input(scheduler.tree_cache)
-        _lock(scheduler.tree_cache, req)
+        lock_prefix(scheduler.tree_cache, req)
     batch = _extend(scheduler, reqs, chunk)
     if mode == "decode":
         run_forward(scheduler, make_forward_batch(scheduler, batch))
@@ -149,7 +158,7 @@ def run_forward(scheduler: Any, forward_batch: Any, *, proxy: Any = None) -> Any
         proxy = zero_proxy(scheduler, int(forward_batch.input_ids.shape[0]))
     with torch.no_grad():
         output = model_runner.forward(forward_batch=forward_batch, pp_proxy_tensors=proxy)
-    return getattr(output, "logits_output", output)
+    return logits_of(output)
 
 
 def zero_proxy(scheduler: Any, tokens: int) -> Any:
@@ -177,14 +186,14 @@ def release_reqs(scheduler: Any, reqs: Sequence[Any]) -> None:
     give_back = need(import_module("sglang.srt.mem_cache.common"), "release_kv_cache")
     known = {"is_insert": False, "checkpoint": False}  # the former up to 0.5.21
     for req in reqs:
-        if _holds_kv(req):
+        if holds_kv(req):
             give_back(**fill(give_back, {"req": req, "tree_cache": scheduler.tree_cache, **known}))
 
 
 def _extend(scheduler: Any, reqs: list[Any], chunk: int | None) -> Any:
     for req in reqs:
-        _set_extend(req, None)
-    chunked = reqs[-1] if chunk is not None and _set_extend(reqs[-1], chunk) else None
+        set_extend(req, None)
+    chunked = reqs[-1] if chunk is not None and set_extend(reqs[-1], chunk) else None
     batch_class = need(import_module("sglang.srt.managers.schedule_batch"), "ScheduleBatch")
     batch = batch_class.init_new(
         reqs,
@@ -203,61 +212,15 @@ def _extend(scheduler: Any, reqs: list[Any], chunk: int | None) -> Any:
 
 def _to_decode(scheduler: Any, batch: Any) -> None:
     """Take the step between two forwards: append one token per request, relay, prepare."""
-    keep = _keeper()
+    keep = cache_keeper()
     tokens = [100 + index for index in range(len(batch.reqs))]
     for req, token in zip(batch.reqs, tokens, strict=True):
         req.output_ids.append(token)
         keep(req, scheduler.tree_cache)
-    payload: Any = torch.tensor(tokens, dtype=torch.int64, device=scheduler.device)
-    relay = getattr(import_module("sglang.srt.managers.overlap_utils"), "RelayPayload", None)
-    if relay is not None:
-        payload = relay(bonus_tokens=payload)
+    payload = relay_payload(torch.tensor(tokens, dtype=torch.int64, device=scheduler.device))
     need(scheduler.future_map, "stash")(batch.req_pool_indices, payload)
     batch.input_ids = None
     batch.prepare_for_decode()
-
-
-def _keeper() -> Callable[[Any, Any], object]:
-    """Return SGLang's function that puts what a running request has computed into the cache."""
-    common = import_module("sglang.srt.mem_cache.common")
-    if hasattr(common, "maybe_cache_unfinished_req"):  # up to 0.5.21
-        return cast("Callable[[Any, Any], object]", common.maybe_cache_unfinished_req)
-    return cast("Callable[[Any, Any], object]", need(common, "checkpoint_kv_cache"))
-
-
-def _set_extend(req: Any, chunk: int | None) -> bool:
-    """Let the request's next forward compute `chunk` tokens (default: all); say whether it cuts."""
-    in_tokens = hasattr(req, "prefix_len")  # from 0.5.22, which keeps no indices
-    start = req.prefix_len if in_tokens else len(need(req, "prefix_indices"))
-    total = len(req.full_untruncated_fill_ids)
-    end = total if chunk is None else min(total, start + chunk)
-    if hasattr(req, "set_extend_range"):
-        req.set_extend_range(start, end)
-    elif hasattr(req, "extend_end"):  # from 0.5.22
-        req.extend_end = end
-    elif hasattr(req, "set_extend_input_len"):  # up to 0.5.15
-        req.fill_len = end
-        req.set_extend_input_len(end - start)
-    else:
-        raise missing("Req.set_extend_range")
-    return end < total
-
-
-def _lock(tree_cache: Any, req: Any) -> None:
-    """Lock the matched prefix, keeping the receipt where this SGLang wants one (from 0.5.20)."""
-    if hasattr(req, "lock"):  # from 0.5.22
-        req.lock = tree_cache.lock(req.last_node)
-        return
-    result = tree_cache.inc_lock_ref(req.last_node)
-    if hasattr(req, "lock_receipt"):
-        req.lock_receipt = result.to_dec_params()
-
-
-def _holds_kv(req: Any) -> bool:
-    kv = getattr(req, "kv", None)
-    if kv is not None and hasattr(kv, "holds_kv"):
-        return bool(kv.holds_kv)
-    return getattr(req, "req_pool_idx", None) is not None
 
 
 def _check_batch_arguments(prompts: Any, mode: str, chunk: int | None) -> None:
@@ -293,7 +256,7 @@ def _as_req(scheduler: Any, max_new_tokens: int, prompt: Any) -> Any:
     __tracebackhide__ = True
     if isinstance(prompt, int):
         return make_req(scheduler, prompt_len=prompt, max_new_tokens=max_new_tokens)
-    if hasattr(prompt, "origin_input_ids"):
+    if is_request(prompt):
         return prompt
     return make_req(scheduler, input_ids=token_ids(prompt), max_new_tokens=max_new_tokens)
 

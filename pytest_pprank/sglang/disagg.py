@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.compat.disagg import AGREED, queues
 from pytest_pprank.sglang.disagg_faults import (
     Fault,
     fail_transfer,
@@ -16,15 +17,19 @@ from pytest_pprank.sglang.disagg_faults import (
     late_metadata,
     late_poll,
     lose_room,
+    short_deferred_release,
     slow_transfer,
 )
-from pytest_pprank.sglang.disagg_seams import AGREED, queues
 from pytest_pprank.sglang.disagg_views import STATES, DisaggView, rids_of, view_disagg
 from pytest_pprank.sglang.engine import Engine, shown_request
 from pytest_pprank.sglang.engine_conductor import Conductor
 from pytest_pprank.sglang.engine_messages import Result, abort_request, generate_request
 from pytest_pprank.sglang.engine_views import Forward
+from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
+from pytest_pprank.sglang.events.types import RoomTold
 from pytest_pprank.sglang.holders import note_room
+from pytest_pprank.sglang.taps import Passage, taps
+from pytest_pprank.worker.ledger import note_told
 from pytest_pprank.worker.store import LOOPBACK
 
 if TYPE_CHECKING:
@@ -116,6 +121,7 @@ class Disagg(Engine):
         self._abandoned = ""
         self._queues: dict[str, tuple[str, ...]] = {}
         self._all.at_top.append(self._at_top)
+        self._end_notes = taps.listen("room_told", _note_told)
 
     def _conductor(self, pprank: Pprank) -> Conductor:
         return Conductor(self.scheduler, pprank, view_disagg)
@@ -210,8 +216,11 @@ class Disagg(Engine):
         """Let the next `times` KV transfers of these prefill stages fail in the transfer engine.
 
         Of a decode rank to which one has failed SGLang thinks that it is dead: it is sent nothing
-        more until it registers again; the end of the test, or ``release()``, lifts that.
+        more until it registers again; the end of the test, or ``release()``, lifts that. From
+        0.5.22 on decode keeps what such a transfer was to be written to until a time-out of 30 s
+        (SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT), in this test of 1 s.
         """
+        self._fault("decode", range(self._sizes["decode"]), None, short_deferred_release)
         return self._fault("prefill", stages, None, partial(fail_transfer, times=times))
 
     def late_poll(
@@ -275,6 +284,7 @@ class Disagg(Engine):
 
     def close(self) -> list[str]:
         """End everything; returns which requests were under way, and aborted. For all ranks."""
+        self._end_notes()
         for fault in reversed(self._faults):  # each puts back what it has found
             fault.release()
         if self._abandoned:
@@ -294,6 +304,13 @@ class Disagg(Engine):
         self._queues = now
         for fault in self._faults:
             fault.at_top()
+
+
+def _note_told(passage: Passage) -> None:
+    """Put what a stage tells the first one into the ledger: it goes past torch.distributed."""
+    event = passage.event
+    assert isinstance(event, RoomTold)
+    note_told("PPConsensusStore", f"room {event.room} {event.status or 'gone'}")
 
 
 def _roles(given: str | Sequence[str], call: str) -> tuple[str, ...]:

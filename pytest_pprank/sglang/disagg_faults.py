@@ -11,7 +11,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from pytest_pprank.sglang.disagg_seams import kv_manager, poll_class, role_of
+from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
+from pytest_pprank.sglang.disagg_store_faults import (
+    agrees_by_store,
+    ask_each_iteration,
+    ready_late,
+)
 from pytest_pprank.sglang.seams import missing, need
 
 _RETURN_S = 10.0
@@ -19,6 +24,10 @@ _RETURN_S = 10.0
 
 _SENDS = ("batch_transfer_sync", "transfer_sync")
 """How SGLang's wrapper of Mooncake's engine is told to move KV; each blocks until it is done."""
+
+
+_RELEASE_TIMEOUT = "deferred_kv_release_timeout"
+"""Of DecodeTransferQueue, from 0.5.22, in seconds."""
 
 
 class Fault:
@@ -206,6 +215,15 @@ def fail_transfer(scheduler: Any, fault: Fault, times: int) -> None:
     fault.afterwards(forgive)
 
 
+def short_deferred_release(scheduler: Any, fault: Fault) -> None:
+    """Let decode keep for a second only what a failed transfer was to be written to: the faults
+    here refuse a transfer before it writes anything.
+    """
+    queue = need(scheduler, "disagg_decode_transfer_queue")
+    if hasattr(queue, _RELEASE_TIMEOUT):
+        fault.replace(queue, _RELEASE_TIMEOUT, lambda _: 1.0)
+
+
 def late_poll(scheduler: Any, fault: Fault, iterations: int) -> None:
     """Let this stage hear `iterations` later that a transfer has succeeded."""
     late_answers(scheduler, fault, lambda word: iterations if word == "done" else 0)
@@ -236,6 +254,8 @@ def late_answers(scheduler: Any, fault: Fault, iterations: Callable[[str], int])
         return before
 
     _wrap_polls(scheduler, fault, answer)
+    if agrees_by_store(scheduler):
+        ready_late(scheduler, fault, answer)
 
 
 def flaky_poll(scheduler: Any, fault: Fault) -> None:
@@ -273,6 +293,8 @@ def lose_room(scheduler: Any, fault: Fault, rounds: int) -> None:
         return status
 
     _wrap_polls(scheduler, fault, answer)
+    if agrees_by_store(scheduler):
+        ask_each_iteration(scheduler, fault, answer)
 
 
 def _wrap_sends(scheduler: Any, fault: Fault, wrap: Callable[[Any], Any]) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from pytest_pprank.sglang.disagg_seams import (
+from pytest_pprank.sglang.compat.consensus import forget_rooms
+from pytest_pprank.sglang.compat.disagg import (
+    clear_queues,
     kv_manager,
     metadata_slots,
     queues,
     role_of,
     rooms,
+    rooms_told,
     slots_by_rid,
 )
 from pytest_pprank.sglang.holders import room_owner
@@ -19,6 +23,7 @@ from pytest_pprank.sglang.kv_book import current_book
 from pytest_pprank.sglang.seams import need
 
 _SHOWN = 6
+_HEARD_S = 2.0
 
 
 def queue_problems(scheduler: Any) -> Iterator[str]:
@@ -48,8 +53,28 @@ def transfer_problems(scheduler: Any, *, failed_rooms: bool = False) -> Iterator
     if known:
         shown = [f"room {room} of {room_owner(room)} {known[room]}" for room in sorted(known)]
         yield f"rooms that the KV manager still knows: {', '.join(shown)}"
+    yield from _rooms_of_other_stages(scheduler, failed_rooms=failed_rooms)
     if role_of(scheduler) == "decode":
         yield from _stale_rooms(scheduler)
+
+
+def _rooms_of_other_stages(scheduler: Any, *, failed_rooms: bool) -> Iterator[str]:
+    """Yield what the first stage still believes of the rooms of others, which are done with them.
+
+    They tell it by messages in a thread of their own, so it is given a moment to hear.
+    """
+    end = time.monotonic() + _HEARD_S
+    while (told := rooms_told(scheduler)) and time.monotonic() < end:
+        time.sleep(0.005)
+    for stage, rooms_there in told.items():
+        known = [
+            f"room {room} of {room_owner(room)} {status}"
+            for room, status in sorted(rooms_there.items())
+            if failed_rooms or status != "Failed"
+        ]
+        if known:
+            shown = ", ".join(known[:_SHOWN])
+            yield f"rooms of stage {stage} that the first stage still knows: {shown}"
 
 
 def _held_slots(scheduler: Any) -> Iterator[str]:
@@ -82,22 +107,9 @@ def drop_transfers(scheduler: Any) -> None:
     """Forget all that the queues, the metadata slots and the KV manager hold."""
     if role_of(scheduler) == "null":
         return
-    if role_of(scheduler) == "prefill":
-        need(scheduler, "disagg_prefill_bootstrap_queue").queue.clear()
-        need(scheduler, "disagg_prefill_inflight_queue").clear()
-        getattr(scheduler, "disagg_prefill_pending_chunk_rids", set()).clear()
-    else:
-        prealloc = need(scheduler, "disagg_decode_prealloc_queue")
-        transfer = need(scheduler, "disagg_decode_transfer_queue")
-        for held in (prealloc.queue, prealloc.retracted_queue, transfer.queue):
-            held.clear()
-        for owner, name in (
-            (prealloc, "pending_reqs"),
-            (prealloc, "held_rebootstrap_reqs"),
-            (transfer, "_deferred_releases"),
-        ):
-            getattr(owner, name, []).clear()
+    clear_queues(scheduler)
+    if role_of(scheduler) == "decode":
         need(scheduler, "disagg_metadata_buffers").bootstrap_room.zero_()
     allocator = need(scheduler, "req_to_metadata_buffer_idx_allocator")
     allocator.free_slots = deque(range(allocator.size))
-    need(kv_manager(scheduler), "request_status").clear()
+    forget_rooms(need(kv_manager(scheduler), "request_status"))

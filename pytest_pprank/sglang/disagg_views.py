@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pytest_pprank.sglang.disagg_seams import metadata_slots, queues, role_of, rooms
+from pytest_pprank.sglang.compat.disagg import metadata_slots, queues, role_of, rooms, rooms_told
 from pytest_pprank.sglang.engine_views import StageView, view_stage
 from pytest_pprank.sglang.holders import room_owner
 from pytest_pprank.sglang.idle import free_tokens, request_slots
@@ -19,10 +19,11 @@ STATES = ("bootstrapping", "waiting", "transferring", "decoding", "done")
 class DisaggView(StageView):
     """One stage of `role` after some number of its iterations.
 
-    Beside what a StageView has: `queues`, request ids by queue (see `disagg_seams.queues`; with
+    Beside what a StageView has: `queues`, request ids by queue (see `compat.disagg.queues`; with
     ``running`` for those in a batch and ``waiting`` for SGLang's waiting queue); `kv_tokens`,
     `request_slots` and `metadata_slots`: how many are not free; `rooms`: number and status of each
-    room that the KV manager knows.
+    room that the KV manager knows; `told`: on the first stage of prefill, what the others have told
+    it of theirs, by stage (SGLang 0.5.22 on).
     """
 
     role: str = ""
@@ -31,6 +32,7 @@ class DisaggView(StageView):
     request_slots: int = 0
     metadata_slots: int = 0
     rooms: dict[int, str] = field(default_factory=dict)
+    told: dict[int, dict[int, str]] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -41,6 +43,11 @@ class DisaggView(StageView):
     def more(self) -> str:
         """The rooms that the KV manager knows, with the state that it is in."""
         shown = [f"room {room} of {room_owner(room)} {self.rooms[room]}" for room in self.rooms]
+        shown += [
+            f"told by stage {stage}: room {room} of {room_owner(room)} {status}"
+            for stage, rooms_there in self.told.items()
+            for room, status in rooms_there.items()
+        ]
         return f"; {', '.join(shown[:_SHOWN])}{', ...' * (len(shown) > _SHOWN)}" if shown else ""
 
     @property
@@ -89,7 +96,8 @@ def view_disagg(scheduler: Any, stage: int, iterations: int, forwards: int) -> D
     held["running"] = tuple(dict.fromkeys(running))
     now_rooms = rooms(scheduler)
     values = {item.name: getattr(plain, item.name) for item in fields(StageView)}
-    where = hash((tuple(sorted(held.items())), tuple(sorted(now_rooms.items()))))
+    now_told = rooms_told(scheduler)
+    where = hash((str(sorted(held.items())), str(sorted(now_rooms.items())), str(now_told)))
     values["progress"] = hash((plain.progress, where))
     total = int(scheduler.token_to_kv_pool_allocator.size)
     return DisaggView(
@@ -100,6 +108,7 @@ def view_disagg(scheduler: Any, stage: int, iterations: int, forwards: int) -> D
         request_slots=request_slots(scheduler)[0],
         metadata_slots=metadata_slots(scheduler)[0],
         rooms=now_rooms,
+        told=now_told,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PeerError, UsageError
+from pytest_pprank.sglang.compat.pipeline import settle_poll_sends, settle_sends
 from pytest_pprank.sglang.engine_aborts import AbortWatch
 from pytest_pprank.sglang.engine_loop import LoopThread
 from pytest_pprank.sglang.engine_messages import Output, Result, outputs_of
@@ -20,7 +21,6 @@ from pytest_pprank.sglang.engine_seams import (
     SchedulerHook,
     enter_loop,
     leave_before_sending,
-    settle_sends,
     talks_when_idle,
 )
 from pytest_pprank.sglang.engine_series import Series, StagesDiffer
@@ -164,7 +164,9 @@ class Conductor:
             self._run_to(self._granted)
             assert self.iterations == self._granted
         self.meet(operation, self.iterations)
-        if not together:
+        if together:
+            settle_poll_sends(self._scheduler)
+        else:
             settle_sends(self._scheduler)
             self._loop.leave()
         self._loop, self._granted, self.stages = None, 0, ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.sglang.compat.messages import sampling_fields
 from pytest_pprank.sglang.seams import fill, need
 
 
@@ -62,11 +62,7 @@ def sampling_of(max_new_tokens: int, changes: Mapping[str, Any]) -> dict[str, An
     """Return SGLang's sampling params: greedy, and deaf to the end-of-text token unless `changes`
     name tokens to stop at (SGLang is deaf to both or to none), then `changes`.
     """
-    module = import_module("sglang.srt.sampling.sampling_params")
-    params = need(module, "SamplingParams")
-    known = getattr(params, "__struct_fields__", None)
-    if known is None:  # a plain class before 0.5.15
-        known = tuple(inspect.signature(params).parameters)
+    known = sampling_fields()
     for name in changes:
         if name not in known:
             raise UsageError(

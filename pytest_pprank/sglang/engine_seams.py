@@ -17,6 +17,9 @@ from importlib import import_module
 from typing import Any
 
 from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.sglang.compat.consensus import first_message_of_an_iteration
+from pytest_pprank.sglang.compat.disagg import role_of
+from pytest_pprank.sglang.compat.messages import receiver, sender
 from pytest_pprank.sglang.engine_loop import LeaveLoop
 from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import missing, need
@@ -88,10 +91,7 @@ class Wire:
 
     def __init__(self, scheduler: Any, side: TokenizerSide) -> None:
         self._side = side
-        io_struct = import_module("sglang.srt.managers.io_struct")
-        # before 0.5.15 messages are pickled objects
-        self._send = getattr(io_struct, "sock_send", lambda socket, it: socket.send_pyobj(it))
-        self._recv = getattr(io_struct, "sock_recv", lambda socket: socket.recv_pyobj())
+        self._send, self._recv = sender(), receiver()
         self.inbox = Inbox(need(need(scheduler, "request_receiver"), "recv_from_tokenizer"))
         self.announced = 0
         self._read = 0
@@ -159,34 +159,12 @@ def enter_loop(scheduler: Any) -> None:
     need(scheduler, "run_event_loop")()
 
 
-def settle_sends(scheduler: Any) -> None:
-    """Wait for the asynchronous sends of an event loop that has been left, as its next turn would.
-
-    All their receivers must have come: call where all stages are at the same iteration.
-    """
-    commit = getattr(scheduler, "_pp_commit_comm_work", None)
-    for name in ("send_req_work", "send_proxy_work", "send_output_work"):
-        work = getattr(scheduler, name, None)
-        if commit is not None and work:
-            commit(work)
-    # GrammarManager keeps what it has sent until the next request with a grammar
-    drain = getattr(getattr(scheduler, "grammar_manager", None), "_drain_pp_sync_work", None)
-    if drain is not None:
-        drain()
-
-
-_AGREE = "_pp_pd_send_consensus_bootstrapped_ids"
-"""In an iteration of a prefill/decode pipeline the first thing that is sent to another stage; all
-that the stage before has sent in its last iteration has been received by then."""
-
-
 def talks_when_idle(scheduler: Any) -> bool:
     """Say whether the stages of this Scheduler's loop exchange messages in each iteration, so that
     one cannot do an iteration more alone: those of prefill and of decode do.
     """
     pipeline = int(need(need(scheduler, "server_args"), "pp_size")) > 1
-    mode = getattr(need(scheduler, "disaggregation_mode"), "value", "null")
-    return pipeline and mode != "null"
+    return pipeline and role_of(scheduler) != "null"
 
 
 @contextmanager
@@ -196,12 +174,13 @@ def leave_before_sending(scheduler: Any) -> Iterator[None]:
     def leave(*_: Any) -> None:
         raise LeaveLoop
 
-    need(scheduler, _AGREE)
-    setattr(scheduler, _AGREE, leave)
+    first = first_message_of_an_iteration(role_of(scheduler))
+    need(scheduler, first)
+    setattr(scheduler, first, leave)
     try:
         yield
     finally:
-        delattr(scheduler, _AGREE)
+        delattr(scheduler, first)
 
 
 def check_engine_args(scheduler: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_pprank.sglang.compat import scheduler as held
 from pytest_pprank.sglang.seams import need
 
 
@@ -101,7 +102,7 @@ def view_stage(scheduler: Any, stage: int, iterations: int, forwards: int) -> St
     from pytest_pprank.sglang.idle import busy_problems  # here: it imports torch
 
     slots = tuple(_slots(scheduler))
-    chunked = getattr(scheduler, "chunked_req", None)
+    chunked = held.chunked_request_of(scheduler)
     busy = tuple(busy_problems(scheduler))
     if not busy and not need(scheduler, "is_fully_idle")():
         busy = ("SGLang's is_fully_idle() says no",)
@@ -119,11 +120,6 @@ def view_stage(scheduler: Any, stage: int, iterations: int, forwards: int) -> St
 
 
 def _slots(scheduler: Any) -> Iterable[tuple[Any, ...]]:
-    pairs: Iterable[tuple[Any, ...]]
-    if getattr(scheduler, "mbs", None):
-        pairs = zip(scheduler.mbs, scheduler.running_mbs, strict=True)
-    else:
-        pairs = [(scheduler.last_batch, scheduler.running_batch)]
-    for batches in pairs:
+    for batches in held.microbatch_pairs(scheduler):
         reqs = {req.rid: req for batch in batches if batch is not None for req in batch.reqs}
         yield tuple(reqs.values())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_pprank.sglang.profiler import predict_chunk
+from pytest_pprank.sglang.compat.model import layers_of
+from pytest_pprank.sglang.compat.profiler import predict_chunk
 from pytest_pprank.sglang.seams import need
 
 
@@ -42,12 +43,11 @@ def stage_facts(scheduler: Any) -> StageFacts:
     """Read the facts of this rank's stage; raises SeamMissing for one that SGLang lacks."""
     group = need(scheduler, "pp_group")
     runner = need(need(scheduler, "tp_worker"), "model_runner")
-    held = getattr(runner, "layer_info", runner)  # up to 0.5.15 on the runner itself
     return StageFacts(
         stage=int(need(group, "rank_in_group")),
         num_stages=int(need(group, "world_size")),
         mixins=tuple(cls.__name__ for cls in type(scheduler).__mro__[1:-1]),
-        layers=range(int(need(held, "start_layer")), int(need(held, "end_layer"))),
+        layers=layers_of(runner),
         layers_of_model=int(need(runner.model_config, "num_hidden_layers")),
         max_total_num_tokens=int(need(scheduler, "max_total_num_tokens")),
         max_running_requests=int(need(scheduler, "max_running_requests")),

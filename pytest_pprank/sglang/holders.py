@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pytest_pprank.sglang.compat import requests
 from pytest_pprank.sglang.kv_book import current_book
 
 _seen: dict[int, dict[str, tuple[Any, str]]] = {}
@@ -46,17 +47,15 @@ def seen_requests(scheduler: Any) -> list[Any]:
 def holders(scheduler: Any) -> Iterator[str]:
     """Yield, in words, each noted request that holds KV tokens or a request slot on this stage."""
     for rid, (req, mode) in _seen.get(id(scheduler), {}).items():
-        kv = getattr(req, "kv", req)  # up to 0.5.19 on the request itself
-        slot = getattr(kv, "req_pool_idx", None)
-        tokens = int(getattr(kv, "kv_allocated_len", 0) or 0)
+        slot, tokens = requests.slot_of(req), requests.allocated_tokens_of(req)
         if slot is None:
             continue
-        reason = getattr(req, "finished_reason", None)
-        end = f"finished ({type(reason).__name__})" if reason is not None else "not finished"
+        reason = requests.finish_reason_of(req)
+        end = f"finished ({reason})" if reason else "not finished"
         book = current_book()
         stack = book.slots.get(rid, ()) if book is not None else ()
         taken = f"; taken at {' < '.join(map(str, stack[:4]))}" if stack else ""
         yield (
-            f"held by {rid}: request slot {int(slot)}, {tokens} KV tokens of its own or locked; "
+            f"held by {rid}: request slot {slot}, {tokens} KV tokens of its own or locked; "
             f"last forward: {mode}; {end}, {len(req.output_ids)} output tokens{taken}"
         )

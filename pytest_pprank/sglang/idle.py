@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+from pytest_pprank.devices.sim import looking
 from pytest_pprank.errors import PprankError
 from pytest_pprank.sglang.batches import restart_serial
+from pytest_pprank.sglang.compat import pipeline
+from pytest_pprank.sglang.compat import scheduler as held
+from pytest_pprank.sglang.compat.pools import lists_its_tokens, request_slots_of
 from pytest_pprank.sglang.disagg_idle import drop_transfers, queue_problems, transfer_problems
 from pytest_pprank.sglang.engine_loop import loop_is_running
+from pytest_pprank.sglang.events.memory import token_pool
 from pytest_pprank.sglang.holders import forget_forwards, holders
 from pytest_pprank.sglang.kv_book import current_book
 from pytest_pprank.sglang.scheduler import started
@@ -44,9 +49,9 @@ def kv_problems(scheduler: Any, *, failed_rooms: bool = False) -> list[str]:
         )
     elif locked:
         problems.append(f"tree cache: {locked} tokens are still locked by a request")
-    held, slots = request_slots(scheduler)
-    if held:
-        problems.append(f"request slots: {held} of {slots} were not given back")
+    taken, slots = request_slots(scheduler)
+    if taken:
+        problems.append(f"request slots: {taken} of {slots} were not given back")
     problems += transfer_problems(scheduler, failed_rooms=failed_rooms)
     return [*problems, *holders(scheduler), *_taken(scheduler)] if problems else []
 
@@ -56,13 +61,13 @@ def _taken(scheduler: Any) -> Iterator[str]:
     book, tree = current_book(), scheduler.tree_cache
     if book is None:
         return
-    if hasattr(tree, "all_values_flatten"):
-        import torch
-
+    pool = token_pool(scheduler.token_to_kv_pool_allocator)
+    if pool is not None and lists_its_tokens(tree):
         # up to 0.5.18 it fails for a tree without a node
         full = any(_tree_tokens(scheduler, kind) for kind in ("evictable", "protected"))
-        cached = tree.all_values_flatten().cpu() if full else torch.empty(0, dtype=torch.int64)
-        yield from book.held_tokens(scheduler.token_to_kv_pool_allocator, cached)
+        with looking():
+            cached = tree.all_values_flatten().cpu().tolist() if full else ()
+        yield from book.held_tokens(pool, cached)
     if _tree_tokens(scheduler, "protected"):
         yield from book.open_locks()
 
@@ -78,7 +83,7 @@ def request_slots(scheduler: Any) -> tuple[int, int]:
     Decode has more than its batches take: for requests whose KV is on its way.
     """
     pool = need(scheduler, "req_to_token_pool")
-    slots = int(need(pool, "size")) + int(getattr(pool, "pre_alloc_size", 0))
+    slots = request_slots_of(pool)
     return slots - int(pool.available_size()), slots
 
 
@@ -97,9 +102,7 @@ def reset_scheduler(scheduler: Any) -> None:
         raise PprankError(f"the Scheduler could not be reset: {problems}")
     utils = import_module("sglang.srt.utils")
     need(utils, "set_random_seed")(scheduler.random_seed)
-    tracker = getattr(scheduler, "new_token_ratio_tracker", None)
-    if tracker is not None:
-        tracker.reset()
+    held.reset_estimates(scheduler)
     scheduler.forward_ct = 0
     forget_forwards(scheduler)
     restart_serial()
@@ -116,16 +119,7 @@ def drop_new_attributes(scheduler: Any) -> None:
 
 
 def _drop_requests(scheduler: Any) -> None:
-    batch_class = need(import_module("sglang.srt.managers.schedule_batch"), "ScheduleBatch")
-    # in place: other components hold this list
-    need(scheduler, "waiting_queue").clear()
-    scheduler.running_batch = batch_class(reqs=[], batch_is_full=False)
-    scheduler.last_batch = None
-    for name in ("chunked_req", "_pending_chunked_abort_req", "cur_batch", "cur_batch_for_debug"):
-        if hasattr(scheduler, name):
-            setattr(scheduler, name, None)
-    if hasattr(scheduler, "result_queue"):
-        scheduler.result_queue.clear()
+    held.drop_batches(scheduler)
     drop_transfers(scheduler)
     # SGLang calls it at the start of each pipeline loop; flush_cache reads what it sets.
     need(scheduler, "init_pp_loop_state")()
@@ -136,20 +130,15 @@ def busy_problems(scheduler: Any) -> Iterator[str]:
     waiting = [req.rid for req in need(scheduler, "waiting_queue")]
     if waiting:
         yield f"waiting queue: {len(waiting)} requests ({_some(waiting)})"
-    for name in ("running_batch", "last_batch", "cur_batch"):
-        batch = getattr(scheduler, name, None)
-        if batch is not None and not batch.is_empty():
-            yield f"{name}: {len(batch.reqs)} requests ({_some([r.rid for r in batch.reqs])})"
-    if getattr(scheduler, "chunked_req", None) is not None:
-        yield f"chunked_req: {scheduler.chunked_req.rid} is in the middle of its prompt"
-    for name in ("mbs", "running_mbs"):
-        for slot, batch in enumerate(getattr(scheduler, name, None) or []):
-            if batch is not None and not batch.is_empty():
-                rids = _some([req.rid for req in batch.reqs])
-                yield f"microbatch slot {name}[{slot}]: {len(batch.reqs)} requests ({rids})"
-    queue = getattr(getattr(scheduler, "grammar_manager", None), "grammar_queue", None)
-    if queue:
-        yield f"grammar queue: {len(queue)} requests"
+    for name, batch in held.batches_of(scheduler):
+        yield f"{name}: {len(batch.reqs)} requests ({_some([r.rid for r in batch.reqs])})"
+    if (chunked := held.chunked_request_of(scheduler)) is not None:
+        yield f"chunked_req: {chunked.rid} is in the middle of its prompt"
+    for name, batch in held.slots_of(scheduler):
+        rids = _some([req.rid for req in batch.reqs])
+        yield f"microbatch slot {name}: {len(batch.reqs)} requests ({rids})"
+    if count := held.waiting_for_grammar(scheduler):
+        yield f"grammar queue: {count} requests"
     yield from queue_problems(scheduler)
     yield from _between_stages(scheduler)
 
@@ -159,15 +148,14 @@ def _between_stages(scheduler: Any) -> Iterator[str]:
 
     Not the requests that it passes on: of these the last ones are on their way in each iteration.
     """
-    for kind, messages in (getattr(scheduler, "_pp_tensor_dict_inbox", None) or {}).items():
-        if messages:
-            yield f"received and not asked for: {len(messages)} messages of kind {kind!r}"
-    if results := getattr(scheduler, "last_rank_comm_queue", None):
-        yield f"last_rank_comm_queue: {len(results)} results that were not sent"
+    for kind, count in pipeline.received_too_early(scheduler):
+        yield f"received and not asked for: {count} messages of kind {kind!r}"
+    if count := pipeline.results_not_sent(scheduler):
+        yield f"last_rank_comm_queue: {count} results that were not sent"
     # those of requests: of these the last ones are on their way in each iteration
-    idle_loop = () if loop_is_running() else ("send_req_work",)
-    for name in ("send_proxy_work", "send_output_work", *idle_loop):
-        if work := getattr(scheduler, name, None):
+    idle_loop = () if loop_is_running() else (pipeline.REQUESTS,)
+    for name in (pipeline.PROXIES, pipeline.OUTPUTS, *idle_loop):
+        if work := pipeline.open_sends(scheduler, name):
             yield f"{name}: {len(work)} sends that were not waited for"
     if idle_loop and (calls := [call for call in open_calls() if call.way == SEND]):
         places = ", ".join(sorted({str(call.site) for call in calls})[:4])
@@ -180,10 +168,8 @@ def _tree_tokens(scheduler: Any, what: str) -> int:
     Caches of one kind count in ``evictable_size``; hybrid ones (SWA, SSM) in ``full_...``, which
     is 0 in the base class of the others.
     """
-    hybrid = getattr(scheduler, "is_hybrid_swa", False) or getattr(
-        scheduler, "is_hybrid_ssm", False
-    )
-    return int(need(scheduler.tree_cache, f"full_{what}_size" if hybrid else f"{what}_size")())
+    kind = f"full_{what}_size" if held.is_hybrid(scheduler) else f"{what}_size"
+    return int(need(scheduler.tree_cache, kind)())
 
 
 def _some(rids: list[str]) -> str:

@@ -1,38 +1,51 @@
 """Who took which KV token, slot and prefix lock, and where: a record for one test.
 
-It listens at SGLang's seams. Tokens are followed where an allocator keeps its free ones one by one
-(pages of one token), where looking at them costs nothing; else only slots and locks are.
+It is told events. Tokens are followed where they can be (`events.types.TokenPool`); else only slots
+and locks are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from pytest_pprank.sglang.events.types import (
+    BatchPrepared,
+    KvAllocated,
+    KvCleared,
+    KvFreed,
+    MetadataAllocated,
+    MetadataFreed,
+    PrefixLocked,
+    PrefixUnlocked,
+    SlotAllocated,
+    SlotFreed,
+    Stack,
+    TokenPool,
+)
+from pytest_pprank.sglang.taps import call_sites
 
-from pytest_pprank.devices.look import costs_nothing, host_values
-from pytest_pprank.devices.sim import looking
-from pytest_pprank.sglang.taps import Passage, call_sites, request_in_hand
-from pytest_pprank.wire.ledger_file import Site
-
-Stack = tuple[Site, ...]
 Report = Callable[[str, Stack], None]
 _SHOWN = 6
-_FOLLOWED = ("TokenToKVPoolAllocator", "PagedTokenToKVPoolAllocator")
 
 
 @dataclass
-class _Pool:
-    """The tokens of one allocator. By token: number of the event that took it (0: it is free), of
-    the last event at all, and of the request that holds it (0: none).
+class _Tokens:
+    """The tokens of one pool. By token: number of the event that took it, as long as it is held; of
+    the last event at all; and the request that holds it or was the last to do so.
     """
 
-    taken: Any
-    last: Any
-    owner: Any
+    taken: dict[int, int]
+    last: dict[int, int] = field(default_factory=dict)
+    owner: dict[int, str] = field(default_factory=dict)
+
+    def not_held(self, tokens: Sequence[int]) -> list[int]:
+        """Return those of the tokens that nobody holds."""
+        if self.taken.keys() >= set(tokens):
+            return []
+        return [token for token in tokens if token not in self.taken]
 
 
 @dataclass(frozen=True)
@@ -62,12 +75,12 @@ class KvBook:
     """By metadata slot of KV transfers who has taken it last, while it is held."""
     metadata_freed: dict[int, Taken] = field(default_factory=dict)
     """By metadata slot who has given it back last."""
-    _pools: dict[int, _Pool] = field(default_factory=dict)
+    _pools: dict[int, _Tokens] = field(default_factory=dict)
     _events: list[Stack] = field(default_factory=lambda: [()])
-    _rids: dict[str, int] = field(default_factory=dict)
+    """By number, where it happened; number 0 is before this test."""
     _locks: dict[int, list[Taken]] = field(default_factory=dict)
 
-    def listeners(self) -> dict[str, Callable[[Passage], None]]:
+    def listeners(self) -> dict[str, Callable[[Any], None]]:
         """Return what must be called at which seam."""
         return {
             "kv_alloc": self._alloc,
@@ -77,126 +90,93 @@ class KvBook:
             "slot_free": self._slot_free,
             "metadata_alloc": self._metadata_alloc,
             "metadata_free": self._metadata_free,
-            "prepare_for_extend": self._extend,
-            "prepare_for_decode": self._decode,
+            "prepare_for_extend": self._own,
+            "prepare_for_decode": self._own,
             "lock": self._lock,
             "unlock": self._unlock,
         }
 
     # tokens
 
-    def follows(self, allocator: Any) -> bool:
-        """Whether the tokens of this allocator can be followed."""
-        plain = type(allocator).__name__ in _FOLLOWED and allocator.page_size == 1
-        pages = getattr(allocator, "free_pages", None)
-        return plain and pages is not None and costs_nothing(pages.device)
-
-    def check_in_use(self, allocator: Any, tokens: Any, what: str) -> None:
+    def check_in_use(self, pool: TokenPool, used: Sequence[int], what: str) -> None:
         """Report tokens that nobody holds, although they are used for `what`."""
-        if not self.follows(allocator):
-            return
-        pool, used = self._pool(allocator), _numbers(tokens)
-        wrong = used[pool.taken[used] == 0]
-        if len(wrong):
-            self.report(f"use after free: {what} uses {self._words(pool, wrong)}", call_sites())
+        tokens = self._tokens(pool)
+        if wrong := tokens.not_held(used):
+            self.report(f"use after free: {what} uses {self._words(tokens, wrong)}", call_sites())
 
-    def held_tokens(self, allocator: Any, besides: Any) -> Iterator[str]:
-        """Yield, in words, the tokens that are held, but for those in `besides` (host tensor)."""
-        if not self.follows(allocator):
-            return
-        pool = self._pool(allocator)
-        held = np.flatnonzero(pool.taken)
-        held = held[~np.isin(held, besides.numpy())]
-        groups = Counter(zip(pool.owner[held].tolist(), pool.taken[held].tolist(), strict=True))
+    def held_tokens(self, pool: TokenPool, besides: Collection[int]) -> Iterator[str]:
+        """Yield, in words, the tokens that are held, but for those in `besides`."""
+        tokens = self._tokens(pool)
+        held = sorted(tokens.taken.keys() - set(besides))
+        groups = Counter((tokens.owner.get(token, ""), tokens.taken[token]) for token in held)
         for (owner, event), count in groups.most_common(_SHOWN):
-            yield f"{count} KV tokens of {self._name(owner)}: taken {_where(self._events[event])}"
+            place = _where(self._events[event])
+            yield f"{count} KV tokens of {owner or 'nobody known'}: taken {place}"
 
-    def _pool(self, allocator: Any) -> _Pool:
-        pool = self._pools.get(id(allocator))
-        if pool is None:
-            size = int(allocator.size) + 1
-            taken: Any = np.ones(size, dtype=np.int64)
-            taken[0] = 0  # for padding: never handed out
-            taken[_free_tokens(allocator)] = 0
-            self._note(())
-            empty: Any = np.zeros(size, dtype=np.int64)
-            pool = self._pools[id(allocator)] = _Pool(taken, empty, empty.copy())
-        return pool
+    def _tokens(self, pool: TokenPool) -> _Tokens:
+        known = self._pools.get(pool.key)
+        if known is None:
+            held = set(range(1, pool.size + 1)).difference(pool.free())
+            known = self._pools[pool.key] = _Tokens(dict.fromkeys(held, 0))
+        return known
 
-    def _alloc(self, passage: Passage) -> None:
-        allocator, tokens = passage.args[0], passage.result
-        if tokens is None or not self.follows(allocator):
+    def _alloc(self, event: KvAllocated) -> None:
+        if event.pool is None:
             return
-        known = id(allocator) in self._pools
-        pool, taken, stack = self._pool(allocator), _numbers(tokens), call_sites()
-        twice = taken[pool.taken[taken] > 0] if known else []
-        if len(twice):
-            self.report(f"handed out twice: {self._words(pool, twice)}", stack)
-        event = self._note(stack)
-        pool.taken[taken] = pool.last[taken] = event
-        # a batch names its requests when it has been prepared; others take for one at a time
-        in_batch = any(site.function.startswith("prepare_for") for site in stack)
-        pool.owner[taken] = 0 if in_batch else self._number(request_in_hand())
+        known = self._pools.get(event.pool.key)
+        tokens, taken = self._tokens(event.pool), event.tokens
+        if known is not None and not known.taken.keys().isdisjoint(taken):
+            twice = [token for token in taken if token in known.taken]
+            self.report(f"handed out twice: {self._words(known, twice)}", event.stack)
+        number = self._note(event.stack)
+        tokens.taken.update(dict.fromkeys(taken, number))
+        tokens.last.update(dict.fromkeys(taken, number))
+        tokens.owner.update(dict.fromkeys(taken, event.rid))
 
-    def _free(self, passage: Passage) -> None:
-        allocator = passage.args[0]
-        if _in_free_group(allocator) or not self.follows(allocator):
-            return  # SGLang will free them together, in one call
-        pool, stack = self._pool(allocator), call_sites()
-        freed = np.concatenate([_numbers(tensor) for tensor in passage.arguments])
-        wrong = freed[pool.taken[freed] == 0]
-        if len(wrong):
-            self.report(f"double free: {self._words(pool, wrong)}", stack)
-        pool.taken[freed] = 0
-        pool.last[freed] = self._note(stack)
-
-    def _clear(self, passage: Passage) -> None:
-        self._pools.pop(id(passage.args[0]), None)
-
-    def _extend(self, passage: Passage) -> None:
-        batch = passage.args[0]
-        self._own(batch, [int(length) for length in batch.extend_lens])
-
-    def _decode(self, passage: Passage) -> None:
-        batch = passage.args[0]
-        self._own(batch, [1] * len(batch.reqs))
-
-    def _own(self, batch: Any, lengths: Sequence[int]) -> None:
-        allocator, tokens = batch.token_to_kv_pool_allocator, batch.out_cache_loc
-        if tokens is None or not self.follows(allocator) or sum(lengths) != len(tokens):
+    def _free(self, event: KvFreed) -> None:
+        if event.pool is None:
             return
-        numbers = [self._number(req.rid) for req in batch.reqs]
-        self._pool(allocator).owner[_numbers(tokens)] = np.repeat(numbers, lengths)
+        tokens = self._tokens(event.pool)
+        if wrong := tokens.not_held(event.tokens):
+            self.report(f"double free: {self._words(tokens, wrong)}", event.stack)
+        for token in event.tokens:
+            tokens.taken.pop(token, None)
+        tokens.last.update(dict.fromkeys(event.tokens, self._note(event.stack)))
 
-    def _number(self, rid: str) -> int:
-        return self._rids.setdefault(rid, len(self._rids) + 1) if rid else 0
+    def _clear(self, event: KvCleared) -> None:
+        self._pools.pop(event.pool, None)
+
+    def _own(self, event: BatchPrepared) -> None:
+        if event.pool is None or sum(event.lengths) != len(event.tokens):
+            return
+        owner, start = self._tokens(event.pool).owner, 0
+        for rid, length in zip(event.rids, event.lengths, strict=True):
+            owner.update(dict.fromkeys(event.tokens[start : start + length], rid))
+            start += length
 
     # slots and locks
 
-    def _slot_alloc(self, passage: Passage) -> None:
-        stack = call_sites()
-        for req in passage.argument(1, "reqs") or () if passage.result is not None else ():
-            self.slots.setdefault(req.rid, stack)
+    def _slot_alloc(self, event: SlotAllocated) -> None:
+        for rid in event.rids:
+            self.slots.setdefault(rid, event.stack)
 
-    def _slot_free(self, passage: Passage) -> None:
-        self.slots.pop(passage.argument(1, "req").rid, None)
+    def _slot_free(self, event: SlotFreed) -> None:
+        self.slots.pop(event.rid, None)
 
-    def _metadata_alloc(self, passage: Passage) -> None:
-        if passage.result is not None:
-            self.metadata[int(passage.result)] = Taken(request_in_hand(), call_sites())
+    def _metadata_alloc(self, event: MetadataAllocated) -> None:
+        if event.slot is not None:
+            self.metadata[event.slot] = Taken(event.rid, event.stack)
 
-    def _metadata_free(self, passage: Passage) -> None:
-        slot = int(passage.argument(1, "free_index"))
-        taken = self.metadata.pop(slot, None)
-        self.metadata_freed[slot] = Taken(taken.rid if taken else "", call_sites())
+    def _metadata_free(self, event: MetadataFreed) -> None:
+        taken = self.metadata.pop(event.slot, None)
+        self.metadata_freed[event.slot] = Taken(taken.rid if taken else "", event.stack)
 
-    def _lock(self, passage: Passage) -> None:
-        self._locks.setdefault(_node(passage), []).append(Taken(request_in_hand(), call_sites()))
+    def _lock(self, event: PrefixLocked) -> None:
+        self._locks.setdefault(event.node, []).append(Taken(event.rid, event.stack))
 
-    def _unlock(self, passage: Passage) -> None:
-        takers, rid = self._locks.get(_node(passage)), request_in_hand()
-        if takers:
-            own = [number for number, taken in enumerate(takers) if taken.rid == rid]
+    def _unlock(self, event: PrefixUnlocked) -> None:
+        if takers := self._locks.get(event.node):
+            own = [number for number, taken in enumerate(takers) if taken.rid == event.rid]
             takers.pop(own[-1] if own else -1)
 
     def open_locks(self) -> Iterator[str]:
@@ -211,38 +191,12 @@ class KvBook:
         self._events.append(stack)
         return len(self._events) - 1
 
-    def _name(self, owner: int) -> str:
-        return next((rid for rid, number in self._rids.items() if number == owner), "nobody known")
-
-    def _words(self, pool: _Pool, tokens: Any) -> str:
-        first = int(tokens[0])
+    def _words(self, pool: _Tokens, tokens: Sequence[int]) -> str:
+        first = tokens[0]
         shown = ", ".join(map(str, tokens[:_SHOWN])) + (", ..." if len(tokens) > _SHOWN else "")
-        when = _where(self._events[int(pool.last[first])])
-        owner = self._name(int(pool.owner[first]))
+        when = _where(self._events[pool.last.get(first, 0)])
+        owner = pool.owner.get(first) or "nobody known"
         return f"KV tokens {shown}, last of {owner}, taken or given back before {when}"
-
-
-def _in_free_group(allocator: Any) -> bool:
-    at_once = getattr(allocator, "is_not_in_free_group", None)  # up to SGLang 0.5.18
-    if at_once is not None:
-        return not at_once
-    return getattr(allocator, "free_group", None) is not None
-
-
-def _free_tokens(allocator: Any) -> Any:
-    if hasattr(allocator, "get_all_free_pages"):
-        with looking():
-            return _numbers(allocator.get_all_free_pages())
-    return np.concatenate([_numbers(allocator.free_pages), _numbers(allocator.release_pages)])
-
-
-def _numbers(tokens: Any) -> Any:
-    return host_values(tokens).numpy()
-
-
-def _node(passage: Passage) -> int:
-    node = passage.argument(1, "node")
-    return node if isinstance(node, int) else id(node)
 
 
 def _where(stack: Stack) -> str:

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pytest_pprank.devices.look import costs_nothing, host_values
+from pytest_pprank.sglang.events.types import KvReader, Layer, SlotFreed
 
 _MOST_BYTES = 4 << 20
 _MOST_REQUESTS = 64
 _SHOWN = 3
 _NEAR = {"torch.float32": 1e-3, "torch.float16": 2e-2, "torch.bfloat16": 1e-1}
 """Keys and values are of order 1; SGLang adds in another order."""
-
-Layer = tuple[Any, Any]
-"""Keys and values, as numpy arrays [tokens, heads, size]."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +33,15 @@ class KvValues:
     def __init__(self) -> None:
         self.kept: dict[str, Kept] = {}
 
-    def keep(self, req: Any, slots: Any, pool: Any) -> None:
-        """Copy the KV of a request that is about to give its slot (in `slots`) back."""
-        buffers = getattr(pool, "k_buffer", None)
-        kv = getattr(req, "kv", req)  # up to 0.5.19 on the request itself
-        row = getattr(kv, "req_pool_idx", None)
-        length = int(getattr(kv, "kv_committed_len", 0) or 0)
-        if not buffers or not costs_nothing(buffers[0].device) or row is None or not length:
+    def keep(self, event: SlotFreed, kv: KvReader) -> None:
+        """Copy the KV of a request that is about to give its slot back."""
+        if event.slot is None or not event.tokens:
             return
-        of_token = buffers[0][0].nbytes
-        full = len(self.kept) >= _MOST_REQUESTS and req.rid not in self.kept
-        if full or length * of_token * 2 * len(buffers) > _MOST_BYTES:
+        full = len(self.kept) >= _MOST_REQUESTS and event.rid not in self.kept
+        if full or event.tokens * kv.bytes_per_token > _MOST_BYTES:
             return
-        tokens = host_values(slots.req_to_token)[row, :length].long()
-        layers = [
-            (_taken(keys, tokens), _taken(values, tokens))
-            for keys, values in zip(buffers, pool.v_buffer, strict=True)
-        ]
-        self.kept[req.rid] = Kept(int(getattr(pool, "start_layer", 0)), tuple(layers))
-
-
-def _taken(buffer: Any, tokens: Any) -> Any:
-    return host_values(buffer)[tokens].float().numpy()
+        layers = kv.read(event.slot, event.tokens)
+        self.kept[event.rid] = Kept(kv.first_layer, layers)
 
 
 _current: KvValues | None = None

@@ -10,6 +10,7 @@ import torch
 
 from pytest_pprank.devices.look import host_values
 from pytest_pprank.devices.pending import unordered_writes
+from pytest_pprank.sglang.compat.batches import is_plain_extend, mode_of, tensors_of_proxy
 from pytest_pprank.sglang.fields import (
     ALWAYS,
     EXTEND,
@@ -17,6 +18,7 @@ from pytest_pprank.sglang.fields import (
     SCHEDULE_BATCH,
     Device,
     Host,
+    Kind,
     Mirror,
     Staging,
     Table,
@@ -90,7 +92,7 @@ def check_batch(
     for name in table:
         if wanted is None or name in wanted:
             findings.extend(_check_field(batch, name, table, device))
-    return sorted(findings, key=lambda f: getattr(table.get(f.field), "when", "") != ALWAYS)
+    return sorted(findings, key=lambda found: not _is_always(table.get(found.field)))
 
 
 def tensors_of(batch: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -110,7 +112,7 @@ def host_tensors(batch: Any, proxy: Any) -> Iterator[tuple[str, torch.Tensor]]:
             for tensor in _tensors(getattr(batch, name, None)):
                 if tensor.device.type == "cpu":
                     yield f"{type(batch).__name__}.{name}", tensor
-    for key, tensor in getattr(proxy, "tensors", {}).items():
+    for key, tensor in tensors_of_proxy(proxy).items():
         if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
             yield f"{type(proxy).__name__}[{key!r}]", tensor
 
@@ -180,14 +182,14 @@ def _check_field(batch: Any, name: str, table: Table, device: torch.device) -> I
 
 
 def _usual_cause(batch: Any, kind: Device) -> str:
-    mode = getattr(batch, "forward_mode", None)
+    mode = mode_of(batch)
     decode = mode is not None and mode.is_decode()
     return (kind.decode_cause if decode else "") or kind.cause
 
 
 def _required(batch: Any, kind: Device) -> bool:
-    mode = getattr(batch, "forward_mode", None)
-    extend = mode is not None and mode.is_extend() and not mode.is_target_verify()
+    mode = mode_of(batch)
+    extend = mode is not None and is_plain_extend(mode)
     return kind.when == ALWAYS or (kind.when == EXTEND and extend)
 
 
@@ -212,7 +214,7 @@ def _contents(batch: Any, name: str, tensor: torch.Tensor) -> Iterator[Finding]:
     schedule_batch = origin_of(batch)
     note = getattr(schedule_batch, _NOTE, None)
     # A later prepare_for_* allocates new KV locations: then the note is of an earlier forward.
-    if note is None or note.locations is not getattr(schedule_batch, "out_cache_loc", None):
+    if note is None or note.locations is not schedule_batch.out_cache_loc:
         return
     for source, staged in note.staged.items():
         kind = SCHEDULE_BATCH[source]
@@ -266,7 +268,12 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def _cause(table: Table, name: str) -> str:
-    return str(getattr(table.get(name), "cause", ""))
+    kind = table.get(name)
+    return kind.cause if isinstance(kind, Device) else ""
+
+
+def _is_always(kind: Kind | None) -> bool:
+    return isinstance(kind, Device) and kind.when == ALWAYS
 
 
 def _same_device(actual: torch.device, expected: torch.device) -> bool:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.devices.sim import looking
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang import tap_seams  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.engine_loop import iteration_of_this_thread
-from pytest_pprank.sglang.tap_facts import Facts
+from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
+from pytest_pprank.sglang.events.facts import Facts
 from pytest_pprank.sglang.taps import Passage, call_sites, taps
 from pytest_pprank.wire.ledger_file import NOWHERE, Site
 from pytest_pprank.worker.ledger_calls import thread_name

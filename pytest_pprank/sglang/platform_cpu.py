@@ -31,6 +31,11 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
         memory = psutil.virtual_memory()
         return float(memory.total - memory.available)
 
+    def get_kv_pool_cls(self, *, kind: str) -> type | None:
+        """Return the pool class of a kind; SGLang asks so from 0.5.22 on."""
+        known = {"mha": self.get_mha_kv_pool_cls, "mla": self.get_mla_kv_pool_cls}
+        return known[kind]() if kind in known else None
+
     def get_mha_kv_pool_cls(self) -> type:
         from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 

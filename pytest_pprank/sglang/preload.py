@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
+from pytest_pprank.sglang.compat.accelerator import use_accelerator
 from pytest_pprank.sglang.platform import NAMES, select_platform
 from pytest_pprank.sglang.static import NO_NCCL
 from pytest_pprank.sglang.torchvision_shim import ensure_torchvision
@@ -93,6 +94,7 @@ def import_sglang(device: str = "cpu") -> None:
         for name in _LAZY:
             with suppress(ModuleNotFoundError):  # a preload only saves time
                 importlib.import_module(name)
+        use_accelerator(device.partition(":")[0])
         # SGLang asks for some progress bars in spite of TQDM_DISABLE; spare the thread at least.
         importlib.import_module("tqdm").tqdm.monitor_interval = 0
 

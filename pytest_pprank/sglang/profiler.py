@@ -1,9 +1,7 @@
 """Run SGLang's dynamic-chunk profiler under observation, on a clock that does not jitter.
 
-SGLang swallows what goes wrong there: it logs a warning and turns dynamic chunking off. The
-profiler lives in ``SchedulerPPMixin.profile_and_init_predictor`` up to 0.5.19 and in
-``DynamicChunkSizer.profile_and_fit`` from 0.5.20. Only stage 0 runs forwards; the other stages
-wait for its samples.
+SGLang swallows what goes wrong there: it logs a warning and turns dynamic chunking off. Only stage
+0 runs forwards; the other stages wait for its samples.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -22,16 +20,12 @@ from typing import Any
 
 import torch
 
+from pytest_pprank.sglang.compat.profiler import no_profiler, profiler_home, run_again
 from pytest_pprank.sglang.fields import FORWARD_BATCH
 from pytest_pprank.sglang.materialize import Finding, check_batch, note_origin, note_staging
-from pytest_pprank.sglang.seams import missing, need
+from pytest_pprank.sglang.seams import need
 from pytest_pprank.sglang.taps import qualified
 
-_HOMES = (
-    ("sglang.srt.managers.scheduler_components.dynamic_chunk_sizer", "DynamicChunkSizer",
-     "profile_and_fit"),
-    ("sglang.srt.managers.scheduler_pp_mixin", "SchedulerPPMixin", "profile_and_init_predictor"),
-)  # fmt: skip
 _SWALLOWED = ("failed to profile", "failed to fit", "will be disabled")
 
 # Seconds for a forward of n tokens: quadratic with a > 0, as the fit demands; 3.4 ms at n = 256.
@@ -89,15 +83,14 @@ class VirtualTime:
 def watch_profiler() -> Iterator[ProfilerRun]:
     """Observe each run of the profiler inside the ``with`` block, on a virtual clock."""
     run = ProfilerRun()
-    home = _home()
+    home = profiler_home()
     with ExitStack() as stack:
         stack.enter_context(_captured_warnings(run))
         if home is not None:
-            _, owner, name = home
-            entry = getattr(owner, name)
+            entry = getattr(home.owner, home.method)
 
             def observed(*args: Any, **kwargs: Any) -> Any:
-                run.ran, run.entry = True, f"{owner.__name__}.{name}"
+                run.ran, run.entry = True, str(home)
                 with profiler_clock() as clock, _observed_forwards(run, clock):
                     try:
                         return entry(*args, **kwargs)
@@ -105,7 +98,7 @@ def watch_profiler() -> Iterator[ProfilerRun]:
                         run.warnings.append(_where_raised(error))
                         raise
 
-            stack.enter_context(replaced(owner, name, observed))
+            stack.enter_context(replaced(home.owner, home.method, observed))
         yield run
 
 
@@ -115,52 +108,26 @@ def profiler_clock() -> Iterator[VirtualTime]:
 
     On a tiny model the real latencies are noise and the fit fails at random (FACTS).
     """
-    home = _home()
+    home = profiler_home()
     if home is None:
-        raise missing("dynamic-chunk profiler (looked for " + _places() + ")")
-    need(home[0], "time")
+        raise no_profiler()
+    need(home.module, "time")
     clock = VirtualTime()
-    with replaced(home[0], "time", clock):
+    with replaced(home.module, "time", clock):
         yield clock
 
 
 def run_profiler(scheduler: Any) -> ProfilerRun:
     """Run the profiler again through SGLang's own entry. A meeting of all stages."""
     with watch_profiler() as run:
-        if hasattr(scheduler, "maybe_init_dynamic_chunk_sizer"):
-            scheduler.maybe_init_dynamic_chunk_sizer()
-        elif hasattr(scheduler, "profile_and_init_predictor"):
-            # SGLang's caller swallows what it raises; `run` keeps it
-            with suppress(Exception):
-                scheduler.profile_and_init_predictor()
-        else:
-            raise missing("dynamic-chunk profiler (looked for " + _places() + ")")
+        run_again(scheduler)
     return run
 
 
 def profiler_name() -> str:
     """Return class and method of the installed SGLang's profiler, empty without one."""
-    home = _home()
-    return "" if home is None else f"{home[1].__name__}.{home[2]}"
-
-
-def strands_peers() -> bool:
-    """Say whether a failure on stage 0 leaves the other stages waiting for its samples.
-
-    Up to 0.5.19 the exception skips the broadcast; from 0.5.20 a failure travels as None.
-    """
-    home = _home()
-    return home is not None and home[2] == "profile_and_init_predictor"
-
-
-def predict_chunk(scheduler: Any, history: int) -> int | None:
-    """Return the chunk size predicted after `history` tokens; None when there is no predictor."""
-    sizer = getattr(scheduler, "dynamic_chunk_sizer", None)
-    if sizer is not None:
-        return need(sizer, "predict")(history)  # type: ignore[no-any-return]
-    if getattr(scheduler, "length_predictor", None) is not None:
-        return need(scheduler, "predict_next_chunk_size")(history)  # type: ignore[no-any-return]
-    return None
+    home = profiler_home()
+    return "" if home is None else str(home)
 
 
 def dynamic_chunking_enabled(scheduler: Any) -> bool:
@@ -249,20 +216,3 @@ def _where_raised(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
     return f"{type(error).__name__}: {error} ({place})"
-
-
-def _home() -> tuple[Any, Any, str] | None:
-    """Return (module, class, method) of the installed SGLang's profiler, None without one."""
-    for module_name, class_name, method in _HOMES:
-        try:
-            module = import_module(module_name)
-        except ModuleNotFoundError:
-            continue
-        owner = getattr(module, class_name, None)
-        if owner is not None and method in vars(owner):
-            return module, owner, method
-    return None
-
-
-def _places() -> str:
-    return " and ".join(f"{owner}.{method}" for _, owner, method in _HOMES)

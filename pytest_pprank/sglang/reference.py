@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.engine_messages import Result
-from pytest_pprank.sglang.kv_values import Layer, first_differences, kept_of
+from pytest_pprank.sglang.events.types import Layer
+from pytest_pprank.sglang.kv_values import first_differences, kept_of
 
 if TYPE_CHECKING:
     from pytest_pprank.worker.handle import Pprank

@@ -16,12 +16,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.sglang.compat.profiler import SIZING, strands_peers
+from pytest_pprank.sglang.compat.start import name_instance, publisher, thread_binding
 from pytest_pprank.sglang.disagg_start import prepare_disagg, private_ports, start_bootstrap
 from pytest_pprank.sglang.grammar import start_grammars
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
-from pytest_pprank.sglang.profiler import ProfilerRun, strands_peers, watch_profiler
+from pytest_pprank.sglang.profiler import ProfilerRun, watch_profiler
 from pytest_pprank.sglang.seams import fill, missing, need, takes
-from pytest_pprank.sglang.static import sglang_version
 from pytest_pprank.sglang.tokenizer_side import TokenizerSide
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
 _MAX_SOCKET_PATH = 100
 """Bytes of a unix socket's path that Linux takes (108), less what zmq may add."""
-
-
-# one sizer from 0.5.20, before a predictor and a switch
-_SIZING = ("dynamic_chunk_sizer", "length_predictor", "enable_dynamic_chunking")
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ def _snapshot(scheduler: Any, side: TokenizerSide | None, run: ProfilerRun) -> S
     kept = {
         name: value
         for name, value in attributes.items()
-        if name in _SIZING or value is None or isinstance(value, (int, float, str, Enum))
+        if name in SIZING or value is None or isinstance(value, (int, float, str, Enum))
     }
     return Started(side, run, kept, frozenset(attributes))
 
@@ -146,13 +143,9 @@ def _construct(server_args: Any, ports: Any, pprank: Pprank) -> Any:
 
 def _publish(server_args: Any, pprank: Pprank) -> None:
     """Install the process-wide config, where this SGLang has one."""
-    try:
-        context = import_module("sglang.srt.runtime_context")
-    except ModuleNotFoundError:
-        return  # before 0.5.16 the Scheduler does it itself
-    publish = getattr(context, "publish", None)
-    if publish is None:
+    if (found := publisher()) is None:
         return
+    context, publish = found
     known: dict[str, Any] = {"server_args": server_args, "role": "scheduler"}
     if takes(publish, "ranks"):
         world_rank = need(context, "spawn_world_rank")
@@ -180,8 +173,7 @@ def _port_args(port_args_class: Any, server_args: Any, pprank: Pprank) -> Any:
                 "set TMPDIR to a shorter folder"
             )
         setattr(ports, name, f"ipc://{path}")
-    if hasattr(ports, "instance_id"):
-        ports.instance_id = instance_id(pprank)
+    name_instance(ports, instance_id(pprank))
     return ports
 
 
@@ -189,12 +181,5 @@ def _spread_threads(pprank: Pprank) -> None:
     """Give each rank one core: SGLang's CPU path refuses more ranks than NUMA nodes else."""
     cores = sorted(os.sched_getaffinity(0))
     entries = [str(cores[stage % len(cores)]) for stage in range(pprank.num_stages)]
-    # Up to 0.5.18 it wants as many entries as TP ranks, that is one (FACTS, version drift).
-    one = _release() < (0, 5, 19)
-    bind = entries[pprank.stage] if one else "|".join(entries)
+    bind = thread_binding(entries, pprank.stage)
     os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", bind)
-
-
-def _release() -> tuple[int, ...]:
-    version = (sglang_version() or "0").split("+")[0].split(".")
-    return tuple(int(part) for part in version[:3] if part.isdigit())

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytest_pprank.errors import SeamMissing
-from pytest_pprank.sglang.static import sglang_version
+from pytest_pprank.sglang.installed import installed
 
 
 def missing(what: str) -> SeamMissing:
     """Return the error that names the installed SGLang and what it lacks."""
-    return SeamMissing(f"SGLang {sglang_version() or '(no version)'} has no {what}")
+    return SeamMissing(f"SGLang {installed() or '(not found)'} has no {what}")
 
 
 def need(owner: object, name: str) -> Any:
@@ -39,7 +39,7 @@ def fill(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, An
         elif parameter.default is parameter.empty:
             label = getattr(function, "__qualname__", repr(function))
             raise SeamMissing(
-                f"SGLang {sglang_version() or '(no version)'}: {label} requires {name!r}, "
+                f"SGLang {installed() or '(not found)'}: {label} requires {name!r}, "
                 "which this plugin does not know how to give"
             )
     return chosen

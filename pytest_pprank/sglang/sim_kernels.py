@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from pytest_pprank.devices.sim.accesses import rows_of
 from pytest_pprank.devices.sim.fused import Launch, fused
-from pytest_pprank.devices.sim.tracker import rows_of
+from pytest_pprank.sglang.compat.kernels import fused_operator
 
 KEY = "pprank_sim"
 """What BaseFusedOp calls the platform."""
@@ -33,12 +34,12 @@ _LAYERS = {
 
 def dispatch_key(otherwise: str) -> str:
     """Return what SGLang's operators are to call the platform; `otherwise` where they ask none."""
-    return otherwise if _fused_op() is None else KEY
+    return otherwise if fused_operator() is None else KEY
 
 
 def register() -> None:
     """Register the kernels with the installed SGLang, as far as it has places for them."""
-    operator = _fused_op()
+    operator = fused_operator()
     for cls in _layers() if operator is not None else ():
         operator.register_oot_forward(cls, _layer_kernel(cls), KEY)
     with suppress(ModuleNotFoundError, AttributeError):
@@ -49,14 +50,6 @@ def register() -> None:
         batch_info: Any = import_module("sglang.srt.model_executor.forward_batch_info")
         native = batch_info.compute_position_torch
         batch_info.compute_position_torch = fused("compute_position", native)
-
-
-def _fused_op() -> Any:
-    """Return SGLang's operator with several implementations (from 0.5.21 on), or None."""
-    with suppress(ModuleNotFoundError):
-        found = import_module("sglang.kernels.fused_op").BaseFusedOp
-        return found if hasattr(found, "register_oot_forward") else None
-    return None
 
 
 def register_grammar() -> None:

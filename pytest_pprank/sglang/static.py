@@ -12,13 +12,11 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from packaging.version import Version
-
 from pytest_pprank.errors import SeamMissing, UsageError, did_you_mean
+from pytest_pprank.sglang.installed import installed
 from pytest_pprank.sglang.tiny_families import FAMILIES
 
 OLDEST_SGLANG = (0, 5, 13)
@@ -64,37 +62,37 @@ _USE_INSTEAD = {
 
 
 def sglang_version() -> str | None:
-    """Return the version of the installed SGLang, None when there is none."""
-    try:
-        return metadata.version("sglang")
-    except metadata.PackageNotFoundError:
-        return None
+    """Return the version of the SGLang that would be imported, None when there is none."""
+    here = installed()
+    return None if here is None else here.version
 
 
 def is_older_than(version: str) -> bool:
     """Say whether the installed SGLang comes before that release; not where there is none."""
-    installed = sglang_version()
-    return installed is not None and Version(installed) < Version(version)
+    here = installed()
+    return here is not None and here.is_older_than(version)
 
 
-@lru_cache(maxsize=1)
 def package_root() -> Path | None:
     """Return the folder of the ``sglang`` package without importing it."""
-    spec = find_spec("sglang")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations)))
+    here = installed()
+    return None if here is None else here.root
 
 
 def check_installed() -> None:
     """Raise UsageError when SGLang or torch is missing or older than what is supported."""
-    _check_version("sglang", OLDEST_SGLANG)
+    here = installed()
+    _check_version("sglang", None if here is None else here.version, OLDEST_SGLANG)
     check_torch()
 
 
 def check_torch() -> None:
     """Raise UsageError when torch is missing or older than what is supported."""
-    _check_version("torch", OLDEST_TORCH)
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        version = None
+    _check_version("torch", version, OLDEST_TORCH)
 
 
 def check_server_args(args: Mapping[str, object]) -> None:
@@ -230,16 +228,15 @@ def _annotated(file: Path, only: str | None = None) -> Iterator[str]:
                     yield statement.target.id
 
 
-def _check_version(name: str, oldest: tuple[int, ...]) -> None:
+def _check_version(name: str, version: str | None, oldest: tuple[int, ...]) -> None:
     wanted = ".".join(map(str, oldest))
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
+    if version is None:
         raise UsageError(
             f"{name} is not installed; pytest-pprank needs {name} {wanted} or newer. "
             "Set it up with: python -m pytest_pprank setup"
-        ) from None
-    if tuple(int(part) for part in re.findall(r"\d+", version)[: len(oldest)]) < oldest:
+        )
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[: len(oldest)])
+    if found and found < oldest:  # a checkout may not say
         raise UsageError(
             f"{name} {version} is too old: pytest-pprank needs {name} {wanted} or newer. "
             "A fitting set-up comes with: python -m pytest_pprank setup"

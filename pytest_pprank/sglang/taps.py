@@ -1,6 +1,6 @@
 """Tells who wants to know when SGLang passes a seam, and changes nothing where nobody does.
 
-A seam is a method of one of SGLang's classes (`tap_seams` has the table), or an operation of
+A seam is a method of one of SGLang's classes (`events.hooks` has the table), or an operation of
 torch.distributed, which the ledger notes anyway. The methods are wrapped while somebody listens.
 SGLang's own HookRegistry (``sglang.srt.plugins``) is not used for it: it has no way to take a hook
 out again, and looks through all modules for each one that it puts in (0.5.21). Hooks that users
@@ -19,13 +19,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.sglang.compat.requests import is_request, wrapped_request
 from pytest_pprank.wire.ledger_file import Call as Operation
 from pytest_pprank.wire.ledger_file import Site
 from pytest_pprank.worker import ledger
 from pytest_pprank.worker.ledger_writer import ISSUED
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.tap_facts import Facts
+    from pytest_pprank.sglang.events.facts import Facts
+    from pytest_pprank.sglang.events.types import Event
 
 BEFORE, AFTER = "before", "after"
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -56,6 +58,14 @@ class Passage:
     kwargs: dict[str, Any] | None = None
     result: Any = None
     operation: Operation | None = None
+    _event: Event | None = None
+
+    @property
+    def event(self) -> Event:
+        """What it means, decoded once, and only if somebody asks."""
+        if self._event is None:
+            self._event = taps.seam(self.seam).decode(self)
+        return self._event
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -77,19 +87,22 @@ Places = Callable[[], Iterable[tuple[type, str]]]
 class Seam:
     """A place that can be listened to.
 
-    `facts` tells of a passage. `places` names the methods (class, name): asked when somebody begins
-    to listen, and again when a Scheduler has started; without any, the seam is the operations of
-    torch.distributed in one `way`. `moment`: whether listeners are called before or after SGLang.
-    `subject`: the object that it is about.
+    `decode` makes an event of a passage, and `facts` what `observe` tells of it. `places` names the
+    methods (class, name): asked when somebody begins to listen, and again when a Scheduler has
+    started; without any, the seam is the operations of torch.distributed in one `way`. `moment`:
+    whether listeners are called before or after SGLang. `subject`: the object that it is about.
+    `needs`: seams whose events are decoded, too, because this one's is compared with them.
     """
 
     name: str
     about: str
+    decode: Callable[[Passage], Event]
     facts: Callable[[Passage], Facts]
     places: Places | None = None
     moment: str = AFTER
     way: str = ""
     subject: Callable[[Passage], Any] = lambda passage: passage.args[0]
+    needs: tuple[str, ...] = ()
 
 
 class Taps:
@@ -125,14 +138,17 @@ class Taps:
         return self._seams[name]
 
     def listen(self, name: str, listener: Listener) -> Callable[[], None]:
-        """Call `listener` at each passing of a seam; returns what ends that."""
+        """Call `listener` at each passing of a seam; returns what ends that.
+
+        Raises SeamMissing for one that this SGLang lacks; then nobody listens.
+        """
         seam = self.seam(name)
-        self._listeners[name] = (*self._listeners.get(name, ()), listener)
         end_ledger = None
         if seam.way:
             end_ledger = ledger.listen(functools.partial(_tell_operation, seam, listener))
         else:
             self._install(seam)
+        self._listeners[name] = (*self._listeners.get(name, ()), listener)
 
         def end() -> None:
             if end_ledger is not None:
@@ -219,10 +235,8 @@ def request_in_hand(depth: int = _DEPTH) -> str:
         if matters(frame.f_code.co_filename):
             depth -= 1
             for value in frame.f_locals.values():
-                # decode wraps its requests while their KV is on its way
-                wraps = "req" in getattr(type(value), "__dataclass_fields__", ())
-                req = value.req if wraps else value
-                if type(req).__name__ == "Req":
+                req = wrapped_request(value)
+                if is_request(req):
                     return str(req.rid)
         frame = frame.f_back
     return ""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from pytest_pprank.sglang.compat.messages import rpc_socket_of
+
 
 class TokenizerSide:
     """Sockets of the process that SGLang calls the tokenizer manager; used on stage 0.
@@ -23,7 +25,7 @@ class TokenizerSide:
         self.outputs = self._bind(zmq.PULL, ports.tokenizer_ipc_name)
         self.texts = self._bind(zmq.PULL, ports.detokenizer_ipc_name)
         self.requests = self._bind(zmq.PUSH, ports.scheduler_input_ipc_name)
-        rpc = getattr(ports, "rpc_ipc_name", None)
+        rpc = rpc_socket_of(ports)
         self.rpc = None if rpc is None else self._bind(zmq.DEALER, rpc)
 
     def _bind(self, kind: int, name: str) -> Any:

@@ -29,10 +29,10 @@ def test_requests_that_are_retracted(engine: Any) -> None:
 @pytest.mark.pprank(perturb="-kv_pressure")  # who is retracted, and when, is of the essence
 def test_retracted_requests_beside_chunks(engine: Any, pprank: Any) -> None:
     """What was retracted comes back as a longer prompt, itself in chunks, behind another one's."""
-    for length in (30, 28, 26):
+    for length in (28, 26, 24):
         engine.submit(length, 24)
     engine.run_until(lambda: all(result.token_ids for result in engine.results.values()))
-    engine.submit(70, 4)
+    engine.submit(CHUNK, 4)
     engine.drain()
     retracted = [result for result in engine.results.values() if result.retractions]
     if pprank.num_stages == 2:  # else they share the slots out so that all find room

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from pytest_pprank.errors import SeamMissing
 from pytest_pprank.perturb import Schedule, row_of
 from pytest_pprank.perturb.base import Disturbance, Perturbation
 from pytest_pprank.wire.items import test_name
@@ -24,6 +25,8 @@ class PerturbationRun:
 
     def __init__(self, schedule: Schedule, key: ItemKey, pprank: Pprank) -> None:
         test = test_name(key)
+        self._asked = schedule.is_by_name
+        self._off: dict[str, str] = {}
         self._all: list[Perturbation] = [
             resolve_name(row_of(name).place)(Disturbance(name, schedule.seed, test, pprank))
             for name in schedule.names
@@ -32,12 +35,21 @@ class PerturbationRun:
     def loop(self, engine: Engine) -> None:
         """An engine was made."""
         for perturbation in self._all:
-            perturbation.loop(engine)
+            self._try(perturbation, lambda it: it.loop(engine))
 
     def begin(self) -> None:
         """The test's call begins."""
         for perturbation in self._all:
-            perturbation.begin()
+            self._try(perturbation, lambda it: it.begin())
+
+    def _try(self, perturbation: Perturbation, act: Callable[[Perturbation], None]) -> None:
+        """Leave out what needs something that SGLang lacks, unless it was asked for by name."""
+        try:
+            act(perturbation)
+        except SeamMissing as lacking:
+            if self._asked:
+                raise
+            self._off[perturbation.name] = f"{perturbation.name}: off, {lacking}"
 
     def close(self) -> None:
         """The test is over."""
@@ -45,7 +57,8 @@ class PerturbationRun:
             perturbation.disturbance.close()
 
     def __str__(self) -> str:
-        return "; ".join(filter(None, (str(each.disturbance) for each in self._all)))
+        did = (str(each.disturbance) for each in self._all)
+        return "; ".join([*filter(None, did), *self._off.values()])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pytest_pprank.sanitizers.base import Sanitizer, Watch
 from pytest_pprank.wire.findings import Finding
 
 if TYPE_CHECKING:
+    from pytest_pprank.sglang.events.types import Quiescent
     from pytest_pprank.worker.handle import Pprank
 
 _running: SanitizerRun | None = None
@@ -31,11 +32,11 @@ class SanitizerRun:
             self._sanitizers.append(sanitizer)
             sanitizer.watch.guard(sanitizer.begin)
 
-    def quiescent(self, scheduler: Any) -> bool:
+    def quiescent(self, left: Quiescent) -> bool:
         """Nothing may be held now; returns whether something was found."""
         before = self._found()
         for sanitizer in self._sanitizers:
-            sanitizer.watch.guard(sanitizer.quiescent, scheduler)
+            sanitizer.watch.guard(sanitizer.quiescent, left)
         return self._found() > before
 
     def close(self) -> str:
@@ -46,11 +47,12 @@ class SanitizerRun:
                 sanitizer.watch.guard(sanitizer.end)
             sanitizer.watch.close()
             name = sanitizer.name
-            brought = sanitizer.evidence()
+            brought = None if sanitizer.watch.off else sanitizer.evidence()
             if brought is not None:
                 evidence[name] = brought
         counts = {k: n for s in self._sanitizers for k, n in s.watch.counts.items() if n > 1}
         told = {"evidence": evidence, "counts": counts, "given_up": bool(self._pprank.spoiled)}
+        told["off"] = {s.name: s.watch.off for s in self._sanitizers if s.watch.off}
         return json.dumps(told) if any(told.values()) else ""
 
     def _found(self) -> int:
@@ -78,5 +80,9 @@ def at_quiescence(scheduler: Any, pprank: Pprank) -> None:
 
     The test counts as failed on this rank where a sanitizer finds something then.
     """
-    if _running is not None and not pprank.failed and _running.quiescent(scheduler):
+    if _running is None or pprank.failed:
+        return
+    from pytest_pprank.sglang.events.quiescent import quiescent
+
+    if _running.quiescent(quiescent(scheduler)):
         pprank.failed = True

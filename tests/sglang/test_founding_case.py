@@ -28,7 +28,8 @@ def test_only_the_first_stage_runs_forwards_and_finds_nothing(scheduler: Any, pp
 
 
 def test_virtual_clock_makes_the_fit_the_same_in_every_run(scheduler: Any) -> None:
-    from pytest_pprank.sglang.profiler import predict_chunk, run_profiler
+    from pytest_pprank.sglang.compat.profiler import predict_chunk
+    from pytest_pprank.sglang.profiler import run_profiler
 
     before = [predict_chunk(scheduler, history) or 0 for history in (0, 300, 900, 2000)]
     run_profiler(scheduler)
@@ -63,8 +64,8 @@ def test_failure_of_one_forward_is_found_on_all_ranks(
 
 
 def test_reset_restores_the_chunk_sizer(scheduler: Any) -> None:
+    from pytest_pprank.sglang.compat.profiler import predict_chunk
     from pytest_pprank.sglang.idle import reset_scheduler
-    from pytest_pprank.sglang.profiler import predict_chunk
 
     scheduler.dynamic_chunk_sizer = scheduler.length_predictor = None
     assert predict_chunk(scheduler, 0) is None

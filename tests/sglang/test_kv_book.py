@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from pytest_pprank.sglang.events import hooks  # noqa: F401
 from pytest_pprank.sglang.kv_book import KvBook
 from pytest_pprank.sglang.taps import Passage
 
@@ -43,10 +44,10 @@ def test_tokens_are_free_once_they_are_given_back(
     allocator, tokens = TokenToKVPoolAllocator(**at_once), torch.tensor([1, 2])
 
     def take() -> None:
-        listeners["kv_alloc"](Passage("kv_alloc", (allocator, 2), result=tokens))
+        listeners["kv_alloc"](Passage("kv_alloc", (allocator, 2), result=tokens).event)
 
     def give_back() -> None:
-        listeners["kv_free"](Passage("kv_free", (allocator, tokens)))
+        listeners["kv_free"](Passage("kv_free", (allocator, tokens)).event)
 
     take()
     give_back()

@@ -123,7 +123,7 @@ def test_wrong_name(observe: Any, ask: str) -> None:
 @pytest.mark.usefixtures("untouched")
 def test_method_that_somebody_else_wraps_meanwhile(scheduler: Any) -> None:
     """Ours stays beneath theirs, and does nothing; when theirs is gone it is taken out."""
-    from pytest_pprank.sglang import tap_seams  # noqa: F401
+    from pytest_pprank.sglang.events import hooks  # noqa: F401
     from pytest_pprank.sglang.taps import taps
 
     allocator = type(scheduler.token_to_kv_pool_allocator)

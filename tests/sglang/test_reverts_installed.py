@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from importlib.metadata import version
 
-from pytest_pprank.sglang.reverts import resolve
+import pytest
+from packaging.version import Version
+
+from pytest_pprank.errors import DoesNotFit
+from pytest_pprank.sglang.reverts import NAMED, Revert, resolve
 from pytest_pprank.sglang.static import package_root
 
 
@@ -28,3 +35,16 @@ def test_the_check_imports_neither_sglang_nor_torch_nor_yaml() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("revert", NAMED.values(), ids=NAMED.keys())
+def test_they_fit_the_versions_that_they_are_made_for(revert: Revert) -> None:
+    root = package_root()
+    assert root
+    said = re.match(r"(\S+) (?:to (\S+)|and later)", revert.versions)
+    assert said
+    installed = Version(version("sglang"))
+    meant = Version(said[1]) <= installed and (not said[2] or installed <= Version(said[2]))
+    refused = pytest.raises(DoesNotFit, match=rf"it is made for SGLang {re.escape(said[0])}")
+    with nullcontext() if meant else refused:
+        revert.check(root)

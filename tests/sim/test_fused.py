@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_pprank.devices.sim import memory, tracker
+from pytest_pprank.devices.sim import memory
+from pytest_pprank.devices.sim.accesses import rows_of
 from pytest_pprank.devices.sim.fused import Launch, fused
 from pytest_pprank.devices.sim.reports import Kind
 
@@ -80,7 +81,7 @@ def test_a_kernel_may_read_parts_of_a_table_and_write(found: Found) -> None:
     with sim().stream(sim().Stream()):
         launch = Launch("gather")
         part = launch.reads_bytes(table, "table", [(0, 16), (32, 40)])
-        picked = launch.reads(rows, "rows", tracker.rows_of(rows, torch.tensor([-1])))
+        picked = launch.reads(rows, "rows", rows_of(rows, torch.tensor([-1])))
         launch.writes(out).copy_(part[0, :2] + picked[2])
         launch.check()
         assert launch.results(None) is None

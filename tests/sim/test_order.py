@@ -169,6 +169,90 @@ def test_index_put_touches_the_rows_that_it_names(found: Found) -> None:
     the(found(), Kind.UNORDERED)
 
 
+class TestWritesThatNobodySees:
+    """Two writes without an order matter when somebody reads what both have written."""
+
+    @staticmethod
+    def race(x: torch.Tensor, ids: list[int], **put: Any) -> Any:
+        """Write rows 1 and 2 of `x` on the current stream, and `ids` on another, unordered."""
+        one, two = (torch.tensor(rows, device="sim") for rows in ([1, 2], ids))
+        values = torch.ones(2, 4, device="sim")
+        side = sim().Stream()
+        sim().synchronize()
+        x.index_put_((one,), values, **put)
+        with sim().stream(side):
+            x.index_put_((two,), values, **put)
+        return side
+
+    def test_they_are_told_when_somebody_reads(self, found: Found) -> None:
+        x = torch.zeros(8, 4, device="sim")
+        side = self.race(x, [2, 3])
+        sim().current_stream().wait_stream(side)
+        assert x[torch.tensor([1, 3], device="sim")].shape == (2, 4)
+        assert found() == []
+        x[torch.tensor([2, 3], device="sim")]
+        finding = the(found(), Kind.UNORDERED)
+        assert "which aten::index.Tensor reads" in finding.second.what
+        assert finding.first.what.startswith("aten::_index_put_impl_ writes")
+
+    def test_a_write_after_both_ends_the_question(self, found: Found) -> None:
+        x = torch.zeros(8, 4, device="sim")
+        side = self.race(x, [2, 1])
+        sim().current_stream().wait_stream(side)
+        for row in (2, 1):
+            x[torch.tensor([row, 5], device="sim")] = 3.0
+        x + 1
+        assert found() == []
+
+    def test_a_write_of_a_part_leaves_the_rest(self, found: Found) -> None:
+        x = torch.zeros(8, 4, device="sim")
+        side = self.race(x, [2, 1])
+        sim().current_stream().wait_stream(side)
+        x[torch.tensor([2], device="sim")] = 3.0
+        x[torch.tensor([2], device="sim")]
+        assert found() == []
+        x[torch.tensor([1], device="sim")]
+        the(found(), Kind.UNORDERED)
+
+    def test_a_write_that_is_not_after_both_does_not(self, found: Found) -> None:
+        x = torch.zeros(8, 4, device="sim")
+        side = self.race(x, [2, 1])
+        x.fill_(3.0)  # after the first alone
+        sim().current_stream().wait_stream(side)
+        assert found() == []
+        x + 1
+        assert {finding.kind for finding in found()} == {Kind.UNORDERED}
+
+    def test_a_write_that_depends_on_what_was_there_is_a_reader(self, found: Found) -> None:
+        x = torch.zeros(8, 4, device="sim")
+        side = self.race(x, [2, 1])
+        sim().current_stream().wait_stream(side)
+        x.add_(1)
+        the(found(), Kind.UNORDERED)
+
+    def test_two_that_accumulate_see_each_other(self, found: Found) -> None:
+        self.race(torch.zeros(8, 4, device="sim"), [2, 1], accumulate=True)
+        the(found(), Kind.UNORDERED)
+
+    def test_the_host_is_a_reader(self, found: Found) -> None:
+        x = torch.zeros(8, 4, device="sim")
+        self.race(x, [2, 1])
+        sim().synchronize()
+        x.cpu()
+        the(found(), Kind.UNORDERED)
+
+    def test_too_many_are_told(self, found: Found) -> None:
+        x = torch.zeros(8, 4, device="sim")
+        ids = torch.tensor([1], device="sim")
+        side = sim().Stream()
+        sim().synchronize()
+        for _ in range(70):
+            x[ids] = 1.0
+            with sim().stream(side):
+                x[ids] = 2.0
+        assert {finding.kind for finding in found()} == {Kind.UNORDERED}
+
+
 def test_order_goes_on_through_a_third_stream() -> None:
     one, two = sim().Stream(), sim().Stream()
     with sim().stream(one):

@@ -304,30 +304,75 @@ def test_links_are_not_followed(queue, folder, tmp_path):
         linked.acquire(["a"], 1)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
-def test_users_share_a_folder():
-    """Either may have made it; a file that one's killed run has left is used by the other."""
+@pytest.fixture
+def shared_folder():
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         os.chmod(name, 0o1777)
-        folder = LockFolder(Path(name) / "leases")
-        ours = LeaseQueue("ours", 0.01, print, folder=folder)
-        becomes = "os.setgroups([]), os.setgid(65534), os.setuid(65534), os.umask(0o077)\n"
-        code = becomes + textwrap.dedent(HOLD)  # not earlier: this Python may be root's alone
-        hold = folder.hold("z", note())
-        with holder(folder, ["a"], code=code) as other:
-            with pytest.raises(LeaseError, match=f"a held by pid {other.pid} .*their command"):
-                ours.acquire(["a"], 1)
-            other.kill()
-            other.wait()
-            ours.acquire(["a"], 1).release()
-        with holder(folder, ["b"]) as killed:
-            killed.kill()
-            killed.wait()
-        with holder(folder, ["b"], code=code) as other:
-            assert folder.is_held("b")
-            with pytest.raises(LeaseError, match=f"b held by pid {other.pid} .*their command"):
-                ours.acquire(["b"], 1)
-        hold.release()
+        yield LockFolder(Path(name) / "leases")
+
+
+def as_user(number, code=HOLD):
+    """`code`, run as another user, after a rehearsal: from then on root's Python may be unreadable,
+    and with it whatever filelock and the standard library import only when they need it.
+    """
+    rehearsal = """
+    rehearsed = LockFolder(folder.path.with_name(f"rehearsal-{os.getpid()}"))
+    leases.LeaseQueue("rehearsal", 1, print, folder=rehearsed).acquire(names, count).release()
+    """
+    becomes = f"os.setgroups([]), os.setgid({number}), os.setuid({number}), os.umask(0o077)\n"
+    return textwrap.dedent(rehearsal) + becomes + textwrap.dedent(code)
+
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+
+
+@needs_root
+def test_users_share_a_folder(shared_folder):
+    """Either may have made it; a file that one's killed run has left is used by the other."""
+    folder = shared_folder
+    ours = LeaseQueue("ours", 0.01, print, folder=folder)
+    hold = folder.hold("z", note())
+    with holder(folder, ["a"], code=as_user(1001)) as other:
+        with pytest.raises(LeaseError, match=f"a held by pid {other.pid} .*their command"):
+            ours.acquire(["a"], 1)
+        other.kill()
+        other.wait()
+        ours.acquire(["a"], 1).release()
+    with holder(folder, ["b"]) as killed:
+        killed.kill()
+        killed.wait()
+    with holder(folder, ["b"], code=as_user(1001)) as other:
+        assert folder.is_held("b")
+        with pytest.raises(LeaseError, match=f"b held by pid {other.pid} .*their command"):
+            ours.acquire(["b"], 1)
+    hold.release()
+
+
+@needs_root
+def test_what_a_killed_run_of_one_user_left_bars_no_other(shared_folder):
+    """Neither of them is the folder's owner, whom filelock trusts and the kernel lets unlink."""
+    hold = shared_folder.hold("z", note())
+    with holder(shared_folder, ["a"], code=as_user(1001)) as killed:
+        killed.kill()
+        killed.wait()
+    assert shared_folder.names() == ["a", "z"]
+    with holder(shared_folder, ["a"], code=as_user(1002)) as other:
+        print("", file=other.stdin, flush=True)
+        assert other.stdout.readline() == "released\n"
+    assert shared_folder.names() == ["z"]
+    hold.release()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_folder_of_another_user(folder, monkeypatch, mode):
+    hold = folder.hold("z", note())
+    monkeypatch.setattr(os, "geteuid", lambda: folder.path.stat().st_uid + 1)
+    folder.path.chmod(mode)
+    folder.hold("a", note()).release()
+    folder.path.chmod(mode & ~0o022)
+    with pytest.raises(PermissionError, match=f"with mode {mode & ~0o022:o}: it must be 777"):
+        folder.hold("a", note())
+    hold.release()
 
 
 def test_a_file_that_is_not_ours_any_more_is_left_alone(queue, folder):

@@ -71,6 +71,59 @@ def test_an_installed_sglang_is_left_alone(
     assert "SGLang 0.5.17 is installed; it is left alone" in capsys.readouterr().out
 
 
+def test_another_sglang_than_the_installed_one_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, Facts(sglang="0.5.17", torch="2.11.0", gpu=False, installed={}))
+    assert main(["setup", "--sglang", "0.5.18"]) == 2
+    told = capsys.readouterr().err
+    assert "SGLang 0.5.18 was asked for, SGLang 0.5.17 is installed here and set-up never" in told
+
+
+def test_the_release_that_was_asked_for_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE, offers=True)
+    assert main(["setup", "--sglang", "0.5.17", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "installing SGLang 0.5.17 without its CUDA packages" in told
+    assert "0.5.17.txt" in told
+
+
+def test_the_lock_of_a_file_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text("# requires-python: >=3.10\ntorch==2.99.0\nsglang==0.5.99\n")
+    use(monkeypatch, BARE, offers=True)
+    assert main(["setup", "--lock", str(lock), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "installing SGLang 0.5.99 without its CUDA packages" in told
+    assert str(lock) in told
+    assert "torch==2.99.0+cpu" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "No such file"),
+        ("torch==2.99.0\n", "not a lock"),
+        ("hello world\n", "not a lock"),
+        ("# requires-python: >=4\nsglang==1\n", "needs Python >=4"),
+    ],
+)
+def test_a_file_that_is_no_lock_for_this_python_is_a_usage_error(
+    text: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = tmp_path / "lock.txt"
+    if text is not None:
+        lock.write_text(text)
+    assert main(["setup", "--lock", str(lock), "--dry-run"]) == 2
+    told = capsys.readouterr().err
+    assert f"--lock {lock}: " in told
+    assert words in told
+
+
 def test_dry_run_prints_the_command_and_installs_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

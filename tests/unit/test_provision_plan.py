@@ -10,10 +10,21 @@ import pytest
 from pytest_pprank.errors import UsageError
 from pytest_pprank.provision import plan
 from pytest_pprank.provision.facts import TORCH_CPU_INDEX, Facts
-from pytest_pprank.provision.lock import LOCK, TORCH_NEEDS, name_of, pins, requirement_lines
+from pytest_pprank.provision.lock import (
+    OTHER_TORCH,
+    TORCH_NEEDS,
+    check_version,
+    default_version,
+    locked_versions,
+    name_of,
+    pins,
+    requirement_lines,
+    requires_python,
+)
 from pytest_pprank.provision.plan import Install, TorchFrom, Wanted
 
-CPU_TORCH = f"torch=={pins()['torch']}+cpu"
+CPU_TORCH = f"torch=={pins(release='0.5.23')['torch']}+cpu"
+OTHER_BUILD = f"torch=={OTHER_TORCH}+cpu"
 
 
 def machine(
@@ -55,6 +66,8 @@ def test_the_set_fits_the_machine_unless_told(
         (None, lambda _: True, never, [TorchFrom.CONFIGURED]),
         (None, lambda _: False, lambda: True, [TorchFrom.CPU_INDEX, TorchFrom.REGISTRY]),
         (None, lambda _: False, lambda: False, [TorchFrom.REGISTRY]),
+        (None, lambda it: it == OTHER_BUILD, lambda: False, [TorchFrom.OTHER]),
+        (None, lambda it: it == OTHER_BUILD, lambda: True, [TorchFrom.CPU_INDEX, TorchFrom.OTHER]),
     ],
 )
 def test_torch_comes_from_the_nearest_source(
@@ -63,11 +76,11 @@ def test_torch_comes_from_the_nearest_source(
     answers: Callable[[], bool],
     expected: list[TorchFrom],
 ) -> None:
-    assert list(plan.torch_sources(machine(torch=torch), offers, answers)) == expected
+    assert list(plan.torch_sources(machine(torch=torch), offers, answers, "0.5.23")) == expected
 
 
 def test_pip_is_asked_for_the_cpu_build_of_the_locked_torch() -> None:
-    sources = plan.torch_sources(machine(), lambda text: text == CPU_TORCH, never)
+    sources = plan.torch_sources(machine(), lambda text: text == CPU_TORCH, never, "0.5.23")
     assert list(sources) == [TorchFrom.CONFIGURED]
 
 
@@ -79,6 +92,7 @@ def test_pip_is_asked_for_the_cpu_build_of_the_locked_torch() -> None:
             TorchFrom.CPU_INDEX,
             ["--no-deps", "--extra-index-url", TORCH_CPU_INDEX, "-r", "LOCK", CPU_TORCH],
         ),
+        (TorchFrom.OTHER, ["--no-deps", "-r", "LOCK", OTHER_BUILD]),
         (TorchFrom.REGISTRY, ["--no-deps", "-r", "LOCK"]),
         (TorchFrom.HERE, ["--no-deps", "-r", "LOCK"]),
     ],
@@ -87,7 +101,7 @@ def test_the_cpu_set_is_one_pip_call_without_dependencies(
     source: TorchFrom, arguments: list[str]
 ) -> None:
     torch = "2.12.0" if source is TorchFrom.HERE else None
-    install = plan.cpu_install(Wanted.CPU, machine(torch=torch), source)
+    install = plan.cpu_install(Wanted.CPU, machine(torch=torch), source, "0.5.23")
     assert install.arguments("LOCK") == ["install", "--no-compile", *arguments]
 
 
@@ -100,7 +114,7 @@ def test_an_installed_torch_and_what_is_built_against_it_stay() -> None:
 
 
 def test_torch_only_takes_torch_and_its_needs_from_the_lock() -> None:
-    install = plan.cpu_install(Wanted.TORCH, machine(), TorchFrom.CONFIGURED)
+    install = plan.cpu_install(Wanted.TORCH, machine(), TorchFrom.CONFIGURED, "0.5.23")
     names = [name_of(line) for line in install.requirements]
     assert sorted(names) == sorted(TORCH_NEEDS)
     assert CPU_TORCH in install.requirements
@@ -134,17 +148,57 @@ def test_packages_that_give_way_are_named() -> None:
 
 
 def test_the_shown_command_leaves_out_what_the_real_one_does() -> None:
-    shown = str(Install(lock=True, leave_out=frozenset({"torch"})))
+    shown = str(Install(lock="0.5.21", leave_out=frozenset({"torch"})))
     echoed = shown.replace("python -m pip install --no-compile -r", "cat")
     lines = subprocess.run(["bash", "-c", echoed], capture_output=True, text=True, check=True)
     kept = [line for line in lines.stdout.splitlines() if not line.startswith("#")]
-    assert kept == requirement_lines(frozenset({"torch"}))
+    assert kept == requirement_lines(frozenset({"torch"}), "0.5.21")
 
 
-def test_the_lock_pins_every_package_once_for_this_python() -> None:
-    lines = requirement_lines()
+def test_another_torch_takes_the_place_of_the_one_in_the_lock() -> None:
+    install = plan.cpu_install(Wanted.CPU, machine(), TorchFrom.OTHER, "0.5.23")
+    left = requirement_lines(install.leave_out, install.lock)
+    assert [line for line in left if name_of(line) == "torch"] == []
+    only_torch = plan.cpu_install(Wanted.TORCH, machine(), TorchFrom.OTHER, "0.5.23")
+    assert [it for it in only_torch.requirements if name_of(it) == "torch"] == [OTHER_BUILD]
+
+
+@pytest.mark.parametrize("version", locked_versions())
+def test_a_lock_pins_what_sglang_needs_and_nothing_of_cuda(version: str) -> None:
+    lines = requirement_lines(release=version)
     assert all("==" in line for line in lines)
-    assert {"sglang", "torch", "torchvision", "transformers"} <= set(pins())
-    assert set(pins()) >= TORCH_NEEDS
-    assert not [name for name in pins() if name.startswith(("nvidia-", "cuda-"))]
-    assert LOCK.is_file()
+    found = pins(release=version)
+    assert found["sglang"] == version
+    assert {"torch", "torchvision", "transformers", "xgrammar"} <= set(found)
+    assert set(found) >= TORCH_NEEDS
+    assert not [name for name in found if name.startswith(("nvidia-", "cuda-"))]
+
+
+@pytest.mark.parametrize(
+    ("python", "version"), [("3.10.13", "0.5.21"), ("3.11.7", locked_versions()[-1])]
+)
+def test_the_default_is_the_newest_release_for_the_python(python: str, version: str) -> None:
+    assert default_version(python) == version
+    assert requires_python(version)
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("0.5.9", r"--sglang 0\.5\.9: no lock .*there are 0\.5\.13, .*0\.5\.23"),
+        ("newest", r"no lock for that release"),
+    ],
+)
+def test_a_release_without_a_lock_is_a_usage_error(version: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_version(version)
+
+
+def test_a_release_that_needs_a_newer_python_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: "3.10.13")
+    with pytest.raises(
+        UsageError, match=r"0\.5\.23: needs Python >=3\.11, this is 3\.10.*0\.5\.21"
+    ):
+        check_version("0.5.23")

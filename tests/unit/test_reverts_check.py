@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pytest_pprank.errors import UsageError
+from pytest_pprank.errors import DoesNotFit, UsageError
+from pytest_pprank.sglang.installed import look_at
 from pytest_pprank.sglang.reverts import Edit, Patch, Revert
 from pytest_pprank.sglang.reverts.match import Shape, Text
 
@@ -145,7 +148,7 @@ def test_missing_and_ambiguous_matches_are_refused(root: Path, match: str, messa
 TARGETS = {
     "toy.mod.helpr": r"toy.mod does not define helpr \(did you mean 'helper'\?\)",
     "toy.mod.imported": r"does not define imported \(it is imported there from elsewhere\)",
-    "toy.mod.C.inherited": r"toy.mod.C does not define inherited \(the class Base .* does\)",
+    "toy.mod.Base.own": r"toy.mod.Base does not define own \(the class C .* does\)",
     "toy.mod.C": "C is a class",
     "toy.mod.helper.x": "helper is a function",
     "toy.mod.platform": r"toy.mod defines platform 2 times \(lines 34, 36\): ambiguous",
@@ -168,6 +171,61 @@ def test_targets_in_packages(root: Path, target: str) -> None:
     make("return 1", "return 2", target).check(root)
 
 
+def test_what_it_is_made_for_is_told_where_it_does_not_fit(root: Path) -> None:
+    revert = replace(make("b.staged = False"), versions="1.0, 1.1")
+    with pytest.raises(DoesNotFit, match=r"`b.staged = None`; it is made for SGLang 1.0, 1.1$"):
+        revert.check(root)
+    with pytest.raises(UsageError, match="does not compile") as refused:
+        replace(make("return x", "nonlocal x"), versions="1.0").check(root)
+    assert "made for" not in str(refused.value)
+
+
+FOLLOWED = {
+    "inherited": ("class D(Base, Other): pass", "D.f", "toy.b.Base.f"),
+    "inherited_from_afar": ("class D(C): pass\nclass C(afar.Base): pass", "D.f", "toy.b.Base.f"),
+    "from_a_nested_class": ("class D:\n class C(Base): pass", "D.C.f", "toy.b.Base.f"),
+    "imported": ("", "renamed", "toy.b.g"),
+    "imported_class": ("", "Base.f", "toy.b.Base.f"),
+    "imported_module": ("", "sub.here", "toy.sub.here"),
+    "imported_in_a_package": ("", "again", "toy.b.g"),
+    "module_of_a_package": ("", "afar.g", "toy.b.g"),
+    "shared_base": ("class A(Base): pass\nclass D(A, Base): pass", "D.f", "toy.b.Base.f"),
+}
+
+
+@pytest.mark.parametrize(("source", "name", "found"), FOLLOWED.values(), ids=FOLLOWED.keys())
+def test_imports_and_base_classes_are_followed(
+    root: Path, source: str, name: str, found: str
+) -> None:
+    imports = "import toy.b as afar\nfrom .b import Base, g as renamed\nfrom . import sub\n"
+    imports += "from toy.sub import again\nfrom elsewhere import Other\n"
+    here = "def here():\n    return 1\n"
+    base = "class Base:\n    def f(self):\n        return 1\n"
+    (root / "a.py").write_text(imports + source)
+    (root / "b.py").write_text(base + here.replace("here", "g"))
+    (root / "sub" / "__init__.py").write_text("from ..b import g as again\n" + here)
+    (edited,) = make("return 1", "return 2", f"toy.a.{name}").edited_in(root)
+    assert edited.target == found
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("class A(B): pass\nclass B(A): pass", "toy.a.A does not define f"),
+        (
+            "class B:\n def f(self): pass\nclass C:\n def f(self): pass\nclass A(B, C): pass",
+            r"it may be toy.a.B.f or toy.a.C.f: ambiguous",
+        ),
+    ],
+)
+def test_base_classes_that_lead_nowhere_or_to_several(
+    root: Path, source: str, message: str
+) -> None:
+    (root / "a.py").write_text(source)
+    with pytest.raises(DoesNotFit, match=message):
+        make("pass", target="toy.a.A.f").check(root)
+
+
 def test_overloads_are_not_the_definition(root: Path) -> None:
     make("return a * 2", target="toy.mod.twice").check(root)
 
@@ -185,7 +243,8 @@ def test_no_target_names_them_all(root: Path) -> None:
     [
         ("event=a.launch_event,", "event=,", "does not parse: .* line 16"),
         ("return x", "nonlocal x", "does not compile"),
-        ("elif b:", "", "ends with the header of a block"),
+        ("def helper(a, b=1):", "x = 1\ndef helper(a, b=1):", "gives is not one function"),
+        ("elif  b:", "", "ends with the header of a block"),
     ],
 )
 def test_edits_that_give_no_python_are_refused(
@@ -254,3 +313,41 @@ def test_shapes_must_be_unique_and_there(root: Path) -> None:
         UsageError, match="assigns gone, which is not there; nearest, line 8: `if a"
     ):
         make(Shape("If", mentions=("staged",), assigns=("gone",))).check(root)
+
+
+class TestReleases:
+    """Patches that are for some releases of SGLang alone."""
+
+    @pytest.fixture
+    def of(self) -> Revert:
+        patches = [
+            Patch(
+                ("toy.mod.helper",), (Edit(Text("x = 1 + b"), text="x = 2"),), releases="<0.5.22"
+            ),
+            Patch(
+                ("toy.mod.helper",), (Edit(Text("a.x = 1"), text="a.x = 3"),), releases=">=0.5.22"
+            ),
+        ]
+        return Revert("r", tuple(patches))
+
+    @staticmethod
+    def edited(revert: Revert, root: Path, version: str) -> str:
+        (root / "_version.py").write_text(f"__version__ = version = {version!r}\n")
+        look_at.cache_clear()
+        (edited,) = revert.edited_in(root)
+        return ast.unparse(edited.after)
+
+    @pytest.mark.parametrize(
+        ("version", "x", "y"),
+        [("0.5.21", "2", "1"), ("0.5.22", "1 + b", "3"), ("no", "1 + b", "3")],
+    )
+    def test_those_of_the_release_are_taken(
+        self, of: Revert, root: Path, version: str, x: str, y: str
+    ) -> None:
+        text = self.edited(of, root, version)
+        assert f"    x = {x}\n" in text
+        assert f"    a.x = {y}\n" in text
+
+    def test_none_for_the_release_is_a_misfit(self, of: Revert, root: Path) -> None:
+        with pytest.raises(DoesNotFit, match=r"no patch of it is for this release.*<0\.5\.22"):
+            self.edited(replace(of, patches=of.patches[:1]), root, "0.5.23")

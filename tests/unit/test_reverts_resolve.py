@@ -62,10 +62,52 @@ def test_yaml_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "versions"),
+    [
+        ("applies_to: [1.0]", "1.0"),
+        ("applies_to:\n- 0.5.20\n- 0.5.21", "0.5.20, 0.5.21"),
+        ("versions: 0.5.20 and later\napplies_to: [1.0]", "0.5.20 and later"),
+        ("", ""),
+    ],
+)
+def test_versions_that_it_is_made_for(tmp_path: Path, line: str, versions: str) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(GOOD.replace("applies_to: [1.0]", line))
+    assert resolve(str(path)).versions == versions
+
+
 def test_bare_form_of_sglangs_patcher(tmp_path: Path) -> None:
     path = tmp_path / "bare.yml"
     path.write_text(GOOD[GOOD.index("patches") :])
     assert resolve(str(path)).describe() == "bare"
+
+
+@pytest.mark.parametrize(
+    ("actions", "edit"),
+    [
+        ("", Edit(Text("# only"))),
+        ("append: ''", Edit(Text("# only"))),
+        ("replacement: ''\n    prepend: ' '", Edit(Text("# only"))),
+        ("replacement: ' '\n    prepend: pass", Edit(Text("# only"), "prepend", "pass")),
+        ("append: '# more'", Edit(Text("# only"), "append", "# more")),
+    ],
+)
+def test_blank_texts_count_as_none_as_for_sglangs_patcher(
+    tmp_path: Path, actions: str, edit: Edit
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"patches:\n- target: a.b\n  edits:\n  - match: '# only'\n    {actions}\n")
+    assert resolve(str(path)).patches == (Patch(("a.b",), (edit,)),)
+
+
+def test_preamble_without_edits(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("patches:\n- {target: a.b, preamble: pass, edits: []}\n")
+    assert resolve(str(path)).patches == (Patch(("a.b",), (), "pass"),)
+    path.write_text("patches:\n- {target: a.b, edits: []}\n")
+    with pytest.raises(UsageError, match="edits' is to be a list with at least one item"):
+        resolve(str(path))
 
 
 BAD = {
@@ -75,12 +117,11 @@ BAD = {
     "unknown_in_edit": ("append:", "apend:", r"'apend' in patches\[0\].edits\[1\] .* allowed: ma"),
     "no_target": ("target: toy.mod.f\n  ", "", r"'target' is missing in patches\[0\]"),
     "no_match": ("match: return x\n    ", "", r"'match' is missing in patches\[0\].edits\[1\]"),
-    "no_action": ("\n    append: pass", "", "exactly one of .*, got none"),
-    "two_actions": ("''\n", "''\n    prepend: pass\n", "got replacement and prepend"),
-    "empty_match": ("match: return x", "match: '# only'", r"edits\[1\].match is empty"),
-    "empty_append": ("append: pass", "append: ''", r"edits\[1\].append is empty"),
+    "two_actions": ("''\n", "x\n    prepend: pass\n", "at most one .* and prepend"),
+    "blank_match": ("match: return x", "match: ' '", r"edits\[1\].match is empty"),
     "number_as_text": ("append: pass", "append: 1", r"edits\[1\].append is to be text, not int 1"),
     "target_without_module": ("target: toy.mod.f", "target: f", "dotted name of a function"),
+    "releases": ("target: toy", "releases: new\n  target: toy", "releases is a version specifier"),
     "pr": ("pr: 42", "pr: many", "'pr' is the number of a pull request, not 'many'"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
@@ -10,7 +11,10 @@ from pytest_pprank.controller.allowances import Allowances, read_allowances
 from pytest_pprank.controller.findings import Findings, SeenFinding
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sanitizers import SANITIZERS, chosen_for, consensus_compare, parse_names
+from pytest_pprank.sanitizers.base import Watch
+from pytest_pprank.sanitizers.logs import Logs
 from pytest_pprank.sanitizers.p2p_compare import compare
+from pytest_pprank.sglang.events.logs import log_record
 from pytest_pprank.wire.findings import Finding
 
 NAMES = tuple(row.name for row in SANITIZERS)
@@ -184,3 +188,20 @@ def test_group_that_is_given_up_is_not_compared():
             findings.brought(rank, json.dumps(told))
         findings.compare()
         assert len(list(findings.all())) == found
+
+
+@pytest.mark.parametrize(
+    ("logged", "found"),
+    [
+        ("Failed to profile prefill latency: None", True),
+        ("Failed to load the tokenizer", True),
+        # 0.5.13 to 0.5.16, for a model without the file
+        ("Failed to load generation config for /m: there is no generation_config.json", False),
+    ],
+)
+def test_warnings_that_are_findings_of_logs(logged, found):
+    findings: list[Finding] = []
+    logs = Logs(Watch("logs", None, findings.append))
+    record = logging.LogRecord("sglang", logging.WARNING, "a.py", 3, logged, (), None, "f")
+    logs._logged(log_record(record))
+    assert [logged in finding.text for finding in findings] == [True] * found

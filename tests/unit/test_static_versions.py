@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pytest_pprank.sglang import static
+from pytest_pprank.sglang.installed import Installed
 
 
 @pytest.mark.parametrize(
@@ -18,5 +21,6 @@ from pytest_pprank.sglang import static
     ],
 )
 def test_is_older_than(monkeypatch: pytest.MonkeyPatch, installed: str | None, older: bool) -> None:
-    monkeypatch.setattr(static, "sglang_version", lambda: installed)
+    here = None if installed is None else Installed(installed, Path("/sglang"))
+    monkeypatch.setattr(static, "installed", lambda: here)
     assert static.is_older_than("0.5.21") is older

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from pytest_pprank.devices.sim import NAME, stacks, tracker
+from pytest_pprank.devices.sim.accesses import Work
 from pytest_pprank.devices.sim.kernels import Kernel
 from pytest_pprank.devices.sim.mail import Envelope, mailbox
 from pytest_pprank.devices.sim.memory import operand
 from pytest_pprank.devices.sim.plans import overload
 from pytest_pprank.devices.sim.settings import settings
 from pytest_pprank.devices.sim.streams import Clock, Stream, current_stream, join, lock
-from pytest_pprank.devices.sim.tracker import Work
 
 _KEY = "PrivateUse1"
 _IN_PLACE = frozenset(

@@ -7,12 +7,12 @@ import ctypes
 import torch
 
 from pytest_pprank.devices.sim import stacks, tracker, transfers
+from pytest_pprank.devices.sim.accesses import Work
 from pytest_pprank.devices.sim.memory import Block, byte_range, is_sim, operand, sim_tensor
 from pytest_pprank.devices.sim.pinned import is_pinned
 from pytest_pprank.devices.sim.reports import Kind, Side, describe, reports
 from pytest_pprank.devices.sim.settings import settings
 from pytest_pprank.devices.sim.streams import Stream, current_stream, host, join, lock
-from pytest_pprank.devices.sim.tracker import Work
 from pytest_pprank.devices.sim.transfers import How
 
 # without the check that `entry_points` puts in front of torch.Tensor's methods

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from pytest_pprank.devices.sim import tracker
+from pytest_pprank.devices.sim.accesses import Rows, Work
 from pytest_pprank.devices.sim.kernels import Operand, refuse_host_tensors, viewed
 from pytest_pprank.devices.sim.memory import Block, operand, sim_tensor
 from pytest_pprank.devices.sim.settings import settings
 from pytest_pprank.devices.sim.streams import current_stream, host, lock
-from pytest_pprank.devices.sim.tracker import Rows, Work
 
 _Tensor = torch.Tensor
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from pytest_pprank.devices.sim import NAME, copies, stacks, tracker, transfers
+from pytest_pprank.devices.sim.accesses import Rows, Work, rows_of
 from pytest_pprank.devices.sim.memory import Block, operand, sim_tensor
 from pytest_pprank.devices.sim.plans import Plan, Result
 from pytest_pprank.devices.sim.settings import settings
 from pytest_pprank.devices.sim.streams import current_stream, device_index, host, lock
-from pytest_pprank.devices.sim.tracker import Rows, Work
 from pytest_pprank.devices.sim.transfers import How
 
 Kernel = Callable[..., Any]
@@ -74,7 +74,8 @@ def make_kernel(plan: Plan) -> Kernel:
             index = _named(plan, given, kwargs, operands, foreign, index)
         if foreign:
             _check_foreign(plan, operands, foreign, index)
-        work = _track(plan, operands, 0 if index < 0 else index)
+        blind = plan.overwrites and plan.only_overwrites(given, kwargs)
+        work = _track(plan, operands, 0 if index < 0 else index, blind)
         grown = _growing(operands, given, kwargs) if plan.writes_any else None
         result = call(*given, **kwargs)
         if grown:
@@ -177,12 +178,12 @@ def _implicit_upload(tensor: torch.Tensor, index: int) -> None:
         host.sees(stream.clock)
 
 
-def _track(plan: Plan, operands: list[Operand], index: int) -> Work:
+def _track(plan: Plan, operands: list[Operand], index: int, blind: bool) -> Work:
     stream = current_stream(index)
     with lock:
         count = stream.tick()
         stack = stacks.take() if settings.tracking else ()
-        work = Work(plan.name, stream, count, stack)
+        work = Work(plan.name, stream, count, stack, blind)
         rows = _rows(plan, operands) if plan.rows is not None else None
         for one in operands:
             picked = rows if rows is not None and one is operands[0] else None
@@ -209,7 +210,7 @@ def _rows(plan: Plan, operands: list[Operand]) -> Rows | None:
         and ids
         and ids[0].tensor.dtype in (torch.int64, torch.int32)
     )
-    return tracker.rows_of(tensor, ids[0].alias.reshape(-1).clone()) if usable else None
+    return rows_of(tensor, ids[0].alias.reshape(-1).clone()) if usable else None
 
 
 def _growing(

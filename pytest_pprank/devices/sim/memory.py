@@ -63,12 +63,13 @@ class Block:
 
     `base()` is the CPU tensor that was relabelled; ptr, shape, stride and dtype are those of the
     device tensor that came of it: a tensor with the same ones is the same memory. `log`, `last`,
-    `version` and `clean` are the tracker's, `pending` holds copies that are still to come.
+    `version` and `clean` are the tracker's, `races` are writes without an order (see races),
+    `pending` holds copies that are still to come.
     """
 
     __slots__ = (
         "allocator_stream", "base", "clean", "device", "dtype", "key", "last", "log", "nbytes",
-        "pending", "ptr", "recorded", "shape", "stride", "version",
+        "pending", "ptr", "races", "recorded", "shape", "stride", "version",
     )  # fmt: skip
 
     def __init__(self, base: torch.Tensor, tensor: torch.Tensor, stream: Stream) -> None:
@@ -86,6 +87,7 @@ class Block:
         self.version = 0
         self.clean: dict[int, int] = {}
         self.pending: list[Any] = []
+        self.races: list[Any] = []
         self.recorded: set[Stream] | None = None
 
     def start(self) -> int:

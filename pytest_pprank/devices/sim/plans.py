@@ -59,6 +59,20 @@ _ROWS = {
 """Operators that touch rows of one argument, picked by another: (argument, that with the ids)."""
 
 
+_OVERWRITES = frozenset(
+    (
+        "aten::copy_",
+        "aten::fill_.Scalar",
+        "aten::fill_.Tensor",
+        "aten::zero_",
+        "aten::index_copy_",
+        "aten::index_put_",
+        "aten::_index_put_impl_",
+    )
+)
+"""Operators whose result does not depend on what was in the bytes that they write."""
+
+
 class Result(Enum):
     """What an operator returns: new memory, a view of an argument, or a written argument."""
 
@@ -84,6 +98,7 @@ class Plan:
         self.mixed = self.name in MIXED
         self.syncs = self.name in _SYNCING
         self.rows = _ROWS.get(self.name)
+        self.overwrites = self.name in _OVERWRITES
         self.names = [argument.name for argument in schema.arguments]
         described = [
             (place, a.name, bool(a.alias_info and a.alias_info.is_write))
@@ -92,11 +107,19 @@ class Plan:
         ]
         self.tensors = [one for one in described if not schema.arguments[one[0]].kwarg_only]
         self.written = {name: write for _, name, write in described}
+        self._accumulate = (
+            self.names.index("accumulate") if "accumulate" in self.names else len(self.names)
+        )
         self.devices = [
             (place, a.name) for place, a in enumerate(schema.arguments) if "Device" in str(a.type)
         ]
         self.writes_any = any(self.written.values())
         self.results = list(self._results(schema))
+
+    def only_overwrites(self, given: list[Any], kwargs: dict[str, Any]) -> bool:
+        """Say whether a call with these arguments writes without regard to what was there."""
+        accumulate = given[self._accumulate] if self._accumulate < len(given) else False
+        return self.overwrites and not accumulate and not kwargs.get("accumulate")
 
     def _results(self, schema: Any) -> Iterator[tuple[Result, int]]:
         places = {

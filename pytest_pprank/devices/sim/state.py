@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from pytest_pprank.devices.sim import copies, memory, tracker
+from pytest_pprank.devices.sim.accesses import side
 from pytest_pprank.devices.sim.reports import Side, access
 from pytest_pprank.devices.sim.streams import Clock, current_stream, host, join, lock
 
@@ -18,7 +19,7 @@ def unordered_writes(tensor: torch.Tensor) -> list[str]:
         lo, hi = memory.byte_range(tensor)
         clock = _known(block)
         late = [
-            _words(tracker.side(entry))
+            _words(side(entry))
             for entry in list(block.log.values())
             if entry.write
             and not entry.freed

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from pytest_pprank.devices.sim import memory, stacks
+from pytest_pprank.devices.sim import memory, races, stacks
+from pytest_pprank.devices.sim.accesses import Entry, Rows, Work, overlap, report, side
 from pytest_pprank.devices.sim.allocator import FREED
 from pytest_pprank.devices.sim.memory import Block
 from pytest_pprank.devices.sim.reports import Kind, Side, describe, reports
@@ -14,57 +15,6 @@ from pytest_pprank.devices.sim.settings import settings
 from pytest_pprank.devices.sim.streams import Clock, Stream, host, lock
 
 _MOST = 64
-
-
-class Rows(NamedTuple):
-    """Rows of the first dimension that an indexed access touches: `width` bytes each."""
-
-    ids: torch.Tensor
-    start: int
-    width: int
-    rows: int
-
-    def places(self) -> torch.Tensor:
-        """Return the rows' numbers, those from the end counted from the start."""
-        ids = self.ids.to(torch.int64)
-        return torch.where(ids < 0, ids + self.rows, ids)
-
-
-def rows_of(tensor: torch.Tensor, ids: torch.Tensor) -> Rows | None:
-    """Return the rows `ids` (a CPU tensor that nobody changes) of a device tensor."""
-    if tensor.dim() == 0 or tensor.stride(0) <= 0:
-        return None
-    width = tensor.element_size()
-    start, step = tensor.storage_offset() * width, tensor.stride(0) * width
-    return Rows(ids, start, step, tensor.shape[0])
-
-
-class Work(NamedTuple):
-    """A piece of work that makes accesses: an operator on a stream, as number `number` there."""
-
-    what: str
-    stream: Stream
-    number: int
-    stack: stacks.Stack
-
-
-class Entry(NamedTuple):
-    """One access: bytes `lo` to `hi` by a piece of work, number `number` of its stream."""
-
-    lo: int
-    hi: int
-    write: bool
-    stream_id: int
-    number: int
-    work: Work
-    shape: Any
-    dtype: Any
-    rows: Rows | None
-    freed: bool
-
-    @property
-    def stream(self) -> Stream:
-        return self.work.stream
 
 
 _tuple = tuple.__new__  # a named tuple's own way takes twice as long
@@ -102,6 +52,8 @@ def touch_bytes(
             block.log = log = {key: e._replace(freed=True) for key, e in log.items()}
         block.last = sid
         block.version += 1
+    if block.races:
+        races.seen(block, entry, work.stream.clock)
     clean = block.clean.get(sid) == block.version or _compare(block, entry, work.stream.clock)
     if write and clean and lo == 0 and hi >= block.nbytes and rows is None:
         log.clear()  # everything before it is ordered before this
@@ -131,48 +83,14 @@ def _compare(block: Block, entry: Entry, clock: Clock) -> bool:
         if other.stream_id == entry.stream_id or clock.get(other.stream_id, 0) >= other.number:
             continue
         clean = False
-        if (other.write or entry.write) and _overlap(other, entry):
-            report(block, other, entry)
+        if (other.write or entry.write) and overlap(other, entry):
+            if races.may_not_matter(block, other, entry):
+                races.note(block, other, entry)
+            else:
+                report(block, other, entry)
     if clean:
         block.clean[entry.stream_id] = block.version
     return clean
-
-
-def _overlap(one: Entry, two: Entry) -> bool:
-    if one.lo >= two.hi or two.lo >= one.hi:
-        return False
-    if one.rows is None and two.rows is None:
-        return True
-    if one.rows is not None and two.rows is not None:
-        a, b = one.rows, two.rows
-        if a.start == b.start and a.width == b.width:
-            return bool(torch.isin(a.places(), b.places()).any())
-        return True
-    rows, span = (one.rows, two) if one.rows is not None else (two.rows, one)
-    assert rows is not None
-    begins = rows.start + rows.places() * rows.width
-    return bool(((begins < span.hi) & (begins + rows.width > span.lo)).any())
-
-
-def report(block: Block, first: Entry, second: Entry) -> None:
-    """Record a pair of accesses that nothing orders."""
-    kind = Kind.UNORDERED
-    if first.freed:
-        kind = Kind.FREED_IN_USE
-    elif any(copy.stream.stream_id == first.stream_id and copy.number == first.number
-             for copy in block.pending):  # fmt: skip
-        kind = Kind.COPY_IN_FLIGHT
-    tensor = describe(second.dtype, second.shape)
-    reports.add(kind, tensor, (block.ptr,), side(first), side(second))
-
-
-def side(entry: Entry) -> Side:
-    """Return one side of a finding."""
-    verb = "writes" if entry.write else "reads"
-    tensor = describe(entry.dtype, entry.shape)
-    freed = " (a tensor that was freed since)" if entry.freed else ""
-    what = f"{entry.work.what} {verb} {tensor}{freed}"
-    return Side(what, f"on {entry.stream!r}", entry.work.stack)
 
 
 def _prune(log: dict[Any, Entry]) -> None:

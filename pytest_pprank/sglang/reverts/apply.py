@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 
 from pytest_pprank.errors import DoesNotFit, SeamMissing, UsageError
+from pytest_pprank.sglang.installed import look_at
 
 from . import reached
 from .locate import Definition, TargetMissing, find_definition, version_of
@@ -91,7 +92,7 @@ def _imported_root(revert: Revert) -> Path:
 
 def _plan(revert: Revert, package_root: Path) -> list[_Plan]:
     edited: dict[str, tuple[Definition, FunctionSource]] = {}
-    for patch in revert.patches:
+    for patch in _for_this_release(revert, package_root):
         with _named(revert, " or ".join(patch.targets), package_root):
             definition = _first_defined(patch, package_root)
         target = definition.target
@@ -107,15 +108,30 @@ def _plan(revert: Revert, package_root: Path) -> list[_Plan]:
     return plans
 
 
+def _for_this_release(revert: Revert, package_root: Path) -> list[Patch]:
+    """Return the patches that are for the SGLang of `package_root`; refuses where none is."""
+    here = look_at(package_root)
+    patches = [it for it in revert.patches if not it.releases or here.is_in(it.releases)]
+    if not patches:
+        made_for = ", ".join(dict.fromkeys(patch.releases for patch in revert.patches))
+        raise DoesNotFit(
+            f"revert {revert.id} ({version_of(package_root)}): no patch of it is for this release; "
+            f"they are for SGLang {made_for}"
+        )
+    return patches
+
+
 @contextmanager
 def _named(revert: Revert, target: str, package_root: Path) -> Iterator[None]:
     """Turn a refusal into the error for the user, which says where it happened."""
     try:
         yield
     except Refused as refusal:
-        where = f"{target} ({version_of(package_root)})"
-        error = DoesNotFit if isinstance(refusal, Misfit) else UsageError
-        raise error(f"revert {revert.id}: {where}: {refusal}") from None
+        text = f"revert {revert.id}: {target} ({version_of(package_root)}): {refusal}"
+        if not isinstance(refusal, Misfit):
+            raise UsageError(text) from None
+        made_for = f"; it is made for SGLang {revert.versions}" if revert.versions else ""
+        raise DoesNotFit(text + made_for) from None
 
 
 def _first_defined(patch: Patch, package_root: Path) -> Definition:
@@ -149,7 +165,9 @@ def _make(edit: Edit, source: FunctionSource, span: Span) -> FunctionSource:
 def _not_one(match: Text | Shape, source: FunctionSource, spans: list[Span]) -> str:
     if spans:
         lines = ", ".join(str(source.number_of(row)) for row in sorted(s.start[0] for s in spans))
-        return f"{match.describe()}, which is there {len(spans)} times (lines {lines}): ambiguous"
+        also = ", also with its comments and blank lines" if isinstance(match, Text) else ""
+        where = f"{len(spans)} times (lines {lines})"
+        return f"{match.describe()}, which is there {where}: ambiguous{also}"
     text = f"{match.describe()}, which is not there"
     statement = match.nearest(source)
     if statement is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -75,7 +76,36 @@ def version_of(package_root: Path) -> str:
 
 
 def find_definition(target: str, package_root: Path) -> Definition:
-    """Return the one definition that ``target`` names; raise `TargetMissing`."""
+    """Return the one definition that ``target`` names; raise `TargetMissing`.
+
+    Like Python, it follows imports and base classes from there to where the function is defined.
+    """
+    return _find(target, package_root, frozenset())
+
+
+def _find(target: str, package_root: Path, seen: frozenset[str]) -> Definition:
+    try:
+        return _defined_there(target, package_root)
+    except TargetMissing:
+        names = [n for n in _other_names(target, package_root) if n not in seen]
+        found = dict(_found(names, package_root, seen | {target}))
+        if not found:
+            raise
+    if len(found) > 1:  # which one Python takes depends on the order of all bases
+        raise Misfit(f"it may be {' or '.join(found)}: ambiguous")
+    return next(iter(found.values()))
+
+
+def _found(
+    names: list[str], package_root: Path, seen: frozenset[str]
+) -> Iterator[tuple[str, Definition]]:
+    for name in names:
+        with suppress(TargetMissing):
+            definition = _find(name, package_root, seen)
+            yield definition.target, definition
+
+
+def _defined_there(target: str, package_root: Path) -> Definition:
     module, path, names = _split(target, package_root)
     text, tree = _parse(path)
     classes: list[ast.ClassDef] = []
@@ -101,6 +131,42 @@ def find_definition(target: str, package_root: Path) -> Definition:
     )
 
 
+def _other_names(target: str, package_root: Path) -> list[str]:
+    """Return the names by which the same may be found: of its import, or in the base classes."""
+    module, path, names = _split(target, package_root)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    body = _parse(path)[1].body
+    bases: list[str] = []
+    for position, name in enumerate(names):
+        rest = ".".join(names[position:])
+        classes = [d for d in _definitions(body) if d.name == name]
+        if not classes:
+            inherited = [f"{module}.{base}.{rest}" for base in bases]
+            return inherited or _imported(name, rest, body, package)
+        body = classes[0].body
+        bases = [ast.unparse(base) for base in getattr(classes[0], "bases", ())]
+    return []
+
+
+def _imported(name: str, dotted: str, body: list[ast.stmt], package: str) -> list[str]:
+    """Return what ``dotted``, which starts with ``name``, is called where that is imported from."""
+    rest = dotted[len(name) :]
+    found = []
+    for node in _scope(body):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        source = _source_of(node, package) if isinstance(node, ast.ImportFrom) else ""
+        for alias in node.names:
+            if name == (alias.asname or alias.name):
+                found.append(f"{source}{alias.name}{rest}")
+    return found
+
+
+def _source_of(node: ast.ImportFrom, package: str) -> str:
+    parents = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+    return ".".join([*parents, *([node.module] if node.module else []), ""])
+
+
 def _split(target: str, package_root: Path) -> tuple[str, Path, tuple[str, ...]]:
     """Split a dotted name into module, file of the module, and names inside of it."""
     first, *rest = target.split(".")
@@ -119,7 +185,7 @@ def _split(target: str, package_root: Path) -> tuple[str, Path, tuple[str, ...]]
         raise TargetMissing(f"{module} is no module with a function of that name")
     if file.name == "__init__.py":
         known = [p.stem for p in path.iterdir()]
-        if not _defines(file, names[0]):
+        if not _has(file, names[0]):
             near = did_you_mean(names[0], known)
             raise TargetMissing(f"there is no module {module}.{names[0]}{near}")
     return module, file, names
@@ -133,8 +199,9 @@ def _parse(file: Path) -> tuple[str, ast.Module]:
         raise Refused(f"{file} does not parse: {error.msg} (line {error.lineno})") from None
 
 
-def _defines(file: Path, name: str) -> bool:
-    return any(node.name == name for node in _definitions(_parse(file)[1].body))
+def _has(file: Path, name: str) -> bool:
+    body = _parse(file)[1].body
+    return any(d.name == name for d in _definitions(body)) or bool(_imported(name, name, body, ""))
 
 
 def _the_one(

@@ -1,4 +1,4 @@
-"""Find the place of an edit in a function: by statement, by tokens, or by shape."""
+"""Find the place of an edit in a function: by lines, by statement, by tokens, or by shape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import textwrap
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 
 from .source import FunctionSource, Span, tokens_of
 
@@ -27,13 +27,18 @@ class Text:
 
     Whole statements are compared as syntax trees with consecutive statements of one
     block. A text that is only part of a statement (the header of an ``if``, one
-    argument of a call) is compared token by token.
+    argument of a call) is compared token by token. First of all, though, lines are compared
+    as SGLang's patcher does it: a text that it finds once is meant to be there, and comments
+    and blank lines tell apart what is the same as syntax.
     """
 
     text: str
 
     def find(self, function: FunctionSource) -> list[Span]:
         """Return all places where the text stands."""
+        lines = _equal_lines(self.text, function)
+        if len(lines) == 1:
+            return lines
         wanted = _statements(self.text)
         found = _equal_statements(wanted, function) if wanted else []
         return found or _equal_tokens(self.text, function)
@@ -106,6 +111,21 @@ class Shape:
         return function.span(node, node, whole=False)
 
 
+def _equal_lines(text: str, function: FunctionSource) -> list[Span]:
+    """Return where the lines of `text` stand, indentation aside; decorators run once, at import."""
+    wanted = [line.strip() for line in text.strip().split("\n")]
+    lines = [line.strip() for line in function.lines]
+    rows = range(function.node.lineno - 2, len(lines) - len(wanted) + 1)
+    starts = [row for row in rows if lines[row : row + len(wanted)] == wanted]
+    return [_line_span(function, row, row + len(wanted) - 1) for row in starts]
+
+
+def _line_span(function: FunctionSource, first: int, last: int) -> Span:
+    line = function.lines[first]
+    start = first, len(line) - len(line.lstrip())
+    return Span(start, (last, len(function.lines[last])), whole=False, lines=True)
+
+
 def _statements(text: str) -> list[str]:
     """Parse ``text``; return its statements in comparable form, none if it is a part."""
     try:
@@ -169,7 +189,7 @@ def _essential(tokens: list[tokenize.TokenInfo]) -> list[tokenize.TokenInfo]:
     """Leave out commas before a closing bracket."""
     return [
         token
-        for token, following in zip(tokens, [*tokens[1:], None], strict=True)
+        for token, following in zip_longest(tokens, tokens[1:])
         if not (token.string == "," and following and following.string in _CLOSING)
     ]
 

@@ -31,12 +31,14 @@ class Patch:
 
     ``targets`` are dotted names of the same function in different SGLang
     versions; the first that the installed SGLang defines is the one edited.
-    ``preamble`` is code put at the start of the function's body.
+    ``preamble`` is code put at the start of the function's body. ``releases``, a PEP 440
+    specifier such as ``>=0.5.22``, leaves the patch out for other releases of SGLang.
     """
 
     targets: tuple[str, ...]
     edits: tuple[Edit, ...]
     preamble: str = ""
+    releases: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,17 @@ class Edited:
 
 @dataclass(frozen=True)
 class Revert:
-    """A fix of SGLang that can be taken out again."""
+    """A fix of SGLang that can be taken out again.
+
+    ``versions`` says for which SGLang it is made, for the error where it does not fit.
+    """
 
     id: str
     patches: tuple[Patch, ...]
     pr: int | None = None
     title: str = ""
     url: str = ""
+    versions: str = ""
 
     def describe(self) -> str:
         """Return one line for the header and the reports."""

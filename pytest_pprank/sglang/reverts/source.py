@@ -45,12 +45,14 @@ class Misfit(Refused):
 class Span:
     """A piece of the function's text: (row, column) from 0, in characters.
 
-    ``whole`` tells that it is one or more complete statements.
+    ``whole`` tells that it is one or more complete statements, ``lines`` that it is complete
+    lines, whatever they hold.
     """
 
     start: Position
     end: Position
     whole: bool
+    lines: bool = False
 
 
 def tokens_of(text: str) -> Iterator[tokenize.TokenInfo]:
@@ -124,11 +126,12 @@ class FunctionSource:
             line = self.number_of((error.lineno or 2) - 2)
             reason = f"the edited function does not parse: {error.msg} (near line {line})"
             raise Refused(reason) from None
-        node = tree.body[0]
-        if isinstance(node, ast.If):
-            node = node.body[0]
-        assert isinstance(node, FunctionNode)
-        return node
+        body = tree.body
+        if self.text.startswith(_BLOCK) and isinstance(body[0], ast.If):
+            body = body[0].body
+        if len(body) != 1 or not isinstance(body[0], FunctionNode):
+            raise Refused("what the edit gives is not one function")
+        return body[0]
 
     def numbered_node(self) -> FunctionNode:
         """Return the definition with the positions that its statements have in the file."""
@@ -155,6 +158,8 @@ class FunctionSource:
 
     def replace(self, span: Span, text: str) -> FunctionSource:
         """Put ``text`` in the place of ``span``, indented as the line it starts on."""
+        if span.lines:
+            return self._replace_lines(span, text)
         if span.whole:
             self._demand_own_lines(span)
             text = text if holds_code(text) else "pass"
@@ -162,6 +167,29 @@ class FunctionSource:
             # its block would silently become part of the one before
             raise Refused("the match ends with the header of a block, the replacement does not")
         return self._put(span.start, span.end, reindent(text, self._indent(span)))
+
+    def _replace_lines(self, span: Span, text: str) -> FunctionSource:
+        """Do as SGLang's patcher does, but leave no block empty."""
+        edited = self._put_lines(span, text)
+        if holds_code(text) or edited._parses():
+            return edited
+        return self._put_lines(span, "pass")
+
+    def _put_lines(self, span: Span, text: str) -> FunctionSource:
+        first, last = span.start[0], span.end[0]
+        if text.strip():
+            indent = self._indent(span)
+            return self._put((first, 0), span.end, indent + reindent(text, indent))
+        return FunctionSource(
+            (*self.lines[:first], *self.lines[last + 1 :]),
+            (*self.numbers[:first], *self.numbers[last + 1 :]),
+        )
+
+    def _parses(self) -> bool:
+        try:
+            return bool(self.lines and self.node)
+        except Refused:
+            return False
 
     def prepend(self, span: Span, text: str) -> FunctionSource:
         """Put ``text`` on lines of its own before ``span``."""

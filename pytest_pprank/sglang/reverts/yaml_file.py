@@ -2,20 +2,22 @@
 
     id: h2d-1                # default: the name of the file
     pr: 26883                # pr, title, url: shown in header and reports
+    versions: [0.5.20, 0.5.21]    # or a text, or applies_to: told where it does not fit
     patches:
     - target: sglang.srt.module.Class.function    # or a list: where it is in other versions
       preamble: import os    # optional, put at the start of the function
+      releases: '>=0.5.22'   # optional: left out for others
       edits:
       - match: |
           statements, or a part of one
-        replacement: ''      # or prepend: ..., or append: ...
+        replacement: ''      # or prepend: ..., or append: ...; none (or blank): taken out
       - match:               # the same by shape, see `Shape`
           kind: If
           mentions: [name]
           assigns: [name]    # optional, as is `part`
         replacement: ''
 
-Other keys at the top (notes, versions) are for the reader and left alone.
+Other keys at the top (notes, area) are for the reader and left alone.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ import ast
 from pathlib import Path
 from typing import Any
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
 from pytest_pprank.errors import UsageError, did_you_mean
 
 from .match import Shape, Text
 from .model import Action, Edit, Patch, Revert
-from .source import holds_code
 
 _ACTIONS: dict[str, Action] = {
     "replacement": "replace",
@@ -88,47 +91,61 @@ def _revert(data: object, path: Path) -> Revert:
         pr=pr,
         title=str(head.get("title") or ""),
         url=str(head.get("url") or ""),
+        versions=_versions(head.get("versions") or head.get("applies_to")),
     )
+
+
+def _versions(data: object) -> str:
+    return ", ".join(map(str, data)) if isinstance(data, list) else str(data or "")
 
 
 def _patch(data: object, where: str) -> Patch:
     patch = _mapping(data, where)
     preamble = _text(patch.get("preamble") or "", f"{where}.preamble")
     # a preamble alone is a change, too
-    keys = ("target",) if preamble and "edits" not in patch else ("target", "edits")
-    _demand_keys(patch, where, required=keys, optional=("preamble",))
+    alone = bool(preamble) and patch.get("edits", []) == []
+    keys = ("target",) if alone else ("target", "edits")
+    _demand_keys(patch, where, required=keys, optional=("edits", "preamble", "releases"))
     targets = _names(patch["target"], f"{where}.target")
     for target in targets:
         if not all(part.isidentifier() for part in target.split(".")) or "." not in target:
             raise _Invalid(f"{where}.target is the dotted name of a function, not {target!r}")
     edits = tuple(
         _edit(item, f"{where}.edits[{index}]")
-        for index, item in enumerate(
-            _items(patch["edits"], f"{where}.edits") if "edits" in patch else ()
-        )
+        for index, item in enumerate(() if alone else _items(patch["edits"], f"{where}.edits"))
     )
-    return Patch(targets, edits, preamble)
+    return Patch(targets, edits, preamble, _releases(patch.get("releases", ""), where))
+
+
+def _releases(given: object, where: str) -> str:
+    try:
+        SpecifierSet(str(given))
+    except InvalidSpecifier:
+        example = "such as '>=0.5.22' or '>=0.5.17,<0.5.22'"
+        raise _Invalid(
+            f"{where}.releases is a version specifier {example}, not {given!r}"
+        ) from None
+    return str(given)
 
 
 def _edit(data: object, where: str) -> Edit:
     edit = _mapping(data, where)
     _demand_keys(edit, where, required=("match",), optional=tuple(_ACTIONS))
     match = _match(edit["match"], f"{where}.match")
-    given = [key for key in _ACTIONS if key in edit]
-    if len(given) != 1:
-        got = " and ".join(given) or "none"
-        raise _Invalid(f"{where} needs exactly one of {', '.join(_ACTIONS)}, got {got}")
-    text = _text(edit[given[0]], f"{where}.{given[0]}")
-    if given[0] != "replacement" and not holds_code(text):
-        raise _Invalid(f"{where}.{given[0]} is empty")
-    return Edit(match, _ACTIONS[given[0]], text)
+    texts = {key: _text(edit[key], f"{where}.{key}") for key in _ACTIONS if key in edit}
+    given = [key for key, text in texts.items() if text.strip()]
+    if len(given) > 1:
+        got = " and ".join(given)
+        raise _Invalid(f"{where} takes at most one of {', '.join(_ACTIONS)}, got {got}")
+    action = given[0] if given else "replacement"  # for SGLang, too, a blank text is none
+    return Edit(match, _ACTIONS[action], texts.get(action, ""))
 
 
 def _match(data: object, where: str) -> Text | Shape:
     if isinstance(data, dict):
         return _shape(data, where)
     text = _text(data, where)
-    if not holds_code(text):
+    if not text.strip():
         raise _Invalid(f"{where} is empty")
     return Text(text)
 
@@ -159,7 +176,7 @@ def _names(data: object, where: str) -> tuple[str, ...]:
 def _demand_keys(
     data: dict[Any, Any], where: str, *, required: tuple[str, ...], optional: tuple[str, ...]
 ) -> None:
-    allowed = (*required, *optional)
+    allowed = tuple(dict.fromkeys((*required, *optional)))
     for key in data:
         if key not in allowed:
             near = did_you_mean(str(key), allowed)

@@ -14,6 +14,7 @@ REVERT = Revert(
     pr=26883,
     title="[PP][Bugfix] Handle input_ids assignment in prepare_for_extend",
     url="https://github.com/sgl-project/sglang/pull/26883",
+    versions="0.5.13 and later",
     patches=(
         Patch(
             targets=(

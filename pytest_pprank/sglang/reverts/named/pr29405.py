@@ -10,6 +10,7 @@ REVERT = Revert(
     pr=29405,
     title="Fix pipeline-parallel abort missing in-flight requests in non-current microbatch slots",
     url="https://github.com/sgl-project/sglang/pull/29405",
+    versions="0.5.16 and later, where an abort looks into all microbatches",
     patches=(
         Patch(
             targets=(

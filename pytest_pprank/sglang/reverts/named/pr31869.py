@@ -1,6 +1,7 @@
 """PR 31869: each stage polls for itself instead of taking what the stages agreed on.
 
-0.5.17 to 0.5.21; from 0.5.22 the stages agree by poll_and_all_reduce_prefill_pp instead.
+To 0.5.21 they agree by ids that go round the stages, from 0.5.22 they take what the first stage has
+polled (poll_and_all_reduce_prefill_pp).
 """
 
 from __future__ import annotations
@@ -23,14 +24,24 @@ polls = [
 ]
 """
 
+_LOCAL_POLLS_ALONE = """
+polls = poll_and_all_reduce_attn_cp_tp_group(
+    [req.disagg_kv_sender for req in self.queue],
+    self.scheduler.attn_cp_cpu_group,
+    self.scheduler.attn_tp_cpu_group,
+)
+"""
+_POP = "sglang.srt.disaggregation.prefill.PrefillBootstrapQueue.pop_bootstrapped"
+
 REVERT = Revert(
     id="31869",
     pr=31869,
     title="[PD+PP] Honor PP consensus for bootstrap and prealloc",
     url="https://github.com/sgl-project/sglang/pull/31869",
+    versions="0.5.17 and later",
     patches=(
         Patch(
-            targets=("sglang.srt.disaggregation.prefill.PrefillBootstrapQueue.pop_bootstrapped",),
+            targets=(_POP,),
             edits=(
                 Edit(
                     Shape(
@@ -41,6 +52,21 @@ REVERT = Revert(
                     text=_LOCAL_POLLS,
                 ),
             ),
+            releases="<0.5.22",
+        ),
+        Patch(
+            targets=(_POP,),
+            edits=(
+                Edit(
+                    Shape(
+                        "Assign",
+                        mentions=("poll_and_all_reduce_prefill_pp",),
+                        assigns=("polls",),
+                    ),
+                    text=_LOCAL_POLLS_ALONE,
+                ),
+            ),
+            releases=">=0.5.22",
         ),
     ),
 )

@@ -15,6 +15,7 @@ REVERT = Revert(
     pr=37669,
     title="[Fix] Apply the attention-CP broadcast result in PP dynamic-chunk profiling",
     url="https://github.com/sgl-project/sglang/pull/37669",
+    versions="0.5.20 and later (older ones have three broadcasts)",
     patches=(
         Patch(
             targets=(

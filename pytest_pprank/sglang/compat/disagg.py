@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+from pytest_pprank.sglang.compat.consensus import rooms_here, rooms_of_peers
 from pytest_pprank.sglang.seams import need
 
 AGREED = {"bootstrap": False, "inflight": True, "prealloc": False, "transfer": True}
@@ -45,6 +46,22 @@ def queues(scheduler: Any) -> dict[str, list[Any]]:
     }
 
 
+def clear_queues(scheduler: Any) -> None:
+    """Forget the requests in the queues that only prefill or decode has."""
+    if role_of(scheduler) == "prefill":
+        need(scheduler, "disagg_prefill_bootstrap_queue").queue.clear()
+        need(scheduler, "disagg_prefill_inflight_queue").clear()
+        getattr(scheduler, "disagg_prefill_pending_chunk_rids", set()).clear()
+    elif role_of(scheduler) == "decode":
+        prealloc = need(scheduler, "disagg_decode_prealloc_queue")
+        transfer = need(scheduler, "disagg_decode_transfer_queue")
+        for held in (prealloc.queue, prealloc.retracted_queue, transfer.queue):
+            held.clear()
+        getattr(prealloc, "pending_reqs", []).clear()
+        getattr(prealloc, "held_rebootstrap_reqs", []).clear()
+        getattr(transfer, "_deferred_releases", []).clear()
+
+
 def metadata_slots(scheduler: Any) -> tuple[int, int]:
     """Return how many metadata slots are held, and how many there are; (0, 0) without a role."""
     if role_of(scheduler) == "null":
@@ -78,14 +95,35 @@ def rooms(scheduler: Any) -> dict[int, str]:
     if role_of(scheduler) == "null":
         return {}
     status = need(kv_manager(scheduler), "request_status")
-    # the manager's threads write to it
-    return {room: _status_name(value) for room, value in list(status.items())}
+    return {room: status_name(value) for room, value in rooms_here(status).items()}
 
 
-def _status_name(value: Any) -> str:
+def rooms_told(scheduler: Any) -> dict[int, dict[int, str]]:
+    """Return, on the first stage of a role whose stages agree through a store, what the others have
+    told it of their rooms, by stage; empty elsewhere.
+    """
+    if role_of(scheduler) == "null":
+        return {}
+    peers = rooms_of_peers(need(kv_manager(scheduler), "request_status"))
+    return {
+        stage: {room: status_name(value) for room, value in rooms.items()}
+        for stage, rooms in peers.items()
+        if rooms
+    }
+
+
+def status_name(value: Any) -> str:
+    """Return SGLang's word for a status of a room (see KVPoll); empty for None."""
+    if value is None:
+        return ""
     poll = poll_class()
     names = {getattr(poll, name): name for name in vars(poll) if not name.startswith("_")}
     return str(names.get(value, value))
+
+
+def status_word(status: Any) -> str:
+    """Return what a poll has answered, in SGLang's own words where it has one."""
+    return str(getattr(status, "name", status))
 
 
 def poll_class() -> Any:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_pprank.sglang.compat.batches import extends_of, rids_of, tensor_field
+from pytest_pprank.sglang.compat.disagg import status_word
+from pytest_pprank.sglang.compat.requests import room_of, slot_of
 from pytest_pprank.sglang.engine_views import forward_of
+from pytest_pprank.sglang.events import consensus
 from pytest_pprank.sglang.seams import need
 
 if TYPE_CHECKING:
@@ -65,22 +69,15 @@ def forward(passage: Passage) -> Facts:
 def _of_forward_batch(batch: Any) -> Facts:
     mode = need(batch, "forward_mode")
     names = ("input_ids", "positions", "seq_lens", "req_pool_indices", "out_cache_loc")
-    ids = getattr(batch, "input_ids", None)
+    ids = tensor_field(batch, "input_ids")
     return Facts(
-        rids=tuple(getattr(batch, "rids", None) or ()),
+        rids=rids_of(batch),
         mode=mode.name.lower(),
-        extends=tuple(_extends(batch)) if mode.is_extend() else (),
+        extends=tuple(extends_of(batch)) if mode.is_extend() else (),
         tokens=None if ids is None else len(ids),
         tensors=_tensors(batch, *names),
         kv=_indices(batch.out_cache_loc),
     )
-
-
-def _extends(batch: Any) -> Iterator[tuple[int, int]]:
-    prefixes = getattr(batch, "extend_prefix_lens_cpu", None)
-    lengths = getattr(batch, "extend_seq_lens_cpu", None)
-    for start, length in zip(_numbers(prefixes), _numbers(lengths), strict=True):
-        yield start, start + length
 
 
 def batch_result(passage: Passage) -> Facts:
@@ -115,9 +112,8 @@ def slot_alloc(passage: Passage) -> Facts:
 def slot_free(passage: Passage) -> Facts:
     """Of the slot that a request gives back."""
     req = passage.argument(1, "req")
-    kv = getattr(req, "kv", req)  # up to 0.5.19 on the request itself
-    slot = getattr(kv, "req_pool_idx", None)
-    return Facts(rids=(req.rid,), kv=() if slot is None else (int(slot),))
+    slot = slot_of(req)
+    return Facts(rids=(req.rid,), kv=() if slot is None else (slot,))
 
 
 def metadata_alloc(passage: Passage) -> Facts:
@@ -130,19 +126,26 @@ def metadata_free(passage: Passage) -> Facts:
     return Facts(kv=(int(passage.argument(1, "free_index")),))
 
 
+def handshake(passage: Passage) -> Facts:
+    """Of the requests that prefill has started."""
+    return Facts(rids=consensus.handshakes_done(passage).rids)
+
+
+def room_told(passage: Passage) -> Facts:
+    """Of what the first stage is told; `tag` is the bootstrap room."""
+    event = consensus.room_told(passage)
+    return Facts(status=event.status, tag=event.room)
+
+
 def transfer_send(passage: Passage) -> Facts:
     """Of KV that is sent; `tag` is the bootstrap room."""
     sent = _indices(passage.argument(1, "kv_indices"))
-    return Facts(tokens=len(sent), kv=sent, tag=_room(passage))
+    return Facts(tokens=len(sent), kv=sent, tag=room_of(passage.args[0]))
 
 
 def transfer_poll(passage: Passage) -> Facts:
     """Of the state of a transfer; `tag` is the bootstrap room."""
-    return Facts(status=str(getattr(passage.result, "name", passage.result)), tag=_room(passage))
-
-
-def _room(passage: Passage) -> int:
-    return int(getattr(passage.args[0], "bootstrap_room", None) or 0)
+    return Facts(status=status_word(passage.result), tag=room_of(passage.args[0]))
 
 
 def message(passage: Passage) -> Facts:
@@ -160,19 +163,15 @@ def message(passage: Passage) -> Facts:
 
 
 def _tensors(owner: Any, *names: str) -> dict[str, str]:
-    values: dict[str, Any] = {name: getattr(owner, name, None) for name in names}
+    values = {name: tensor_field(owner, name) for name in names}
     return {
         name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
         for name, value in values.items()
-        if hasattr(value, "dtype")
+        if value is not None
     }
 
 
 def _indices(value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
-    return tuple(value.tolist()) if hasattr(value, "tolist") else tuple(value)
-
-
-def _numbers(values: Any) -> list[int]:
-    return [] if values is None else [int(value) for value in values]
+    return tuple(value) if isinstance(value, (list, tuple)) else tuple(value.tolist())

@@ -1,0 +1,121 @@
+"""One access to device memory: which bytes, by what work, and how it is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from pytest_pprank.devices.sim import stacks
+from pytest_pprank.devices.sim.reports import Kind, Side, describe, reports
+
+if TYPE_CHECKING:
+    from pytest_pprank.devices.sim.memory import Block
+    from pytest_pprank.devices.sim.streams import Clock, Stream
+
+
+class Rows(NamedTuple):
+    """Rows of the first dimension that an indexed access touches: `width` bytes each."""
+
+    ids: torch.Tensor
+    start: int
+    width: int
+    rows: int
+
+    def places(self) -> torch.Tensor:
+        """Return the rows' numbers, those from the end counted from the start."""
+        ids = self.ids.to(torch.int64)
+        return torch.where(ids < 0, ids + self.rows, ids)
+
+
+def rows_of(tensor: torch.Tensor, ids: torch.Tensor) -> Rows | None:
+    """Return the rows `ids` (a CPU tensor that nobody changes) of a device tensor."""
+    if tensor.dim() == 0 or tensor.stride(0) <= 0:
+        return None
+    width = tensor.element_size()
+    start, step = tensor.storage_offset() * width, tensor.stride(0) * width
+    return Rows(ids, start, step, tensor.shape[0])
+
+
+class Work(NamedTuple):
+    """A piece of work that makes accesses: an operator on a stream, as number `number` there."""
+
+    what: str
+    stream: Stream
+    number: int
+    stack: stacks.Stack
+    blind: bool = False
+    """Whether what it writes does not depend on what was there."""
+
+
+class Entry(NamedTuple):
+    """One access: bytes `lo` to `hi` by a piece of work, number `number` of its stream."""
+
+    lo: int
+    hi: int
+    write: bool
+    stream_id: int
+    number: int
+    work: Work
+    shape: Any
+    dtype: Any
+    rows: Rows | None
+    freed: bool
+
+    @property
+    def stream(self) -> Stream:
+        return self.work.stream
+
+    def is_before(self, stream_id: int, clock: Clock) -> bool:
+        """Say whether this access is ordered before work of that stream, which has `clock`."""
+        return self.stream_id == stream_id or clock.get(self.stream_id, 0) >= self.number
+
+
+def overlap(one: Entry, two: Entry) -> bool:
+    """Say whether two accesses have a byte in common."""
+    if one.lo >= two.hi or two.lo >= one.hi:
+        return False
+    if one.rows is None and two.rows is None:
+        return True
+    if one.rows is not None and two.rows is not None:
+        a, b = one.rows, two.rows
+        if a.start == b.start and a.width == b.width:
+            return bool(torch.isin(a.places(), b.places()).any())
+        return True
+    rows, span = (one.rows, two) if one.rows is not None else (two.rows, one)
+    assert rows is not None
+    begins = rows.start + rows.places() * rows.width
+    return bool(((begins < span.hi) & (begins + rows.width > span.lo)).any())
+
+
+def is_pending(block: Block, entry: Entry) -> bool:
+    """Say whether an access is that of a copy that has not run yet."""
+    return any(
+        copy.stream.stream_id == entry.stream_id and copy.number == entry.number
+        for copy in block.pending
+    )
+
+
+def report(block: Block, first: Entry, second: Entry, reader: Entry | None = None) -> None:
+    """Record a pair of accesses that nothing orders; `reader` is what sees the difference."""
+    kind = Kind.UNORDERED
+    if first.freed:
+        kind = Kind.FREED_IN_USE
+    elif is_pending(block, first):
+        kind = Kind.COPY_IN_FLIGHT
+    tensor = describe(second.dtype, second.shape)
+    later = side(second)
+    if reader is not None:
+        seen = f"{later.what}, which {reader.work.what} reads, on {reader.stream!r}"
+        later = replace(later, what=seen)
+    reports.add(kind, tensor, (block.ptr,), side(first), later)
+
+
+def side(entry: Entry) -> Side:
+    """Return one side of a finding."""
+    verb = "writes" if entry.write else "reads"
+    tensor = describe(entry.dtype, entry.shape)
+    freed = " (a tensor that was freed since)" if entry.freed else ""
+    what = f"{entry.work.what} {verb} {tensor}{freed}"
+    return Side(what, f"on {entry.stream!r}", entry.work.stack)

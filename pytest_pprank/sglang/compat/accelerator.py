@@ -1,0 +1,47 @@
+"""Where SGLang names ``torch.cuda`` although another accelerator is meant.
+
+``_send_kv_chunk`` (disaggregation/prefill.py, from 0.5.22) copies page indices to pinned memory,
+records a ``torch.cuda.Event`` behind the copy and lets the thread that sends wait for it; the
+overlap schedule's early send does the same with KV. On device sim these modules get a ``torch``
+whose ``cuda`` is the simulated device, so that copy and event are checked as on a GPU; on cpu,
+which has no pinned memory, SGLang's own switch for senders that cannot do so is used.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+_CUDA_BY_NAME = ("sglang.srt.disaggregation.prefill",)
+_SENDER = ("sglang.srt.disaggregation.mooncake.conn", "MooncakeKVSender")
+_HOST_INDICES = "supports_host_tensor_indices"
+
+
+class _TorchFor(ModuleType):
+    """torch, with another device's module in the place of ``torch.cuda``."""
+
+    def __init__(self, torch: ModuleType, device: Any) -> None:
+        super().__init__("torch")
+        self._torch = torch
+        self.cuda = SimpleNamespace(
+            Event=device.Event, Stream=device.Stream, current_stream=device.current_stream
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._torch, name)
+
+
+def use_accelerator(kind: str) -> None:
+    """Let the imported modules of SGLang that name ``torch.cuda`` work on ``cpu`` or ``sim``."""
+    if kind == "sim":
+        import torch
+
+        for name in _CUDA_BY_NAME:
+            module = sys.modules.get(name)
+            if module is not None and not isinstance(module.torch, _TorchFor):
+                module.torch = _TorchFor(torch, torch.get_device_module("sim"))  # type: ignore[attr-defined]
+    elif kind == "cpu":
+        sender = getattr(sys.modules.get(_SENDER[0]), _SENDER[1], None)
+        if getattr(sender, _HOST_INDICES, False):
+            setattr(sender, _HOST_INDICES, False)

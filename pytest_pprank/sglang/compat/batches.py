@@ -1,0 +1,57 @@
+"""ScheduleBatches, ForwardBatches, and what goes into the model with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def rids_of(forward_batch: Any) -> tuple[str, ...]:
+    """Return the ids of a ForwardBatch's requests, in its order; empty where it does not say."""
+    return tuple(getattr(forward_batch, "rids", None) or ())
+
+
+def device_of(batch: Any) -> Any:
+    """Return the device that a batch, or a tensor, says it is on; cpu where it does not say."""
+    return getattr(batch, "device", None) or "cpu"
+
+
+def tensor_field(batch: Any, name: str) -> Any:
+    """Return a field of a batch if it is a tensor, else None."""
+    value = getattr(batch, name, None)
+    return value if hasattr(value, "dtype") else None
+
+
+def extends_of(forward_batch: Any) -> Iterator[tuple[int, int]]:
+    """Yield the range of tokens (half open) of each request of a forward of prompts."""
+    prefixes = getattr(forward_batch, "extend_prefix_lens_cpu", None)
+    lengths = getattr(forward_batch, "extend_seq_lens_cpu", None)
+    for start, length in zip(_numbers(prefixes), _numbers(lengths), strict=True):
+        yield start, start + length
+
+
+def is_plain_extend(mode: Any) -> bool:
+    """Whether a ForwardMode is one of prompts, and does not verify drafts."""
+    return bool(mode.is_extend() and not mode.is_target_verify())
+
+
+def mode_of(batch: Any) -> Any:
+    """Return the ForwardMode of a batch, None where it has none."""
+    return getattr(batch, "forward_mode", None)
+
+
+def tensors_of_proxy(proxy: Any) -> Mapping[str, Any]:
+    """Return what the stage before has sent along (PPProxyTensors), empty on the first stage."""
+    return getattr(proxy, "tensors", None) or {}
+
+
+def relay_payload(tokens: Any) -> Any:
+    """Return sampled tokens as SGLang's future_map takes them."""
+    overlap = import_module("sglang.srt.managers.overlap_utils")
+    relay = getattr(overlap, "RelayPayload", None)
+    return tokens if relay is None else relay(bonus_tokens=tokens)
+
+
+def _numbers(values: Any) -> list[int]:
+    return [] if values is None else [int(value) for value in values]

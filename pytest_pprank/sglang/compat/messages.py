@@ -1,0 +1,41 @@
+"""How SGLang's processes talk to its Scheduler: before 0.5.15 by pickled objects."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.sglang.seams import need
+
+
+def sender() -> Callable[[Any, Any], object]:
+    """Return what sends a message through a socket."""
+    io_struct = import_module("sglang.srt.managers.io_struct")
+    found: Callable[[Any, Any], object] = getattr(
+        io_struct, "sock_send", lambda socket, message: socket.send_pyobj(message)
+    )
+    return found
+
+
+def receiver() -> Callable[[Any], Any]:
+    """Return what takes the next message from a socket."""
+    io_struct = import_module("sglang.srt.managers.io_struct")
+    found: Callable[[Any], Any] = getattr(
+        io_struct, "sock_recv", lambda socket: socket.recv_pyobj()
+    )
+    return found
+
+
+def sampling_fields() -> tuple[str, ...]:
+    """Return what SamplingParams takes; it is a plain class before 0.5.15."""
+    params = need(import_module("sglang.srt.sampling.sampling_params"), "SamplingParams")
+    known = getattr(params, "__struct_fields__", None)
+    return tuple(inspect.signature(params).parameters) if known is None else tuple(known)
+
+
+def rpc_socket_of(ports: Any) -> str | None:
+    """Return the name of the socket for remote calls, None where there is none."""
+    name: str | None = getattr(ports, "rpc_ipc_name", None)
+    return name

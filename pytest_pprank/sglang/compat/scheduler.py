@@ -1,0 +1,105 @@
+"""What a Scheduler holds between two iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.sglang.seams import need
+
+
+def is_scheduler(value: object) -> bool:
+    """Whether this is SGLang's Scheduler."""
+    return hasattr(value, "token_to_kv_pool_allocator")
+
+
+def chunked_request_of(scheduler: Any) -> Any:
+    """Return the request that is half-way in its prompt, None without one."""
+    return getattr(scheduler, "chunked_req", None)
+
+
+def microbatches_of(scheduler: Any) -> list[Any]:
+    """Return the batches, or None, in the microbatch slots; empty without pipeline parallelism."""
+    return list(getattr(scheduler, "mbs", None) or [])
+
+
+def running_microbatches_of(scheduler: Any) -> list[Any]:
+    """Return what runs in each microbatch slot; empty without pipeline parallelism."""
+    return list(getattr(scheduler, "running_mbs", None) or [])
+
+
+def pending_requests(scheduler: Any) -> Iterator[Any]:
+    """Yield the requests that wait for a forward: queued, half-way in a prompt, or running."""
+    yield from scheduler.waiting_queue
+    if (chunked := chunked_request_of(scheduler)) is not None:
+        yield chunked
+    for batch in (*running_microbatches_of(scheduler), scheduler.running_batch):
+        if batch is not None:
+            yield from (req for req in batch.reqs if not req.finished())
+
+
+def batches_of(scheduler: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (name, batch) of each batch that is not in a microbatch slot, where there is one."""
+    for name in ("running_batch", "last_batch", "cur_batch"):
+        batch = getattr(scheduler, name, None)
+        if batch is not None and not batch.is_empty():
+            yield name, batch
+
+
+def slots_of(scheduler: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (name, batch) of each microbatch slot that holds something: what is awaited, and what
+    runs.
+    """
+    held = {"mbs": microbatches_of(scheduler), "running_mbs": running_microbatches_of(scheduler)}
+    for name, batches in held.items():
+        for number, batch in enumerate(batches):
+            if batch is not None and not batch.is_empty():
+                yield f"{name}[{number}]", batch
+
+
+def microbatch_pairs(scheduler: Any) -> list[tuple[Any, Any]]:
+    """Return, by microbatch slot, the batch whose result is awaited and what runs; one slot without
+    pipeline parallelism.
+    """
+    if awaited := microbatches_of(scheduler):
+        return list(zip(awaited, running_microbatches_of(scheduler), strict=True))
+    return [(scheduler.last_batch, scheduler.running_batch)]
+
+
+def drop_batches(scheduler: Any) -> None:
+    """Take all batches, and what is half-way in its prompt, from a Scheduler."""
+    batch_class = need(import_module("sglang.srt.managers.schedule_batch"), "ScheduleBatch")
+    # in place: other components hold this list
+    need(scheduler, "waiting_queue").clear()
+    scheduler.running_batch = batch_class(reqs=[], batch_is_full=False)
+    scheduler.last_batch = None
+    for name in ("chunked_req", "_pending_chunked_abort_req", "cur_batch", "cur_batch_for_debug"):
+        if hasattr(scheduler, name):
+            setattr(scheduler, name, None)
+    if hasattr(scheduler, "result_queue"):
+        scheduler.result_queue.clear()
+
+
+def reset_estimates(scheduler: Any) -> None:
+    """Let a Scheduler expect again what it did after its start, where this SGLang adapts."""
+    tracker = getattr(scheduler, "new_token_ratio_tracker", None)
+    if tracker is not None:
+        tracker.reset()
+
+
+def waiting_for_grammar(scheduler: Any) -> int:
+    """Return how many requests wait for their grammar."""
+    return len(getattr(grammar_manager_of(scheduler), "grammar_queue", None) or ())
+
+
+def grammar_manager_of(scheduler: Any) -> Any:
+    """Return what compiles grammars, None without it."""
+    return getattr(scheduler, "grammar_manager", None)
+
+
+def is_hybrid(scheduler: Any) -> bool:
+    """Whether the tree cache is one of two kinds of layers (SWA, SSM)."""
+    return bool(
+        getattr(scheduler, "is_hybrid_swa", False) or getattr(scheduler, "is_hybrid_ssm", False)
+    )

@@ -1,0 +1,75 @@
+"""Rooms of prefill that are ready late, or lost, where the stages agree through a PPConsensusStore.
+
+From SGLang 0.5.22 on only the first stage asks whether a room is ready: its own table and what the
+other stages have told it of theirs (see `compat.consensus`). So what a stage is to hear late comes
+late into its table, and a room is looked at once in each iteration, as a ring of stages does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.sglang.compat.consensus import is_store, rooms_here
+from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
+from pytest_pprank.sglang.compat.requests import room_of
+from pytest_pprank.sglang.seams import need
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.disagg_faults import Fault
+
+Answer = Callable[[int, Any], Any]
+
+
+def agrees_by_store(scheduler: Any) -> bool:
+    """Say whether the stages of this Scheduler, one of prefill, agree through a store."""
+    if role_of(scheduler) != "prefill":
+        return False
+    return is_store(need(kv_manager(scheduler), "request_status"))
+
+
+def ask_each_iteration(scheduler: Any, fault: Fault, answer: Answer) -> None:
+    """Call ``answer(room, status)`` in each iteration of this stage for each request that waits for
+    its handshake, with what is true of its room.
+    """
+
+    def ask() -> None:
+        known = rooms_here(need(kv_manager(scheduler), "request_status"))
+        for req in list(need(scheduler, "disagg_prefill_bootstrap_queue").queue):
+            room = room_of(req)
+            if room in known:
+                answer(room, known[room])
+
+    fault.each_iteration.append(ask)
+
+
+def ready_late(scheduler: Any, fault: Fault, answer: Answer) -> None:
+    """Keep the news that a room is ready out of this stage's table until ``answer(room, status)``,
+    asked in each iteration, is the status itself, or the fault is over.
+    """
+    manager, ready = kv_manager(scheduler), poll_class().WaitingForInput
+    kept: dict[int, Callable[[], None]] = {}
+    lock = threading.Lock()  # the manager's threads write to its table
+
+    def wrap(update: Any) -> Any:
+        def update_late(room: int, status: Any) -> None:
+            with lock:
+                kept.pop(room, None)  # what comes later counts
+                if status == ready and answer(room, status) != status:
+                    kept[room] = lambda: update(room, status)
+                    return
+            update(room, status)
+
+        return update_late
+
+    def let_go() -> None:
+        with lock:
+            due = [room for room in kept if answer(room, ready) == ready]
+            news = [kept.pop(room) for room in due]
+        for tell in news:
+            tell()
+
+    fault.afterwards(let_go)
+    fault.replace(manager, "update_status", wrap)
+    fault.each_iteration.append(let_go)

@@ -1,0 +1,66 @@
+"""What the stages of prefill and decode agree on, as events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.sglang.compat.consensus import rooms_here
+from pytest_pprank.sglang.compat.disagg import status_name
+from pytest_pprank.sglang.compat.requests import room_of, starts_early
+from pytest_pprank.sglang.events.types import (
+    ConsensusApplied,
+    ConsensusBrought,
+    ConsensusLocal,
+    HandshakesDone,
+    RoomTold,
+)
+from pytest_pprank.sglang.seams import need
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.taps import Passage
+
+
+def consensus_local(passage: Passage) -> ConsensusLocal:
+    """Of `get_rids`: the ids in the first of the wanted states are the ready ones."""
+    found = passage.result
+    return ConsensusLocal(frozenset(found[0] if isinstance(found, tuple) else found))
+
+
+def consensus_brought(passage: Passage) -> ConsensusBrought:
+    """Of what a stage sends on, or sends back to the first one."""
+    return ConsensusBrought(_ready(passage.result))
+
+
+def consensus_applied(passage: Passage) -> ConsensusApplied:
+    """Of what a stage has been told, and what it has done."""
+    received, applied = passage.argument(1, "rids"), passage.result
+    return ConsensusApplied(_ready(received), _ready(applied), _has_failed_ones(applied))
+
+
+def handshakes_done(passage: Passage) -> HandshakesDone:
+    """Of what `pop_bootstrapped` returns: requests, or a pair of these and those that failed."""
+    found = passage.result
+    reqs = found[0] if isinstance(found, tuple) else found
+    known = rooms_here(need(need(passage.args[0], "kv_manager"), "request_status"))
+    return HandshakesDone(
+        tuple(req.rid for req in reqs),
+        {req.rid: status_name(known.get(room_of(req))) for req in reqs},
+        frozenset(req.rid for req in reqs if starts_early(req)),
+    )
+
+
+def room_told(passage: Passage) -> RoomTold:
+    """Of `_maybe_replicate_to_rank0(kind, key, value)`."""
+    room, status = passage.argument(2, "key"), passage.argument(3, "value")
+    return RoomTold(int(room), status_name(status))
+
+
+def _has_failed_ones(rids: Any) -> bool:
+    return bool(rids) and isinstance(rids[0], list)
+
+
+def _ready(rids: Any) -> tuple[str, ...] | None:
+    """Return the ready ones of ``[ready, failed]``, or of a plain list; None for none at all."""
+    if rids is None:
+        return None
+    return tuple(rids[0] if _has_failed_ones(rids) else rids)

@@ -1,0 +1,167 @@
+"""Batches on their way into the model, as events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pytest_pprank.devices.look import costs_nothing, host_values
+from pytest_pprank.sglang.compat import batches, model, requests
+from pytest_pprank.sglang.compat import scheduler as held
+from pytest_pprank.sglang.engine_loop import iteration_of_this_thread
+from pytest_pprank.sglang.engine_views import forward_of
+from pytest_pprank.sglang.events.memory import kv_reader, numbers, token_pool
+from pytest_pprank.sglang.events.types import (
+    BatchPrepared,
+    BatchResult,
+    BatchScheduled,
+    ForwardContents,
+    ForwardEntry,
+    ForwardMade,
+    HostTensor,
+    LastToken,
+    Origin,
+    Pending,
+)
+from pytest_pprank.sglang.fields import FORWARD_BATCH
+from pytest_pprank.sglang.materialize import (
+    check_batch,
+    describe,
+    host_tensors,
+    note_origin,
+    note_staging,
+    origin_of,
+)
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.taps import Passage
+
+_PER_TOKEN = ("input_ids", "positions", "out_cache_loc")
+_PER_REQUEST = ("seq_lens", "req_pool_indices")
+_CHEAP = ("input_ids", "positions", "seq_lens", "out_cache_loc")
+"""Fields that are looked at where looking costs something: at these only from outside."""
+
+
+def extend_prepared(passage: Passage) -> BatchPrepared:
+    """Of a batch of prompts; what it has staged is noted, for the forward to be compared with."""
+    batch = passage.args[0]
+    if costs_nothing(batch.device):
+        note_staging(batch)
+    return _prepared(batch, tuple(int(length) for length in batch.extend_lens))
+
+
+def decode_prepared(passage: Passage) -> BatchPrepared:
+    """Of a batch of one token each."""
+    batch = passage.args[0]
+    return _prepared(batch, (1,) * len(batch.reqs))
+
+
+def _prepared(batch: Any, lengths: tuple[int, ...]) -> BatchPrepared:
+    rids, tokens = tuple(req.rid for req in batch.reqs), batch.out_cache_loc
+    pool = None if tokens is None else token_pool(batch.token_to_kv_pool_allocator)
+    if pool is None:
+        return BatchPrepared(rids)
+    return BatchPrepared(rids, pool, lengths, numbers(tokens))
+
+
+def forward_made(passage: Passage) -> ForwardMade:
+    """Of a batch that will run; what it was made of is noted, for the forward's entry."""
+    batch = passage.argument(1, "batch")
+    note_origin(passage.result, batch)
+    return ForwardMade(forward_of(batch, 0), iteration_of_this_thread())
+
+
+def forward_entry(passage: Passage) -> ForwardEntry:
+    """Of the batch that enters the model."""
+    runner, batch = passage.args[0], passage.argument(1, "forward_batch")
+    mode, device = batch.forward_mode, torch.device(runner.device)
+    extend, free = batches.is_plain_extend(mode), costs_nothing(device)
+    return ForwardEntry(
+        mode=mode.name.lower(),
+        extend=extend,
+        rids=batches.rids_of(batch),
+        problems=_problems(batch, device, free) if extend or mode.is_decode() else (),
+        sizes=_sizes(batch),
+        origin=_origin(origin_of(batch), batch),
+        contents=_contents(runner, batch) if free and not mode.is_idle() else None,
+        on_host=_on_host(batch, passage, device),
+        pool=token_pool(runner.token_to_kv_pool_allocator),
+        kv=kv_reader(runner.req_to_token_pool, model.kv_pool_of(runner)),
+        iteration=iteration_of_this_thread(),
+    )
+
+
+def _problems(batch: Any, device: torch.device, free: bool) -> tuple[str, ...]:
+    fields = None if free else _CHEAP
+    return tuple(str(finding) for finding in check_batch(batch, FORWARD_BATCH, device, fields))
+
+
+def _sizes(batch: Any) -> dict[str, int]:
+    """Return how many entries each tensor has (the last dimension counts tokens)."""
+    tensors = {name: batches.tensor_field(batch, name) for name in (*_PER_TOKEN, *_PER_REQUEST)}
+    return {
+        name: int(tensor.shape[-1 if name in _PER_TOKEN else 0])
+        for name, tensor in tensors.items()
+        if tensor is not None
+    }
+
+
+def _origin(origin: Any, forward_batch: Any) -> Origin | None:
+    if origin is forward_batch:
+        return None
+    mode, reqs = origin.forward_mode, origin.reqs
+    decode, overlap = mode.is_decode(), bool(origin.enable_overlap)
+    lengths = [1] * len(reqs) if decode else [int(n) for n in origin.extend_lens or ()]
+    last = [LastToken(requests.tokens_of(req), requests.last_token_of(req)) for req in reqs]
+    return Origin(
+        rids=tuple(req.rid for req in reqs),
+        lengths=tuple(lengths),
+        mode=mode.name.lower(),
+        overlap=overlap,
+        last=tuple(last) if decode and not overlap else (),
+    )
+
+
+def _contents(runner: Any, batch: Any) -> ForwardContents | None:
+    fields = ("input_ids", "positions", *_PER_REQUEST, "out_cache_loc")
+    ids, positions, seq_lens, slots, taken = (batches.tensor_field(batch, f) for f in fields)
+    if seq_lens is None or slots is None or taken is None:
+        return None
+    table, lengths = host_values(runner.req_to_token_pool.req_to_token), numbers(seq_lens)
+    rows = zip(numbers(slots), lengths, strict=False)
+    flat = positions is not None and positions.dim() == 1
+    return ForwardContents(
+        input_ids=None if ids is None else numbers(ids),
+        positions=numbers(positions) if flat else None,
+        seq_lens=lengths,
+        written=numbers(taken),
+        rows=tuple(table[slot, :length].tolist() for slot, length in rows),
+    )
+
+
+def _on_host(batch: Any, passage: Passage, device: torch.device) -> tuple[HostTensor, ...]:
+    if device.type == "cpu":
+        return ()
+    found = host_tensors(batch, passage.argument(3, "pp_proxy_tensors"))
+    return tuple(HostTensor(name, describe(tensor)) for name, tensor in found)
+
+
+def batch_result(passage: Passage) -> BatchResult:
+    """Of the batch whose result is there."""
+    batch = passage.argument(1, "batch")
+    return BatchResult(tuple(req.rid for req in batch.reqs), batch.forward_mode.name.lower())
+
+
+def batch_scheduled(passage: Passage) -> BatchScheduled:
+    """Of the Scheduler that has looked what to run."""
+    scheduler = passage.args[0]
+    pool = scheduler.token_to_kv_pool_allocator
+    pending = held.pending_requests(scheduler)
+    return BatchScheduled(
+        pending=tuple(Pending(req.rid, requests.most_tokens_of(req)) for req in pending),
+        slots=len(held.microbatches_of(scheduler)) or 1,
+        free_tokens=int(pool.available_size()),
+        total_tokens=int(pool.size),
+        free_request_slots=int(scheduler.req_to_token_pool.available_size()),
+    )

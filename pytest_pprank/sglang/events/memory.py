@@ -1,0 +1,146 @@
+"""KV tokens, slots and locks, as events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.devices.look import costs_nothing, host_values
+from pytest_pprank.devices.sim import looking
+from pytest_pprank.sglang.compat import pools, requests
+from pytest_pprank.sglang.events.types import (
+    KvAllocated,
+    KvCleared,
+    KvFreed,
+    Layer,
+    MetadataAllocated,
+    MetadataFreed,
+    PrefixLocked,
+    PrefixUnlocked,
+    SlotAllocated,
+    SlotFreed,
+    TokenPool,
+)
+from pytest_pprank.sglang.taps import call_sites, request_in_hand
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.taps import Passage
+
+
+def token_pool(allocator: Any) -> TokenPool | None:
+    """Return the tokens of an allocator, None where they cannot be followed."""
+    if not pools.keeps_single_tokens(allocator):
+        return None
+    if not costs_nothing(pools.free_pages_of(allocator).device):
+        return None
+    return TokenPool(id(allocator), int(allocator.size), lambda: _free_tokens(allocator))
+
+
+def numbers(tensor: Any) -> list[int]:
+    """Return the numbers in a tensor that can be looked at for nothing."""
+    found: list[int] = host_values(tensor).tolist()
+    return found
+
+
+def kv_allocated(passage: Passage) -> KvAllocated:
+    """Of KV tokens that were taken."""
+    pool = None if passage.result is None else token_pool(passage.args[0])
+    if pool is None:
+        return KvAllocated(None)
+    stack = call_sites()
+    # a batch names its requests when it has been prepared; others take for one at a time
+    in_batch = any(site.function.startswith("prepare_for") for site in stack)
+    rid = "" if in_batch else request_in_hand()
+    return KvAllocated(pool, numbers(passage.result), rid, stack)
+
+
+def kv_freed(passage: Passage) -> KvFreed:
+    """Of KV tokens that are given back."""
+    allocator = passage.args[0]
+    pool = None if pools.collects_what_is_freed(allocator) else token_pool(allocator)
+    if pool is None:
+        return KvFreed(None)
+    tokens = [token for tensor in passage.arguments for token in numbers(tensor)]
+    return KvFreed(pool, tokens, call_sites())
+
+
+def kv_cleared(passage: Passage) -> KvCleared:
+    """Of an allocator that forgets all."""
+    return KvCleared(id(passage.args[0]))
+
+
+def slot_allocated(passage: Passage) -> SlotAllocated:
+    """Of the requests that have slots now."""
+    reqs = passage.argument(1, "reqs") or () if passage.result is not None else ()
+    return SlotAllocated(tuple(req.rid for req in reqs), call_sites())
+
+
+def slot_freed(passage: Passage) -> SlotFreed:
+    """Of the request that gives its slot back."""
+    req = passage.argument(1, "req")
+    return SlotFreed(req.rid, requests.slot_of(req), requests.committed_tokens_of(req))
+
+
+def metadata_allocated(passage: Passage) -> MetadataAllocated:
+    """Of a metadata slot that was taken."""
+    if passage.result is None:
+        return MetadataAllocated(None)
+    return MetadataAllocated(int(passage.result), request_in_hand(), call_sites())
+
+
+def metadata_freed(passage: Passage) -> MetadataFreed:
+    """Of a metadata slot that is given back."""
+    return MetadataFreed(int(passage.argument(1, "free_index")), call_sites())
+
+
+def prefix_locked(passage: Passage) -> PrefixLocked:
+    """Of a node of the tree cache."""
+    node = pools.node_key(passage.argument(1, "node"))
+    return PrefixLocked(node, request_in_hand(), call_sites())
+
+
+def prefix_unlocked(passage: Passage) -> PrefixUnlocked:
+    """Of a node of the tree cache."""
+    return PrefixUnlocked(pools.node_key(passage.argument(1, "node")), request_in_hand())
+
+
+class PoolReader:
+    """A KvReader of this stage's KV pool: see `events.types`."""
+
+    def __init__(self, slots: Any, pool: Any) -> None:
+        self._slots, self._pool = slots, pool
+        buffers = pools.kv_buffers_of(pool)
+        assert buffers is not None
+        self._keys, self._values = buffers
+
+    @property
+    def first_layer(self) -> int:
+        """See KvReader."""
+        return pools.first_layer_of(self._pool)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """See KvReader."""
+        return int(self._keys[0][0].nbytes) * 2 * len(self._keys)
+
+    def read(self, slot: int, tokens: int) -> tuple[Layer, ...]:
+        """See KvReader."""
+        where = host_values(self._slots.req_to_token)[slot, :tokens].long()
+        layers = zip(self._keys, self._values, strict=True)
+        return tuple((_taken(keys, where), _taken(values, where)) for keys, values in layers)
+
+
+def kv_reader(slots: Any, pool: Any) -> PoolReader | None:
+    """Return what reads a KV pool, None where it has no keys and values, or where that costs."""
+    buffers = pools.kv_buffers_of(pool)
+    if buffers is None or not costs_nothing(buffers[0][0].device):
+        return None
+    return PoolReader(slots, pool)
+
+
+def _taken(buffer: Any, tokens: Any) -> Any:
+    return host_values(buffer)[tokens].float().numpy()
+
+
+def _free_tokens(allocator: Any) -> list[int]:
+    with looking():
+        return [token for pages in pools.all_free_pages_of(allocator) for token in numbers(pages)]

@@ -1,0 +1,25 @@
+"""A Scheduler whose event loops have been left with all work done, as an event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_pprank.sglang.compat import requests
+from pytest_pprank.sglang.events.types import Quiescent, SentPrompt
+from pytest_pprank.sglang.holders import seen_requests
+from pytest_pprank.sglang.idle import idle_problems
+
+
+def quiescent(scheduler: Any) -> Quiescent:
+    """Return the event; the Scheduler is looked at when its fields are asked for."""
+    return Quiescent(lambda: idle_problems(scheduler), lambda: list(_sent(scheduler)))
+
+
+def _sent(scheduler: Any) -> Iterator[SentPrompt]:
+    if scheduler.token_to_kv_pool_allocator.page_size != 1:
+        return
+    for req in seen_requests(scheduler):
+        if requests.finished_by_length(req) and requests.sender_of(req) is not None:
+            tokens = requests.tokens_to_send_of(req)
+            yield SentPrompt(req.rid, requests.sender_of(req), tokens)

@@ -1,0 +1,1 @@
+"""``tox -e matrix``: the stock suite on every locked SGLang, told in docs/support-matrix.md."""

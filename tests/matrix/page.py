@@ -1,0 +1,190 @@
+"""The table of docs/support-matrix.md: releases by what the suite tests of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from matrix.claims import Claim
+from matrix.junit import Outcome
+from matrix.runs import Run
+
+COMMAND = "tox -e matrix"
+DEVICES = ("cpu", "sim")
+CAPABILITIES = {
+    "test_startup": "start",
+    "test_materialize": "materialize",
+    "test_profiler": "profiler",
+    "test_agreement": "agreement",
+    "test_generate": "requests",
+    "test_generate_chunks": "chunks",
+    "test_generate_aborts": "aborts",
+    "test_generate_pressure": "memory pressure",
+    "test_generate_grammar": "grammars",
+    "test_generate_models": "models",
+    "test_disagg": "prefill/decode",
+}
+"""Files of the suite -> what they test, in the order of the columns."""
+_MOST_FAILURES = 12
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run and its tests; none where it did not get to the end of the suite."""
+
+    run: Run
+    tests: Sequence[Outcome]
+
+    @property
+    def name(self) -> str:
+        """What lists call it."""
+        return f"{self.run.release} {self.run.device}"
+
+    @property
+    def verdict(self) -> str:
+        """How it ended, in a word: `red, as known` is a green environment with failures."""
+        if self.run.code is None:
+            return f"no end in {self.run.seconds:.0f} s"
+        if not self.tests:
+            return "set-up failed"
+        failed = any(it.how == "failed" for it in self.tests)
+        if self.run.code:
+            return "red"
+        return "red, as known" if failed else "green"
+
+    @property
+    def good(self) -> bool:
+        """Say whether it came out as it should."""
+        return self.run.code == 0 and bool(self.tests)
+
+
+def page(rows: Sequence[Row], releases: Sequence[str]) -> str:
+    """Return the generated part of the page; `releases` are those that there are."""
+    missing = [
+        f"{release} {device}"
+        for device in DEVICES
+        for release in releases
+        if not any(row.name == f"{release} {device}" for row in rows)
+    ]
+    parts = [
+        str(claim(rows)),
+        _header(rows),
+        "\n".join(table(rows)),
+        *(_section("Failed", _failures(rows))),
+        *(_section("Expected to fail", _folded(rows, "xfailed"))),
+        *(_section("Skipped", _folded(rows, "skipped"))),
+        *(_section("Off", _off(rows))),
+        *([f"Not run: {', '.join(missing)}."] if missing else []),
+    ]
+    return "\n\n".join(parts)
+
+
+def claim(rows: Sequence[Row]) -> Claim:
+    """Return the claim that stands before the table: all rows are of one tree."""
+    newest = max((row.run for row in rows), key=lambda run: run.date)
+    facts = {"commit": newest.commit, "tree": newest.tree, "date": newest.date, "command": COMMAND}
+    return Claim(facts)
+
+
+def _header(rows: Sequence[Row]) -> str:
+    runs = [row.run for row in rows]
+    newest = claim(rows).facts
+    dates = sorted({run.date for run in runs})
+    facts = [
+        f"Commit {newest['commit'][:10]}, `pytest_pprank` tree {newest['tree'][:10]}",
+        f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else dates[0],
+        f"Python {_all(run.python for run in runs)}, torch {_all(run.torch for run in runs)}",
+        f"{_all(str(run.cores) for run in runs)} cores, no GPU",
+        "PP=2, prefill/decode with 2 and 1 stages and as each test says",
+    ]
+    return "; ".join(facts) + "."
+
+
+def _all(values: Iterable[str]) -> str:
+    return ", ".join(sorted({it for it in values if it}))
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of the table."""
+    modules = [*CAPABILITIES, *_unknown(rows)]
+    head = ["SGLang", "device", "verdict", "seconds", *(CAPABILITIES.get(m, m) for m in modules)]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for row in rows:
+        run = row.run
+        cells = [cell([it for it in row.tests if it.module == module]) for module in modules]
+        lines.append(_line([run.release, run.device, row.verdict, f"{run.seconds:.0f}", *cells]))
+    return lines
+
+
+def _unknown(rows: Sequence[Row]) -> list[str]:
+    return sorted({it.module for row in rows for it in row.tests} - set(CAPABILITIES))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def cell(tests: Sequence[Outcome]) -> str:
+    """Return what became of the tests of one capability."""
+    counts = Counter(it.how for it in tests)
+    if not counts["failed"] + counts["passed"] + counts["xfailed"]:
+        return "not there"
+    bugs = sorted({it.why for it in tests if it.how == "xfailed"})
+    parts = [f"{counts[how]} {how}" for how in ("failed", "passed") if counts[how]]
+    if bugs:
+        parts.append(f"{counts['xfailed']} xfailed ({', '.join(bugs)})")
+    if counts["skipped"]:
+        parts.append(f"{counts['skipped']} skipped")
+    off = sorted({why.partition(":")[0] for it in tests for why in it.off})
+    return ", ".join(parts) + (f"; off: {', '.join(off)}" if off else "")
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"{title}:\n\n" + "\n".join(f"- {line}" for line in lines)] if lines else []
+
+
+def _failures(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        failed = [it for it in row.tests if it.how == "failed"]
+        lines += [f"{row.name}: `{it.module}::{it.test}`: {_brief(it.why)}" for it in failed][
+            :_MOST_FAILURES
+        ]
+        if len(failed) > _MOST_FAILURES:
+            lines.append(f"{row.name}: and {len(failed) - _MOST_FAILURES} more")
+    return lines
+
+
+def _brief(why: str, most: int = 200) -> str:
+    return why if len(why) <= most else f"{why[:most]} ..."
+
+
+def _folded(rows: Sequence[Row], how: str) -> list[str]:
+    """Return what tests were xfailed or skipped, each reason once, with the runs."""
+    return _by_run(
+        rows, lambda it: [f"`{it.module}::{it.test}`: {_brief(it.why)}"] if it.how == how else []
+    )
+
+
+def _off(rows: Sequence[Row]) -> list[str]:
+    return _by_run(rows, lambda it: it.off)
+
+
+def _by_run(rows: Sequence[Row], lines: Callable[[Outcome], Iterable[str]]) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for line in dict.fromkeys(line for it in row.tests for line in lines(it)):
+            found.setdefault(line, []).append(row.name)
+    return [f"{line} ({_runs(names, rows)})" for line, names in found.items()]
+
+
+def _runs(names: Sequence[str], rows: Sequence[Row]) -> str:
+    """Name runs, in short where they are all or all of a device."""
+    everything = [row.name for row in rows]
+    if list(names) == everything:
+        return "all"
+    for device in DEVICES:
+        if list(names) == [it for it in everything if it.endswith(f" {device}")]:
+            return f"all on {device}"
+    return ", ".join(names)

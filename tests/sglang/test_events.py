@@ -1,0 +1,184 @@
+"""What SGLang passes, decoded: the events of real requests through the loops of all stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_pprank.sanitizers.base import Watch
+from pytest_pprank.sglang.events import hooks  # noqa: F401  (its table registers itself)
+from pytest_pprank.sglang.events.types import Event, Message
+from pytest_pprank.sglang.taps import taps
+from pytest_pprank.wire.findings import Finding
+
+Heard = list[tuple[str, Event]]
+
+
+@pytest.fixture
+def hear(pprank: Any) -> Iterator[Callable[..., Heard]]:
+    """Begin to listen to these seams; returns what is filled with (seam, event)."""
+    found: list[Finding] = []
+    watch, again = Watch("events", pprank, found.append), Watch("again", pprank, found.append)
+    heard: Heard = []
+    twice: list[Event] = []
+
+    def begin(*seams: str) -> Heard:
+        for seam in seams or taps.names:
+            watch.listen(seam, lambda event, seam=seam: heard.append((seam, event)))
+            again.listen(seam, twice.append)
+        return heard
+
+    yield begin
+    watch.close()
+    again.close()
+    assert found == []
+    for (_, first), second in zip(heard, twice, strict=True):
+        # the ledger tells each listener for itself
+        assert first == second if isinstance(first, Message) else first is second
+
+
+def _of(heard: Heard, *seams: str) -> list[Any]:
+    return [event for seam, event in heard if seam in seams]
+
+
+@pytest.mark.pprank(sanitize="none")
+def test_one_request(hear: Callable[..., Heard], engine: Any, pprank: Any) -> None:
+    heard = hear()
+    engine.generate([[*range(10, 30)]], max_new_tokens=2)
+    extend, decode = _of(heard, "prepare_for_extend", "prepare_for_decode")
+    assert (extend.rids, extend.lengths, decode.lengths) == (("req-000",), (20,), (1,))
+    first, second = _of(heard, "kv_alloc")
+    assert list(first.tokens) == list(extend.tokens)
+    assert list(second.tokens) == list(decode.tokens)
+    assert first.pool.size == engine.scheduler.token_to_kv_pool_allocator.size
+    assert first.rid == "", "the batch is still being prepared"
+    assert "prepare_for_extend" in [site.function for site in first.stack]
+    assert [event.rids for event in _of(heard, "slot_alloc")] == [("req-000",)]
+    made = [(str(event.forward), event.iteration) for event in _of(heard, "init_new")]
+    assert made[0] == ("extend of req-000 (tokens 0-20)", 0)
+    assert made[1][0] == "decode of req-000"
+    entry, later = _of(heard, "forward")
+    assert (entry.mode, entry.extend, entry.decode, entry.rids) == (
+        "extend", True, False, ("req-000",)
+    )  # fmt: skip
+    assert entry.problems == ()
+    assert set(entry.sizes.items()) >= {("input_ids", 20), ("seq_lens", 1), ("positions", 20)}
+    assert (entry.origin.rids, entry.origin.lengths, entry.origin.last) == (("req-000",), (20,), ())
+    assert list(entry.contents.input_ids) == [*range(10, 30)]
+    assert list(entry.contents.positions) == [*range(20)]
+    assert entry.contents.rows == (list(first.tokens),)
+    assert list(entry.contents.written) == list(first.tokens)
+    assert (later.extend, later.decode, later.origin.lengths) == (False, True, (1,))
+    assert [known.count for known in later.origin.last] == list(later.contents.seq_lens) == [21]
+    assert [known.token for known in later.origin.last] == list(later.contents.input_ids)
+    assert [*entry.contents.rows[0], *later.contents.written] == later.contents.rows[0]
+    assert [event.rids for event in _of(heard, "batch_result")] == [("req-000",)] * 2
+    (freed,) = _of(heard, "slot_free")
+    assert (freed.rid, freed.tokens) == ("req-000", 21)
+    scheduled = _of(heard, "schedule")
+    assert {event.slots for event in scheduled} == {pprank.num_stages}
+    assert {request.most_tokens for event in scheduled for request in event.pending} == {22}
+    assert scheduled[-1].free_request_slots == engine.scheduler.req_to_token_pool.available_size()
+
+
+@pytest.mark.pprank(sanitize="none")
+def test_tokens(hear: Callable[..., Heard], scheduler: Any) -> None:
+    heard = hear("kv_alloc", "kv_free", "kv_clear")
+    allocator = scheduler.token_to_kv_pool_allocator
+    free: list[set[int]] = []
+    for seam in ("kv_alloc", "kv_free"):
+        end = taps.listen(seam, lambda passage: free.append({*passage.event.pool.free()}))
+        tokens = allocator.alloc(3)
+        allocator.free(tokens)
+        end()
+    allocator.free_group_begin()
+    allocator.free(allocator.alloc(2))
+    allocator.free_group_end()
+    allocator.clear()
+    taken, freed, *_, collected, together, cleared = [event for _, event in heard]
+    assert list(taken.tokens) == list(freed.tokens) == tokens.tolist()
+    assert [len(now) for now in free] == [allocator.size - 3] * 2, "taken, and not freed yet"
+    assert not any(now & {*tokens.tolist()} for now in free)
+    assert (collected.pool, len(together.tokens)) == (None, 2)
+    assert cleared.pool == taken.pool.key
+
+
+@pytest.mark.pprank(sanitize="none")
+def test_keys_and_values_of_a_request(hear: Callable[..., Heard], engine: Any) -> None:
+    heard = hear("forward")
+    engine.generate([8], max_new_tokens=1)
+    reader = _of(heard, "forward")[0].kv
+    held = _of(heard, "forward")[0].contents.rows[0]
+    pool = engine.scheduler.tp_worker.model_runner.token_to_kv_pool
+    assert reader.first_layer == pool.start_layer
+    slot = int(engine.scheduler.req_to_token_pool.req_to_token[:, 0].tolist().index(held[0]))
+    layers = reader.read(slot, 8)
+    assert len(layers) == len(pool.k_buffer)
+    assert (layers[0][0] == pool.k_buffer[0][held].float().numpy()).all()
+    assert reader.bytes_per_token * 8 == sum(k.nbytes + v.nbytes for k, v in layers)
+
+
+@pytest.mark.pprank(sanitize="none")
+def test_batch_that_is_not_sound(hear: Callable[..., Heard], engine: Any) -> None:
+    heard = hear("forward")  # what the batch was made of is noted all the same
+
+    def change(batch: Any) -> None:
+        batch.seq_lens_cpu = batch.seq_lens_cpu - 1
+
+    engine.on_forward(change)
+    engine.generate([8], max_new_tokens=1)
+    (entry,) = _of(heard, "forward")
+    assert "ForwardBatch.seq_lens_cpu: found [7] (1 values)" in entry.problems[0]
+    assert entry.origin.rids == ("req-000",)
+
+
+@pytest.mark.pprank(sanitize="none")
+def test_messages_between_stages(hear: Callable[..., Heard], engine: Any, pprank: Any) -> None:
+    heard = hear("p2p_send", "p2p_recv")
+    engine.generate([8], max_new_tokens=1)
+    engine.leave()
+    told = [
+        [(event.group, event.peer, event.nbytes, event.shapes) for event in _of(heard, seam)]
+        for seam in ("p2p_send", "p2p_recv")
+    ]
+    sent, received = pprank.gather(told)[0]
+    assert {peer for _, peer, _, _ in sent + received} == {1}
+    assert all(shapes for *_, shapes in sent)
+
+
+@pytest.mark.pprank(prefill=2, decode=1, sanitize="none")
+def test_transfer(hear: Callable[..., Heard], disagg: Any, pprank: Any) -> None:
+    heard = hear()
+    disagg.generate([20], max_new_tokens=2)
+    metadata = _of(heard, "metadata_alloc")
+    assert [event.rid for event in metadata] == [*disagg.results]
+    assert [event.slot for event in _of(heard, "metadata_free")] == [metadata[0].slot]
+    polls = _of(heard, "transfer_poll")
+    (room,) = {event.room for event in polls}
+    assert room > 0
+    sent = _of(heard, "transfer_send")
+    assert sum(event.tokens for event in sent) == (20 if pprank.role == "prefill" else 0)
+    assert {event.room for event in sent} <= {room}
+    if pprank.role == "decode":
+        return
+    rid = next(iter(disagg.results))
+    local, brought = _of(heard, "consensus_local"), _of(heard, "consensus_bring")
+    assert {rid} in [event.ready for event in local]
+    assert (rid,) in [event.ready for event in brought]
+    applied = [(event.received, event.applied) for event in _of(heard, "consensus_apply")]
+    assert ((rid,), (rid,)) in applied
+    assert all(event.tells_failed for event in _of(heard, "consensus_apply") if event.applied)
+
+
+@pytest.mark.pprank(prefill=2, decode=1, sanitize="none")
+def test_quiescent(disagg: Any, scheduler: Any, pprank: Any) -> None:
+    from pytest_pprank.sglang.events.quiescent import quiescent
+
+    disagg.generate([20], max_new_tokens=2)
+    disagg.leave()
+    left = quiescent(scheduler)
+    assert left.problems() == []
+    prompts = [(prompt.rid, prompt.tokens) for prompt in left.sent()]
+    assert prompts == ([(rid, 20) for rid in disagg.results] if pprank.role == "prefill" else [])

@@ -1,0 +1,52 @@
+"""Sanitizers that are told made events, where neither torch nor SGLang is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_pprank.sanitizers.base import Sanitizer, Watch
+from pytest_pprank.sglang.events.types import Event
+from pytest_pprank.wire.findings import Finding
+
+
+class Watched(Watch):
+    """A Watch whose events a test makes. `found`: the findings, `told`: their first lines."""
+
+    def __init__(self, kind: type[Sanitizer], **pprank: Any) -> None:
+        self.found: list[Finding] = []
+        self.listeners: dict[str, list[Callable[[Any], object]]] = {}
+        seat = {"role": "pp", "stage": 0, "device": "cpu", "failed": False, "spoiled": ""}
+        super().__init__(kind.name, SimpleNamespace(**{**seat, **pprank}), self.found.append)  # type: ignore[arg-type]
+        self.sanitizer = kind(self)
+        self.sanitizer.begin()
+
+    @property
+    def told(self) -> list[str]:
+        """The findings' first lines."""
+        return [finding.text.partition("\n")[0] for finding in self.found]
+
+    def listen(self, seam: str, listener: Callable[[Any], object]) -> None:
+        self.listeners.setdefault(seam, []).append(listener)
+
+    def tell(self, seam: str, event: Event) -> None:
+        """Tell the sanitizer an event of a seam that it listens to."""
+        for listener in self.listeners[seam]:
+            self.guard(listener, event)
+
+
+@pytest.fixture
+def watched() -> Iterator[Callable[..., Watched]]:
+    """Factory: a sanitizer's class, and what `pprank` is to say of the rank."""
+    made: list[Watched] = []
+
+    def make(kind: type[Sanitizer], **pprank: Any) -> Watched:
+        made.append(Watched(kind, **pprank))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

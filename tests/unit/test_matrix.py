@@ -1,0 +1,340 @@
+"""`tox -e matrix`: which environments, how reports are read, what the page says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from matrix import command, junit, runs
+from matrix.junit import Outcome, bug
+from matrix.page import CAPABILITIES, Row, cell, page
+from matrix.product import ROOT, Product
+from matrix.releases import environment, locked, older_one
+from matrix.runs import Run, Store
+
+from pytest_pprank.provision.lock import locked_versions
+
+NOW = Product("a" * 40, "b" * 40)
+REPORT = """<testsuites><testsuite>
+<testcase classname="pytest_pprank.suite.test_startup" name="test_a[pp2]"><properties>
+  <property name="pprank_off" value="consensus: SGLang 0.5.24 has no x"/></properties></testcase>
+<testcase classname="pytest_pprank.suite.test_disagg.TestTwo" name="test_b">
+  <skipped type="pytest.xfail" message="known bug lost-room: decode ...&#10;more"/></testcase>
+<testcase classname="pytest_pprank.suite.test_disagg.TestTwo" name="test_b">
+  <error message="failed on teardown&#10;more">trace</error></testcase>
+<testcase classname="pytest_pprank.suite.test_disagg" name="test_c">
+  <skipped type="pytest.skip" message="needs xgrammar">x</skipped></testcase>
+<testcase classname="pytest_pprank.suite.test_disagg" name="test_d">
+  <failure message="wrong"/></testcase>
+<testcase classname="pytest_pprank.suite.test_disagg" name="test_e">
+  <skipped type="pytest.xfail" message="known bug lost-room: decode"/></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    file = tmp_path / "suite.xml"
+    file.write_text(REPORT)
+    return file
+
+
+def test_releases_are_those_that_setup_knows() -> None:
+    assert locked() == locked_versions()
+
+
+def test_ci_takes_each_older_release_in_turn_and_one_release_for_a_commit() -> None:
+    commits = [f"{number:08x}" + "0" * 32 for number in range(0, 2**32, 2**24 + 1)]
+    counts = Counter(older_one(commit, "3.11.7") for commit in commits)
+    assert sorted(counts) == sorted(locked()[:-1])
+    assert min(counts.values()) > len(commits) / len(counts) / 2
+
+
+def test_ci_takes_no_release_that_this_python_cannot_have(tmp_path: Path) -> None:
+    for release, python in (("0.5.9", "3.10"), ("0.5.10", "3.10"), ("0.5.11", "3.11")):
+        (tmp_path / f"{release}.txt").write_text(f"# requires-python: >={python}\n")
+    assert older_one("0" * 40, "3.10.5", tmp_path) == "0.5.9"
+    assert {older_one(f"{n:040x}", "3.11.5", tmp_path) for n in (0, 1 << 128)} == {
+        "0.5.9",
+        "0.5.10",
+    }
+
+
+@pytest.mark.skipif(shutil.which("tox") is None, reason="tox is not on the path")
+def test_each_lock_has_its_tox_environment(tmp_path: Path) -> None:
+    names = [environment(release) for release in locked()]
+    asked = ["config", "-e", ",".join(names), "-k", "commands_pre", "commands", "constraints"]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("TOX_")}
+    done = subprocess.run(
+        ["tox", *asked, "--workdir", tmp_path], cwd=ROOT, env=clean, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = dict(zip(names, done.stdout.split("[testenv:")[1:], strict=True))
+    for release, name in zip(locked(), names, strict=True):
+        assert f"setup --sglang {release} --no-verify" in told[name]
+        assert "--pyargs pytest_pprank.suite --pp-size 2" in told[name]
+        assert f"constraints = {ROOT}" in told[name]
+    judged = [name for name in names if "known-bugs --judge" in told[name]]
+    assert judged == ["sglang0519"]
+    assert [name for name in names if "- pytest" in told[name]] == judged
+
+
+def test_a_report_says_how_each_test_ended(report: Path) -> None:
+    assert junit.read(report) == [
+        Outcome(
+            "test_startup", "test_a[pp2]", "passed", off=("consensus: SGLang 0.5.24 has no x",)
+        ),
+        Outcome("test_disagg", "TestTwo::test_b", "failed", "failed on teardown"),
+        Outcome("test_disagg", "test_c", "skipped", "needs xgrammar"),
+        Outcome("test_disagg", "test_d", "failed", "wrong"),
+        Outcome("test_disagg", "test_e", "xfailed", "lost-room"),
+    ]
+
+
+def test_a_reason_without_an_id_is_known_by_its_first_words() -> None:
+    assert bug("known bug a.b-c_1: x") == "a.b-c_1"
+    assert bug("one two three") == "one two three"
+    assert bug("a known bug: 1 2 3 4 5 6 7") == "a known bug: 1 2 3 4 5 ..."
+
+
+@pytest.mark.parametrize(
+    ("ways", "expected"),
+    [
+        (["passed"] * 12, "12 passed"),
+        (["passed", "xfailed"], "1 passed, 1 xfailed (bug)"),
+        (["failed", "passed", "failed"], "2 failed, 1 passed"),
+        (["passed", "skipped"], "1 passed, 1 skipped"),
+        (["skipped", "skipped"], "not there"),
+        ([], "not there"),
+    ],
+)
+def test_a_cell_counts(ways: list[str], expected: str) -> None:
+    assert cell([Outcome("m", "t", how, "bug") for how in ways]) == expected
+
+
+def test_a_cell_says_which_checks_were_off() -> None:
+    tests = [Outcome("m", "t", "passed", off=("kv: no", "consensus: no"))]
+    assert cell(tests) == "1 passed; off: consensus, kv"
+
+
+def test_every_file_of_the_suite_is_a_capability() -> None:
+    files = {file.stem for file in (ROOT / "pytest_pprank" / "suite").glob("test_*.py")}
+    assert files == set(CAPABILITIES)
+
+
+def run(release: str, device: str = "cpu", code: int | None = 0) -> Run:
+    return Run(release, device, *(NOW.commit, NOW.tree), "2026-11-26", code, 9.0, "3.11", "2.13", 2)
+
+
+@pytest.mark.parametrize(
+    ("code", "ways", "verdict", "good"),
+    [
+        (0, ["passed"], "green", True),
+        (0, ["passed", "failed"], "red, as known", True),
+        (1, ["failed"], "red", False),
+        (1, [], "set-up failed", False),
+        (None, [], "no end in 9 s", False),
+    ],
+)
+def test_a_verdict_follows_tox_and_the_report(
+    code: int | None, ways: list[str], verdict: str, good: bool
+) -> None:
+    row = Row(run("0.5.19", code=code), [Outcome("m", "t", how) for how in ways])
+    assert (row.verdict, row.good) == (verdict, good)
+
+
+def test_the_page_has_a_claim_and_names_what_is_not_green(report: Path) -> None:
+    rows = [
+        Row(run("0.5.23"), junit.read(report)),
+        Row(run("0.5.22"), [Outcome("test_disagg", "test_e", "xfailed", "lost-room")]),
+    ]
+    text = page(rows, ["0.5.22", "0.5.23"])
+    claim = f'<!-- ran: commit="{NOW.commit}" tree="{NOW.tree}" date="2026-11-26" command='
+    assert text.startswith(claim)
+    (line,) = [it for it in text.splitlines() if it.startswith("| 0.5.23")]
+    assert line.startswith("| 0.5.23 | cpu | red, as known | 9 | 1 passed; off: consensus |")
+    assert line.endswith("| 2 failed, 1 xfailed (lost-room), 1 skipped |")
+    assert "- 0.5.23 cpu: `test_disagg::test_d`: wrong\n" in text
+    assert "- `test_disagg::test_e`: lost-room (all)" in text
+    assert "- `test_disagg::test_c`: needs xgrammar (0.5.23 cpu)" in text
+    assert "- consensus: SGLang 0.5.24 has no x (0.5.23 cpu)" in text
+    assert text.endswith("Not run: 0.5.22 sim, 0.5.23 sim.")
+
+
+class TestStore:
+    """Runs whose tox is a script in its place."""
+
+    @pytest.fixture
+    def tox(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """A script that stands for tox: run with the folder of reports as working folder."""
+        script = tmp_path / "tox.sh"
+        real = subprocess.Popen
+
+        def popen(words: list[str], **rest):
+            return real(["sh", str(script), *words[words.index("-e") + 1 :]], **rest)
+
+        monkeypatch.setattr(runs.subprocess, "Popen", popen)
+        monkeypatch.setattr(runs, "end_descendants", lambda: None)  # other tests have some, too
+        return script
+
+    def reports(self, work: Path, script: Path, report: Path, code: int) -> None:
+        folder = work / "sglang0523" / "tmp"
+        script.write_text(f"echo asked: $*; mkdir -p {folder}; cp {report} {folder}; exit {code}\n")
+
+    def test_a_run_keeps_report_and_log_and_is_found_again(
+        self, tmp_path: Path, tox: Path, report: Path
+    ) -> None:
+        work = tmp_path / "work"
+        self.reports(work, tox, report, 1)
+        store = Store(work, NOW)
+        done = store.run("0.5.23", "sim", 30)
+        assert (done.code, done.tree) == (1, NOW.tree)
+        log = store.file("0.5.23", "sim", "log").read_text()
+        assert log == "asked: sglang0523 -- --pprank-device sim\n"
+        assert Store(work, NOW).finished("0.5.23", "sim") == done
+        assert Store(work, NOW).finished("0.5.23", "cpu") is None
+        assert Store(work, Product("c" * 40, "c" * 40)).finished("0.5.23", "sim") is None
+
+    def test_an_old_report_is_not_taken_for_that_of_this_run(
+        self, tmp_path: Path, tox: Path, report: Path
+    ) -> None:
+        old = tmp_path / "sglang0523" / "tmp" / "suite.xml"
+        old.parent.mkdir(parents=True)
+        shutil.copy(report, old)
+        os.utime(old, (1, 1))
+        tox.write_text("exit 1\n")
+        store = Store(tmp_path, NOW)
+        assert store.run("0.5.23", "cpu", 30).code == 1
+        assert store.finished("0.5.23", "cpu") is None
+        assert store.ended("0.5.23", "cpu") is not None
+
+
+SLOW = """
+import sys
+from pathlib import Path
+from benchmarks.processes import adopt_orphans
+from matrix import runs
+from matrix.product import Product
+tox, work = sys.argv[1:]
+sys.executable = tox
+adopt_orphans()
+done = runs.Store(Path(work), Product("a" * 40, "b" * 40)).run("0.5.23", "cpu", 1.0)
+print(done.code, done.seconds < 20)
+"""
+
+
+def test_a_run_has_a_deadline_and_leaves_no_process(tmp_path: Path) -> None:
+    tox = tmp_path / "tox.sh"
+    tox.write_text(f"#!/bin/sh\nsetsid sleep 1000 & echo $! > {tmp_path}/pid; sleep 1000\n")
+    tox.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW, tox, tmp_path / "work"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == ["None", "True"]
+    stat = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+class TestCommand:
+    @pytest.fixture
+    def written(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What would be written into the page."""
+        pages: list[str] = []
+        monkeypatch.setattr(command, "_write", pages.append)
+        monkeypatch.setattr(command, "product", lambda: NOW)
+        monkeypatch.setattr(command, "adopt_orphans", lambda: None)
+        return pages
+
+    def suite(self, monkeypatch: pytest.MonkeyPatch, report: Path, code: int = 0) -> list[str]:
+        """Let each run end with `code` and this report; returns the runs there were."""
+        calls: list[str] = []
+
+        def ended(store: Store, release: str, device: str, _deadline: float) -> Run:
+            calls.append(f"{release} {device}")
+            (store.work_dir / environment(release)).mkdir(exist_ok=True)
+            shutil.copy(report, store.file(release, device, "xml"))
+            done = run(release, device, code)
+            store.file(release, device, "json").write_text(runs.json.dumps(done.__dict__))
+            return done
+
+        monkeypatch.setattr(Store, "run", ended)
+        return calls
+
+    def test_runs_are_not_repeated_and_the_page_has_them_all(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, report: Path, written: list[str]
+    ) -> None:
+        calls = self.suite(monkeypatch, report)
+        work = ["--work-dir", str(tmp_path)]
+        assert command.main([*work, "--versions", "0.5.21", "--devices", "cpu"]) == 0
+        assert command.main([*work, "--versions", "0.5.23,0.5.21"]) == 0
+        assert calls == ["0.5.21 cpu", "0.5.21 sim", "0.5.23 cpu", "0.5.23 sim"]
+        assert [it.count("\n| 0.5.2") for it in written] == [1, 4]
+        assert command.main([*work, "--versions", "0.5.23", "--devices", "cpu", "--fresh"]) == 0
+        assert calls[4:] == ["0.5.23 cpu"]
+
+    @pytest.mark.parametrize("keep", [True, False])
+    def test_environments_that_it_has_made_are_removed(
+        self,
+        keep: bool,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        report: Path,
+        written: list[str],
+    ) -> None:
+        self.suite(monkeypatch, report)
+        (tmp_path / "sglang0521").mkdir()
+        options = ["--keep"] if keep else []
+        command.main(["--work-dir", str(tmp_path), "--versions", "0.5.21,0.5.23", *options])
+        assert len(written) == 1
+        assert (tmp_path / "sglang0521").exists()
+        assert (tmp_path / "sglang0523").exists() is keep
+
+    def test_a_red_run_is_its_exit_code(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, report: Path, written: list[str]
+    ) -> None:
+        self.suite(monkeypatch, report, code=1)
+        assert command.main(["--work-dir", str(tmp_path), "--versions", "0.5.23"]) == 1
+        assert "| red |" in written[0]
+
+    def test_it_claims_nothing_about_what_is_in_no_commit(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        report: Path,
+        written: list[str],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        calls = self.suite(monkeypatch, report)
+        changed = Product(NOW.commit, NOW.tree, ("pytest_pprank/x.py",))
+        monkeypatch.setattr(command, "product", lambda: changed)
+        work = ["--work-dir", str(tmp_path), "--versions", "0.5.23"]
+        assert command.main(work) == 2
+        assert "pytest_pprank/x.py: in no commit" in capsys.readouterr().err
+        assert calls == []
+        assert command.main([*work, "--no-write"]) == 0
+        assert written == []
+
+    def test_it_stops_when_the_code_becomes_another_meanwhile(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, report: Path, written: list[str]
+    ) -> None:
+        self.suite(monkeypatch, report)
+        seen = iter([NOW, Product("c" * 40, "c" * 40)])
+        monkeypatch.setattr(command, "product", lambda: next(seen))
+        assert command.main(["--work-dir", str(tmp_path), "--versions", "0.5.23"]) == 2
+        assert written == []
+
+    def test_a_release_without_a_lock_is_a_usage_error(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            command.main(["--versions", "0.5.99"])
+        assert "'0.5.99': there are 0.5.13, " in capsys.readouterr().err

@@ -1,0 +1,383 @@
+"""What each sanitizer finds in made events; kv has a file of its own, test_kv_events.py."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pytest_pprank.sanitizers import consensus_compare
+from pytest_pprank.sanitizers.consensus import Consensus
+from pytest_pprank.sanitizers.forward import Forward
+from pytest_pprank.sanitizers.h2d import H2D
+from pytest_pprank.sanitizers.liveness import PATIENCE, Liveness
+from pytest_pprank.sanitizers.logs import Logs
+from pytest_pprank.sglang.engine_views import Forward as Ran
+from pytest_pprank.sglang.events.types import (
+    BatchResult,
+    BatchScheduled,
+    ConsensusApplied,
+    ConsensusBrought,
+    ConsensusLocal,
+    ForwardContents,
+    ForwardEntry,
+    ForwardMade,
+    HostTensor,
+    LastToken,
+    Origin,
+    Pending,
+    Quiescent,
+)
+
+NOTHING_LEFT = Quiescent(problems=list, sent=list)
+
+
+def _entries(*, tokens: int, requests: int) -> dict[str, int]:
+    per_token = dict.fromkeys(("input_ids", "positions", "out_cache_loc"), tokens)
+    return {**per_token, **dict.fromkeys(("seq_lens", "req_pool_indices"), requests)}
+
+
+# two requests of 4 and 3 tokens, of which the first has 1 already; KV tokens are 10, 11, ...
+EXTEND = ForwardEntry(
+    mode="extend",
+    extend=True,
+    rids=("a", "b"),
+    sizes={
+        "input_ids": 6,
+        "positions": 6,
+        "out_cache_loc": 6,
+        "seq_lens": 2,
+        "req_pool_indices": 2,
+    },
+    origin=Origin(("a", "b"), (3, 3), "extend"),
+    contents=ForwardContents(
+        input_ids=(1, 2, 3, 4, 5, 6),
+        positions=(1, 2, 3, 0, 1, 2),
+        seq_lens=(4, 3),
+        written=(11, 12, 13, 20, 21, 22),
+        rows=((10, 11, 12, 13), (20, 21, 22)),
+    ),
+    iteration=0,
+)
+DECODE = ForwardEntry(
+    mode="decode",
+    rids=("a", "b"),
+    sizes={
+        "input_ids": 2,
+        "positions": 2,
+        "out_cache_loc": 2,
+        "seq_lens": 2,
+        "req_pool_indices": 2,
+    },
+    origin=Origin(("a", "b"), (1, 1), "decode", last=(LastToken(5, 77), LastToken(4, 88))),
+    contents=ForwardContents(
+        input_ids=(77, 88),
+        positions=(4, 3),
+        seq_lens=(5, 4),
+        written=(14, 23),
+        rows=((10, 11, 12, 13, 14), (20, 21, 22, 23)),
+    ),
+    iteration=3,
+)
+
+
+def _origin(entry: ForwardEntry, **changes: Any) -> ForwardEntry:
+    assert entry.origin is not None
+    return replace(entry, origin=replace(entry.origin, **changes))
+
+
+def _contents(entry: ForwardEntry, **changes: Any) -> ForwardEntry:
+    assert entry.contents is not None
+    return replace(entry, contents=replace(entry.contents, **changes))
+
+
+def _sizes(entry: ForwardEntry, **changes: int) -> ForwardEntry:
+    return replace(entry, sizes={**entry.sizes, **changes})
+
+
+class TestForward:
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            EXTEND,
+            DECODE,
+            _contents(DECODE, positions=None),
+            replace(EXTEND, contents=None),
+            replace(EXTEND, origin=None, sizes={}),
+            # not looked into: no request, drafts that are verified
+            replace(EXTEND, mode="idle", extend=False, problems=("x",)),
+            replace(EXTEND, mode="target_verify", extend=False, sizes={}),
+            # with overlap the host does not know the last token yet
+            _contents(_origin(DECODE, last=(), overlap=True), input_ids=(0, 0)),
+        ],
+    )
+    def test_sound(self, watched: Any, entry: ForwardEntry) -> None:
+        watch = watched(Forward)
+        watch.tell("forward", entry)
+        assert watch.told == []
+
+    @pytest.mark.parametrize(
+        ("entry", "words"),
+        [
+            (
+                replace(EXTEND, problems=("ForwardBatch.input_ids: found None", "and another")),
+                ["ForwardBatch.input_ids: found None", "and another"],
+            ),
+            (_origin(EXTEND, rids=("a", "a")), ["a request is in the batch twice: a, a"]),
+            (
+                _sizes(EXTEND, positions=5),
+                ["positions has 5 entries, the requests' lengths are [3, 3]"],
+            ),
+            (_sizes(EXTEND, seq_lens=3), ["seq_lens has 3 entries for 2 requests"]),
+            (_sizes(EXTEND, req_pool_indices=1), ["req_pool_indices has 1 entries for 2 requests"]),
+            (
+                _contents(EXTEND, positions=(0, 1, 2, 0, 1, 2)),
+                ["positions of a are [0, 1, 2], not [1, 2, 3]"],
+            ),
+            (
+                _contents(EXTEND, written=(11, 12, 13, 20, 22, 21)),
+                [
+                    "out_cache_loc of b is [20, 22, 21], its row of req_to_token has [20, 21, 22]",
+                ],
+            ),
+        ],
+    )
+    def test_extend(self, watched: Any, entry: ForwardEntry, words: list[str]) -> None:
+        watch = watched(Forward)
+        watch.tell("forward", entry)
+        assert watch.told == [f"a extend enters the model: {text}" for text in words]
+        assert watch.found[0].stack
+        assert watch.found[0].cure.startswith("look where the batch was prepared")
+
+    @pytest.mark.parametrize(
+        ("entry", "words"),
+        [
+            (_contents(DECODE, input_ids=(77, 89)), "input_ids of b is 89, its last token is 88"),
+            (
+                _origin(DECODE, last=(LastToken(6, 77), LastToken(4, 88))),
+                "seq_lens of a is 5, it has 6 tokens",
+            ),
+        ],
+    )
+    def test_decode(self, watched: Any, entry: ForwardEntry, words: str) -> None:
+        watch = watched(Forward)
+        watch.tell("forward", entry)
+        assert watch.told == [f"a decode enters the model: {words}"]
+
+    def test_one_request_in_two_microbatches(self, watched: Any) -> None:
+        watch = watched(Forward)
+        watch.tell("forward", EXTEND)
+        watch.tell("forward", DECODE)
+        assert watch.told == [
+            f"a decode enters the model: {rid} is in another microbatch, whose result is awaited: "
+            "extend"
+            for rid in "ab"
+        ]
+
+    @pytest.mark.parametrize(
+        "between",
+        [
+            lambda watch: watch.tell("batch_result", BatchResult(("a", "b"))),
+            lambda watch: watch.sanitizer.quiescent(NOTHING_LEFT),
+        ],
+    )
+    def test_one_microbatch_after_the_other(self, watched: Any, between: Any) -> None:
+        watch = watched(Forward)
+        watch.tell("forward", EXTEND)
+        between(watch)
+        watch.tell("forward", DECODE)
+        assert watch.told == []
+
+    @pytest.mark.parametrize("change", [{"iteration": None}, {"overlap": True}])
+    def test_forwards_without_a_result_that_is_awaited(self, watched: Any, change: Any) -> None:
+        watch = watched(Forward)
+        for entry in (EXTEND, DECODE):
+            overlap = _origin(entry, **change) if "overlap" in change else replace(entry, **change)
+            watch.tell("forward", overlap)
+        assert watch.told == []
+
+
+class TestLiveness:
+    ROOM = BatchScheduled((Pending("a", 40),), 2, 90, 100, 3)
+
+    def _told(self, watched: Any, event: BatchScheduled, turns: int) -> list[str]:
+        watch = watched(Liveness)
+        for _ in range(turns):
+            watch.tell("schedule", event)
+        told: list[str] = watch.told
+        return told
+
+    def test_starving_request(self, watched: Any) -> None:
+        assert self._told(watched, self.ROOM, 2 * PATIENCE - 1) == []
+        assert self._told(watched, self.ROOM, 2 * PATIENCE + 9) == [
+            "a has not been in a forward for 128 iterations, and there is room: 90 KV tokens and "
+            "3 request slots are free"
+        ]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"pending": ()},
+            {"free_request_slots": 0},
+            {"free_tokens": 80},
+            {"total_tokens": 180},
+        ],
+        ids=lambda change: "".join(change),
+    )
+    def test_no_room(self, watched: Any, change: dict[str, Any]) -> None:
+        assert self._told(watched, replace(self.ROOM, **change), 3 * PATIENCE) == []
+
+    def test_request_that_had_its_forward(self, watched: Any) -> None:
+        watch = watched(Liveness)
+        for _ in range(3):
+            for _ in range(2 * PATIENCE - 1):
+                watch.tell("schedule", self.ROOM)
+            watch.tell("init_new", ForwardMade(Ran(0, "extend", ("a",))))
+        assert watch.told == []
+
+
+class TestConsensus:
+    def _ran(self, watched: Any, stage: int, *forwards: ForwardMade) -> Any:
+        watch = watched(Consensus, stage=stage)
+        for forward in forwards:
+            watch.tell("init_new", forward)
+        return watch.sanitizer.evidence()
+
+    def test_stages_that_run_the_same(self, watched: Any) -> None:
+        extend, decode = (ForwardMade(Ran(0, mode, ("a",)), 0) for mode in ("extend", "decode"))
+        profiler = replace(extend, iteration=None)
+        told = {
+            rank: self._ran(watched, rank, *forwards)
+            for rank, forwards in enumerate([(extend, decode), (profiler, extend, decode)])
+        }
+        assert list(consensus_compare.compare(told)) == []
+        told[1] = self._ran(watched, 1, extend, decode, decode)
+        (finding,) = consensus_compare.compare(told)
+        assert "  stage 1: 3 forwards, the last one decode of a" in finding.text
+
+    @pytest.mark.parametrize(
+        ("ready", "brought", "words"),
+        [
+            ({"a", "b"}, ("a",), []),
+            ({"a"}, None, []),
+            (
+                {"a"},
+                ("a", "c", "b"),
+                ["this stage brings b, c as ready, and is not ready for it: its own are a"],
+            ),
+            (
+                (),
+                ("b",),
+                ["this stage brings b as ready, and is not ready for it: its own are none"],
+            ),
+        ],
+    )
+    def test_bring(self, watched: Any, ready: Any, brought: Any, words: list[str]) -> None:
+        watch = watched(Consensus)
+        watch.tell("consensus_bring", ConsensusBrought(("unasked",)))
+        watch.tell("consensus_local", ConsensusLocal(frozenset(ready)))
+        watch.tell("consensus_bring", ConsensusBrought(brought))
+        assert watch.told == words
+
+    @pytest.mark.parametrize(
+        ("stage", "event", "wrong"),
+        [
+            (1, ConsensusApplied(("a", "b"), ("b", "a"), tells_failed=True), ""),
+            (1, ConsensusApplied(("a", "b"), ("a",), tells_failed=True), "b"),
+            (1, ConsensusApplied(("a", "b"), ("a",)), ""),
+            (1, ConsensusApplied(("a",), ("a", "c"), tells_failed=True), "c"),
+            (0, ConsensusApplied(("a",), ("a", "c")), "c"),
+            # no room for it; nothing to do
+            (0, ConsensusApplied(("a", "b"), ("a",), tells_failed=True), ""),
+            (1, ConsensusApplied(None, None), ""),
+            (1, ConsensusApplied(("a",), None), ""),
+        ],
+    )
+    def test_apply(self, watched: Any, stage: int, event: ConsensusApplied, wrong: str) -> None:
+        watch = watched(Consensus, stage=stage)
+        watch.tell("consensus_apply", event)
+        applied = f"received {sorted(event.received or ())}, applied {sorted(event.applied or ())}"
+        words = f"consensus received and applied differ in {wrong}: {applied}"
+        assert watch.told == ([words] if wrong else [])
+
+
+class TestH2D:
+    @pytest.fixture(autouse=True)
+    def _runner_is_imported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        name = "sglang.srt.model_executor.model_runner"
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+
+    def test_host_tensor(self, watched: Any) -> None:
+        watch = watched(H2D, device="cuda:0")
+        watch.tell("forward", replace(EXTEND, on_host=(HostTensor("x.ids", "a host tensor"),)))
+        assert watch.told == ["a host tensor enters the model: x.ids is a host tensor"]
+
+    def test_all_is_on_its_device(self, watched: Any) -> None:
+        watch = watched(H2D, device="cuda:0")
+        watch.tell("forward", EXTEND)
+        assert watch.told == []
+
+    def test_nothing_to_listen_to_without_sglang(self, watched: Any) -> None:
+        del sys.modules["sglang.srt.model_executor.model_runner"]
+        assert watched(H2D, device="cuda:0").listeners == {}
+
+
+class TestLogs:
+    LOG = logging.getLogger("sglang.srt.somewhere")
+
+    @pytest.fixture(autouse=True)
+    def _quiet(self) -> Iterator[None]:
+        self.LOG.setLevel(logging.DEBUG)
+        yield
+        self.LOG.setLevel(logging.NOTSET)
+
+    @pytest.mark.parametrize(
+        ("level", "text", "found"),
+        [
+            (logging.WARNING, "Failed to profile %s", True),
+            (logging.INFO, "Dynamic chunking will be disabled %s", True),
+            (logging.ERROR, "nothing %s", True),
+            (logging.WARNING, "CUDA graph is disabled %s", False),
+            (logging.WARNING, "Failed to import %s", False),
+            (logging.DEBUG, "Failed to %s", False),
+        ],
+    )
+    def test_records(self, watched: Any, level: int, text: str, found: bool) -> None:
+        watch = watched(Logs)
+        self.LOG.log(level, text, "x")
+        name = logging.getLevelName(level)
+        said = f"SGLang logged at level {name}: {text}" % "x"
+        assert watch.told == ([said] if found else [])
+        assert all(f.stack[0].startswith("test_sanitizers_events.py:") for f in watch.found)
+
+    def test_caught_traceback(self, watched: Any) -> None:
+        watch = watched(Logs)
+        try:
+            int("nothing")
+        except ValueError:
+            self.LOG.warning("never mind")
+            assert watch.found == []
+            self.LOG.warning("never mind", exc_info=True)
+        (finding,) = watch.found
+        assert "while handling ValueError: invalid literal" in finding.text
+        assert "in test_caught_traceback" in finding.stack[1]
+
+    def test_record_that_cannot_be_read(
+        self, watched: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The user learns of it, and SGLang does not."""
+        monkeypatch.setattr(logging.getLogger("sglang"), "propagate", False)
+        watch = watched(Logs)
+        self.LOG.warning("%d", "no number")
+        assert "the sanitizer itself failed (TypeError:" in watch.told[0]
+
+    def test_it_ends(self, watched: Any) -> None:
+        watch = watched(Logs)
+        watch.close()
+        self.LOG.error("too late")
+        assert watch.found == []
