@@ -118,6 +118,6 @@ def withdrawn(root: Path = ROOT) -> str:
     last = next(claims(generated), None)
     if last is None:
         return generated or _NOT_RUN
-    holder = git("log", "-1", "--format=%h", "--", PAGE, root=root)
+    holder = git("rev-parse", "--short", "HEAD", root=root)
     commit, date = last.facts["commit"][:10], last.facts["date"]
     return f"{_NOT_RUN} The last table is of commit {commit}, {date}: `git show {holder}:{PAGE}`"

@@ -72,9 +72,17 @@ def test_a_table_of_what_was_run_needs_a_claim(words: str) -> None:
     assert claims.problems(other, NOW) == []
 
 
+def test_each_table_of_what_was_run_needs_a_claim_of_its_own() -> None:
+    claimed = page(commit=COMMIT, tree=TREE)
+    for words in ("And what else was run:", "## How fast"):
+        (problem,) = claims.problems(f"{claimed}\n{words}\n\n{TABLE}", NOW)
+        assert problem.startswith("line 12: a table of what was run")
+
+
 def test_any_other_table_needs_none() -> None:
     claimed = page(commit=COMMIT, tree=TREE)
     assert claims.problems(f"{claimed}\n## Options\n\nWhat they do:\n\n{TABLE}", NOW) == []
+    assert claims.problems(f"## How fast\n\nVery.\n\n## Options\n\n{TABLE}", NOW) == []
 
 
 def test_only_the_generated_part_of_a_page_is_written() -> None:
