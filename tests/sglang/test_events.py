@@ -17,11 +17,18 @@ from pytest_pprank.wire.findings import Finding
 Heard = list[tuple[str, Event]]
 
 
+class Everywhere(Watch):
+    """Listens at any seam, and not only at those that its row names."""
+
+    def _check_declared(self, seam: str) -> None:
+        taps.seam(seam)
+
+
 @pytest.fixture
 def hear(pprank: Any) -> Iterator[Callable[..., Heard]]:
     """Begin to listen to these seams; returns what is filled with (seam, event)."""
     found: list[Finding] = []
-    watch, again = Watch("events", pprank, found.append), Watch("again", pprank, found.append)
+    watch, again = (Everywhere("kv", pprank, found.append) for _ in range(2))
     heard: Heard = []
     twice: list[Event] = []
 
