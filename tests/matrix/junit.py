@@ -16,15 +16,16 @@ _WORSE = ("passed", "skipped", "xfailed", "failed")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one test ended: `how` is passed, skipped, xfailed or failed, `why` in a few words.
+    """How one test ended: `how` is passed, skipped, xfailed or failed, `why` in a line.
 
-    `off`: checks that could not look at it, each as "name: why".
+    `bug`: the known bug that it shows. `off`: checks that could not look at it, as "name: why".
     """
 
     module: str
     test: str
     how: str
     why: str = ""
+    bug: str = ""
     off: tuple[str, ...] = ()
 
 
@@ -44,34 +45,33 @@ def _outcome(case: ElementTree.Element) -> Outcome:
     parts = case.get("classname", "").split(".")
     module = next((it for it in parts if it.startswith("test_")), parts[-1])
     classes = parts[parts.index(module) + 1 :]
-    how, why = _how(case)
-    return Outcome(module, "::".join([*classes, case.get("name", "")]), how, why, _off(case))
+    test = "::".join([*classes, case.get("name", "")])
+    return Outcome(module, test, *_how(case), off=_off(case))
 
 
-def _how(case: ElementTree.Element) -> tuple[str, str]:
+def _how(case: ElementTree.Element) -> tuple[str, str, str]:
     for child in case:
         message = child.get("message", "")
+        why = message.strip().partition("\n")[0]
         if child.tag in ("failure", "error"):
-            return "failed", _first_line(message)
+            return "failed", why, _bug(child.text or "")
+        if child.tag == "skipped" and child.get("type") == "pytest.xfail":
+            return "xfailed", why, _bug(message) or _first_words(message)
         if child.tag == "skipped":
-            if child.get("type") == "pytest.xfail":
-                return "xfailed", bug(message)
-            return "skipped", _first_line(message)
-    return "passed", ""
+            return "skipped", why, ""
+    return "passed", "", ""
 
 
-def bug(reason: str) -> str:
-    """Return the id of the known bug that a reason begins with, else its first words."""
-    known = _BUG.match(reason)
-    words = reason.split()
-    short = " ".join(words[:_WORDS]) + (" ..." if len(words) > _WORDS else "")
-    return known.group(1) if known else short
+def _bug(text: str) -> str:
+    found = _BUG.search(text)
+    return found.group(1) if found else ""
+
+
+def _first_words(text: str) -> str:
+    words = text.split()
+    return " ".join(words[:_WORDS]) + (" ..." if len(words) > _WORDS else "")
 
 
 def _off(case: ElementTree.Element) -> tuple[str, ...]:
     properties: Iterable[ElementTree.Element] = case.iter("property")
     return tuple(it.get("value", "") for it in properties if it.get("name") == _OFF)
-
-
-def _first_line(message: str) -> str:
-    return message.strip().partition("\n")[0]

@@ -130,12 +130,11 @@ def cell(tests: Sequence[Outcome]) -> str:
     counts = Counter(it.how for it in tests)
     if not counts["failed"] + counts["passed"] + counts["xfailed"]:
         return "not there"
-    bugs = sorted({it.why for it in tests if it.how == "xfailed"})
-    parts = [f"{counts[how]} {how}" for how in ("failed", "passed") if counts[how]]
-    if bugs:
-        parts.append(f"{counts['xfailed']} xfailed ({', '.join(bugs)})")
-    if counts["skipped"]:
-        parts.append(f"{counts['skipped']} skipped")
+    parts = []
+    for how in ("failed", "passed", "xfailed", "skipped"):
+        bugs = sorted({it.bug for it in tests if it.how == how} - {""})
+        named = f" ({', '.join(bugs)})" if bugs else ""
+        parts += [f"{counts[how]} {how}{named}"] if counts[how] else []
     off = sorted({why.partition(":")[0] for it in tests for why in it.off})
     return ", ".join(parts) + (f"; off: {', '.join(off)}" if off else "")
 
