@@ -15,6 +15,7 @@ from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
 from pytest_pprank.sglang.disagg_store_faults import (
     agrees_by_store,
     ask_each_iteration,
+    lose_before_start,
     ready_late,
 )
 from pytest_pprank.sglang.seams import missing, need
@@ -279,21 +280,30 @@ def flaky_poll(scheduler: Any, fault: Fault) -> None:
 def lose_room(scheduler: Any, fault: Fault, rounds: int) -> None:
     """Mark each room of this stage as failed, `rounds` iterations after the stage has first heard
     that it is ready, when it has asked for it again (0: as soon as it has heard it).
+
+    Where the stages agree through a store one iteration is enough for both: a room is lost when the
+    first stage has given its verdict, and before this stage acts on it (0: before the verdict).
     """
     poll, manager = poll_class(), kv_manager(scheduler)
     heard: dict[int, int] = {}
+
+    def lose(room: int) -> None:
+        fault.hit()
+        manager.record_failure(room, "room lost on this stage (pytest-pprank)")
+        manager.update_status(room, poll.Failed)
 
     def answer(room: int, status: Any) -> Any:
         if status != poll.WaitingForInput or fault.over.is_set():
             return status
         if fault.count - heard.setdefault(room, fault.count) >= rounds:
-            fault.hit()
-            manager.record_failure(room, "room lost on this stage (pytest-pprank)")
-            manager.update_status(room, poll.Failed)
+            lose(room)
         return status
 
-    _wrap_polls(scheduler, fault, answer)
-    if agrees_by_store(scheduler):
+    if not agrees_by_store(scheduler):
+        _wrap_polls(scheduler, fault, answer)
+    elif rounds:
+        lose_before_start(scheduler, fault, lose)
+    else:
         ask_each_iteration(scheduler, fault, answer)
 
 

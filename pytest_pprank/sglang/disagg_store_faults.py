@@ -44,6 +44,35 @@ def ask_each_iteration(scheduler: Any, fault: Fault, answer: Answer) -> None:
     fault.each_iteration.append(ask)
 
 
+def lose_before_start(scheduler: Any, fault: Fault, lose: Callable[[int], None]) -> None:
+    """Call ``lose(room)`` for each ready room of this stage when the first stage has decided on it:
+    before this stage acts on that, on the first stage itself after it has.
+    """
+    queue, manager = need(scheduler, "disagg_prefill_bootstrap_queue"), kv_manager(scheduler)
+    first, ready = need(queue, "pp_rank") == 0, poll_class().WaitingForInput
+
+    def lose_ready() -> None:
+        known = rooms_here(need(manager, "request_status"))
+        waiting = [room_of(req) for req in queue.queue]
+        for room in waiting if not fault.over.is_set() else ():
+            if known.get(room) == ready:
+                lose(room)
+
+    def wrap(pop: Any) -> Any:
+        def pop_and_lose(*args: Any, **kwargs: Any) -> Any:
+            before = [room_of(req) for req in queue.queue]
+            if not first:
+                lose_ready()
+            popped = pop(*args, **kwargs)
+            for room in before if first and not fault.over.is_set() else ():
+                lose(room)
+            return popped
+
+        return pop_and_lose
+
+    fault.replace(queue, "pop_bootstrapped", wrap)
+
+
 def ready_late(scheduler: Any, fault: Fault, answer: Answer) -> None:
     """Keep the news that a room is ready out of this stage's table until ``answer(room, status)``,
     asked in each iteration, is the status itself, or the fault is over.

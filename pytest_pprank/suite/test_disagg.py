@@ -120,7 +120,7 @@ def test_transfer_that_fails_while_another_stage_writes(disagg: Any) -> None:
     slow = disagg.slow_transfer(stages=[disagg.prefill_stages - 1])
     disagg.fail_transfer(stages=[0])
     failed = disagg.submit(30)
-    disagg.run_until(lambda: failed in disagg.decode.results)
+    disagg.run_until(lambda: disagg.results[failed].finish_reason)
     slow.release()
     disagg.drain()
     disagg.leave()

@@ -24,7 +24,7 @@ def age(release: str) -> list[int]:
 
 
 def environment(release: str) -> str:
-    """Return the name of a release's tox environment, as toxfile.py makes it."""
+    """Return the name of a release's tox environment, as tox.ini has it."""
     return f"sglang{release.replace('.', '')}"
 
 

@@ -36,7 +36,7 @@ def test_slot_that_still_has_the_last_room(disagg, how, pprank):  # noqa: ARG001
 
 
 def test_request_lost_after_agreement(disagg):
-    rid = disagg.submit(30, to="decode")
+    rid = disagg.submit(30, to="decode", rid="lonely")
     disagg.step()
     ready = "WaitingForInput"
     disagg.run_until(lambda: all(ready in v.rooms.values() for v in disagg.prefill.stages))
