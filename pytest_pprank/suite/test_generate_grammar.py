@@ -22,7 +22,7 @@ pytestmark = [
     ),
     pytest.mark.skipif(
         is_older_than("0.5.16"),
-        reason="before 0.5.16 SGLang's stages take requests with grammars each for itself (PR 30747)",
+        reason="before SGLang 0.5.16 stages do not agree on requests with grammars (PR 30747)",
     ),
 ]
 
