@@ -49,12 +49,11 @@ class Watch:
         The seam must be one of those that the check's row names. One that this rank's role never
         passes is not asked for; one that SGLang lacks raises SeamMissing, which `guard` takes.
         """
-        from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
-        from pytest_pprank.sglang.taps import taps
-
         self._check_declared(seam)
         if not passes(seam, self.pprank.role):
             return
+        from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
+        from pytest_pprank.sglang.taps import taps
 
         def guarded(passage: Passage) -> None:
             self.guard(lambda: listener(passage.event))

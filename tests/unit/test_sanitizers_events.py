@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from pytest_pprank.errors import SeamMissing
 from pytest_pprank.sanitizers import consensus_compare
+from pytest_pprank.sanitizers.base import Watch
 from pytest_pprank.sanitizers.consensus import Consensus
 from pytest_pprank.sanitizers.forward import Forward
 from pytest_pprank.sanitizers.h2d import H2D
@@ -27,6 +29,7 @@ from pytest_pprank.sglang.events.types import (
     ForwardContents,
     ForwardEntry,
     ForwardMade,
+    HandshakesDone,
     HostTensor,
     LastToken,
     Origin,
@@ -304,6 +307,44 @@ class TestConsensus:
         applied = f"received {sorted(event.received or ())}, applied {sorted(event.applied or ())}"
         words = f"consensus received and applied differ in {wrong}: {applied}"
         assert watch.told == ([words] if wrong else [])
+
+    @pytest.mark.parametrize(
+        ("event", "wrong"),
+        [
+            (HandshakesDone(("a",), {"a": "WaitingForInput"}), ""),
+            # it has failed since all agreed to start it: all start it
+            (HandshakesDone(("a",), {"a": "Failed"}), ""),
+            (HandshakesDone(("a", "b"), {"a": "Success", "b": "Bootstrapping"}), "b"),
+            (HandshakesDone(("b",), {"b": "Bootstrapping"}, early=frozenset("b")), ""),
+            (HandshakesDone((), {}), ""),
+        ],
+    )
+    def test_start(self, watched: Any, event: HandshakesDone, wrong: str) -> None:
+        watch = watched(Consensus, stage=1, role="prefill")
+        watch.tell("handshake", event)
+        words = f"this stage starts {wrong} as ready, and is not ready for it: its room is "
+        assert watch.told == ([f"{words}Bootstrapping"] if wrong else [])
+
+
+class TestOff:
+    """A check that lacks something of SGLang's is off, and says why; it finds nothing."""
+
+    def test_it_is_off_and_makes_no_finding(self, watched: Any) -> None:
+        watch = watched(Liveness)
+
+        def lacks() -> None:
+            raise SeamMissing("SGLang 9.9 has no x")
+
+        watch.guard(lacks)
+        assert watch.off == "SGLang 9.9 has no x"
+        assert watch.told == []
+        watch.guard(lambda: 1 / 0)  # what comes later is of no interest
+        assert watch.told == []
+
+    def test_a_hook_that_the_row_does_not_name_is_refused(self) -> None:
+        watch = Watch("liveness", None, lambda _: None)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"'lock' is not among the hooks of .* 'liveness'"):
+            watch.listen("lock", lambda _: None)
 
 
 class TestH2D:
