@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -40,8 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    adopt_orphans()
+    leave_no_process()
     return _matrix(args, now)
+
+
+def leave_no_process() -> None:
+    """Let what runs end with this process, also when that is told to end."""
+    adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -221,31 +223,37 @@ class TestStore:
 SLOW = """
 import sys
 from pathlib import Path
-from benchmarks.processes import adopt_orphans
 from matrix import runs
+from matrix.command import leave_no_process
 from matrix.product import Product
-tox, work = sys.argv[1:]
+tox, work, deadline = sys.argv[1:]
 sys.executable = tox
-adopt_orphans()
-done = runs.Store(Path(work), Product("a" * 40, "b" * 40)).run("0.5.23", "cpu", 1.0)
-print(done.code, done.seconds < 20)
+leave_no_process()
+store = runs.Store(Path(work), Product("a" * 40, "b" * 40))
+print(store.run("0.5.23", "cpu", float(deadline)).code)
 """
 
 
-def test_a_run_has_a_deadline_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("deadline", "ends"), [("1", 0), ("1000", 128 + signal.SIGTERM)])
+def test_a_run_ends_with_all_its_processes(tmp_path: Path, deadline: str, ends: int) -> None:
+    pid = tmp_path / "pid"
     tox = tmp_path / "tox.sh"
-    tox.write_text(f"#!/bin/sh\nsetsid sleep 1000 & echo $! > {tmp_path}/pid; sleep 1000\n")
+    tox.write_text(f"#!/bin/sh\nsetsid sleep 1000 & echo $! > {pid}; sleep 1000\n")
     tox.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", SLOW, tox, tmp_path / "work"],
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, tox, tmp_path / "work", deadline],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
         stdout=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == ["None", "True"]
-    stat = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    ) as process:
+        while ends and not (pid.exists() and pid.read_text().endswith("\n")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        if ends:
+            process.terminate()
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out.strip()) == (ends, "" if ends else "None")
+    stat = Path(f"/proc/{pid.read_text().strip()}/stat")
     assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
@@ -256,7 +264,7 @@ class TestCommand:
         pages: list[str] = []
         monkeypatch.setattr(command, "_write", pages.append)
         monkeypatch.setattr(command, "product", lambda: NOW)
-        monkeypatch.setattr(command, "adopt_orphans", lambda: None)
+        monkeypatch.setattr(command, "leave_no_process", lambda: None)
         return pages
 
     def suite(self, monkeypatch: pytest.MonkeyPatch, report: Path, code: int = 0) -> list[str]:
