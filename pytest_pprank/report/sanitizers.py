@@ -71,19 +71,14 @@ def _add_section(report: pytest.TestReport, text: str) -> None:
 
 def _expects(item: pytest.Item, found: list[SeenFinding]) -> bool:
     """Whether findings can be the failure that is expected: they are none of the test's `raises`,
-    unless it shows a known bug by just these findings.
+    unless all are of the sanitizer that shows a known bug, and one has its words.
     """
     mark = item.get_closest_marker("xfail")
     if mark is None or mark.kwargs.get("raises") is None:
         return mark is not None
-    bugs = [bug for bug in planned(item).known_bugs if bug.sanitizer]
-    return all(
-        any(
-            bug.sanitizer == seen.finding.sanitizer and bug.says in "\n".join(seen.lines())
-            for bug in bugs
-        )
-        for seen in found
-    )
+    text = "\n".join(line for seen in found for line in seen.lines())
+    names = {seen.finding.sanitizer for seen in found}
+    return any(names == {bug.sanitizer} and bug.says in text for bug in planned(item).known_bugs)
 
 
 def _expected(item: pytest.Item, report: pytest.TestReport, failure: Any) -> None:
