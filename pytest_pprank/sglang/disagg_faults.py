@@ -14,8 +14,8 @@ from typing import Any
 from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
 from pytest_pprank.sglang.disagg_store_faults import (
     agrees_by_store,
-    ask_each_iteration,
     lose_before_start,
+    lose_when_ready,
     ready_late,
 )
 from pytest_pprank.sglang.seams import missing, need
@@ -304,7 +304,7 @@ def lose_room(scheduler: Any, fault: Fault, rounds: int) -> None:
     elif rounds:
         lose_before_start(scheduler, fault, lose)
     else:
-        ask_each_iteration(scheduler, fault, answer)
+        lose_when_ready(scheduler, fault, lose)
 
 
 def _wrap_sends(scheduler: Any, fault: Fault, wrap: Callable[[Any], Any]) -> None:

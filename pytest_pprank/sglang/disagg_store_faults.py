@@ -2,7 +2,7 @@
 
 From SGLang 0.5.22 on only the first stage asks whether a room is ready: its own table and what the
 other stages have told it of theirs (see `compat.consensus`). So what a stage is to hear late comes
-late into its table, and a room is looked at once in each iteration, as a ring of stages does.
+late into its table.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ def agrees_by_store(scheduler: Any) -> bool:
     return is_store(need(kv_manager(scheduler), "request_status"))
 
 
-def ask_each_iteration(scheduler: Any, fault: Fault, answer: Answer) -> None:
-    """Call ``answer(room, status)`` in each iteration of this stage for each request that waits for
-    its handshake, with what is true of its room.
+def lose_when_ready(scheduler: Any, fault: Fault, lose: Callable[[int], None]) -> None:
+    """Call ``lose(room)`` for each room of this stage that is ready, at the end of an iteration:
+    before the first stage has decided on it.
     """
+    manager, ready = kv_manager(scheduler), poll_class().WaitingForInput
 
-    def ask() -> None:
-        known = rooms_here(need(kv_manager(scheduler), "request_status"))
-        for req in list(need(scheduler, "disagg_prefill_bootstrap_queue").queue):
-            room = room_of(req)
-            if room in known:
-                answer(room, known[room])
+    def look() -> None:
+        known = rooms_here(need(manager, "request_status"))
+        for room in known if not fault.over.is_set() else ():
+            if known[room] == ready:
+                lose(room)
 
-    fault.each_iteration.append(ask)
+    fault.each_iteration.append(look)
 
 
 def lose_before_start(scheduler: Any, fault: Fault, lose: Callable[[int], None]) -> None:
