@@ -24,6 +24,9 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
     def get_default_attention_backend(self) -> str:
         return "torch_native"
 
+    def get_device(self, device_id: int | None = 0) -> str:  # noqa: ARG002
+        return "cpu"
+
     def get_device_total_memory(self, device_id: int = 0) -> int:  # noqa: ARG002
         return int(psutil.virtual_memory().total)
 

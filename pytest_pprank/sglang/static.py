@@ -73,6 +73,12 @@ def is_older_than(version: str) -> bool:
     return here is not None and here.is_older_than(version)
 
 
+def is_in(specifier: str) -> bool:
+    """Say whether the installed SGLang is one of some releases (PEP 440); not where there is none."""
+    here = installed()
+    return here is not None and here.is_in(specifier)
+
+
 def package_root() -> Path | None:
     """Return the folder of the ``sglang`` package without importing it."""
     here = installed()
