@@ -120,6 +120,7 @@ def _entry(bug: KnownBug) -> Iterator[str]:
     fate = fate if bug.strict else f"the suite expects it, not strictly: {bug.reason}"
     yield from _field("versions", f"{bug.releases} (seen in {', '.join(bug.seen)}); {fate}")
     yield from _field("devices", ", ".join(bug.devices))
+    yield from _field("stages", f"{bug.stages} or more" if bug.stages > 1 else "")
     yield from _field("symptom", bug.symptom)
     yield from _field("cause", bug.cause)
     yield from _field("where", "; ".join(bug.where))

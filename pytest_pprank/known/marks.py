@@ -7,15 +7,24 @@ from typing import Any
 import pytest
 
 from pytest_pprank.markers import read_rank_mark
+from pytest_pprank.planning import SIZE_FIXTURE
 from pytest_pprank.sglang.known_bugs import FILE, KnownBug, bugs_named
 from pytest_pprank.sglang.static import sglang_version
+from pytest_pprank.topology import Sizes
 
 
 def bugs_of(item: pytest.Item, device: str) -> tuple[KnownBug, ...]:
     """Return the bugs that a test shows with the installed SGLang on that device (``cuda:1``)."""
-    version, kind = sglang_version(), device.partition(":")[0]
+    version, kind, stages = sglang_version(), device.partition(":")[0], _stages(item)
     named = bugs_named(read_rank_mark(item).known_bug)
-    return tuple(bug for bug in named if bug.affects(version, kind))
+    return tuple(b for b in named if b.affects(version) and b.shows_on(kind, stages))
+
+
+def _stages(item: pytest.Item) -> int:
+    """The pipeline stages of a test, of prefill if it has roles: the same on all ranks."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    size: Sizes | None = params.get(SIZE_FIXTURE)
+    return 1 if size is None else size.pp
 
 
 def expect(item: pytest.Item, bugs: tuple[KnownBug, ...]) -> None:

@@ -38,6 +38,7 @@ class KnownBug:
     link: str
     cause: str = ""
     devices: tuple[str, ...] = ()
+    stages: int = 1
     red: bool = False
     strict: bool = True
     reason: str = ""
@@ -57,11 +58,13 @@ class KnownBug:
         """What a report says of it, in one line."""
         return f"known bug {self.id}: {self.symptom}"
 
-    def affects(self, version: str | None, device: str | None = None) -> bool:
-        """Whether that release of SGLang has it (None: there is no SGLang), and on that device."""
-        if version is None or (device and self.devices and device not in self.devices):
-            return False
-        return self.versions.contains(version, prereleases=True)
+    def affects(self, version: str | None) -> bool:
+        """Whether that release of SGLang has it; None: there is no SGLang."""
+        return version is not None and self.versions.contains(version, prereleases=True)
+
+    def shows_on(self, device: str, stages: int) -> bool:
+        """Whether it can be seen on that kind of device, with so many pipeline stages."""
+        return stages >= self.stages and device in (self.devices or DEVICES)
 
 
 @lru_cache(maxsize=1)
@@ -100,7 +103,7 @@ def read(file: Path) -> tuple[KnownBug, ...]:
 _TEXTS = ("id", "versions", "symptom", "raises", "says", "link", "cause", "reason")
 _LISTS = ("seen", "where", "see", "devices")
 _FLAGS = ("red", "strict")
-_MAY_BE_LEFT_OUT = ("cause", "devices", "red", "strict", "reason")
+_MAY_BE_LEFT_OUT = ("cause", "devices", "stages", "red", "strict", "reason")
 
 
 def _bug(data: dict[str, Any], where: str) -> KnownBug:
@@ -109,7 +112,9 @@ def _bug(data: dict[str, Any], where: str) -> KnownBug:
         problems = [*_value_problems(data)]
     if problems:
         raise UsageError(f"{where}: " + "; ".join(problems))
-    values: dict[str, Any] = {key: value for key, value in data.items() if key in _FLAGS}
+    values: dict[str, Any] = {
+        key: value for key, value in data.items() if key in (*_FLAGS, "stages")
+    }
     values |= {key: " ".join(data[key].split()) for key in _TEXTS if key in data}
     values |= {key: tuple(data[key]) for key in _LISTS if key in data}
     bug = KnownBug(**{**values, "versions": SpecifierSet(data["versions"])})
@@ -135,6 +140,8 @@ def _type_problems(data: dict[str, Any]) -> Iterator[str]:
             yield f"{key!r} must be a text, not {value!r}"
         if key in _FLAGS and not isinstance(value, bool):
             yield f"{key!r} must be true or false, not {value!r}"
+        if key == "stages" and (type(value) is not int or value < 1):
+            yield f"'stages' must be a whole number from 1 up, not {value!r}"
         strings = isinstance(value, list) and all(isinstance(each, str) for each in value)
         if key in _LISTS and not (strings and value):
             yield f"{key!r} must be a list of texts, not {value!r}"

@@ -140,7 +140,7 @@ def test_stage_that_hears_late(disagg: Any, pprank: Any) -> None:
 
 # the iteration in which the room is lost is counted from when its stage has heard of it: where the
 # others hear late, it is lost while they agree, and that SGLang does not survive (0.5.21)
-@pytest.mark.pprank(perturb="-polls", known_bug="prefill-stages-poll-again-after-agreement")
+@pytest.mark.pprank(perturb="-polls", known_bug="prefill-stages-start-other-requests-than-agreed")
 def test_request_given_up_between_agreement_and_start(disagg: Any) -> None:
     """One stage of prefill learns that decode gives a request up when all have agreed to start
     it: they all start it, or none (PR 31869).

@@ -74,7 +74,12 @@ def test_releases(tmp_path: Path, version: str | None, affected: bool) -> None:
 
 def test_devices(tmp_path: Path) -> None:
     (bug,) = read(tmp_path, ENTRY + "  devices: [sim]\n")
-    assert [bug.affects("0.5.13", device) for device in ("sim", "cpu", None)] == [True, False, True]
+    assert [bug.shows_on(device, 2) for device in ("sim", "cpu", "cuda")] == [True, False, False]
+
+
+def test_stages(tmp_path: Path) -> None:
+    (bug,) = read(tmp_path, ENTRY + "  stages: 2\n")
+    assert [bug.shows_on("cpu", stages) for stages in (1, 2, 4)] == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,7 @@ def test_devices(tmp_path: Path) -> None:
             "link: ''\n  red: true\n  strict: false\n  reason: a race",
             "'red: true' is strict",
         ),
+        ("link: ''", "link: ''\n  stages: two", "'stages' must be a whole number from 1 up"),
         ("- id", "? - id", "bugs.yaml"),
         ("- id: stage-keeps-request", "id: x\n", "bugs.yaml"),
     ],
@@ -165,9 +171,15 @@ def test_a_release_that_has_the_bug(pytester: pytest.Pytester, bugs: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("extra", "version"), [("", "0.5.20"), ("", None), ("  devices: [sim]\n", "0.5.19")]
+    ("extra", "version"),
+    [
+        ("", "0.5.20"),
+        ("", None),
+        ("  devices: [sim]\n", "0.5.19"),
+        ("  stages: 3\n", "0.5.19"),
+    ],
 )
-def test_a_release_or_device_without_it(
+def test_a_release_device_or_size_without_it(
     pytester: pytest.Pytester, bugs: Any, extra: str, version: str | None
 ) -> None:
     bugs(ENTRY + extra, version)
