@@ -74,7 +74,7 @@ def is_older_than(version: str) -> bool:
 
 
 def is_in(specifier: str) -> bool:
-    """Say whether the installed SGLang is one of some releases (PEP 440); not where there is none."""
+    """Say whether the installed SGLang is one of some releases (PEP 440); none is in none."""
     here = installed()
     return here is not None and here.is_in(specifier)
 
