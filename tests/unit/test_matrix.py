@@ -81,7 +81,9 @@ def test_each_lock_has_its_tox_environment(tmp_path: Path) -> None:
         assert f"constraints = {ROOT}" in told[name]
     judged = [name for name in names if "known-bugs --judge" in told[name]]
     assert judged == ["sglang0519"]
-    assert [name for name in names if "- pytest" in told[name]] == judged
+    # what pytest's exit code is does not count there; not every tox shows the dash
+    (suite,) = (line for line in (ROOT / "tox.ini").read_text().splitlines() if "0519: -" in line)
+    assert suite.split() == ["sglang0519:", "-", "{[sglang]suite}"]
 
 
 def test_a_report_says_how_each_test_ended(report: Path) -> None:
