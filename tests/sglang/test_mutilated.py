@@ -15,7 +15,7 @@ import pytest
 from pytest_pprank.sglang.events.places import PLACES
 from pytest_pprank.sglang.installed import installed
 
-RENAMED = ("get_rids", "inc_lock_ref", "get_next_batch_to_run")
+RENAMED = ("get_rids", "prepare_for_decode", "get_next_batch_to_run")
 """Methods that a release might call otherwise: everywhere in SGLang, so that it works as before."""
 OFF = {"kv", "liveness"}
 """What listens to them in a test without prefill and decode; `consensus` is off only with these."""
@@ -72,7 +72,7 @@ def test_seams_says_what_is_missing(mutilated: Path, tmp_path: Path) -> None:
     lacks = {place["name"]: place["lacks"] for place in told["places"] if place["lacks"]}
     assert lacks == {
         "consensus_local": ["SchedulerPPMixin.get_rids"],
-        "lock": ["BasePrefixCache.inc_lock_ref"],
+        "prepare_for_decode": ["ScheduleBatch.prepare_for_decode"],
         "schedule": ["Scheduler.get_next_batch_to_run"],
     }
     assert done.returncode == 1
@@ -89,9 +89,11 @@ def test_what_needs_them_is_off_and_the_rest_runs(mutilated: Path, tmp_path: Pat
     assert re.search(r"1 failed, 2 passed", told), told
     header, _, rest = told.partition("collected 3 items")
     has_no = f"SGLang .* \\({mutilated}/sglang.*\\) has no "
-    assert re.search(rf"pprank: kv: off, {has_no}BasePrefixCache.inc_lock_ref\n", header), header
+    assert re.search(rf"pprank: kv: off, {has_no}ScheduleBatch.prepare_for_decode\n", header), (
+        header
+    )
     assert re.search(rf"pprank: consensus: off, {has_no}\S+ \(off for prefill and decode\)", header)
-    assert re.search(rf"check off: kv: asked for by name, and off: {has_no}BasePref", rest), rest
+    assert re.search(rf"check off: kv: asked for by name, and off: {has_no}Schedule", rest), rest
     assert re.search(rf"kv: off in 2 tests, {has_no}", rest), rest
     assert re.search(rf"liveness: off in 1 test, {has_no}Scheduler.get_next_batch_to_run", rest)
     assert "consensus: off in" not in rest

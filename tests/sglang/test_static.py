@@ -13,6 +13,7 @@ import pytest
 from pytest_pprank.errors import SeamMissing, UsageError
 from pytest_pprank.sglang import static
 from pytest_pprank.sglang.arguments import default_server_args, merge
+from pytest_pprank.sglang.installed import Installed
 
 
 def test_default_args_are_args_of_the_installed_sglang() -> None:
@@ -133,6 +134,9 @@ def test_missing_or_old_packages(
         return versions[name]
 
     monkeypatch.setattr(metadata, "version", version)
+    here = versions.get("sglang")
+    found = None if here is None else Installed(here, Path("/sglang"))
+    monkeypatch.setattr(static, "installed", lambda: found)
     with pytest.raises(UsageError, match=message) as error:
         static.check_installed()
     assert "python -m pytest_pprank setup" in str(error.value)
