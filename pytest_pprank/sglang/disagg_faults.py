@@ -11,7 +11,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
+from pytest_pprank.sglang.compat.disagg import (
+    deferred_release,
+    kv_manager,
+    poll_class,
+    role_of,
+)
 from pytest_pprank.sglang.disagg_store_faults import (
     agrees_by_store,
     lose_before_start,
@@ -25,10 +30,6 @@ _RETURN_S = 10.0
 
 _SENDS = ("batch_transfer_sync", "transfer_sync")
 """How SGLang's wrapper of Mooncake's engine is told to move KV; each blocks until it is done."""
-
-
-_RELEASE_TIMEOUT = "deferred_kv_release_timeout"
-"""Of DecodeTransferQueue, from 0.5.22, in seconds."""
 
 
 class Fault:
@@ -220,9 +221,8 @@ def short_deferred_release(scheduler: Any, fault: Fault) -> None:
     """Let decode keep for a second only what a failed transfer was to be written to: the faults
     here refuse a transfer before it writes anything.
     """
-    queue = need(scheduler, "disagg_decode_transfer_queue")
-    if hasattr(queue, _RELEASE_TIMEOUT):
-        fault.replace(queue, _RELEASE_TIMEOUT, lambda _: 1.0)
+    for queue, seconds in deferred_release(scheduler):
+        fault.replace(queue, seconds, lambda _: 1.0)
 
 
 def late_poll(scheduler: Any, fault: Fault, iterations: int) -> None:

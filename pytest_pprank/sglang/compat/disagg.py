@@ -62,6 +62,15 @@ def clear_queues(scheduler: Any) -> None:
         getattr(transfer, "_deferred_releases", []).clear()
 
 
+def deferred_release(scheduler: Any) -> Iterator[tuple[Any, str]]:
+    """Yield the object of decode's, and its attribute, that says how many seconds decode keeps what
+    a failed transfer was to be written to: one from 0.5.22 on, none before.
+    """
+    queue, name = need(scheduler, "disagg_decode_transfer_queue"), "deferred_kv_release_timeout"
+    if hasattr(queue, name):
+        yield queue, name
+
+
 def metadata_slots(scheduler: Any) -> tuple[int, int]:
     """Return how many metadata slots are held, and how many there are; (0, 0) without a role."""
     if role_of(scheduler) == "null":

@@ -1,0 +1,91 @@
+"""Typed, frozen events: what SGLang has done, or is about to do, on this rank.
+
+They are decoded once from what SGLang passes (see `hooks`), and hold plain values. Contents of
+tensors are in them only where looking costs nothing (`devices.look`). Fields of type ``Look`` are
+called to look, and only while the event is being told: a moment later SGLang has changed it.
+"""
+
+from __future__ import annotations
+
+from pytest_pprank.sglang.events.types.agreement import (
+    ConsensusApplied,
+    ConsensusBrought,
+    ConsensusLocal,
+    HandshakesDone,
+    RoomTold,
+)
+from pytest_pprank.sglang.events.types.base import Event, Layer, Look, Stack
+from pytest_pprank.sglang.events.types.batches import (
+    BatchPrepared,
+    BatchResult,
+    BatchScheduled,
+    ForwardContents,
+    ForwardEntry,
+    ForwardMade,
+    HostTensor,
+    LastToken,
+    Origin,
+    Pending,
+)
+from pytest_pprank.sglang.events.types.memory import (
+    KvAllocated,
+    KvCleared,
+    KvFreed,
+    KvReader,
+    MetadataAllocated,
+    MetadataFreed,
+    PrefixLocked,
+    PrefixUnlocked,
+    SlotAllocated,
+    SlotFreed,
+    TokenPool,
+)
+from pytest_pprank.sglang.events.types.messages import (
+    KvSent,
+    Message,
+    MessageReceived,
+    MessageSent,
+    TransferPolled,
+)
+from pytest_pprank.sglang.events.types.others import LogRecord, Quiescent, SentPrompt
+
+__all__ = [
+    "BatchPrepared",
+    "BatchResult",
+    "BatchScheduled",
+    "ConsensusApplied",
+    "ConsensusBrought",
+    "ConsensusLocal",
+    "Event",
+    "ForwardContents",
+    "ForwardEntry",
+    "ForwardMade",
+    "HandshakesDone",
+    "HostTensor",
+    "KvAllocated",
+    "KvCleared",
+    "KvFreed",
+    "KvReader",
+    "KvSent",
+    "LastToken",
+    "Layer",
+    "LogRecord",
+    "Look",
+    "Message",
+    "MessageReceived",
+    "MessageSent",
+    "MetadataAllocated",
+    "MetadataFreed",
+    "Origin",
+    "Pending",
+    "PrefixLocked",
+    "PrefixUnlocked",
+    "Quiescent",
+    "RoomTold",
+    "SentPrompt",
+    "SlotAllocated",
+    "SlotFreed",
+    "Stack",
+    "TokenPool",
+    "TransferPolled",
+]

@@ -1,0 +1,45 @@
+"""Events of messages and KV transfers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from pytest_pprank.sglang.events.types.base import Event
+
+
+@dataclass(frozen=True)
+class KvSent(Event):
+    """KV is about to be sent to the decode side. `sender` is one for all chunks of a request."""
+
+    sender: Hashable
+    tokens: int
+    room: int = 0
+
+
+@dataclass(frozen=True)
+class TransferPolled(Event):
+    """A KV transfer has been asked how it goes; `status` in SGLang's own words (KVPoll)."""
+
+    room: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Message(Event):
+    """A message between two ranks. `peer` is a global rank."""
+
+    group: str
+    peer: int | None
+    tag: int
+    nbytes: int
+    dtype: str
+    shapes: tuple[tuple[int, ...], ...]
+
+
+class MessageSent(Message):
+    """Its send has been issued."""
+
+
+class MessageReceived(Message):
+    """Its receipt has been issued."""
