@@ -195,7 +195,9 @@ def run(module_runner):
     module_runner.write(conftest=CONFTEST, test_it=SOURCE, test_case=UNITTEST)
     flags = ["-p", "pytest_pprank", "--pp-size=2", "--pprank-device=cpu", "--junitxml=out.xml"]
     flags += ["-o", "junit_logging=all", "--basetemp=bt"]
-    return module_runner.run(*flags, "-rA", "--durations=0", "--durations-min=0", "test_it.py", "test_case.py")
+    return module_runner.run(
+        *flags, "-rA", "--durations=0", "--durations-min=0", "test_it.py", "test_case.py"
+    )
 
 
 PASSED = [
