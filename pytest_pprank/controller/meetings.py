@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from pytest_pprank.controller.wait_graph import InMeeting
 from pytest_pprank.wire.messages import Exchange, Exchanged
 
 _PHASE_END = "end of "
@@ -54,6 +55,15 @@ class Meetings:
     def waiting(self) -> dict[int, str]:
         """Return the ranks that wait in a meeting of the test, in words."""
         return {rank: _words(e) for rank, e in self._here.items() if not _is_phase_end(e)}
+
+    def blocked(self) -> dict[int, InMeeting]:
+        """Return the ranks that wait in a meeting of the test, and for whom."""
+        missing = tuple(r for r in range(self._world_size) if r not in self._here)
+        return {
+            rank: InMeeting(f"{e.operation} at {e.where}", e.number, missing)
+            for rank, e in self._here.items()
+            if not _is_phase_end(e)
+        }
 
     def _settle(self) -> None:
         operations = {exchange.operation for exchange in self._here.values()}

@@ -250,7 +250,7 @@ class TestRun:
         """Give up before the deadline where nothing can end the waiting; the ledgers prove it."""
         if self._deadlines.since_start < _SHORT_SECONDS or not self._time_to_look():
             return None
-        waiting = self._watch.look(self._progress())
+        waiting = self._watch.look(self._progress(), self._meetings.blocked())
         self._looked = time.monotonic()
         inside = self._inside()
         how = waiting.standstill(inside)
@@ -331,7 +331,7 @@ class TestRun:
         return look_at(self._group.workdir, pids, sorted(self._group.ranks))
 
     def _waits(self) -> tuple[str, ...]:
-        return self._watch.look(self._progress()).waits.lines
+        return self._watch.look(self._progress(), self._meetings.blocked()).waits.lines
 
     def _progress(self) -> dict[int, str]:
         """What became of the ranks that are no longer inside."""

@@ -32,6 +32,8 @@ from pytest_pprank.words import plural_ranks
 
 __all__ = ["Waits", "explain_waits", "summary"]
 
+_MAIN = "MainThread"
+"""Of a rank: the one that runs the tests."""
 _UNFINISHED = (State.ISSUED, State.WAITING, State.DROPPED)
 _FROM_ROOT = ("broadcast", "scatter")
 _TO_ROOT = ("reduce", "gather")
@@ -51,7 +53,21 @@ class Waits:
     stuck: frozenset[int] = frozenset()
     """All that can never go on: `deadlock`, `hopeless`, and those that wait for these."""
     key: frozenset[tuple[int, int]] = frozenset()
-    """(rank, operation number) of all that deadlock, mismatch, hopeless and stuck rest upon."""
+    """(rank, operation number) of all that deadlock, mismatch, hopeless and stuck rest upon.
+
+    Numbers of meetings are below 0."""
+
+
+@dataclass(frozen=True)
+class InMeeting:
+    """A rank that waits in a meeting of the test (`words`: in which one) for all of `missing`.
+
+    `number` is that of the meeting on this rank.
+    """
+
+    words: str
+    number: int
+    missing: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -70,14 +86,62 @@ class _Wait:
     """Whether its message was sent, by a handle that is gone: it may not, but could still arrive.
     If all others wait, too, and for long enough, it has not."""
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """What it contributes to a `key`."""
+        return self.rank, self.operation.number
 
-def explain_waits(ledgers: Mapping[int, Ledger], places: Mapping[int, str]) -> Waits:
+    @property
+    def waiter(self) -> str:
+        """Who waits, in words."""
+        on_device = self.operation.state is State.RUNNING
+        return f"the device of rank {self.rank}" if on_device else f"rank {self.rank}"
+
+    def where(self, whom: int) -> str:
+        """Say in what it waits, and for whom."""
+        words = describe(self.operation)
+        return words if self.operation.peer is not None else f"{words} for rank {whom}"
+
+
+@dataclass(frozen=True)
+class _Meets:
+    """A rank that is blocked in a meeting, and comes to no operation meanwhile."""
+
+    rank: int
+    meeting: InMeeting
+    needs_all = certain = True
+    lost = False
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        return self.meeting.missing
+
+    @property
+    def part(self) -> tuple[int, int]:
+        return self.rank, -1 - self.meeting.number
+
+    @property
+    def waiter(self) -> str:
+        return f"rank {self.rank}"
+
+    def where(self, whom: int) -> str:
+        return f"{self.meeting.words} for rank {whom}"
+
+
+_Blocked = _Wait | _Meets
+
+
+def explain_waits(
+    ledgers: Mapping[int, Ledger],
+    places: Mapping[int, str],
+    meetings: Mapping[int, InMeeting] | None = None,
+) -> Waits:
     """Say who waits for whom, and why in vain.
 
     `places` says of each rank that is no longer inside the test what became of it (``finished the
-    test``, ``failed in call``, ``died``).
+    test``, ``failed in call``, ``died``). `meetings`: the ranks that wait in one.
     """
-    return _Graph(ledgers, places).explain()
+    return _Graph(ledgers, places, meetings or {}).explain()
 
 
 def left_over(ledgers: Mapping[int, Ledger]) -> tuple[str, ...]:
@@ -85,11 +149,16 @@ def left_over(ledgers: Mapping[int, Ledger]) -> tuple[str, ...]:
 
     The next test's would meet them.
     """
-    return tuple(_Graph(ledgers, {}).left_over())
+    return tuple(_Graph(ledgers, {}, {}).left_over())
 
 
 class _Graph:
-    def __init__(self, ledgers: Mapping[int, Ledger], places: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        ledgers: Mapping[int, Ledger],
+        places: Mapping[int, str],
+        meetings: Mapping[int, InMeeting],
+    ) -> None:
         self._ledgers = dict(sorted(ledgers.items()))
         self._gone = places
         self._waits = [
@@ -98,16 +167,21 @@ class _Graph:
             if rank not in places  # what became of it says more than where it was then
             for operation in (*ledger.waiting, *_first_on_device(ledger))
         ]
+        self._meets = {
+            rank: _Meets(rank, meeting)
+            for rank, meeting in meetings.items()
+            if rank not in places and rank in self._ledgers and not self._ledgers[rank].waiting
+        }
         self._mismatches = find_mismatches(self._ledgers)
 
     def explain(self) -> Waits:
         proven = self._stuck(self._proven_waits())
-        likely = self._stuck({wait.rank: wait for wait in self._waits})
+        likely = self._stuck({**self._meets, **{wait.rank: wait for wait in self._waits}})
         circles = _circles(proven)
         doubtful = [c for c in _circles(likely) if not any(set(c) <= set(p) for p in circles)]
         hopeless = {wait.rank for wait in self._waits if wait.certain and self._in_vain(wait)}
-        key = {(rank, wait.operation.number) for rank, wait in proven.items()}
-        key |= {(w.rank, w.operation.number) for w in self._waits if w.rank in hopeless}
+        key = {wait.part for wait in proven.values()}
+        key |= {wait.part for wait in self._waits if wait.rank in hopeless}
         key |= {part for mismatch in self._mismatches for part in mismatch.key}
         return Waits(
             lines=tuple(self._lines(circles, proven, doubtful, likely)),
@@ -203,20 +277,25 @@ class _Graph:
         ledger = self._ledgers.get(rank)
         return rank in self._gone and ledger is not None and len(ledger.threads) < 2
 
-    def _in_vain(self, wait: _Wait) -> bool:
+    def _in_vain(self, wait: _Blocked) -> bool:
         if wait.lost:
             return False
         gone = [self._will_do_nothing(rank) for rank in wait.missing]
         return any(gone) if wait.needs_all else all(gone)
 
-    def _proven_waits(self) -> dict[int, _Wait]:
-        return {
-            wait.rank: wait
-            for wait in self._waits
-            if wait.certain and len(self._ledgers[wait.rank].threads) == 1
+    def _proven_waits(self) -> dict[int, _Blocked]:
+        proven: dict[int, _Blocked] = {
+            # another thread of it could still come to the operation
+            rank: meets
+            for rank, meets in self._meets.items()
+            if set(self._ledgers[rank].threads) <= {_MAIN}
         }
+        for wait in self._waits:
+            if wait.certain and len(self._ledgers[wait.rank].threads) == 1:
+                proven[wait.rank] = wait
+        return proven
 
-    def _stuck(self, waits: dict[int, _Wait]) -> dict[int, _Wait]:
+    def _stuck(self, waits: Mapping[int, _Blocked]) -> dict[int, _Blocked]:
         """Return the largest part of `waits` that only ranks in it, or gone, could end."""
         stuck = {rank: wait for rank, wait in waits.items() if wait.missing}
         while True:
@@ -225,7 +304,7 @@ class _Graph:
                 return kept
             stuck = kept
 
-    def _held(self, wait: _Wait, stuck: dict[int, _Wait]) -> bool:
+    def _held(self, wait: _Blocked, stuck: Mapping[int, _Blocked]) -> bool:
         if wait.certain and self._in_vain(wait):
             return True
         held = [rank in stuck or self._will_do_nothing(rank) for rank in wait.missing]
@@ -236,9 +315,9 @@ class _Graph:
     def _lines(
         self,
         circles: list[tuple[int, ...]],
-        proven: dict[int, _Wait],
+        proven: Mapping[int, _Blocked],
         doubtful: list[tuple[int, ...]],
-        likely: dict[int, _Wait],
+        likely: Mapping[int, _Blocked],
     ) -> Iterator[str]:
         yield from (mismatch.text for mismatch in self._mismatches)
         for circle in circles:
@@ -256,7 +335,7 @@ class _Graph:
                 meeting = (operation.way, operation.group, operation.sequence)
                 meetings.setdefault(meeting, []).append(wait)
             elif wait.rank not in told:
-                yield f"{_waiter(wait)} waits in {describe(operation)}{self._why(wait)}"
+                yield f"{wait.waiter} waits in {describe(operation)}{self._why(wait)}"
         for waits in meetings.values():
             if not told.issuperset(wait.rank for wait in waits):
                 yield self._absence(waits)
@@ -339,11 +418,6 @@ def _first_on_device(ledger: Ledger) -> tuple[Operation, ...]:
     return () if ledger.waiting else tuple(running[:1])
 
 
-def _waiter(wait: _Wait) -> str:
-    on_device = wait.operation.state is State.RUNNING
-    return f"the device of rank {wait.rank}" if on_device else f"rank {wait.rank}"
-
-
 def _undone(operation: Operation) -> bool:
     return operation.pending or operation.state is State.DROPPED
 
@@ -356,7 +430,7 @@ def _difference(other: Operation, operation: Operation) -> str:
     return "a handle that was dropped" if other.state is State.DROPPED else "the same tag"
 
 
-def _circles(stuck: Mapping[int, _Wait]) -> list[tuple[int, ...]]:
+def _circles(stuck: Mapping[int, _Blocked]) -> list[tuple[int, ...]]:
     """Return circles of ranks that wait for one another; no rank is in two of them."""
     circles: list[tuple[int, ...]] = []
     seen: set[int] = set()
@@ -374,10 +448,9 @@ def _circles(stuck: Mapping[int, _Wait]) -> list[tuple[int, ...]]:
     return circles
 
 
-def _around(circle: tuple[int, ...], waits: Mapping[int, _Wait]) -> str:
-    steps = []
-    for rank, following in zip(circle, (*circle[1:], circle[0]), strict=True):
-        operation = waits[rank].operation
-        whom = "" if operation.peer is not None else f" for rank {following}"
-        steps.append(f"{_waiter(waits[rank])} waits in {describe(operation)}{whom}")
+def _around(circle: tuple[int, ...], waits: Mapping[int, _Blocked]) -> str:
+    steps = [
+        f"{waits[rank].waiter} waits in {waits[rank].where(following)}"
+        for rank, following in zip(circle, (*circle[1:], circle[0]), strict=True)
+    ]
     return ",\n          ".join(steps)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_pprank.controller.wait_graph import Waits, explain_waits, left_over
+from pytest_pprank.controller.wait_graph import InMeeting, Waits, explain_waits, left_over
 from pytest_pprank.wire.ledger_file import Ledger, ledger_file, read_ledger
 
 
@@ -46,11 +46,13 @@ class WaitWatch:
         """Say, after the test, which operations have still to be met by another rank's."""
         return left_over(self._read())
 
-    def look(self, gone: Mapping[int, str]) -> Waiting:
-        """Read the ledgers; `gone` says what became of ranks that are no longer inside."""
+    def look(self, gone: Mapping[int, str], meetings: Mapping[int, InMeeting]) -> Waiting:
+        """Read the ledgers; `gone` says what became of ranks that are no longer inside, `meetings`
+        which ones wait in a meeting.
+        """
         begin = time.monotonic()
         ledgers = self._read()
-        waits = explain_waits(ledgers, gone)
+        waits = explain_waits(ledgers, gone, meetings)
         now = time.monotonic()
         self.cost = now - begin
         if waits.key != self._key:

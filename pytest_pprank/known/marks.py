@@ -51,9 +51,10 @@ def mended(bug: KnownBug) -> str:
 def expected_by(bug: KnownBug) -> Any:
     """Return what ``xfail(raises=...)`` takes: a class of the exceptions that are this bug's.
 
-    Where a sanitizer's finding shows it there is no such exception: `report.sanitizers` decides.
+    Where a sanitizer's finding or a verdict shows it there is no such exception:
+    `report.sanitizers` and `report.known` decide.
     """
-    if bug.sanitizer:
+    if bug.sanitizer or bug.verdict:
         return ()
     return _Expected(bug.raises, (Exception,), {"says": bug.says})
 

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_pprank.controller.outcome import Printed, TestOutcome
 from pytest_pprank.planning import Plan, reaches_sglang
-from pytest_pprank.report.known import known_lines, tell_mended
+from pytest_pprank.report.known import expect_verdicts, known_lines, tell_mended
 from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, RankReport
 from pytest_pprank.report.text import PlainFailure
@@ -53,6 +53,7 @@ class ReportMerger:
             for name, kind in list(report.user_properties):
                 if name == PROPERTY:
                     note_verdict(merged[number:], str(kind))
+        expect_verdicts(item, merged, plan.known_bugs)
         return merged
 
     def _passed(

@@ -23,6 +23,7 @@ from pytest_pprank.sglang.disagg_faults import (
 from pytest_pprank.sglang.disagg_views import STATES, DisaggView, rids_of, view_disagg
 from pytest_pprank.sglang.engine import Engine, shown_request
 from pytest_pprank.sglang.engine_conductor import Conductor
+from pytest_pprank.sglang.engine_control import Control
 from pytest_pprank.sglang.engine_messages import Result, abort_request, generate_request
 from pytest_pprank.sglang.engine_views import Forward
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
@@ -108,7 +109,7 @@ class Disagg(Engine):
         if pprank.role not in ROLES:
             raise UsageError("disagg: needs @pytest.mark.pprank(prefill=N, decode=M)")
         super().__init__(scheduler, pprank)
-        self._role, self._stage = pprank.role, pprank.stage
+        self._stage = pprank.stage
         mine, theirs = pprank.num_stages, pprank.world_size - pprank.num_stages
         prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
         self._sizes = {"prefill": prefill, "decode": decode}
@@ -178,6 +179,15 @@ class Disagg(Engine):
         message = abort_request(rid) if self._role in roles else None
         self._all.send(f"abort({rid!r}) to {roles}", message)
         self._all.note_abort(rid, roles)
+
+    def control(
+        self, name: str, /, *, role: Any = ROLES, wait: bool = False, **fields: Any
+    ) -> Control:
+        """Send a control request to both roles or to one (see `Engine.control`)."""
+        __tracebackhide__ = True
+        roles = _roles(role, "control")
+        sizes = {each: self._sizes[each] for each in roles}
+        return self._control(name, sizes, fields, f" to {roles}", wait=wait)
 
     def state(self, rid: str) -> dict[str, tuple[str, ...]]:
         """Return the state of a request by role and stage (see `Side.state`)."""

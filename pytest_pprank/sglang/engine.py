@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.batches import made_up_prompt, token_ids
 from pytest_pprank.sglang.engine_conductor import Conductor
+from pytest_pprank.sglang.engine_control import Control, shown_control
 from pytest_pprank.sglang.engine_messages import (
     Result,
     abort_request,
@@ -63,6 +64,7 @@ class Engine:
         check_engine_args(scheduler)
         self.scheduler = scheduler
         self._num_stages = pprank.num_stages
+        self._role = pprank.role
         self._serial = itertools.count()
         self.settled = False
         self._all = self._conductor(pprank)
@@ -159,6 +161,39 @@ class Engine:
             self._known(rid, "abort")
         self._all.send(f"abort({rid!r})", abort_request(rid))
         self._all.note_abort(rid, (self._answers,))
+
+    def control(self, name: str, /, *, wait: bool = False, **fields: Any) -> Control:
+        """Send a control request; the first stage takes it in its next iteration.
+
+        `name` is SGLang's: ``flush_cache``, ``get_internal_state``, ``set_internal_state``,
+        ``pause_generation``, ``continue_generation``, ``slow_down``, ``update_weights_from_disk``,
+        ``rpc`` (``method=``, ``parameters=``) and so on (a wrong one names all); `fields` are those
+        of its message. `wait`: step until it is done, as `Control.wait`. What it changes in a
+        Scheduler beside plain attributes, such as a server arg or weights, stays after the test.
+
+        Raises UsageError for a name or a field that SGLang does not have. The steps after it raise
+        AnsweredTwice where a stage handles it twice or more comes back than was asked for, and
+        StagesDiffer where one stage says that it succeeded and another one that it did not.
+        """
+        __tracebackhide__ = True
+        return self._control(name, {self._answers: self._num_stages}, fields, "", wait=wait)
+
+    def _control(
+        self, name: str, sizes: dict[str, int], fields: dict[str, Any], to: str, *, wait: bool
+    ) -> Control:
+        """Send a control request to the roles of `sizes`; `to` says so in words."""
+        __tracebackhide__ = True
+        call = f"{self._name}.control"
+        control, message = self._all.controls.new(name, fields, sizes, self._run_control, call)
+        here = message if self._role in sizes else None
+        self._all.send(shown_control(name, fields) + to, here, rpc=control.kind.rpc)
+        if wait:
+            control.wait()
+        return control
+
+    def _run_control(self, control: Control, limit: int | None) -> None:
+        __tracebackhide__ = True
+        self._run(f"{self._name}: {control}.wait()", limit, lambda: control.done, window=1)
 
     def _known(self, rid: str, call: str) -> None:
         known = list(dict.fromkeys(rid for held in self._all.results.values() for rid in held))
@@ -293,9 +328,16 @@ class Engine:
 
     def _drain(self, operation: str, limit: int | None) -> None:
         __tracebackhide__ = True
+        self._run(operation, limit, lambda: self.idle and bool(self.stages), 4 * self._num_stages)
+
+    def _run(
+        self, operation: str, limit: int | None, over: Callable[[], bool], window: int
+    ) -> None:
+        """Do `window` iterations at a time until it is `over`, the same on all ranks."""
+        __tracebackhide__ = True
         limit = limit if limit is not None else self._enough()
-        window, done, quiet, before, since = 4 * self._num_stages, 0, 0, -1, 0.0
-        while not (self.idle and self.stages):
+        done, quiet, before, since = 0, 0, -1, 0.0
+        while not over():
             self._all.advance(window, operation)
             done += window
             progress = sum(view.progress for view in self.stages)
@@ -303,7 +345,7 @@ class Engine:
             since = self._all.clock if progress != before else since
             before = progress
             stalled = quiet >= _STALLED * self._num_stages or done >= limit
-            if not self.idle and stalled and self._all.clock - since >= self._slack_s:
+            if not over() and stalled and self._all.clock - since >= self._slack_s:
                 words = f"nothing has moved for {quiet}" if quiet else f"not done after {done}"
                 raise EngineStalled(f"{words} iterations:\n{self._state()}")
 

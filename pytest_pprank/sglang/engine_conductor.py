@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pprank.errors import PeerError, UsageError
 from pytest_pprank.sglang.compat.pipeline import settle_poll_sends, settle_sends
 from pytest_pprank.sglang.engine_aborts import AbortWatch
+from pytest_pprank.sglang.engine_control import ControlDesk, ControlNotes, News, answers_in
 from pytest_pprank.sglang.engine_loop import LoopThread
 from pytest_pprank.sglang.engine_messages import Output, Result, outputs_of
 from pytest_pprank.sglang.engine_seams import (
@@ -50,6 +51,7 @@ class _Report:
     view: StageView
     forwards: list[Forward]
     moves: list[Forward]
+    news: News
     clock: float = field(default_factory=time.monotonic)
     outputs: list[Output] = field(default_factory=list)
 
@@ -57,7 +59,8 @@ class _Report:
 class Conductor:
     """What is under way on all stages; the methods are calls of all ranks together.
 
-    `results`: by role and request id. `clock`: seconds, the same on all ranks after a step.
+    `results`: by role and request id. `controls`: the control requests. `clock`: seconds, the same
+    on all ranks after a step.
     `view` looks at a Scheduler that stands between two iterations.
     """
 
@@ -65,6 +68,7 @@ class Conductor:
         self, scheduler: Any, pprank: Pprank, view: Callable[..., StageView] = view_stage
     ) -> None:
         self.results: dict[str, dict[str, Result]] = defaultdict(dict)
+        self.controls = ControlDesk()
         self.clock = 0.0
         self._look = view
         self.stages: tuple[StageView, ...] = ()
@@ -81,7 +85,9 @@ class Conductor:
         self._ran = Series(size, "run the same batches in the same order")
         self._moved = Series(size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
-        self._attachment = Attachment(scheduler, SchedulerHook(self._at_top, self._at_forward))
+        self._notes = ControlNotes()
+        hook = SchedulerHook(self._at_top, self._at_forward)
+        self._attachment = Attachment(scheduler, hook, self._notes)
 
     @property
     def idle(self) -> bool:
@@ -89,6 +95,7 @@ class Conductor:
         return (
             not self._calls
             and not any(self.unfinished())
+            and not self.controls.open
             and not any(view.busy for view in self.stages)
         )
 
@@ -112,14 +119,15 @@ class Conductor:
         """Iterations of this stage since its loop was entered."""
         return self._loop.completed if self._loop is not None else 0
 
-    def send(self, call: str, message: Any) -> None:
+    def send(self, call: str, message: Any, *, rpc: bool = False) -> None:
         """Send a message to the first stage of this rank's role (None: there is none for it).
 
-        `call` says in words what all ranks ask for.
+        `call` says in words what all ranks ask for. `rpc`: by the socket for remote calls.
         """
         self._calls.append(call)
-        if self._attachment.wire is not None and message is not None:
-            self._attachment.wire.send(message)
+        wire = self._attachment.wire
+        if wire is not None and message is not None:
+            (wire.send_call if rpc else wire.send)(message)
 
     def note_abort(self, rid: str | None, roles: Iterable[str]) -> None:
         """Note that an abort was sent to `roles`: of requests whose id begins so, or of all."""
@@ -138,12 +146,17 @@ class Conductor:
         self._granted += n
         self._run_to(max(0, self._granted - self._pprank.stage))
         view = self._look(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
+        wire = self._attachment.wire
+        messages = [] if wire is None else wire.receive()
         report = _Report(
-            self._pprank.role, tuple(self._calls), view, self._ran.fresh(), self._moved.fresh()
+            self._pprank.role,
+            tuple(self._calls),
+            view,
+            self._ran.fresh(),
+            self._moved.fresh(),
+            News(self._notes.fresh(), answers_in(messages)),
+            outputs=[output for message in messages for output in outputs_of(message)],
         )
-        if self._attachment.wire is not None:
-            messages = self._attachment.wire.receive()
-            report.outputs = [output for message in messages for output in outputs_of(message)]
         self._take_in(self.meet(operation, report))
 
     def meet(self, operation: str, obj: Any) -> list[Any]:
@@ -219,6 +232,7 @@ class Conductor:
                 f"  {result.rid}: prompt of {len(result.prompt)} tokens (forwards of it: "
                 f"{result.extends or 'none'}), {len(result.token_ids)} tokens came out{where}"
             )
+        yield from self.controls.state()
         for view in self.stages:
             held = "; ".join(view.busy) or "idle"
             yield f"  {view.place}, {view.iterations} iterations: {held}{view.more}"
@@ -261,6 +275,9 @@ class Conductor:
         for forward in reports[0].forwards:
             self._record_extends(forward)
         self._compare(reports)
+        for report in reports:
+            self.controls.take_in(report.role, report.view.stage, report.news)
+        self.controls.close()
         for report in reports:
             if report.view.stage == 0:
                 self._aborts.ran(report.role, report.forwards)

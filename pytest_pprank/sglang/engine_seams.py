@@ -20,6 +20,7 @@ from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.sglang.compat.consensus import first_message_of_an_iteration
 from pytest_pprank.sglang.compat.disagg import role_of
 from pytest_pprank.sglang.compat.messages import receiver, sender
+from pytest_pprank.sglang.engine_control import ControlNotes
 from pytest_pprank.sglang.engine_loop import LeaveLoop
 from pytest_pprank.sglang.scheduler import started
 from pytest_pprank.sglang.seams import missing, need
@@ -67,19 +68,39 @@ class Inbox:
         return getattr(self._socket, name)
 
 
+class _Mail:
+    """What the Scheduler sends through one socket: how much was sent, how much has been read."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self._recv = receiver()
+        self.announced = 0
+        self._read = 0
+
+    def receive(self) -> list[Any]:
+        """Return all messages that the Scheduler has sent since the last call."""
+        messages = []
+        while self._read < self.announced:
+            if not self._socket.poll(_ARRIVAL_S * 1000):
+                raise PprankError("an output did not arrive at the tokenizer's socket")
+            messages.append(self._recv(self._socket))
+            self._read += 1
+        return messages
+
+
 class _Outbox:
     """A socket that counts what is sent through it."""
 
-    def __init__(self, socket: Any, wire: Wire) -> None:
+    def __init__(self, socket: Any, mail: _Mail) -> None:
         self._socket = socket
-        self._wire = wire
+        self._mail = mail
 
     def send(self, *args: Any, **kwargs: Any) -> Any:
-        self._wire.announced += 1
+        self._mail.announced += 1
         return self._socket.send(*args, **kwargs)
 
     def send_pyobj(self, *args: Any, **kwargs: Any) -> Any:
-        self._wire.announced += 1
+        self._mail.announced += 1
         return self._socket.send_pyobj(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -91,60 +112,86 @@ class Wire:
 
     def __init__(self, scheduler: Any, side: TokenizerSide) -> None:
         self._side = side
-        self._send, self._recv = sender(), receiver()
-        self.inbox = Inbox(need(need(scheduler, "request_receiver"), "recv_from_tokenizer"))
-        self.announced = 0
-        self._read = 0
+        self._send = sender()
+        ends = need(scheduler, "request_receiver")
+        self.inbox = Inbox(need(ends, "recv_from_tokenizer"))
+        self._outputs = _Mail(side.outputs)
+        self._calls = None if side.rpc is None else _Mail(side.rpc)
+        self.rpc: Inbox | None = None
+        if self._calls is not None:  # one socket for both ways
+            self.rpc = Inbox(_Outbox(need(ends, "recv_from_rpc"), self._calls))
 
     def send(self, message: Any) -> None:
         """Send a message to the Scheduler; it takes it in its next iteration."""
         self._send(self._side.requests, message)
         self.inbox.sent += 1
 
+    def send_call(self, message: Any) -> None:
+        """Send a message through the socket for remote calls."""
+        if self.rpc is None:
+            raise missing("PortArgs.rpc_ipc_name")
+        self._send(self._side.rpc, message)
+        self.rpc.sent += 1
+
     def receive(self) -> list[Any]:
         """Return all messages that the Scheduler has sent since the last call."""
-        messages = []
-        while self._read < self.announced:
-            if not self._side.outputs.poll(_ARRIVAL_S * 1000):
-                raise PprankError("an output did not arrive at the tokenizer's socket")
-            messages.append(self._recv(self._side.outputs))
-            self._read += 1
-        return messages
+        calls = [] if self._calls is None else self._calls.receive()
+        return [*self._outputs.receive(), *calls]
+
+    def outbox(self, socket: Any) -> Any:
+        """Return a socket that sends through this one, and counts."""
+        return _Outbox(socket, self._outputs)
 
 
 class Attachment:
-    """Puts a hook and counters into a Scheduler, and takes them out again."""
+    """Puts a hook and counters into a Scheduler, and takes them out again.
 
-    def __init__(self, scheduler: Any, hook: SchedulerHook) -> None:
+    `notes` hears of the control requests that this stage has handled.
+    """
+
+    def __init__(self, scheduler: Any, hook: SchedulerHook, notes: ControlNotes) -> None:
         self._scheduler = scheduler
         self.wire: Wire | None = None
-        self._receiver = receiver = need(scheduler, "request_receiver")
+        receiver = need(scheduler, "request_receiver")
         if not _has(receiver, "scripted_scheduler_hook"):
             raise missing("SchedulerRequestReceiver.scripted_scheduler_hook")
         changes: dict[str, Any] = {"scripted_scheduler_hook": hook}
-        self._undo: list[tuple[Any, str, Any]] = []
+        self._undo: list[Callable[[], None]] = []
         side = started(scheduler).tokenizer_side
         if side is not None:
             self.wire = Wire(scheduler, side)
-            changes["recv_from_tokenizer"] = self.wire.inbox
-            self._tap(self.wire)
+            changes |= self._tap(self.wire)
         self._set(scheduler, "scripted_scheduler_hook", hook)
         self._set(scheduler, "request_receiver", replace(receiver, **changes))
+        self._listen(notes)
 
     def detach(self) -> None:
         """Leave the Scheduler as it was."""
         while self._undo:
-            owner, name, value = self._undo.pop()
-            setattr(owner, name, value)
+            self._undo.pop()()
 
-    def _tap(self, wire: Wire) -> None:
+    def _tap(self, wire: Wire) -> dict[str, Any]:
+        """Count what is sent; returns what the request receiver is to receive from."""
         channels = need(self._scheduler, "ipc_channels")
         for name in ("send_to_tokenizer", "send_to_detokenizer"):
             sender = need(channels, name)
-            self._set(sender, "socket", _Outbox(need(sender, "socket"), wire))
+            self._set(sender, "socket", wire.outbox(need(sender, "socket")))
+        if wire.rpc is None:
+            return {"recv_from_tokenizer": wire.inbox}
+        self._set(self._scheduler, "ipc_channels", replace(channels, recv_from_rpc=wire.rpc))
+        return {"recv_from_tokenizer": wire.inbox, "recv_from_rpc": wire.rpc}
+
+    def _listen(self, notes: ControlNotes) -> None:
+        dispatch = need(self._scheduler, "_request_dispatcher")
+        self._set(self._scheduler, "_request_dispatcher", notes.dispatcher(dispatch))
+        sender = need(need(self._scheduler, "ipc_channels"), "send_to_tokenizer")
+        # a method: put before it, and taken away, so that it is the class's again
+        vars(sender)["send_output"] = notes.sender(need(sender, "send_output"))
+        self._undo.append(lambda: vars(sender).pop("send_output", None))
 
     def _set(self, owner: Any, name: str, value: Any) -> None:
-        self._undo.append((owner, name, need(owner, name)))
+        before = need(owner, name)
+        self._undo.append(lambda: setattr(owner, name, before))
         setattr(owner, name, value)
 
 

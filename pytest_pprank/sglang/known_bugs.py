@@ -21,6 +21,9 @@ from pytest_pprank.sanitizers import SANITIZERS
 FILE = Path(__file__).with_name("known_bugs.yaml")
 DEVICES = ("cpu", "sim", "cuda")
 _SANITIZER = "sanitizer "
+_VERDICT = "verdict "
+VERDICTS = ("hung", "rank died", "ranks diverged")
+"""What no rank can raise itself: kinds of `controller.verdicts`."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class KnownBug:
     def sanitizer(self) -> str:
         """The sanitizer whose finding shows it; empty where an exception does."""
         return self.raises.removeprefix(_SANITIZER) if self.raises.startswith(_SANITIZER) else ""
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of the controller that shows it; empty where an exception does."""
+        return self.raises.removeprefix(_VERDICT) if self.raises.startswith(_VERDICT) else ""
 
     @property
     def releases(self) -> str:
@@ -159,12 +167,13 @@ def _value_problems(data: dict[str, Any]) -> Iterator[str]:
     for device in data.get("devices", ()):
         if device not in DEVICES:
             yield f"no device {device!r}; allowed: {', '.join(DEVICES)}"
-    sanitizers = [f"{_SANITIZER}{row.name}" for row in SANITIZERS]
+    others = [f"{_SANITIZER}{row.name}" for row in SANITIZERS]
+    others += [f"{_VERDICT}{kind}" for kind in VERDICTS]
     raises = data["raises"]
-    if not raises.isidentifier() and raises not in sanitizers:
+    if not raises.isidentifier() and raises not in others:
         yield (
             f"'raises' {raises!r} is neither the name of an exception nor one of "
-            f"{', '.join(sanitizers)}"
+            f"{', '.join(others)}"
         )
     if not data.get("strict", True) and "reason" not in data:
         yield "'strict: false' needs a 'reason': why the order that shows it cannot be forced"

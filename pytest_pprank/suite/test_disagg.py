@@ -224,6 +224,32 @@ def test_abort_in_the_middle_of_its_prompt(disagg: Any) -> None:
     assert disagg.results[aborted].finish_reason["type"] == "abort"
 
 
+@pytest.mark.pprank(known_bug="remote-call-waits-for-later-stages")
+def test_control_requests_while_kv_is_on_its_way(disagg: Any) -> None:
+    """Each role answers for itself: no cache is flushed that is still to be sent or written."""
+    calls = []
+    disagg.scheduler.note_call = lambda: calls.append(1)
+    disagg.generate([50], max_new_tokens=3)
+    slow = disagg.slow_transfer(stages=[disagg.prefill_stages - 1])
+    rid = disagg.submit(2 * CHUNK + 5)
+    disagg.run_until_state(rid, "transferring", role="prefill")
+    flush = disagg.control("flush_cache")
+    call = disagg.control("rpc", method="note_call")
+    flush.wait()
+    call.wait()
+    assert {role: answer.success for role, answer in flush.answers.items()} == {
+        "prefill": False, "decode": False
+    }  # fmt: skip
+    assert all(answer.success for answer in call.answers.values())
+    assert len(calls) == 1, "how often it was called on this rank"
+    slow.release()
+    disagg.drain()
+    assert disagg.results[rid].finish_reason["type"] == "length"
+    flush = disagg.control("flush_cache", role="prefill", wait=True)
+    assert flush.answer.success
+    settle(disagg)
+
+
 @pytest.mark.pprank(sanitize="-logs")
 def test_stage_that_is_not_done_after_all(disagg: Any) -> None:
     """A stage hears that its KV is sent, all agree to let the request go, and it is not: SGLang

@@ -5,7 +5,13 @@ import dataclasses
 import pytest
 
 from pytest_pprank.controller.ledger_text import describe
-from pytest_pprank.controller.wait_graph import Waits, explain_waits, left_over, summary
+from pytest_pprank.controller.wait_graph import (
+    InMeeting,
+    Waits,
+    explain_waits,
+    left_over,
+    summary,
+)
 from pytest_pprank.wire.ledger_file import (
     COLLECTIVE,
     CREATE,
@@ -490,3 +496,35 @@ def test_message_whose_handle_is_gone_is_lost():
     assert "waits in recv from rank 0" in waits.lines[0]
     arrived = explain(sender, Rank(1).recv(0, State.COMPLETED, tag=1).recv(0, tag=2))
     assert arrived.deadlock == ()
+
+
+def in_meeting(*ranks, missing, number=4):
+    """Explain ranks 0 and 1, of which the second one waits in a meeting."""
+    ledgers = {rank.rank: rank.ledger() for rank in ranks}
+    return explain_waits(ledgers, {}, {1: InMeeting("gather at test_a.py:7", number, missing)})
+
+
+def test_operation_that_needs_a_rank_in_a_meeting_is_a_deadlock():
+    waits = in_meeting(Rank(0).collective("barrier"), Rank(1), missing=(0,))
+    assert waits.deadlock == (0, 1)
+    assert waits.key == {(0, 1), (1, -5)}
+    assert waits.lines == (
+        "deadlock: rank 0 waits in barrier #1 (a.py:10 in f, float32[4], 16 B, default group) "
+        "for rank 1,\n"
+        "          rank 1 waits in gather at test_a.py:7 for rank 0",
+    )
+
+
+def test_rank_in_a_meeting_whose_other_thread_may_come_is_none():
+    waits = in_meeting(
+        Rank(0).collective("barrier"),
+        Rank(1, threads=("loop",)).send(0, State.COMPLETED),
+        missing=(0,),
+    )
+    assert not waits.deadlock
+    assert "likely deadlock" in waits.lines[0]
+
+
+def test_operation_that_the_rank_in_a_meeting_has_done_is_no_deadlock():
+    waits = in_meeting(Rank(0).recv(1), Rank(1).send(0, State.COMPLETED), missing=(0,))
+    assert not waits.deadlock

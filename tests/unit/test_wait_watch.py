@@ -13,7 +13,7 @@ from pytest_pprank.wire.ledger_file import Ledger
 def waits(monkeypatch):
     """What the wait-for graph says: a list, of which the last is what it says now."""
     said = [Waits()]
-    monkeypatch.setattr(wait_watch, "explain_waits", lambda _ledgers, _gone: said[-1])
+    monkeypatch.setattr(wait_watch, "explain_waits", lambda *_: said[-1])
     return said
 
 
@@ -27,9 +27,9 @@ def clock(monkeypatch):
 def test_the_same_finding_gets_older(waits, clock, tmp_path):
     watch = wait_watch.WaitWatch(tmp_path, 2)
     waits.append(Waits(stuck=frozenset({1}), key=frozenset({(1, 7)})))
-    assert watch.look({}).seconds == 0
+    assert watch.look({}, {}).seconds == 0
     clock[0] += 3
-    found = watch.look({})
+    found = watch.look({}, {})
     assert found.seconds == 3
     assert found.wait_in_vain([1])
     assert not found.wait_in_vain([0, 1])
@@ -39,19 +39,19 @@ def test_the_same_finding_gets_older(waits, clock, tmp_path):
 def test_another_finding_starts_anew(waits, clock, tmp_path):
     watch = wait_watch.WaitWatch(tmp_path, 2)
     waits.append(Waits(deadlock=(0, 1), key=frozenset({(0, 1), (1, 1)})))
-    watch.look({})
+    watch.look({}, {})
     clock[0] += 3
     waits.append(replace(waits[-1], key=frozenset({(0, 2), (1, 2)})))
-    assert watch.look({}).seconds == 0
+    assert watch.look({}, {}).seconds == 0
 
 
 def test_a_deadlock_is_a_standstill(waits, tmp_path):
     waits.append(Waits(deadlock=(0, 1), key=frozenset({(0, 1)})))
-    assert wait_watch.WaitWatch(tmp_path, 2).look({}).standstill([0, 1, 2]) == "deadlock"
+    assert wait_watch.WaitWatch(tmp_path, 2).look({}, {}).standstill([0, 1, 2]) == "deadlock"
 
 
 def test_a_mismatch_is_one_only_if_nobody_still_works(waits, tmp_path):
     waits.append(Waits(mismatch=True, key=frozenset({(0, 1)})))
-    found = wait_watch.WaitWatch(tmp_path, 2).look({})
+    found = wait_watch.WaitWatch(tmp_path, 2).look({}, {})
     assert all(isinstance(ledger, Ledger) for ledger in found.ledgers.values())
     assert found.standstill([0, 1]) == ""  # neither ledger says that its rank waits

@@ -39,3 +39,30 @@ def rpc_socket_of(ports: Any) -> str | None:
     """Return the name of the socket for remote calls, None where there is none."""
     name: str | None = getattr(ports, "rpc_ipc_name", None)
     return name
+
+
+def message_class(name: str) -> Any:
+    """Return a class of messages, None where this SGLang has none of that name."""
+    return getattr(import_module("sglang.srt.managers.io_struct"), name, None)
+
+
+def problem_with(message: Any) -> str:
+    """Say why the Scheduler could not read a message; pickled ones, before 0.5.15, it always can.
+
+    It would find out in its event loop, and end.
+    """
+    io_struct = import_module("sglang.srt.managers.io_struct")
+    encode = getattr(io_struct, "msgpack_encode", None)
+    if encode is None:
+        return ""
+    msgspec = import_module("msgspec")
+    try:
+        need(io_struct, "msgpack_decode")(encode(message))
+    except (TypeError, msgspec.MsgspecError) as error:
+        return str(error)
+    return ""
+
+
+def rid_of(message: Any) -> Any:
+    """Return the id of a message that has one, else None."""
+    return getattr(message, "rid", None)
