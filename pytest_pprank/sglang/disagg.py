@@ -47,7 +47,7 @@ class _Request:
     rid: str
     ids: list[int]
     params: dict[str, Any]
-    options: dict[str, bool]
+    options: dict[str, Any]
     room: int
 
     def message(self, port: int) -> Any:
@@ -56,7 +56,7 @@ class _Request:
             "bootstrap_port": port,
             "bootstrap_room": self.room,
         }
-        return generate_request(self.rid, self.ids, self.params, **self.options, **meeting)
+        return generate_request(self.rid, self.ids, self.params, **{**meeting, **self.options})
 
 
 class Side:
@@ -157,7 +157,7 @@ class Disagg(Engine):
             raise UsageError(f"disagg.forward: {role} has got {rid!r} already")
         self._send(self._requests[rid], (role,))
 
-    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: bool) -> None:
+    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: Any) -> None:
         request = _Request(rid, ids, params, options, next(_rooms))
         self._requests[rid] = request
         self._send(request, self._to)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
@@ -12,6 +12,7 @@ from pytest_pprank.sglang.engine_conductor import Conductor
 from pytest_pprank.sglang.engine_messages import (
     Result,
     abort_request,
+    check_fields,
     generate_request,
     sampling_of,
 )
@@ -111,6 +112,7 @@ class Engine:
         prompt_logprobs: bool = False,
         stream: bool = True,
         priority: int | None = None,
+        fields: Mapping[str, Any] | None = None,
         **sampling: Any,
     ) -> str:
         """Send one request and return its id; the first stage takes it in its next iteration.
@@ -120,6 +122,9 @@ class Engine:
         that `results` has it after the step; else it sends them from time to time and at the end.
         `logprobs`: those of the tokens that come out; `prompt_logprobs`: the prompt's, too.
         `priority`: needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``.
+
+        Nothing is refused here because SGLang would refuse it: a prompt may be too long, a grammar
+        wrong. `fields`: fields of SGLang's TokenizedGenerateReqInput that are sent as they are.
         """
         __tracebackhide__ = True
         serial = next(self._serial)
@@ -136,7 +141,7 @@ class Engine:
                 f"{vocabulary - 1}"
             )
         options: dict[str, Any] = {"logprobs": logprobs, "prompt_logprobs": prompt_logprobs}
-        options |= {"stream": stream, "priority": priority}
+        options |= {"stream": stream, "priority": priority, **check_fields(fields or {})}
         self._submit(rid, ids, sampling_of(max_new_tokens, sampling), **options)
         return rid
 

@@ -16,6 +16,7 @@ from pytest_pprank.sglang.compat.pipeline import settle_poll_sends, settle_sends
 from pytest_pprank.sglang.engine_aborts import AbortWatch
 from pytest_pprank.sglang.engine_loop import LoopThread
 from pytest_pprank.sglang.engine_messages import Output, Result, outputs_of
+from pytest_pprank.sglang.engine_reasons import ReasonWatch, check_reasons
 from pytest_pprank.sglang.engine_seams import (
     Attachment,
     SchedulerHook,
@@ -28,6 +29,7 @@ from pytest_pprank.sglang.engine_views import (
     Forward,
     StageView,
     forward_of,
+    held_requests,
     view_stage,
 )
 from pytest_pprank.sglang.holders import holders, note_forward
@@ -50,6 +52,7 @@ class _Report:
     view: StageView
     forwards: list[Forward]
     moves: list[Forward]
+    changes: tuple[str, ...]
     clock: float = field(default_factory=time.monotonic)
     outputs: list[Output] = field(default_factory=list)
 
@@ -68,6 +71,7 @@ class Conductor:
         self.clock = 0.0
         self._look = view
         self.stages: tuple[StageView, ...] = ()
+        self._roles: tuple[str, ...] = ()
         self.callbacks: list[Callable[[Any], None]] = []
         self.at_top: list[Callable[[], None]] = []
         self.at_start: list[Callable[[], None]] = []
@@ -77,7 +81,8 @@ class Conductor:
         self._calls: list[str] = []
         self._granted = 0
         size = pprank.world_size
-        self._aborts = AbortWatch(size)
+        self._aborts = AbortWatch()
+        self._reasons = ReasonWatch()
         self._ran = Series(size, "run the same batches in the same order")
         self._moved = Series(size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
@@ -125,7 +130,8 @@ class Conductor:
         """Note that an abort was sent to `roles`: of requests whose id begins so, or of all."""
         for role in roles:
             results = [r for r in self.results[role].values() if r.rid.startswith(rid or "")]
-            self._aborts.note(role, results, self.stages)
+            views = [view for view, of in zip(self.stages, self._roles, strict=False) if of == role]
+            self._aborts.note(role, results, views, self._granted)
 
     def advance(self, n: int, operation: str) -> None:
         """Let every stage do `n` iterations, and share what has come of it."""
@@ -139,7 +145,12 @@ class Conductor:
         self._run_to(max(0, self._granted - self._pprank.stage))
         view = self._look(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
         report = _Report(
-            self._pprank.role, tuple(self._calls), view, self._ran.fresh(), self._moved.fresh()
+            self._pprank.role,
+            tuple(self._calls),
+            view,
+            self._ran.fresh(),
+            self._moved.fresh(),
+            self._reasons.fresh(),
         )
         if self._attachment.wire is not None:
             messages = self._attachment.wire.receive()
@@ -170,6 +181,7 @@ class Conductor:
             settle_sends(self._scheduler)
             self._loop.leave()
         self._loop, self._granted, self.stages = None, 0, ()
+        self._aborts.clear()
 
     def _leave_on_the_way(self) -> None:
         """End a loop whose stages agree on something in each iteration, so that none can catch up.
@@ -245,6 +257,7 @@ class Conductor:
         __tracebackhide__ = True
         self._calls.clear()
         self.stages = tuple(report.view for report in reports)
+        self._roles = tuple(report.role for report in reports)
         if len({report.calls for report in reports}) > 1:
             lines = [
                 f"  rank {rank}: {', '.join(report.calls) or 'nothing'}"
@@ -261,9 +274,12 @@ class Conductor:
         for forward in reports[0].forwards:
             self._record_extends(forward)
         self._compare(reports)
+        check_reasons((report.view.place, report.changes) for report in reports)
         for report in reports:
-            if report.view.stage == 0:
-                self._aborts.ran(report.role, report.forwards)
+            self._aborts.ran(report.role, report.view, report.forwards)
+            for output in report.outputs:
+                if output.rid in self.results[report.role]:
+                    self._aborts.ended(report.role, self.results[report.role][output.rid])
 
     def _compare(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
@@ -293,6 +309,7 @@ class Conductor:
         assert self._loop is not None
         for callback in self.at_top:
             callback()
+        self._reasons.look(held_requests(self._scheduler))
         self._loop.at_top()
         for callback in self.at_start:
             callback()

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
-from pytest_pprank.sglang.compat.messages import sampling_fields
+from pytest_pprank.sglang.compat.messages import request_fields, sampling_fields
 from pytest_pprank.sglang.seams import fill, need
 
 
@@ -85,7 +85,7 @@ def generate_request(
 ) -> Any:
     """Return the message with which SGLang's tokenizer asks its Scheduler for tokens.
 
-    `more`: further fields of the message.
+    `more`: fields of the message, over those that follow from the rest.
     """
     io_struct = import_module("sglang.srt.managers.io_struct")
     params = import_module("sglang.srt.sampling.sampling_params").SamplingParams(**sampling)
@@ -107,6 +107,18 @@ def generate_request(
     }
     request = need(io_struct, "TokenizedGenerateReqInput")
     return request(**fill(request, {**known, **more}))
+
+
+def check_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `fields` of SGLang's message for a request; raises UsageError for one it has not."""
+    known = request_fields()
+    for name in fields:
+        if name not in known:
+            raise UsageError(
+                f"engine.submit: SGLang's TokenizedGenerateReqInput has no field {name!r}"
+                f"{did_you_mean(name, known)}"
+            )
+    return fields
 
 
 def abort_request(rid: str | None) -> Any:

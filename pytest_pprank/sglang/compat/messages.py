@@ -35,6 +35,13 @@ def sampling_fields() -> tuple[str, ...]:
     return tuple(inspect.signature(params).parameters) if known is None else tuple(known)
 
 
+def request_fields() -> tuple[str, ...]:
+    """Return the fields of the message that asks for tokens; a dataclass before 0.5.15."""
+    message = need(import_module("sglang.srt.managers.io_struct"), "TokenizedGenerateReqInput")
+    known = getattr(message, "__struct_fields__", None)
+    return tuple(inspect.signature(message).parameters) if known is None else tuple(known)
+
+
 def rpc_socket_of(ports: Any) -> str | None:
     """Return the name of the socket for remote calls, None where there is none."""
     name: str | None = getattr(ports, "rpc_ipc_name", None)
