@@ -154,16 +154,18 @@ class Engine:
         model = str(need(self.scheduler.server_args, "model_path"))
         self._all.results[role][rid] = Result(rid, tuple(ids), params, model)
 
-    def abort(self, rid: str | None = None) -> None:
+    def abort(self, rid: str | None = None, *, in_time: bool = True) -> None:
         """Send an abort for one request (None: for all); it takes effect in the next iterations.
 
-        As in SGLang, it is for all requests whose id begins with `rid`. One that goes on all the
-        same makes the steps after it raise AbortLost.
+        As in SGLang, it is for all requests whose id begins with `rid`. One of which a stage begins
+        more than one forward since, or one more than a turn of the pipeline later, or that ends for
+        another reason, makes the steps after it raise AbortLost. ``in_time=False``: the rest of its
+        prompt may be computed all the same.
         """
         if rid is not None:
             self._known(rid, "abort")
         self._all.send(f"abort({rid!r})", abort_request(rid))
-        self._all.note_abort(rid, (self._answers,))
+        self._all.note_abort(rid, (self._answers,), in_time=in_time)
 
     def _known(self, rid: str, call: str) -> None:
         known = list(dict.fromkeys(rid for held in self._all.results.values() for rid in held))

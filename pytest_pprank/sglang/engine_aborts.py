@@ -41,7 +41,8 @@ class AbortLost(AssertionError):
 class _Aborted:
     """A request whose abort arrives in iteration `since` of each stage of `role`.
 
-    `may_be_over`: its KV is being transferred, so that it may be done before the abort is seen.
+    `in_time`: whether that ends its prompt. `may_be_over`: its KV is being transferred, so that it
+    may be done before the abort is seen.
     """
 
     role: str
@@ -50,6 +51,7 @@ class _Aborted:
     tokens: int
     places: str
     may_be_over: bool
+    in_time: bool
     begun: dict[int, list[str]] = field(default_factory=dict)
 
 
@@ -62,16 +64,24 @@ class AbortWatch:
         """Iterations in which a stage, by its place in words, has run prompts."""
 
     def note(
-        self, role: str, results: Iterable[Result], stages: Iterable[StageView], since: int
+        self,
+        role: str,
+        results: Iterable[Result],
+        stages: Iterable[StageView],
+        since: int,
+        in_time: bool = True,
     ) -> None:
-        """Note that an abort of these requests arrives at a role's stages in iteration `since`."""
+        """Note that an abort of these requests arrives at a role's stages in iteration `since`.
+
+        `in_time`: whether it ends the prompt of one that is in the middle of it.
+        """
         views = list(stages)
         for result in results:
             if result.finished:
                 continue
             places = "; ".join(_places(result.rid, views)) or "not come yet"
             over = any(view.transfers(result.rid) for view in views)
-            aborted = _Aborted(role, result, since, len(result.token_ids), places, over)
+            aborted = _Aborted(role, result, since, len(result.token_ids), places, over, in_time)
             self._aborted.setdefault((role, result.rid), aborted)
 
     def clear(self) -> None:
@@ -112,6 +122,8 @@ class AbortWatch:
         extend = forward.extends[index] if forward.extends else None
         shown = f"{forward.mode} in iteration {forward.iteration}"
         shown += f" (tokens {extend[0]}-{extend[1]})" if extend else ""
+        if not aborted.in_time and extend and extend[1] <= len(aborted.result.prompt):
+            return
         begun = aborted.begun.setdefault(view.stage, [])
         begun.append(shown)
         earlier_turns = range(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PeerError, UsageError
-from pytest_pprank.sglang.compat.pipeline import settle_poll_sends, settle_sends
+from pytest_pprank.sglang.compat.pipeline import settle_other_sends, settle_sends
 from pytest_pprank.sglang.engine_aborts import AbortWatch
 from pytest_pprank.sglang.engine_loop import LoopThread
 from pytest_pprank.sglang.engine_messages import Output, Result, outputs_of
@@ -126,12 +126,12 @@ class Conductor:
         if self._attachment.wire is not None and message is not None:
             self._attachment.wire.send(message)
 
-    def note_abort(self, rid: str | None, roles: Iterable[str]) -> None:
+    def note_abort(self, rid: str | None, roles: Iterable[str], *, in_time: bool) -> None:
         """Note that an abort was sent to `roles`: of requests whose id begins so, or of all."""
         for role in roles:
             results = [r for r in self.results[role].values() if r.rid.startswith(rid or "")]
             views = [view for view, of in zip(self.stages, self._roles, strict=False) if of == role]
-            self._aborts.note(role, results, views, self._granted)
+            self._aborts.note(role, results, views, self._granted, in_time)
 
     def advance(self, n: int, operation: str) -> None:
         """Let every stage do `n` iterations, and share what has come of it."""
@@ -176,7 +176,7 @@ class Conductor:
             assert self.iterations == self._granted
         self.meet(operation, self.iterations)
         if together:
-            settle_poll_sends(self._scheduler)
+            settle_other_sends(self._scheduler)
         else:
             settle_sends(self._scheduler)
             self._loop.leave()

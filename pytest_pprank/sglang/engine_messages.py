@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
-from pytest_pprank.sglang.compat.messages import request_fields, sampling_fields
+from pytest_pprank.sglang.compat.messages import request_fields, sampling_fields, stamp
 from pytest_pprank.sglang.seams import fill, need
 
 
@@ -81,11 +81,13 @@ def generate_request(
     stream: bool,
     prompt_logprobs: bool = False,
     priority: int | None = None,
+    role: str = "null",
     **more: Any,
 ) -> Any:
     """Return the message with which SGLang's tokenizer asks its Scheduler for tokens.
 
-    `more`: fields of the message, over those that follow from the rest.
+    `role`: of the Scheduler, where it is one of prefill or decode. `more`: fields of the message,
+    over those that follow from the rest.
     """
     io_struct = import_module("sglang.srt.managers.io_struct")
     params = import_module("sglang.srt.sampling.sampling_params").SamplingParams(**sampling)
@@ -106,7 +108,7 @@ def generate_request(
         "priority": priority,
     }
     request = need(io_struct, "TokenizedGenerateReqInput")
-    return request(**fill(request, {**known, **more}))
+    return stamp(request(**fill(request, {**known, **more})), role)
 
 
 def check_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:

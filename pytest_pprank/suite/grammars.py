@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from typing import Any
 
@@ -9,9 +10,20 @@ import pytest
 
 from pytest_pprank.sglang.static import is_older_than
 
-# token N reads "N "
+# token N below 256 reads as that byte, any other one as "N "
 NUMBERS = r"(4[0-9]{3} )+"
 OTHERS = r"(5[0-9]{3} )+"
+
+
+def text_of(tokens: list[int]) -> str:
+    """Return what output tokens read."""
+    return "".join(chr(token) if token < 256 else f"{token} " for token in tokens)
+
+
+def follows(tokens: list[int], grammar: str) -> bool:
+    """Say whether output tokens are a beginning of what a grammar here allows."""
+    return re.fullmatch(grammar, text_of(tokens)) is not None
+
 
 needs_grammars = (
     pytest.mark.skipif(

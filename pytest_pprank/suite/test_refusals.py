@@ -16,6 +16,7 @@ import pytest
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.suite.grammars import (
     NUMBERS,
+    follows,
     needs_grammars,
     skip_where_there_are_no_grammars,
 )
@@ -56,8 +57,9 @@ def submit_refused(engine: Any, kind: str, **more: Any) -> str:
     if kind == "unknown-session":
         from sglang.srt.managers.io_struct import SessionParams
 
-        return engine.submit(20, fields={"session_params": SessionParams(id="nobody")}, **more)
-    prompt, options = {
+        fields = {"session_params": SessionParams(id="nobody")}
+        return str(engine.submit(20, fields=fields, **more))
+    requests: dict[str, tuple[int, dict[str, Any]]] = {
         "too-long": (longest, {}),
         "far-too-long": (3 * longest, {}),
         "regex-without-backend": (20, {"regex": NUMBERS}),
@@ -66,8 +68,9 @@ def submit_refused(engine: Any, kind: str, **more: Any) -> str:
             20,
             {"fields": {"return_logprob": True, "logprob_start_len": 30}},
         ),
-    }[kind]
-    return engine.submit(prompt, **options, **more)
+    }
+    prompt, options = requests[kind]
+    return str(engine.submit(prompt, **options, **more))
 
 
 def check_answer(result: Any, words: str, status: int = 400) -> None:
@@ -90,8 +93,9 @@ class Watch:
 
         `alone`: nothing else is under way, so that nothing at all may be taken.
         """
-        disagg = self._disagg
-        for _ in range(LATEST * max(disagg.prefill_stages, disagg.decode_stages)):
+        disagg, after = self._disagg, 0
+        stages = max(disagg.prefill_stages, disagg.decode_stages)
+        for _ in range(LATEST * stages):
             disagg.step()
             held = [text for view in disagg.stages for text in self._held(view, refused, alone)]
             held += [f"{where}: {what}" for where, what in self._passed(refused, alone)]
@@ -100,7 +104,8 @@ class Watch:
                 raise AssertionError(
                     f"refused, and let in all the same ({shown}): {'; '.join(held)}"
                 )
-            if all(disagg.side(role).results[rid].finished for rid in refused for role in roles):
+            after += all(disagg.side(r).results[rid].finished for rid in refused for r in roles)
+            if after > 2 * stages:  # later stages get it later than the first one answers
                 return
         raise AssertionError(f"{', '.join(refused)}: no answer")
 
@@ -181,6 +186,7 @@ def test_priority_where_there_are_none(engine: Any, monkeypatch: pytest.MonkeyPa
     engine.submit(40, 6)
     refused = engine.submit(30, 6, priority=5)
     settle(engine, refused)
+    engine.leave()  # all stages have refused it
     check_answer(engine.results[refused], "priority is disabled", 503)
     assert not any(refused in forward.rids for forward in engine.forwards)
 
@@ -189,6 +195,7 @@ def test_queue_that_is_full(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(engine.scheduler, "max_queued_requests", 2)
     rids = [engine.submit(20 + index, 5) for index in range(5)]
     settle(engine, *rids[2:])
+    engine.leave()
     for rid in rids[2:]:
         check_answer(engine.results[rid], "queue is full", 503)
         assert not any(rid in forward.rids for forward in engine.forwards)
@@ -228,7 +235,7 @@ class TestGrammars(_Grammars):
         for rid in refused:
             check_answer(engine.results[rid], "Failed to compile")
             check_one_token_at_most(engine, rid)
-        assert all(4000 <= token < 5000 for token in engine.results[bound].token_ids)
+        assert follows(engine.results[bound].token_ids, NUMBERS)
 
 
 in_disagg = pytest.mark.sglang(chunked_prefill_size=CHUNK)
@@ -277,13 +284,14 @@ class TestDisagg:
         assert_kv_balanced(disagg.scheduler)
 
     @known
-    @pytest.mark.parametrize("state", ["bootstrapping", "transferring", "decoding"])
+    @pytest.mark.parametrize("state", ["transferring", "decoding"])
     def test_refused_beside_others(self, disagg: Any, watch: Watch, state: str) -> None:
         slow = disagg.slow_transfer(stages=[1])
         first = disagg.submit(3 * CHUNK + 1, 12)
         if state == "decoding":
             slow.release()
         disagg.run_until_state(first, state)
+        disagg.step()
         refused = [submit_refused(disagg, kind) for kind in REFUSED]
         disagg.submit(31, 6)
         watch.run(*refused, alone=False)
@@ -341,4 +349,4 @@ class TestGrammarsInDisagg(_Grammars):
         refused = [disagg.submit(40, **options) for options in INVALID.values()]
         watch.run(*refused, alone=False)
         settle(disagg, *refused, bound)
-        assert all(4000 <= token < 5000 for token in disagg.results[bound].token_ids)
+        assert follows(disagg.results[bound].token_ids, NUMBERS)
