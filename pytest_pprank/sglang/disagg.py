@@ -172,7 +172,7 @@ class Disagg(Engine):
         self._all.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
 
     def abort(self, rid: str | None = None, *, in_time: bool = True, role: Any = ROLES) -> None:
-        """Send an abort of one request (None: of all) to both roles or to one; see `Engine.abort`."""
+        """Send an abort of one request (None: all) to both roles or to one; see `Engine.abort`."""
         if rid is not None:
             self._known(rid, "abort")
         roles = _roles(role, "abort")

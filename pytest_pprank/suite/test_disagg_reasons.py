@@ -123,7 +123,7 @@ class TestGrammars:
 
 
 def fail_on(disagg: Any, stage: int) -> str:
-    """Let the transfer of a request fail on one stage of prefill when the other one has sent its."""
+    """Let a transfer fail on one stage of prefill when the other one has sent its part."""
     disagg.fail_transfer(stages=[stage])
     slow = disagg.slow_transfer(stages=[stage])  # first held, then refused
     failed: str = disagg.submit(2 * CHUNK + 5)
