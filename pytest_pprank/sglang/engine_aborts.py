@@ -130,7 +130,7 @@ class AbortWatch:
             forward.iteration - len(view.slots), aborted.since - 1, -len(view.slots)
         )
         late = any(turn not in self._prompts[view.place] for turn in earlier_turns)
-        if len(begun) > 1 or (late and not _ends(extend, aborted.result)):
+        if len(begun) > 1 or (late and not _ends(aborted.result, extend, view)):
             self._lost(aborted, f"{view.place} has begun since: {', '.join(begun)}")
 
     def _lost(self, aborted: _Aborted, what: str) -> None:
@@ -145,9 +145,10 @@ class AbortWatch:
         )
 
 
-def _ends(extend: tuple[int, int] | None, result: Result) -> bool:
+def _ends(result: Result, extend: tuple[int, int] | None, view: StageView) -> bool:
     """Whether a forward may be the late one with which SGLang ends an aborted request."""
-    return extend is not None and (extend == _STUB or extend[1] > len(result.prompt))
+    again = extend is None or extend == _STUB or extend[1] > len(result.prompt)
+    return again and result.rid in view.ending
 
 
 def _places(rid: str, views: Iterable[StageView]) -> Iterator[str]:

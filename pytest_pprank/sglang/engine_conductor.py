@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from pytest_pprank.sglang.engine_series import Series, StagesDiffer
 from pytest_pprank.sglang.engine_views import (
     Forward,
     StageView,
+    ending_requests,
     forward_of,
     held_requests,
     view_stage,
@@ -83,6 +84,7 @@ class Conductor:
         size = pprank.world_size
         self._aborts = AbortWatch()
         self._reasons = ReasonWatch()
+        self._ending: set[str] = set()
         self._ran = Series(size, "run the same batches in the same order")
         self._moved = Series(size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
@@ -144,6 +146,7 @@ class Conductor:
         self._granted += n
         self._run_to(max(0, self._granted - self._pprank.stage))
         view = self._look(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
+        view = replace(view, ending=tuple(sorted(self._ending)))
         report = _Report(
             self._pprank.role,
             tuple(self._calls),
@@ -310,6 +313,7 @@ class Conductor:
         for callback in self.at_top:
             callback()
         self._reasons.look(held_requests(self._scheduler))
+        self._ending.update(ending_requests(self._scheduler))
         self._loop.at_top()
         for callback in self.at_start:
             callback()

@@ -60,8 +60,8 @@ class StageView:
     `slots`: request ids by microbatch slot (one slot without pipeline parallelism): those in the
     batch whose result is awaited, and those that are running. `busy` says in words what keeps the
     stage from being idle. `progress` changes whenever a request gets anywhere. `in_grammar_queue`:
-    those whose grammar is being compiled. `ending`: those of `waiting` that SGLang ends with the
-    result of their next forward.
+    those whose grammar is being compiled. `ending`: those that have been queued at some time,
+    to be ended with the result of their next forward.
     """
 
     stage: int
@@ -122,6 +122,13 @@ def held_requests(scheduler: Any) -> Iterator[Any]:
         yield chunked
 
 
+def ending_requests(scheduler: Any) -> Iterator[str]:
+    """Yield the queued requests that SGLang ends with the result of their next forward."""
+    retracted = queues(scheduler).get("retracted", ())
+    queued = (*scheduler.waiting_queue, *held.waiting_for_grammar(scheduler), *retracted)
+    yield from (req.rid for req in queued if ends_by_abort(req))
+
+
 def view_stage(scheduler: Any, stage: int, iterations: int, forwards: int) -> StageView:
     """Look at this rank's Scheduler, which must be between two iterations."""
     from pytest_pprank.sglang.idle import busy_problems  # here: it imports torch
@@ -142,7 +149,6 @@ def view_stage(scheduler: Any, stage: int, iterations: int, forwards: int) -> St
         forwards=forwards,
         progress=forwards + sum(len(req.output_ids) for req in reqs.values()),
         in_grammar_queue=tuple(req.rid for req in held.waiting_for_grammar(scheduler)),
-        ending=tuple(req.rid for req in scheduler.waiting_queue if ends_by_abort(req)),
     )
 
 

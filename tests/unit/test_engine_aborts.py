@@ -14,8 +14,14 @@ from pytest_pprank.sglang.engine_views import Forward, StageView
 PROMPT = 64
 
 
-def view(iterations: int = 0, *, waiting: tuple[str, ...] = (), stage: int = 0) -> StageView:
-    return StageView(stage, iterations, waiting, None, ((), ()), (), 0, 0)
+def view(
+    iterations: int = 0,
+    *,
+    waiting: tuple[str, ...] = (),
+    stage: int = 0,
+    ending: tuple[str, ...] = (),
+) -> StageView:
+    return StageView(stage, iterations, waiting, None, ((), ()), (), 0, 0, ending=ending)
 
 
 def watch(*, since: int, in_time: bool = True) -> tuple[AbortWatch, Result]:
@@ -40,14 +46,28 @@ def extend(iteration: int, start: int, end: int, rid: str = "a") -> Forward:
         [decode(10)],  # the slot whose turn it was
         [decode(11)],
         [extend(10, 0, 9, "b"), extend(12, 0, 9, "b"), decode(14)],  # prompts of others went first
-        [extend(20, 0, 1)],  # the one token of a request that waited for its grammar
-        [extend(20, 0, PROMPT + 3)],  # computed again after a retraction
     ],
 )
 def test_what_it_may_still_run(forwards: list[Forward]) -> None:
     aborts, _ = watch(since=10)
     aborts.ran("pp", view(21), forwards)
     aborts.ran("prefill", view(21), [decode(30), decode(32)])
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        extend(20, 0, 1),  # the one token of a request that waited for its grammar
+        extend(20, 0, PROMPT + 3),  # computed again after a retraction
+        decode(20),  # the same on decode, which has kept its KV
+    ],
+)
+def test_what_ends_it_late(forward: Forward) -> None:
+    aborts, _ = watch(since=10)
+    aborts.ran("pp", view(40, waiting=("a",), ending=("a",)), [forward])
+    aborts, _ = watch(since=10)
+    with pytest.raises(AbortLost, match="in iteration 20"):
+        aborts.ran("pp", view(21), [forward])
 
 
 @pytest.mark.parametrize(
@@ -58,7 +78,7 @@ def test_what_it_may_still_run(forwards: list[Forward]) -> None:
         ([extend(11, 0, 9, "b"), decode(12)], "decode in iteration 12"),  # of another slot
         ([extend(10, 8, 16), extend(11, 16, 24)], "extend in iteration 10 (tokens 8-16), "),
         ([extend(12, 56, 64)], "extend in iteration 12"),
-        ([extend(20, 0, 1), decode(22)], "decode in iteration 22"),
+        ([extend(20, 0, 64)], "extend in iteration 20"),
     ],
 )
 def test_what_it_may_not_run(forwards: list[Forward], words: str) -> None:
