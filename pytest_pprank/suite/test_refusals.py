@@ -39,9 +39,9 @@ REFUSED = {
     "regex-without-backend": "grammar-backend none",
     "json-schema-without-backend": "grammar-backend none",
     "logprobs-from-beyond-its-end": "logprob_start_len",
-    "unknown-session": "does not exist",
 }
 """Requests that any Scheduler here refuses, and words of its answer."""
+NO_SESSION = "session id nobody does not exist"
 
 INVALID = {
     "invalid-regex": {"regex": "([0-9"},
@@ -54,11 +54,6 @@ INVALID = {
 def submit_refused(engine: Any, kind: str, **more: Any) -> str:
     """Send a request of this kind of `REFUSED` and return its id."""
     longest = int(engine.scheduler.max_req_input_len)
-    if kind == "unknown-session":
-        from sglang.srt.managers.io_struct import SessionParams
-
-        fields = {"session_params": SessionParams(id="nobody")}
-        return str(engine.submit(20, fields=fields, **more))
     requests: dict[str, tuple[int, dict[str, Any]]] = {
         "too-long": (longest, {}),
         "far-too-long": (3 * longest, {}),
@@ -71,6 +66,13 @@ def submit_refused(engine: Any, kind: str, **more: Any) -> str:
     }
     prompt, options = requests[kind]
     return str(engine.submit(prompt, **options, **more))
+
+
+def submit_to_no_session(engine: Any) -> str:
+    """Send a request of a session that SGLang does not know, and return its id."""
+    from sglang.srt.managers.io_struct import SessionParams
+
+    return str(engine.submit(20, fields={"session_params": SessionParams(id="nobody")}))
 
 
 def check_answer(result: Any, words: str, status: int = 400) -> None:
@@ -101,6 +103,7 @@ class Watch:
             held += [f"{where}: {what}" for where, what in self._passed(refused, alone)]
             if held:
                 shown = ", ".join(refused)
+                disagg.abandon("a request that SGLang has refused is under way")
                 raise AssertionError(
                     f"refused, and let in all the same ({shown}): {'; '.join(held)}"
                 )
@@ -180,6 +183,14 @@ def test_refused_beside_others(engine: Any, kind: str) -> None:
     check_one_token_at_most(engine, refused)
 
 
+def test_session_that_is_not_there(engine: Any) -> None:
+    engine.submit(40, 6)
+    refused = submit_to_no_session(engine)
+    settle(engine, refused)
+    check_answer(engine.results[refused], NO_SESSION)
+    check_one_token_at_most(engine, refused)
+
+
 def test_priority_where_there_are_none(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with ``abort_on_priority_when_disabled``."""
     monkeypatch.setattr(engine.scheduler, "abort_on_priority_when_disabled", True)
@@ -252,6 +263,14 @@ class TestDisagg:
         watch.run(refused, alone=True)
         for role in ROLES:
             check_answer(disagg.side(role).results[refused], REFUSED[kind])
+        settle(disagg, refused)
+
+    @pytest.mark.pprank(known_bug="unknown-session-ends-decode")
+    def test_session_that_is_not_there(self, disagg: Any, watch: Watch) -> None:
+        refused = submit_to_no_session(disagg)
+        watch.run(refused, alone=True)
+        for role in ROLES:
+            check_answer(disagg.side(role).results[refused], NO_SESSION)
         settle(disagg, refused)
 
     def test_no_room(self, disagg: Any, watch: Watch) -> None:

@@ -79,6 +79,8 @@ def drop_batches(scheduler: Any) -> None:
             setattr(scheduler, name, None)
     if hasattr(scheduler, "result_queue"):
         scheduler.result_queue.clear()
+    if waiting_for_grammar(scheduler):
+        grammar_manager_of(scheduler).grammar_queue.clear()
 
 
 def reset_estimates(scheduler: Any) -> None:
