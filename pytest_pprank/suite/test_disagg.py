@@ -292,7 +292,7 @@ def test_one_stage_each(disagg: Any) -> None:
     settle(disagg)
 
 
-@pytest.mark.pprank(prefill=1, decode=1)
+@pytest.mark.pprank(prefill=1, decode=1, known_bug="aborted-prompt-is-computed-to-its-end")
 def test_abort_ends_a_prompt_at_once_on_one_stage(disagg: Any) -> None:
     aborted, _ = disagg.submit(8 * CHUNK), disagg.submit(2 * CHUNK + 3)
     disagg.run_until(lambda: disagg.chunks_done(aborted) >= 3)
