@@ -48,16 +48,17 @@ class _Request:
     rid: str
     ids: list[int]
     params: dict[str, Any]
-    options: dict[str, bool]
+    options: dict[str, Any]
     room: int
 
-    def message(self, port: int) -> Any:
+    def message(self, port: int, role: str) -> Any:
         meeting: dict[str, Any] = {
             "bootstrap_host": LOOPBACK,
             "bootstrap_port": port,
             "bootstrap_room": self.room,
         }
-        return generate_request(self.rid, self.ids, self.params, **self.options, **meeting)
+        options = {"role": role, **meeting, **self.options}
+        return generate_request(self.rid, self.ids, self.params, **options)
 
 
 class Side:
@@ -158,7 +159,7 @@ class Disagg(Engine):
             raise UsageError(f"disagg.forward: {role} has got {rid!r} already")
         self._send(self._requests[rid], (role,))
 
-    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: bool) -> None:
+    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: Any) -> None:
         request = _Request(rid, ids, params, options, next(_rooms))
         self._requests[rid] = request
         self._send(request, self._to)
@@ -168,17 +169,17 @@ class Disagg(Engine):
         for role in roles:
             self._expect(role, request.rid, request.ids, request.params)
         port = int(self.scheduler.server_args.disaggregation_bootstrap_port)
-        message = request.message(port) if self._role in roles else None
+        message = request.message(port, self._role) if self._role in roles else None
         self._all.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
 
-    def abort(self, rid: str | None = None, *, role: Any = ROLES) -> None:
-        """Send an abort of one request (None: of all) to both roles or to one."""
+    def abort(self, rid: str | None = None, *, in_time: bool = True, role: Any = ROLES) -> None:
+        """Send an abort of one request (None: all) to both roles or to one; see `Engine.abort`."""
         if rid is not None:
             self._known(rid, "abort")
         roles = _roles(role, "abort")
         message = abort_request(rid) if self._role in roles else None
         self._all.send(f"abort({rid!r}) to {roles}", message)
-        self._all.note_abort(rid, roles)
+        self._all.note_abort(rid, roles, in_time=in_time)
 
     def control(
         self, name: str, /, *, role: Any = ROLES, wait: bool = False, **fields: Any

@@ -55,6 +55,15 @@ class DisaggView(StageView):
         """All requests that this stage holds."""
         return frozenset(rid for queue in self.queues.values() for rid in queue)
 
+    def other_places(self, rid: str) -> tuple[str, ...]:
+        """Return the names of the queues of its role that hold a request."""
+        own = [name for name in self.queues if name not in ("waiting", "running")]
+        return tuple(name for name in own if rid in self.queues[name])
+
+    def transfers(self, rid: str) -> bool:
+        """Whether the KV of a request is on its way."""
+        return self.state(rid) == "transferring"
+
     def state(self, rid: str) -> str | None:
         """Return the state of a request on this stage, None where it is not there.
 

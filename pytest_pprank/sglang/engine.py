@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
@@ -13,6 +13,7 @@ from pytest_pprank.sglang.engine_control import Control, shown_control
 from pytest_pprank.sglang.engine_messages import (
     Result,
     abort_request,
+    check_fields,
     generate_request,
     sampling_of,
 )
@@ -113,6 +114,7 @@ class Engine:
         prompt_logprobs: bool = False,
         stream: bool = True,
         priority: int | None = None,
+        fields: Mapping[str, Any] | None = None,
         **sampling: Any,
     ) -> str:
         """Send one request and return its id; the first stage takes it in its next iteration.
@@ -122,6 +124,9 @@ class Engine:
         that `results` has it after the step; else it sends them from time to time and at the end.
         `logprobs`: those of the tokens that come out; `prompt_logprobs`: the prompt's, too.
         `priority`: needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``.
+
+        Nothing is refused here because SGLang would refuse it: a prompt may be too long, a grammar
+        wrong. `fields`: fields of SGLang's TokenizedGenerateReqInput that are sent as they are.
         """
         __tracebackhide__ = True
         serial = next(self._serial)
@@ -138,7 +143,7 @@ class Engine:
                 f"{vocabulary - 1}"
             )
         options: dict[str, Any] = {"logprobs": logprobs, "prompt_logprobs": prompt_logprobs}
-        options |= {"stream": stream, "priority": priority}
+        options |= {"stream": stream, "priority": priority, **check_fields(fields or {})}
         self._submit(rid, ids, sampling_of(max_new_tokens, sampling), **options)
         return rid
 
@@ -151,16 +156,18 @@ class Engine:
         model = str(need(self.scheduler.server_args, "model_path"))
         self._all.results[role][rid] = Result(rid, tuple(ids), params, model)
 
-    def abort(self, rid: str | None = None) -> None:
+    def abort(self, rid: str | None = None, *, in_time: bool = True) -> None:
         """Send an abort for one request (None: for all); it takes effect in the next iterations.
 
-        As in SGLang, it is for all requests whose id begins with `rid`. One that goes on all the
-        same makes the steps after it raise AbortLost.
+        As in SGLang, it is for all requests whose id begins with `rid`. One of which a stage begins
+        more than one forward since, or one more than a turn of the pipeline later, or that ends for
+        another reason, makes the steps after it raise AbortLost. ``in_time=False``: the rest of its
+        prompt may be computed all the same.
         """
         if rid is not None:
             self._known(rid, "abort")
         self._all.send(f"abort({rid!r})", abort_request(rid))
-        self._all.note_abort(rid, (self._answers,))
+        self._all.note_abort(rid, (self._answers,), in_time=in_time)
 
     def control(self, name: str, /, *, wait: bool = False, **fields: Any) -> Control:
         """Send a control request; the first stage takes it in its next iteration.

@@ -7,16 +7,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PeerError, UsageError
-from pytest_pprank.sglang.compat.pipeline import settle_poll_sends, settle_sends
+from pytest_pprank.sglang.compat.pipeline import settle_other_sends, settle_sends
 from pytest_pprank.sglang.engine_aborts import AbortWatch
 from pytest_pprank.sglang.engine_control import ControlDesk, ControlNotes, News, answers_in
 from pytest_pprank.sglang.engine_loop import LoopThread
 from pytest_pprank.sglang.engine_messages import Output, Result, outputs_of
+from pytest_pprank.sglang.engine_reasons import ReasonWatch, check_reasons
 from pytest_pprank.sglang.engine_seams import (
     Attachment,
     SchedulerHook,
@@ -28,7 +29,9 @@ from pytest_pprank.sglang.engine_series import Series, StagesDiffer
 from pytest_pprank.sglang.engine_views import (
     Forward,
     StageView,
+    ending_requests,
     forward_of,
+    held_requests,
     view_stage,
 )
 from pytest_pprank.sglang.holders import holders, note_forward
@@ -52,6 +55,7 @@ class _Report:
     forwards: list[Forward]
     moves: list[Forward]
     news: News
+    changes: tuple[str, ...]
     clock: float = field(default_factory=time.monotonic)
     outputs: list[Output] = field(default_factory=list)
 
@@ -72,6 +76,7 @@ class Conductor:
         self.clock = 0.0
         self._look = view
         self.stages: tuple[StageView, ...] = ()
+        self._roles: tuple[str, ...] = ()
         self.callbacks: list[Callable[[Any], None]] = []
         self.at_top: list[Callable[[], None]] = []
         self.at_start: list[Callable[[], None]] = []
@@ -81,7 +86,9 @@ class Conductor:
         self._calls: list[str] = []
         self._granted = 0
         size = pprank.world_size
-        self._aborts = AbortWatch(size)
+        self._aborts = AbortWatch()
+        self._reasons = ReasonWatch()
+        self._ending: set[str] = set()
         self._ran = Series(size, "run the same batches in the same order")
         self._moved = Series(size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
@@ -129,11 +136,12 @@ class Conductor:
         if wire is not None and message is not None:
             (wire.send_call if rpc else wire.send)(message)
 
-    def note_abort(self, rid: str | None, roles: Iterable[str]) -> None:
+    def note_abort(self, rid: str | None, roles: Iterable[str], *, in_time: bool) -> None:
         """Note that an abort was sent to `roles`: of requests whose id begins so, or of all."""
         for role in roles:
             results = [r for r in self.results[role].values() if r.rid.startswith(rid or "")]
-            self._aborts.note(role, results, self.stages)
+            views = [view for view, of in zip(self.stages, self._roles, strict=False) if of == role]
+            self._aborts.note(role, results, views, self._granted, in_time)
 
     def advance(self, n: int, operation: str) -> None:
         """Let every stage do `n` iterations, and share what has come of it."""
@@ -146,6 +154,7 @@ class Conductor:
         self._granted += n
         self._run_to(max(0, self._granted - self._pprank.stage))
         view = self._look(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
+        view = replace(view, ending=tuple(sorted(self._ending)))
         wire = self._attachment.wire
         messages = [] if wire is None else wire.receive()
         report = _Report(
@@ -155,6 +164,7 @@ class Conductor:
             self._ran.fresh(),
             self._moved.fresh(),
             News(self._notes.fresh(), answers_in(messages)),
+            self._reasons.fresh(),
             outputs=[output for message in messages for output in outputs_of(message)],
         )
         self._take_in(self.meet(operation, report))
@@ -178,11 +188,12 @@ class Conductor:
             assert self.iterations == self._granted
         self.meet(operation, self.iterations)
         if together:
-            settle_poll_sends(self._scheduler)
+            settle_other_sends(self._scheduler)
         else:
             settle_sends(self._scheduler)
             self._loop.leave()
         self._loop, self._granted, self.stages = None, 0, ()
+        self._aborts.clear()
 
     def _leave_on_the_way(self) -> None:
         """End a loop whose stages agree on something in each iteration, so that none can catch up.
@@ -259,6 +270,7 @@ class Conductor:
         __tracebackhide__ = True
         self._calls.clear()
         self.stages = tuple(report.view for report in reports)
+        self._roles = tuple(report.role for report in reports)
         if len({report.calls for report in reports}) > 1:
             lines = [
                 f"  rank {rank}: {', '.join(report.calls) or 'nothing'}"
@@ -275,12 +287,15 @@ class Conductor:
         for forward in reports[0].forwards:
             self._record_extends(forward)
         self._compare(reports)
+        check_reasons((report.view.place, report.changes) for report in reports)
         for report in reports:
             self.controls.take_in(report.role, report.view.stage, report.news)
         self.controls.close()
         for report in reports:
-            if report.view.stage == 0:
-                self._aborts.ran(report.role, report.forwards)
+            self._aborts.ran(report.role, report.view, report.forwards)
+            for output in report.outputs:
+                if output.rid in self.results[report.role]:
+                    self._aborts.ended(report.role, self.results[report.role][output.rid])
 
     def _compare(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
@@ -310,6 +325,8 @@ class Conductor:
         assert self._loop is not None
         for callback in self.at_top:
             callback()
+        self._reasons.look(held_requests(self._scheduler))
+        self._ending.update(ending_requests(self._scheduler))
         self._loop.at_top()
         for callback in self.at_start:
             callback()

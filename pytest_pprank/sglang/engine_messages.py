@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
-from pytest_pprank.sglang.compat.messages import sampling_fields
+from pytest_pprank.sglang.compat.messages import request_fields, sampling_fields, stamp
 from pytest_pprank.sglang.seams import fill, need
 
 
@@ -81,11 +81,13 @@ def generate_request(
     stream: bool,
     prompt_logprobs: bool = False,
     priority: int | None = None,
+    role: str = "null",
     **more: Any,
 ) -> Any:
     """Return the message with which SGLang's tokenizer asks its Scheduler for tokens.
 
-    `more`: further fields of the message.
+    `role`: of the Scheduler, where it is one of prefill or decode. `more`: fields of the message,
+    over those that follow from the rest.
     """
     io_struct = import_module("sglang.srt.managers.io_struct")
     params = import_module("sglang.srt.sampling.sampling_params").SamplingParams(**sampling)
@@ -106,7 +108,19 @@ def generate_request(
         "priority": priority,
     }
     request = need(io_struct, "TokenizedGenerateReqInput")
-    return request(**fill(request, {**known, **more}))
+    return stamp(request(**fill(request, {**known, **more})), role)
+
+
+def check_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `fields` of SGLang's message for a request; raises UsageError for one it has not."""
+    known = request_fields()
+    for name in fields:
+        if name not in known:
+            raise UsageError(
+                f"engine.submit: SGLang's TokenizedGenerateReqInput has no field {name!r}"
+                f"{did_you_mean(name, known)}"
+            )
+    return fields
 
 
 def abort_request(rid: str | None) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_pprank.sglang.compat import scheduler as held
+from pytest_pprank.sglang.compat.disagg import queues
+from pytest_pprank.sglang.compat.requests import ends_by_abort
 from pytest_pprank.sglang.seams import need
 
 
@@ -57,7 +59,9 @@ class StageView:
 
     `slots`: request ids by microbatch slot (one slot without pipeline parallelism): those in the
     batch whose result is awaited, and those that are running. `busy` says in words what keeps the
-    stage from being idle. `progress` changes whenever a request gets anywhere.
+    stage from being idle. `progress` changes whenever a request gets anywhere. `in_grammar_queue`:
+    those whose grammar is being compiled. `ending`: those that have been queued at some time,
+    to be ended with the result of their next forward.
     """
 
     stage: int
@@ -68,6 +72,8 @@ class StageView:
     busy: tuple[str, ...]
     forwards: int
     progress: int
+    in_grammar_queue: tuple[str, ...] = field(default=(), kw_only=True)
+    ending: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def place(self) -> str:
@@ -85,6 +91,16 @@ class StageView:
         slots = [rid for slot in self.slots for rid in slot]
         return frozenset([*self.waiting, *slots, *([self.chunked] if self.chunked else [])])
 
+    def other_places(self, rid: str) -> tuple[str, ...]:
+        """Return the names of the queues of its role, where it has some, that hold a request."""
+        del rid
+        return ()
+
+    def transfers(self, rid: str) -> bool:
+        """Whether the KV of a request is on its way between two roles."""
+        del rid
+        return False
+
 
 def forward_of(batch: Any, iteration: int) -> Forward:
     """Describe a ScheduleBatch that is about to run."""
@@ -95,6 +111,22 @@ def forward_of(batch: Any, iteration: int) -> Forward:
     lengths = zip(need(batch, "prefix_lens"), need(batch, "extend_lens"), strict=True)
     extends = tuple((int(start), int(start) + int(count)) for start, count in lengths)
     return Forward(iteration, mode.name.lower(), rids, extends)
+
+
+def held_requests(scheduler: Any) -> Iterator[Any]:
+    """Yield the requests that this rank's Scheduler holds, some of them more than once."""
+    yield from (req for reqs in queues(scheduler).values() for req in reqs)
+    yield from (req for slot in _slots(scheduler) for req in slot)
+    yield from (*scheduler.waiting_queue, *held.waiting_for_grammar(scheduler))
+    if (chunked := held.chunked_request_of(scheduler)) is not None:
+        yield chunked
+
+
+def ending_requests(scheduler: Any) -> Iterator[str]:
+    """Yield the queued requests that SGLang ends with the result of their next forward."""
+    retracted = queues(scheduler).get("retracted", ())
+    queued = (*scheduler.waiting_queue, *held.waiting_for_grammar(scheduler), *retracted)
+    yield from (req.rid for req in queued if ends_by_abort(req))
 
 
 def view_stage(scheduler: Any, stage: int, iterations: int, forwards: int) -> StageView:
@@ -116,6 +148,7 @@ def view_stage(scheduler: Any, stage: int, iterations: int, forwards: int) -> St
         busy=busy,
         forwards=forwards,
         progress=forwards + sum(len(req.output_ids) for req in reqs.values()),
+        in_grammar_queue=tuple(req.rid for req in held.waiting_for_grammar(scheduler)),
     )
 
 

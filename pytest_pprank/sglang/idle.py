@@ -137,7 +137,7 @@ def busy_problems(scheduler: Any) -> Iterator[str]:
     for name, batch in held.slots_of(scheduler):
         rids = _some([req.rid for req in batch.reqs])
         yield f"microbatch slot {name}: {len(batch.reqs)} requests ({rids})"
-    if count := held.waiting_for_grammar(scheduler):
+    if count := len(held.waiting_for_grammar(scheduler)):
         yield f"grammar queue: {count} requests"
     yield from queue_problems(scheduler)
     yield from _between_stages(scheduler)

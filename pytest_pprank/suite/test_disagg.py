@@ -219,7 +219,7 @@ def test_abort_in_the_middle_of_its_prompt(disagg: Any) -> None:
     aborted, _ = disagg.submit(8 * CHUNK), disagg.submit(2 * CHUNK + 3)
     disagg.run_until(lambda: disagg.chunks_done(aborted) >= 3)
     assert disagg.is_chunking(aborted)
-    disagg.abort(aborted)
+    disagg.abort(aborted, in_time=False)
     settle(disagg, allow_failed_rooms=True)
     assert disagg.results[aborted].finish_reason["type"] == "abort"
 
@@ -248,6 +248,14 @@ def test_control_requests_while_kv_is_on_its_way(disagg: Any) -> None:
     flush = disagg.control("flush_cache", role="prefill", wait=True)
     assert flush.answer.success
     settle(disagg)
+
+
+@pytest.mark.pprank(known_bug="prefill-computes-aborted-prompt-to-its-end")
+def test_abort_ends_a_prompt_at_once(disagg: Any) -> None:
+    aborted, _ = disagg.submit(8 * CHUNK), disagg.submit(2 * CHUNK + 3)
+    disagg.run_until(lambda: disagg.chunks_done(aborted) >= 3)
+    disagg.abort(aborted)
+    settle(disagg, allow_failed_rooms=True)
 
 
 @pytest.mark.pprank(sanitize="-logs")
@@ -308,6 +316,15 @@ def test_one_stage_each(disagg: Any) -> None:
     rid = disagg.submit(30, 100)
     disagg.abort_when(rid, "decoding")
     settle(disagg)
+
+
+@pytest.mark.pprank(prefill=1, decode=1, known_bug="aborted-prompt-is-computed-to-its-end")
+def test_abort_ends_a_prompt_at_once_on_one_stage(disagg: Any) -> None:
+    aborted, _ = disagg.submit(8 * CHUNK), disagg.submit(2 * CHUNK + 3)
+    disagg.run_until(lambda: disagg.chunks_done(aborted) >= 3)
+    disagg.abort(aborted)
+    settle(disagg, allow_failed_rooms=True)
+    assert disagg.prefill.results[aborted].finish_reason["type"] == "abort"
 
 
 # late metadata: the known bug decode-stages-differ-by-late-metadata

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.sglang.static import is_older_than
 
 CHUNK = 64
 
@@ -86,6 +87,9 @@ def test_request_at_its_last_token(engine: Any, pprank: Any) -> None:
     check(engine)
 
 
+@pytest.mark.skipif(
+    is_older_than("0.5.16"), reason="known bug abort-misses-other-microbatch-slots, by chance"
+)
 @pytest.mark.pprank(perturb="1:+aborts")
 def test_requests_in_any_state(engine: Any) -> None:
     """Whatever the seed chooses, also in the middle of the skew that it brings."""
@@ -109,6 +113,7 @@ def test_all_requests_at_once(engine: Any) -> None:
 
 
 @chunked
+@pytest.mark.pprank(known_bug="aborted-prompt-is-computed-to-its-end")
 def test_request_in_the_middle_of_its_prompt(engine: Any) -> None:
     aborted, _ = engine.submit(8 * CHUNK), engine.submit(30)
     engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
@@ -117,6 +122,7 @@ def test_request_in_the_middle_of_its_prompt(engine: Any) -> None:
 
 
 @chunked
+@pytest.mark.pprank(known_bug="aborted-prompt-is-computed-to-its-end")
 def test_request_at_each_chunk_beside_others(engine: Any) -> None:
     """Others are decoded or wait; each time the chunks have got somewhere else."""
     aborted = []

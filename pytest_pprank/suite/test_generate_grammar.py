@@ -5,37 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.util import find_spec
 from threading import Event
 from typing import Any
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.sglang.static import is_older_than
+from pytest_pprank.suite.grammars import (
+    NUMBERS,
+    OTHERS,
+    needs_grammars,
+    skip_where_there_are_no_grammars,
+)
 
-pytestmark = [
-    pytest.mark.sglang(grammar_backend="xgrammar"),
-    pytest.mark.skipif(
-        find_spec("xgrammar") is None,
-        reason="xgrammar is not installed: pip install xgrammar, or python -m pytest_pprank setup",
-    ),
-    pytest.mark.skipif(
-        is_older_than("0.5.16"),
-        reason="before SGLang 0.5.16 stages do not agree on requests with grammars (PR 30747)",
-    ),
-]
+pytestmark = [pytest.mark.sglang(grammar_backend="xgrammar"), *needs_grammars]
 
 
 @pytest.fixture(autouse=True)
 def _grammars_work_here(pprank: Any) -> None:
-    if pprank.device == "cpu" and is_older_than("0.5.18"):
-        pytest.skip("before 0.5.18 SGLang has no grammars on device cpu; --pprank-device sim has")
-
-
-# token N reads "N "
-NUMBERS = r"(4[0-9]{3} )+"
-OTHERS = r"(5[0-9]{3} )+"
+    skip_where_there_are_no_grammars(pprank)
 
 
 @contextmanager

@@ -100,11 +100,13 @@ def kv_manager(scheduler: Any) -> Any:
 
 
 def rooms(scheduler: Any) -> dict[int, str]:
-    """Return the rooms that the KV manager has a status for, with its name."""
+    """Return the rooms that the KV manager has a status for, with its name; 0 is that of requests
+    that came without one.
+    """
     if role_of(scheduler) == "null":
         return {}
     status = need(kv_manager(scheduler), "request_status")
-    return {room: status_name(value) for room, value in rooms_here(status).items()}
+    return {int(room or 0): status_name(value) for room, value in rooms_here(status).items()}
 
 
 def rooms_told(scheduler: Any) -> dict[int, dict[int, str]]:

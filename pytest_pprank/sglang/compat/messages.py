@@ -35,6 +35,26 @@ def sampling_fields() -> tuple[str, ...]:
     return tuple(inspect.signature(params).parameters) if known is None else tuple(known)
 
 
+def request_fields() -> tuple[str, ...]:
+    """Return the fields of the message that asks for tokens; a dataclass before 0.5.15."""
+    message = need(import_module("sglang.srt.managers.io_struct"), "TokenizedGenerateReqInput")
+    known = getattr(message, "__struct_fields__", None)
+    return tuple(inspect.signature(message).parameters) if known is None else tuple(known)
+
+
+def stamp(message: Any, role: str) -> Any:
+    """Give a request what SGLang's tokenizer notes of its times for the Scheduler; return it.
+
+    `role`: ``null``, ``prefill`` or ``decode``. The Scheduler reads it where it refuses a request.
+    """
+    stats = import_module("sglang.srt.observability.req_time_stats")
+    modes = need(import_module("sglang.srt.disaggregation.utils"), "DisaggregationMode")
+    message.time_stats = need(stats, "APIServerReqTimeStats")(disagg_mode=modes(role))
+    if hasattr(message, "wrap_pickle_fields"):  # messages are no longer pickled
+        message.wrap_pickle_fields()
+    return message
+
+
 def rpc_socket_of(ports: Any) -> str | None:
     """Return the name of the socket for remote calls, None where there is none."""
     name: str | None = getattr(ports, "rpc_ipc_name", None)

@@ -38,18 +38,20 @@ def settle_sends(scheduler: Any) -> None:
         work = open_sends(scheduler, name)
         if commit is not None and work:
             commit(work)
-    settle_poll_sends(scheduler)
-    # GrammarManager keeps what it has sent until the next request with a grammar
-    drain = getattr(grammar_manager_of(scheduler), "_drain_pp_sync_work", None)
-    if drain is not None:
-        drain()
+    settle_other_sends(scheduler)
 
 
-def settle_poll_sends(scheduler: Any) -> None:
-    """Wait for what a stage of prefill has sent of its polls (``pp_sync_polls``, from 0.5.22): it
-    keeps the handles until the next request waits for its handshake.
+def settle_other_sends(scheduler: Any) -> None:
+    """Wait for those sends of this stage that wait for the next request of their kind, not for the
+    next turn: all that it has sent of them was received in the iteration in which it was sent.
+
+    Of prefill the polls (``pp_sync_polls``, from 0.5.22), which wait for the next handshake; those
+    of GrammarManager, which wait for the next request with a grammar.
     """
     queue = getattr(scheduler, "disagg_prefill_bootstrap_queue", None)
     sent = getattr(queue, "pp_poll_sync_work_list", [])
     while sent:
         sent.pop().work.wait()
+    drain = getattr(grammar_manager_of(scheduler), "_drain_pp_sync_work", None)
+    if drain is not None:
+        drain()

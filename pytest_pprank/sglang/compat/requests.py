@@ -36,6 +36,11 @@ def finish_reason_of(req: Any) -> str:
     return "" if reason is None else type(reason).__name__
 
 
+def ends_by_abort(req: Any) -> bool:
+    """Whether a request ends as aborted with the result of the next forward that it is in."""
+    return type(getattr(req, "to_finish", None)).__name__ == "FINISH_ABORT"
+
+
 def finished_by_length(req: Any) -> bool:
     """Whether a request has come to its end by itself, and not by an abort or an error."""
     return finish_reason_of(req) == "FINISH_LENGTH"

@@ -79,6 +79,8 @@ def drop_batches(scheduler: Any) -> None:
             setattr(scheduler, name, None)
     if hasattr(scheduler, "result_queue"):
         scheduler.result_queue.clear()
+    if waiting_for_grammar(scheduler):
+        grammar_manager_of(scheduler).grammar_queue.clear()
 
 
 def reset_estimates(scheduler: Any) -> None:
@@ -88,9 +90,9 @@ def reset_estimates(scheduler: Any) -> None:
         tracker.reset()
 
 
-def waiting_for_grammar(scheduler: Any) -> int:
-    """Return how many requests wait for their grammar."""
-    return len(getattr(grammar_manager_of(scheduler), "grammar_queue", None) or ())
+def waiting_for_grammar(scheduler: Any) -> list[Any]:
+    """Return the requests that wait for their grammar."""
+    return list(getattr(grammar_manager_of(scheduler), "grammar_queue", None) or ())
 
 
 def grammar_manager_of(scheduler: Any) -> Any:

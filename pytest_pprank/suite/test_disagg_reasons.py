@@ -1,0 +1,197 @@
+"""Why a request ends in prefill and decode: each role answers with its own reason, and first of all
+not as if all had gone well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.sglang.static import is_older_than
+from pytest_pprank.suite.grammars import (
+    NUMBERS,
+    OTHERS,
+    follows,
+    needs_grammars,
+    skip_where_there_are_no_grammars,
+)
+
+CHUNK = 64
+FAILED = 500
+"""The status of a request that has failed and is not to blame."""
+
+pytestmark = [
+    pytest.mark.sglang(chunked_prefill_size=CHUNK),
+    # SGLang logs what fails
+    pytest.mark.pprank(prefill=2, decode=1, sanitize="-logs"),
+]
+
+
+def settle(disagg: Any, *ended: str, allow_failed_rooms: bool = False) -> None:
+    """Run until nothing is under way; the others than those `ended` have their tokens."""
+    disagg.drain()
+    others = [result for rid, result in disagg.results.items() if rid not in ended]
+    assert {result.finish_reason["type"] for result in others} <= {"length"}
+    if others:
+        assert_tokens_equal_reference(others)
+    assert_kv_balanced(disagg.scheduler, allow_failed_rooms=allow_failed_rooms)
+
+
+def check_reason(side: Any, rid: str, words: str, status: int | None = None) -> None:
+    """Hold that a role has ended a request as aborted, for the reason with these words."""
+    reason = side.results[rid].finish_reason
+    assert reason["type"] == "abort", f"{side.name}: {reason}"
+    assert words in str(reason.get("message")), f"{side.name}: {reason}"
+    assert status is None or reason["status_code"] == status, f"{side.name}: {reason}"
+
+
+def refuse_tokens(monkeypatch: pytest.MonkeyPatch, grammar: str) -> None:
+    """Let grammars on this rank refuse the first token that this one allows."""
+    from sglang.srt.constrained.xgrammar_backend import XGrammarGrammar
+
+    accept = XGrammarGrammar.accept_token
+
+    def refuse(self: Any, token: int) -> Any:
+        if self.key_string == grammar:
+            raise ValueError("refused by the test")
+        return accept(self, token)
+
+    monkeypatch.setattr(XGrammarGrammar, "accept_token", refuse)
+
+
+@pytest.mark.sglang(grammar_backend="xgrammar")
+@needs_grammars[0]
+@needs_grammars[1]
+class TestGrammars:
+    @pytest.fixture(autouse=True)
+    def _grammars_work_here(self, pprank: Any) -> None:
+        skip_where_there_are_no_grammars(pprank)
+
+    @pytest.mark.parametrize("slow", [False, True], ids=["fast", "slow"])
+    def test_grammar_that_fails_on_prefill(
+        self, disagg: Any, pprank: Any, monkeypatch: pytest.MonkeyPatch, slow: bool
+    ) -> None:
+        """Its first token is none that the grammar takes: when its KV is on its way (PR 30937), or,
+        from SGLang 0.5.20 on, before the last of it is sent.
+        """
+        if pprank.role == "prefill":
+            refuse_tokens(monkeypatch, OTHERS)
+        held = disagg.slow_transfer(stages=[1])
+        if not slow:
+            held.release()
+        failing = disagg.submit(2 * CHUNK + 5, 4, regex=OTHERS)
+        bound = disagg.submit(30, 4, regex=NUMBERS)
+        disagg.submit(40, 6)
+        disagg.step(12)
+        held.release()
+        disagg.run_until(lambda: disagg.prefill.results[failing].finished)
+        if not disagg.results[failing].finished:
+            disagg.abort(failing, role="decode")
+        disagg.drain()
+        disagg.leave()
+        check_reason(disagg.prefill, failing, "Grammar accept_token failed", FAILED)
+        settle(disagg, failing, bound, allow_failed_rooms=True)
+        assert follows(disagg.results[bound].token_ids, NUMBERS)
+
+    @pytest.mark.skipif(
+        is_older_than("0.5.20"), reason="before 0.5.20 decode gets its KV and goes on"
+    )
+    @pytest.mark.pprank(known_bug="decode-not-told-of-failure-on-prefill")
+    def test_decode_hears_of_a_grammar_that_fails_on_prefill(
+        self, disagg: Any, pprank: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if pprank.role == "prefill":
+            refuse_tokens(monkeypatch, OTHERS)
+        failing = disagg.submit(2 * CHUNK + 5, 4, regex=OTHERS)
+        disagg.drain()
+        check_reason(disagg.decode, failing, "", FAILED)
+
+    def test_grammar_that_fails_on_decode(
+        self, disagg: Any, pprank: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if pprank.role == "decode":
+            refuse_tokens(monkeypatch, OTHERS)
+        failing = disagg.submit(40, 6, regex=OTHERS)
+        bound = disagg.submit(30, 4, regex=NUMBERS)
+        disagg.drain()
+        disagg.leave()
+        assert disagg.prefill.results[failing].finish_reason["type"] == "length"
+        check_reason(disagg.decode, failing, "Grammar accept_token failed", FAILED)
+        settle(disagg, failing, bound)
+
+
+def fail_on(disagg: Any, stage: int) -> str:
+    """Let a transfer fail on one stage of prefill when the other one has sent its part."""
+    disagg.fail_transfer(stages=[stage])
+    slow = disagg.slow_transfer(stages=[stage])  # first held, then refused
+    failed: str = disagg.submit(2 * CHUNK + 5)
+    disagg.step()
+    disagg.run_until(lambda: "Success" in disagg.prefill.stages[1 - stage].rooms.values())
+    slow.release()
+    disagg.drain()
+    return failed
+
+
+def test_transfer_that_fails(disagg: Any) -> None:
+    failed = fail_on(disagg, stage=0)
+    check_reason(disagg.prefill, failed, "Prefill transfer failed", FAILED)
+    check_reason(disagg.decode, failed, "Decode transfer failed", FAILED)
+
+
+@pytest.mark.pprank(known_bug="prefill-answers-by-its-first-stage-alone")
+def test_transfer_that_fails_on_a_later_stage(disagg: Any) -> None:
+    failed = fail_on(disagg, stage=1)
+    check_reason(disagg.decode, failed, "Decode transfer failed", FAILED)
+    check_reason(disagg.prefill, failed, "Prefill transfer failed", FAILED)
+
+
+@pytest.mark.parametrize("state", ["waiting", "transferring"])
+def test_abort_on_both_roles(disagg: Any, state: str) -> None:
+    """An abort ends it on both roles as such, wherever it is on prefill."""
+    slow = disagg.slow_transfer(stages=[1])
+    aborted, _ = disagg.submit(3 * CHUNK + 5), disagg.submit(40)
+    disagg.run_until_state(aborted, state, role="prefill")
+    disagg.abort(aborted, in_time=False)
+    disagg.step(4)
+    slow.release()
+    settle(disagg, aborted, allow_failed_rooms=True)
+    for side in (disagg.prefill, disagg.decode):
+        check_reason(side, aborted, "")
+
+
+in_agreement = pytest.mark.skipif(
+    is_older_than("0.5.20"), reason="before 0.5.20 each stage goes by its own clock"
+)
+
+
+@in_agreement
+def test_running_too_long(disagg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode ends it; prefill has done with it long before."""
+    late = disagg.submit(30, 200)
+    disagg.run_until_state(late, "decoding")
+    monkeypatch.setenv("SGLANG_REQ_RUNNING_TIMEOUT", "0.000001")
+    disagg.run_until(lambda: disagg.results[late].finished)
+    monkeypatch.delenv("SGLANG_REQ_RUNNING_TIMEOUT")
+    check_reason(disagg.decode, late, "running timeout", 503)
+    assert disagg.prefill.results[late].finish_reason["type"] == "length"
+    settle(disagg, late)
+
+
+@in_agreement
+@pytest.mark.pprank(perturb="-polls")  # the first request must be the first to be ready
+def test_waiting_too_long(disagg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefill ends it before its turn has come; decode does not hear of it by itself."""
+    disagg.submit(8 * CHUNK)
+    late = disagg.submit(30)
+    disagg.run_until(
+        lambda: all(late in view.queues["waiting"] for view in disagg.prefill.stages),
+    )
+    monkeypatch.setenv("SGLANG_REQ_WAITING_TIMEOUT", "0.000001")
+    disagg.run_until(lambda: disagg.prefill.results[late].finished)
+    monkeypatch.delenv("SGLANG_REQ_WAITING_TIMEOUT")
+    check_reason(disagg.prefill, late, "waiting timeout", 503)
+    disagg.abort(late, role="decode")
+    settle(disagg, late, allow_failed_rooms=True)
+    check_reason(disagg.decode, late, "")
