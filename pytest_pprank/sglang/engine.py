@@ -200,7 +200,11 @@ class Engine:
 
     def _run_control(self, control: Control, limit: int | None) -> None:
         __tracebackhide__ = True
-        self._run(f"{self._name}: {control}.wait()", limit, lambda: control.done, window=1)
+        try:
+            self._run(f"{self._name}: {control}.wait()", limit, lambda: control.done, window=1)
+        except EngineStalled:
+            self._all.controls.give_up(control)
+            raise
 
     def _known(self, rid: str, call: str) -> None:
         known = list(dict.fromkeys(rid for held in self._all.results.values() for rid in held))

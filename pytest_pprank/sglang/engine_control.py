@@ -133,15 +133,15 @@ class Control:
 
     def due(self) -> Iterator[str]:
         """Yield, in words, what is still to come."""
+        answered = self.kind.answer is not None
         for role, size in self.sizes.items():
-            of = f" of {role}" if role != "pp" else ""
             for stage in range(size):
                 if stage not in self.handled[role]:
-                    yield f"stage {stage}{of} has not handled it"
-                elif self.kind.answer is not None and stage not in self.told[role]:
-                    yield f"stage {stage}{of} has handled it and not answered"
-            if self.kind.answer is not None and role not in self.answers:
-                yield f"no answer came{of}"
+                    yield f"{_stage(stage, role)} has not handled it"
+                elif answered and stage not in self.told[role]:
+                    yield f"{_stage(stage, role)} has handled it and not answered"
+            if answered and role not in self.answers:
+                yield "no answer came" + (f" of {role}" if role != "pp" else "")
 
     def __str__(self) -> str:
         return f"control({self.name!r})"
@@ -155,6 +155,7 @@ class ControlDesk:
         self._all: dict[str, Control] = {}
         self._open: list[Control] = []
         self._sent: dict[tuple[str, str], deque[Control]] = defaultdict(deque)
+        self._wrong: list[str] = []
 
     def new(
         self,
@@ -182,40 +183,48 @@ class ControlDesk:
         return tuple(self._open)
 
     def take_in(self, role: str, stage: int, news: News) -> None:
-        """Add what a stage has told. Raises AnsweredTwice."""
-        __tracebackhide__ = True
-        where = f"stage {stage}" + (f" of {role}" if role != "pp" else "")
+        """Add what a stage has told."""
         for noted in news.noted:
             control = self._all[noted.rid]
             held: Any = control.told[role] if noted.answered else control.handled[role]
             if stage in held:
                 verb = "answered" if noted.answered else "handled"
-                raise AnsweredTwice(f"{where} has {verb} {control} twice")
-            if not noted.answered:
+                self._wrong.append(f"{_stage(stage, role)} has {verb} {control} twice")
+            elif not noted.answered:
                 control.handled[role].add(stage)
-                continue
-            control.told[role][stage] = noted.answer
-            if stage == 0:  # what it sends comes out in this order
-                self._sent[role, type(noted.answer).__name__].append(control)
+            else:
+                control.told[role][stage] = noted.answer
+                if stage == 0:  # what it sends comes out in this order
+                    self._sent[role, type(noted.answer).__name__].append(control)
         for message in news.came:
             sent = self._sent[role, type(message).__name__]
-            if not sent:
-                raise AnsweredTwice(f"{where} has sent more answers than it was asked: {message}")
-            sent.popleft().answers[role] = message
+            if sent:
+                sent.popleft().answers[role] = message
+            else:
+                what = f"has sent more answers than it was asked for: {message}"
+                self._wrong.append(f"{_stage(stage, role)} {what}")
 
     def close(self) -> None:
-        """Take away what is done. Raises StagesDiffer where its stages did not answer alike."""
+        """Take away what is done. Raises AnsweredTwice, and StagesDiffer where the stages of a role
+        have not answered alike.
+        """
         __tracebackhide__ = True
         done = [control for control in self._open if control.done]
         self._open = [control for control in self._open if not control.done]
+        wrong, self._wrong = self._wrong, []
+        if wrong:
+            raise AnsweredTwice("\n".join(wrong))
         for control in done:
             for role, told in control.told.items():
-                said = verdicts(told)
-                if len(set(said.values())) > 1:
+                if len(set(verdicts(told).values())) > 1:
                     of_role = "" if role == "pp" else f" of {role}"
                     head = f"the stages{of_role} did not answer {control} alike:"
                     lines = [f"stage {stage}: {told[stage]}" for stage in sorted(told)]
                     raise StagesDiffer("\n  ".join([head, *lines]))
+
+    def give_up(self, control: Control) -> None:
+        """Wait no more for a request."""
+        self._open = [other for other in self._open if other is not control]
 
     def state(self) -> Iterator[str]:
         """Yield, in words, what the requests wait for."""
@@ -232,6 +241,10 @@ def shown_control(name: str, fields: Mapping[str, Any]) -> str:
     text = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in fields.items())])
     cut = f"{text[:_SHOWN]}..., hash {zlib.crc32(text.encode()) & 0xFFFF:04x}"
     return f"control({text if len(text) <= _SHOWN else cut})"
+
+
+def _stage(stage: int, role: str) -> str:
+    return f"stage {stage}" + (f" of {role}" if role != "pp" else "")
 
 
 def _rid_of(message: Any) -> str | None:

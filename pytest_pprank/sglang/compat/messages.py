@@ -67,9 +67,10 @@ def message_class(name: str) -> Any:
 
 
 def problem_with(message: Any) -> str:
-    """Say why the Scheduler could not read a message; pickled ones, before 0.5.15, it always can.
+    """Say which value of a message is not of the type that SGLang gives it; messages before 0.5.15
+    are plain classes, of which nothing is said.
 
-    It would find out in its event loop, and end.
+    The Scheduler would find out in its event loop, and end.
     """
     io_struct = import_module("sglang.srt.managers.io_struct")
     encode = getattr(io_struct, "msgpack_encode", None)
@@ -77,8 +78,12 @@ def problem_with(message: Any) -> str:
         return ""
     msgspec = import_module("msgspec")
     try:
-        need(io_struct, "msgpack_decode")(encode(message))
-    except (TypeError, msgspec.MsgspecError) as error:
+        encoded = encode(message)
+    except (TypeError, msgspec.MsgspecError):
+        return ""  # something that is only ever pickled
+    try:
+        need(io_struct, "msgpack_decode")(encoded)
+    except msgspec.MsgspecError as error:
         return str(error)
     return ""
 
