@@ -86,8 +86,10 @@ class TestOneStage:
     @pytest.mark.pprank(perturb="-kv_pressure")  # who is retracted, and when, is of the essence
     def test_requests_that_are_retracted(self, engine: Any) -> None:
         """They give back KV that the forward under way still writes, and come back in chunks."""
-        for index in range(4):  # one by one: SGLang thinks that each might need all its tokens
-            engine.submit(30 + index, 40)
+        for index in range(4):
+            # SGLang hopes that they end before they have all their tokens: not all at once, and
+            # not where they cannot (without tokens to stop at)
+            engine.submit(30 + index, 40, stop_token_ids=[1])
             engine.step(2)
         check(engine)
         assert any(result.retractions for result in engine.results.values())
@@ -137,6 +139,20 @@ class TestOneStage:
             engine.abort(aborted[-1])
             engine.submit(4 + steps, 3)
         check(engine, *aborted)
+
+
+@one_stage
+@little_kv
+@pytest.mark.sglang(enable_mixed_chunk=True)
+def test_chunks_in_one_batch_with_decoding(engine: Any) -> None:
+    """Such a batch takes some of its tokens from the forward before it."""
+    awaited = in_flight(engine)
+    for index in range(6):
+        engine.submit((9, 3 * CHUNK, 20)[index % 3], 12)
+        engine.step(2)
+    check(engine)
+    assert any(forward.mode == "mixed" for forward in engine.forwards)
+    assert 1 in awaited
 
 
 @one_stage_each
