@@ -1,15 +1,24 @@
-"""Reads and writes of device memory that no stream, event or wait of the host orders."""
+"""Reads and writes of device memory that no stream, event or wait of the host orders.
+
+KV transfers go by address, past torch: prefill's memory is read in threads of the transfer engine,
+which know what was done when the chunk was handed to them, and what they have waited for; decode's
+may be written from the moment on at which prefill is told where.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_pprank.sanitizers.base import Sanitizer
 from pytest_pprank.sanitizers.device_order import report_order
 
+if TYPE_CHECKING:
+    from pytest_pprank.devices.sim.streams import Clock
+    from pytest_pprank.sglang.events.types import KvRead, KvSent, KvTarget
+
 
 class Streams(Sanitizer):
-    """Listens to the simulated device."""
+    """Listens to the simulated device, and tells it of what goes past torch."""
 
     name: ClassVar[str] = "streams"
 
@@ -17,3 +26,27 @@ class Streams(Sanitizer):
         from pytest_pprank.devices.sim.reports import Kind
 
         report_order(self.watch, (Kind.UNORDERED, Kind.FREED_IN_USE, Kind.RAW_ACCESS))
+        self._handed: Clock | None = None
+        self.watch.listen("transfer_send", self._hand_over)
+        self.watch.listen("transfer_read", self._read)
+        self.watch.listen("transfer_target", self._may_be_written)
+
+    def _hand_over(self, event: KvSent) -> None:  # noqa: ARG002
+        """Note what is done now: a transfer that begins later may count on it, and no more."""
+        from pytest_pprank.devices.sim.streams import host
+
+        self._handed = host.now()
+
+    def _read(self, event: KvRead) -> None:
+        from pytest_pprank.devices.sim.streams import host
+        from pytest_pprank.devices.sim.tracker import raw_access
+
+        known = host.now() if self._handed is None else host.of_this_thread(self._handed)
+        for address, nbytes in event.spans:
+            raw_access(address, nbytes, write=False, what="a KV transfer", clock=known)
+
+    def _may_be_written(self, event: KvTarget) -> None:
+        from pytest_pprank.devices.sim.tracker import raw_access
+
+        for address, nbytes in event.spans:
+            raw_access(address, nbytes, write=True, what="a KV transfer, from here on,")

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from pytest_pprank.devices.sim.accesses import rows_of
 from pytest_pprank.devices.sim.fused import Launch, fused
 from pytest_pprank.sglang.compat.kernels import fused_operator
+from pytest_pprank.sglang.sim_attention import attention_class
 
 KEY = "pprank_sim"
 """What BaseFusedOp calls the platform."""
@@ -44,7 +44,7 @@ def register() -> None:
         operator.register_oot_forward(cls, _layer_kernel(cls), KEY)
     with suppress(ModuleNotFoundError, AttributeError):
         registry = import_module("sglang.srt.layers.attention.attention_registry")
-        registry.ATTENTION_BACKENDS["torch_native"] = _attention_class()
+        registry.ATTENTION_BACKENDS["torch_native"] = attention_class()
     with suppress(ModuleNotFoundError, AttributeError):
         # one kernel on CUDA (Triton), where the native one lets the host wait for each length
         batch_info: Any = import_module("sglang.srt.model_executor.forward_batch_info")
@@ -97,50 +97,3 @@ def _layer_kernel(cls: Any) -> Callable[..., Any]:
         return launch.results(native(layer, *given, **named))
 
     return forward
-
-
-def _attention_class() -> Any:
-    native = import_module("sglang.srt.layers.attention.torch_native_backend")
-
-    class SimAttention(native.TorchNativeAttnBackend):  # type: ignore[misc,name-defined]
-        """Attention to a paged KV cache in one kernel."""
-
-        def _run_sdpa_forward_extend(self, *args: Any, **options: Any) -> Any:
-            return _attend(super()._run_sdpa_forward_extend, "extend attention", args, options)
-
-        def _run_sdpa_forward_decode(self, *args: Any, **options: Any) -> Any:
-            return _attend(super()._run_sdpa_forward_decode, "decode attention", args, options)
-
-    return SimAttention
-
-
-def _attend(
-    native: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
-    """Run one attention. The host does not wait for the lengths, as it does in the native one: no
-    kernel of a GPU does, and what the host has waited for hides what is not in order.
-    """
-    query, output, keys, values, table, slots, lengths, *others = args
-    if not others or others[-1] is not None or options.get("is_cross_attn"):
-        return native(*args, **options)  # of an encoder
-    launch = Launch(name)
-    slots, lengths = launch.reads(slots, "req_pool_indices"), launch.reads(lengths, "seq_lens")
-    others = [launch.reads(value, "extend_lens") for value in others]
-    read = list(zip(slots.tolist(), lengths.tolist(), strict=True))
-    table = launch.reads_bytes(table, "req_to_token", [_part(table, *one) for one in read])
-    tokens = torch.cat([table[slot, :length] for slot, length in read])
-    launch.check()
-    native(
-        launch.reads(query, "query"),
-        launch.writes(output),
-        launch.reads(keys, "k_cache", rows_of(keys, tokens)),
-        launch.reads(values, "v_cache", rows_of(values, tokens)),
-        table, slots, lengths, *others, **options,
-    )  # fmt: skip
-    return output
-
-
-def _part(table: torch.Tensor, row: int, length: int) -> tuple[int, int]:
-    """Return the bytes of the beginning of a row in the storage of a table."""
-    start = table.storage_offset() + row * table.stride(0)
-    return start * table.element_size(), (start + length) * table.element_size()

@@ -23,6 +23,7 @@ CAPABILITIES = {
     "test_generate_pressure": "memory pressure",
     "test_generate_grammar": "grammars",
     "test_generate_models": "models",
+    "test_overlap": "overlap schedule",
     "test_disagg": "prefill/decode",
 }
 """Files of the suite -> what they test, in the order of the columns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from pytest_pprank.devices.sim import memory, tracker
 from pytest_pprank.devices.sim.reports import Kind, SimRaceError
 from pytest_pprank.devices.sim.settings import changed
+from pytest_pprank.devices.sim.streams import host
 from pytest_pprank.devices.sim.transfers import How, take_transfers
 
 Found = Callable[[], list[Any]]
@@ -408,6 +410,39 @@ def test_access_by_address_needs_the_host_to_have_waited(found: Found) -> None:
     assert "RDMA reads 4 bytes" in the(found(), Kind.RAW_ACCESS).second.what
     sim().synchronize()
     tracker.raw_access(x.data_ptr() + 4, 4, write=False, what="RDMA")
+
+
+def test_a_thread_that_was_handed_work_knows_what_was_done_then(found: Found) -> None:
+    """What others wait for meanwhile may come too late for it."""
+    x = torch.ones(4, device="sim")
+    handed = host.now()
+    done = sim().Event()
+    done.record()
+    sim().synchronize()
+    address = x.data_ptr()
+
+    def read(wait: bool) -> None:
+        if wait:
+            done.synchronize()
+        known = host.of_this_thread(handed)
+        tracker.raw_access(address, 4, write=False, what="RDMA", clock=known)
+
+    for wait in (True, False):
+        thread = threading.Thread(target=read, args=(wait,))
+        thread.start()
+        thread.join()
+        assert len(found()) == (0 if wait else 1)
+
+
+def test_access_by_address_meets_only_the_rows_that_an_index_names(found: Found) -> None:
+    x = torch.zeros(8, 4, device="sim")
+    rows = torch.tensor([1, 6]).to("sim")
+    sim().synchronize()
+    x[rows] = 1
+    tracker.raw_access(x.data_ptr() + 3 * 16, 2 * 16, write=True, what="RDMA")
+    assert not found()
+    tracker.raw_access(x.data_ptr() + 5 * 16, 2 * 16, write=True, what="RDMA")
+    assert "RDMA writes 32 bytes" in the(found(), Kind.RAW_ACCESS).second.what
 
 
 class Batch:

@@ -72,7 +72,15 @@ class Entry(NamedTuple):
         return self.stream_id == stream_id or clock.get(self.stream_id, 0) >= self.number
 
 
-def overlap(one: Entry, two: Entry) -> bool:
+class Span(NamedTuple):
+    """Bytes `lo` to `hi` of a block, all of them."""
+
+    lo: int
+    hi: int
+    rows: None = None
+
+
+def overlap(one: Entry, two: Entry | Span) -> bool:
     """Say whether two accesses have a byte in common."""
     if one.lo >= two.hi or two.lo >= one.hi:
         return False

@@ -30,11 +30,14 @@ _numbers = itertools.count(1)
 
 
 class _Local(threading.local):
-    """What a thread has chosen: the current stream of each device, and what it goes back to."""
+    """What a thread has chosen: the current stream of each device, and what it goes back to; and
+    what it has waited for itself.
+    """
 
     def __init__(self) -> None:
         self.streams: dict[int, Stream] = {}
         self.entered: list[Stream] = []
+        self.waited: Clock = {}
 
 
 _local = _Local()
@@ -62,9 +65,24 @@ class Host:
             return
         with lock:
             join(self.clock, clock)
+            join(_local.waited, clock)
             self.version += 1
             for call in self._after:
                 call()
+
+    def now(self) -> Clock:
+        """Return what the host has waited for so far."""
+        with lock:
+            return dict(self.clock)
+
+    def of_this_thread(self, handed: Clock) -> Clock:
+        """Return what this thread knows to be done: what was done when its work was `handed` to
+        it, and what it has waited for itself.
+        """
+        with lock:
+            clock = dict(handed)
+            join(clock, _local.waited)
+            return clock
 
     def after_wait(self, call: Callable[[], None]) -> None:
         """Have `call` called whenever the host has waited for something."""

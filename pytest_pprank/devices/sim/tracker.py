@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pytest_pprank.devices.sim import memory, races, stacks
-from pytest_pprank.devices.sim.accesses import Entry, Rows, Work, overlap, report, side
+from pytest_pprank.devices.sim.accesses import Entry, Rows, Span, Work, overlap, report, side
 from pytest_pprank.devices.sim.allocator import FREED
 from pytest_pprank.devices.sim.memory import Block
 from pytest_pprank.devices.sim.reports import Kind, Side, describe, reports
@@ -109,28 +109,41 @@ def settle(block: Block, clock: Clock) -> None:
             copy.run()
 
 
-def raw_access(pointer: int, nbytes: int, *, write: bool, what: str) -> None:
+def raw_access(
+    pointer: int, nbytes: int, *, write: bool, what: str, clock: Clock | None = None
+) -> None:
     """Check an access by address, outside torch (RDMA, Mooncake): only what the host waited for
-    is ordered before it.
+    is ordered before it; `clock`: what the thread that makes it knows to be done, where that is
+    less (see `Host.of_this_thread`).
     """
     with lock:
         memory.collect()
         stack = stacks.take()
+        known = host.clock if clock is None else clock
         for block in list(memory.blocks.values()):
             start = block.ptr
             if not (start < pointer + nbytes and pointer < start + block.nbytes):
                 continue
-            settle(block, host.clock)
+            settle(block, known)
             lo = max(pointer, start) - start
             hi = min(pointer + nbytes, start + block.nbytes) - start
-            _check_raw(block, lo, hi, write, what, stack)
+            _check_raw(block, lo, hi, known, Raw(what, write, stack))
 
 
-def _check_raw(block: Block, lo: int, hi: int, write: bool, what: str, stack: stacks.Stack) -> None:
-    verb = "writes" if write else "reads"
+class Raw(NamedTuple):
+    """An access by address."""
+
+    what: str
+    write: bool
+    stack: stacks.Stack
+
+
+def _check_raw(block: Block, lo: int, hi: int, known: Clock, raw: Raw) -> None:
+    span = Span(lo, hi)
+    verb = "writes" if raw.write else "reads"
     for entry in list(block.log.values()):
-        ordered = host.clock.get(entry.stream_id, 0) >= entry.number
-        if not ordered and entry.lo < hi and lo < entry.hi and (entry.write or write):
-            second = Side(f"{what} {verb} {hi - lo} bytes by address", "on the host", stack)
+        ordered = known.get(entry.stream_id, 0) >= entry.number
+        if not ordered and (entry.write or raw.write) and overlap(entry, span):
+            second = Side(f"{raw.what} {verb} {hi - lo} bytes by address", "on the host", raw.stack)
             tensor = describe(entry.dtype, entry.shape)
             reports.add(Kind.RAW_ACCESS, tensor, (block.ptr,), side(entry), second)

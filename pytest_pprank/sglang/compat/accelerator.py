@@ -2,9 +2,10 @@
 
 ``_send_kv_chunk`` (disaggregation/prefill.py, from 0.5.22) copies page indices to pinned memory,
 records a ``torch.cuda.Event`` behind the copy and lets the thread that sends wait for it; the
-overlap schedule's early send does the same with KV. On device sim these modules get a ``torch``
-whose ``cuda`` is the simulated device, so that copy and event are checked as on a GPU; on cpu,
-which has no pinned memory, SGLang's own switch for senders that cannot do so is used.
+overlap schedule's early send (from 0.5.17) does the same with KV. On device sim these modules get a
+``torch`` whose ``cuda`` is the simulated device, so that copy and event are checked as on a GPU. On
+cpu it is ``torch.cpu``, whose streams and events do nothing; for its want of pinned memory,
+SGLang's own switch for senders that cannot do so is used.
 """
 
 from __future__ import annotations
@@ -34,14 +35,15 @@ class _TorchFor(ModuleType):
 
 def use_accelerator(kind: str) -> None:
     """Let the imported modules of SGLang that name ``torch.cuda`` work on ``cpu`` or ``sim``."""
-    if kind == "sim":
-        import torch
+    if kind not in ("cpu", "sim"):
+        return
+    import torch
 
-        for name in _CUDA_BY_NAME:
-            module = sys.modules.get(name)
-            if module is not None and not isinstance(module.torch, _TorchFor):
-                module.torch = _TorchFor(torch, torch.get_device_module("sim"))  # type: ignore[attr-defined]
-    elif kind == "cpu":
-        sender = getattr(sys.modules.get(_SENDER[0]), _SENDER[1], None)
-        if getattr(sender, _HOST_INDICES, False):
-            setattr(sender, _HOST_INDICES, False)
+    device = torch.cpu if kind == "cpu" else torch.get_device_module("sim")
+    for name in _CUDA_BY_NAME:
+        module = sys.modules.get(name)
+        if module is not None and not isinstance(module.torch, _TorchFor):
+            module.torch = _TorchFor(torch, device)  # type: ignore[attr-defined]
+    sender = getattr(sys.modules.get(_SENDER[0]), _SENDER[1], None)
+    if kind == "cpu" and getattr(sender, _HOST_INDICES, False):
+        setattr(sender, _HOST_INDICES, False)

@@ -140,3 +140,11 @@ def status_word(status: Any) -> str:
 def poll_class() -> Any:
     """Return SGLang's KVPoll: the states of a transfer, as numbers."""
     return need(import_module("sglang.srt.disaggregation.base.conn"), "KVPoll")
+
+
+def kv_buffers(receiver: Any) -> list[tuple[int, int]]:
+    """Return (address, bytes of a page) of each buffer of KV into which a receiver of decode may
+    be sent pages.
+    """
+    args = need(need(receiver, "kv_mgr"), "kv_args")
+    return list(zip(need(args, "kv_data_ptrs"), need(args, "kv_item_lens"), strict=True))

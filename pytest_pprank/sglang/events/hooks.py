@@ -91,6 +91,8 @@ SEAMS = (
     _seam("handshake", consensus.handshakes_done, told.handshake),
     _seam("room_told", consensus.room_told, told.room_told, BEFORE),
     _seam("transfer_send", transfer.kv_sent, told.transfer_send, BEFORE),
+    _seam("transfer_read", transfer.kv_read, moment=BEFORE),
+    _seam("transfer_target", transfer.kv_target, moment=BEFORE),
     _seam("transfer_poll", transfer.transfer_polled, told.transfer_poll),
     Seam("p2p_send", "a message to another rank has been issued",
          transfer.message_sent, told.message, way=SEND, subject=lambda p: p.operation),

@@ -71,6 +71,7 @@ _POOL = "sglang.srt.mem_cache.memory_pool"
 _TREE = "sglang.srt.mem_cache.base_prefix_cache"
 _DISAGG = "sglang.srt.disaggregation"
 _CONN = "sglang.srt.disaggregation.base.conn"
+_MOONCAKE = "sglang.srt.distributed.device_communicators.mooncake_transfer_engine"
 _STORE = "sglang.srt.disaggregation.pp_consensus_store"
 _BY_RING = (
     "_pp_pd_get_prefill_transferred_ids",
@@ -159,6 +160,13 @@ HOOKS: tuple[Place, ...] = (
           (PREFILL,)),
     Place("transfer_send", "KV is about to be sent to the decode side",
           _one(Methods(_CONN, "BaseKVSender", ("send",), {1: ("kv_indices",)})), (PREFILL,)),
+    Place("transfer_read", "the transfer engine is about to read this stage's memory",
+          _one(Methods(_MOONCAKE, "MooncakeTransferEngine",
+                       ("batch_transfer_sync", "transfer_sync"),
+                       {2: ("buffers", "buffer"), 4: ("lengths", "length")})), (PREFILL,)),
+    Place("transfer_target", "decode is about to say where its KV may be written",
+          _one(Methods(_CONN, "BaseKVReceiver", ("send_metadata",), {1: ("kv_indices",)})),
+          (DECODE,)),
     Place("transfer_poll", "a KV transfer has been asked how it goes",
           _one(Methods(_CONN, "BaseKVSender", ("poll",)),
                Methods(_CONN, "BaseKVReceiver", ("poll",))),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from pytest_pprank.sglang.compat.disagg import status_word
+from pytest_pprank.sglang.compat.disagg import kv_buffers, status_word
 from pytest_pprank.sglang.compat.requests import room_of
 from pytest_pprank.sglang.events.types import (
+    KvRead,
     KvSent,
+    KvTarget,
     Message,
     MessageReceived,
     MessageSent,
@@ -24,6 +27,41 @@ def kv_sent(passage: Passage) -> KvSent:
     """Of one chunk of a prompt."""
     sender = passage.args[0]
     return KvSent(sender, len(passage.argument(1, "kv_indices")), room_of(sender))
+
+
+def kv_read(passage: Passage) -> KvRead:
+    """Of one call of the transfer engine, which may name many buffers."""
+    addresses, lengths = passage.argument(2, "buffers"), passage.argument(4, "lengths")
+    if addresses is None or isinstance(addresses, int):  # transfer_sync has one of each
+        addresses = [passage.argument(2, "buffer")]
+        lengths = [passage.argument(4, "length")]
+    spans = zip(map(int, addresses), map(int, lengths), strict=True)
+    return KvRead(tuple(span for span in spans if span[1]))
+
+
+def kv_target(passage: Passage) -> KvTarget:
+    """Of the pages of one request, in all layers of this stage."""
+    pages = sorted(map(int, passage.argument(1, "kv_indices")))
+    return KvTarget(
+        tuple(
+            (start + first * nbytes, (last - first + 1) * nbytes)
+            for start, nbytes in kv_buffers(passage.args[0])
+            for first, last in _runs(pages)
+        )
+    )
+
+
+def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last of each run of consecutive numbers, which are sorted."""
+    first = last = None
+    for number in numbers:
+        if last is None or number != last + 1:
+            if first is not None and last is not None:
+                yield first, last
+            first = number
+        last = number
+    if first is not None and last is not None:
+        yield first, last
 
 
 def transfer_polled(passage: Passage) -> TransferPolled:

@@ -41,7 +41,9 @@ from pytest_pprank.sglang.events.types.memory import (
     TokenPool,
 )
 from pytest_pprank.sglang.events.types.messages import (
+    KvRead,
     KvSent,
+    KvTarget,
     Message,
     MessageReceived,
     MessageSent,
@@ -65,8 +67,10 @@ __all__ = [
     "KvAllocated",
     "KvCleared",
     "KvFreed",
+    "KvRead",
     "KvReader",
     "KvSent",
+    "KvTarget",
     "LastToken",
     "Layer",
     "LogRecord",

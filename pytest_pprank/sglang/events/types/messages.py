@@ -18,6 +18,24 @@ class KvSent(Event):
 
 
 @dataclass(frozen=True)
+class KvRead(Event):
+    """A thread of the transfer engine is about to read memory of this rank: `spans` of it, as
+    (address, bytes).
+    """
+
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class KvTarget(Event):
+    """Decode is about to say where its KV may be written, at any moment from here on: `spans` of
+    memory of this rank, as (address, bytes).
+    """
+
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class TransferPolled(Event):
     """A KV transfer has been asked how it goes; `status` in SGLang's own words (KVPoll)."""
 

@@ -1,0 +1,108 @@
+"""Attention to a paged KV cache as one kernel of the simulated device.
+
+On a GPU a forward of one token each is by default a CUDA graph: what the Scheduler shares with it
+(``req_to_token`` first of all) is copied into buffers of the graph's own before it is replayed,
+and an event recorded there is all that the overlap schedule waits for before it writes again. So
+it is here, while the schedule overlaps: the rows are copied when the forward begins. Without it
+the Scheduler would wait for whole forwards, and such a wait hides what else is not in order: the
+tensors of a batch that are freed, rows and KV that are given to others. A forward of prompts has
+no such event, and is waited for as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from pytest_pprank.devices.sim import NAME
+from pytest_pprank.devices.sim.accesses import rows_of
+from pytest_pprank.devices.sim.fused import Launch
+from pytest_pprank.sglang.compat.kernels import overlaps, publish_reads_done
+
+
+def attention_class() -> Any:
+    """Return SGLang's backend "torch_native" with kernels of the simulated device."""
+    native = import_module("sglang.srt.layers.attention.torch_native_backend")
+
+    class SimAttention(native.TorchNativeAttnBackend):  # type: ignore[misc,name-defined]
+        """Attention to a paged KV cache in one kernel."""
+
+        def __init__(self, model_runner: Any) -> None:
+            super().__init__(model_runner)
+            self._runner = model_runner if overlaps(model_runner) else None
+            self._copied: tuple[torch.Tensor, torch.Tensor] | None = None
+
+        def init_forward_metadata(self, forward_batch: Any) -> None:
+            super().init_forward_metadata(forward_batch)
+            self._copied = None
+            if self._runner is not None and forward_batch.forward_mode.is_decode():
+                table = self._runner.req_to_token_pool.req_to_token
+                slots, lengths = forward_batch.req_pool_indices, forward_batch.seq_lens
+                copied = _copy_rows(table, slots, lengths)
+                event = torch.get_device_module(NAME).Event()
+                event.record()
+                if publish_reads_done(self._runner, event):
+                    self._copied = copied
+
+        def _run_sdpa_forward_extend(self, *args: Any, **options: Any) -> Any:
+            return _attend(super()._run_sdpa_forward_extend, "extend attention", args, options)
+
+        def _run_sdpa_forward_decode(self, *args: Any, **options: Any) -> Any:
+            if self._copied is not None:
+                args = (*args[:4], *self._copied, *args[6:])
+            return _attend(super()._run_sdpa_forward_decode, "decode attention", args, options)
+
+    return SimAttention
+
+
+def _copy_rows(
+    table: torch.Tensor, slots: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows `slots` of ``req_to_token``, as far as they are in use, and their numbers."""
+    launch = Launch("copy of req_to_token")
+    slots, lengths = launch.reads(slots, "req_pool_indices"), launch.reads(lengths, "seq_lens")
+    read = list(zip(slots.tolist(), lengths.tolist(), strict=True))
+    table = launch.reads_bytes(table, "req_to_token", [_part(table, *one) for one in read])
+    launch.check()
+    rows = table.new_zeros(len(read), max((length for _, length in read), default=0))
+    for row, (slot, length) in zip(rows, read, strict=True):
+        row[:length] = table[slot, :length]
+    copied: tuple[torch.Tensor, torch.Tensor] = launch.results(
+        (rows, torch.arange(len(read), dtype=slots.dtype))
+    )
+    return copied
+
+
+def _attend(
+    native: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    """Run one attention. The host does not wait for the lengths, as it does in the native one: no
+    kernel of a GPU does, and what the host has waited for hides what is not in order.
+    """
+    query, output, keys, values, table, slots, lengths, *others = args
+    if not others or others[-1] is not None or options.get("is_cross_attn"):
+        return native(*args, **options)  # of an encoder
+    launch = Launch(name)
+    slots, lengths = launch.reads(slots, "req_pool_indices"), launch.reads(lengths, "seq_lens")
+    others = [launch.reads(value, "extend_lens") for value in others]
+    read = list(zip(slots.tolist(), lengths.tolist(), strict=True))
+    table = launch.reads_bytes(table, "req_to_token", [_part(table, *one) for one in read])
+    tokens = torch.cat([table[slot, :length] for slot, length in read])
+    launch.check()
+    native(
+        launch.reads(query, "query"),
+        launch.writes(output),
+        launch.reads(keys, "k_cache", rows_of(keys, tokens)),
+        launch.reads(values, "v_cache", rows_of(values, tokens)),
+        table, slots, lengths, *others, **options,
+    )  # fmt: skip
+    return output
+
+
+def _part(table: torch.Tensor, row: int, length: int) -> tuple[int, int]:
+    """Return the bytes of the beginning of a row in the storage of a table."""
+    start = table.storage_offset() + row * table.stride(0)
+    return start * table.element_size(), (start + length) * table.element_size()

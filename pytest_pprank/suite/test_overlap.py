@@ -1,0 +1,214 @@
+"""The overlap schedule: a batch is made ready while the forward of the one before may still run.
+
+What that forward reads must not be written, moved or given away meanwhile; on device sim the
+sanitizer `streams` looks after it. Only loops of one stage overlap: SGLang's own for requests, and
+that of prefill or decode.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.sglang.static import is_older_than
+
+CHUNK = 32
+
+one_stage = pytest.mark.pprank(pp=1)
+one_stage_each = pytest.mark.pprank(prefill=1, decode=1)
+little_kv = pytest.mark.sglang(
+    max_total_tokens=192,
+    max_running_requests=4,
+    schedule_conservativeness=0.05,
+    grammar_backend="xgrammar" if find_spec("xgrammar") else "none",
+)
+
+pytestmark = pytest.mark.sglang(disable_overlap_schedule=False, chunked_prefill_size=CHUNK)
+
+
+def in_flight(engine: Any) -> list[int]:
+    """Return a list that grows by how many results are awaited when a forward is launched."""
+    counts: list[int] = []
+    engine.on_forward(lambda _: counts.append(len(engine.scheduler.result_queue)))
+    return counts
+
+
+def check(engine: Any, *aborted: str) -> None:
+    """Hold what follows: aborted requests end as such, all tokens are right, nothing is held."""
+    engine.drain()
+    for rid in aborted:
+        assert engine.results[rid].finish_reason["type"] == "abort", rid
+    finished = [r for r in engine.results.values() if r.finish_reason["type"] != "abort"]
+    assert_tokens_equal_reference(finished)
+    # prefill keeps the room of a request that is aborted while it waits: a bug known to test_disagg
+    assert_kv_balanced(engine.scheduler, allow_failed_rooms=True)
+
+
+@one_stage
+@little_kv
+class TestOneStage:
+    def test_rows_that_are_given_out_while_a_forward_runs(self, engine: Any) -> None:
+        """Requests end one by one, and others take their rows and KV at once."""
+        awaited = in_flight(engine)
+        for index in range(12):
+            engine.submit(5 + 7 * (index % 3), 1 + 5 * index % 9)
+            engine.step(1)
+        check(engine)
+        assert 1 in awaited, "no forward was launched before the last one's result was taken"
+
+    def test_chunks_beside_decoding(self, engine: Any) -> None:
+        awaited = in_flight(engine)
+        engine.submit(9, 30)
+        engine.step(3)
+        for length in (3 * CHUNK, CHUNK - 1, CHUNK + 1):
+            engine.submit(length, 3)
+            engine.step(2)
+        check(engine)
+        assert 1 in awaited
+
+    def test_prefixes(self, engine: Any) -> None:
+        """Of a request that runs, of one that has just ended, and of one that is gone."""
+        prompt = [*range(1000, 1000 + 2 * CHUNK)]
+        first = engine.submit(prompt, 6)
+        engine.run_until(lambda: len(engine.results[first].token_ids) >= 2)
+        engine.submit([*prompt, 7], 2)
+        engine.run_until(lambda: engine.results[first].finished)
+        engine.submit([*prompt, 8, 9], 4)
+        engine.drain()
+        engine.submit([*prompt[:CHUNK], 5], 4)
+        check(engine)
+        cached = [result.cached_tokens for result in engine.results.values()]
+        assert cached == [0, 2 * CHUNK, 2 * CHUNK, CHUNK]
+
+    @pytest.mark.pprank(perturb="-kv_pressure")  # who is retracted, and when, is of the essence
+    def test_requests_that_are_retracted(self, engine: Any) -> None:
+        """They give back KV that the forward under way still writes, and come back in chunks."""
+        for index in range(4):
+            # SGLang hopes that they end before they have all their tokens: not all at once, and
+            # not where they cannot (without tokens to stop at)
+            engine.submit(30 + index, 40, stop_token_ids=[1])
+            engine.step(2)
+        check(engine)
+        assert any(result.retractions for result in engine.results.values())
+
+    def test_stop_token(self, engine: Any) -> None:
+        """Known one step late: there has been another forward, whose token is nobody's."""
+        (whole,) = engine.generate([60])
+        stop = whole.token_ids[3]
+        last = whole.token_ids.index(stop) + 1
+        stopped = engine.submit(whole.prompt, 20, stop_token_ids=[stop])
+        engine.submit(20, 12)
+        engine.run_until(lambda: engine.results[stopped].finished)
+        engine.submit(25, 6)  # takes its place
+        check(engine)
+        assert engine.results[stopped].token_ids == whole.token_ids[:last]
+        decoded = [f for f in engine.forwards if f.mode == "decode" and stopped in f.rids]
+        assert len(decoded) == last, "as many as tokens, the first of which is not decode's"
+
+    def test_logprobs_and_sampling(self, engine: Any) -> None:
+        """More comes back from the forward than tokens, and more goes in."""
+        results = engine.generate([12, 50], logprobs=True, max_new_tokens=9)
+        engine.generate([20, 33], temperature=0.7, top_k=5, frequency_penalty=0.5)
+        assert_tokens_equal_reference(results)
+        assert all(len(result.logprobs) == len(result.token_ids) for result in results)
+        assert_kv_balanced(engine.scheduler)
+
+    @pytest.mark.skipif(find_spec("xgrammar") is None, reason="xgrammar is not installed")
+    @pytest.mark.skipif(
+        is_older_than("0.5.18"), reason="before 0.5.18 SGLang has no grammars on device cpu"
+    )
+    def test_grammar(self, engine: Any) -> None:
+        """What is sampled depends on the token before, which the host must have seen."""
+        rid, free = engine.submit(17, 8, regex=r"(4[0-9]{3} )+"), engine.submit(20, 12)
+        engine.drain()
+        assert all(4000 <= token < 5000 for token in engine.results[rid].token_ids)
+        assert_tokens_equal_reference(engine.results[free])
+        assert_kv_balanced(engine.scheduler)
+
+    @pytest.mark.pprank(perturb="-kv_pressure")  # it takes the KV that the requests need
+    def test_aborts(self, engine: Any) -> None:
+        """In each state, with a forward of the same request under way or just launched."""
+        aborted = []
+        engine.submit(6, 60)
+        for steps in range(8):
+            aborted.append(engine.submit(2 * CHUNK + 5, 100))
+            engine.step(1 + steps)
+            engine.abort(aborted[-1])
+            engine.submit(4 + steps, 3)
+        check(engine, *aborted)
+
+
+@one_stage
+@little_kv
+@pytest.mark.sglang(enable_mixed_chunk=True)
+def test_chunks_in_one_batch_with_decoding(engine: Any) -> None:
+    """Such a batch takes some of its tokens from the forward before it."""
+    awaited = in_flight(engine)
+    for index in range(6):
+        engine.submit((9, 3 * CHUNK, 20)[index % 3], 12)
+        engine.step(2)
+    check(engine)
+    assert any(forward.mode == "mixed" for forward in engine.forwards)
+    assert 1 in awaited
+
+
+@one_stage_each
+@pytest.mark.sglang(decode={"max_total_tokens": 192, "num_reserved_decode_tokens": 2})
+class TestOneStageEach:
+    def test_requests_that_come_one_after_another(self, disagg: Any) -> None:
+        """Rows and KV of those that end are given to those whose KV is on its way."""
+        awaited = in_flight(disagg)
+        for index in range(10):
+            disagg.submit(5 + 7 * (index % 3), 1 + 5 * index % 9)
+            disagg.step(2)
+        check(disagg)
+        assert 1 in awaited or disagg.scheduler.disaggregation_mode.value == "prefill"
+
+    def test_prefix_that_is_cached(self, disagg: Any) -> None:
+        """Its KV is sent before the forward of the rest, behind one that may still write it."""
+        awaited = in_flight(disagg)
+        prompt = [*range(1000, 1000 + 2 * CHUNK)]
+        for tail in range(4):
+            disagg.submit([*prompt, *range(5, 6 + tail)], 3)
+            disagg.step(1)
+        check(disagg)
+        assert 1 in awaited
+
+    def test_requests_that_are_retracted(self, disagg: Any) -> None:
+        """Decode keeps their KV on the host, and writes it back beside a forward that runs."""
+        results = disagg.generate([20 + index for index in range(5)], max_new_tokens=32)
+        assert any(result.retractions for result in results)
+        check(disagg)
+
+    def test_stop_token(self, disagg: Any) -> None:
+        (whole,) = disagg.generate([60])
+        stop = whole.token_ids[3]
+        last = whole.token_ids.index(stop) + 1
+        stopped = disagg.submit(whole.prompt, 20, stop_token_ids=[stop])
+        disagg.submit(20, 12)
+        disagg.run_until(lambda: disagg.results[stopped].finished)
+        disagg.submit(25, 6)
+        check(disagg)
+        assert disagg.results[stopped].token_ids == whole.token_ids[:last]
+
+    @pytest.mark.parametrize("state", ["waiting", "transferring", "decoding"])
+    def test_abort(self, disagg: Any, state: str) -> None:
+        disagg.submit(8, 20)
+        rid = disagg.submit(3 * CHUNK, 50)
+        disagg.abort_when(rid, state, at="prefill" if state == "waiting" else "decode")
+        disagg.submit(11, 5)
+        check(disagg, rid)
+
+
+@pytest.mark.pprank(prefill=2, decode=1)
+def test_decode_behind_a_pipeline(disagg: Any, pprank: Any) -> None:
+    """Stages of a pipeline do not overlap, whatever is asked for; decode's only one does."""
+    awaited = in_flight(disagg) if pprank.role == "decode" else [1]
+    for index in range(6):
+        disagg.submit(10 + 30 * (index % 2), 2 + 3 * (index % 3))
+        disagg.step(2)
+    check(disagg)
+    assert 1 in awaited
