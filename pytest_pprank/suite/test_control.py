@@ -169,13 +169,17 @@ def test_nothing_is_generated_while_paused(engine: Any, mode: str, pprank: Any) 
     check(engine)
 
 
-def test_weights_are_read_again_on_every_stage(engine: Any) -> None:
+def test_weights_are_read_again_on_every_stage(engine: Any, pprank: Any) -> None:
     """Every stage has spoiled its own; the answer is sent by the first one alone."""
+    import torch
+
     prompts = [[*range(2000, 2040)], [*range(3000, 3300)]]
     engine.generate(prompts, max_new_tokens=3)
     engine.step(8)
     for parameter in engine.scheduler.tp_worker.model_runner.model.parameters():
         parameter.data.zero_()
+    if pprank.device != "cpu":  # the loop has a stream of its own
+        torch.get_device_module(pprank.device).synchronize()
     engine.control(
         "update_weights_from_disk",
         model_path=engine.scheduler.server_args.model_path,
