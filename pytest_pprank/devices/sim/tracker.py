@@ -110,11 +110,19 @@ def settle(block: Block, clock: Clock) -> None:
 
 
 def raw_access(
-    pointer: int, nbytes: int, *, write: bool, what: str, clock: Clock | None = None
+    pointer: int,
+    nbytes: int,
+    *,
+    write: bool,
+    what: str,
+    clock: Clock | None = None,
+    reads_matter: bool = True,
 ) -> None:
     """Check an access by address, outside torch (RDMA, Mooncake): only what the host waited for
-    is ordered before it; `clock`: what the thread that makes it knows to be done, where that is
-    less (see `Host.of_this_thread`).
+    is ordered before it.
+
+    `clock`: what the thread that makes it knows to be done, where that is less (see
+    `Host.of_this_thread`). `reads_matter`: whether what was read there before is for any use.
     """
     with lock:
         memory.collect()
@@ -127,7 +135,7 @@ def raw_access(
             settle(block, known)
             lo = max(pointer, start) - start
             hi = min(pointer + nbytes, start + block.nbytes) - start
-            _check_raw(block, lo, hi, known, Raw(what, write, stack))
+            _check_raw(block, lo, hi, known, Raw(what, write, stack, write and reads_matter))
 
 
 class Raw(NamedTuple):
@@ -136,6 +144,7 @@ class Raw(NamedTuple):
     what: str
     write: bool
     stack: stacks.Stack
+    after_reads: bool
 
 
 def _check_raw(block: Block, lo: int, hi: int, known: Clock, raw: Raw) -> None:
@@ -143,7 +152,7 @@ def _check_raw(block: Block, lo: int, hi: int, known: Clock, raw: Raw) -> None:
     verb = "writes" if raw.write else "reads"
     for entry in list(block.log.values()):
         ordered = known.get(entry.stream_id, 0) >= entry.number
-        if not ordered and (entry.write or raw.write) and overlap(entry, span):
+        if not ordered and (entry.write or raw.after_reads) and overlap(entry, span):
             second = Side(f"{raw.what} {verb} {hi - lo} bytes by address", "on the host", raw.stack)
             tensor = describe(entry.dtype, entry.shape)
             reports.add(Kind.RAW_ACCESS, tensor, (block.ptr,), side(entry), second)

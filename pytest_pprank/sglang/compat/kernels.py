@@ -9,7 +9,7 @@ from typing import Any
 from pytest_pprank.sglang.seams import need
 
 _READS_DONE = ("shared_read_done_event", "war_fastpath_read_done_event")
-"""Of ModelRunner; the second name as 0.5.17 has it."""
+"""Of ModelRunner, from 0.5.14; to 0.5.17 it had the second name."""
 
 
 def fused_operator() -> Any:
