@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from pytest_pprank.topology import Sizes, Topology
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.known_bugs import KnownBug
+    from pytest_pprank.sglang.reverts import Revert
 
 SIZE_FIXTURE = "_pprank_size"
 _FIXTURES = "pytest_pprank.fixtures"
@@ -203,6 +204,23 @@ def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, Any]:
         static.check_server_args(changes)
         static.num_layers(changes, role.stages)
     return server_args
+
+
+def checked_reverts(specs: Sequence[str]) -> tuple[Revert, ...]:
+    """Return the reverts of ``--pprank-revert``; raises UsageError where one does not fit the
+    installed SGLang.
+    """
+    if not specs:
+        return ()
+    from pytest_pprank.sglang import reverts, static
+
+    static.check_installed()
+    root = static.package_root()
+    assert root is not None  # check_installed has just looked
+    resolved = tuple(reverts.resolve(spec) for spec in specs)
+    for revert in resolved:
+        revert.check(root)
+    return resolved
 
 
 def check_reverts(config: pytest.Config, ranked: list[pytest.Item]) -> None:

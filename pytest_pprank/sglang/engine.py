@@ -70,6 +70,14 @@ class Engine:
     def _conductor(self, pprank: Pprank) -> Conductor:
         return Conductor(self.scheduler, pprank)
 
+    def __repr__(self) -> str:
+        under_way = [result for _, result in self._all.unfinished()]
+        rids = ", ".join(dict.fromkeys(result.rid for result in under_way)) or "nothing"
+        return (
+            f"<{self._name}: {self._num_stages} stages, {self.iterations} iterations done here, "
+            f"under way: {rids}>"
+        )
+
     # what goes in
 
     def generate(
