@@ -37,6 +37,8 @@ SGLANG_FIXTURES = frozenset(
         "observe",
     }
 )
+BATCH_FIXTURES = frozenset({"make_schedule_batch", "schedule_batch", "make_forward_batch"})
+"""Those that take memory of a Scheduler whose event loops do not run."""
 _PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 
 
@@ -88,7 +90,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
 def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
     """Plan every ranked item; returns them. Raises UsageError with all that is wrong."""
-    problems: dict[str, None] = {}
+    problems: dict[str, list[str]] = {}
     unsized: list[str] = []
     ranked: list[pytest.Item] = []
     for item in items:
@@ -97,7 +99,7 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
         try:
             plan = _plan(item, options_of(config))
         except UsageError as error:
-            problems[f"{item.nodeid}: {error}"] = None
+            problems.setdefault(str(error), []).append(item.nodeid)
             continue
         if plan is None:
             unsized.append(item.nodeid)
@@ -105,10 +107,19 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
             item.stash[_PLAN] = plan
             ranked.append(item)
     if unsized and not config.option.collectonly:
-        problems[missing_size(unsized)] = None
+        problems[missing_size(unsized)] = []
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError("\n".join(itertools.starmap(_told_once, problems.items())))
     return ranked
+
+
+def _told_once(problem: str, tests: list[str]) -> str:
+    """Say what is wrong, and with which tests: once for all of them."""
+    if not tests:
+        return problem
+    more = f" and {len(tests) - 1} other tests" if len(tests) > 2 else ""
+    names = tests[:1] if more else tests
+    return f"{', '.join(names)}{more}: {problem}"
 
 
 def _plan(item: pytest.Item, options: Options) -> Plan | None:
@@ -117,6 +128,7 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     if sizes is None:
         return None
     used = fixtures_from(_FIXTURES, item)
+    _check_drivers(used)
     server_args: Mapping[str, Any] | None = None
     if used & SGLANG_FIXTURES or item.get_closest_marker("sglang") is not None:
         server_args = _checked_server_args(item, sizes)
@@ -190,6 +202,18 @@ def _check_roles(used: set[str], server_args: Mapping[str, Any] | None) -> None:
             "the fixture 'process_group' and SGLang in one prefill/decode test: torch has one "
             "default group per process, and here SGLang's, of one role; use SGLang's own groups, "
             "or a test without SGLang"
+        )
+
+
+def _check_drivers(used: set[str]) -> None:
+    """Refuse what would take KV of a Scheduler whose event loop runs by itself."""
+    drivers, builders = used & {"engine", "disagg"}, used & BATCH_FIXTURES
+    if drivers and builders:
+        raise UsageError(
+            f"the fixtures {' and '.join(map(repr, sorted(drivers | builders)))} in one test: what "
+            "they hold of one Scheduler's memory would look like a leak to the other; use "
+            f"{min(drivers)!r} for requests through the event loops, {min(builders)!r} for batches "
+            "without them"
         )
 
 

@@ -14,7 +14,12 @@ from pytest_pprank.controller.deadlines import Deadlines
 from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.listeners import Listeners
 from pytest_pprank.controller.outcome import TestOutcome
-from pytest_pprank.controller.rank_config import plugin_modules, rank_arguments, rank_options
+from pytest_pprank.controller.rank_config import (
+    debugger_asked,
+    plugin_modules,
+    rank_arguments,
+    rank_options,
+)
 from pytest_pprank.controller.test_run import TestRun
 from pytest_pprank.controller.verdicts import (
     CollectionFailed,
@@ -79,6 +84,11 @@ class ControllerSession:
         """Fix the order of the tests and start importing torch and SGLang in the background."""
         self._ranked = [item for item in session.items if plan_of(item) is not None]
         self._order = {item: index for index, item in enumerate(session.items)}
+        if self._ranked and (flag := debugger_asked(self._config)):
+            self._warnings.tell(
+                f"pprank: {flag} has no effect on the {len(self._ranked)} ranked test(s): they run "
+                "in processes without a terminal; their failures are told as without it"
+            )
         if self._ranked:
             self._start_launcher(planned(self._ranked[0]).topology.device)
 
@@ -135,7 +145,7 @@ class ControllerSession:
         following = self._following(nextitem, plan, group)
         serial = self._next_serial()
         order = RunTest(key, following, serial, plan.sanitizers, plan.perturb)
-        outcome = self._run_test(group, order, plan)
+        outcome = self._run_test(group, order, plan, item.nodeid)
         if outcome.spoiled or outcome.unsettled or following is None:
             self._end_group(outcome)
         return outcome
@@ -144,12 +154,12 @@ class ControllerSession:
         self._tests += 1
         return self._tests
 
-    def _run_test(self, group: WorkerGroup, order: RunTest, plan: Plan) -> TestOutcome:
+    def _run_test(self, group: WorkerGroup, order: RunTest, plan: Plan, nodeid: str) -> TestOutcome:
         run = TestRun(group, order, Deadlines(plan.timeout, self._options.grace))
         try:
             return run.wait()
         except KeyboardInterrupt:
-            self._interrupted = run.where()
+            self._interrupted = (("test", nodeid), *run.where())
             raise
 
     def _end_group(self, outcome: TestOutcome) -> None:

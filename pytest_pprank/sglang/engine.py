@@ -137,7 +137,11 @@ class Engine:
             raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
         vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
         made_up = isinstance(prompt, int) and not isinstance(prompt, bool)
-        ids = made_up_prompt(prompt, serial, vocabulary) if made_up else token_ids(prompt)
+        ids = (
+            made_up_prompt(prompt, serial, vocabulary)
+            if made_up
+            else token_ids(prompt, f"{self._name}.submit")
+        )
         if not ids or not all(0 <= token < vocabulary for token in ids):
             raise UsageError(
                 f"{self._name}.submit: a prompt needs at least one token id, each from 0 to "
