@@ -133,7 +133,7 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     if used & SGLANG_FIXTURES or item.get_closest_marker("sglang") is not None:
         server_args = _checked_server_args(item, sizes)
     if sizes.decode:
-        _check_roles(used, server_args)
+        _check_roles(used, server_args, sizes)
     sglang = server_args is not None
     device = choose_device(mark.device or options.device, sizes.world_size, sglang=sglang)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
@@ -191,11 +191,17 @@ def _size(item: pytest.Item, options: Options) -> Sizes | None:
     return sizes[0] if sizes else None
 
 
-def _check_roles(used: set[str], server_args: Mapping[str, Any] | None) -> None:
+def _check_roles(used: set[str], server_args: Mapping[str, Any] | None, sizes: Sizes) -> None:
     if "engine" in used:
         raise UsageError(
             "the fixture 'engine' is for stages that do prefill and decode (pp=N); with "
             "prefill=N, decode=M use the fixture 'disagg'"
+        )
+    if server_args is not None and sizes.decode not in (1, sizes.pp):
+        raise UsageError(
+            f"prefill={sizes.pp}, decode={sizes.decode}: SGLang moves KV to as many stages of "
+            f"decode as prefill has, or to one; allowed with prefill={sizes.pp}: "
+            + (f"decode=1 or decode={sizes.pp}" if sizes.pp > 1 else "decode=1")
         )
     if server_args is not None and "process_group" in used:
         raise UsageError(
