@@ -162,7 +162,7 @@ def test_sizes_of_prefill_and_decode(pytester):
     ],
 )
 def test_roles_that_make_no_sense(pytester, mark, fixture, words):
-    if "sglang" in mark or fixture == "engine":
+    if "sglang" in mark or fixture == "engine" or "prefill=3" in mark:
         wants_sglang()
     source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({fixture}): pass\n"
     items = collect(pytester, "--pp-size=2", source=source)
