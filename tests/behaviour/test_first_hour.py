@@ -77,6 +77,30 @@ def test_no_warning_of_a_replaced_group_after_a_failure(run):
     assert "worker group replaced" not in run.out
 
 
+STOPPED = """
+    import os
+    import signal
+
+    def test_peer_is_stopped(pprank, process_group):
+        if pprank.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        pprank.barrier()
+
+    def test_next(pprank):
+        pprank.barrier()
+"""
+
+
+def test_a_stopped_rank_is_told_after_the_grace(runner):
+    """And not after --pprank-timeout, though no rank is through yet."""
+    runner.write(test_it=STOPPED)
+    run = runner.run("--pp-size=2", "--pprank-device=cpu", "--pprank-grace=1", "test_it.py")
+    block = run.failure("test_peer_is_stopped[pp2]")
+    assert "hung: rank 1 stopped (by a signal such as SIGSTOP) for " in block
+    assert "waiting in barrier()" in block or "barrier() at test_it.py:" in block
+    assert run.outcome("test_next[pp2]") == "PASSED"
+
+
 def test_too_many_stages(runner):
     error = usage_error(runner, "--pp-size=1000")
     assert "--pp-size: '1000'" in error
