@@ -1,17 +1,25 @@
 """Test pipeline-parallel and disaggregated inference on real ranks, with pytest.
 
 This package is itself the pytest plugin (``-p pytest_pprank``). It imports neither torch nor
-SGLang; the assertions below do when they are called.
+SGLang: what is in `_LATER` is imported when somebody asks for it.
 
 PYTEST_DONT_REWRITE: ranks are forked with this package already imported.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from pytest_pprank._version import __version__
-from pytest_pprank.errors import PprankError, SeamMissing, UsageError
+from pytest_pprank.errors import (
+    DoesNotFit,
+    GroupError,
+    PeerError,
+    PprankError,
+    SeamMissing,
+    UsageError,
+)
 from pytest_pprank.plugin import (  # noqa: F401  (this module is the plugin object)
     pytest_addhooks,
     pytest_addoption,
@@ -38,20 +46,56 @@ if TYPE_CHECKING:
         assert_staging_consumed,
         assert_tokens_equal_reference,
     )
+    from pytest_pprank.devices.sim.reports import SimRaceError
+    from pytest_pprank.sglang.disagg import Disagg
+    from pytest_pprank.sglang.disagg_faults import Fault
+    from pytest_pprank.sglang.engine import Engine, EngineStalled
+    from pytest_pprank.sglang.engine_aborts import AbortLost
+    from pytest_pprank.sglang.engine_conductor import EventLoopFailed
+    from pytest_pprank.sglang.engine_messages import Result
+    from pytest_pprank.sglang.engine_series import StagesDiffer
+    from pytest_pprank.sglang.observe import Observe
+    from pytest_pprank.worker.handle import Pprank
 
-_ASSERTIONS = (
-    "assert_kv_balanced",
-    "assert_materialized_on_device",
-    "assert_no_pending_copies",
-    "assert_profiler_ready",
-    "assert_ranks_agree",
-    "assert_staging_consumed",
-    "assert_tokens_equal_reference",
-)
+_LATER = {
+    "AbortLost": "sglang.engine_aborts",
+    "Disagg": "sglang.disagg",
+    "Engine": "sglang.engine",
+    "EngineStalled": "sglang.engine",
+    "EventLoopFailed": "sglang.engine_conductor",
+    "Fault": "sglang.disagg_faults",
+    "Observe": "sglang.observe",
+    "Pprank": "worker.handle",
+    "Result": "sglang.engine_messages",
+    "SimRaceError": "devices.sim.reports",
+    "StagesDiffer": "sglang.engine_series",
+    "assert_kv_balanced": "assertions",
+    "assert_materialized_on_device": "assertions",
+    "assert_no_pending_copies": "assertions",
+    "assert_profiler_ready": "assertions",
+    "assert_ranks_agree": "assertions",
+    "assert_staging_consumed": "assertions",
+    "assert_tokens_equal_reference": "assertions",
+}
+"""Public names that are imported when they are asked for, and the module of each."""
 
 __all__ = [
+    "AbortLost",
+    "Disagg",
+    "DoesNotFit",
+    "Engine",
+    "EngineStalled",
+    "EventLoopFailed",
+    "Fault",
+    "GroupError",
+    "Observe",
+    "PeerError",
+    "Pprank",
     "PprankError",
+    "Result",
     "SeamMissing",
+    "SimRaceError",
+    "StagesDiffer",
     "UsageError",
     "__version__",
     "assert_kv_balanced",
@@ -64,9 +108,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ASSERTIONS:
-        from pytest_pprank import assertions
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
 
-        return getattr(assertions, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+if not TYPE_CHECKING:  # type checkers would take any name for one that is there
+
+    def __getattr__(name: str) -> object:
+        if name in _LATER:
+            found = getattr(import_module(f"pytest_pprank.{_LATER[name]}"), name)
+            globals()[name] = found
+            return found
+        from pytest_pprank.errors import did_you_mean
+
+        near = did_you_mean(name, __all__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{near}")

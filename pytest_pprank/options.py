@@ -16,6 +16,8 @@ from pytest_pprank.sanitizers import parse_names
 DEVICES = ("auto", "cpu", "sim", "cuda")
 FRESH = ("auto", "test", "never")
 LEASES = ("auto", "cuda", "off")
+MOST_STAGES = 128
+"""More than any model is split into; each is a process that imports SGLang."""
 _STASH: pytest.StashKey[Options] = pytest.StashKey()
 _WHERE = "--pp-size N on the command line, pp_size = N in the ini file"
 
@@ -137,7 +139,13 @@ def parse_sizes(text: str, name: str) -> tuple[int, ...]:
             f"{name}: {text!r} is not a number of pipeline stages; allowed: a whole number from 1 "
             "up, or several with commas, such as 2 or 2,4"
         )
-    return tuple(dict.fromkeys(int(word) for word in words))
+    sizes = tuple(dict.fromkeys(int(word) for word in words))
+    if max(sizes) > MOST_STAGES:
+        raise UsageError(
+            f"{name}: {text!r}: all ranks run on this machine, which is too little for "
+            f"{max(sizes)}; allowed: 1 to {MOST_STAGES}"
+        )
+    return sizes
 
 
 def _choice(flag: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from pytest_pprank.topology import Sizes, Topology
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.known_bugs import KnownBug
+    from pytest_pprank.sglang.reverts import Revert
 
 SIZE_FIXTURE = "_pprank_size"
 _FIXTURES = "pytest_pprank.fixtures"
@@ -36,6 +37,8 @@ SGLANG_FIXTURES = frozenset(
         "observe",
     }
 )
+BATCH_FIXTURES = frozenset({"make_schedule_batch", "schedule_batch", "make_forward_batch"})
+"""Those that take memory of a Scheduler whose event loops do not run."""
 _PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 
 
@@ -87,7 +90,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
 def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
     """Plan every ranked item; returns them. Raises UsageError with all that is wrong."""
-    problems: dict[str, None] = {}
+    problems: dict[str, list[str]] = {}
     unsized: list[str] = []
     ranked: list[pytest.Item] = []
     for item in items:
@@ -96,7 +99,7 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
         try:
             plan = _plan(item, options_of(config))
         except UsageError as error:
-            problems[f"{item.nodeid}: {error}"] = None
+            problems.setdefault(str(error), []).append(item.nodeid)
             continue
         if plan is None:
             unsized.append(item.nodeid)
@@ -104,10 +107,19 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
             item.stash[_PLAN] = plan
             ranked.append(item)
     if unsized and not config.option.collectonly:
-        problems[missing_size(unsized)] = None
+        problems[missing_size(unsized)] = []
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError("\n".join(itertools.starmap(_told_once, problems.items())))
     return ranked
+
+
+def _told_once(problem: str, tests: list[str]) -> str:
+    """Say what is wrong, and with which tests: once for all of them."""
+    if not tests:
+        return problem
+    more = f" and {len(tests) - 1} other tests" if len(tests) > 2 else ""
+    names = tests[:1] if more else tests
+    return f"{', '.join(names)}{more}: {problem}"
 
 
 def _plan(item: pytest.Item, options: Options) -> Plan | None:
@@ -116,11 +128,12 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     if sizes is None:
         return None
     used = fixtures_from(_FIXTURES, item)
+    _check_drivers(used)
     server_args: Mapping[str, Any] | None = None
     if used & SGLANG_FIXTURES or item.get_closest_marker("sglang") is not None:
         server_args = _checked_server_args(item, sizes)
     if sizes.decode:
-        _check_roles(used, server_args)
+        _check_roles(used, server_args, sizes)
     sglang = server_args is not None
     device = choose_device(mark.device or options.device, sizes.world_size, sglang=sglang)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
@@ -178,17 +191,35 @@ def _size(item: pytest.Item, options: Options) -> Sizes | None:
     return sizes[0] if sizes else None
 
 
-def _check_roles(used: set[str], server_args: Mapping[str, Any] | None) -> None:
+def _check_roles(used: set[str], server_args: Mapping[str, Any] | None, sizes: Sizes) -> None:
     if "engine" in used:
         raise UsageError(
             "the fixture 'engine' is for stages that do prefill and decode (pp=N); with "
             "prefill=N, decode=M use the fixture 'disagg'"
+        )
+    if server_args is not None and sizes.decode not in (1, sizes.pp):
+        raise UsageError(
+            f"prefill={sizes.pp}, decode={sizes.decode}: SGLang moves KV to as many stages of "
+            f"decode as prefill has, or to one; allowed with prefill={sizes.pp}: "
+            + (f"decode=1 or decode={sizes.pp}" if sizes.pp > 1 else "decode=1")
         )
     if server_args is not None and "process_group" in used:
         raise UsageError(
             "the fixture 'process_group' and SGLang in one prefill/decode test: torch has one "
             "default group per process, and here SGLang's, of one role; use SGLang's own groups, "
             "or a test without SGLang"
+        )
+
+
+def _check_drivers(used: set[str]) -> None:
+    """Refuse what would take KV of a Scheduler whose event loop runs by itself."""
+    drivers, builders = used & {"engine", "disagg"}, used & BATCH_FIXTURES
+    if drivers and builders:
+        raise UsageError(
+            f"the fixtures {' and '.join(map(repr, sorted(drivers | builders)))} in one test: what "
+            "they hold of one Scheduler's memory would look like a leak to the other; use "
+            f"{min(drivers)!r} for requests through the event loops, {min(builders)!r} for batches "
+            "without them"
         )
 
 
@@ -203,6 +234,23 @@ def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, Any]:
         static.check_server_args(changes)
         static.num_layers(changes, role.stages)
     return server_args
+
+
+def checked_reverts(specs: Sequence[str]) -> tuple[Revert, ...]:
+    """Return the reverts of ``--pprank-revert``; raises UsageError where one does not fit the
+    installed SGLang.
+    """
+    if not specs:
+        return ()
+    from pytest_pprank.sglang import reverts, static
+
+    static.check_installed()
+    root = static.package_root()
+    assert root is not None  # check_installed has just looked
+    resolved = tuple(reverts.resolve(spec) for spec in specs)
+    for revert in resolved:
+        revert.check(root)
+    return resolved
 
 
 def check_reverts(config: pytest.Config, ranked: list[pytest.Item]) -> None:

@@ -93,6 +93,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     with _as_pytest_usage_error():
         ranked = planning.make_plans(config, items)
         if config.option.collectonly:
+            planning.checked_reverts(options.options_of(config).reverts)
             return
         if ranked:
             from pytest_pprank.controller import coverage, session
@@ -180,11 +181,23 @@ def pytest_terminal_summary(
         terminalreporter.section("pprank: checks that were off", yellow=True)
         for line in controller.checks_off:
             terminalreporter.write_line(line)
+    if controller is not None:
+        _tell_reverted(terminalreporter, controller)
     if controller is not None and controller.interrupted:
         terminalreporter.section("pprank: where the ranks were", yellow=True)
         for title, text in controller.interrupted:
             terminalreporter.write_line(f"{title}:", bold=True)
             terminalreporter.write_line(text)
+
+
+def _tell_reverted(reporter: pytest.TerminalReporter, controller: ControllerSession) -> None:
+    from pytest_pprank.report.reverted import red_tests
+
+    red = red_tests(reporter.stats)
+    if lines := list(controller.reverted.lines(controller.ran, red)):
+        reporter.section("pprank: reverted", yellow=True)
+        for line in lines:
+            reporter.write_line(line)
 
 
 @pytest.hookimpl(trylast=True)

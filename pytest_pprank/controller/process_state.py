@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 _STATES = {
@@ -35,6 +37,28 @@ def describe_silent(pid: int) -> str:
     )  # fmt: skip
     said = stacks.stdout or stacks.stderr.partition("\n")[0]
     return f"(no answer: it is {state}; by py-spy:)\n{said}".rstrip()
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether a process is stopped by a signal such as SIGSTOP; a debugger's stop is not it."""
+    return _state(pid) == _STATES["T"]
+
+
+class StopWatch:
+    """How long processes have been stopped: those that others wait for will not come."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+
+    def look(self, pids: Mapping[int, int]) -> dict[int, float]:
+        """Return, by rank, for how many seconds it has been seen stopped. `pids`: by rank."""
+        now = time.monotonic()
+        for rank, pid in pids.items():
+            if is_stopped(pid):
+                self._since.setdefault(rank, now)
+            else:
+                self._since.pop(rank, None)
+        return {rank: now - since for rank, since in self._since.items()}
 
 
 def _py_spy() -> str | None:

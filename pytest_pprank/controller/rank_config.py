@@ -74,6 +74,12 @@ def rank_options(config: pytest.Config) -> bytes:
     return pickle.dumps(options)
 
 
+def debugger_asked(config: pytest.Config) -> str:
+    """Return the option that asks for a debugger; empty where none does."""
+    flags = {"--pdb": "usepdb", "--trace": "trace"}
+    return next((flag for flag, name in flags.items() if config.getoption(name, False)), "")
+
+
 def rank_arguments(config: pytest.Config, items: list[pytest.Item]) -> tuple[str, ...]:
     """Return the command line of a rank: plugins to load or leave out, then files to collect."""
     blocked = [f"no:{name}" for name in _BLOCKED]

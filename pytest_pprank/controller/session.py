@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import sys
 import time
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,12 @@ from pytest_pprank.controller.deadlines import Deadlines
 from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.listeners import Listeners
 from pytest_pprank.controller.outcome import TestOutcome
-from pytest_pprank.controller.rank_config import plugin_modules, rank_arguments, rank_options
+from pytest_pprank.controller.rank_config import (
+    debugger_asked,
+    plugin_modules,
+    rank_arguments,
+    rank_options,
+)
 from pytest_pprank.controller.test_run import TestRun
 from pytest_pprank.controller.verdicts import (
     CollectionFailed,
@@ -30,9 +34,10 @@ from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
 from pytest_pprank.launch.lease_group import GroupLease
 from pytest_pprank.options import options_of
-from pytest_pprank.planning import Plan, plan_of, planned, reaches_sglang
+from pytest_pprank.planning import Plan, checked_reverts, plan_of, planned, reaches_sglang
 from pytest_pprank.report.merge import ReportMerger
 from pytest_pprank.report.off import OffReport
+from pytest_pprank.report.reverted import RevertReport
 from pytest_pprank.report.sanitizers import SanitizerReport
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 from pytest_pprank.topology import Topology
@@ -54,7 +59,7 @@ class ControllerSession:
     def __init__(self, config: pytest.Config, ranked: list[pytest.Item]) -> None:
         self._config = config
         self._options = options_of(config)
-        self._reverts = self._resolve_reverts()
+        self._reverts = checked_reverts(self._options.reverts)
         self._ranked = ranked
         self._order: dict[pytest.Item, int] = {}
         self._launcher: LauncherClient | None = None
@@ -67,27 +72,23 @@ class ControllerSession:
         self._interrupted: tuple[Detail, ...] = ()
         self._start_failures = 0
         self._warnings = WarningRelay(config)
-        self._merger = ReportMerger(config, tuple(r.describe() for r in self._reverts))
+        described = tuple(r.describe() for r in self._reverts)
+        self._merger = ReportMerger(config, described)
+        self.reverted = RevertReport(described)
+        self.ran: dict[str, None] = {}
+        """Node ids of the ranked tests that have run."""
         self._off = OffReport()
         self._sanitizers = SanitizerReport(read_allowances(self._options.sanitize_allow))
-
-    def _resolve_reverts(self) -> tuple[Any, ...]:
-        if not self._options.reverts:
-            return ()
-        from pytest_pprank.sglang import reverts, static
-
-        static.check_installed()
-        root = static.package_root()
-        assert root is not None  # check_installed has just looked
-        resolved = tuple(reverts.resolve(spec) for spec in self._options.reverts)
-        for revert in resolved:
-            revert.check(root)
-        return resolved
 
     def start(self, session: pytest.Session) -> None:
         """Fix the order of the tests and start importing torch and SGLang in the background."""
         self._ranked = [item for item in session.items if plan_of(item) is not None]
         self._order = {item: index for index, item in enumerate(session.items)}
+        if self._ranked and (flag := debugger_asked(self._config)):
+            self._warnings.tell(
+                f"pprank: {flag} has no effect on the {len(self._ranked)} ranked test(s): they run "
+                "in processes without a terminal; their failures are told as without it"
+            )
         if self._ranked:
             self._start_launcher(planned(self._ranked[0]).topology.device)
 
@@ -120,10 +121,15 @@ class ControllerSession:
         self._listeners.flush()
         if self._config.getoption("capture", "fd") == "no":
             outcome.printed.clear()  # it was shown as it came
-        self._warnings.flush()
         reports = self._merger.merge(item, plan, outcome)
         self._sanitizers.tell(item, outcome, reports)
         self._off.tell(item, outcome.findings.off, plan.asked, reports)
+        if outcome.spoiled and not any(report.failed for report in reports):
+            self._warnings.tell(
+                f"pprank: worker group replaced after this test: {outcome.spoiled}", item
+            )
+        self._warnings.flush()
+        self.ran[item.nodeid] = None
         return reports
 
     def _outcome(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> TestOutcome:
@@ -139,11 +145,7 @@ class ControllerSession:
         following = self._following(nextitem, plan, group)
         serial = self._next_serial()
         order = RunTest(key, following, serial, plan.sanitizers, plan.perturb)
-        outcome = self._run_test(group, order, plan)
-        if outcome.spoiled:
-            self._warnings.tell(
-                f"pprank: worker group replaced after this test: {outcome.spoiled}", item
-            )
+        outcome = self._run_test(group, order, plan, item.nodeid)
         if outcome.spoiled or outcome.unsettled or following is None:
             self._end_group(outcome)
         return outcome
@@ -152,12 +154,12 @@ class ControllerSession:
         self._tests += 1
         return self._tests
 
-    def _run_test(self, group: WorkerGroup, order: RunTest, plan: Plan) -> TestOutcome:
+    def _run_test(self, group: WorkerGroup, order: RunTest, plan: Plan, nodeid: str) -> TestOutcome:
         run = TestRun(group, order, Deadlines(plan.timeout, self._options.grace))
         try:
             return run.wait()
         except KeyboardInterrupt:
-            self._interrupted = run.where()
+            self._interrupted = (("test", nodeid), *run.where())
             raise
 
     def _end_group(self, outcome: TestOutcome) -> None:
@@ -260,7 +262,11 @@ class ControllerSession:
             basetemp=str(basetemp_of(self._config) or self._launcher.run_dir),
             server_args=None if topology.server_args is None else dict(topology.server_args),
             reverts=self._reverts,
-            environment={**self._launcher.rank_environment(), **self._lease.environment},
+            environment={
+                **self._launcher.rank_environment(),
+                **self.reverted.environment(self._launcher.run_dir),
+                **self._lease.environment,
+            },
         )
 
     def _drop_group(self, *, orderly: bool) -> None:
@@ -286,6 +292,8 @@ class ControllerSession:
                 f"--pprank-sanitize-allow: this entry matched nothing in this run: {allowance}"
             )
         self._drop_group(orderly=orderly)
+        if self._launcher is not None:
+            self.reverted.collect(self._launcher.run_dir)
 
     def interrupt(self) -> None:
         """End the running group after Ctrl-C: each rank gets one too, and a moment to tear down."""
@@ -316,6 +324,7 @@ class ControllerSession:
     def _stop_launcher(self) -> None:
         launcher, self._launcher = self._launcher, None
         if launcher is not None:
+            self.reverted.collect(launcher.run_dir)
             launcher.close()
             # a rank that was killed while its Scheduler started could not do it
             remove_load_snapshots(launcher.run_dir.name)

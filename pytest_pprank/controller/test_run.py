@@ -13,12 +13,14 @@ from pytest_pprank.controller.findings import Findings
 from pytest_pprank.controller.meetings import Meetings
 from pytest_pprank.controller.outcome import Printed, TestOutcome
 from pytest_pprank.controller.post_mortem import look_at
+from pytest_pprank.controller.process_state import StopWatch
 from pytest_pprank.controller.verdicts import (
     Detail,
     GroupDied,
     Hung,
     RankDied,
     RanksDiverged,
+    Stopped,
     Stuck,
     Trouble,
     describe_exit,
@@ -74,6 +76,7 @@ class TestRun:
         self._deadlines = deadlines
         self._meetings = Meetings(group.world_size, group.answer)
         self._watch = WaitWatch(group.workdir, group.world_size)
+        self._stops = StopWatch()
         self._reports: dict[int, list[dict[str, Any]]] = {rank: [] for rank in group.ranks}
         self._printed: dict[int, Printed] = {rank: {} for rank in group.ranks}
         self._done: dict[int, TestDone] = {}
@@ -256,10 +259,25 @@ class TestRun:
         how = waiting.standstill(inside)
         if how and waiting.seconds >= self._deadlines.grace:
             return self._stuck(how, waiting.seconds)
+        if stopped := self._stopped(inside):
+            return stopped
         certain = _CERTAIN_SECONDS if self._failed() else self._deadlines.grace
         if waiting.wait_in_vain(inside) and waiting.seconds >= certain:
             return self._diverged("they wait for what can no longer come")
         return None
+
+    def _stopped(self, inside: list[int]) -> Stopped | None:
+        """Give up on ranks that somebody has stopped, and not let go on within the grace."""
+        seen = self._stops.look({rank: self._group.ranks[rank].pid for rank in inside})
+        long = {rank: s for rank, s in seen.items() if s >= self._deadlines.grace}
+        if not long:
+            return None
+        places = {rank: self._place(rank) for rank in self._inside()}
+        details = self._look(places)
+        return Stopped(
+            inside=places, waits=self._waits(), details=details,
+            stopped=tuple(sorted(long)), seconds=max(long.values()),
+        )  # fmt: skip
 
     def _time_to_look(self) -> bool:
         # many ranks with full ledgers take their time to read: never more than a tenth of ours

@@ -149,6 +149,20 @@ class Stuck(_Late):
         return self._with_waits(f"{self.how}: {self._places()}, and {still}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stopped(_Late):
+    """A signal has stopped ranks, and the others cannot go on without them."""
+
+    kind = "hung"
+    stopped: tuple[int, ...]
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        words = f"{plural_ranks(self.stopped)} stopped (by a signal such as SIGSTOP)"
+        return self._with_waits(f"{words} for {self.seconds:.1f} s: {self._places()}")
+
+
 def describe_exit(code: int | None) -> str:
     """Say in words how a process ended; negative codes are signals, as in subprocess."""
     if code is None:

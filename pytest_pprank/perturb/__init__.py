@@ -118,9 +118,12 @@ def parse_option(text: str, where: str) -> Schedule | None:
     """Read ``SEED`` or ``SEED:NAMES``; None for an empty text. Raises UsageError."""
     if not text:
         return None
+    form = f"{where}: {text!r} is not SEED or SEED:NAMES, such as 7 or 7:skew,polls"
+    if not text.strip()[:1].isdecimal():
+        raise UsageError(f"{form}: SEED is a whole number from 0 up, and goes before the names")
     allowed = _parse(text, where, tuple(_BY_NAME))
     if allowed.seed is None or not allowed.names:
-        raise UsageError(f"{where}: {text!r} is not SEED or SEED:NAMES, such as 7 or 7:skew,polls")
+        raise UsageError(form)
     return Schedule(allowed.seed, allowed.names)
 
 

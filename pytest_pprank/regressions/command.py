@@ -45,7 +45,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "regressions",
         help="take historical fixes out of SGLang, one by one: does the stock suite see each bug?",
         description="Run the stock suite on SGLang as it is, then with each revert, and say which "
-        "of these bugs it sees. Arguments behind -- go to pytest.",
+        "of these bugs it sees. Arguments behind -- go to pytest; tests named there (paths, "
+        "also relative ones, or modules) are run in place of the stock suite.",
         allow_abbrev=False,
     )
     add = parser.add_argument

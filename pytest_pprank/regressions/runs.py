@@ -13,15 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pytest_pprank
 from pytest_pprank.regressions import recorder
 from pytest_pprank.regressions.processes import Child
+from pytest_pprank.regressions.selection import selection_of
 from pytest_pprank.sglang.reverts import reached
 
 _POLL_S = 0.25
-SUITE = "pytest_pprank.suite"
-ROOT = Path(pytest_pprank.__file__).parents[1]
-"""The suite lies below it."""
 WHOLE_SUITE = 4
 """Deadlines that a run of the whole suite may take: one with a revert ends at its first red."""
 
@@ -29,7 +26,7 @@ WHOLE_SUITE = 4
 @dataclass(frozen=True)
 class Options:
     """How to run the suite. `any_device`: nobody has asked for this one. `arguments` go to pytest,
-    behind all of ours.
+    behind all of ours; tests among them (see `selection`) are run in place of the suite.
     """
 
     sizes: str = "2"
@@ -44,18 +41,17 @@ class Options:
         """Return the command line of one run; one with a revert ends at its first red, unless
         `to_end` or `all_tests`.
         """
+        chosen = selection_of(self.arguments)
         command = [sys.executable, "-m", "pytest", "-p", recorder.__name__]
-        command += ["-p", "no:cacheprovider", "--pyargs", SUITE, "--pp-size", self.sizes]
+        command += ["-p", "no:cacheprovider", "--pyargs", *chosen.tests, "--pp-size", self.sizes]
         command += ["--pprank-timeout", f"{self.test_timeout:g}"]
-        # Ranks name tests as we do only below the rootdir, and without this the path of a revert
-        # would have a say in it.
-        command += ["--rootdir", str(ROOT)]
+        command += ["--rootdir", str(chosen.rootdir)]
         if self.device:
             command += ["--pprank-device", self.device]
         if revert is not None:
             command += ["--pprank-revert", revert]
             command += [] if self.all_tests or to_end else ["-x"]
-        return [*command, *self.arguments]
+        return [*command, *chosen.others]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ HARMLESS = (
 )
 _CURE = (
     "SGLang has caught this and goes on; a user sees it only as lost speed, memory or requests. If "
-    "it is meant to happen here, allow it with a reason (--pprank-sanitize-allow)"
+    "it is meant to happen here, allow it with a reason (--pprank-sanitize-allow), or mark the "
+    'test with @pytest.mark.pprank(sanitize="-logs")'
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -74,8 +75,25 @@ def _difference(
                 + ("none" if it is None else f"{it[0]} ({it[1]})")
                 for side, it in found.items()
             ]
-            yield Finding(NAME, "\n".join([f"{what} do not fit together:", *lines]), (), cure)
+            head = f"{what} do not fit together{_why(found.values())}:"
+            yield Finding(NAME, "\n".join([head, *lines]), (), cure)
             return
+
+
+_TENSOR = re.compile(r"(?:(?P<kind>.*) of )?(?P<dtype>[a-z]\w*)(?P<rest>(?:\[|, ).*)?")
+
+
+def _why(found: Iterable[tuple[str, str] | None]) -> str:
+    """Say what differs, where it is the dtype or the size of the same operation; else nothing."""
+    seen = [_TENSOR.fullmatch(it[0]) for it in found if it is not None]
+    if len(seen) < 2 or None in seen:
+        return ""
+    if len({it["kind"] for it in seen if it}) > 1:
+        return ""
+    dtypes = {it["dtype"] for it in seen if it}
+    rests = {it["rest"] for it in seen if it}
+    names = [name for name, found in (("dtype", dtypes), ("size", rests)) if len(found) > 1]
+    return f" (the {' and the '.join(names)} differ{'s' * (len(names) == 1)})" if names else ""
 
 
 def _operations(log: dict[str, Any] | None) -> Iterable[tuple[str, str]]:

@@ -284,12 +284,14 @@ def made_up_prompt(length: int, serial: int, vocabulary: int) -> list[int]:
     return [3 + (serial * 7919 + position * 31) % (vocabulary - 3) for position in range(length)]
 
 
-def token_ids(given: Any) -> list[int]:
-    """Return a prompt's token ids as a list; raises UsageError for anything else."""
+def token_ids(given: Any, call: str = "make_req") -> list[int]:
+    """Return a prompt's token ids as a list; raises UsageError, which begins with `call`, for
+    anything else.
+    """
     __tracebackhide__ = True
     try:
         return [operator.index(token) for token in given]
     except TypeError:
         raise UsageError(
-            f"make_req: a prompt is a list of token ids or a length, not {_shown(given)}"
+            f"{call}: a prompt is a list of token ids or a length, not {_shown(given)}"
         ) from None

@@ -73,6 +73,14 @@ class Engine:
     def _conductor(self, pprank: Pprank) -> Conductor:
         return Conductor(self.scheduler, pprank)
 
+    def __repr__(self) -> str:
+        under_way = [result for _, result in self._all.unfinished()]
+        rids = ", ".join(dict.fromkeys(result.rid for result in under_way)) or "nothing"
+        return (
+            f"<{self._name}: {self._num_stages} stages, {self.iterations} iterations done here, "
+            f"under way: {rids}>"
+        )
+
     # what goes in
 
     def generate(
@@ -136,7 +144,11 @@ class Engine:
             raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
         vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
         made_up = isinstance(prompt, int) and not isinstance(prompt, bool)
-        ids = made_up_prompt(prompt, serial, vocabulary) if made_up else token_ids(prompt)
+        ids = (
+            made_up_prompt(prompt, serial, vocabulary)
+            if made_up
+            else token_ids(prompt, f"{self._name}.submit")
+        )
         if not ids or not all(0 <= token < vocabulary for token in ids):
             raise UsageError(
                 f"{self._name}.submit: a prompt needs at least one token id, each from 0 to "

@@ -12,8 +12,11 @@ from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.sglang.compat.messages import request_fields, sampling_fields, stamp
 from pytest_pprank.sglang.seams import fill, need
 
+_SHOWN = 8
+"""Tokens in the repr of a Result."""
 
-@dataclass
+
+@dataclass(repr=False)
 class Result:
     """What is known of one request; the same on all ranks after each call of the engine.
 
@@ -28,9 +31,9 @@ class Result:
     """
 
     rid: str
-    prompt: tuple[int, ...] = field(repr=False)
-    sampling: dict[str, Any] = field(repr=False)
-    model_path: str = field(repr=False)
+    prompt: tuple[int, ...]
+    sampling: dict[str, Any]
+    model_path: str
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)
@@ -43,6 +46,15 @@ class Result:
     def finished(self) -> bool:
         """Whether SGLang has said that it is done with this request."""
         return self.finish_reason is not None
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(str, self.token_ids[:_SHOWN]))
+        more = ", ..." if len(self.token_ids) > _SHOWN else ""
+        reason = self.finish_reason.get("type") if self.finish_reason else "not finished"
+        return (
+            f"<Result {self.rid}: {len(self.prompt)} prompt tokens, {len(self.token_ids)} of "
+            f"{self.sampling.get('max_new_tokens')} came [{shown}{more}], {reason}>"
+        )
 
 
 @dataclass(frozen=True)

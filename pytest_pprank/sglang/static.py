@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pytest_pprank.errors import SeamMissing, UsageError, did_you_mean
+from pytest_pprank.sglang.arg_values import misfit
 from pytest_pprank.sglang.installed import installed
 from pytest_pprank.sglang.tiny_families import FAMILIES
 
@@ -102,8 +103,10 @@ def check_torch() -> None:
 
 
 def check_server_args(args: Mapping[str, object]) -> None:
-    """Raise UsageError for a name that SGLang lacks or that the plugin itself sets."""
-    for name in args:
+    """Raise UsageError for a name that SGLang lacks or that the plugin itself sets, and for a value
+    of another type than SGLang declares.
+    """
+    for name, value in args.items():
         if name in _USE_INSTEAD:
             raise UsageError(
                 f"@pytest.mark.sglang({name}=...): {name!r} is set by pytest-pprank: "
@@ -115,12 +118,16 @@ def check_server_args(args: Mapping[str, object]) -> None:
                 f"@pytest.mark.sglang({name}=...): SGLang {sglang_version()} has no server arg "
                 f"{name!r}{did_you_mean(name, known)}"
             )
+        if allowed := misfit(known[name], value):
+            raise UsageError(
+                f"@pytest.mark.sglang({name}={value!r}): SGLang {sglang_version()} takes {allowed}"
+            )
     _check_transfer_backend(args.get(_BACKEND))
 
 
 @lru_cache(maxsize=1)
-def server_arg_names() -> frozenset[str]:
-    """Return the names of all server args of the installed SGLang.
+def server_arg_names() -> Mapping[str, ast.expr]:
+    """Return the names of all server args of the installed SGLang, with their annotations.
 
     From 0.5.20 the fields are spread over the classes of ``srt/arg_groups/fields/*.py``;
     before, they are the annotated names of the dataclass in ``srt/server_args.py``.
@@ -129,7 +136,7 @@ def server_arg_names() -> frozenset[str]:
     root = package_root()
     if root is None:
         raise UsageError("SGLang is not installed; run: python -m pytest_pprank setup")
-    names = set(_annotated(root / "srt" / "server_args.py", only="ServerArgs"))
+    names = dict(_annotated(root / "srt" / "server_args.py", only="ServerArgs"))
     for file in sorted((root / "srt" / "arg_groups" / "fields").glob("*.py")):
         names.update(_annotated(file))
     if not names:
@@ -137,7 +144,7 @@ def server_arg_names() -> frozenset[str]:
             f"SGLang {sglang_version()}: no server arg found in srt/server_args.py or "
             "srt/arg_groups/fields"
         )
-    return frozenset(name for name in names if not name.startswith("_"))
+    return {name: it for name, it in names.items() if not name.startswith("_")}
 
 
 def _check_transfer_backend(value: object) -> None:
@@ -224,14 +231,14 @@ def _layers_of(folder: Path, default: int) -> int:
     return layers if isinstance(layers, int) else default
 
 
-def _annotated(file: Path, only: str | None = None) -> Iterator[str]:
+def _annotated(file: Path, only: str | None = None) -> Iterator[tuple[str, ast.expr]]:
     if not file.is_file():
         return
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and only in (None, node.name):
             for statement in node.body:
                 if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                    yield statement.target.id
+                    yield statement.target.id, statement.annotation
 
 
 def _check_version(name: str, version: str | None, oldest: tuple[int, ...]) -> None:

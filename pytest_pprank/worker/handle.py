@@ -82,10 +82,12 @@ class Pprank:
 
     def barrier(self) -> None:
         """Wait until every rank of the group is here."""
+        __tracebackhide__ = True
         self._meeting.exchange("barrier()", None, _caller())
 
     def gather(self, obj: Any) -> list[Any]:
         """Return every rank's `obj`, in rank order, on every rank. `obj` must pickle."""
+        __tracebackhide__ = True
         payloads = self._meeting.exchange("gather()", pickle.dumps(obj), _caller())
         return [pickle.loads(p) for p in payloads if p is not None]
 
@@ -94,6 +96,7 @@ class Pprank:
 
         What the other ranks pass as `obj` is ignored.
         """
+        __tracebackhide__ = True
         if not 0 <= src < self.world_size:
             raise UsageError(f"broadcast: src={src!r} is not a rank: 0 to {self.world_size - 1}")
         mine = pickle.dumps(obj) if self.rank == src else None
@@ -108,6 +111,7 @@ class Pprank:
 
         `operation` and `where` (file and line of the test) are told when a peer does not come.
         """
+        __tracebackhide__ = True
         payloads = self._meeting.exchange(operation, pickle.dumps(obj), where)
         return [pickle.loads(p) for p in payloads if p is not None]
 

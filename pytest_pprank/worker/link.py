@@ -63,6 +63,7 @@ class Link:
 
         `report` goes along: that of the phase which ends with this meeting.
         """
+        __tracebackhide__ = True
         with self._talking:
             self._meetings += 1
             number = self._meetings

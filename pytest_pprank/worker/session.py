@@ -30,6 +30,7 @@ from pytest_pprank.wire.messages import (
     WarningSeen,
 )
 from pytest_pprank.worker.context import SERVER_ARGS
+from pytest_pprank.worker.debugger import refuse_debuggers
 from pytest_pprank.worker.handle import Pprank
 from pytest_pprank.worker.ledger import begin_test, unfinished
 from pytest_pprank.worker.link import Link
@@ -68,6 +69,7 @@ class RankSession:
 
     def pytest_sessionstart(self) -> None:
         """Tell other plugins and conftest files that this rank is up."""
+        refuse_debuggers()
         self._config.hook.pytest_pprank_rank_started(pprank=self._pprank)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

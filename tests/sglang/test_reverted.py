@@ -114,3 +114,8 @@ def test_race_that_goes_well_by_itself(run: Any, perturbation: str, test: str, w
     told = run.failure(f"{test}[perturbed-prefill2-decode1]")
     assert words in told
     assert re.search(rf"  rank \d: {perturbation} \w+", told)
+
+
+def test_what_the_run_says_of_the_reverted_code(run: Any) -> None:
+    """How many tests came to it, at the end of the run."""
+    assert re.search(r"\d+ of \d+ tests came to the reverted code; \d+ of them went red", run.out)

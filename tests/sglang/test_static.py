@@ -12,6 +12,7 @@ import pytest
 
 from pytest_pprank.errors import SeamMissing, UsageError
 from pytest_pprank.sglang import static
+from pytest_pprank.sglang.arg_values import misfit
 from pytest_pprank.sglang.arguments import default_server_args, merge
 from pytest_pprank.sglang.installed import Installed
 
@@ -19,7 +20,7 @@ from pytest_pprank.sglang.installed import Installed
 def test_default_args_are_args_of_the_installed_sglang() -> None:
     for device in ("cpu", "cuda:1"):
         args = default_server_args(num_stages=2, device=device, model_path="m")
-        assert set(args) <= static.server_arg_names()
+        assert set(args) <= set(static.server_arg_names())
 
 
 def test_default_args_refuse_an_unknown_device() -> None:
@@ -41,6 +42,29 @@ def test_unknown_arg_names_marker_version_and_neighbour() -> None:
     assert "@pytest.mark.sglang(enable_dynamic_chunkin=...)" in str(error.value)
     assert f"SGLang {static.sglang_version()} has no server arg" in str(error.value)
     assert "did you mean 'enable_dynamic_chunking'?" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("chunked_prefill_size", "lots", "an int or None"),
+        ("disable_radix_cache", 1, "a bool"),
+        ("disaggregation_mode", "x", "prefill"),
+    ],
+)
+def test_value_of_another_type(name: str, value: object, allowed: str) -> None:
+    if name == "disaggregation_mode":
+        assert allowed in misfit(static.server_arg_names()[name], value)
+        return
+    with pytest.raises(UsageError, match=rf"sglang\({name}={value!r}\): SGLang .* takes {allowed}"):
+        static.check_server_args({name: value})
+
+
+def test_our_own_defaults_are_of_the_declared_types() -> None:
+    known = static.server_arg_names()
+    for device in ("cpu", "sim:0", "cuda:0"):
+        args = default_server_args(num_stages=2, device=device, model_path="m")
+        assert not [name for name, value in args.items() if misfit(known[name], value)]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +93,7 @@ def test_args_are_found_in_both_layouts(
         body.format("ServerArgs") if layout == "dataclass" else "class ServerArgs: 0\n"
     )
     monkeypatch.setattr(static, "package_root", lambda: tmp_path)
-    assert static.server_arg_names.__wrapped__() == {"page_size"}
+    assert set(static.server_arg_names.__wrapped__()) == {"page_size"}
 
 
 def test_no_args_at_all_is_a_missing_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

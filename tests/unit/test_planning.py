@@ -158,10 +158,11 @@ def test_sizes_of_prefill_and_decode(pytester):
         ("sglang(disaggregation_mode='decode')", "disagg", r"pprank\(prefill=N, decode=M\)"),
         ("sglang(decode={'max_tokens': 3})", "disagg", "no server arg 'max_tokens'"),
         ("sglang(decode=3)", "disagg", "a dict of server args"),
+        ("pprank(prefill=3, decode=2)", "disagg", "allowed with prefill=3: decode=1 or decode=3"),
     ],
 )
 def test_roles_that_make_no_sense(pytester, mark, fixture, words):
-    if "sglang" in mark or fixture == "engine":
+    if "sglang" in mark or fixture == "engine" or "prefill=3" in mark:
         wants_sglang()
     source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({fixture}): pass\n"
     items = collect(pytester, "--pp-size=2", source=source)

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank import suite
-from pytest_pprank.regressions import processes, recorder, runs
+from pytest_pprank.regressions import processes, recorder
 from pytest_pprank.regressions.processes import Child
 from pytest_pprank.regressions.runs import Options, Runner, read_run
+from pytest_pprank.regressions.selection import SUITE
 
 MARK = "PPRANK_TEST_MARK"
 
@@ -250,7 +251,7 @@ def test_command_line() -> None:
     options = Options("2,4", "cpu", True, arguments=("-k", "x"))
     command = " ".join(options.command("some.yaml"))
     for words in (
-        f"--pyargs {runs.SUITE}",
+        f"--pyargs {SUITE}",
         "--pp-size 2,4",
         "--pprank-device cpu",
         "--pprank-revert some.yaml",
