@@ -6,10 +6,17 @@ import json
 import sys
 import warnings
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
-from pytest_pprank._pytest_compat import drop_plugins, raised, silence_terminal, tear_down_for
+from pytest_pprank._pytest_compat import (
+    added,
+    drop_plugins,
+    raised,
+    silence_terminal,
+    tear_down_for,
+)
 from pytest_pprank.errors import PeerError
 from pytest_pprank.known import marks
 from pytest_pprank.markers import read_rank_mark
@@ -29,12 +36,28 @@ from pytest_pprank.wire.messages import (
     TornDown,
     WarningSeen,
 )
+from pytest_pprank.wire.worker_data import pack, unpack
 from pytest_pprank.worker.context import SERVER_ARGS
 from pytest_pprank.worker.handle import Pprank
 from pytest_pprank.worker.ledger import begin_test, unfinished
 from pytest_pprank.worker.link import Link
 from pytest_pprank.worker.perturbing import perturb_call, perturbing
 from pytest_pprank.worker.sanitizing import sanitizing
+
+
+def become_worker(config: pytest.Config, workerinput: bytes) -> None:
+    """Let other plugins know a rank by what they know: a worker of pytest-xdist.
+
+    They report and write where the controller is, and leave for it what it cannot know.
+    """
+    config.workerinput = unpack(workerinput)  # type: ignore[attr-defined]
+    config.workeroutput = {}  # type: ignore[attr-defined]
+
+
+def worker_output(config: pytest.Config) -> dict[str, Any]:
+    """Return what plugins of a rank leave for those of the controller."""
+    output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+    return output
 
 
 class PeersNotReady(Exception):
@@ -74,7 +97,11 @@ class RankSession:
     def pytest_sessionfinish(self) -> Generator[None, None, None]:
         """Say when all fixtures are torn down: pytest's last garbage collection may take long."""
         yield
-        self._link.send(TornDown())
+        output, left = pack(worker_output(self._config))
+        for name, why in left.items():
+            text = f"pprank: workeroutput[{name!r}] does not reach the controller: {why}"
+            self._link.send(WarningSeen("PytestWarning", text, "pytest-pprank", 1, "runtest", ""))
+        self._link.send(TornDown(output))
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Keep what broke the session: no terminal would print it here."""
@@ -198,7 +225,7 @@ class RankSession:
 
 def _is_plain(report: pytest.TestReport) -> bool:
     """Whether a report says nothing but that a phase passed, as most do."""
-    more = report.sections or report.user_properties or hasattr(report, "wasxfail")
+    more = report.sections or report.user_properties or any(added(report).values())
     return type(report) is pytest.TestReport and report.outcome == "passed" and not more
 
 
