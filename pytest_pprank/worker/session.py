@@ -116,10 +116,17 @@ class RankSession:
         if report.failed:
             self._collect_errors[str(report.nodeid)] = str(report.longrepr)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep the tests this group was started for."""
-        by_key = {item_key(item): item for item in items}
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, None, None]:
+        """Keep the tests this group was started for, also if a plugin here would leave them out.
+
+        Which tests run was for the controller to say, where the same plugins are.
+        """
+        collected = list(items)
+        yield
+        by_key = {item_key(item): item for item in [*collected, *items]}
         self._items = {key: by_key[key] for key in self._wanted if key in by_key}
         items[:] = self._items.values()
         for item in items:

@@ -16,6 +16,12 @@ from pytest_pprank.controller.nodes import RankNode
 from pytest_pprank.planning import plan_of
 
 
+_TOO_OLD = (
+    "--snapshot-update: this syrupy would delete the snapshots of ranked tests, as it does not hear "
+    "which of them ranks have used; install syrupy>=6"
+)
+
+
 class Neighbour:
     """Completes what syrupy knows on the controller."""
 
@@ -28,6 +34,10 @@ class Neighbour:
         """Look whether ranked tests use snapshots at all."""
         ranked = [item for item in session.items if plan_of(item) is not None]
         self._in_use = any("snapshot" in getattr(item, "fixturenames", ()) for item in ranked)
+        syrupy: Any = getattr(self._config, "_syrupy", None)
+        old = syrupy is not None and not hasattr(syrupy, "add_worker_report")
+        if self._in_use and old and self._config.option.update_snapshots:
+            raise pytest.UsageError(_TOO_OLD)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
