@@ -7,12 +7,13 @@ import json
 OPTIONS = ("--pp-size=2", "--pprank-device=cpu", "--pprank-lease=off")
 
 SOURCE = """
-import os
+import platform
 import anyio, pytest
+from hypothesis import given, settings, strategies as st
 
 def test_mock(pprank, mocker):
-    mocker.patch("os.getcwd", return_value=f"of {pprank.rank}")
-    assert pprank.gather(os.getcwd()) == ["of 0", "of 1"]
+    mocker.patch("platform.node", return_value=f"of {pprank.rank}")
+    assert pprank.gather(platform.node()) == ["of 0", "of 1"]
 
 @pytest.fixture
 def anyio_backend():
@@ -35,12 +36,10 @@ def test_timeout(pprank):
     import time
     time.sleep(100)
 
-def test_hypothesis(pprank):
-    from hypothesis import given, strategies as st
-    @given(st.integers())
-    def test(number):
-        pass
-    test()
+@settings(max_examples=5)
+@given(number=st.integers())
+def test_hypothesis(pprank, number):
+    assert pprank.gather(number) == [number, number]
 """
 
 

@@ -62,7 +62,7 @@ def test_picked(runner):
 def test_testmon(runner):
     """It would leave out tests that it must run, and says so instead."""
     runner.write(test_it=SOURCE)
-    run = runner.run(*OPTIONS, "--testmon")
+    run = runner.run(*OPTIONS, "--testmon", cache=True)
     assert run.ret == 4
     assert "--testmon: pytest-testmon does not see what ranks run" in run.out
 
