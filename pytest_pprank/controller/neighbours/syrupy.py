@@ -15,10 +15,9 @@ import pytest
 from pytest_pprank.controller.nodes import RankNode
 from pytest_pprank.planning import plan_of
 
-
 _TOO_OLD = (
-    "--snapshot-update: this syrupy would delete the snapshots of ranked tests, as it does not hear "
-    "which of them ranks have used; install syrupy>=6"
+    "--snapshot-update: this syrupy would delete the snapshots of ranked tests, as it does not "
+    "hear which of them ranks have used; install syrupy>=6"
 )
 
 
