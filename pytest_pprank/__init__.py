@@ -32,6 +32,7 @@ from pytest_pprank.plugin import (  # noqa: F401  (this module is the plugin obj
     pytest_runtestloop,
     pytest_sessionfinish,
     pytest_terminal_summary,
+    pytest_testnodedown,
     pytest_timeout_set_timer,
     pytest_unconfigure,
 )

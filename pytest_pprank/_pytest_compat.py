@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest._code.code import ExceptionRepr as ExceptionRepr
+from _pytest._code.code import ReprEntry, ReprTraceback
+from _pytest._code.code import ReprFileLocation as ReprFileLocation
 
 _NONE = logging.PlaceHolder
 _UNEXPECTED = "[XPASS(strict)]"
@@ -36,6 +40,12 @@ def fixtures_from(module: str, node: Any) -> set[str]:
     return found
 
 
+def one_entry(lines: list[str], path: str, lineno: int, message: str) -> ReprTraceback:
+    """Return a traceback of one entry: some lines, and the place that they speak of."""
+    place = ReprFileLocation(path, lineno, message) if path else None
+    return ReprTraceback([ReprEntry(lines, None, None, place, "long")], None, "long")
+
+
 def passed_unexpectedly(report: pytest.TestReport) -> bool:
     """Whether a test passed that was marked ``xfail(strict=True)``: only its text says so."""
     return report.failed and str(report.longrepr).startswith(_UNEXPECTED)
@@ -44,6 +54,19 @@ def passed_unexpectedly(report: pytest.TestReport) -> bool:
 def retell_unexpected_pass(report: pytest.TestReport, words: str) -> None:
     """Put other words in the place of the reason of the xfail."""
     report.longrepr = f"{_UNEXPECTED} {words}"
+
+
+_OWN = frozenset(vars(pytest.TestReport("", ("", None, ""), {}, "passed", None, "call")))
+
+
+def added(report: pytest.TestReport) -> dict[str, Any]:
+    """Return what is in a report beside pytest's own: other plugins put it there."""
+    return {name: value for name, value in vars(report).items() if name not in _OWN}
+
+
+def subtests_fail_their_test() -> bool:
+    """Whether a test that passes fails for its subtests: since pytest has them itself (9.0)."""
+    return find_spec("_pytest.subtests") is not None
 
 
 def raised(report: pytest.TestReport) -> bool:

@@ -5,7 +5,7 @@ Nothing is imported here that a run without ranked tests would have to pay for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -96,11 +96,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             planning.checked_reverts(options.options_of(config).reverts)
             return
         if ranked:
-            from pytest_pprank.controller import coverage, session
+            from pytest_pprank.controller import coverage, neighbours, session
             from pytest_pprank.sglang import static
 
             static.check_torch()
             coverage.register(config)
+            neighbours.register(config)
             config.stash[_SESSION] = session.ControllerSession(config, ranked)
         planning.check_reverts(config, ranked)
     if not config.getoption("stepwise", False):  # it counts on the order it has seen
@@ -160,16 +161,29 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
     return True if plan is not None else None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Let plugins have what the ranks of a worker of pytest-xdist have left."""
+    left = getattr(node, "workeroutput", {}).get("pprank_nodes")
+    if left:
+        from pytest_pprank.controller import neighbours
+        from pytest_pprank.controller.nodes import down_with_worker
+
+        neighbours.register(node.config)
+        down_with_worker(node.config, left)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before all that other plugins do here
+def pytest_sessionfinish(
+    session: pytest.Session, exitstatus: int
+) -> Generator[None, object, object]:
     """Let the last worker group tear down its fixtures, or end it if the run was interrupted."""
     controller = session.config.stash.get(_SESSION, None)
-    if controller is None:
-        return
-    if exitstatus == pytest.ExitCode.INTERRUPTED:
+    if controller is not None and exitstatus == pytest.ExitCode.INTERRUPTED:
         controller.interrupt()
-    else:
+    elif controller is not None:
         controller.finish(orderly=exitstatus in (0, 1))
+    return (yield)
 
 
 def pytest_terminal_summary(

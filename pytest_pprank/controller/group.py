@@ -70,6 +70,8 @@ class WorkerGroup:
         self.world_size = order.nproc
         self.workdir = Path(order.workdir)
         self.ranks: dict[int, RankPeer] = {}  # in rank order, once the group is up
+        self.outputs: dict[int, bytes] = {}
+        """What plugins of the ranks have left (wire.worker_data), of those that left in order."""
         self.memory = MemoryWitness()
         self._on_warning = on_warning
         self._listeners = tuple(listeners)
@@ -278,6 +280,8 @@ class WorkerGroup:
                 elif isinstance(message, RankBroken):
                     errors.append(f"rank {peer.rank}: {message.text}")
                 elif message is None or isinstance(message, TornDown):
+                    if message is not None:
+                        self.outputs[peer.rank] = message.output
                     meetings.leave(peer.rank, "left")
                     busy.discard(peer.rank)
             if not busy:

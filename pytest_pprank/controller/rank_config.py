@@ -12,6 +12,7 @@ import pytest
 from pytest_pprank.controller import coverage
 
 # Options that speak of which tests run, of the terminal or of files only one process may write.
+# Most plugins see to that themselves: a rank is a worker to them (controller.nodes).
 _NEUTRAL: dict[str, Any] = {
     "keyword": "",
     "markexpr": "",
@@ -47,10 +48,47 @@ _NEUTRAL: dict[str, Any] = {
     "numprocesses": None,
     "tx": [],
     "looponfail": False,
+    # pytest-split, pytest-picked, pytest-testmon: the controller has chosen
+    "splits": None,
+    "group": None,
+    "store_durations": False,
+    "clean_durations": False,
+    "picked": False,
+    "testmon": False,
+    # terminals: pytest-sugar, pytest-rich, pytest-instafail
+    "force_sugar": False,
+    "rich": False,
+    "rich_capture": None,
+    "instafail": False,
+    # allure-pytest: the controller writes the results, and has emptied the folder
+    "clean_alluredir": False,
+    "attach_capture": False,
+    # pytest-benchmark: the controller has the table; worker.neighbours.pytest_benchmark
+    "benchmark_autosave": False,
+    "benchmark_compare": None,
+    "benchmark_compare_fail": None,
+    "benchmark_cprofile_dump": None,
+    "benchmark_histogram": None,
+    "benchmark_json": None,
+    "benchmark_only": False,
+    "benchmark_save": None,
+    # inline-snapshot refuses to change files in a worker, by an error
+    "inline_snapshot": None,
 }
 _BLOCKED = ("lfplugin", "nfplugin", "stepwiseplugin")
 # Plugins, by the names they may be registered under, that need care on a rank, and who takes it.
 _NEIGHBOURS = {
+    "pytest_pprank.worker.neighbours.allure": ("allure_pytest", "allure_pytest.plugin"),
+    "pytest_pprank.worker.neighbours.pytest_benchmark": ("benchmark", "pytest_benchmark.plugin"),
+    "pytest_pprank.worker.neighbours.pytest_memray": ("memray", "pytest_memray"),
+    "pytest_pprank.worker.neighbours.pytest_regressions": (
+        "regressions",
+        "pytest_regressions.plugin",
+    ),
+    "pytest_pprank.worker.neighbours.terminals": (
+        "pytest_github_actions_annotate_failures",
+        "pytest_github_actions_annotate_failures.plugin",
+    ),
     "pytest_pprank.worker.neighbours.hypothesis_examples": ("hypothesispytest",),
     "pytest_pprank.worker.neighbours.pytest_cov": ("pytest_cov", "pytest_cov.plugin"),
     "pytest_pprank.worker.neighbours.rerunfailures": ("rerunfailures", "pytest_rerunfailures"),

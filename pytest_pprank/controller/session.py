@@ -13,6 +13,7 @@ from pytest_pprank.controller.allowances import read_allowances
 from pytest_pprank.controller.deadlines import Deadlines
 from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.listeners import Listeners
+from pytest_pprank.controller.nodes import RankNodes
 from pytest_pprank.controller.outcome import TestOutcome
 from pytest_pprank.controller.rank_config import (
     debugger_asked,
@@ -67,6 +68,7 @@ class ControllerSession:
         self._listeners = Listeners(config, self._options)
         self._group: WorkerGroup | None = None
         self._lease = GroupLease(config)
+        self._nodes = RankNodes(config)
         self._topology: Topology | None = None
         self._groups_started = self._tests = 0
         self._interrupted: tuple[Detail, ...] = ()
@@ -205,6 +207,7 @@ class ControllerSession:
             self._check_preload()
             group.start()
         except GroupError as error:
+            self._nodes.down(f"g{self._groups_started}", {}, "its worker group could not start")
             self._count_start_failure(error)
             raise
         self._start_failures = 0
@@ -267,16 +270,20 @@ class ControllerSession:
                 **self.reverted.environment(self._launcher.run_dir),
                 **self._lease.environment,
             },
+            workerinputs=self._nodes.up(name, topology.world_size),
         )
 
     def _drop_group(self, *, orderly: bool) -> None:
         group, self._group, self._topology = self._group, None, None
         if group is None:
             return
-        if orderly:
-            self._tell_late_errors(group.close())
-        else:
-            group.kill()
+        try:
+            if orderly:
+                self._tell_late_errors(group.close())
+            else:
+                group.kill()
+        finally:
+            self._nodes.down(group.name, group.outputs, "its worker group was ended")
         self._lease.give_back()
 
     def _tell_late_errors(self, errors: list[str]) -> None:
@@ -301,6 +308,7 @@ class ControllerSession:
         if group is not None:
             group.interrupt()
             group.close(_INTERRUPTED_SECONDS)
+            self._nodes.down(group.name, group.outputs, "the run was interrupted")
 
     @property
     def checks_off(self) -> list[str]:

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from pytest_pprank._pytest_compat import subtests_fail_their_test
 from pytest_pprank.controller.outcome import Printed, TestOutcome
 from pytest_pprank.planning import Plan, reaches_sglang
+from pytest_pprank.report.additions import merged_additions
 from pytest_pprank.report.known import expect_verdicts, known_lines, tell_mended
 from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, RankReport
 from pytest_pprank.report.text import PlainFailure
-from pytest_pprank.report.verdict import PROPERTY, Verdict, judge, note_verdict
+from pytest_pprank.report.verdict import PROPERTY, Failed, Verdict, judge, note_verdict
 
 _PHASES = ("setup", "call", "teardown")
 
@@ -48,7 +50,10 @@ class ReportMerger:
                 merged.append(
                     self._phase(item, plan, phase, ranks, verdict, sections, outcome.seconds)
                 )
+                _fail_for_subtests(merged)
                 _add_footnote(merged[-1], self._footnote(item, plan, outcome, merged[-1]))
+        if not any(report.when == "teardown" for report in merged):
+            merged.append(self._cut_off(item, plan, outcome))
         for number, report in enumerate(merged):
             for name, kind in list(report.user_properties):
                 if name == PROPERTY:
@@ -62,19 +67,23 @@ class ReportMerger:
         """As `_phase` and all before it, where there is nothing to judge: most tests pass."""
         number = _PHASES.index(phase)
         times = [own[number] for own in outcome.reports.values()]
-        return pytest.TestReport(
-            nodeid=item.nodeid,
-            location=item.location,
-            keywords=dict.fromkeys(item.keywords, 1),
-            outcome="passed",
-            longrepr=None,
-            when=phase,  # type: ignore[arg-type]
-            sections=_sections([], outcome.printed, phase) + self._reverts(plan),
+        return _test_report(
+            item,
+            phase,
+            "passed",
+            _sections([], outcome.printed, phase) + self._reverts(plan),
             duration=max(t["duration"] for t in times),
             start=min(t["start"] for t in times),
             stop=max(t["stop"] for t in times),
             user_properties=self._properties([], self._done(plan)),
         )
+
+    def _cut_off(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> pytest.TestReport:
+        """Return the end of a test whose group was ended before: every test has one, also with
+        pytest alone, and those who write files of tests wait for it.
+        """
+        sections = _sections([], outcome.printed, "teardown")
+        return _test_report(item, "teardown", "passed", sections + self._reverts(plan))
 
     def _subtests(
         self, item: pytest.Item, plan: Plan, phase: str, reports: list[RankReport]
@@ -118,19 +127,18 @@ class ReportMerger:
         if isinstance(longrepr, PlainFailure):
             longrepr.locate(str(item.path), (item.location[1] or 0) + 1)
         reports = [r.report for r in ranks]
-        report = pytest.TestReport(
-            nodeid=item.nodeid,
-            location=item.location,
-            keywords=dict.fromkeys(item.keywords, 1),
-            outcome=outcome,  # type: ignore[arg-type]
+        report = _test_report(
+            item,
+            phase,
+            outcome,
+            sections + self._reverts(plan),
             longrepr=longrepr,
-            when=phase,  # type: ignore[arg-type]
-            sections=sections + self._reverts(plan),
             duration=max((r.duration for r in reports), default=seconds),
             start=min((r.start for r in reports), default=0.0),
             stop=max((r.stop for r in reports), default=0.0),
             user_properties=self._properties(ranks, self._done(plan)),
         )
+        vars(report).update(merged_additions(ranks))
         if outcome == FAILED:
             note_verdict([report], verdict.kind)
         if xfail is not None:
@@ -164,6 +172,31 @@ class ReportMerger:
             for r in ranks
             for name, value in r.report.user_properties
         ]
+
+
+def _test_report(
+    item: pytest.Item, phase: str, outcome: str, sections: list[tuple[str, str]], **more: Any
+) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords=dict.fromkeys(item.keywords, 1),
+        outcome=outcome,  # type: ignore[arg-type]
+        when=phase,  # type: ignore[arg-type]
+        sections=sections,
+        **{"longrepr": None, **more},
+    )
+
+
+def _fail_for_subtests(merged: list[pytest.TestReport]) -> None:
+    """Let the last report, of a test's call, fail for its failed subtests, as pytest does."""
+    report = merged[-1]
+    failed = sum(each.failed and hasattr(each, "context") for each in merged)
+    if report.when == "call" and report.passed and failed and subtests_fail_their_test():
+        suffix = "s" if failed > 1 else ""
+        report.outcome = "failed"
+        report.longrepr = f"contains {failed} failed subtest{suffix}"
+        note_verdict([report], Failed.kind)
 
 
 def _add_footnote(report: pytest.TestReport, text: str) -> None:

@@ -95,7 +95,7 @@ class OffReport:
         names = ", ".join(wanted)
         failure = PlainFailure(KIND, f"{names}: asked for by name, and off: {self._why[wanted[0]]}")
         failure.locate(str(item.path), (item.location[1] or 0) + 1)
-        called.outcome, called.longrepr = "failed", failure  # type: ignore[assignment]
+        called.outcome, called.longrepr = "failed", failure
         called.user_properties.append(("pprank_verdict", KIND))
 
     def summary(self) -> Iterator[str]:

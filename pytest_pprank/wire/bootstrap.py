@@ -17,8 +17,8 @@ class RankBootstrap:
     may need `path`), `items` the tests this group will be asked to run, `folder` and `path` the
     controller's working directory and sys.path, `basetemp` the folder of its tmp_path folders,
     `server_args` SGLang's (None: the group never touches SGLang), `reverts` edits that take SGLang
-    fixes out,
-    `environment` variables to set (None: to remove).
+    fixes out, `environment` variables to set (None: to remove), `workerinputs` what plugins of the
+    controller say to those of each rank (wire.worker_data), by rank.
     """
 
     address: tuple[str, int]
@@ -36,3 +36,4 @@ class RankBootstrap:
     server_args: dict[str, Any] | None = None
     reverts: tuple[Any, ...] = ()
     environment: dict[str, str | None] = field(default_factory=dict)
+    workerinputs: tuple[bytes, ...] = ()

@@ -31,7 +31,7 @@ from typing import Any, TypeAlias
 from pytest_pprank.perturb import Schedule
 from pytest_pprank.wire.findings import Finding
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raised whenever a message changes; both ends refuse another number."""
 
 ItemKey = tuple[str, ...]
@@ -179,7 +179,12 @@ class Shutdown:
 
 @dataclass(frozen=True)
 class TornDown:
-    """A rank has finished its pytest session; what it still does is nobody's concern."""
+    """A rank has finished its pytest session; what it still does is nobody's concern.
+
+    `output`: what plugins there have left for those of the controller (wire.worker_data).
+    """
+
+    output: bytes = b""
 
 
 @dataclass(frozen=True)

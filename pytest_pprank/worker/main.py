@@ -77,12 +77,13 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
 
 
 def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
-    from pytest_pprank.worker.session import RankSession
+    from pytest_pprank.worker.session import RankSession, become_worker
 
     # below the controller's, so that pytest keeps and prunes it like any other tmp_path
     basetemp = str(Path(bootstrap.basetemp) / f"{bootstrap.group}-pp{pprank.rank}")
     options = {**pickle.loads(bootstrap.options), "basetemp": basetemp}
     config = pytest.Config.fromdictargs(options, list(bootstrap.arguments))
+    become_worker(config, bootstrap.workerinputs[pprank.rank])
     session = RankSession(config, bootstrap, pprank, link)
     config.pluginmanager.register(session, "pprank-rank")
     quicken_log_capture()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pprank.wire.bootstrap import RankBootstrap
+from pytest_pprank.wire.worker_data import unpack
 from pytest_pprank.worker.output import redirect_output
 from pytest_pprank.worker.parent import die_with_parent
 
@@ -25,6 +26,7 @@ def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
     # The parent is the fork server (or the launcher). Without it nobody would reap or end us.
     die_with_parent()
     _set_environment(bootstrap)
+    _say_who(bootstrap, rank)
     os.chdir(bootstrap.folder)
     sys.path[:] = bootstrap.path
     folder = Path(bootstrap.workdir)
@@ -54,6 +56,17 @@ def _let_go_of_fork_server() -> None:
     if alive is not None:
         os.close(alive)
         server._forkserver_alive_fd = None
+
+
+def _say_who(bootstrap: RankBootstrap, rank: int) -> None:
+    """Set what other plugins know a process by that is not the one which reports (pytest-xdist).
+
+    Ranks of an xdist worker keep its name, and its folder for what its processes share.
+    """
+    told = unpack(bootstrap.workerinputs[rank])
+    os.environ["PYTEST_XDIST_WORKER"] = told["workerid"]
+    os.environ["PYTEST_XDIST_WORKER_COUNT"] = str(told["workercount"])
+    os.environ["PYTEST_XDIST_TESTRUNUID"] = told["testrunuid"]
 
 
 def _set_environment(bootstrap: RankBootstrap) -> None:

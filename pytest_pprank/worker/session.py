@@ -6,10 +6,17 @@ import json
 import sys
 import warnings
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
-from pytest_pprank._pytest_compat import drop_plugins, raised, silence_terminal, tear_down_for
+from pytest_pprank._pytest_compat import (
+    added,
+    drop_plugins,
+    raised,
+    silence_terminal,
+    tear_down_for,
+)
 from pytest_pprank.errors import PeerError
 from pytest_pprank.known import marks
 from pytest_pprank.markers import read_rank_mark
@@ -29,6 +36,7 @@ from pytest_pprank.wire.messages import (
     TornDown,
     WarningSeen,
 )
+from pytest_pprank.wire.worker_data import pack, unpack
 from pytest_pprank.worker.context import SERVER_ARGS
 from pytest_pprank.worker.debugger import refuse_debuggers
 from pytest_pprank.worker.handle import Pprank
@@ -36,6 +44,21 @@ from pytest_pprank.worker.ledger import begin_test, unfinished
 from pytest_pprank.worker.link import Link
 from pytest_pprank.worker.perturbing import perturb_call, perturbing
 from pytest_pprank.worker.sanitizing import sanitizing
+
+
+def become_worker(config: pytest.Config, workerinput: bytes) -> None:
+    """Let other plugins know a rank by what they know: a worker of pytest-xdist.
+
+    They report and write where the controller is, and leave for it what it cannot know.
+    """
+    config.workerinput = unpack(workerinput)  # type: ignore[attr-defined]
+    config.workeroutput = {}  # type: ignore[attr-defined]
+
+
+def worker_output(config: pytest.Config) -> dict[str, Any]:
+    """Return what plugins of a rank leave for those of the controller."""
+    output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+    return output
 
 
 class PeersNotReady(Exception):
@@ -76,7 +99,11 @@ class RankSession:
     def pytest_sessionfinish(self) -> Generator[None, None, None]:
         """Say when all fixtures are torn down: pytest's last garbage collection may take long."""
         yield
-        self._link.send(TornDown())
+        output, left = pack(worker_output(self._config))
+        for name, why in left.items():
+            text = f"pprank: workeroutput[{name!r}] does not reach the controller: {why}"
+            self._link.send(WarningSeen("PytestWarning", text, "pytest-pprank", 1, "runtest", ""))
+        self._link.send(TornDown(output))
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Keep what broke the session: no terminal would print it here."""
@@ -91,10 +118,17 @@ class RankSession:
         if report.failed:
             self._collect_errors[str(report.nodeid)] = str(report.longrepr)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep the tests this group was started for."""
-        by_key = {item_key(item): item for item in items}
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, None, None]:
+        """Keep the tests this group was started for, also if a plugin here would leave them out.
+
+        Which tests run was for the controller to say, where the same plugins are.
+        """
+        collected = list(items)
+        yield
+        by_key = {item_key(item): item for item in [*collected, *items]}
         self._items = {key: by_key[key] for key in self._wanted if key in by_key}
         items[:] = self._items.values()
         for item in items:
@@ -200,7 +234,7 @@ class RankSession:
 
 def _is_plain(report: pytest.TestReport) -> bool:
     """Whether a report says nothing but that a phase passed, as most do."""
-    more = report.sections or report.user_properties or hasattr(report, "wasxfail")
+    more = report.sections or report.user_properties or any(added(report).values())
     return type(report) is pytest.TestReport and report.outcome == "passed" and not more
 
 

@@ -69,6 +69,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     options.cov_report = {"": None}
     options.cov_fail_under = 0
     plugin = CovPlugin(options, early_config.pluginmanager, start=False)
+    plugin._is_worker = lambda _: False  # no worker of the kind that it knows
     plugin.start(RankCoverage)
     early_config.pluginmanager.register(plugin, "_cov")
     early_config.pluginmanager.register(_Writer(plugin.cov_controller))

@@ -1,0 +1,32 @@
+"""pytest-memray: its report has each rank of a test by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Neighbour:
+    """Finds the files of ranks (worker.neighbours.pytest_memray)."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_terminal_summary(self) -> None:
+        """Add what ranks have noted to what this process knows, or would look for elsewhere."""
+        manager: Any = self._config.pluginmanager.get_plugin("memray_manager")
+        if manager is None:
+            return
+        from pytest_memray.plugin import Result
+
+        files = [(None, path) for path in manager.result_metadata_path.glob("*.metadata")]
+        files += [(p.parent.name, p) for p in manager.result_metadata_path.glob("pp*/*.metadata")]
+        for rank, path in files:
+            told = json.loads(path.read_text())
+            name = f"{told['test_id']} (rank {rank[2:]})" if rank else told["test_id"]
+            file = Path(told["result_file"])
+            manager.results.setdefault(name, Result(name, told["peak_memory"], file))

@@ -1,0 +1,113 @@
+"""Ranks as other plugins see them from the controller: the nodes of pytest-xdist.
+
+A rank is to other plugins what a worker of xdist is: `config.workerinput` says so, what only one
+process may write is not written there, and what it leaves in `config.workeroutput` comes to
+`pytest_testnodedown` here. Where the controller is a worker of xdist itself, both hooks are called
+where that worker is a node: what is to be put together is put together once, at the top.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from pytest_pprank.wire.worker_data import pack, unpack
+
+KEY = "pprank_nodes"
+"""Where a worker of xdist keeps, in its own workeroutput, what its ranks have left."""
+
+_NOT_FOR_RANKS = ("_cov", "dsession", "terminaldistreporter")
+"""Plugins whose hooks expect nodes of xdist's own making. Coverage goes another way (coverage)."""
+
+
+class RankNode:
+    """A rank: what plugins use of xdist's WorkerController. `workeroutput` comes when it leaves."""
+
+    def __init__(self, config: pytest.Config, workerinput: dict[str, Any]) -> None:
+        self.config = config
+        self.workerinput = workerinput
+        self.gateway = self
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return str(self.workerinput["workerid"])
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
+
+
+class RankNodes:
+    """The nodes of all worker groups of one controller."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._outer: dict[str, Any] = getattr(config, "workerinput", {})
+        self._testrun = self._outer.get("testrunuid", uuid.uuid4().hex)
+        self._groups: dict[str, tuple[RankNode, ...]] = {}
+
+    def up(self, group: str, world_size: int) -> tuple[bytes, ...]:
+        """Ask plugins what the ranks of a new group are to be told; returns it by rank."""
+        nodes = tuple(self._node(rank, world_size) for rank in range(world_size))
+        self._groups[group] = nodes
+        if not self._outer:
+            for node in nodes:
+                _call(self._config, "pytest_configure_node", node=node)
+        return tuple(map(_packed, nodes))
+
+    def _node(self, rank: int, world_size: int) -> RankNode:
+        own = {
+            "workerid": f"pp{rank}",
+            "workercount": world_size,
+            "testrunuid": self._testrun,
+            "mainargv": list(sys.argv),
+        }
+        return RankNode(self._config, {**own, **self._outer, "pprank": rank})
+
+    def down(self, group: str, outputs: Mapping[int, bytes], why: str) -> None:
+        """Give plugins what the ranks of a group have left; a rank without lets them know `why`."""
+        nodes = self._groups.pop(group, ())
+        entries = [
+            (node.workerinput, outputs.get(rank), "" if rank in outputs else why)
+            for rank, node in enumerate(nodes)
+        ]
+        if self._outer:
+            output: dict[str, Any] = self._config.workeroutput  # type: ignore[attr-defined]
+            packed = [(pack(told)[0], left, error) for told, left, error in entries]
+            output.setdefault(KEY, []).extend(packed)
+            return
+        for told, left, error in entries:
+            _down(self._config, told, left, error)
+
+
+def down_with_worker(config: pytest.Config, entries: Iterable[tuple[bytes, Any, str]]) -> None:
+    """Do for the ranks of a worker of xdist what `RankNodes.down` does for the controller's own."""
+    for told, left, error in entries:
+        _down(config, unpack(told), left, error)
+
+
+def _down(config: pytest.Config, told: dict[str, Any], left: bytes | None, error: str) -> None:
+    node = RankNode(config, told)
+    if left is not None:
+        node.workeroutput = unpack(left)  # type: ignore[attr-defined]
+    _call(config, "pytest_testnodedown", node=node, error=error or None)
+
+
+def _call(config: pytest.Config, hook: str, **given: object) -> None:
+    if not hasattr(config.hook, hook):
+        return  # xdist declares it; without xdist it is there if somebody implements it
+    manager = config.pluginmanager
+    out = [manager.get_plugin(name) for name in _NOT_FOR_RANKS]
+    manager.subset_hook_caller(hook, [each for each in out if each is not None])(**given)
+
+
+def _packed(node: RankNode) -> bytes:
+    packed, left = pack(node.workerinput)
+    if left:
+        name, why = next(iter(left.items()))
+        raise pytest.UsageError(f"pytest_configure_node: workerinput[{name!r}]: {why}")
+    return packed

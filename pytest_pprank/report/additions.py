@@ -1,0 +1,45 @@
+"""What other plugins add to the reports of ranks, as one: it comes with the report of the test.
+
+They do it where the test runs (`pytest_runtest_makereport`) and read it where reports are written,
+as with pytest-xdist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_pprank._pytest_compat import added
+from pytest_pprank.report.rank_report import FAILED, RankReport
+
+_NOT_ADDED = frozenset({"wasxfail", "context", "nodeid", "rerun"})
+"""What says how a phase ended, and of what it is a phase: the merged report has its own."""
+
+
+def merged_additions(ranks: Sequence[RankReport]) -> dict[str, Any]:
+    """Return what reports of a phase have beside pytest's own.
+
+    What ranks have alike is there once. Lists that differ come one behind the other, mappings are
+    laid over each other. Else the word of the rank counts that failed first, or of the first one.
+    """
+    first_to_fail = sorted(ranks, key=lambda r: (r.kind != FAILED, r.report.stop, r.rank))
+    failed = any(r.kind == FAILED for r in ranks)
+    merged: dict[str, Any] = {}
+    for rank in first_to_fail if failed else sorted(ranks, key=lambda r: r.rank):
+        for name, value in added(rank.report).items():
+            if name not in _NOT_ADDED:
+                merged[name] = _both(merged[name], value) if name in merged else value
+    return merged
+
+
+def _both(first: Any, other: Any) -> Any:
+    if first == other:
+        return first
+    if isinstance(first, list) and isinstance(other, list):
+        return first + [each for each in other if each not in first]
+    if isinstance(first, dict) and isinstance(other, dict):
+        shared = {name: _both(first[name], other[name]) for name in first.keys() & other.keys()}
+        return {**other, **first, **shared}
+    if isinstance(first, str) and not first:
+        return other
+    return first
