@@ -13,10 +13,10 @@ then what is said about them was true all that time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from pytest_pprank.controller.ledger_text import describe, group, name, place, summary
 from pytest_pprank.controller.mismatches import find_mismatches
+from pytest_pprank.controller.waits import Blocked, InMeeting, Meets, Wait, Waits
 from pytest_pprank.wire.ledger_file import (
     COLLECTIVE,
     CREATE,
@@ -30,105 +30,13 @@ from pytest_pprank.wire.ledger_file import (
 )
 from pytest_pprank.words import plural_ranks
 
-__all__ = ["Waits", "explain_waits", "summary"]
+__all__ = ["InMeeting", "Waits", "explain_waits", "summary"]
 
 _MAIN = "MainThread"
 """Of a rank: the one that runs the tests."""
 _UNFINISHED = (State.ISSUED, State.WAITING, State.DROPPED)
 _FROM_ROOT = ("broadcast", "scatter")
 _TO_ROOT = ("reduce", "gather")
-
-
-@dataclass(frozen=True)
-class Waits:
-    """What the ledgers say about ranks that wait."""
-
-    lines: tuple[str, ...] = ()
-    deadlock: tuple[int, ...] = ()
-    """Ranks that wait for each other in a circle, and for nothing else: it cannot end."""
-    mismatch: bool = False
-    """Whether ranks have come to the same place with different operations."""
-    hopeless: frozenset[int] = frozenset()
-    """Ranks in an operation that needs a rank which is gone and has not issued its part."""
-    stuck: frozenset[int] = frozenset()
-    """All that can never go on: `deadlock`, `hopeless`, and those that wait for these."""
-    key: frozenset[tuple[int, int]] = frozenset()
-    """(rank, operation number) of all that deadlock, mismatch, hopeless and stuck rest upon.
-
-    Numbers of meetings are below 0."""
-
-
-@dataclass(frozen=True)
-class InMeeting:
-    """A rank that waits in a meeting of the test (`words`: in which one) for all of `missing`.
-
-    `number` is that of the meeting on this rank.
-    """
-
-    words: str
-    number: int
-    missing: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Wait:
-    """A rank that is blocked in an operation."""
-
-    rank: int
-    operation: Operation
-    missing: tuple[int, ...]
-    """Members of the group that have not issued their part."""
-    needs_all: bool
-    """Whether each of `missing` is needed; else any one of them is enough (recv from any)."""
-    certain: bool
-    """Whether the operation surely cannot end without them, and no thread may change that."""
-    lost: bool = False
-    """Whether its message was sent, by a handle that is gone: it may not, but could still arrive.
-    If all others wait, too, and for long enough, it has not."""
-
-    @property
-    def part(self) -> tuple[int, int]:
-        """What it contributes to a `key`."""
-        return self.rank, self.operation.number
-
-    @property
-    def waiter(self) -> str:
-        """Who waits, in words."""
-        on_device = self.operation.state is State.RUNNING
-        return f"the device of rank {self.rank}" if on_device else f"rank {self.rank}"
-
-    def where(self, whom: int) -> str:
-        """Say in what it waits, and for whom."""
-        words = describe(self.operation)
-        return words if self.operation.peer is not None else f"{words} for rank {whom}"
-
-
-@dataclass(frozen=True)
-class _Meets:
-    """A rank that is blocked in a meeting, and comes to no operation meanwhile."""
-
-    rank: int
-    meeting: InMeeting
-    needs_all = certain = True
-    lost = False
-
-    @property
-    def missing(self) -> tuple[int, ...]:
-        return self.meeting.missing
-
-    @property
-    def part(self) -> tuple[int, int]:
-        return self.rank, -1 - self.meeting.number
-
-    @property
-    def waiter(self) -> str:
-        return f"rank {self.rank}"
-
-    def where(self, whom: int) -> str:
-        return f"{self.meeting.words} for rank {whom}"
-
-
-_Blocked = _Wait | _Meets
 
 
 def explain_waits(
@@ -168,7 +76,7 @@ class _Graph:
             for operation in (*ledger.waiting, *_first_on_device(ledger))
         ]
         self._meets = {
-            rank: _Meets(rank, meeting)
+            rank: Meets(rank, meeting)
             for rank, meeting in meetings.items()
             if rank not in places and rank in self._ledgers and not self._ledgers[rank].waiting
         }
@@ -210,14 +118,14 @@ class _Graph:
             return self._missing_peers(rank, operation)
         return tuple(self._absent(rank, operation))
 
-    def _wait(self, rank: int, operation: Operation) -> _Wait:
+    def _wait(self, rank: int, operation: Operation) -> Wait:
         missing = self._missing(rank, operation)
         lost = not missing and operation.way == RECV and self._given_up(rank, operation)
         if lost and operation.peer is not None:
             missing = (operation.peer,)
         asked = operation.ranks if operation.peer is None else (operation.peer,)
         known = all(r in self._ledgers and self._ledgers[r].complete for r in asked)
-        return _Wait(
+        return Wait(
             rank=rank,
             operation=operation,
             missing=missing,
@@ -277,14 +185,14 @@ class _Graph:
         ledger = self._ledgers.get(rank)
         return rank in self._gone and ledger is not None and len(ledger.threads) < 2
 
-    def _in_vain(self, wait: _Blocked) -> bool:
+    def _in_vain(self, wait: Blocked) -> bool:
         if wait.lost:
             return False
         gone = [self._will_do_nothing(rank) for rank in wait.missing]
         return any(gone) if wait.needs_all else all(gone)
 
-    def _proven_waits(self) -> dict[int, _Blocked]:
-        proven: dict[int, _Blocked] = {
+    def _proven_waits(self) -> dict[int, Blocked]:
+        proven: dict[int, Blocked] = {
             # another thread of it could still come to the operation
             rank: meets
             for rank, meets in self._meets.items()
@@ -295,7 +203,7 @@ class _Graph:
                 proven[wait.rank] = wait
         return proven
 
-    def _stuck(self, waits: Mapping[int, _Blocked]) -> dict[int, _Blocked]:
+    def _stuck(self, waits: Mapping[int, Blocked]) -> dict[int, Blocked]:
         """Return the largest part of `waits` that only ranks in it, or gone, could end."""
         stuck = {rank: wait for rank, wait in waits.items() if wait.missing}
         while True:
@@ -304,7 +212,7 @@ class _Graph:
                 return kept
             stuck = kept
 
-    def _held(self, wait: _Blocked, stuck: Mapping[int, _Blocked]) -> bool:
+    def _held(self, wait: Blocked, stuck: Mapping[int, Blocked]) -> bool:
         if wait.certain and self._in_vain(wait):
             return True
         held = [rank in stuck or self._will_do_nothing(rank) for rank in wait.missing]
@@ -315,9 +223,9 @@ class _Graph:
     def _lines(
         self,
         circles: list[tuple[int, ...]],
-        proven: Mapping[int, _Blocked],
+        proven: Mapping[int, Blocked],
         doubtful: list[tuple[int, ...]],
-        likely: Mapping[int, _Blocked],
+        likely: Mapping[int, Blocked],
     ) -> Iterator[str]:
         yield from (mismatch.text for mismatch in self._mismatches)
         for circle in circles:
@@ -326,7 +234,7 @@ class _Graph:
             yield f"likely deadlock: {_around(circle, likely)}"
         told = {rank for circle in (*circles, *doubtful) for rank in circle}
         mismatched = {part for mismatch in self._mismatches for part in mismatch.key}
-        meetings: dict[tuple[str, str, int], list[_Wait]] = {}
+        meetings: dict[tuple[str, str, int], list[Wait]] = {}
         for wait in self._waits:
             operation = wait.operation
             if (wait.rank, operation.number) in mismatched:
@@ -340,7 +248,7 @@ class _Graph:
             if not told.issuperset(wait.rank for wait in waits):
                 yield self._absence(waits)
 
-    def _why(self, wait: _Wait) -> str:
+    def _why(self, wait: Wait) -> str:
         operation, peer = wait.operation, wait.operation.peer
         if operation.way == STORE:
             return ""
@@ -356,7 +264,7 @@ class _Graph:
             return f"; rank {peer} {self._gone[peer]} without {doing}{self._other_message(wait)}"
         return f"; rank {peer} {self._doing(peer)}{self._other_message(wait)}"
 
-    def _other_message(self, wait: _Wait) -> str:
+    def _other_message(self, wait: Wait) -> str:
         """Point at a message between the same two that nobody has taken: a wrong tag or group."""
         operation, peer = wait.operation, wait.operation.peer
         assert peer is not None
@@ -369,7 +277,7 @@ class _Graph:
             return f"; it {begun} rank {wait.rank} with {how} ({place(other)})"
         return ""
 
-    def _absence(self, waits: list[_Wait]) -> str:
+    def _absence(self, waits: list[Wait]) -> str:
         first = waits[0].operation
         where = ", ".join(sorted({place(wait.operation) for wait in waits}))
         who = plural_ranks(wait.rank for wait in waits)
@@ -430,7 +338,7 @@ def _difference(other: Operation, operation: Operation) -> str:
     return "a handle that was dropped" if other.state is State.DROPPED else "the same tag"
 
 
-def _circles(stuck: Mapping[int, _Blocked]) -> list[tuple[int, ...]]:
+def _circles(stuck: Mapping[int, Blocked]) -> list[tuple[int, ...]]:
     """Return circles of ranks that wait for one another; no rank is in two of them."""
     circles: list[tuple[int, ...]] = []
     seen: set[int] = set()
@@ -448,7 +356,7 @@ def _circles(stuck: Mapping[int, _Blocked]) -> list[tuple[int, ...]]:
     return circles
 
 
-def _around(circle: tuple[int, ...], waits: Mapping[int, _Blocked]) -> str:
+def _around(circle: tuple[int, ...], waits: Mapping[int, Blocked]) -> str:
     steps = [
         f"{waits[rank].waiter} waits in {waits[rank].where(following)}"
         for rank, following in zip(circle, (*circle[1:], circle[0]), strict=True)

@@ -21,10 +21,13 @@ CAPABILITIES = {
     "test_generate_chunks": "chunks",
     "test_generate_aborts": "aborts",
     "test_generate_pressure": "memory pressure",
+    "test_refusals": "refusals",
+    "test_control": "control requests",
     "test_generate_grammar": "grammars",
     "test_generate_models": "models",
     "test_overlap": "overlap schedule",
     "test_disagg": "prefill/decode",
+    "test_disagg_reasons": "reasons for a failure",
 }
 """Files of the suite -> what they test, in the order of the columns."""
 _MOST_FAILURES = 12
