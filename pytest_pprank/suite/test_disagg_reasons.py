@@ -180,18 +180,24 @@ def test_running_too_long(disagg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @in_agreement
-@pytest.mark.pprank(perturb="-polls")  # the first request must be the first to be ready
 def test_waiting_too_long(disagg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefill ends it before its turn has come; decode does not hear of it by itself."""
-    disagg.submit(8 * CHUNK)
-    late = disagg.submit(30)
+    """Prefill ends it before its turn has come; decode does not hear of it by itself.
+
+    So may the other one, where its handshake takes longer.
+    """
+    first, late = disagg.submit(8 * CHUNK), disagg.submit(30)
     disagg.run_until(
         lambda: all(late in view.queues["waiting"] for view in disagg.prefill.stages),
     )
     monkeypatch.setenv("SGLANG_REQ_WAITING_TIMEOUT", "0.000001")
     disagg.run_until(lambda: disagg.prefill.results[late].finished)
     monkeypatch.delenv("SGLANG_REQ_WAITING_TIMEOUT")
+    disagg.step(4 * disagg.prefill_stages)  # what has been noted is carried out
     check_reason(disagg.prefill, late, "waiting timeout", 503)
-    disagg.abort(late, role="decode")
-    settle(disagg, late, allow_failed_rooms=True)
+    reasons = {rid: disagg.prefill.results[rid].finish_reason for rid in (first, late)}
+    ended = [rid for rid, reason in reasons.items() if reason and reason["type"] == "abort"]
+    for rid in ended:
+        check_reason(disagg.prefill, rid, "waiting timeout", 503)
+        disagg.abort(rid, role="decode")
+    settle(disagg, *ended, allow_failed_rooms=True)
     check_reason(disagg.decode, late, "")
