@@ -26,8 +26,8 @@ CAPABILITIES = {
     "test_generate_grammar": "grammars",
     "test_generate_models": "models",
     "test_overlap": "overlap schedule",
-    "test_disagg": "prefill/decode",
     "test_disagg_reasons": "reasons for a failure",
+    "test_disagg": "prefill/decode",
 }
 """Files of the suite -> what they test, in the order of the columns."""
 _MOST_FAILURES = 12

@@ -203,7 +203,7 @@ class TestScheduler:
     def test_others(self) -> None:
         plain = SimpleNamespace()
         assert held.chunked_request_of(plain) is None
-        assert held.waiting_for_grammar(plain) == 0
+        assert held.waiting_for_grammar(plain) == []
         assert not held.is_hybrid(plain)
         assert not held.is_scheduler(plain)
         held.reset_estimates(plain)
@@ -214,7 +214,7 @@ class TestScheduler:
             token_to_kv_pool_allocator=None,
             new_token_ratio_tracker=SimpleNamespace(reset=lambda: resets.append(1)),
         )
-        assert held.waiting_for_grammar(full) == 2
+        assert held.waiting_for_grammar(full) == [1, 2]
         assert held.is_hybrid(full)
         assert held.is_scheduler(full)
         held.reset_estimates(full)

@@ -116,7 +116,7 @@ def test_option(text, expected):
         ("skew", "x: 'skew' is not SEED or SEED:NAMES, such as 7 or 7:skew,polls"),
         ("7:none", "is not SEED or SEED:NAMES"),
         ("7:skw", r"x: there is no perturbation 'skw' \(did you mean 'skew'\?\)"),
-        ("-1", "no perturbation '1'"),
+        ("-1", "SEED is a whole number from 0 up, and goes before the names"),
     ],
 )
 def test_wrong_option(text, words):

@@ -147,7 +147,8 @@ def test_messages_that_do_not_fit():
     sent = log("send", "int64[1]", "int64[2]", peer=1)
     (other,) = compare({0: [sent], 1: [log("recv", "int64[1]", "int32[4]", peer=0)]})
     assert other.text.splitlines() == [
-        "messages from rank 0 to rank 1 (group pp, tag 0) do not fit together:",
+        "messages from rank 0 to rank 1 (group pp, tag 0) do not fit together (the dtype "
+        "and the size differ):",
         "  rank 0 sent 2, number 2: int64[2] (a.py:1 in f)",
         "  rank 1 received 2, number 2: int32[4] (a.py:1 in f)",
     ]
