@@ -8,6 +8,7 @@ PYTEST_DONT_REWRITE: ranks are forked with this package already imported.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,10 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    # pytest gets every name of a plugin to look for fixtures: torch is not imported for that
+    asked_by = str(sys._getframe(1).f_globals.get("__name__"))
+    later = () if asked_by.partition(".")[0] in ("_pytest", "pluggy") else _LATER
+    return sorted({*globals(), *later})
 
 
 if not TYPE_CHECKING:  # type checkers would take any name for one that is there

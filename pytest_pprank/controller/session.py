@@ -126,13 +126,20 @@ class ControllerSession:
         reports = self._merger.merge(item, plan, outcome)
         self._sanitizers.tell(item, outcome, reports)
         self._off.tell(item, outcome.findings.off, plan.asked, reports)
-        if outcome.spoiled and not any(report.failed for report in reports):
-            self._warnings.tell(
-                f"pprank: worker group replaced after this test: {outcome.spoiled}", item
-            )
+        if outcome.spoiled:
+            self._tell_replaced(item, outcome.spoiled, reports)
         self._warnings.flush()
         self.ran[item.nodeid] = None
         return reports
+
+    def _tell_replaced(self, item: pytest.Item, why: str, reports: list[pytest.TestReport]) -> None:
+        """Say so in the report of a failure; after a test that has passed, as a warning."""
+        text = f"worker group replaced after this test: {why}"
+        failed = [report for report in reports if report.failed]
+        for report in failed[:1]:
+            report.sections.append(("pprank", text))
+        if not failed:
+            self._warnings.tell(f"pprank: {text}", item)
 
     def _outcome(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> TestOutcome:
         start = time.monotonic()

@@ -28,7 +28,8 @@ class PlainFailure(ExceptionRepr):
 
     def locate(self, path: str, lineno: int) -> None:
         """Say which test this is about; `lineno` counts from 1."""
-        self.reprcrash = Crash(path, lineno, self._text)
+        crash = self.reprcrash
+        self.reprcrash = Crash(path, lineno, crash.message if crash else self._text)
         first = self._text.partition("\n")[0]
         self.reprtraceback = one_entry(self._lines, path, lineno, first)
 
