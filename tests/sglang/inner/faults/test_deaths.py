@@ -20,8 +20,3 @@ def test_killed(disagg, pprank, role):
 
 def test_next(disagg):
     assert len(disagg.generate([9])[0].token_ids) == 8
-
-
-@pytest.mark.pprank(prefill=1, decode=2)
-def test_sizes_that_sglang_refuses(disagg):
-    disagg.generate([9])
