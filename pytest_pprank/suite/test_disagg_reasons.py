@@ -147,7 +147,13 @@ def test_transfer_that_fails_on_a_later_stage(disagg: Any) -> None:
     check_reason(disagg.prefill, failed, "Prefill transfer failed", FAILED)
 
 
-@pytest.mark.parametrize("state", ["waiting", "transferring"])
+agreed_start = pytest.mark.skipif(
+    is_older_than("0.5.17"),
+    reason="before 0.5.17 prefill's stages may start other requests than agreed; here by chance",
+)
+
+
+@pytest.mark.parametrize("state", [pytest.param("waiting", marks=agreed_start), "transferring"])
 def test_abort_on_both_roles(disagg: Any, state: str) -> None:
     """An abort ends it on both roles as such, wherever it is on prefill."""
     slow = disagg.slow_transfer(stages=[1])
