@@ -24,7 +24,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_pprank.launch import forked_server, preload
 from pytest_pprank.launch.orphans import adopt_orphans, kill_orphans
@@ -84,9 +84,12 @@ class Launcher:
             import_module("pytest_pprank.launch.elastic")  # before there is a thread
             multiprocessing.set_forkserver_preload([_FORK_SERVER])
             forked_server.start()
-        self._channel = connect(
-            self._spec.address, bytes.fromhex(self._spec.key), Hello(LAUNCHER_RANK, os.getpid())
-        )
+        try:
+            self._channel = connect(
+                self._spec.address, bytes.fromhex(self._spec.key), Hello(LAUNCHER_RANK, os.getpid())
+            )
+        except (ConnectionError, EOFError):  # the controller has gone while we were importing
+            self._leave_nothing(gone=True)
         threading.Thread(target=self._read, daemon=True).start()
         endpoint = _serve_rendezvous()
         self._channel.send(self._look_at_fork_server())
@@ -148,16 +151,18 @@ class Launcher:
         except ChannelClosed:
             gone = True  # the controller, without a word: leave nothing behind
         self._kill(None)
-        shutil.rmtree(self._spec.run_dir, ignore_errors=True)
-        if gone:
-            import_module("pytest_pprank.launch.lease_files").sweep()
-        self._leave()
+        self._leave_nothing(gone=gone)
 
-    def _leave(self) -> None:
+    def _leave_nothing(self, *, gone: bool) -> NoReturn:
+        """Remove what the run has made, and end. `gone`: the controller cannot do its part."""
         # The main thread may be inside elastic, which waits for workers that are being killed;
         # nothing of it is worth saving.
         kill_orphans(_helpers())
         _end_helpers()
+        # after the fork server, whose imports write there
+        shutil.rmtree(self._spec.run_dir, ignore_errors=True)
+        if gone:
+            import_module("pytest_pprank.launch.lease_files").sweep()
         remove_semaphores(Path(self._spec.run_dir).name)
         os._exit(0)
 
@@ -230,5 +235,8 @@ def _unsafe(threads: tuple[str, ...], cuda: bool) -> str:
 
 def main() -> None:
     """Entry of the launcher process; its LauncherSpec is the first line of standard input."""
-    spec = LauncherSpec.from_json(sys.stdin.readline())
-    Launcher(spec).main()
+    line = sys.stdin.readline()
+    if not line:  # the controller has gone before it could say a word: this folder is the run's
+        shutil.rmtree(Path.cwd(), ignore_errors=True)
+        return
+    Launcher(LauncherSpec.from_json(line)).main()

@@ -2,10 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+
+import pytest_pprank
 
 SOURCE = """
 import pytest, time
@@ -64,6 +68,36 @@ def assert_clean(runner, own_tmp):
 def test_controller_killed(stuck, runner, own_tmp):
     stuck.kill()
     stuck.wait()
+    assert_clean(runner, own_tmp)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_controller_gone_before_the_launcher_has_come_up(runner, own_tmp, how):
+    """While it still imports torch: it finds nobody to talk to."""
+    runner.write(test_it="def test_it(pprank): pass")
+    flags = ["--pp-size=2", "--pprank-device=cpu"]
+    with runner.popen("-v", *flags, env={"TMPDIR": str(own_tmp)}) as process:
+        runner.wait_for(lambda: list(own_tmp.glob("pprank-*/launcher.log")), "it is started")
+        runner.wait_for(lambda: len(runner.processes()) >= 2, "the launcher is there")
+        process.send_signal(how)
+        process.wait()
+    assert_clean(runner, own_tmp)
+
+
+def test_controller_gone_before_it_has_said_a_word(runner, own_tmp):
+    """The launcher has nothing but the folder in which it was started."""
+    folder = own_tmp / "pprank-run"
+    folder.mkdir()
+    code = "from pytest_pprank.launch.launcher import main; main()"
+    path = str(Path(pytest_pprank.__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        cwd=folder,
+        env=runner.environment(PYTHONPATH=path),
+        stdin=subprocess.DEVNULL,
+        check=True,
+        timeout=runner.deadline,
+    )
     assert_clean(runner, own_tmp)
 
 
