@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.worker.context import current_rank, is_rank
+from pytest_pprank.worker.portable import pickled
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +130,7 @@ def assert_ranks_agree(value: Any, *, what: str | None = None) -> None:
     control plane: UsageError for one that does not pickle, or whose type cannot be compared.
     """
     __tracebackhide__ = True
-    payloads = current_rank().gather(_pickled(value))
+    payloads = current_rank().gather(pickled(value, "assert_ranks_agree"))
     values = [pickle.loads(payload) for payload in payloads]
     groups: list[tuple[Any, list[int]]] = []
     for rank, found in enumerate(values):
@@ -303,30 +304,6 @@ def _must_be_scheduler(name: str, scheduler: Any) -> None:
 
 def _type(obj: Any) -> str:
     return f"{type(obj).__module__}.{type(obj).__qualname__}"
-
-
-def _pickled(value: Any) -> bytes:
-    __tracebackhide__ = True
-    try:
-        return pickle.dumps(_portable(value))
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"assert_ranks_agree: {_type(value)} cannot be sent to the other ranks ({error}); "
-            "bring numbers, strings, tensors, or lists, tuples and dicts of them"
-        ) from error
-
-
-def _portable(value: Any) -> Any:
-    """Return `value` with its tensors on the host, so that every rank can unpickle it."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
-    if isinstance(value, dict):
-        return {key: _portable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        return type(value)(_portable(item) for item in value)
-    return value
 
 
 def _equal(left: Any, right: Any) -> bool:

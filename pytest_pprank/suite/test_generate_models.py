@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.sglang.static import is_in
+from pytest_pprank.sglang.static import is_in, is_older_than
 
 CHUNK = 64
 PAGE = 16
@@ -18,12 +18,14 @@ def check(engine: Any) -> None:
     """Hold what all models must hold: chunked, cached and mixed prompts, aborted ones beside."""
     prompt = [*range(1000, 1000 + CHUNK + 2 * PAGE)]
     engine.generate([prompt, 5, 3 * CHUNK + 1], max_new_tokens=6)
-    aborted = engine.submit(4 * CHUNK, 5)
+    long = engine.submit(4 * CHUNK, 5)
     engine.submit([*prompt, 7, 8, 9], 9, logprobs=True)
-    engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
-    engine.abort(aborted)
+    engine.run_until(lambda: engine.chunks_done(long) >= 2)
+    if not is_older_than("0.5.14"):  # a bug of 0.5.13's, known to test_generate_aborts
+        engine.abort(long)
+        engine.drain()
+        assert engine.results[long].finish_reason["type"] == "abort"
     engine.drain()
-    assert engine.results[aborted].finish_reason["type"] == "abort"
     assert_tokens_equal_reference(engine.results.values())
     assert_kv_balanced(engine.scheduler)
 

@@ -81,6 +81,7 @@ def test_one_request_at_a_time(engine: Any) -> None:
 
 
 @one_at_a_time
+@pytest.mark.pprank(known_bug="aborted-prompt-is-computed-to-its-end")
 def test_abort_of_the_only_request(engine: Any) -> None:
     """Its place goes to the next one at once."""
     aborted = engine.submit(4 * CHUNK, 50)

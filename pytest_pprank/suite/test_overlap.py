@@ -17,6 +17,7 @@ from pytest_pprank.sglang.static import is_older_than
 from pytest_pprank.suite.grammars import NUMBERS, follows
 
 CHUNK = 32
+LOST_ABORT = "aborted-prompt-is-computed-to-its-end"
 
 one_stage = pytest.mark.pprank(pp=1)
 one_stage_each = pytest.mark.pprank(prefill=1, decode=1)
@@ -129,7 +130,8 @@ class TestOneStage:
         assert_tokens_equal_reference(engine.results[free])
         assert_kv_balanced(engine.scheduler)
 
-    @pytest.mark.pprank(perturb="-kv_pressure")  # it takes the KV that the requests need
+    # perturbed, there is not the KV that the requests need
+    @pytest.mark.pprank(perturb="-kv_pressure", known_bug=LOST_ABORT)
     def test_aborts(self, engine: Any) -> None:
         """In each state, with a forward of the same request under way or just launched."""
         aborted = []
@@ -188,7 +190,14 @@ class TestOneStageEach:
         check(disagg)
         assert disagg.results[stopped].token_ids == whole.token_ids[:last]
 
-    @pytest.mark.parametrize("state", ["waiting", "transferring", "decoding"])
+    @pytest.mark.parametrize(
+        "state",
+        [
+            pytest.param("waiting", marks=pytest.mark.pprank(known_bug=LOST_ABORT)),
+            "transferring",
+            "decoding",
+        ],
+    )
     def test_abort(self, disagg: Any, state: str) -> None:
         disagg.submit(8, 20)
         rid = disagg.submit(3 * CHUNK, 50)

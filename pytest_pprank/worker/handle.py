@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_pprank.errors import PeerError, UsageError
+from pytest_pprank.worker.portable import pickled
 
 
 class Meeting(Protocol):
@@ -86,20 +87,24 @@ class Pprank:
         self._meeting.exchange("barrier()", None, _caller())
 
     def gather(self, obj: Any) -> list[Any]:
-        """Return every rank's `obj`, in rank order, on every rank. `obj` must pickle."""
+        """Return every rank's `obj`, in rank order, on every rank; tensors arrive on the host.
+
+        Raises UsageError for an `obj` that does not pickle.
+        """
         __tracebackhide__ = True
-        payloads = self._meeting.exchange("gather()", pickle.dumps(obj), _caller())
+        payloads = self._meeting.exchange("gather()", pickled(obj, "gather"), _caller())
         return [pickle.loads(p) for p in payloads if p is not None]
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
-        """Return rank `src`'s `obj` on every rank. Raises UsageError for a rank that is not there.
+        """Return rank `src`'s `obj` on every rank; tensors arrive on the host.
 
-        What the other ranks pass as `obj` is ignored.
+        What the other ranks pass as `obj` is ignored. Raises UsageError for a rank that is not
+        there, and for an `obj` that does not pickle.
         """
         __tracebackhide__ = True
         if not 0 <= src < self.world_size:
             raise UsageError(f"broadcast: src={src!r} is not a rank: 0 to {self.world_size - 1}")
-        mine = pickle.dumps(obj) if self.rank == src else None
+        mine = pickled(obj, "broadcast") if self.rank == src else None
         payloads = self._meeting.exchange(f"broadcast(src={src})", mine, _caller())
         sent = payloads[src]
         if sent is None:
@@ -112,7 +117,7 @@ class Pprank:
         `operation` and `where` (file and line of the test) are told when a peer does not come.
         """
         __tracebackhide__ = True
-        payloads = self._meeting.exchange(operation, pickle.dumps(obj), where)
+        payloads = self._meeting.exchange(operation, pickled(obj, operation), where)
         return [pickle.loads(p) for p in payloads if p is not None]
 
     @contextmanager

@@ -130,9 +130,18 @@ def _marked(module: Any) -> Iterator[tuple[str, str]]:
     owners += [(f"{file}::{n}", c) for n, c in vars(module).items() if n.startswith("Test")]
     for place, owner in owners:
         for name, test in vars(owner).items():
-            for mark in getattr(test, "pytestmark", ()) if name.startswith("test_") else ():
+            for mark in _marks(test) if name.startswith("test_") else ():
                 if "known_bug" in mark.kwargs:
                     yield f"{place}::{name}", mark.kwargs["known_bug"]
+
+
+def _marks(test: Any) -> Iterator[pytest.Mark]:
+    """Yield the marks of a test, and those of its parameters."""
+    for mark in getattr(test, "pytestmark", ()):
+        yield mark
+        for values in mark.args[1] if mark.name == "parametrize" else ():
+            for each in getattr(values, "marks", ()):
+                yield getattr(each, "mark", each)
 
 
 def test_suite_and_file_name_the_same_tests() -> None:

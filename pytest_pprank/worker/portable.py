@@ -1,0 +1,39 @@
+"""What a rank brings to its peers, as bytes that each of them can read."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from typing import Any
+
+from pytest_pprank.errors import UsageError
+
+
+def pickled(value: Any, call: str) -> bytes:
+    """Pickle `value`, its tensors as host tensors: no peer has this rank's device memory.
+
+    Taking them to the host is a look, on devices where that costs nothing: it makes nothing wait.
+    Raises UsageError, which names `call`, for a value that does not pickle.
+    """
+    __tracebackhide__ = True
+    stream = io.BytesIO()
+    try:
+        _Pickler(stream).dump(value)
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise UsageError(
+            f"{call}: {kind} cannot be sent to the other ranks ({error}); bring numbers, strings, "
+            "tensors, or lists, tuples and dicts of them"
+        ) from error
+    return stream.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(obj, torch.Tensor) or obj.is_cpu:
+            return NotImplemented
+        from pytest_pprank.devices.look import host_values
+
+        return host_values(obj.detach()).clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
