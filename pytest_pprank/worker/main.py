@@ -69,11 +69,13 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
     start_ledger(pprank.workdir, pprank.rank, plumbing=PLUMBING, role=role)
     if bootstrap.server_args is None and "sglang" not in sys.modules:
         return  # neither this group's tests nor their files have anything to do with it
+    from pytest_pprank.sglang.compat.accelerator import let_downloads_use_sim
     from pytest_pprank.sglang.preload import import_sglang
 
     import_sglang(pprank.device)
     for revert in bootstrap.reverts:
         revert.apply()
+    let_downloads_use_sim(bootstrap.device)
 
 
 def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:

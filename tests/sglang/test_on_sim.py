@@ -38,10 +38,14 @@ def run(inner: Any) -> Any:
                 "cure: use a fresh pinned tensor per copy",
             ],
         ),
+        (
+            "test_memory_of_a_download_is_freed",
+            ["streams: freed in use: ", "device-to-host copy reads ", "in async_d2h", "cure: "],
+        ),
     ],
 )
 def test_fault_is_found(run: Any, test: str, words: list[str]) -> None:
-    found = run.findings(f"{test}[pp2]")
+    found = run.findings(f"{test}[{'pp1' if 'download' in test else 'pp2'}]")
     assert [expected for expected in words if expected not in found] == [], found
 
 

@@ -6,6 +6,9 @@ overlap schedule's early send (from 0.5.17) does the same with KV. On device sim
 ``torch`` whose ``cuda`` is the simulated device, so that copy and event are checked as on a GPU. On
 cpu it is ``torch.cpu``, whose streams and events do nothing; for its want of pinned memory,
 SGLang's own switch for senders that cannot do so is used.
+
+``async_d2h``, by which results come to the host, is for CUDA tensors alone up to 0.5.22: pinned memory,
+a copy that nothing waits for, ``record_stream``. On sim it asks for a tensor of sim instead.
 """
 
 from __future__ import annotations
@@ -15,6 +18,11 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 _CUDA_BY_NAME = ("sglang.srt.disaggregation.prefill",)
+_DOWNLOADS = (
+    ("sglang.srt.managers.utils", "_async_d2h"),  # 0.5.15 to 0.5.20
+    ("sglang.srt.utils.common", "async_d2h"),
+)
+_ON_SIM = {"is_cuda": "is_sim", "cuda": "sim"}
 _SENDER = ("sglang.srt.disaggregation.mooncake.conn", "MooncakeKVSender")
 _HOST_INDICES = "supports_host_tensor_indices"
 
@@ -47,3 +55,17 @@ def use_accelerator(kind: str) -> None:
     sender = getattr(sys.modules.get(_SENDER[0]), _SENDER[1], None)
     if kind == "cpu" and getattr(sender, _HOST_INDICES, False):
         setattr(sender, _HOST_INDICES, False)
+
+
+def let_downloads_use_sim(kind: str) -> None:
+    """On device sim, let SGLang's functions that copy results to the host know its tensors.
+
+    Call after reverts, which compare what runs with SGLang's files. The names in the code itself
+    are changed: modules have imported the functions by name, and all else stays as it is.
+    """
+    for module, function in _DOWNLOADS if kind == "sim" else ():
+        download = getattr(sys.modules.get(module), function, None)
+        if download is not None:
+            code = download.__code__
+            names = tuple(_ON_SIM.get(name, name) for name in code.co_names)
+            download.__code__ = code.replace(co_names=names)

@@ -40,6 +40,17 @@ def test_staging_is_written_again(engine, monkeypatch):
     engine.generate([12], max_new_tokens=1)
 
 
+@only("streams")
+@pytest.mark.pprank(pp=1)
+@pytest.mark.sglang(disable_overlap_schedule=False)
+def test_memory_of_a_download_is_freed(engine, monkeypatch):
+    monkeypatch.setattr("torch.Tensor.record_stream", lambda tensor, stream: None)
+    for length in (5, 12, 9):
+        engine.submit(length, 6)
+        engine.step(1)
+    engine.drain()
+
+
 @pytest.fixture
 def strict():
     from pytest_pprank.devices.sim.settings import changed
