@@ -153,7 +153,7 @@ class ControllerSession:
             return TestOutcome(troubles=[lacking])
         following = self._following(nextitem, plan, group)
         serial = self._next_serial()
-        order = RunTest(key, following, serial, plan.sanitizers, plan.perturb)
+        order = RunTest(key, following, serial, item.nodeid, plan.sanitizers, plan.perturb)
         outcome = self._run_test(group, order, plan, item.nodeid)
         if outcome.spoiled or outcome.unsettled or following is None:
             self._end_group(outcome)

@@ -101,7 +101,7 @@ SANITIZERS: tuple[Row, ...] = (
         "pytest_pprank.sanitizers.streams:Streams",
         sglang=False,
         devices=("sim",),
-        hooks=("transfer_send", "transfer_read", "transfer_target"),
+        hooks=("transfer_queued", "transfer_read", "transfer_target"),
     ),
 )
 _BY_NAME = {row.name: row for row in SANITIZERS}

@@ -14,7 +14,7 @@ from pytest_pprank.sanitizers.device_order import report_order
 
 if TYPE_CHECKING:
     from pytest_pprank.devices.sim.streams import Clock
-    from pytest_pprank.sglang.events.types import KvRead, KvSent, KvTarget
+    from pytest_pprank.sglang.events.types import KvQueued, KvRead, KvTarget
 
 
 class Streams(Sanitizer):
@@ -26,22 +26,24 @@ class Streams(Sanitizer):
         from pytest_pprank.devices.sim.reports import Kind
 
         report_order(self.watch, (Kind.UNORDERED, Kind.FREED_IN_USE, Kind.RAW_ACCESS))
-        self._handed: Clock | None = None
-        self.watch.listen("transfer_send", self._hand_over)
+        self._handed: dict[int | None, Clock] = {}
+        self.watch.listen("transfer_queued", self._hand_over)
         self.watch.listen("transfer_read", self._read)
         self.watch.listen("transfer_target", self._may_be_written)
 
-    def _hand_over(self, event: KvSent) -> None:  # noqa: ARG002
+    def _hand_over(self, event: KvQueued) -> None:
         """Note what is done now: a transfer that begins later may count on it, and no more."""
         from pytest_pprank.devices.sim.streams import host
 
-        self._handed = host.now()
+        if not event.again:
+            self._handed[event.chunk] = self._handed[None] = host.now()
 
     def _read(self, event: KvRead) -> None:
         from pytest_pprank.devices.sim.streams import host
         from pytest_pprank.devices.sim.tracker import raw_access
 
-        known = host.now() if self._handed is None else host.of_this_thread(self._handed)
+        handed = self._handed.get(event.chunk, self._handed.get(None))
+        known = host.now() if handed is None else host.of_this_thread(handed)
         for address, nbytes in event.spans:
             raw_access(address, nbytes, write=False, what="a KV transfer", clock=known)
 

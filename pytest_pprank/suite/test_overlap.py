@@ -179,6 +179,19 @@ class TestOneStageEach:
         check(disagg)
         assert 1 in awaited
 
+    def test_prefix_that_is_still_computed(self, disagg: Any, pprank: Any) -> None:
+        """Two prompts begin with two chunks that are the same. The second chunk of whichever comes
+        first is in the cache as soon as its forward is launched: the other one's prefix, which may
+        be sent at once.
+        """
+        prompt = [*range(1000, 1000 + 2 * CHUNK)]
+        for tail in ((7, 8, 9), (5, 6)):
+            disagg.submit([*prompt, *tail], 3)
+        check(disagg)
+        if pprank.role == "prefill":
+            ends = [forward for forward in disagg.forwards if len(forward.rids) == 2]
+            assert [extend[0] for extend in ends[0].extends] == [2 * CHUNK] * 2
+
     def test_stop_token(self, disagg: Any) -> None:
         (whole,) = disagg.generate([60])
         stop = whole.token_ids[3]
@@ -220,8 +233,8 @@ class TestLittleKvOnDecode:
 
     def test_requests_that_are_retracted(self, disagg: Any) -> None:
         """Decode keeps their KV on the host, and writes it back beside a forward that runs."""
-        for index in range(6):  # each ends, and lets others come back, while the rest goes on
-            disagg.submit(20 + index, 20 + 5 * index)
+        for index in range(4):  # no two of them fit, each lets others come back when it ends
+            disagg.submit(20 + index, 80 + 5 * index)
         check(disagg)
         assert any(result.retractions for result in disagg.results.values())
 

@@ -74,12 +74,14 @@ class RankBroken:
 class RunTest:
     """Run one test; `next_key` tells pytest which fixtures may stay alive. `serial` counts up.
 
+    `nodeid`: what the controller's pytest calls it, and the rank's is to call it.
     `sanitizers`: names of those that are to watch it. `perturb`: what it runs under.
     """
 
     key: ItemKey
     next_key: ItemKey | None
     serial: int
+    nodeid: str
     sanitizers: tuple[str, ...] = ()
     perturb: Schedule | None = None
 

@@ -14,6 +14,7 @@ from pytest_pprank._pytest_compat import (
     added,
     drop_plugins,
     raised,
+    rename,
     silence_terminal,
     tear_down_for,
 )
@@ -151,6 +152,7 @@ class RankSession:
 
     def _run(self, order: RunTest) -> None:
         item = self._items[order.key]
+        rename(item, order.nodeid)
         following = self._items.get(order.next_key) if order.next_key else None
         if order.key != self._announced:
             # the plan has changed since the last test (-x, xdist, a lost rank)

@@ -133,3 +133,19 @@ def test_what_is_wrong_with_all_tests_is_said_once(runner):
     assert run.ret == pytest.ExitCode.USAGE_ERROR, run.out
     assert len(re.findall(r"device", run.out.split("ERROR: ")[1].split("\n\n")[0])) <= 2
     assert "and 4 other tests: " in run.out
+
+
+def test_a_test_has_one_name_wherever_it_runs(runner, tmp_path_factory):
+    """A node id depends on rootdir and arguments, and those of ranks are others: each a file."""
+    runner.write(
+        test_name="""
+        import os
+
+        def test_it(pprank, request):
+            assert request.node.nodeid == "test_name.py::test_it[pp2]"
+            assert os.environ["PYTEST_CURRENT_TEST"] == "test_name.py::test_it[pp2] (call)"
+        """
+    )
+    elsewhere = tmp_path_factory.mktemp("root")
+    run = runner.run("--pp-size=2", "--pprank-device=cpu", f"--rootdir={elsewhere}", ".")
+    assert run.outcome("test_it[pp2]") == "PASSED", run.out

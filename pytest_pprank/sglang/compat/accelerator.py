@@ -7,7 +7,7 @@ overlap schedule's early send (from 0.5.17) does the same with KV. On device sim
 cpu it is ``torch.cpu``, whose streams and events do nothing; for its want of pinned memory,
 SGLang's own switch for senders that cannot do so is used.
 
-``async_d2h``, by which results come to the host, is for CUDA tensors alone up to 0.5.22: pinned memory,
+``async_d2h``, by which results come to the host, is up to 0.5.22 for CUDA alone: pinned memory,
 a copy that nothing waits for, ``record_stream``. On sim it asks for a tensor of sim instead.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -148,3 +149,17 @@ def kv_buffers(receiver: Any) -> list[tuple[int, int]]:
     """
     args = need(need(receiver, "kv_mgr"), "kv_args")
     return list(zip(need(args, "kv_data_ptrs"), need(args, "kv_item_lens"), strict=True))
+
+
+def chunk_under_way() -> Any | None:
+    """Return the chunk (TransferKVChunk) that the calling thread of the transfer engine sends; None
+    in another thread, also in those to which it hands parts of the work.
+
+    Looked for where it is: the thread's own function, ``transfer_worker``, keeps it in a variable.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "transfer_worker":
+            return frame.f_locals.get("kv_chunk")
+        frame = frame.f_back
+    return None

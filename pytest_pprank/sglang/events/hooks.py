@@ -91,6 +91,7 @@ SEAMS = (
     _seam("handshake", consensus.handshakes_done, told.handshake),
     _seam("room_told", consensus.room_told, told.room_told, BEFORE),
     _seam("transfer_send", transfer.kv_sent, told.transfer_send, BEFORE),
+    _seam("transfer_queued", transfer.kv_queued, moment=BEFORE),
     _seam("transfer_read", transfer.kv_read, moment=BEFORE),
     _seam("transfer_target", transfer.kv_target, moment=BEFORE),
     _seam("transfer_poll", transfer.transfer_polled, told.transfer_poll),

@@ -160,6 +160,8 @@ HOOKS: tuple[Place, ...] = (
           (PREFILL,)),
     Place("transfer_send", "KV is about to be sent to the decode side",
           _one(Methods(_CONN, "BaseKVSender", ("send",), {1: ("kv_indices",)})), (PREFILL,)),
+    Place("transfer_queued", "a chunk of KV is about to be handed to a thread that sends it",
+          _one(Methods(f"{_DISAGG}.common.utils", "FastQueue", ("put",))), (PREFILL,)),
     Place("transfer_read", "the transfer engine is about to read this stage's memory",
           _one(Methods(_MOONCAKE, "MooncakeTransferEngine",
                        ("batch_transfer_sync", "transfer_sync"),

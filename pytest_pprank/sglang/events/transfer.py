@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from pytest_pprank.sglang.compat.disagg import kv_buffers, status_word
+from pytest_pprank.sglang.compat.disagg import chunk_under_way, kv_buffers, status_word
 from pytest_pprank.sglang.compat.requests import room_of
 from pytest_pprank.sglang.events.types import (
+    KvQueued,
     KvRead,
     KvSent,
     KvTarget,
@@ -29,6 +30,12 @@ def kv_sent(passage: Passage) -> KvSent:
     return KvSent(sender, len(passage.argument(1, "kv_indices")), room_of(sender))
 
 
+def kv_queued(passage: Passage) -> KvQueued:
+    """Of one chunk of a prompt."""
+    chunk = passage.args[1]
+    return KvQueued(id(chunk), again=chunk_under_way() is chunk)
+
+
 def kv_read(passage: Passage) -> KvRead:
     """Of one call of the transfer engine, which may name many buffers."""
     addresses, lengths = passage.argument(2, "buffers"), passage.argument(4, "lengths")
@@ -36,7 +43,8 @@ def kv_read(passage: Passage) -> KvRead:
         addresses = [passage.argument(2, "buffer")]
         lengths = [passage.argument(4, "length")]
     spans = zip(map(int, addresses), map(int, lengths), strict=True)
-    return KvRead(tuple(span for span in spans if span[1]))
+    chunk = chunk_under_way()
+    return KvRead(tuple(span for span in spans if span[1]), None if chunk is None else id(chunk))
 
 
 def kv_target(passage: Passage) -> KvTarget:

@@ -41,6 +41,7 @@ from pytest_pprank.sglang.events.types.memory import (
     TokenPool,
 )
 from pytest_pprank.sglang.events.types.messages import (
+    KvQueued,
     KvRead,
     KvSent,
     KvTarget,
@@ -67,6 +68,7 @@ __all__ = [
     "KvAllocated",
     "KvCleared",
     "KvFreed",
+    "KvQueued",
     "KvRead",
     "KvReader",
     "KvSent",

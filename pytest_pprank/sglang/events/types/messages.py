@@ -18,12 +18,23 @@ class KvSent(Event):
 
 
 @dataclass(frozen=True)
+class KvQueued(Event):
+    """A chunk of KV is about to be handed to a thread that sends it. `chunk` names it until it is
+    sent; `again`: by that thread itself, which puts it off.
+    """
+
+    chunk: int
+    again: bool = False
+
+
+@dataclass(frozen=True)
 class KvRead(Event):
     """A thread of the transfer engine is about to read memory of this rank: `spans` of it, as
-    (address, bytes).
+    (address, bytes). `chunk`: which one it sends (see KvQueued); None where that is not known.
     """
 
     spans: tuple[tuple[int, int], ...]
+    chunk: int | None = None
 
 
 @dataclass(frozen=True)

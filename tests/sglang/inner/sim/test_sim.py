@@ -44,7 +44,7 @@ def test_staging_is_written_again(engine, monkeypatch):
 @pytest.mark.pprank(pp=1)
 @pytest.mark.sglang(disable_overlap_schedule=False)
 def test_memory_of_a_download_is_freed(engine, monkeypatch):
-    monkeypatch.setattr("torch.Tensor.record_stream", lambda tensor, stream: None)
+    monkeypatch.setattr("torch.Tensor.record_stream", lambda *_: None)
     for length in (5, 12, 9):
         engine.submit(length, 6)
         engine.step(1)
