@@ -175,3 +175,9 @@ def _quick(catching_logs: Any) -> Any:
 def tear_down_for(item: pytest.Item | None, session: pytest.Session) -> None:
     """Tear down what the tests before have set up and `item`, the next one, does not share."""
     session._setupstate.teardown_exact(item)
+
+
+def folders_of_pytest() -> tuple[str, ...]:
+    """Return the folders that pytest's own code lies in, and that of pluggy, which calls hooks."""
+    specs = [find_spec(name) for name in ("_pytest", "pytest", "pluggy")]
+    return tuple(os.path.dirname(spec.origin) for spec in specs if spec and spec.origin)

@@ -104,6 +104,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             neighbours.register(config)
             config.stash[_SESSION] = session.ControllerSession(config, ranked)
         planning.check_reverts(config, ranked)
+        if ranked or options.options_of(config).sizes:
+            from pytest_pprank.controller.outside_ranks import OutsideRanks
+
+            config.pluginmanager.register(OutsideRanks(config), "pprank-outside-ranks")
     if not config.getoption("stepwise", False):  # it counts on the order it has seen
         planning.group_by_topology(items)
 

@@ -19,7 +19,8 @@ class TestOutcome:
     `reports` maps a rank to its phases in order, as pytest serialised them; `printed` to what it
     printed, also in a phase that it did not get through. `spoiled` says why the group must not run
     another test, and is told to the user; `unsettled` replaces it silently. `findings`: those of
-    the sanitizers. `perturbed`: by rank, what the perturbations did, in words.
+    the sanitizers. `perturbed`: by rank, what the perturbations did, in words. `left`: in words,
+    what the test has left changed in its processes, and was put back.
     """
 
     __test__ = False
@@ -31,3 +32,4 @@ class TestOutcome:
     seconds: float = 0.0
     findings: Findings = field(default_factory=Findings)
     perturbed: dict[int, str] = field(default_factory=dict)
+    left: str = ""

@@ -128,6 +128,12 @@ class ControllerSession:
         self._off.tell(item, outcome.findings.off, plan.asked, reports)
         if outcome.spoiled:
             self._tell_replaced(item, outcome.spoiled, reports)
+        if outcome.left and not any(report.failed for report in reports):
+            self._warnings.tell(
+                f"pprank: this test has left changed, and it was put back for the next one: "
+                f"{outcome.left}",
+                item,
+            )
         self._warnings.flush()
         self.ran[item.nodeid] = None
         return reports

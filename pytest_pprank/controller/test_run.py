@@ -26,6 +26,7 @@ from pytest_pprank.controller.verdicts import (
     describe_exit,
 )
 from pytest_pprank.controller.wait_watch import WaitWatch
+from pytest_pprank.controller.worlds import left_changed, why_spoiled
 from pytest_pprank.wire.channel import pack
 from pytest_pprank.wire.messages import (
     PLAIN_FIELDS,
@@ -44,7 +45,6 @@ from pytest_pprank.wire.messages import (
     TakeStock,
     TestDone,
 )
-from pytest_pprank.words import plural_ranks
 
 if TYPE_CHECKING:
     from pytest_pprank.controller.group import RankPeer, WorkerGroup
@@ -57,8 +57,6 @@ _CERTAIN_SECONDS = 0.75
 """How long a wait that nobody can end must have lasted before it is believed."""
 _SHORT_SECONDS = 0.5
 """A test that is younger is not looked at: most are over by then."""
-_SHOWN_LEFT = 3
-"""Messages that a passed test has left on their way and that are told one by one."""
 _PHASES = ("setup", "call", "teardown")
 _OUR_SIGNALS = (-signal.SIGTERM, -signal.SIGKILL)
 _DEBUGGER = "a debugger is attached"
@@ -101,11 +99,12 @@ class TestRun:
             reports=self._reports,
             printed=self._printed,
             troubles=[trouble] if trouble else [],
-            spoiled=self._spoiled(trouble),
+            spoiled=why_spoiled(self._done, None if trouble else self._watch.left_over),
             unsettled=trouble is not None or any(done.unsettled for done in self._done.values()),
             seconds=time.monotonic() - self._began,
             findings=self._findings,
             perturbed={rank: done.perturbed for rank, done in self._done.items()},
+            left=left_changed(self._done),
         )
 
     def where(self) -> tuple[Detail, ...]:
@@ -115,20 +114,6 @@ class TestRun:
         details = self._look(inside)
         waits = "\n".join(self._waits())
         return places + ((("who waits for whom", waits),) if waits else ()) + details
-
-    def _spoiled(self, trouble: Trouble | None) -> str:
-        """Say why the group must not run another test."""
-        reasons: dict[str, list[int]] = {}
-        for rank, done in sorted(self._done.items()):
-            if done.spoiled:
-                reasons.setdefault(done.spoiled, []).append(rank)
-        if reasons:
-            return "; ".join(f"{plural_ranks(ranks)}: {why}" for why, ranks in reasons.items())
-        if trouble is not None or not any(done.unfinished for done in self._done.values()):
-            return ""
-        left = self._watch.left_over()
-        more = [f"and {len(left) - _SHOWN_LEFT} more"] if len(left) > _SHOWN_LEFT else []
-        return "; ".join([*left[:_SHOWN_LEFT], *more])
 
     def _listen(self, seconds: float) -> None:
         for peer, message in self._group.messages(seconds):

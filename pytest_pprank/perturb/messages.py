@@ -34,7 +34,7 @@ class Messages(Perturbation):
                 taps.listen("room_told", lambda _: hold("room", _CHANCE, _MOST_S))
             )
 
-    def _take(self, event: str, call: Call) -> None:
+    def _take(self, event: str, call: Call, *_: object) -> None:
         if event == ISSUED and call.way in (SEND, RECV, COLLECTIVE):
             # by thread: which of two comes first is not for us to know
             self.disturbance.hold(f"{call.way} {call.thread}", _CHANCE, _MOST_S)

@@ -7,15 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pytest_pprank.wire.findings import Finding
-from pytest_pprank.wire.ledger_file import COLLECTIVE, RECV, SEND
+from pytest_pprank.wire.ledger_file import COLLECTIVE, CREATE, RECV, SEND
 
 NAME = "p2p"
 _PAIRS = "each send needs its recv, in the same order, with the same dtype and shape"
 _SAME = "all ranks of a group must issue the same collectives in the same order"
+_EVERY = (
+    "every rank must call new_group for each group, in the same order, also where it is not to be "
+    "in it; or only its members, with use_local_synchronization=True"
+)
 
 Evidence = list[dict[str, Any]]
 """By channel: way, group, label, peer, tag and ranks; `kinds`, that is what an operation is and
-where it was issued, and `operations`, in their order, as numbers of kinds."""
+where it was issued, and `operations`, in their order, as numbers of kinds; `failed`: which of these
+was the first to raise, else None."""
 
 
 def compare(evidence: Mapping[int, Evidence | None]) -> Iterator[Finding]:
@@ -27,6 +32,7 @@ def compare(evidence: Mapping[int, Evidence | None]) -> Iterator[Finding]:
     }
     yield from _messages(told, set(evidence))
     yield from _collectives(told, set(evidence))
+    yield from _creations(told, set(evidence))
 
 
 _Told = Mapping[tuple[int, str, str, "int | None", int], dict[str, Any]]
@@ -63,12 +69,28 @@ def _collectives(told: _Told, ranks: set[int]) -> Iterator[Finding]:
         yield from _difference(f"collectives of {log['label']}", sides, _SAME)
 
 
+def _creations(told: _Told, ranks: set[int]) -> Iterator[Finding]:
+    worlds = {tuple(log["ranks"]) for (_, way, *_), log in told.items() if way == CREATE}
+    for members in sorted(worlds):
+        if set(members) <= ranks:
+            sides = {
+                f"rank {rank} created": told.get((rank, CREATE, "", None, 0)) for rank in members
+            }
+            yield from _difference("groups of torch.distributed", sides, _EVERY)
+
+
 def _difference(
     what: str, sides: Mapping[str, dict[str, Any] | None], cure: str
 ) -> Iterator[Finding]:
+    """Yield where the sides differ first, unless an exception that the test has seen explains it:
+    then or before that one of them was raised out of its operation, and has passed all the same.
+    """
+    failed = [log["failed"] for log in sides.values() if log and log.get("failed") is not None]
     ran = {side: list(_operations(log)) for side, log in sides.items()}
     for number in range(max(map(len, ran.values()))):
         found = {s: ops[number] if number < len(ops) else None for s, ops in ran.items()}
+        if any(number >= each for each in failed):
+            return
         if len({None if it is None else it[0] for it in found.values()}) > 1:
             lines = [
                 f"  {side} {len(ran[side])}, number {number + 1}: "

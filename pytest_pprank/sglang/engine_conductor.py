@@ -36,6 +36,7 @@ from pytest_pprank.sglang.engine_views import (
 )
 from pytest_pprank.sglang.holders import holders, note_forward
 from pytest_pprank.sglang.taps import innermost_places
+from pytest_pprank.worker.frames import caller
 
 if TYPE_CHECKING:
     from pytest_pprank.worker.handle import Pprank
@@ -351,4 +352,5 @@ def _users_line() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
         frame = frame.f_back
+    frame = caller(frame)
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

@@ -277,7 +277,9 @@ def _tell(listeners: Iterable[Listener], passage: Passage) -> None:
         listener(passage)
 
 
-def _tell_operation(seam: Seam, listener: Listener, event: str, operation: Operation) -> None:
+def _tell_operation(
+    seam: Seam, listener: Listener, event: str, operation: Operation, *_: object
+) -> None:
     if event == ISSUED and operation.way == seam.way:
         listener(Passage(seam.name, operation=operation))
 

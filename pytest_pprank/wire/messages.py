@@ -30,8 +30,9 @@ from typing import Any, TypeAlias
 
 from pytest_pprank.perturb import Schedule
 from pytest_pprank.wire.findings import Finding
+from pytest_pprank.wire.world import World
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Raised whenever a message changes; both ends refuse another number."""
 
 ItemKey = tuple[str, ...]
@@ -140,11 +141,12 @@ class Exchanged:
 class TestDone:
     """A rank has finished a test. `spoiled` says why this group must not run another.
 
-    `unsettled`: the test did not go through, and its messages may still be on their way in a
-    process group; the next test would receive them. `unfinished`: nobody has waited for the end of
-    some operation, so the other ranks' ledgers must tell whether it has one. `report` is that of
-    the last phase. `sanitizers`: JSON of what they bring (see worker.sanitizing); `perturbed`: in
-    words, what the perturbations did.
+    `unsettled`: the test, or an operation of it, did not go through, and its messages may still be
+    on their way in a process group; the next test would receive them. `unfinished`: nobody has
+    waited for the end of some operation, so the other ranks' ledgers must tell whether it has one.
+    `report` is that of the last phase. `sanitizers`: JSON of what they bring (see
+    worker.sanitizing); `perturbed`: in words, what the perturbations did. `world`: what the next
+    test would find.
     """
 
     __test__ = False  # not a test class, for the users' collectors
@@ -154,6 +156,7 @@ class TestDone:
     report: Report = None
     sanitizers: str = ""
     perturbed: str = ""
+    world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True)

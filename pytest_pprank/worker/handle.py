@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_pprank.errors import PeerError, UsageError
+from pytest_pprank.worker.frames import caller
 from pytest_pprank.worker.portable import pickled
 
 
@@ -147,5 +148,5 @@ class Pprank:
 
 def _caller() -> str:
     """Say where the test called us from: file and line, for messages about a missed meeting."""
-    frame = sys._getframe(2)
+    frame = caller(sys._getframe(2))
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

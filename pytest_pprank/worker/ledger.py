@@ -19,7 +19,7 @@ from pytest_pprank.worker.ledger_writer import LedgerWriter
 if TYPE_CHECKING:
     from pytest_pprank.worker.ledger_recorder import LedgerRecorder
 
-Listener = Callable[[str, Call], None]
+Listener = Callable[[str, Call, int], None]
 _recorder: LedgerRecorder | None = None
 _flight_record: Path | None = None
 
@@ -63,14 +63,37 @@ def unfinished() -> bool:
 
 
 def listen(listener: Listener) -> Callable[[], None]:
-    """Call `listener(event, call)` for each operation from here on; returns what ends that.
+    """Call `listener(event, call, number)` for each operation from here on; returns what ends that.
 
-    Events: ISSUED, in the thread that issues it; DROPPED, some time after its handle is gone
-    without having been waited for (not where a device works it off). No ledger, no events.
+    Events: ISSUED, in the thread that issues it; REFUSED, where that call raises before anything
+    has begun; FAILED, where it or a wait for it raises; DROPPED, some time after its handle is gone
+    without having been waited for (not where a device works it off); CREATED for a group, also on
+    a rank that is not to be in it. `number` is that of the operation on this rank. No ledger, no
+    events.
     """
     if _recorder is None:
         return lambda: None
     return _recorder.listen(listener)
+
+
+def erred() -> bool:
+    """Whether an operation between ranks, or a wait for one, has raised in this test."""
+    return _recorder is not None and _recorder.erred
+
+
+def threads() -> frozenset[str]:
+    """Return the names of the threads that have done operations in this test."""
+    return frozenset() if _recorder is None else _recorder.threads
+
+
+def groups() -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """Return the groups that this rank is in now, by identity: in words, members, collectives."""
+    return {} if _recorder is None else _recorder.groups() or {}
+
+
+def world_ranks() -> tuple[int, ...]:
+    """Return the ranks of torch's default group, as ranks of the worker group."""
+    return () if _recorder is None else _recorder.world
 
 
 def note_told(how: str, what: str) -> None:

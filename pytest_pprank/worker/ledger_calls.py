@@ -21,6 +21,7 @@ from pytest_pprank.wire.ledger_file import (
     Call,
     Site,
 )
+from pytest_pprank.worker.frames import is_library
 from pytest_pprank.worker.ledger_writer import NAME_LENGTH, Form
 
 if TYPE_CHECKING:
@@ -95,11 +96,12 @@ class CallDescriber:
         import torch
 
         here = os.path.dirname(os.path.abspath(__file__)) + os.sep
-        self._skipped = (os.path.dirname(torch.__file__) + os.sep, here, "<frozen")
-        self._skipped_names = ("contextlib.py", "functools.py", "typing_extensions.py")
+        self._skipped = (os.path.dirname(torch.__file__) + os.sep, here)
         self._plumbing = tuple(plumbing)
         self._role = role
         self._first = 0
+        self.world: tuple[int, ...] = ()
+        """The ranks of torch's default group."""
         self._standing: dict[str, int] = {}
         self._groups: dict[int, _Group] = {}
         self._created: dict[str, int] = {}
@@ -111,9 +113,7 @@ class CallDescriber:
 
     def operation(self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]) -> Form:
         """Describe the call of a ProcessGroup's method with `arguments` (those by name last)."""
-        known = self._groups.get(id(group))
-        if known is None or known.reference() is not group:
-            known = self._look_up(group)
+        known = self._known(group)
         tensors = () if kind.tensors is None else _tensors(arguments[kind.tensors])
         device = "" if not tensors else "cpu" if tensors[0].is_cpu else tensors[0].device.type
         backend = known.backends.get(device) or _look_up_backend(known, group, device)
@@ -171,6 +171,7 @@ class CallDescriber:
         """Note how many ranks torch's default group is about to have."""
         first, stages = self._role
         self._first = first if size == stages else 0
+        self.world = tuple(range(self._first, self._first + size))
 
     def creation(self, group: str, label: str, ranks: tuple[int, ...], backend: str) -> Call:
         """Describe the creation of a group of torch's `ranks`; no `label`: the default one."""
@@ -194,6 +195,13 @@ class CallDescriber:
         self._created[creation.group] = times
         return _nth(creation.group, times - 1)
 
+    def groups(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return identity, name in words and members of the groups that this rank is in now."""
+        from torch.distributed import distributed_c10d as c10d
+
+        found = [self._known(group) for group in list(c10d._world.pg_names)]
+        return [(known.identity, known.label, known.ranks) for known in found]
+
     def store_wait(self, method: str, keys: object) -> Call:
         """Describe a wait for keys of a store."""
         caller, via = self._frames()
@@ -209,6 +217,10 @@ class CallDescriber:
             via=None if via is None else _site(via),
             thread=thread_name(),
         )
+
+    def _known(self, group: ProcessGroup) -> _Group:
+        known = self._groups.get(id(group))
+        return self._look_up(group) if known is None or known.reference() is not group else known
 
     def _look_up(self, group: ProcessGroup) -> _Group:
         from torch.distributed import distributed_c10d as c10d
@@ -256,8 +268,12 @@ class CallDescriber:
         return name
 
     def _frames(self) -> tuple[FrameType | None, FrameType | None]:
-        """Return the frame that issues the operation, and the plumbing through which it does."""
+        """Return the frame that issues the operation, and the plumbing through which it does.
+
+        Where nobody's code is on the stack (the target of a thread) it is that of a library.
+        """
         via: FrameType | None = None
+        library: FrameType | None = None
         frame: FrameType | None = sys._getframe(2)
         standings = self._standing
         while frame is not None:
@@ -269,20 +285,24 @@ class CallDescriber:
                 return frame, via
             if standing == _PLUMBING and via is None:
                 via = frame
+            elif standing == _LIBRARY and library is None:
+                library = frame
             frame = frame.f_back
-        return via, None
+        return via or library, None
 
     def _look_at(self, file: str) -> int:
         standing = _CALLER
-        if file.startswith(self._skipped) or os.path.basename(file) in self._skipped_names:
+        if file.startswith(self._skipped):
             standing = _SKIPPED
+        elif is_library(file):
+            standing = _LIBRARY
         elif any(part in file for part in self._plumbing):
             standing = _PLUMBING
         self._standing[file] = standing
         return standing
 
 
-_SKIPPED, _PLUMBING, _CALLER = range(3)
+_SKIPPED, _LIBRARY, _PLUMBING, _CALLER = range(4)
 
 
 def thread_name() -> str:

@@ -17,7 +17,15 @@ from pytest_pprank.worker.flight_recorder import (
     still_running,
 )
 from pytest_pprank.worker.ledger_calls import CallDescriber, Kind, thread_name
-from pytest_pprank.worker.ledger_writer import DROPPED, Entry, Form, LedgerWriter
+from pytest_pprank.worker.ledger_writer import (
+    CREATED,
+    DROPPED,
+    FAILED,
+    REFUSED,
+    Entry,
+    Form,
+    LedgerWriter,
+)
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Work
@@ -25,6 +33,9 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _LINE = 200
+_WITHOUT_WORK = "monitored_barrier"
+"""What gloo does inside the call: it has no Work to wait for, and its end is that of the call."""
+Listener = Callable[[str, Call, int], None]
 
 
 class Handle:
@@ -79,9 +90,14 @@ class LedgerRecorder:
         self._on_release = self._released  # bound once
         self._local = threading.local()
         self._used_nccl = False
-        self.listeners: tuple[Callable[[str, Call], None], ...] = ()
+        self.listeners: tuple[Listener, ...] = ()
 
-    def listen(self, listener: Callable[[str, Call], None]) -> Callable[[], None]:
+    @property
+    def world(self) -> tuple[int, ...]:
+        """The ranks of torch's default group."""
+        return self._describer.world
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of operations from here on; returns what ends that."""
         self.listeners = (*self.listeners, listener)
 
@@ -93,8 +109,11 @@ class LedgerRecorder:
     def tell(self, event: str, entry: Entry | Exception) -> None:
         """Tell the listeners; raises what they raise."""
         if isinstance(entry, Entry):
-            for listener in self.listeners:
-                listener(event, entry.call)
+            self._tell(event, entry.call, entry.number)
+
+    def _tell(self, event: str, call: Call, number: int = 0) -> None:
+        for listener in self.listeners:
+            listener(event, call, number)
 
     @_harmless
     def begin_test(self, serial: int) -> None:
@@ -107,6 +126,25 @@ class LedgerRecorder:
         """Whether an operation of this test has not been seen to its end."""
         self._note_dropped()
         return self._writer.unfinished()
+
+    @property
+    def erred(self) -> bool:
+        """Whether an operation between ranks, or a wait for one, has raised in this test."""
+        return self._writer.erred
+
+    @property
+    def threads(self) -> frozenset[str]:
+        """The names of the threads that have done operations in this test."""
+        return self._writer.threads
+
+    @_harmless
+    def groups(self) -> dict[str, tuple[str, tuple[int, ...], int]]:
+        """Return the groups that there are now, by identity: in words, members, collectives."""
+        counts = self._writer.collectives()
+        return {
+            identity: (label, ranks, counts.get(identity, 0))
+            for identity, label, ranks in self._describer.groups()
+        }
 
     def open_calls(self) -> list[Call]:
         """Return the operations of this test that nobody has waited for, and whose handle lives."""
@@ -122,16 +160,14 @@ class LedgerRecorder:
                 self._note_dropped()
             form = self._describer.operation(kind, group, arguments)
             # gloo's operations are only queued by the call, but for the one that has no Work
-            blocks = kind.name == "monitored_barrier" or "ccl" in form.call.backend
+            blocks = kind.name == _WITHOUT_WORK or "ccl" in form.call.backend
             return self._writer.issue(form, State.WAITING if blocks else State.ISSUED)
         except Exception as error:
             return error  # ours only if torch makes more of these arguments
 
     @_harmless
     def creation(self, arguments: Mapping[str, Any]) -> Entry | None:
-        """Note that a group is about to be created, if this rank is to be in it."""
-        if arguments["group_rank"] is None:
-            return None
+        """Note that a group is about to be created; returns it if this rank is to be in it."""
         members = tuple(arguments["global_ranks_in_group"])
         name, backend = str(arguments["group_name"]), str(arguments["backend"])
         # torch names no members for the default group
@@ -140,8 +176,13 @@ class LedgerRecorder:
         if not members:
             self._describer.begin_world(len(ranks))
         call = self._describer.creation(name, label, ranks, backend)
+        if arguments["group_rank"] is None:
+            self._tell(CREATED, call)
+            return None
         self._writer.forget_group(self._describer.begin_group(call))
-        return self._writer.issue(Form(call), State.WAITING)
+        entry = self._writer.issue(Form(call), State.WAITING)
+        self.tell(CREATED, entry)
+        return entry
 
     @_harmless
     def store_wait(self, method: str, keys: object) -> Entry:
@@ -155,12 +196,18 @@ class LedgerRecorder:
             self._writer.set_state(entry, State.COMPLETED)
         elif entry is not None:
             self._writer.set_state(entry, State.FAILED, error=first_line(error))
+            self.tell(FAILED, entry)
 
     @_harmless
     def refused(self, entry: Entry | Exception, error: BaseException) -> None:
-        """Note that an operation was not even begun."""
-        if isinstance(entry, Entry):
+        """Note that the call which issues an operation has raised: it was not even begun."""
+        if not isinstance(entry, Entry):
+            return
+        if entry.call.kind == _WITHOUT_WORK:
+            self.ended(entry, error)
+        else:
             self._writer.refuse(entry, first_line(error))
+            self.tell(REFUSED, entry)
 
     # The next three run in every operation: they do by themselves what `_harmless` would do.
 
@@ -203,6 +250,8 @@ class LedgerRecorder:
                 after = State.FAILED if done else State.ISSUED
             for entry in handle.entries:
                 self._writer.set_state(entry, after, error=error)
+                if error:
+                    self.tell(FAILED, entry)
         except Exception as fault:
             self.fault(fault)
 

@@ -21,6 +21,7 @@ from zlib import crc32
 
 from pytest_pprank.wire.ledger_file import (
     CALL_FIELDS,
+    COLLECTIVE,
     COUNTER_BYTES,
     CREATE,
     FILE_BYTES,
@@ -42,7 +43,7 @@ NAME_LENGTH = 40
 """How much of torch's name of a group is in `Call.group`, before a colon."""
 _NO_ROOM = 0
 _NAME = 60
-ISSUED, DROPPED = "issued", "dropped"
+ISSUED, REFUSED, FAILED, DROPPED, CREATED = "issued", "refused", "failed", "dropped", "created"
 """Events of an operation that others can listen to (worker.ledger.listen)."""
 _NUMBERS_BYTES = 64  # three numbers with their commas
 _TAIL_BYTES = OPERATION_BYTES - PAYLOAD_OFFSET - _NUMBERS_BYTES
@@ -107,7 +108,7 @@ class LedgerWriter:
         self._lock = threading.RLock()
         self._rank = rank
         self._serial = self._number = self._before = self._unrecorded = 0
-        self._uncounted = False
+        self._uncounted = self._erred = False
         self._fault = ""
         self._threads: set[str] = set()
         self._counters: dict[Channel, _Counter] = {}
@@ -123,6 +124,7 @@ class LedgerWriter:
         with self._lock:
             self._serial = serial
             self._before = self._number
+            self._erred = False
             self._threads.clear()
             self._write_head()
 
@@ -134,13 +136,34 @@ class LedgerWriter:
                 for entry in self._by_offset.values()
             )
 
+    @property
+    def erred(self) -> bool:
+        """Whether an operation between ranks, or a wait for one, has raised in this test."""
+        return self._erred
+
+    @property
+    def threads(self) -> frozenset[str]:
+        """The names of the threads that have done operations in this test."""
+        return frozenset(self._threads)
+
+    def collectives(self) -> dict[str, int]:
+        """Return how many collectives each group has had, by its identity."""
+        with self._lock:
+            counters = self._counters.items()
+            return {c.group: counter.count for c, counter in counters if c.way == COLLECTIVE}
+
     def open_calls(self) -> list[Call]:
-        """Return the operations of this test that nobody has waited for, and whose handle lives."""
+        """Return the operations of this test that nobody has waited for, and whose handle lives.
+
+        Who has waited, and was raised out of it, has waited.
+        """
         with self._lock:
             return [
                 entry.call
                 for entry in self._by_offset.values()
-                if entry.place[0] == self._serial and entry.state is State.ISSUED
+                if entry.place[0] == self._serial
+                and entry.state is State.ISSUED
+                and not entry.call.error
             ]
 
     def issue(self, form: Form, state: State) -> Entry:
@@ -172,6 +195,7 @@ class LedgerWriter:
             if state is before or (state in PENDING and before not in PENDING):
                 return  # somebody waits once more for what is done
             entry.state = state
+            self._erred |= bool(error and entry.place[1] and entry.call.way != STORE)
             if entry.offset == _NO_ROOM:
                 return
             if error or (thread and thread != entry.call.thread):

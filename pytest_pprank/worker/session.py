@@ -41,10 +41,11 @@ from pytest_pprank.wire.worker_data import pack, unpack
 from pytest_pprank.worker.context import SERVER_ARGS
 from pytest_pprank.worker.debugger import refuse_debuggers
 from pytest_pprank.worker.handle import Pprank
-from pytest_pprank.worker.ledger import begin_test, unfinished
+from pytest_pprank.worker.ledger import begin_test, erred, unfinished
 from pytest_pprank.worker.link import Link
 from pytest_pprank.worker.perturbing import perturb_call, perturbing
 from pytest_pprank.worker.sanitizing import sanitizing
+from pytest_pprank.worker.world import WorldWatch
 
 
 def become_worker(config: pytest.Config, workerinput: bytes) -> None:
@@ -77,6 +78,8 @@ class RankSession:
         config.stash[SERVER_ARGS] = bootstrap.server_args or {}
         self._pprank = pprank
         self._link = link
+        roles_apart = bootstrap.server_args is not None and len(bootstrap.sizes.roles) > 1
+        self._world = WorldWatch(pprank, roles_apart=roles_apart)
         self._items: dict[ItemKey, pytest.Item] = {}
         self._collect_errors: dict[str, str] = {}
         self._peers_ready = True
@@ -161,12 +164,14 @@ class RankSession:
         self._pprank.failed = False
         self._link.begin(order.serial)
         begin_test(order.serial)
+        self._world.begin_test()
         self._last_report = None
         with sanitizing(order.sanitizers, self._pprank, self._tell) as end_sanitizers:
             with perturbing(order.perturb, order.key, self._pprank) as perturbations:
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             brought = end_sanitizers()
-        unsettled = self._pprank.failed and _has_process_group()
+        world = self._world.end()
+        unsettled = (self._pprank.failed or erred()) and _has_process_group()
         self._link.send(
             TestDone(
                 self._pprank.spoiled,
@@ -175,6 +180,7 @@ class RankSession:
                 self._last_report,
                 brought,
                 "" if perturbations is None else str(perturbations),
+                world,
             )
         )
 
@@ -210,7 +216,16 @@ class RankSession:
         if not self._peers_ready:
             raise PeersNotReady
         perturb_call()
-        return (yield)
+        self._world.begin_call()
+        try:
+            return (yield)
+        finally:
+            self._world.end_call()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """Note that more than a test's own code runs."""
+        self._world.set_up(fixturedef.scope)
 
     def pytest_warning_recorded(
         self, warning_message: warnings.WarningMessage, when: str, nodeid: str

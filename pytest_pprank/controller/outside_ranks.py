@@ -1,0 +1,101 @@
+"""Tells of tests that begin a process group of their own in pytest's process: it has one rank.
+
+They pass, and so say nothing about several ranks. The process of the controller
+never imports torch by itself: where a test has not either, there is nothing to look at.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pytest_pprank.controller.warnings import WarningRelay
+from pytest_pprank.options import options_of
+from pytest_pprank.planning import plan_of
+
+_C10D = "torch.distributed.distributed_c10d"
+_BEGINS = "_new_process_group_helper"
+"""What `init_process_group` calls, under whatever name a test knows that; for new groups, too."""
+
+
+class OutsideRanks:
+    """Plugin object of the controller: looks at the tests that are not ranked."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._alone: list[pytest.Item] = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Note a test in which a default group of one rank begins."""
+        if plan_of(item) is not None:
+            return (yield)
+        sizes: list[int] = []
+        with _noting_sizes(sizes):
+            result = yield
+        if 1 in sizes:
+            self._alone.append(item)
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        """Tell of the first such test, and how many there are."""
+        if self._alone:
+            WarningRelay(self._config).tell(self._text(), self._alone[0])
+        return (yield)
+
+    def _text(self) -> str:
+        more = len(self._alone) - 1
+        others = f" (and {more} other test{'s' * (more > 1)})" if more else ""
+        mark = "pprank" if options_of(self._config).sizes else "pprank(pp=2)"
+        return (
+            f"pprank: this test{others} began a torch.distributed group of one rank, in pytest's "
+            f"own process: it says nothing about several ranks. To run it on ranks, mark it, its "
+            f"class or its module @pytest.mark.{mark}, and let init_process_group take rank and "
+            "world size from the environment (init_method='env://', no rank=, no world_size=), or "
+            "use the fixture 'process_group' in its place"
+        )
+
+
+@contextmanager
+def _noting_sizes(sizes: list[int]) -> Iterator[None]:
+    """Note the sizes of default groups that begin inside the block, if torch is there by then."""
+    module = sys.modules.get(_C10D)
+    original = getattr(module, _BEGINS, None)
+    if module is None or original is None:
+        yield
+        sizes += _size_now()
+        return
+    wrapped = _noting(original, sizes)
+    setattr(module, _BEGINS, wrapped)
+    try:
+        yield
+    finally:
+        if getattr(module, _BEGINS, None) is wrapped:
+            setattr(module, _BEGINS, original)
+
+
+def _noting(original: Callable[..., Any], sizes: list[int]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def helper(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        begun = original(*args, **kwargs)
+        members = args[2] if len(args) > 2 else kwargs.get("global_ranks_in_group")
+        if members == []:  # of the default group torch names none
+            sizes.append(begun[0].size())
+        return begun
+
+    return helper
+
+
+def _size_now() -> list[int]:
+    """Return the size of the default group that a test has left behind, if there is one."""
+    module: Any = sys.modules.get(_C10D)
+    if module is None or not module.is_initialized():
+        return []
+    return [module.get_world_size()]

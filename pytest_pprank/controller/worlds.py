@@ -1,0 +1,105 @@
+"""In what the worlds of the ranks differ after a test: what the next one would fail or hang for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from pytest_pprank.wire.messages import TestDone
+from pytest_pprank.wire.world import World
+from pytest_pprank.words import plural_ranks
+
+Worlds = Mapping[int, World]
+_SHOWN_LEFT = 3
+"""Messages that a passed test has left on their way and that are told one by one."""
+
+
+def why_spoiled(done: Mapping[int, TestDone], left_over: Callable[[], Sequence[str]] | None) -> str:
+    """Say why a group must not run another test; empty if it may, or is replaced without a word.
+
+    `left_over` says what is still on its way between ranks; None where a rank is not through.
+    """
+    reasons = {rank: told.spoiled for rank, told in sorted(done.items()) if told.spoiled}
+    if reasons:
+        return "; ".join(f"{plural_ranks(ranks)}: {why}" for why, ranks in _ranks_of(reasons))
+    if left_over is None or any(told.world.caught for told in done.values()):
+        return ""  # it is replaced anyway; a test that has caught an error knows of it
+    if any(told.unfinished for told in done.values()) and (left := left_over()):
+        more = [f"and {len(left) - _SHOWN_LEFT} more"] if len(left) > _SHOWN_LEFT else []
+        return "; ".join([*left[:_SHOWN_LEFT], *more])
+    if any(told.unsettled for told in done.values()):
+        return ""  # it was left in the midst of things
+    return "; ".join(differences({rank: told.world for rank, told in done.items()}))
+
+
+def differences(worlds: Worlds) -> list[str]:
+    """Say what differs and how to mend it, for each world of torch.distributed."""
+    found: list[str] = []
+    for of in sorted({world.of for world in worlds.values()}):
+        own = {rank: world for rank, world in sorted(worlds.items()) if world.of == of}
+        # what follows differs because of what comes first
+        found += list(_defaults(own)) or list(_created(own)) or list(_groups(own))
+        found += _environment(own)
+    return found
+
+
+def left_changed(done: Mapping[int, TestDone]) -> str:
+    """Say which settings were put back, and on which ranks; empty for none."""
+    ranks: dict[str, list[int]] = {}
+    for rank, told in sorted(done.items()):
+        for text in told.world.put_back:
+            ranks.setdefault(text, []).append(rank)
+    return "; ".join(f"{text} ({plural_ranks(where)})" for text, where in ranks.items())
+
+
+def _defaults(worlds: Worlds) -> Iterator[str]:
+    if len({world.default for world in worlds.values()}) > 1:
+        told = _by_value({rank: world.default or "none" for rank, world in worlds.items()})
+        yield f"the default process group is not the same on all ranks: {told}"
+
+
+def _created(worlds: Worlds) -> Iterator[str]:
+    counts = {rank: world.created for rank, world in worlds.items()}
+    if len(set(counts.values())) > 1:
+        least = min(counts.values())
+        more = {r: f"{n - least} more" for r, n in counts.items() if n > least}
+        few = [rank for rank, count in counts.items() if count == least]
+        yield (
+            f"torch.distributed has created more groups on some ranks than on {plural_ranks(few)} "
+            f"({_by_value(more)}): every rank must call new_group for each group, also where it is "
+            "not to be in it"
+        )
+
+
+def _groups(worlds: Worlds) -> Iterator[str]:
+    known = {identity: told for w in worlds.values() for identity, told in w.groups.items()}
+    for identity, (label, members, _) in known.items():
+        inside = {rank: worlds[rank].groups.get(identity) for rank in members if rank in worlds}
+        name = f"{label} of {plural_ranks(members)}"
+        gone = [rank for rank, told in inside.items() if told is None]
+        counts = {rank: told[2] for rank, told in inside.items() if told is not None}
+        if gone:
+            yield f"{name} was destroyed on {plural_ranks(gone)} alone: destroy it on all of them"
+        elif len(set(counts.values())) > 1:
+            told = _by_value({rank: str(count) for rank, count in counts.items()})
+            yield f"{name} has not had as many collectives on all of them: {told}"
+
+
+def _environment(worlds: Worlds) -> Iterator[str]:
+    for name in sorted({name for world in worlds.values() for name in world.environment}):
+        where = [rank for rank, world in worlds.items() if name in world.environment]
+        if len(where) < len(worlds):
+            yield (
+                f"environment variable {name} was left changed on {plural_ranks(where)} alone: "
+                "put it back (monkeypatch.setenv), or change it on all ranks"
+            )
+
+
+def _by_value(told: Mapping[int, str]) -> str:
+    return ", ".join(f"{text} on {plural_ranks(where)}" for text, where in _ranks_of(told))
+
+
+def _ranks_of(told: Mapping[int, str]) -> list[tuple[str, list[int]]]:
+    ranks: dict[str, list[int]] = {}
+    for rank, text in told.items():
+        ranks.setdefault(text, []).append(rank)
+    return list(ranks.items())

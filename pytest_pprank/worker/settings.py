@@ -1,0 +1,95 @@
+"""Settings of a process that a test's own code must put back, and what is read of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+_SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGCHLD")
+"""Those that programs have handlers for; reading all of them would cost more than all else."""
+_CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`name`: in words. `read` may raise where there is nothing to read, `write` never should."""
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+
+
+@cache
+def settings() -> tuple[Setting, ...]:
+    """Return all that are looked after."""
+    import torch
+
+    handlers = [getattr(signal, name) for name in _SIGNALS]
+    return (
+        Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
+        Setting("torch's default device", torch.get_default_device, _set_default_device),
+        Setting("torch's gradient mode", torch.is_grad_enabled, torch.set_grad_enabled),
+        Setting(
+            "torch's deterministic mode",
+            torch.get_deterministic_debug_mode,
+            torch.set_deterministic_debug_mode,
+        ),
+        Setting("the CUDA device", _cuda_device, torch.cuda.set_device),
+        Setting("the current directory", os.getcwd, os.chdir),
+        *(
+            Setting(
+                f"the handler of {number.name}",
+                partial(signal.getsignal, number),
+                partial(signal.signal, number),
+            )
+            for number in handlers
+        ),
+    )
+
+
+def values() -> tuple[Any, ...]:
+    """Return the values of all settings; None for one that cannot be read."""
+    return tuple([_read(setting) for setting in settings()])
+
+
+def put_back(before: tuple[Any, ...], after: tuple[Any, ...]) -> list[str]:
+    """Put back what was changed from `before` to `after` and still is; returns it in words."""
+    told = []
+    for setting, old, new in zip(settings(), before, after, strict=True):
+        if old == new or old is None or _read(setting) != new:
+            continue
+        told.append(f"{setting.name}: {_shown(new)} instead of {_shown(old)}")
+        try:
+            setting.write(old)
+        except (OSError, ValueError, RuntimeError) as error:
+            told[-1] += f" (it cannot be put back: {error})"
+    return told
+
+
+def _read(setting: Setting) -> Any:
+    try:
+        return setting.read()
+    except OSError:  # a current directory that was removed
+        return None
+
+
+def _set_default_device(device: Any) -> None:
+    import torch
+
+    # "cpu" would be a mode through which every call of torch goes; None is how it was
+    torch.set_default_device(None if str(device) == _CPU else device)
+
+
+def _cuda_device() -> int | None:
+    import torch
+
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+
+def _shown(value: Any) -> str:
+    name = getattr(value, "__qualname__", getattr(value, "name", None))
+    return str(name or ("none" if value is None else value))
