@@ -105,9 +105,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[_SESSION] = session.ControllerSession(config, ranked)
         planning.check_reverts(config, ranked)
         if ranked or options.options_of(config).sizes:
-            from pytest_pprank.controller.outside_ranks import OutsideRanks
+            from pytest_pprank.controller import outside_ranks
 
-            config.pluginmanager.register(OutsideRanks(config), "pprank-outside-ranks")
+            outside_ranks.register(config)
     if not config.getoption("stepwise", False):  # it counts on the order it has seen
         planning.group_by_topology(items)
 

@@ -23,6 +23,15 @@ _BEGINS = "_new_process_group_helper"
 """What `init_process_group` calls, under whatever name a test knows that; for new groups, too."""
 
 
+_NAME = "pprank-outside-ranks"
+
+
+def register(config: pytest.Config) -> None:
+    """Look at the plain tests of this run; once is enough."""
+    if not config.pluginmanager.hasplugin(_NAME):
+        config.pluginmanager.register(OutsideRanks(config), _NAME)
+
+
 class OutsideRanks:
     """Plugin object of the controller: looks at the tests that are not ranked."""
 

@@ -71,9 +71,10 @@ def _created(worlds: Worlds) -> Iterator[str]:
 
 
 def _groups(worlds: Worlds) -> Iterator[str]:
-    known = {identity: told for w in worlds.values() for identity, told in w.groups.items()}
+    groups = {rank: world.groups for rank, world in worlds.items() if world.groups is not None}
+    known = {identity: told for own in groups.values() for identity, told in own.items()}
     for identity, (label, members, _) in known.items():
-        inside = {rank: worlds[rank].groups.get(identity) for rank in members if rank in worlds}
+        inside = {rank: groups[rank].get(identity) for rank in members if rank in groups}
         name = f"{label} of {plural_ranks(members)}"
         gone = [rank for rank, told in inside.items() if told is None]
         counts = {rank: told[2] for rank, told in inside.items() if told is not None}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+Groups = dict[str, tuple[str, tuple[int, ...], int]]
+"""Process groups by identity (wire.ledger_file): name in words, members, collectives so far."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -15,8 +18,8 @@ class World:
     """The backend of the default group; empty where there is none."""
     created: int = 0
     """How often `new_group` was called in a way in which every rank must call it."""
-    groups: dict[str, tuple[str, tuple[int, ...], int]] = field(default_factory=dict)
-    """The groups this rank is in, by identity: in words, members, and collectives so far."""
+    groups: Groups | None = field(default_factory=dict)
+    """The groups this rank is in; None where nothing is known of them."""
     environment: tuple[str, ...] = ()
     """The environment variables that the test's own code has changed and left so."""
     put_back: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.wire.ledger_file import Call, flight_recorder_file, ledger_file
+from pytest_pprank.wire.world import Groups
 from pytest_pprank.worker.ledger_writer import LedgerWriter
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ def threads() -> frozenset[str]:
     return frozenset() if _recorder is None else _recorder.threads
 
 
-def groups() -> dict[str, tuple[str, tuple[int, ...], int]]:
-    """Return the groups that this rank is in now, by identity: in words, members, collectives."""
-    return {} if _recorder is None else _recorder.groups() or {}
+def groups() -> Groups | None:
+    """Return the groups that this rank is in now (wire.world); None where nothing is known."""
+    return None if _recorder is None else _recorder.groups()
 
 
 def world_ranks() -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from pytest_pprank.wire.ledger_file import PENDING, Call, State
+from pytest_pprank.wire.world import Groups
 from pytest_pprank.worker.flight_recorder import (
     dump_flight_recorder,
     save_dump,
@@ -138,7 +139,7 @@ class LedgerRecorder:
         return self._writer.threads
 
     @_harmless
-    def groups(self) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    def groups(self) -> Groups:
         """Return the groups that there are now, by identity: in words, members, collectives."""
         counts = self._writer.collectives()
         return {

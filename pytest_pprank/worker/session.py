@@ -170,7 +170,7 @@ class RankSession:
             with perturbing(order.perturb, order.key, self._pprank) as perturbations:
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             brought = end_sanitizers()
-        world = self._world.end()
+        world = self._world.end(last=order.next_key is None)
         unsettled = (self._pprank.failed or erred()) and _has_process_group()
         self._link.send(
             TestDone(

@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_pprank.wire.world import World
+from pytest_pprank.wire.world import Groups, World
 from pytest_pprank.worker import ledger, settings
 from pytest_pprank.worker.handle import Pprank
 
@@ -67,15 +67,18 @@ class WorldWatch:
         if self._before is not None and self._after is None:
             self._shares |= scope != "function"
 
-    def end(self) -> World:
-        """The test is over; puts back what can be put back, and gives the group up if need be."""
+    def end(self, *, last: bool) -> World:
+        """The test is over; puts back what can be put back, and gives the group up if need be.
+
+        `last`: no other test of this group follows, so the default group is the test's to destroy.
+        """
         before, after = self._before, self._after
         changed: tuple[str, ...] = ()
         put_back: list[str] = []
         if before is not None and after is not None and not self._shares:
             put_back = settings.put_back(before.settings, after.settings)
             changed = _changed(before.environment, after.environment)
-            if not self._pprank.failed:
+            if not self._pprank.failed and not last:
                 self._look(before, after)
         return World(
             self._of,
@@ -135,7 +138,7 @@ def _has_default() -> bool:
     return bool(distributed is not None and distributed.is_initialized())
 
 
-def _distributed() -> tuple[str, int, dict[str, tuple[str, tuple[int, ...], int]]]:
+def _distributed() -> tuple[str, int, Groups | None]:
     """Return the first fields of World that are about torch.distributed."""
     if not _has_default():
         return "", 0, {}
