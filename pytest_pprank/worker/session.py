@@ -38,6 +38,7 @@ from pytest_pprank.wire.messages import (
     WarningSeen,
 )
 from pytest_pprank.wire.worker_data import pack, unpack
+from pytest_pprank.worker import store
 from pytest_pprank.worker.context import SERVER_ARGS
 from pytest_pprank.worker.debugger import refuse_debuggers
 from pytest_pprank.worker.handle import Pprank
@@ -164,6 +165,7 @@ class RankSession:
         self._pprank.failed = False
         self._link.begin(order.serial)
         begin_test(order.serial)
+        store.begin_test(order.serial)
         self._world.begin_test()
         self._last_report = None
         with sanitizing(order.sanitizers, self._pprank, self._tell) as end_sanitizers:

@@ -166,6 +166,23 @@ def test_collectives():
     assert not list(compare({0: [both]})), "not all members are here"
 
 
+def test_an_exception_explains_what_does_not_fit_after_it():
+    raised = {**log("collective", "barrier", "all_reduce of float32, 16 B"), "failed": 0}
+    assert not list(compare({0: [raised], 1: None}))
+    fits = {**raised, "failed": 1}
+    assert list(compare({0: [fits], 1: None})), "the barrier came before it"
+    other = [log("send", "int64[1]", peer=1)]
+    (finding,) = compare({0: [raised, *other], 1: None})
+    assert finding.text.startswith("messages from rank 0 to rank 1")
+
+
+def test_groups_that_not_all_ranks_create():
+    created = {**log("create", "new_group of ranks 0,1"), "group": ""}
+    assert not list(compare({0: [created], 1: [created]}))
+    (finding,) = compare({0: [created], 1: None})
+    assert "  rank 1 created 0, number 1: none" in finding.text
+
+
 def ran(stage, count, told="decode of a"):
     return {"role": "pp", "stage": stage, "count": count, "hash": count, "last": told}
 
