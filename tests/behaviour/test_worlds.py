@@ -14,6 +14,7 @@ TESTS = """
     import torch.distributed as dist
 
     SOON = timedelta(seconds=0.3)
+    KEPT = []
 
 
     def test_uneven_groups(process_group, pprank):
@@ -118,8 +119,9 @@ TESTS = """
             slow = dist.new_group(timeout=SOON)
             if self.rank == 0:
                 self.assertRaises(RuntimeError, dist.barrier, slow)
-                late = dist.all_reduce(torch.ones(1), async_op=True)
-                self.assertRaises(RuntimeError, late.wait, SOON)
+                for late in KEPT[:], KEPT:  # one handle is gone after the test, one is not
+                    late.append(dist.all_reduce(torch.ones(1), async_op=True))
+                    self.assertRaises(RuntimeError, late[0].wait, SOON)
 
         @pytest.mark.pprank
         def test_refused(self):
@@ -188,13 +190,18 @@ REPLACED = {
 @pytest.fixture(scope="module")
 def run(module_runner):
     module_runner.write(test_it=TESTS, test_alone=ALONE)
-    return module_runner.run("--pp-size", "2", "--pprank-device", "cpu", "--pprank-grace", "2")
+    limits = ["--pprank-grace", "2", "--pprank-timeout", "30"]
+    return module_runner.run("--pp-size", "2", "--pprank-device", "cpu", *limits)
 
 
 def warning(run, test):
     """What the warnings summary says of a test; its paragraphs begin with those it is about."""
     told = run.out.partition("warnings summary")[2].partition("\n-- Docs")[0]
     return [part for part in told.split("\n\n") if f"::{test}" in part.partition("\n  ")[0]]
+
+
+def line_of(words):
+    return 1 + next(n for n, line in enumerate(TESTS.splitlines()) if words in line)
 
 
 def test_outcomes(run):
@@ -207,7 +214,8 @@ def test_groups_that_one_rank_creates(run):
     told = run.findings("test_uneven_groups[pp2]")
     assert "p2p: groups of torch.distributed do not fit together:" in told
     assert "rank 0 created 0, number 1: none" in told
-    assert "rank 1 created 1, number 1: new_group of one rank (test_it.py:17 in test_unev" in told
+    place = f"test_it.py:{line_of('dist.new_group([1])')} in test_uneven_groups"
+    assert f"rank 1 created 1, number 1: new_group of one rank ({place})" in told
     assert "cure: every rank must call new_group for each group" in told
     assert "worker group replaced after this test: torch.distributed has created more" in told
 
@@ -235,8 +243,8 @@ def test_nothing_else_is_told(run):
 
 def test_mismatch_that_no_exception_explains(run):
     told = run.findings("TestUnittest.test_unexplained")
-    line = 1 + next(n for n, text in enumerate(TESTS.splitlines()) if "the line that is" in text)
-    assert f"rank 0 sent 1, number 1: float32[2, 8] (test_it.py:{line} in test_unexplained" in told
+    place = f"test_it.py:{line_of('the line that is told')} in test_unexplained"
+    assert f"rank 0 sent 1, number 1: float32[2, 8] ({place})" in told
     assert "collectives" not in told
 
 
