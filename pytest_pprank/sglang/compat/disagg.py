@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 from pytest_pprank.sglang.compat.consensus import rooms_here, rooms_of_peers
@@ -157,7 +158,7 @@ def chunk_under_way() -> Any | None:
 
     Looked for where it is: the thread's own function, ``transfer_worker``, keeps it in a variable.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "transfer_worker":
             return frame.f_locals.get("kv_chunk")
