@@ -6,7 +6,7 @@ import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from _pytest._code.code import ExceptionRepr as ExceptionRepr
@@ -175,3 +175,16 @@ def _quick(catching_logs: Any) -> Any:
 def tear_down_for(item: pytest.Item | None, session: pytest.Session) -> None:
     """Tear down what the tests before have set up and `item`, the next one, does not share."""
     session._setupstate.teardown_exact(item)
+
+
+def terminal_of_user(reporter: Any) -> TextIO | None:
+    """Return the file a terminal reporter writes to, if that is a terminal that obeys escapes."""
+    file: TextIO | None = getattr(getattr(reporter, "_tw", None), "_file", None)
+    escapes = os.environ.get("TERM", "dumb") != "dumb"
+    return file if file is not None and escapes and file.isatty() else None
+
+
+def room_in_line(reporter: Any) -> int:
+    """Return how many columns are free behind what a terminal reporter has written of a line."""
+    writer = reporter._tw
+    return int(writer.fullwidth - writer.width_of_current_line)

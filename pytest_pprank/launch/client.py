@@ -11,13 +11,14 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.launcher import LAUNCHER_RANK, PRELOAD_VARIABLE, LauncherSpec
+from pytest_pprank.launch.preload import IMPORTING
 from pytest_pprank.launch.semaphores import remove_semaphores
 from pytest_pprank.wire.channel import Channel, ChannelClosed, Listener
 from pytest_pprank.wire.messages import Hello, Preloaded, Shutdown
@@ -53,7 +54,8 @@ class LauncherClient:
         self.channel: Channel | None = None
         self._waiting: list[tuple[Hello, Channel]] = []
         self._log = (self.run_dir / "launcher.log").open("wb")
-        self._own = {**environment, PRELOAD_VARIABLE: json.dumps([[*preload], [*optional]])}
+        note = str(self.run_dir / IMPORTING)
+        self._own = {**environment, PRELOAD_VARIABLE: json.dumps([[*preload], [*optional], note])}
         try:
             self._process = self._start(fork)
         except BaseException:
@@ -114,18 +116,33 @@ class LauncherClient:
             return None
         return arrival
 
-    def wait_preloaded(self, timeout: float) -> Preloaded:
-        """Wait until the fork server has imported everything; raises GroupError if it cannot."""
+    @property
+    def importing(self) -> str:
+        """The package that the fork server is importing now, as far as it has said so."""
+        try:
+            return (self.run_dir / IMPORTING).read_text() or "torch"
+        except OSError:
+            return "torch"  # by the launcher, before it forks the fork server
+
+    def wait_preloaded(
+        self, timeout: float, tick: Callable[[str], None] = lambda _: None
+    ) -> Preloaded:
+        """Wait until the fork server has imported everything; raises GroupError if it cannot.
+
+        Meanwhile `tick` is told again and again what is waited for.
+        """
         deadline = time.monotonic() + timeout
         while self.channel is None:
             arrival = self.next_rank(_POLL_SECONDS * 5)
             if arrival is not None:
                 self._waiting.append(arrival)
             self._check_alive(deadline, "did not come up")
+            tick(f"importing {self.importing}")
         while self.preloaded is None:
             if self.channel.wait(_POLL_SECONDS * 5):
                 self._take_preloaded()
             self._check_alive(deadline, "did not finish its imports")
+            tick(f"importing {self.importing}")
         return self.preloaded
 
     def _take_preloaded(self) -> None:

@@ -104,6 +104,7 @@ def test_spawned_groups_work_and_the_run_says_so_once(runner):
     flags = ["--pp-size=2", "--pprank-device=cpu", "-p", "leaves_thread_plugin"]
     run = runner.run(*flags, env={"PYTHONPATH": str(runner.folder)})
     assert run.ret == 0, run.out
+    assert run.out.count("\npprank: importing torch once, for all ranks\n") == 1
     assert run.out.count("worker groups are spawned, not forked") == 1
     assert "left 1 thread(s) behind (" in run.out
     assert runner.processes() == {}
