@@ -35,6 +35,7 @@ from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.devices import device_environment
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
+from pytest_pprank.launch.kept import Keep
 from pytest_pprank.launch.lease_group import GroupLease
 from pytest_pprank.options import options_of
 from pytest_pprank.planning import Plan, checked_reverts, plan_of, planned, reaches_sglang
@@ -67,7 +68,7 @@ class ControllerSession:
         self._ranked = ranked
         self._order: dict[pytest.Item, int] = {}
         self._launcher: LauncherClient | None = None
-        self._device = self._preload_words = ""
+        self._device = self._preload_words = self._kept_told = ""
         self._progress = Progress(config)
         self._listeners = Listeners(config, self._options, self._progress)
         self._group: WorkerGroup | None = None
@@ -98,7 +99,8 @@ class ControllerSession:
             )
         if self._ranked:
             self._start_launcher(planned(self._ranked[0]).topology.device)
-            self._progress.announce(f"importing {self._preload_words} once, for all ranks")
+            if not self._options.keep:
+                self._progress.announce(f"importing {self._preload_words} once, for all ranks")
 
     def _start_launcher(self, device: str) -> None:
         """What is preloaded depends on the device, so each kind of device has its launcher."""
@@ -107,11 +109,17 @@ class ControllerSession:
         sglang = any(reaches_sglang(p) and p.topology.device == device for p in plans)
         first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
         self._preload_words = "torch and SGLang" if sglang else "torch"
-        plugins = plugin_modules(self._config)
+        plugins, given = plugin_modules(self._config), self._options
         self._launcher = LauncherClient(
-            first + _PLAIN_PRELOAD, plugins, environment=device_environment(device)
+            first + _PLAIN_PRELOAD,
+            plugins,
+            environment=device_environment(device),
+            keep=Keep(60 * given.keep_minutes, self._preload_words) if given.keep else None,
         )
         self._device = device
+        self._kept_told = self._launcher.kept
+        if self._kept_told:
+            self._progress.say(self._kept_told)
 
     def run(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> None:
         """Run one test on its group and report it as pytest would have done."""
@@ -247,6 +255,9 @@ class ControllerSession:
         preloaded = self._launcher.wait_preloaded(PRELOAD_SECONDS, self._progress.show)
         for entry, why in preloaded.failures.items():
             raise GroupError(f"the ranks cannot import {entry.partition(':')[0]}:\n{why}")
+        if self._launcher.kept != self._kept_told:
+            self._warnings.tell(f"pprank: {self._launcher.kept}")
+            self._kept_told = self._launcher.kept
         if fresh and preloaded.reason:
             self._warnings.tell(
                 f"pprank: worker groups are spawned, not forked, and import everything anew: "
