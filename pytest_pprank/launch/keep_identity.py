@@ -8,7 +8,6 @@ those over from the run. Values are kept as hashes: some are secrets.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import resource
 import sys
@@ -60,7 +59,7 @@ def is_per_run(name: str) -> bool:
 
 def kind(text: str) -> str:
     """Return a name for launchers that differ in what they are for: several may be kept."""
-    return _hash(json.dumps([sys.executable, sys.version, text]))
+    return _hash(f"{sys.version} {text}")
 
 
 def identity(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:

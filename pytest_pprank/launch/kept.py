@@ -117,7 +117,7 @@ def launch(command: Command, spec: LauncherSpec, keep: Keep) -> KeptProcess:
     Raises KeepError if no launcher can be kept here.
     """
     request = LaunchRequest(asdict(spec), per_run(command.environment))
-    own_kind = kind(command.kind)
+    own_kind = kind(json.dumps([*command.arguments, command.kind]))
     now = identity(command.environment)
     why = ""
     try:
@@ -130,7 +130,7 @@ def launch(command: Command, spec: LauncherSpec, keep: Keep) -> KeptProcess:
                     process, why = _ask(folder, note, request)
                     if process is not None:
                         return process
-                why = f"; the one {note} was ended: {why}"
+                why = f"; the one {note}, was ended: {why}"
                 keep_folder.end(folder, note)
             return _start(
                 command,

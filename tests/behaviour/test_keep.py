@@ -100,8 +100,8 @@ def test_runs_share_what_is_imported_until_something_changes(keeping):
     changed = keeping.run(*FLAGS, "-k", "first", **environment(keeping, SOME_VARIABLE="1"))
     assert changed.ret == 0, changed.out
     assert re.search(
-        rf"a new one is kept .*; the one kept since \d\d:\d\d \(pid {keeper}\), torch imported was "
-        "ended: environment variable SOME_VARIABLE is new\n",
+        rf"a new one is kept .*; the one kept since \d\d:\d\d \(pid {keeper}\), torch imported, "
+        "was ended: environment variable SOME_VARIABLE is new\n",
         changed.out,
     ), changed.out
     other = keeper_of(keeping)
