@@ -157,9 +157,12 @@ def test_stop(root, capsys):
 
 
 def test_another_process_with_that_number_is_left_alone(root, capsys):
-    note = KeeperNote(os.getpid(), 1, time.time(), "kind", "torch", "/python", {}, True)
-    with keep_folder.locked():
-        note.write(keep_folder.new_folder("kind"))
-    assert stop.run(None) == 0
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
+        note = KeeperNote(process.pid, 1, time.time(), "kind", "torch", "/python", {}, True)
+        with keep_folder.locked():
+            note.write(keep_folder.new_folder("kind"))
+        assert stop.run(None) == 0
+        assert process.poll() is None
+        process.kill()
     assert "no launcher is kept" in capsys.readouterr().out
     assert not root.exists()
