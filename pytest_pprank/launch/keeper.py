@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import struct
@@ -63,7 +64,7 @@ class LaunchRequest:
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
-def read_line(connection: socket.socket) -> bytes:
+def _read_line(connection: socket.socket) -> bytes:
     """Read up to the end of a line, or of the stream; raises OSError after the socket's timeout."""
     data = b""
     while not data.endswith(b"\n") and (more := connection.recv(_CHUNK)):
@@ -115,8 +116,9 @@ class Keeper:
         with suppress(BlockingIOError):
             while True:
                 connection, _ = self._listener.accept()
-                _answer(connection, {"refused": reason})
-                connection.close()
+                with connection:
+                    if _receive(connection) is not None:
+                        _answer(connection, {"refused": reason})
 
     def _serve(self) -> None:
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -140,15 +142,7 @@ class Keeper:
         """Serve one run; says whether this keeper may go on."""
         connection, _ = self._listener.accept()
         with connection:
-            connection.settimeout(_REQUEST_SECONDS)
-            try:
-                if _user_of(connection) != os.geteuid():
-                    return True
-                data = read_line(connection)
-                request = LaunchRequest(**json.loads(data))
-            except (OSError, ValueError, TypeError):
-                return True  # it has gone, or is none of ours
-            if _has_gone(connection):
+            if (request := _receive(connection)) is None:
                 return True
             if path := self._imported.changed():
                 _answer(connection, {"changed": f"{path} has changed"})
@@ -204,6 +198,22 @@ def become_launcher(connection: socket.socket, request: LaunchRequest) -> None:
     os.chdir(spec.run_dir)
     _answer(connection, {"pid": os.getpid()})
     Launcher(spec).main()
+
+
+def _receive(connection: socket.socket) -> LaunchRequest | None:
+    """Return what is asked for; None if nobody waits for it any more, or it is none of ours."""
+    connection.settimeout(_REQUEST_SECONDS)
+    try:
+        if _user_of(connection) != os.geteuid():
+            return None
+        request = LaunchRequest(**json.loads(_read_line(connection)))
+    except (OSError, ValueError, TypeError):
+        return None
+    if _has_gone(connection):
+        # while this process was importing; what the run had made so far is its folder
+        shutil.rmtree(request.spec["run_dir"], ignore_errors=True)
+        return None
+    return request
 
 
 def _answer(connection: socket.socket, words: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -31,6 +32,13 @@ PLUGIN = """
 import pytest_pprank.controller.session as session
 session._PLAIN_PRELOAD += ("kept_module",)
 """
+
+
+@pytest.fixture
+def own_tmp():
+    """A temporary folder for the runs alone, short enough for the unix sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -67,11 +75,21 @@ def keeper_of(runner):
     return next(iter(runner.processes()))
 
 
-def test_runs_share_what_is_imported_until_something_changes(keeping):
+def test_runs_share_what_is_imported_until_something_changes(keeping, own_tmp):
+    # killed while it waits for the imports, which go on for the next run
+    settings = environment(keeping, TMPDIR=str(own_tmp))
+    with keeping.popen("-v", *FLAGS, "-k", "first", **settings) as killed:
+        notes = lambda: list(root_of(keeping).glob("*/note.json"))  # noqa: E731
+        keeping.wait_for(lambda: notes() and list(own_tmp.glob("pprank-*")), "it has begun")
+        killed.kill()
+        said = killed.stdout.read()
+    assert "pprank: launcher: a new one is kept from now on, for 10 min after a run\n" in said
     first = keeping.run(*FLAGS, "-k", "first", **environment(keeping))
     assert first.ret == 0, first.out
-    assert "pprank: launcher: a new one is kept from now on, for 10 min after a run\n" in first.out
     keeper = keeper_of(keeping)
+    early = "launcher: torch being imported by one that another run keeps"  # or it is through
+    assert re.search(rf"{early}|launcher: kept since .* \(pid {keeper}\)", first.out), first.out
+    assert list(own_tmp.iterdir()) == []
     (folder,) = root_of(keeping).iterdir()
     assert [path.stat().st_mode & 0o777 for path in (root_of(keeping), folder)] == [0o700, 0o700]
     assert (folder / "socket").stat().st_mode & 0o777 == 0o600
