@@ -24,6 +24,8 @@ _PER_RUN = frozenset(
         "DBUS_SESSION_BUS_ADDRESS",
         "DISPLAY",
         "GPG_TTY",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
         "LINES",
         "OLDPWD",
         "PPRANK_LEASE_DIR",
@@ -33,6 +35,7 @@ _PER_RUN = frozenset(
         "PYTEST_ADDOPTS",
         "PYTEST_CURRENT_TEST",
         "PYTEST_VERSION",
+        "SHELL_SESSION_ID",
         "SHLVL",
         "STY",
         "TERM",
@@ -42,7 +45,20 @@ _PER_RUN = frozenset(
         "XDG_SESSION_ID",
     }
 )
-_PER_RUN_PREFIXES = ("ITERM_", "PYTEST_XDIST_", "SSH_", "TERM_", "TMUX", "VSCODE_")
+_PER_RUN_PREFIXES = (
+    "ALACRITTY_",
+    "GNOME_TERMINAL_",
+    "ITERM_",
+    "KITTY_",
+    "KONSOLE_",
+    "PYTEST_XDIST_",
+    "SSH_",
+    "TERM_",
+    "TMUX",
+    "VSCODE_",
+    "WEZTERM_",
+    "ZELLIJ",
+)
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _HASH_LETTERS = 16
 
