@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pytest_pprank._version import __version__
 from pytest_pprank.errors import did_you_mean
 from pytest_pprank.known import command as known_bugs
+from pytest_pprank.launch import stop
 from pytest_pprank.provision import command as setup
 from pytest_pprank.regressions import command as regressions
 from pytest_pprank.regressions import scaffold
@@ -21,6 +22,7 @@ _REGISTER = (
     scaffold.register,
     seams.register,
     known_bugs.register,
+    stop.register,
 )
 """One entry per command: adds its parser, whose defaults name `run` and `parser`, and
 `takes_more` where what stands behind ``--`` is for somebody else (`args.more`).

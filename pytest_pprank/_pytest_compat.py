@@ -6,7 +6,7 @@ import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from _pytest._code.code import ExceptionRepr as ExceptionRepr
@@ -181,3 +181,16 @@ def folders_of_pytest() -> tuple[str, ...]:
     """Return the folders that pytest's own code lies in, and that of pluggy, which calls hooks."""
     specs = [find_spec(name) for name in ("_pytest", "pytest", "pluggy")]
     return tuple(os.path.dirname(spec.origin) for spec in specs if spec and spec.origin)
+
+
+def terminal_of_user(reporter: Any) -> TextIO | None:
+    """Return the file a terminal reporter writes to, if that is a terminal that obeys escapes."""
+    file: TextIO | None = getattr(getattr(reporter, "_tw", None), "_file", None)
+    escapes = os.environ.get("TERM", "dumb") != "dumb"
+    return file if file is not None and escapes and file.isatty() else None
+
+
+def room_in_line(reporter: Any) -> int:
+    """Return how many columns are free behind what a terminal reporter has written of a line."""
+    writer = reporter._tw
+    return int(writer.fullwidth - writer.width_of_current_line)

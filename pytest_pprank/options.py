@@ -37,6 +37,8 @@ class Options:
     lease_timeout: float
     live: bool
     log_dir: str
+    keep: bool
+    keep_minutes: float
     sanitize: tuple[str, ...]
     sanitize_asked: frozenset[str]
     sanitize_allow: str
@@ -76,6 +78,14 @@ def add_options(parser: pytest.Parser) -> None:
     _add(group, parser, "--pprank-perturb", "SEED[:NAMES]", "perturb ranked tests: hold ranks "
          "back, let messages and KV transfers come late, KV run out; the same seed does the "
          "same")  # fmt: skip
+    keep = (
+        "keep the launcher, with torch and SGLang imported, for the next runs of this user in this "
+        "environment; python -m pytest_pprank stop ends it"
+    )
+    group.addoption("--pprank-keep", action="store_true", default=None, help=keep)
+    parser.addini("pprank_keep", keep, type="bool", default=False)
+    _add(group, parser, "--pprank-keep-minutes", "M", "minutes after which a kept launcher leaves "
+         "if no run has used it", "10")  # fmt: skip
     help_text = (
         "run with a historical SGLang fix taken out, to prove that a test goes red: a number such "
         "as 26883, or a YAML file; may be repeated"
@@ -119,6 +129,10 @@ def _read(config: pytest.Config) -> Options:
         lease_timeout=_seconds("--pprank-lease-timeout", _text(config, "--pprank-lease-timeout")),
         live=bool(config.getoption("--pprank-live") or config.getini("pprank_live")),
         log_dir=_text(config, "--pprank-log-dir"),
+        keep=bool(config.getoption("--pprank-keep") or config.getini("pprank_keep")),
+        keep_minutes=_above_zero(
+            "--pprank-keep-minutes", _text(config, "--pprank-keep-minutes"), "minutes"
+        ),
         sanitize=parse_names(_text(config, "--pprank-sanitize"), "--pprank-sanitize"),
         sanitize_asked=asked_by_name(_text(config, "--pprank-sanitize")),
         sanitize_allow=_text(config, "--pprank-sanitize-allow"),
@@ -155,13 +169,17 @@ def _choice(flag: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def _seconds(flag: str, value: str) -> float:
+    return _above_zero(flag, value, "seconds")
+
+
+def _above_zero(flag: str, value: str, unit: str) -> float:
     try:
-        seconds = float(value)
+        number = float(value)
     except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"{flag}: {value!r} is not a number of seconds above 0")
-    return seconds
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise UsageError(f"{flag}: {value!r} is not a number of {unit} above 0")
+    return number
 
 
 def missing_size(names: list[str]) -> str:

@@ -193,7 +193,10 @@ def pytest_sessionfinish(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say which checks were off; after Ctrl-C, where the ranks were."""
+    """Say which checks were off; after Ctrl-C, where the ranks were. pytest's durations follow."""
+    from pytest_pprank.report import started
+
+    started.add_durations(terminalreporter)
     controller = config.stash.get(_SESSION, None)
     if controller is not None and controller.checks_off:
         terminalreporter.section("pprank: checks that were off", yellow=True)

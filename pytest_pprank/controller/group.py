@@ -7,7 +7,7 @@ import selectors
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from pytest_pprank.controller.evidence import MemoryWitness, read_last_words
 from pytest_pprank.controller.meetings import Meetings
 from pytest_pprank.controller.output import Listener, RankPipes
-from pytest_pprank.controller.start import StartErrors
+from pytest_pprank.controller.start import StartClock, StartErrors
 from pytest_pprank.controller.verdicts import describe_exit
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
@@ -34,6 +34,7 @@ from pytest_pprank.wire.messages import (
     TornDown,
     WarningSeen,
 )
+from pytest_pprank.words import plural_ranks
 
 _TICK_SECONDS = 0.05
 _START_SECONDS = 300.0
@@ -81,8 +82,12 @@ class WorkerGroup:
         self._selector = selectors.DefaultSelector()
         self.pipes: RankPipes
 
-    def start(self) -> None:
-        """Bring the group up; raises GroupError with each rank's own words when that fails."""
+    def start(self, clock: StartClock | None = None) -> None:
+        """Bring the group up; raises GroupError with each rank's own words when that fails.
+
+        `clock` takes the time of each part, and is told what is waited for.
+        """
+        clock = clock or StartClock()
         deadline = time.monotonic() + _START_SECONDS
         self.workdir.mkdir(mode=0o700)
         self.pipes = RankPipes(self.workdir, self.world_size, self._listeners)
@@ -92,15 +97,18 @@ class WorkerGroup:
             channel = self._launcher.channel
             self._selector.register(channel, selectors.EVENT_READ, self._hear_launcher)
         try:
-            self._admit(deadline)
-            self._wait_ready(deadline)
+            self._admit(deadline, clock.tick)
+            clock.lap("ranks")
+            self._wait_ready(deadline, clock.tick)
+            clock.lap("collection")
         except BaseException:  # also when the user interrupts it
             self.kill()
             raise
 
-    def _admit(self, deadline: float) -> None:
+    def _admit(self, deadline: float, tick: Callable[[str], None]) -> None:
         here: dict[tuple[int, bool], Channel] = {}
         while len(self.ranks) < self.world_size:
+            tick(f"starting {self._except(self.ranks)} of group {self.name}")
             arrival = self._launcher.next_rank(_TICK_SECONDS)
             if arrival is not None and arrival[0].group == self.name:
                 hello, channel = arrival
@@ -114,11 +122,12 @@ class WorkerGroup:
         for peer in self.ranks.values():
             self._selector.register(peer.channel, selectors.EVENT_READ, peer)
 
-    def _wait_ready(self, deadline: float) -> None:
+    def _wait_ready(self, deadline: float, tick: Callable[[str], None]) -> None:
         ready: set[int] = set()
         errors = StartErrors(self.world_size)
         meetings = Meetings(self.world_size, self.answer)
         while len(ready) < self.world_size:
+            tick(f"collecting on {self._except(ready)} of group {self.name}")
             for peer, message in self.messages(_TICK_SECONDS):
                 if isinstance(message, Ready):
                     peer.missing = message.missing
@@ -135,6 +144,9 @@ class WorkerGroup:
                 raise GroupError(errors.text(self._last_words))
             if not errors:
                 self._check_start(deadline)
+
+    def _except(self, ranks: Collection[int]) -> str:
+        return plural_ranks(sorted({*range(self.world_size)} - {*ranks}))
 
     def _check_start(self, deadline: float) -> None:
         if self._ended is None and not self._launcher.alive:

@@ -9,6 +9,7 @@ import pytest
 from pytest_pprank.controller.live import LiveLines
 from pytest_pprank.controller.log_dir import LogDir
 from pytest_pprank.controller.output import Listener
+from pytest_pprank.controller.progress import Progress
 from pytest_pprank.options import Options
 
 _LIVE_CAPTURE = ("no", "tee-sys")
@@ -17,11 +18,12 @@ _LIVE_CAPTURE = ("no", "tee-sys")
 class Listeners:
     """The listeners of one run, as its options ask for them. Raises UsageError for a bad folder."""
 
-    def __init__(self, config: pytest.Config, options: Options) -> None:
+    def __init__(self, config: pytest.Config, options: Options, progress: Progress) -> None:
         terminal = config.pluginmanager.getplugin("terminalreporter")
         live = options.live or config.getoption("capture", "fd") in _LIVE_CAPTURE
         # without a terminal of its own (on a worker of xdist) a process shows nothing
-        self._live = LiveLines(terminal) if live and terminal is not None else None
+        shown = live and terminal is not None
+        self._live = LiveLines(terminal, progress.clear) if shown else None
         folder = options.log_dir and Path(config.invocation_params.dir, options.log_dir)
         worker = getattr(config, "workerinput", {}).get("workerid")  # one of xdist's
         self._logs = LogDir(folder, f"{worker}-" if worker else "") if folder else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 _COLORS = ("cyan", "yellow", "green", "purple", "blue", "red")
@@ -19,10 +20,14 @@ class Terminal(Protocol):
 
 
 class LiveLines:
-    """Shows whole lines with the rank's prefix, never two in one; an output listener."""
+    """Shows whole lines with the rank's prefix, never two in one; an output listener.
 
-    def __init__(self, terminal: Terminal) -> None:
+    `before` is called before it writes: what stands in the line for now is to go.
+    """
+
+    def __init__(self, terminal: Terminal, before: Callable[[], None] = lambda: None) -> None:
         self._terminal = terminal
+        self._before = before
         self._partial: dict[tuple[int, str], bytes] = {}
 
     def __call__(self, rank: int, stream: str, data: bytes) -> None:
@@ -42,6 +47,7 @@ class LiveLines:
         self._partial.clear()
 
     def _show(self, rank: int, lines: list[bytes]) -> None:
+        self._before()
         self._terminal.ensure_newline()
         color = {_COLORS[rank % len(_COLORS)]: True}
         for line in lines:

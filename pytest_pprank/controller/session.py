@@ -15,12 +15,14 @@ from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.listeners import Listeners
 from pytest_pprank.controller.nodes import RankNodes
 from pytest_pprank.controller.outcome import TestOutcome
+from pytest_pprank.controller.progress import Progress
 from pytest_pprank.controller.rank_config import (
     debugger_asked,
     plugin_modules,
     rank_arguments,
     rank_options,
 )
+from pytest_pprank.controller.start import StartClock
 from pytest_pprank.controller.test_run import TestRun
 from pytest_pprank.controller.verdicts import (
     CollectionFailed,
@@ -33,6 +35,7 @@ from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.devices import device_environment
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
+from pytest_pprank.launch.kept import Keep
 from pytest_pprank.launch.lease_group import GroupLease
 from pytest_pprank.options import options_of
 from pytest_pprank.planning import Plan, checked_reverts, plan_of, planned, reaches_sglang
@@ -40,11 +43,12 @@ from pytest_pprank.report.merge import ReportMerger
 from pytest_pprank.report.off import OffReport
 from pytest_pprank.report.reverted import RevertReport
 from pytest_pprank.report.sanitizers import SanitizerReport
+from pytest_pprank.report.started import started_text, tell_start
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
 from pytest_pprank.topology import Topology
 from pytest_pprank.wire.bootstrap import RankBootstrap
 from pytest_pprank.wire.items import item_key
-from pytest_pprank.wire.messages import ItemKey, RunTest, StartGroup
+from pytest_pprank.wire.messages import ItemKey, Preloaded, RunTest, StartGroup
 
 _PLAIN_PRELOAD = ("torch", "torch.distributed", "pytest", "pytest_pprank.worker.preload")
 _SGLANG_PRELOAD = "pytest_pprank.sglang.preload:import_sglang:{device}"
@@ -64,8 +68,9 @@ class ControllerSession:
         self._ranked = ranked
         self._order: dict[pytest.Item, int] = {}
         self._launcher: LauncherClient | None = None
-        self._device = ""
-        self._listeners = Listeners(config, self._options)
+        self._device = self._preload_words = self._kept_told = ""
+        self._progress = Progress(config)
+        self._listeners = Listeners(config, self._options, self._progress)
         self._group: WorkerGroup | None = None
         self._lease = GroupLease(config)
         self._nodes = RankNodes(config)
@@ -73,6 +78,7 @@ class ControllerSession:
         self._groups_started = self._tests = 0
         self._interrupted: tuple[Detail, ...] = ()
         self._start_failures = 0
+        self._started: tuple[str, float] | None = None
         self._warnings = WarningRelay(config)
         described = tuple(r.describe() for r in self._reverts)
         self._merger = ReportMerger(config, described)
@@ -93,6 +99,8 @@ class ControllerSession:
             )
         if self._ranked:
             self._start_launcher(planned(self._ranked[0]).topology.device)
+            if not self._options.keep:
+                self._progress.announce(f"importing {self._preload_words} once, for all ranks")
 
     def _start_launcher(self, device: str) -> None:
         """What is preloaded depends on the device, so each kind of device has its launcher."""
@@ -100,11 +108,18 @@ class ControllerSession:
         plans = [planned(item) for item in self._ranked]
         sglang = any(reaches_sglang(p) and p.topology.device == device for p in plans)
         first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
-        plugins = plugin_modules(self._config)
+        self._preload_words = "torch and SGLang" if sglang else "torch"
+        plugins, given = plugin_modules(self._config), self._options
         self._launcher = LauncherClient(
-            first + _PLAIN_PRELOAD, plugins, environment=device_environment(device)
+            first + _PLAIN_PRELOAD,
+            plugins,
+            environment=device_environment(device),
+            keep=Keep(60 * given.keep_minutes, self._preload_words) if given.keep else None,
         )
         self._device = device
+        self._kept_told = self._launcher.kept
+        if self._kept_told:
+            self._progress.say(self._kept_told)
 
     def run(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> None:
         """Run one test on its group and report it as pytest would have done."""
@@ -126,6 +141,9 @@ class ControllerSession:
         reports = self._merger.merge(item, plan, outcome)
         self._sanitizers.tell(item, outcome, reports)
         self._off.tell(item, outcome.findings.off, plan.asked, reports)
+        if self._started is not None:
+            tell_start(reports, *self._started)
+            self._started = None
         if outcome.spoiled:
             self._tell_replaced(item, outcome.spoiled, reports)
         if outcome.left and not any(report.failed for report in reports):
@@ -215,10 +233,7 @@ class ControllerSession:
         if stopped or self._device != plan.topology.device:
             self._start_launcher(plan.topology.device)
         try:
-            self._lease.take(plan.topology)
-            group = self._new_group(plan.topology)
-            self._check_preload()
-            group.start()
+            group = self._start_group(plan.topology)
         except GroupError as error:
             self._nodes.down(f"g{self._groups_started}", {}, "its worker group could not start")
             self._count_start_failure(error)
@@ -227,17 +242,34 @@ class ControllerSession:
         self._group, self._topology = group, plan.topology
         return group
 
-    def _check_preload(self) -> None:
+    def _start_group(self, topology: Topology) -> WorkerGroup:
+        clock = StartClock(self._progress.show)
+        self._lease.take(topology)
+        clock.lap("lease")
+        group = self._new_group(topology)
+        with self._progress.waiting():
+            preloaded = self._check_preload()
+            clock.lap("imports")
+            group.start(clock)
+        text = started_text(group.name, group.ranks, clock.parts, preloaded)
+        self._started = (text, clock.seconds)
+        return group
+
+    def _check_preload(self) -> Preloaded:
         assert self._launcher is not None
         fresh = self._launcher.preloaded is None
-        preloaded = self._launcher.wait_preloaded(PRELOAD_SECONDS)
+        preloaded = self._launcher.wait_preloaded(PRELOAD_SECONDS, self._progress.show)
         for entry, why in preloaded.failures.items():
             raise GroupError(f"the ranks cannot import {entry.partition(':')[0]}:\n{why}")
+        if self._launcher.kept != self._kept_told:
+            self._warnings.tell(f"pprank: {self._launcher.kept}")
+            self._kept_told = self._launcher.kept
         if fresh and preloaded.reason:
             self._warnings.tell(
                 f"pprank: worker groups are spawned, not forked, and import everything anew: "
                 f"{preloaded.reason}"
             )
+        return preloaded
 
     def _count_start_failure(self, error: GroupError) -> None:
         self._start_failures += 1

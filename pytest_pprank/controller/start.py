@@ -1,4 +1,4 @@
-"""Why a worker group could not start, in the words of each of its ranks."""
+"""How long a worker group took to start, or why it could not, in the words of each of its ranks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ from pytest_pprank.words import plural_ranks
 
 _OTHERS_SECONDS = 1.0
 """How long the other ranks get to tell their own errors after the first one."""
+
+
+class StartClock:
+    """Takes the time of the parts of a start, in seconds; `tick` is told what is waited for."""
+
+    def __init__(self, tick: Callable[[str], None] = lambda _: None) -> None:
+        self.tick = tick
+        self.parts: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, part: str) -> None:
+        """A part has ended here, and the next one begins."""
+        now = time.monotonic()
+        self.parts[part] = now - self._last
+        self._last = now
+
+    @property
+    def seconds(self) -> float:
+        """All parts together."""
+        return sum(self.parts.values())
 
 
 class StartErrors:

@@ -11,13 +11,18 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
 from pytest_pprank.errors import GroupError
+from pytest_pprank.launch import kept
+from pytest_pprank.launch.keep_folder import KeepError
+from pytest_pprank.launch.kept import Command, Keep, KeptProcess
 from pytest_pprank.launch.launcher import LAUNCHER_RANK, PRELOAD_VARIABLE, LauncherSpec
+from pytest_pprank.launch.preload import IMPORTING
+from pytest_pprank.launch.process import LauncherProcess, OwnProcess
 from pytest_pprank.launch.semaphores import remove_semaphores
 from pytest_pprank.wire.channel import Channel, ChannelClosed, Listener
 from pytest_pprank.wire.messages import Hello, Preloaded, Shutdown
@@ -35,7 +40,7 @@ class LauncherClient:
     """Owns the launcher process, the listener all ranks connect to, and the run's folder.
 
     The fork server imports `preload`, and `optional` as far as it can (see launch.preload), with
-    `environment` on top of ours.
+    `environment` on top of ours. With `keep` the launcher is one that was kept, if there is one.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class LauncherClient:
         *,
         environment: Mapping[str, str] = MappingProxyType({}),
         fork: bool = True,
+        keep: Keep | None = None,
     ) -> None:
         self.run_dir = Path(tempfile.mkdtemp(prefix="pprank-", dir=_short_folder()))
         self.key = secrets.token_bytes(32)
@@ -54,15 +60,20 @@ class LauncherClient:
         self._waiting: list[tuple[Hello, Channel]] = []
         self._log = (self.run_dir / "launcher.log").open("wb")
         self._own = {**environment, PRELOAD_VARIABLE: json.dumps([[*preload], [*optional]])}
+        self._spec = LauncherSpec(
+            self.listener.address, self.key.hex(), str(self.run_dir), keep is not None or fork
+        )
+        self.kept = ""
+        """What there is to say of a kept launcher, or why there is none; empty if not asked for."""
         try:
-            self._process = self._start(fork)
+            self._process = self._start() if keep is None else self._start_kept(keep)
         except BaseException:
             self.listener.close()
             self._log.close()
             _remove(self.run_dir)
             raise
 
-    def _start(self, fork: bool) -> subprocess.Popen[bytes]:
+    def _environment(self) -> dict[str, str]:
         environment = {
             **os.environ,
             **self._own,
@@ -72,21 +83,32 @@ class LauncherClient:
         }
         for name in _ONE_THREAD:
             environment.setdefault(name, "1")
+        return environment
+
+    def _start(self) -> LauncherProcess:
         process = subprocess.Popen(
             [sys.executable, *_interpreter_flags(), "-c", _CODE],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
-            env=environment,
+            env=self._environment(),
             # `python -c` looks for modules in its folder first: not in the user's, where a source
             # tree may lie beside the installed package that the controller uses
             cwd=self.run_dir,
             start_new_session=True,  # Ctrl-C is the controller's business
         )
-        spec = LauncherSpec(self.listener.address, self.key.hex(), str(self.run_dir), fork)
-        assert process.stdin is not None
-        process.stdin.write(spec.to_json().encode() + b"\n")
-        process.stdin.close()
+        return OwnProcess(process, self._spec)
+
+    def _start_kept(self, keep: Keep) -> LauncherProcess:
+        command = Command(
+            (sys.executable, *_interpreter_flags()), self._environment(), json.dumps(self._own)
+        )
+        try:
+            process = kept.launch(command, self._spec, keep)
+        except KeepError as error:
+            self.kept = f"launcher: not kept: {error}"
+            return self._start()
+        self.kept = process.told
         return process
 
     def rank_environment(self) -> dict[str, str | None]:
@@ -101,7 +123,9 @@ class LauncherClient:
 
     @property
     def pid(self) -> int:
-        """Process id of the launcher; also the process group of it and its fork server."""
+        """Process id of the launcher; also the process group of it and its fork server. 0 while
+        there is none yet.
+        """
         return self._process.pid
 
     def next_rank(self, timeout: float) -> tuple[Hello, Channel] | None:
@@ -114,18 +138,35 @@ class LauncherClient:
             return None
         return arrival
 
-    def wait_preloaded(self, timeout: float) -> Preloaded:
-        """Wait until the fork server has imported everything; raises GroupError if it cannot."""
+    @property
+    def importing(self) -> str:
+        """The package that the fork server is importing now, as far as it has said so."""
+        if isinstance(self._process, KeptProcess):
+            return self._process.importing or "torch"
+        try:
+            return (self.run_dir / IMPORTING).read_text() or "torch"
+        except OSError:
+            return "torch"  # by the launcher, before it forks the fork server
+
+    def wait_preloaded(
+        self, timeout: float, tick: Callable[[str], None] = lambda _: None
+    ) -> Preloaded:
+        """Wait until the fork server has imported everything; raises GroupError if it cannot.
+
+        Meanwhile `tick` is told again and again what is waited for.
+        """
         deadline = time.monotonic() + timeout
         while self.channel is None:
             arrival = self.next_rank(_POLL_SECONDS * 5)
             if arrival is not None:
                 self._waiting.append(arrival)
             self._check_alive(deadline, "did not come up")
+            tick(f"importing {self.importing}")
         while self.preloaded is None:
             if self.channel.wait(_POLL_SECONDS * 5):
                 self._take_preloaded()
             self._check_alive(deadline, "did not finish its imports")
+            tick(f"importing {self.importing}")
         return self.preloaded
 
     def _take_preloaded(self) -> None:
@@ -138,15 +179,20 @@ class LauncherClient:
             self.preloaded = message
 
     def _check_alive(self, deadline: float, what: str) -> None:
-        if self._process.poll() is not None:
+        if not self.alive:
             raise GroupError(f"the launcher process {what}:\n{self.log_tail()}")
         if time.monotonic() > deadline:
             raise GroupError(f"the launcher process {what} in time:\n{self.log_tail()}")
 
     @property
     def alive(self) -> bool:
-        """Whether the launcher process still runs."""
-        return self._process.poll() is None
+        """Whether the launcher process still runs; where none could be kept, one is started now."""
+        process = self._process
+        if not process.running and isinstance(process, KeptProcess) and process.refused:
+            self.kept = f"launcher: not kept: {process.refused}"
+            process.close()
+            self._process = self._start()
+        return self._process.running
 
     def log_tail(self, lines: int = 20) -> str:
         """Return the end of what the launcher and the fork server have printed."""
@@ -173,18 +219,19 @@ class LauncherClient:
         if self.channel is None:
             self._signal(signal.SIGKILL)
         while self._signal(0) and time.monotonic() < deadline + _LEAVE_SECONDS:
-            self._process.poll()  # a zombie would count as alive
+            _ = self._process.running  # a zombie would count as alive
             if time.monotonic() > deadline:
                 # A launcher that was killed leaves its fork server and resource tracker to find
                 # out; the tracker then unlinks semaphores, so it is given the time.
                 self._signal(signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
-        self._process.wait()
+        self._process.close()
 
     def _signal(self, number: int) -> bool:
         try:
-            os.killpg(self.pid, number)
-            return True
+            if pid := self.pid:
+                os.killpg(pid, number)
+            return bool(pid)
         except ProcessLookupError:
             return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any
 from torch.distributed.elastic.agent.server import WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
-from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous import RendezvousParameters, dynamic_rendezvous
 from torch.distributed.elastic.rendezvous import registry as rendezvous_registry
 
 MONITOR_SECONDS = 0.05
@@ -37,6 +38,7 @@ class ElasticGroup:
         arguments: tuple[Any, ...],
     ) -> None:
         log_plainly()
+        name_methods_quickly()
         self._handler = rendezvous_registry.get_rendezvous_handler(
             RendezvousParameters(
                 backend="c10d",
@@ -100,6 +102,21 @@ def log_plainly() -> None:
     for name in ("torch", "torch.distributed"):
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+
+
+def name_methods_quickly() -> None:
+    """Let torch's rendezvous name the method of an event without inspect.stack().
+
+    That looks up the module of each frame among all that are loaded: with SGLang's, in a launcher
+    that is kept, seconds for each group.
+    """
+    names: Any = dynamic_rendezvous
+    if hasattr(names, "get_method_name"):
+        names.get_method_name = _method_name
+
+
+def _method_name(depth: int = 2) -> str:
+    return sys._getframe(depth).f_code.co_name
 
 
 def _shutdown_timeout() -> dict[str, int]:

@@ -12,4 +12,5 @@ import os
 from pytest_pprank.launch.launcher import PRELOAD_VARIABLE
 from pytest_pprank.launch.preload import import_all
 
-import_all(*json.loads(os.environ[PRELOAD_VARIABLE]))
+entries, optional = json.loads(os.environ[PRELOAD_VARIABLE])
+import_all(entries, optional, os.environ["TMPDIR"])

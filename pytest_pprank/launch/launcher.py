@@ -108,7 +108,7 @@ class Launcher:
             return Preloaded(
                 0.0, (), {}, (), False, "spawn", "the fork server died while importing"
             )
-        reason = _unsafe(threads, cuda)
+        reason = unsafe_to_fork(threads, cuda)
         if reason:
             self._start_method = "spawn"
         return Preloaded(seconds, modules, failures, threads, cuda, self._start_method, reason)
@@ -224,7 +224,8 @@ def _serve_rendezvous() -> str:
     return f"{host}:{port}"
 
 
-def _unsafe(threads: tuple[str, ...], cuda: bool) -> str:
+def unsafe_to_fork(threads: tuple[str, ...], cuda: bool) -> str:
+    """Say why a process with such threads cannot be forked; empty if it can."""
     if cuda:
         return "an imported module initialised CUDA, which does not survive a fork"
     if len(threads) > 1:

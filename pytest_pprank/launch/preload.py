@@ -10,15 +10,42 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
+
+IMPORTING = "importing"
+"""The file, in the launcher's TMPDIR, that says which package is being imported."""
+_NOTE_SECONDS = 0.1
 
 failures: dict[str, str] = {}
 imported: list[str] = []
 seconds = 0.0
+
+
+class _Note:
+    """A finder that finds nothing, and notes for whom it was asked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._next = 0.0
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package = name.partition(".")[0]
+        if time.monotonic() >= self._next and package not in sys.stdlib_module_names:
+            with suppress(OSError):
+                self._path.write_text(package)
+            self._next = time.monotonic() + _NOTE_SECONDS
+        return None
 
 
 def _import(entry: str) -> None:
@@ -33,17 +60,22 @@ def _import(entry: str) -> None:
         failures[entry] = traceback.format_exc()
 
 
-def import_all(entries: list[str], optional: list[str]) -> None:
+def import_all(entries: list[str], optional: list[str], folder: str) -> None:
     """Import each entry, keeping the traceback of those that fail unless they are optional.
 
+    The file IMPORTING in `folder` says meanwhile which package it is.
     Modules stay for ever: the garbage collector need not look at them, neither now nor in the
     ranks, where looking would also copy the memory that they share with the fork server.
     """
     global seconds
     start = time.perf_counter()
     gc.disable()
+    noting = _Note(Path(folder, IMPORTING))
+    sys.meta_path.insert(0, noting)
     for entry in (*entries, *optional):
         _import(entry)
+    with suppress(ValueError):
+        sys.meta_path.remove(noting)
     for entry in optional:
         failures.pop(entry, None)
     gc.freeze()
@@ -57,10 +89,17 @@ def describe(answer: Connection) -> None:
     Threads do not survive a fork, so they are looked up in the parent (the fork server) through
     /proc; a CUDA context does not survive one either, and torch remembers that it had one.
     """
-    import sys
+    threads = tuple(threads_of(os.getppid()))
+    answer.send((seconds, tuple(imported), failures, threads, cuda_initialized()))
 
+
+def threads_of(pid: int) -> list[str]:
+    """Return the names of a process's threads, the main one first."""
+    tasks = sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda task: int(task.name))
+    return [(task / "comm").read_text().strip() for task in tasks]
+
+
+def cuda_initialized() -> bool:
+    """Whether this process, or the one it was forked from, has a CUDA context."""
     torch = sys.modules.get("torch")
-    cuda = bool(torch is not None and torch.cuda.is_initialized())
-    tasks = sorted(Path(f"/proc/{os.getppid()}/task").iterdir(), key=lambda task: int(task.name))
-    threads = tuple((task / "comm").read_text().strip() for task in tasks)
-    answer.send((seconds, tuple(imported), failures, threads, cuda))
+    return bool(torch is not None and torch.cuda.is_initialized())

@@ -80,6 +80,23 @@ def test_a_launcher_that_dies_is_an_error_with_its_log(launch):
         launcher.wait_preloaded(DEADLINE)
 
 
+def test_methods_are_named_as_torch_names_them():
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
+
+    from pytest_pprank.launch import elastic
+
+    def record():
+        return dynamic_rendezvous.get_method_name()
+
+    def method():
+        return record()
+
+    assert method() == "method"
+    elastic.name_methods_quickly()
+    assert dynamic_rendezvous.get_method_name is elastic._method_name
+    assert method() == "method"
+
+
 def test_spawned_groups_work_and_the_run_says_so_once(runner):
     runner.write(
         leaves_thread="""
@@ -104,6 +121,7 @@ def test_spawned_groups_work_and_the_run_says_so_once(runner):
     flags = ["--pp-size=2", "--pprank-device=cpu", "-p", "leaves_thread_plugin"]
     run = runner.run(*flags, env={"PYTHONPATH": str(runner.folder)})
     assert run.ret == 0, run.out
+    assert run.out.count("\npprank: importing torch once, for all ranks\n") == 1
     assert run.out.count("worker groups are spawned, not forked") == 1
     assert "left 1 thread(s) behind (" in run.out
     assert runner.processes() == {}

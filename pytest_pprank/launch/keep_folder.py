@@ -1,0 +1,167 @@
+"""Where kept launchers are found: one folder each, in one that no other user can look into.
+
+A keeper's folder has its socket, its note (who it is, and what it was started with) and its log.
+Who looks for keepers, starts or ends one, holds the lock of them all; what dead ones have left is
+removed by the next who looks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_pprank.errors import PprankError
+from pytest_pprank.launch.lease_files import Hold, default_folder, process_start
+from pytest_pprank.launch.semaphores import remove_semaphores
+
+SOCKET, NOTE, LOG = "socket", "note.json", "log"
+_ONLY_OURS = 0o700
+_LOCK_SECONDS = 60.0
+_LEAVE_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+
+
+class KeepError(PprankError):
+    """No launcher can be kept here; says why."""
+
+
+@dataclass(frozen=True)
+class KeeperNote:
+    """What a keeper says of itself: `start` is its start in clock ticks since boot, `since` the
+    same in seconds of the epoch; `words` what it has imported, `identity` see keep_identity.
+    """
+
+    pid: int
+    start: int
+    since: float
+    kind: str
+    words: str
+    python: str
+    identity: dict[str, dict[str, Any]]
+    ready: bool = False
+
+    def __str__(self) -> str:
+        clock = time.strftime("%H:%M", time.localtime(self.since))
+        return f"kept since {clock} (pid {self.pid}), {self.words} imported"
+
+    def write(self, folder: Path) -> None:
+        """Put it into the keeper's folder, at once and as a whole."""
+        new = folder / f"{NOTE}.new"
+        new.write_text(json.dumps(asdict(self)))
+        new.rename(folder / NOTE)
+
+    @property
+    def alive(self) -> bool:
+        """Whether that very process still runs."""
+        return process_start(self.pid) == self.start and not _is_zombie(self.pid)
+
+
+def root() -> Path:
+    """Return the folder of this user's keepers, beside that of the leases."""
+    return default_folder().with_name(f"pytest-pprank-kept-{os.geteuid()}")
+
+
+@contextmanager
+def locked() -> Iterator[Path]:
+    """Hold the lock of all keepers of this user; raises KeepError where that is impossible."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while (hold := _try_lock()) is None:
+        if time.monotonic() > deadline:
+            raise KeepError(f"somebody holds {_lock_file()} for {_LOCK_SECONDS:g} s already")
+        time.sleep(_POLL_SECONDS)
+    try:
+        yield root()
+    finally:
+        hold.release()  # also removes the root, where nothing is kept
+
+
+def _try_lock() -> Hold | None:
+    try:
+        _prepare(root())
+        hold = Hold(_lock_file(), None)
+        # the root's last user may just have removed it
+        with suppress(FileNotFoundError, FileExistsError):
+            return hold if hold.acquire() else None
+    except OSError as error:
+        raise KeepError(f"{root()} cannot be used: {error}") from error
+    return None
+
+
+def _lock_file() -> Path:
+    return root() / "all.lock"
+
+
+def _prepare(folder: Path) -> None:
+    with suppress(FileExistsError):
+        folder.mkdir(_ONLY_OURS)
+    status = folder.lstat()
+    mode = stat.S_IMODE(status.st_mode)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or mode != _ONLY_OURS:
+        raise KeepError(
+            f"{folder} must be a folder of user {os.geteuid()} with mode {_ONLY_OURS:o}: it "
+            f"belongs to user {status.st_uid} and has mode {mode:o}"
+        )
+
+
+def new_folder(kind: str) -> Path:
+    """Make the folder of a new keeper."""
+    return Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=root()))
+
+
+def keepers() -> Iterator[tuple[Path, KeeperNote]]:
+    """Yield the living keepers, and remove what others have left. Call with the lock held."""
+    for folder in sorted(path for path in root().iterdir() if path.is_dir()):
+        note = read_note(folder)
+        if note is not None and note.alive:
+            yield folder, note
+        else:
+            remove(folder)
+
+
+def read_note(folder: Path) -> KeeperNote | None:
+    """Return what the keeper of a folder says of itself; None if it has said nothing."""
+    try:
+        return KeeperNote(**json.loads((folder / NOTE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def end(folder: Path, note: KeeperNote) -> None:
+    """End a keeper, not the runs it has started launchers for, and remove its folder."""
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    number = signal.SIGTERM
+    while note.alive:
+        with suppress(ProcessLookupError):
+            os.killpg(note.pid, number)
+        if time.monotonic() > deadline:
+            number = signal.SIGKILL
+        time.sleep(_POLL_SECONDS)
+    remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove what a keeper has made."""
+    shutil.rmtree(folder, ignore_errors=True)
+    remove_semaphores(semaphore_name(folder))
+
+
+def semaphore_name(folder: Path) -> str:
+    """Return by what the semaphores of a keeper's imports are known."""
+    return f"pprank-kept-{folder.name}"
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
+    except (OSError, IndexError):
+        return False
