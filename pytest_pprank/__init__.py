@@ -19,6 +19,7 @@ from pytest_pprank.errors import (
     PeerError,
     PprankError,
     SeamMissing,
+    StartFailed,
     UsageError,
 )
 from pytest_pprank.plugin import (  # noqa: F401  (this module is the plugin object)
@@ -98,6 +99,7 @@ __all__ = [
     "SeamMissing",
     "SimRaceError",
     "StagesDiffer",
+    "StartFailed",
     "UsageError",
     "__version__",
     "assert_kv_balanced",

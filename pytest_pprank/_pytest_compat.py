@@ -49,6 +49,11 @@ def rename(item: pytest.Item, nodeid: str) -> None:
         own._nodeid = nodeid
 
 
+def whole_tracebacks(config: pytest.Config) -> bool:
+    """Whether somebody wants to see all there is: ``-vv``, or ``--full-trace``."""
+    return config.get_verbosity() > 1 or bool(config.getoption("fulltrace", False))
+
+
 def one_entry(lines: list[str], path: str, lineno: int, message: str) -> ReprTraceback:
     """Return a traceback of one entry: some lines, and the place that they speak of."""
     place = ReprFileLocation(path, lineno, message) if path else None

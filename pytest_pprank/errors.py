@@ -38,6 +38,13 @@ class GroupError(PprankError):
     """A worker group could not be started, or ended before its tests did."""
 
 
+class StartFailed(PprankError):
+    """SGLang refuses the server args of a test, or its Scheduler does not start with them.
+
+    The message has SGLang's sentence, the line of SGLang's that raised, and the test's marker.
+    """
+
+
 class PeerError(PprankError):
     """A rank was released from a wait because a peer can no longer meet it."""
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_pprank._pytest_compat import whole_tracebacks
+from pytest_pprank.errors import PprankError
 from pytest_pprank.worker.context import SERVER_ARGS, current_rank
 
 if TYPE_CHECKING:
@@ -88,10 +90,22 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, 
 
 
 @pytest.fixture(scope="session")
-def _started_scheduler(sglang_args: Mapping[str, object], pprank: Pprank) -> Any:
+def _started_scheduler(
+    sglang_args: Mapping[str, object], pprank: Pprank, request: pytest.FixtureRequest
+) -> Any:
+    __tracebackhide__ = True
+    from pytest_pprank.sglang.arguments import args_of_role
     from pytest_pprank.sglang.scheduler import start_scheduler
+    from pytest_pprank.sglang.start_failure import start_failed
 
-    return start_scheduler(sglang_args, pprank)
+    try:
+        return start_scheduler(sglang_args, pprank)
+    except PprankError:
+        raise
+    except Exception as error:
+        changes = args_of_role(request.config.stash[SERVER_ARGS], pprank.role)
+        told = start_failed(error, changes, pprank.role)
+        raise told from (error if whole_tracebacks(request.config) else None)
 
 
 @pytest.fixture
@@ -191,16 +205,17 @@ def make_schedule_batch(scheduler: Any) -> Iterator[Callable[..., Any]]:
     """
     from pytest_pprank.sglang import batches
 
-    made = []
+    made: list[tuple[Any, list[Any]]] = []
 
     def make(prompts: Sequence[Any], **options: Any) -> Any:
         __tracebackhide__ = True
-        made.append(batches.make_schedule_batch(scheduler, prompts, **options))
-        return made[-1]
+        batch = batches.make_schedule_batch(scheduler, prompts, **options)
+        made.append((batch, list(batch.reqs)))  # a test may filter some of them out
+        return batch
 
     yield make
-    for batch in made:
-        batches.release(scheduler, batch)
+    for batch, reqs in made:
+        batches.release_reqs(scheduler, [*reqs, *batch.reqs])
 
 
 @pytest.fixture

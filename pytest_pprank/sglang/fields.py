@@ -70,6 +70,11 @@ _GATHER = (
     "decode batch the token ids lie in SGLang's future_map, by req_pool_indices, until that "
     "function gathers them (srt/managers/overlap_utils.py)"
 )
+_LOCATIONS = Device(
+    ALWAYS,
+    cause="a batch that was merged or filtered, or whose forward is over, and is not prepared "
+    "again: prepare_for_extend and prepare_for_decode allocate its KV locations",
+)
 _INPUT_IDS = Device(ALWAYS, cause=_H2D, decode_cause=_GATHER)
 
 
@@ -97,7 +102,7 @@ SCHEDULE_BATCH: Table = {
     "req_pool_indices": Device(ALWAYS),
     "seq_lens": Device(ALWAYS),
     "orig_seq_lens": Device(ALWAYS),
-    "out_cache_loc": Device(ALWAYS),
+    "out_cache_loc": _LOCATIONS,
     "prefill_input_ids_cpu": Staging("input_ids", "resolve_forward_inputs", same_contents=True),
     "mix_running_indices": Staging("input_ids", "resolve_forward_inputs", same_contents=False),
     "mix_running_indices_cpu": Host(),
@@ -117,7 +122,7 @@ FORWARD_BATCH: Table = {
     "input_ids": _INPUT_IDS,
     "req_pool_indices": Device(ALWAYS),
     "seq_lens": Device(ALWAYS),
-    "out_cache_loc": Device(ALWAYS),
+    "out_cache_loc": _LOCATIONS,
     "positions": Device(ALWAYS),
     "extend_seq_lens": Device(EXTEND),
     "extend_prefix_lens": Device(EXTEND),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from pytest_pprank.devices.look import host_values
 from pytest_pprank.devices.pending import unordered_writes
+from pytest_pprank.sglang.cleared import cleared_by
 from pytest_pprank.sglang.compat.batches import is_plain_extend, mode_of, tensors_of_proxy
 from pytest_pprank.sglang.fields import (
     ALWAYS,
@@ -40,9 +41,13 @@ class Finding:
     found: str
     expected: str
     cause: str = ""
+    cleared_by: str = ""
+    """Who has set the field to None, where that was seen."""
 
     def __str__(self) -> str:
         lines = [f"{self.object}.{self.field}: found {self.found}; expected {self.expected}"]
+        if self.cleared_by:
+            lines.append(f"set to None by {self.cleared_by}")
         if self.cause:
             lines.append(f"usual cause: {self.cause}")
         return "\n  ".join(lines)
@@ -170,7 +175,7 @@ def _check_field(batch: Any, name: str, table: Table, device: torch.device) -> I
         for tensor in _tensors(value) or [value]:
             finding = tensor_finding(tensor, name, owner, device, _usual_cause(batch, kind))
             if finding is not None:
-                yield _with_staging(finding, batch)
+                yield _with_clearing(_with_staging(finding, batch), batch)
             elif isinstance(tensor, torch.Tensor):
                 yield from _contents(batch, name, tensor)
     elif isinstance(kind, Mirror) and value is not None:
@@ -238,8 +243,16 @@ def _with_staging(finding: Finding, batch: Any) -> Finding:
         value = getattr(schedule_batch, name, None)
         if isinstance(kind, Staging) and kind.into == finding.field and value is not None:
             found = f"{finding.found}, while ScheduleBatch.{name} still holds {describe(value)}"
-            return Finding(finding.object, finding.field, found, finding.expected, finding.cause)
+            return replace(finding, found=found)
     return finding
+
+
+def _with_clearing(finding: Finding, batch: Any) -> Finding:
+    """Say in a finding who has emptied the field, or that of the ScheduleBatch it comes from."""
+    if getattr(batch, finding.field, None) is not None:
+        return finding
+    seen = (cleared_by(each, finding.field) for each in (batch, origin_of(batch)))
+    return replace(finding, cleared_by=next(filter(None, seen), ""))
 
 
 def origin_of(batch: Any) -> Any:

@@ -16,8 +16,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.sglang.cleared import watch_batches
 from pytest_pprank.sglang.compat.profiler import SIZING, strands_peers
-from pytest_pprank.sglang.compat.start import name_instance, publisher, thread_binding
+from pytest_pprank.sglang.compat.start import (
+    name_instance,
+    publisher,
+    resolve_and_check,
+    thread_binding,
+)
 from pytest_pprank.sglang.disagg_start import prepare_disagg, private_ports, start_bootstrap
 from pytest_pprank.sglang.grammar import start_grammars
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
@@ -56,8 +62,8 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
 
     `args` are complete server args (see `arguments`). Sockets and temporary files lie in
     ``pprank.workdir``; the stages of a role meet at a store that its first one serves on loopback.
-    Raises PprankError when SGLang's profiler fails in a way that would leave the other stages
-    waiting.
+    Raises what SGLang raises where it refuses them or does not start, and PprankError when its
+    profiler fails in a way that would leave the other stages waiting.
     """
     from pytest_pprank.worker.store import serve_store_of_role
 
@@ -68,6 +74,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
     server_args = need(server_args_module, "ServerArgs")(
         **{**args, **of_this_group, "dist_init_addr": f"{host}:{port}"}
     )
+    resolve_and_check(server_args)
     ports = _port_args(need(server_args_module, "PortArgs"), server_args, pprank)
     side = TokenizerSide(ports) if pprank.is_first_stage else None
     try:
@@ -88,6 +95,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
         # what the start has written is read on streams of their own, with nothing in between
         import_module("torch").get_device_module(pprank.device).synchronize()
     start_grammars(scheduler, args.get("grammar_backend"))
+    watch_batches()
     _started[id(scheduler)] = (scheduler, _snapshot(scheduler, side, run))
     return scheduler
 

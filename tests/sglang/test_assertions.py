@@ -49,6 +49,29 @@ def test_staging_that_stays_is_named(schedule_batch: Any) -> None:
     assert "resolve_forward_inputs consumes it into input_ids" in message
 
 
+@pytest.mark.parametrize("what", ["merge_batch", "filter_batch"])
+def test_who_has_cleared_a_field(
+    make_schedule_batch: Make, make_forward_batch: Make, what: str
+) -> None:
+    batch, other = make_schedule_batch([5, 9]), make_schedule_batch([7])
+    calls = {
+        "merge_batch": lambda: batch.merge_batch(other),
+        "filter_batch": lambda: batch.filter_batch(keep_indices=[1]),
+    }
+    for each in (batch, other):
+        assert_materialized_on_device(make_forward_batch(each))
+    calls[what]()
+    for each in (batch, make_forward_batch(batch)):
+        message = failure(assert_materialized_on_device, each)
+        assert f"{type(each).__name__}.out_cache_loc: found None" in message
+        # classes in it from Python 3.11 on
+        by = rf"set to None by (ScheduleBatch\.)?{what} \(schedule_batch\.py:\d+\), called at "
+        assert re.search(by + r"test_assertions\.py:\d+\n", message), message
+        assert "prepare_for_decode allocate its KV locations" in message
+    batch.prepare_for_decode()
+    assert_materialized_on_device(batch, fields=["out_cache_loc"])
+
+
 def test_missing_field_of_a_forward_batch(schedule_batch: Any, make_forward_batch: Make) -> None:
     forward_batch = make_forward_batch(schedule_batch)
     assert_materialized_on_device(forward_batch)

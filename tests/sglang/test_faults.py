@@ -100,6 +100,33 @@ def test_scheduler_that_fails_to_start_leaves_no_file(run: Any, module_runner: A
     assert list(SHM.glob(f"sglang_loads_{name}*")) == []
 
 
+@pytest.mark.parametrize(
+    ("test", "ranks", "of_role"),
+    [
+        ("test_refused[pp2]", "ranks 0,1 of 2", ""),
+        (
+            "test_refused_of_one_role[prefill1-decode1]",
+            "rank 0 of 2",
+            " (on the stages of prefill)",
+        ),
+    ],
+)
+def test_refused_server_args(run: Any, test: str, ranks: str, of_role: str) -> None:
+    """By what only SGLang's launcher calls, in SGLang's words, in few lines."""
+    told, _, harness = run.failure(test).partition("- ranks -")
+    mark = "@pytest.mark.sglang(chunked_prefill_size=100, page_size=64)"
+    for words in (
+        "SGLang does not start with these server args: "
+        "chunked_prefill_size must be divisible by page_size\n",
+        f"{mark}{of_role}\n",
+        "check_server_args:\n",
+        "AssertionError, raised at ",
+    ):
+        assert words in told
+    assert len(told.splitlines()) < 10
+    assert f"setup failed on {ranks}" in harness
+
+
 @pytest.mark.parametrize(("role", "rank"), [("prefill", 0), ("decode", 2)])
 def test_death_of_a_role(run: Any, role: str, rank: int) -> None:
     told = run.failure(f"test_killed[{role}-prefill2-decode1]")

@@ -22,6 +22,17 @@ def publisher() -> tuple[ModuleType, Callable[..., Any]] | None:
     return None if publish is None else (context, publish)
 
 
+def resolve_and_check(server_args: Any) -> None:
+    """Let SGLang derive what is left open and refuse what does not go together, as its Engine does.
+
+    Before they are published: up to now they may be written to. Raises what SGLang raises.
+    """
+    if hasattr(server_args, "resolve_once"):  # from 0.5.19; before, making them does it
+        server_args.resolve_once()
+    if hasattr(server_args, "check_server_args"):
+        server_args.check_server_args()
+
+
 def name_instance(ports: Any, name: str) -> None:
     """Give a Scheduler's pipeline its name on this host, where this SGLang has such names."""
     if hasattr(ports, "instance_id"):

@@ -1,0 +1,48 @@
+"""What is told when SGLang does not start: its own sentence and line, and the test's marker."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Mapping
+from types import TracebackType
+
+from pytest_pprank.errors import StartFailed
+from pytest_pprank.sglang.static import package_root
+
+
+def start_failed(error: Exception, changes: Mapping[str, object], role: str) -> StartFailed:
+    """Return the error that stands for `error`, which making or starting a Scheduler has raised.
+
+    `changes` are the server args that the test's markers give to the stages of `role`.
+    """
+    lines = [f"SGLang does not start with these server args: {_sentence(error)}"]
+    args = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+    of_role = "" if role == "pp" else f" (on the stages of {role})"
+    lines.append(f"  @pytest.mark.sglang({args}){of_role}" if args else f"  the defaults{of_role}")
+    lines += _place(error)
+    return StartFailed("\n".join(lines))
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip() or f"{type(error).__name__} without a message"
+
+
+def _place(error: Exception) -> list[str]:
+    """Say where in SGLang it was raised, or which line of SGLang's had called what raised it."""
+    root = str(package_root() or "")
+    found: TracebackType | None = None
+    step = error.__traceback__
+    while step is not None:
+        if root and step.tb_frame.f_code.co_filename.startswith(root):
+            found = step
+        step = step.tb_next
+    name = type(error).__name__
+    if found is None:
+        return [f"  {name}, raised outside SGLang"]
+    code = found.tb_frame.f_code
+    source = linecache.getline(code.co_filename, found.tb_lineno).strip()
+    raised = "raised" if found.tb_next is None else "raised in a call"
+    return [
+        f"  {name}, {raised} at {code.co_filename}:{found.tb_lineno} in {code.co_name}:",
+        f"    {source}",
+    ]

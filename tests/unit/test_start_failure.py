@@ -1,0 +1,61 @@
+"""What is told when SGLang does not start, of errors from a file that stands for SGLang's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank.sglang import start_failure
+
+SOURCE = """
+def refuse(words):
+    raise ValueError(words)
+def call(function):
+    function()
+"""
+
+
+@pytest.fixture
+def sglang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[..., None]]:
+    monkeypatch.setattr(start_failure, "package_root", lambda: tmp_path)
+    file = tmp_path / "args.py"
+    file.write_text(SOURCE)
+    names: dict[str, Callable[..., None]] = {}
+    exec(compile(SOURCE, str(file), "exec"), names)
+    return names
+
+
+def told(function: Callable[..., None], *args: object, role: str = "pp", **changes: object) -> str:
+    try:
+        function(*args)
+    except Exception as error:
+        return str(start_failure.start_failed(error, changes, role))
+    raise AssertionError("nothing was raised")
+
+
+def test_its_sentence_the_marker_and_its_line(sglang, tmp_path):
+    assert told(sglang["refuse"], "no good", page_size=0, dtype="half") == (
+        "SGLang does not start with these server args: no good\n"
+        "  @pytest.mark.sglang(page_size=0, dtype='half')\n"
+        f"  ValueError, raised at {tmp_path}/args.py:3 in refuse:\n"
+        "    raise ValueError(words)"
+    )
+
+
+def test_error_of_a_library_names_the_line_of_sglang_that_called_it(sglang, tmp_path):
+    def library() -> None:
+        raise OSError
+
+    assert told(sglang["call"], library, role="decode") == (
+        "SGLang does not start with these server args: OSError without a message\n"
+        "  the defaults (on the stages of decode)\n"
+        f"  OSError, raised in a call at {tmp_path}/args.py:5 in call:\n"
+        "    function()"
+    )
+
+
+@pytest.mark.usefixtures("sglang")
+def test_error_from_elsewhere():
+    assert told(int, "x").endswith("\n  ValueError, raised outside SGLang")
