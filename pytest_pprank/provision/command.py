@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pytest_pprank.errors import PprankError, UsageError
-from pytest_pprank.provision import facts, pip, plan
+from pytest_pprank.provision import facts, pip, plan, torchvision
+from pytest_pprank.provision.checkout import Checkout, add_to_environment, find_checkout
 from pytest_pprank.provision.facts import Facts
 from pytest_pprank.provision.lock import (
     check_lock,
@@ -27,6 +28,7 @@ from pytest_pprank.provision.lock import (
 )
 from pytest_pprank.provision.plan import Install, TorchFrom, Wanted
 from pytest_pprank.provision.system import complete_mooncake
+from pytest_pprank.sglang.installed import installed
 
 
 class SetupFailed(PprankError):
@@ -52,10 +54,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--sglang",
-        metavar="VERSION",
+        metavar="PATH|VERSION",
         default="",
-        help=f"an SGLang from {locked_versions()[0]} to {locked_versions()[-1]} "
-        "(default: the newest for this Python)",
+        help="the SGLang of a checkout, with what it needs without a GPU; or a release from "
+        f"{locked_versions()[0]} to {locked_versions()[-1]} (default: the newest for this Python)",
     )
     which.add_argument(
         "--lock",
@@ -63,7 +65,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=Path,
         help="the SGLang of a lock that `python -m pytest_pprank.provision.resolve --output` wrote",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only print the pip command")
+    parser.add_argument(
+        "--yes",
+        "-y",
+        action="store_true",
+        help="call apt-get, as root, for what Mooncake lacks, without asking; where there is no "
+        "terminal to ask on, setup does so only with this option",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print the commands")
     parser.add_argument(
         "--no-verify",
         action="store_true",
@@ -85,23 +94,41 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _setup(args: argparse.Namespace) -> int:
-    release, asked = _release(args)
+    checkout = find_checkout(args.sglang)
+    release, asked = (checkout.release, "") if checkout else _release(args)
     here = facts.gather(pins(release=release))
     want = plan.wanted(here, cpu=args.cpu, cuda=args.cuda, torch_only=args.torch_only)
     name, version = ("torch", here.torch) if want is Wanted.TORCH else ("SGLang", here.sglang)
     if version is None or want is Wanted.TORCH:
         plan.check_torch(here)
     if version is not None:
-        _leave_alone(name, version, asked)
+        _leave_alone(name, version, asked, checkout)
     else:
         full = args.cuda or (here.gpu and not args.cpu)
-        _install_set(want, here, release, full=full, dry=args.dry_run)
-    if want is not Wanted.TORCH and (wrong := complete_mooncake(_say, dry=args.dry_run)):
-        # all but the prefill/decode tests works; these fail with the same words
-        print(f"setup: warning: {wrong}", file=sys.stderr, flush=True)
+        _install_set(want, here, release, checkout, full=full, dry=args.dry_run)
+    # what a dry run would install is not here, to say what it lacks
+    if want is not Wanted.TORCH and not (args.dry_run and version is None):
+        _complete_mooncake(args)
     if not args.dry_run and not (args.no_verify and version is not None):
         _say(f"ready: {_verify(_device(want, here))}")
     return 0
+
+
+def _complete_mooncake(args: argparse.Namespace) -> None:
+    agreed = (lambda _: True) if args.yes else _agreed
+    if wrong := complete_mooncake(_say, agreed, dry=args.dry_run):
+        # all but the prefill/decode tests works; these fail with the same words
+        print(f"setup: warning: {wrong}", file=sys.stderr, flush=True)
+
+
+def _agreed(command: str) -> bool:
+    """Ask whether to run a command; without a terminal nobody can be asked, and none is run."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    try:
+        return input(f"setup: run {command}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _release(args: argparse.Namespace) -> tuple[str, str]:
@@ -112,8 +139,14 @@ def _release(args: argparse.Namespace) -> tuple[str, str]:
     return (check_version(args.sglang) if args.sglang else default_version()), args.sglang
 
 
-def _leave_alone(name: str, version: str, asked: str) -> None:
+def _leave_alone(name: str, version: str, asked: str, checkout: Checkout | None) -> None:
     """Say that what is installed stays; raises UsageError when another SGLang was asked for."""
+    here = installed() if name == "SGLang" else None
+    if checkout is not None and here is not None and not checkout.is_at(here.root):
+        raise UsageError(
+            f"the SGLang of {checkout.folder} was asked for, SGLang {here} is installed here and "
+            "set-up never replaces one: use a fresh environment"
+        )
     if name == "SGLang" and asked not in ("", version):
         raise UsageError(
             f"SGLang {asked} was asked for, SGLang {version} is installed here and set-up never "
@@ -122,7 +155,15 @@ def _leave_alone(name: str, version: str, asked: str) -> None:
     _say(f"{name} {version} is installed; it is left alone")
 
 
-def _install_set(want: Wanted, here: Facts, release: str, *, full: bool, dry: bool) -> None:
+def _install_set(
+    want: Wanted,
+    here: Facts,
+    release: str,
+    checkout: Checkout | None,
+    *,
+    full: bool,
+    dry: bool,
+) -> None:
     if find_spec("pip") is None:
         raise UsageError(
             "this environment has no pip; add it (uv pip install pip, or python -m ensurepip) "
@@ -130,24 +171,46 @@ def _install_set(want: Wanted, here: Facts, release: str, *, full: bool, dry: bo
         )
     if want is Wanted.CUDA or (want is Wanted.TORCH and full):
         _say(f"installing {want.value}, for a GPU")
-        _pip_or_fail(plan.full_install(want, here, release), dry)
+        folder = checkout.folder if checkout else None
+        _pip_or_fail(plan.full_install(want, here, release, folder), dry)
         return
-    source = _install_without_cuda(want, here, release, dry)
+    source = _install_without_cuda(want, here, release, checkout, dry)
     if source is TorchFrom.REGISTRY and not dry:
         _complete_torch(release)
+    if want is Wanted.CPU and not dry:
+        _cure_torchvision()
 
 
-def _install_without_cuda(want: Wanted, here: Facts, release: str, dry: bool) -> TorchFrom:
+def _cure_torchvision() -> None:
+    if torchvision.fails_to_import():
+        _say(f"torchvision here is for CUDA; {torchvision.cure()} lets it import without")
+
+
+def _add_checkout(checkout: Checkout, dry: bool) -> None:
+    if dry:
+        _say(f"and the SGLang of {checkout.folder}, by a .pth file")
+    else:
+        _say(f"added the SGLang of {checkout.folder}, by {add_to_environment(checkout)}")
+
+
+def _install_without_cuda(
+    want: Wanted, here: Facts, release: str, checkout: Checkout | None, dry: bool
+) -> TorchFrom:
     """Install with torch from the best source that works; return that source."""
     failure = ""
     for source in plan.torch_sources(here, facts.pip_offers, facts.index_answers, release):
         install = plan.cpu_install(want, here, source, release)
         what = want.value.replace("SGLang", f"SGLang {version_of(release)}")
+        if checkout is not None and want is Wanted.CPU:
+            install = plan.without_sglang(install)
+            what = f"what {what} needs"
         _say(f"installing {what}; torch: {source.value}")
         if changes := plan.replaced(install, here):
             _say(f"other versions here give way: {', '.join(changes)}")
         failure = _pip(install, dry)
         if not failure:
+            if checkout is not None and want is Wanted.CPU:
+                _add_checkout(checkout, dry)
             return source
         if source is TorchFrom.CPU_INDEX:
             _say("that failed with PyTorch's index; once more without it")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 
 from packaging.version import Version
 
@@ -143,9 +144,21 @@ def _left_out(facts: Facts, source: TorchFrom) -> frozenset[str]:
     return frozenset(it for it in _WITH_TORCH if it == "torch" or it in facts.installed)
 
 
-def full_install(want: Wanted, facts: Facts, release: str = "") -> Install:
-    """Return the pip call with all dependencies; an installed torch is pinned to what it is."""
+def without_sglang(install: Install) -> Install:
+    """Return what installs all that SGLang needs, and not SGLang itself."""
+    return replace(install, leave_out=install.leave_out | {"sglang"})
+
+
+def full_install(
+    want: Wanted, facts: Facts, release: str = "", checkout: Path | None = None
+) -> Install:
+    """Return the pip call with all dependencies; an installed torch is pinned to what it is.
+
+    `checkout`: the folder of SGLang's pyproject.toml, instead of a release.
+    """
     keep = (f"torch=={facts.torch}",) if facts.torch is not None else ()
+    if checkout is not None and want is not Wanted.TORCH:
+        return Install(keep, ("-e", str(checkout)))
     if want is Wanted.TORCH:
         return Install(keep or (f"torch=={pins(release=release)['torch']}",))
     return Install((f"sglang=={version_of(release or default_version())}", *keep))

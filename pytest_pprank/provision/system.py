@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -23,13 +24,17 @@ _OPTIONS = (
     "DPkg::Lock::Timeout=120",
 )
 _TAIL = 3
+_PLAIN = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
 
 
-def complete_mooncake(say: Callable[[str], None], *, dry: bool) -> str:
+def complete_mooncake(
+    say: Callable[[str], None], agreed: Callable[[str], bool], *, dry: bool
+) -> str:
     """Give Mooncake the libraries it lacks, where this process may; returns what is still wrong.
 
-    With root and apt-get only; in all other cases, and when apt-get fails, the answer is one line
-    that has the command to run. What is installed already is never upgraded.
+    With root, apt-get and leave only (`agreed` gets the command); in all other cases, and when
+    apt-get fails, the answer is one line that has the command to run. What is installed already is
+    never upgraded.
     """
     reason = "it is not installed" if not mooncake.installed() else mooncake.why_not()
     if not reason:
@@ -42,7 +47,11 @@ def complete_mooncake(say: Callable[[str], None], *, dry: bool) -> str:
     if dry:
         print(" ".join(install), flush=True)
         return ""
-    say(f"installing {' '.join(wanted)} with apt-get: Mooncake, for prefill/decode, needs them")
+    packages = _with_dependencies(install) or wanted
+    say(f"Mooncake, for prefill/decode, needs packages of the system: {' '.join(packages)}")
+    if not agreed(f"apt-get install {' '.join(packages)}"):
+        return f"{mooncake.advice(reason)} (or, as root: setup --yes)"
+    say("installing them with apt-get")
     failure = _apt(install)
     if failure:  # a fresh container has no lists of packages, an old one has stale ones
         failure = _apt([apt, "update", *_OPTIONS]) or _apt(install)
@@ -52,9 +61,15 @@ def complete_mooncake(say: Callable[[str], None], *, dry: bool) -> str:
     return f"{mooncake.advice(reason)}" + (f" (apt-get said: {failure})" if failure else "")
 
 
+def _with_dependencies(install: Sequence[str]) -> tuple[str, ...]:
+    """Return all packages that an ``apt-get install`` would bring; empty where apt cannot tell."""
+    command = [install[0], "--simulate", *install[1:]]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, env=_PLAIN)
+    return tuple(re.findall(r"^Inst (\S+)", told.stdout, re.MULTILINE))
+
+
 def _apt(command: Sequence[str]) -> str:
     """Run apt-get; returns the last of what it said when it failed, else an empty string."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     try:
         done = subprocess.run(
             command,
@@ -63,7 +78,7 @@ def _apt(command: Sequence[str]) -> str:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=environment,
+            env=_PLAIN,
             timeout=_APT_S,
             check=False,
         )

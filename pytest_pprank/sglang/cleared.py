@@ -28,7 +28,7 @@ def watch_batches() -> None:
 
 def watch(batch_class: type) -> None:
     """Note of all instances of `batch_class` where a field that holds something becomes None."""
-    assign = batch_class.__setattr__
+    assign: Any = batch_class.__setattr__
     if assign is not object.__setattr__:
         return  # watched already, or SGLang does something of its own here
 
@@ -41,7 +41,7 @@ def watch(batch_class: type) -> None:
             held[NOTES] = {field: by for field, by in held[NOTES].items() if field != name}
         assign(batch, name, value)
 
-    batch_class.__setattr__ = noting  # type: ignore[assignment,method-assign]
+    batch_class.__setattr__ = noting  # type: ignore[assignment]
 
 
 def cleared_by(batch: Any, field: str) -> str:

@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
-_SYMPTOM = "operator torchvision::nms does not exist"
+SYMPTOM = "operator torchvision::nms does not exist"
 _SCHEMA = "{}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 # torch drops the schemas of a Library object when it is collected.
@@ -60,7 +60,7 @@ class _Loader(SourceFileLoader):
         try:
             super().exec_module(module)
         except RuntimeError as error:
-            if _SYMPTOM not in str(error):
+            if SYMPTOM not in str(error):
                 raise
             _forget_submodules()
             _define_schemas()

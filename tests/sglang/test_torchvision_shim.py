@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pytest_pprank.provision.torchvision import cure
+
 _HOOK = """
 import importlib.util, sys
 from pytest_pprank.sglang.torchvision_shim import install_import_hook
@@ -43,6 +45,23 @@ print(ScheduleBatch.__name__)
 """
     told = python(code).split()
     assert [*told[:3], told[-1]] == ["True", "True", "torchvision.ops.boxes", "ScheduleBatch"]
+
+
+def test_cure_that_setup_installs_works_in_every_process(tmp_path: Path) -> None:
+    """Without this package, which only SGLang imports, as a platform that it may be asked for."""
+    cure(str(tmp_path))
+    code = f"""
+import site, sys
+site.addsitedir({str(tmp_path)!r})
+import torchvision
+print(torchvision.ops.box_area.__module__, "pytest_pprank" in sys.modules)
+import sglang
+"""
+    bare = {name: value for name, value in os.environ.items() if name != "SGLANG_PLATFORM"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=bare, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-2:] == ["torchvision.ops.boxes", "False"]
 
 
 def test_other_errors_of_torchvision_stay_its_own(tmp_path: Path) -> None:

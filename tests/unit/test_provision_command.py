@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pytest_pprank.__main__ import main
 from pytest_pprank.provision import command, facts, pip
 from pytest_pprank.provision.facts import Facts
 from pytest_pprank.provision.pip import Result
+from pytest_pprank.sglang.installed import Installed
 
 
 def use(monkeypatch: pytest.MonkeyPatch, here: Facts, *, offers: bool = False) -> None:
@@ -124,6 +127,137 @@ def test_a_file_that_is_no_lock_for_this_python_is_a_usage_error(
     assert words in told
 
 
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    package = tmp_path / "clone" / "python" / "sglang"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "_version.py").write_text("__version__ = '0.5.18.dev7+gabc'\n")
+    return tmp_path / "clone"
+
+
+@pytest.mark.parametrize("inside", ["", "python"])
+def test_a_checkout_gets_what_the_release_before_it_needs(
+    inside: str, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE, offers=True)
+    calls = pip_says(monkeypatch)
+    assert main(["setup", "--sglang", str(checkout / inside), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert calls == []
+    assert "installing what SGLang 0.5.17 without its CUDA packages needs; torch: " in told
+    assert "grep -vE '^(sglang)=='" in told
+    assert f"and the SGLang of {checkout / 'python'}, by a .pth file" in told
+
+
+def test_a_checkout_is_added_after_what_it_needs(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, BARE, offers=True)
+    calls = pip_says(monkeypatch, GOOD)
+    monkeypatch.setattr(pip, "run_python", lambda _: GOOD)
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert main(["setup", "--sglang", str(checkout)]) == 0
+    assert len(calls) == 1
+    (added,) = tmp_path.glob("*.pth")
+    assert added.read_text() == f"{checkout / 'python'}\n"
+
+
+def test_a_checkout_for_a_gpu_is_installed_as_sglang_says(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE)
+    assert main(["setup", "--sglang", str(checkout), "--cuda", "--dry-run"]) == 0
+    assert f"install --no-compile -e {checkout / 'python'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("version", "installed", "words"),
+    [
+        ("0.5.2", None, "SGLang 0.5.2; the oldest supported is 0.5.13"),
+        (None, None, "not a checkout of SGLang: there is no python/sglang/__init__.py in it"),
+        ("0.5.18", "0.5.17", "is installed here and set-up never replaces one"),
+    ],
+)
+def test_checkouts_that_are_refused(
+    version: str | None,
+    installed: str | None,
+    words: str,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(monkeypatch, Facts(sglang=installed, torch=None, gpu=False, installed={}))
+    monkeypatch.setattr(command, "installed", lambda: Installed("0.5.17", Path("/elsewhere")))
+    package = checkout / "python" / "sglang"
+    if version is None:
+        (package / "__init__.py").unlink()
+    else:
+        (package / "_version.py").write_text(f"__version__ = '{version}'\n")
+    assert main(["setup", "--sglang", str(checkout)]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "terminal", "answer", "agreed"),
+    [
+        ([], False, "y", False),
+        (["--yes"], False, "", True),
+        ([], True, "y", True),
+        ([], True, "", False),
+    ],
+)
+def test_apt_get_is_called_only_with_leave(
+    options: list[str],
+    terminal: bool,
+    answer: str,
+    agreed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(monkeypatch, Facts(sglang="0.5.17", torch="2.11.0", gpu=False, installed={}))
+    asked: list[bool] = []
+
+    def complete(_: object, agree: Callable[[str], bool], *, dry: bool) -> str:  # noqa: ARG001
+        asked.append(agree("apt-get install x"))
+        return ""
+
+    monkeypatch.setattr(command, "complete_mooncake", complete)
+    stdin = io.StringIO(answer + "\n")
+    stdin.isatty = lambda: terminal  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert main(["setup", "--no-verify", *options]) == 0
+    assert asked == [agreed]
+
+
+def test_no_word_of_a_mooncake_that_is_about_to_be_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE, offers=True)
+    monkeypatch.setattr(command, "complete_mooncake", lambda *_, dry: f"it lacks {dry}")
+    assert main(["setup", "--dry-run"]) == 0
+    assert "lacks" not in capsys.readouterr().err
+    pip_says(monkeypatch, GOOD)
+    monkeypatch.setattr(pip, "run_python", lambda _: GOOD)
+    assert main(["setup"]) == 0
+    assert "warning: it lacks False" in capsys.readouterr().err
+
+
+def test_torchvision_that_fails_for_want_of_cuda_is_cured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BARE, offers=True)
+    pip_says(monkeypatch, GOOD)
+    fails = Result(1, "RuntimeError: operator torchvision::nms does not exist", 1.0)
+    monkeypatch.setattr(pip, "run_python", lambda args: fails if "-c" in args else GOOD)
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert main(["setup"]) == 0
+    assert sorted(it.name for it in tmp_path.iterdir()) == [
+        "_pytest_pprank_torchvision.pth",
+        "_pytest_pprank_torchvision.py",
+    ]
+    assert "_pytest_pprank_torchvision.pth lets it import without" in capsys.readouterr().out
+
+
 def test_dry_run_prints_the_command_and_installs_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,7 +297,7 @@ def test_a_cuda_torch_that_does_not_import_alone_gets_its_dependencies(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, BARE)
-    imports = [Result(1, "libcudart.so.13: not found", 1.0), GOOD]
+    imports = [Result(1, "libcudart.so.13: not found", 1.0), GOOD, GOOD]
     monkeypatch.setattr(pip, "run_python", lambda _: imports.pop(0))
     calls = pip_says(monkeypatch, GOOD, GOOD)
     assert main(["setup"]) == 0

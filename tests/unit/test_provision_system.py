@@ -25,21 +25,41 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(mooncake, "missing_libraries", lambda _: ("libibverbs.so.1",))
     monkeypatch.setattr(mooncake, "why_not", lambda: "" if calls.count("install") > 1 else LACKS)
     monkeypatch.setattr(system, "_apt", apt)
+    simulated = ("libnl-3-200", "libibverbs1")
+    monkeypatch.setattr(system, "_with_dependencies", lambda _: simulated)
     monkeypatch.setattr(system.shutil, "which", lambda name: str(tmp_path / name))
     monkeypatch.setattr(system.os, "geteuid", lambda: 0)
     return calls
 
 
+def agree(command: str) -> bool:
+    assert command == "apt-get install libnl-3-200 libibverbs1"
+    return True
+
+
+def test_root_is_asked_and_may_say_no(machine: list[str]) -> None:
+    told = system.complete_mooncake(print, lambda _: False, dry=False)
+    assert machine == []
+    assert told.endswith("apt-get install -y libibverbs1 (or, as root: setup --yes)")
+
+
+def test_packages_are_those_that_apt_would_bring(tmp_path: Path) -> None:
+    apt = tmp_path / "apt-get"
+    apt.write_text('#!/bin/sh\necho "Inst a1 (1.2 Debian)"; echo "Conf a1"; echo "Inst $3 (2)"\n')
+    apt.chmod(0o755)
+    assert system._with_dependencies([str(apt), "install", "b2"]) == ("a1", "b2")
+
+
 def test_root_installs_after_an_update_of_the_lists(machine: list[str]) -> None:
     said: list[str] = []
-    assert system.complete_mooncake(said.append, dry=False) == ""
+    assert system.complete_mooncake(said.append, agree, dry=False) == ""
     assert machine == ["install", "update", "install"]
-    assert "libibverbs1" in said[0]
+    assert said[0].endswith("needs packages of the system: libnl-3-200 libibverbs1")
 
 
 def test_others_are_told_the_command(machine: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
-    told = system.complete_mooncake(print, dry=False)
+    told = system.complete_mooncake(print, agree, dry=False)
     assert machine == []
     assert told.endswith("run as root: apt-get update && apt-get install -y libibverbs1")
     assert "\n" not in told
@@ -47,13 +67,13 @@ def test_others_are_told_the_command(machine: list[str], monkeypatch: pytest.Mon
 
 def test_failure_of_apt_is_told(machine: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "_apt", lambda command: f"no {command[1]}")
-    told = system.complete_mooncake(print, dry=False)
+    told = system.complete_mooncake(print, agree, dry=False)
     assert "apt-get install -y libibverbs1 (apt-get said: no update)" in told
     assert machine == []
 
 
 def test_dry_run_installs_nothing(machine: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert system.complete_mooncake(print, dry=True) == ""
+    assert system.complete_mooncake(print, agree, dry=True) == ""
     assert machine == []
     assert "--no-upgrade libibverbs1" in capsys.readouterr().out
 
@@ -62,7 +82,7 @@ def test_mooncake_that_loads_needs_nothing(
     machine: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mooncake, "why_not", lambda: "")
-    assert system.complete_mooncake(print, dry=False) == ""
+    assert system.complete_mooncake(print, agree, dry=False) == ""
     assert machine == []
 
 
@@ -70,7 +90,7 @@ def test_package_that_is_missing_is_told(
     machine: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mooncake, "installed", lambda: False)
-    told = system.complete_mooncake(print, dry=False)
+    told = system.complete_mooncake(print, agree, dry=False)
     assert "pip install --no-deps mooncake-transfer-engine-non-cuda" in told
     assert machine == []
 
