@@ -31,3 +31,22 @@ def test_all_reduce(pprank):
     dist.all_reduce(total)
     assert_ranks_agree(total, what="the sum")
     assert total.item() == pprank.world_size * (pprank.world_size + 1) // 2
+
+
+@pytest.mark.pprank(pp=3)  # whatever --pp-size says
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+@pytest.mark.usefixtures("process_group")
+def test_sum_goes_round_three_stages(pprank, dtype):
+    import torch
+    import torch.distributed as dist
+
+    passing = torch.full((8,), pprank.rank + 1, dtype=getattr(torch, dtype), device=pprank.device)
+    total = passing.clone()
+    for _ in range(pprank.world_size - 1):
+        received = torch.empty_like(passing)
+        sent = dist.isend(passing, (pprank.rank + 1) % pprank.world_size)
+        dist.recv(received, (pprank.rank - 1) % pprank.world_size)
+        sent.wait()
+        total, passing = total + received, received
+    assert_ranks_agree(total, what="the sum")
+    assert total.tolist() == [6] * 8
