@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -52,6 +54,18 @@ def rename(item: pytest.Item, nodeid: str) -> None:
 def whole_tracebacks(config: pytest.Config) -> bool:
     """Whether somebody wants to see all there is: ``-vv``, or ``--full-trace``."""
     return config.get_verbosity() > 1 or bool(config.getoption("fulltrace", False))
+
+
+@contextmanager
+def logged_if_it_fails(config: pytest.Config) -> Iterator[None]:
+    """Keep out of the report what the block logs, if it does not raise."""
+    plugin = config.pluginmanager.get_plugin("logging-plugin")
+    stream = getattr(getattr(plugin, "report_handler", None), "stream", None)
+    before = stream.tell() if stream is not None else 0
+    yield
+    if stream is not None:
+        stream.seek(before)
+        stream.truncate()
 
 
 def one_entry(lines: list[str], path: str, lineno: int, message: str) -> ReprTraceback:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_pprank._pytest_compat import whole_tracebacks
+from pytest_pprank._pytest_compat import logged_if_it_fails, whole_tracebacks
 from pytest_pprank.errors import PprankError
 from pytest_pprank.worker.context import SERVER_ARGS, current_rank
 
@@ -99,7 +99,8 @@ def _started_scheduler(
     from pytest_pprank.sglang.start_failure import start_failed
 
     try:
-        return start_scheduler(sglang_args, pprank)
+        with logged_if_it_fails(request.config):
+            return start_scheduler(sglang_args, pprank)
     except PprankError:
         raise
     except Exception as error:

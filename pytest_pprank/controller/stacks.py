@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_pprank.controller.process_state import describe_silent
@@ -15,6 +16,9 @@ _WAIT_SECONDS = 2.0
 _POLL_SECONDS = 0.02
 _OWN_THREADS = ("pytest_pprank/worker/link.py", "pytest_pprank/perturb/late_sends.py")
 _OWN_FRAMES = "pytest_pprank/worker/ledger"
+_START_OF_THREAD = re.compile(r"/threading\.py\", line \d+ in (run|_bootstrap|_bootstrap_inner)$")
+_FRAME = re.compile(r'File "(?:.*/)?(.+?)", line (\d+) in (.+)')
+_SHORT = 4
 _PYTEST_FRAMES = ("in pytest_pyfunc_call", "in call_fixture_func", "in pytest_runtest_protocol")
 
 
@@ -60,7 +64,7 @@ def trim_stacks(text: str) -> str:
     """
     threads = re.split(r"\n+(?=(?:Current )?[Tt]hread 0x|Extension modules: )", text.strip())
     shown = [_above_pytest(thread) for thread in threads if not thread.startswith("Extension ")]
-    return "\n".join(t for t in shown if not any(own in t for own in _OWN_THREADS))
+    return "\n".join(_equal_once(t for t in shown if not any(own in t for own in _OWN_THREADS)))
 
 
 def _above_pytest(thread: str) -> str:
@@ -68,7 +72,28 @@ def _above_pytest(thread: str) -> str:
     for index, line in enumerate(lines):
         if any(mark in line for mark in _PYTEST_FRAMES):
             return "\n".join(lines[:index])
+    while len(lines) > 2 and _START_OF_THREAD.search(lines[-1]):
+        lines.pop()
     return "\n".join(lines)
+
+
+def _equal_once(threads: Iterable[str]) -> list[str]:
+    """Tell threads that stand at the same place once: pools of idle ones are common."""
+    heads: dict[str, list[str]] = {}
+    for thread in threads:
+        head, _, stack = thread.partition("\n")
+        heads.setdefault(stack, []).append(head)
+    return [_told(stack, same) for stack, same in heads.items()]
+
+
+def _told(stack: str, heads: list[str]) -> str:
+    """In one line where it is short: such a thread serves, and waits for something to do."""
+    frames = _FRAME.findall(stack)
+    side = all(head.startswith("Thread") for head in heads)
+    if side and 0 < len(frames) <= _SHORT:
+        who = "Thread" if len(heads) == 1 else f"{len(heads)} threads"
+        return f"{who} at " + " < ".join(f"{file}:{line} in {name}" for file, line, name in frames)
+    return f"{heads[0]}\n{stack}" if len(heads) == 1 else f"{len(heads)} threads:\n{stack}"
 
 
 def _signal(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, RankReport
 from pytest_pprank.report.text import PlainFailure
 from pytest_pprank.report.verdict import PROPERTY, Failed, Verdict, judge, note_verdict
+from pytest_pprank.words import plural_ranks
 
 _PHASES = ("setup", "call", "teardown")
 
@@ -149,12 +151,12 @@ class ReportMerger:
         self, item: pytest.Item, plan: Plan, outcome: TestOutcome, report: pytest.TestReport
     ) -> str:
         lines = [*known_lines(report, plan.known_bugs), f"topology: {plan.topology}"]
-        lines += [f"reverted: {text}" for text in self._done(plan)]
         lines += perturbed_lines(plan, item.nodeid, outcome.perturbed)
         return "\n".join(lines)
 
     def _reverts(self, plan: Plan) -> list[tuple[str, str]]:
-        return [("pprank", f"reverted: {text}") for text in self._done(plan)]
+        told = "\n".join(f"reverted: {text}" for text in self._done(plan))
+        return [("pprank", told)] if told else []
 
     def _done(self, plan: Plan) -> tuple[str, ...]:
         return self._reverted if reaches_sglang(plan) else ()
@@ -247,27 +249,29 @@ def _phase_of_trouble(outcome: TestOutcome) -> str:
 def _sections(
     ranks: list[RankReport], printed: dict[int, Printed], phase: str
 ) -> list[tuple[str, str]]:
-    """Captured output up to the end of `phase`, rank by rank, in the order of the phases.
+    """Captured output up to the end of `phase`, phase by phase, and rank by rank in each.
 
-    Each title keeps the words that pytest and junit.xml select by.
+    What is the same on several ranks is told once. Each title keeps the words that pytest and
+    junit.xml select by.
     """
     if not ranks and not any(printed.values()):
         return []
-    phases = _PHASES[: _PHASES.index(phase) + 1]
     logged = {r.rank: r.report.sections for r in ranks}
-    sections = []
-    for rank in sorted({*logged, *printed}):
-        for name in phases:
-            streams = printed.get(rank, {}).get(name, {})
-            sections += [(f"Captured {s} {name} (rank {rank})", t) for s, t in streams.items() if t]
-            sections += [
-                (f"{title} (rank {rank})", text)
-                for title, text in logged.get(rank, ())
-                if title.endswith(f" {name}")
-            ]
-        sections += [
-            (f"{title} (rank {rank})", text)
-            for title, text in logged.get(rank, ())
-            if not title.endswith(_PHASES)
-        ]
-    return sections
+    told: dict[tuple[str, str], dict[int, None]] = {}
+    for name in (*_PHASES[: _PHASES.index(phase) + 1], ""):
+        for rank in sorted({*logged, *printed}):
+            for section in _sections_of(logged.get(rank, ()), printed.get(rank, {}), name):
+                told.setdefault(section, {})[rank] = None
+    return [(f"{title} ({plural_ranks(who)})", text) for (title, text), who in told.items()]
+
+
+def _sections_of(
+    logged: Iterable[tuple[str, str]], printed: Printed, phase: str
+) -> Iterator[tuple[str, str]]:
+    """Yield what one rank has printed and logged in a phase; ``""``: sections of no phase."""
+    for stream, text in printed.get(phase, {}).items():
+        if text:
+            yield f"Captured {stream} {phase}", text
+    for title, text in logged:
+        if title.endswith(f" {phase}") if phase else not title.endswith(_PHASES):
+            yield title, text

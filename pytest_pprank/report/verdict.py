@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -113,7 +114,7 @@ class Failed(Verdict):
             longrepr = PlainFailure("", str(longrepr))
         crash = getattr(longrepr, "reprcrash", None)
         if crash is not None and self.world_size > 1:
-            crash.message = f"[{names}] {crash.message}"
+            crash.message = f"[{names}] {_without_our_modules(crash.message)}"
         summary = f"{self.kind} on {names} of {self.world_size}"
         longrepr.addsection("ranks", summary + _consequences(others))
         for group in others:
@@ -236,3 +237,8 @@ def _consequences(others: list[list[RankReport]]) -> str:
         if group[0].is_consequence
     ]
     return "".join(lines)
+
+
+def _without_our_modules(message: str) -> str:
+    """Take the module from the name of an error of ours: a summary has room for few words."""
+    return re.sub(r"^pytest_pprank\.[\w.]+\.(?=\w+(:|$))", "", message)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from pytest_pprank.sglang.compat.accelerator import use_accelerator
 from pytest_pprank.sglang.platform import NAMES, select_platform
@@ -97,6 +98,22 @@ def import_sglang(device: str = "cpu") -> None:
         use_accelerator(device.partition(":")[0])
         # SGLang asks for some progress bars in spite of TQDM_DISABLE; spare the thread at least.
         importlib.import_module("tqdm").tqdm.monitor_interval = 0
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Show none of tqdm's bars meanwhile, also of those that SGLang asks for by all means."""
+    bar = importlib.import_module("tqdm").tqdm
+    start = bar.__init__
+
+    def silent(self: Any, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **{**kwargs, "disable": True})
+
+    bar.__init__ = silent
+    try:
+        yield
+    finally:
+        bar.__init__ = start
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from pytest_pprank.sglang.compat.start import (
 from pytest_pprank.sglang.disagg_start import prepare_disagg, private_ports, start_bootstrap
 from pytest_pprank.sglang.grammar import start_grammars
 from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
+from pytest_pprank.sglang.preload import no_progress_bars
 from pytest_pprank.sglang.profiler import ProfilerRun, watch_profiler
 from pytest_pprank.sglang.seams import fill, missing, need, takes
 from pytest_pprank.sglang.tokenizer_side import TokenizerSide
@@ -79,7 +80,12 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
     side = TokenizerSide(ports) if pprank.is_first_stage else None
     try:
         # A user's filterwarnings = error is about their tests, not about how SGLang starts.
-        with watch_profiler() as run, private_ports(pprank), warnings.catch_warnings():
+        with (
+            watch_profiler() as run,
+            private_ports(pprank),
+            no_progress_bars(),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             scheduler = _construct(server_args, ports, pprank)
     finally:

@@ -96,6 +96,9 @@ def test_scheduler_that_fails_to_start_leaves_no_file(run: Any, module_runner: A
     assert run.outcome("test_of_the_same_group[pp1]") == "PASSED"
     told = run.failure("test_without_a_scheduler[pp1]")
     assert "Invalid attention backend: nope" in told
+    assert "Captured log setup (rank 0)" in told
+    # a group of its own, after a failure: SGLang has started in its setup, too
+    assert "Captured log setup" not in run.failure("test_double_free[pp2]")
     name = (module_runner.folder / "run-name").read_text()
     assert list(SHM.glob(f"sglang_loads_{name}*")) == []
 

@@ -177,3 +177,20 @@ def test_output_is_kept_per_rank(merged):
         ("Captured stdout call (rank 1)", "from 1\n"),
     ]
     assert call.capstdout == "from 0\nfrom 1\n"
+
+
+def test_equal_output_is_told_once(merged):
+    call = merged("print('the same')", "print('the same')")["call"]
+    assert call.sections == [("Captured stdout call (ranks 0,1)", "the same\n")]
+
+
+def test_errors_of_ours_lead_with_what_they_say(merged):
+    body = "from pytest_pprank.errors import StartFailed; raise StartFailed('no good')"
+    call = merged(body, body)["call"]
+    assert call.longrepr.reprcrash.message == "[ranks 0,1] StartFailed: no good"
+
+
+def test_a_revert_is_told_once_in_a_failure(merged):
+    call = merged("assert 0", "assert 0", reverted=("26883: some fix",))["call"]
+    told = [text for _, text in call.sections] + call.longreprtext.splitlines()
+    assert sum("reverted: 26883" in text for text in told) == 1

@@ -1,5 +1,6 @@
 """Stacks of all threads, taken from outside, without the frames that are ours."""
 
+import re
 import subprocess
 import sys
 
@@ -13,7 +14,8 @@ file = open(sys.argv[1], "w")
 faulthandler.register(STACKS_SIGNAL, file, all_threads=True)
 def waits_for_ever():
     threading.Event().wait()
-threading.Thread(target=waits_for_ever, daemon=True).start()
+for _ in range(3):
+    threading.Thread(target=waits_for_ever, daemon=True).start()
 def pytest_pyfunc_call(): the_test()
 def the_test():
     print("up", flush=True)
@@ -35,7 +37,11 @@ def test_stacks_of_a_blocked_process(tmp_path):
         child.kill()
     assert title == "Stacks of rank 1"
     assert "in the_test" in text
-    assert "in waits_for_ever" in text
+    assert text.count("in waits_for_ever") == 1
+    assert re.search(
+        r"\n?3 threads at threading.py:\d+ in wait < .*<string>:\d+ in waits_for_ever\n", text
+    )
+    assert "in _bootstrap" not in text  # how Python starts a thread
     assert "in pytest_pyfunc_call" not in text  # ours, and below
 
 
