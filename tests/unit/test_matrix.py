@@ -76,7 +76,7 @@ def test_each_lock_has_its_tox_environment(tmp_path: Path) -> None:
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{need}"
     told = dict(zip(names, done.stdout.split("[testenv:")[1:], strict=True))
     for release, name in zip(locked(), names, strict=True):
-        assert f"setup --sglang {release} --no-verify" in told[name], need
+        assert f"setup --sglang {release} --yes --no-verify" in told[name], need
         assert "--pyargs pytest_pprank.suite --pp-size 2" in told[name]
         assert f"constraints = {ROOT}" in told[name]
     judged = [name for name in names if "known-bugs --judge" in told[name]]
