@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,15 @@ def test_nothing_stays_of_a_child_that_will_not_end(tmp_path: Path) -> None:
     assert marked(tmp_path) == []
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Children of what a shell has put into the background ignore SIGINT, and so would theirs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_child_is_asked_first(tmp_path: Path) -> None:
     child = start(
         tmp_path,
