@@ -132,7 +132,6 @@ def test_randomly(runner):
         assert run.counts()["failed"] == 1
     drawn = [[line for line in run.out.splitlines() if line.startswith("drew")] for run in runs]
     assert len(drawn[0]) == 1, "what both ranks have printed is shown once"
-    assert len(set(drawn[0])) == 1
     assert drawn[0] == drawn[1] != drawn[2]
     orders = [_order(run) for run in runs]
     assert orders[0] == orders[1] != orders[2]
