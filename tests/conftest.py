@@ -109,6 +109,16 @@ class Runner:
                 raise
         return Run(process.returncode, out)
 
+    @staticmethod
+    def read_until(process: subprocess.Popen[str], text: str) -> str:
+        """Return the first line of what a run says that has `text`."""
+        lines = []
+        for line in process.stdout or ():
+            lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"never said {text!r}:\n{''.join(lines)}")
+
     def processes(self) -> dict[int, str]:
         """The live processes of our runs: pid to command line."""
         found = {}

@@ -79,11 +79,11 @@ def test_runs_share_what_is_imported_until_something_changes(keeping, own_tmp):
     # killed while it waits for the imports, which go on for the next run
     settings = environment(keeping, TMPDIR=str(own_tmp))
     with keeping.popen("-v", *FLAGS, "-k", "first", **settings) as killed:
+        said = keeping.read_until(killed, "pprank: launcher: ")
         notes = lambda: list(root_of(keeping).glob("*/note.json"))  # noqa: E731
         keeping.wait_for(lambda: notes() and list(own_tmp.glob("pprank-*")), "it has begun")
         killed.kill()
-        said = killed.stdout.read()
-    assert "pprank: launcher: a new one is kept from now on, for 10 min after a run\n" in said
+    assert said == "pprank: launcher: a new one is kept from now on, for 10 min after a run\n"
     first = keeping.run(*FLAGS, "-k", "first", **environment(keeping))
     assert first.ret == 0, first.out
     keeper = keeper_of(keeping)

@@ -48,15 +48,6 @@ def one_core():
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
-def read_until(process, text):
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return line
-    raise AssertionError(f"never said {text!r}:\n{''.join(lines)}")
-
-
 @pytest.mark.parametrize("worker", ["", "gw0"])
 def test_waits_for_cores_says_so_and_runs(runner, env, other_run, folder, worker):
     runner.write(test_it=PASSES)
@@ -65,7 +56,7 @@ def test_waits_for_cores_says_so_and_runs(runner, env, other_run, folder, worker
     flags = ["--pp-size=2", *FLAGS, *(["-n1"] if worker else [])]
     with other_run(cpu_slots()) as lease, runner.popen("-v", *flags, env=env) as process:
         try:
-            said = read_until(process, "pprank: waiting for 2 of ")
+            said = runner.read_until(process, "pprank: waiting for 2 of ")
             (ticket,) = folder.names("wait-")
             told = folder.note(ticket).command
             lease.release()
@@ -219,7 +210,7 @@ def test_interrupted_while_waiting(runner, env, other_run, folder):
         runner.popen("-v", "--pp-size=2", *FLAGS, env=env) as process,
     ):
         try:
-            read_until(process, "pprank: waiting for 2 of ")
+            runner.read_until(process, "pprank: waiting for 2 of ")
             assert folder.names("wait-")
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=DEADLINE)
