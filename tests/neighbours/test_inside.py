@@ -46,7 +46,7 @@ def test_hypothesis(pprank, number):
 def test_inside(module_runner):
     module_runner.write(test_it=SOURCE)
     run = module_runner.run(*OPTIONS)
-    for test in ("test_mock[pp2]", "test_anyio[asyncio-pp2]", "test_hypothesis[pp2]"):
+    for test in ("test_mock[pp2]", "test_anyio[pp2]", "test_hypothesis[pp2]"):
         assert run.outcome(test) == "PASSED"
     # a failed subtest fails its test
     assert "contains 2 failed subtests" in run.failure("test_subtests[pp2]")
