@@ -77,14 +77,16 @@ def ready_late(scheduler: Any, fault: Fault, answer: Answer) -> None:
     """Keep the news that a room is ready out of this stage's table until ``answer(room, status)``,
     asked in each iteration, is the status itself, or the fault is over.
     """
-    manager, ready = kv_manager(scheduler), poll_class().WaitingForInput
+    manager, states = kv_manager(scheduler), poll_class()
+    begun, ready = states.Bootstrapping, states.WaitingForInput
     kept: dict[int, Callable[[], None]] = {}
     lock = threading.Lock()  # the manager's threads write to its table
 
     def wrap(update: Any) -> Any:
         def update_late(room: int, status: Any) -> None:
             with lock:
-                kept.pop(room, None)  # what comes later counts
+                if status != begun:  # which SGLang does not let a room go back to
+                    kept.pop(room, None)  # what comes later counts
                 if status == ready and answer(room, status) != status:
                     kept[room] = lambda: update(room, status)
                     return

@@ -186,6 +186,7 @@ def test_running_too_long(disagg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @in_agreement
+@pytest.mark.pprank(perturb="-polls")  # the long prompt must not be heard of after the other one
 def test_waiting_too_long(disagg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefill ends it before its turn has come; decode does not hear of it by itself.
 
