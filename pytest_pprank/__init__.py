@@ -50,28 +50,28 @@ if TYPE_CHECKING:
         assert_tokens_equal_reference,
     )
     from pytest_pprank.devices.sim.reports import SimRaceError
-    from pytest_pprank.sglang.disagg import Disagg
-    from pytest_pprank.sglang.disagg_faults import Fault
-    from pytest_pprank.sglang.engine import Engine, EngineStalled
-    from pytest_pprank.sglang.engine_aborts import AbortLost
-    from pytest_pprank.sglang.engine_conductor import EventLoopFailed
-    from pytest_pprank.sglang.engine_messages import Result
-    from pytest_pprank.sglang.engine_series import StagesDiffer
-    from pytest_pprank.sglang.observe import Observe
-    from pytest_pprank.worker.handle import Pprank
+    from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.driver.aborts import AbortLost
+    from pytest_pprank.sglang.driver.disagg import Disagg
+    from pytest_pprank.sglang.driver.disagg_faults import Fault
+    from pytest_pprank.sglang.driver.engine import Engine, EngineStalled
+    from pytest_pprank.sglang.driver.lockstep import EventLoopFailed
+    from pytest_pprank.sglang.driver.messages import Result
+    from pytest_pprank.sglang.driver.series import StagesDiffer
+    from pytest_pprank.sglang.stage.observe import Observe
 
 _LATER = {
-    "AbortLost": "sglang.engine_aborts",
-    "Disagg": "sglang.disagg",
-    "Engine": "sglang.engine",
-    "EngineStalled": "sglang.engine",
-    "EventLoopFailed": "sglang.engine_conductor",
-    "Fault": "sglang.disagg_faults",
-    "Observe": "sglang.observe",
-    "Pprank": "worker.handle",
-    "Result": "sglang.engine_messages",
+    "AbortLost": "sglang.driver.aborts",
+    "Disagg": "sglang.driver.disagg",
+    "Engine": "sglang.driver.engine",
+    "EngineStalled": "sglang.driver.engine",
+    "EventLoopFailed": "sglang.driver.lockstep",
+    "Fault": "sglang.driver.disagg_faults",
+    "Observe": "sglang.stage.observe",
+    "Pprank": "rank.handle",
+    "Result": "sglang.driver.messages",
     "SimRaceError": "devices.sim.reports",
-    "StagesDiffer": "sglang.engine_series",
+    "StagesDiffer": "sglang.driver.series",
     "assert_kv_balanced": "assertions",
     "assert_materialized_on_device": "assertions",
     "assert_no_pending_copies": "assertions",

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
-from pytest_pprank.worker.context import current_rank, is_rank
-from pytest_pprank.worker.portable import pickled
+from pytest_pprank.rank.context import current_rank, is_rank
+from pytest_pprank.rank.portable import pickled
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_pprank.sglang.profiler import ProfilerRun
+    from pytest_pprank.sglang.stage.profiler import ProfilerRun
 
 
 class UnknownObjectError(UsageError, TypeError):
@@ -30,9 +30,9 @@ def assert_materialized_on_device(
 ) -> None:
     """Assert that a tensor, or what a batch must have at its forward, is there and on the device.
 
-    `obj`: a torch.Tensor, or SGLang's ScheduleBatch or ForwardBatch (see
-    `pytest_pprank.sglang.fields` for what is expected of which field). `fields` limits a batch
-    to the fields named, in a list or tuple. `device` defaults to this rank's.
+    `obj`: a torch.Tensor, or SGLang's ScheduleBatch or ForwardBatch
+    (`pytest_pprank.sglang.batches.fields` has what is expected of which field). `fields` limits a
+    batch to the fields named, in a list or tuple. `device` defaults to this rank's.
 
     For a batch it also holds: host mirrors equal their device field; a field whose staged copy
     was seen equals it; a tensor in a field that the table does not know is an error.
@@ -45,7 +45,7 @@ def assert_materialized_on_device(
     __tracebackhide__ = True
     import torch
 
-    from pytest_pprank.sglang.materialize import check_batch, table_of, tensor_finding
+    from pytest_pprank.sglang.batches.materialize import check_batch, table_of, tensor_finding
 
     if isinstance(fields, str):
         raise UsageError(
@@ -90,7 +90,7 @@ def assert_no_pending_copies(obj: Any = None) -> None:
     import torch
 
     from pytest_pprank.devices.pending import pending_copies
-    from pytest_pprank.sglang.materialize import table_of, tensors_of
+    from pytest_pprank.sglang.batches.materialize import table_of, tensors_of
 
     if obj is None:
         tensors = None
@@ -112,8 +112,8 @@ def assert_staging_consumed(batch: Any) -> None:
     A staged copy that stays is uploaded again by the batch's next step.
     """
     __tracebackhide__ = True
-    from pytest_pprank.sglang.fields import SCHEDULE_BATCH
-    from pytest_pprank.sglang.materialize import check_staging, table_of
+    from pytest_pprank.sglang.batches.fields import SCHEDULE_BATCH
+    from pytest_pprank.sglang.batches.materialize import check_staging, table_of
 
     if table_of(batch) is not SCHEDULE_BATCH:
         raise UnknownObjectError(
@@ -160,7 +160,7 @@ def assert_kv_balanced(scheduler: Any, *, allow_failed_rooms: bool = False) -> N
     without release_kv_cache, or a prefix locked and never unlocked.
     """
     __tracebackhide__ = True
-    from pytest_pprank.sglang.idle import idle_problems
+    from pytest_pprank.sglang.stage.idle import idle_problems
 
     _must_be_scheduler("assert_kv_balanced", scheduler)
     problems = idle_problems(scheduler, failed_rooms=not allow_failed_rooms)
@@ -183,14 +183,14 @@ def assert_tokens_equal_reference(outputs: Any) -> None:
     """
     __tracebackhide__ = True
     rank = current_rank()
-    from pytest_pprank.sglang.engine_messages import Result
+    from pytest_pprank.sglang.driver.messages import Result
 
     results = [outputs] if isinstance(outputs, Result) else list(outputs)
     if not results or not all(isinstance(result, Result) for result in results):
         raise UsageError(
             f"assert_tokens_equal_reference: takes what engine.generate returned, not {outputs!r}"
         )
-    from pytest_pprank.sglang.reference import all_findings, check_greedy
+    from pytest_pprank.sglang.model.reference import all_findings, check_greedy
 
     check_greedy(results)
     if found := all_findings(results, rank):
@@ -208,13 +208,13 @@ def assert_profiler_ready(scheduler: Any) -> None:
     """
     __tracebackhide__ = True
     from pytest_pprank.sglang.compat.profiler import predict_chunk
-    from pytest_pprank.sglang.idle import free_tokens
-    from pytest_pprank.sglang.profiler import (
+    from pytest_pprank.sglang.stage.idle import free_tokens
+    from pytest_pprank.sglang.stage.profiler import (
         dynamic_chunking_enabled,
         profiler_name,
         run_profiler,
     )
-    from pytest_pprank.sglang.scheduler import started
+    from pytest_pprank.sglang.stage.scheduler import started
 
     _must_be_scheduler("assert_profiler_ready", scheduler)
     if not dynamic_chunking_enabled(scheduler):

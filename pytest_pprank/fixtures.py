@@ -13,15 +13,15 @@ import pytest
 
 from pytest_pprank._pytest_compat import logged_if_it_fails, whole_tracebacks
 from pytest_pprank.errors import PprankError
-from pytest_pprank.worker.context import SERVER_ARGS, current_rank
+from pytest_pprank.rank.context import SERVER_ARGS, current_rank
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from pytest_pprank.sglang.disagg import Disagg
-    from pytest_pprank.sglang.engine import Engine
-    from pytest_pprank.sglang.observe import Observe
-    from pytest_pprank.worker.handle import Pprank
+    from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.driver.disagg import Disagg
+    from pytest_pprank.sglang.driver.engine import Engine
+    from pytest_pprank.sglang.stage.observe import Observe
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def process_group(pprank: Pprank) -> Iterator[ProcessGroup]:
     """The initialised default torch.distributed group of this worker group: gloo on cpu, NCCL on
     cuda. It lives as long as the worker group; rank and size are those of `pprank`.
     """
-    from pytest_pprank.worker.process_group import default_group
+    from pytest_pprank.rank.process_group import default_group
 
     yield from default_group(pprank)
 
@@ -57,9 +57,9 @@ def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
 
     Its weights make greedy tokens depend on prompt and KV, so wrong KV gives wrong tokens.
     """
-    from pytest_pprank.sglang.arguments import args_of_role
+    from pytest_pprank.sglang.model.tiny import tiny_model_for
     from pytest_pprank.sglang.static import tiny_asked
-    from pytest_pprank.sglang.tiny_model import tiny_model_for
+    from pytest_pprank.sglang.static.arguments import args_of_role
 
     given = args_of_role(request.config.stash[SERVER_ARGS], pprank.role).get("model_path")
     return tiny_model_for(pprank, str(given) if tiny_asked(given) else None)
@@ -70,13 +70,13 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, 
     """SGLang server args of this worker group, read-only: defaults for the tiny model, changed by
     ``@pytest.mark.sglang(**args)`` (another set of args is another worker group).
     """
-    from pytest_pprank.sglang.arguments import (
+    from pytest_pprank.sglang.static import server_arg_names, tiny_asked
+    from pytest_pprank.sglang.static.arguments import (
         args_of_role,
         default_server_args,
         disagg_args,
         merge,
     )
-    from pytest_pprank.sglang.static import server_arg_names, tiny_asked
 
     changes = dict(args_of_role(request.config.stash[SERVER_ARGS], pprank.role))
     given = changes.pop("model_path", None)
@@ -94,9 +94,9 @@ def _started_scheduler(
     sglang_args: Mapping[str, object], pprank: Pprank, request: pytest.FixtureRequest
 ) -> Any:
     __tracebackhide__ = True
-    from pytest_pprank.sglang.arguments import args_of_role
-    from pytest_pprank.sglang.scheduler import start_scheduler
-    from pytest_pprank.sglang.start_failure import start_failed
+    from pytest_pprank.sglang.stage.scheduler import start_scheduler
+    from pytest_pprank.sglang.stage.start_failure import start_failed
+    from pytest_pprank.sglang.static.arguments import args_of_role
 
     try:
         with logged_if_it_fails(request.config):
@@ -118,8 +118,8 @@ def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
     group is replaced.
     """
     from pytest_pprank.devices.sim import settle
-    from pytest_pprank.sglang.idle import drop_new_attributes, idle_problems, reset_scheduler
-    from pytest_pprank.sglang.taps import taps
+    from pytest_pprank.sglang.events.hook_points import taps
+    from pytest_pprank.sglang.stage.idle import drop_new_attributes, idle_problems, reset_scheduler
 
     settle()
     # not at the end: fixtures that are torn down later may want to undo their own
@@ -144,9 +144,9 @@ def engine(scheduler: Any, pprank: Pprank) -> Iterator[Engine]:
 
     What a test leaves under way is aborted.
     """
-    from pytest_pprank.sglang.engine import Engine
-    from pytest_pprank.worker.perturbing import perturb_loop
-    from pytest_pprank.worker.sanitizing import at_quiescence
+    from pytest_pprank.host.checking import at_quiescence
+    from pytest_pprank.host.disturbing import perturb_loop
+    from pytest_pprank.sglang.driver.engine import Engine
 
     engine = Engine(scheduler, pprank)
     perturb_loop(engine)
@@ -163,7 +163,7 @@ def observe(pprank: Pprank) -> Iterator[Observe]:
 
     SGLang's methods are wrapped for the time of this test only, and only if it asks for this.
     """
-    from pytest_pprank.sglang.observe import Observe
+    from pytest_pprank.sglang.stage.observe import Observe
 
     observe = Observe(pprank)
     yield observe
@@ -176,9 +176,9 @@ def disagg(scheduler: Any, pprank: Pprank) -> Iterator[Disagg]:
     backend: ``disagg.generate(prompts)`` returns what decode produced on every rank; submit, abort,
     step, run_until, drain, idle, results, and the sides ``disagg.prefill``, ``disagg.decode``.
     """
-    from pytest_pprank.sglang.disagg import Disagg
-    from pytest_pprank.worker.perturbing import perturb_loop
-    from pytest_pprank.worker.sanitizing import at_quiescence
+    from pytest_pprank.host.checking import at_quiescence
+    from pytest_pprank.host.disturbing import perturb_loop
+    from pytest_pprank.sglang.driver.disagg import Disagg
 
     disagg = Disagg(scheduler, pprank)
     perturb_loop(disagg)
@@ -193,7 +193,7 @@ def make_req(scheduler: Any) -> Callable[..., Any]:
     """Factory of real greedy Reqs: ``make_req(input_ids=[...])`` or ``make_req(prompt_len=N)``,
     with max_new_tokens and rid. The same calls give the same requests on every rank.
     """
-    from pytest_pprank.sglang import batches
+    from pytest_pprank.sglang.batches import build as batches
 
     return partial(batches.make_req, scheduler)
 
@@ -204,7 +204,7 @@ def make_schedule_batch(scheduler: Any) -> Iterator[Callable[..., Any]]:
     chunk=None|N)``, where a prompt is a Req, a list of token ids, or a length. What a batch holds
     (KV, request slots, locks) is given back after the test.
     """
-    from pytest_pprank.sglang import batches
+    from pytest_pprank.sglang.batches import build as batches
 
     made: list[tuple[Any, list[Any]]] = []
 
@@ -230,6 +230,6 @@ def make_forward_batch(scheduler: Any) -> Callable[[Any], Any]:
     """Factory of real ForwardBatches: ``make_forward_batch(schedule_batch)`` resolves the staged
     inputs as SGLang's run_batch does and calls ForwardBatch.init_new.
     """
-    from pytest_pprank.sglang import batches
+    from pytest_pprank.sglang.batches import build as batches
 
     return partial(batches.make_forward_batch, scheduler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_pprank.worker.handle import Pprank
+    from pytest_pprank.rank.handle import Pprank
 
 
 def pytest_pprank_rank_started(pprank: Pprank) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from pytest_pprank.checks import parse_names
 from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.faults import Allowed, parse_mark
 from pytest_pprank.names import asked_by_name
 from pytest_pprank.options import DEVICES, parse_sizes
-from pytest_pprank.perturb import Allowed, parse_mark
-from pytest_pprank.sanitizers import parse_names
 
 DECLARATIONS = (
     "pprank(pp=N, prefill=N, decode=M, device=NAME, fresh=BOOL, timeout=S, sanitize=NAMES, "
@@ -139,7 +139,7 @@ def _perturb(value: Any) -> Allowed:
 
 
 def _known_bug(value: Any) -> tuple[str, ...]:
-    from pytest_pprank.sglang.known_bugs import bugs_named
+    from pytest_pprank.sglang.static.known_bugs import bugs_named
 
     shown = f"@pytest.mark.pprank(known_bug={value!r})"
     ids = (value,) if isinstance(value, str) else value

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pytest_pprank.checks import parse_names
 from pytest_pprank.errors import UsageError
+from pytest_pprank.faults import Schedule, parse_option
 from pytest_pprank.names import asked_by_name
-from pytest_pprank.perturb import Schedule, parse_option
-from pytest_pprank.sanitizers import parse_names
 
 DEVICES = ("auto", "cpu", "sim", "cuda")
 FRESH = ("auto", "test", "never")

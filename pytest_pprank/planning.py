@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_pprank._pytest_compat import fixtures_from
+from pytest_pprank.checks import chosen_for
 from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
+from pytest_pprank.faults import Schedule, schedule_for
 from pytest_pprank.markers import read_rank_mark, read_server_args, sanitizers_asked
 from pytest_pprank.options import Options, missing_size, options_of
-from pytest_pprank.perturb import Schedule, schedule_for
-from pytest_pprank.sanitizers import chosen_for
 from pytest_pprank.topology import Sizes, Topology
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.known_bugs import KnownBug
     from pytest_pprank.sglang.reverts import Revert
+    from pytest_pprank.sglang.static.known_bugs import KnownBug
 
 SIZE_FIXTURE = "_pprank_size"
 _FIXTURES = "pytest_pprank.fixtures"
@@ -225,7 +225,7 @@ def _check_drivers(used: set[str]) -> None:
 
 def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, Any]:
     from pytest_pprank.sglang import static
-    from pytest_pprank.sglang.arguments import args_of_role
+    from pytest_pprank.sglang.static.arguments import args_of_role
 
     static.check_installed()
     server_args = read_server_args(item)

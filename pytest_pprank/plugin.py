@@ -1,4 +1,4 @@
-"""The pytest hooks of the controller; on a rank they leave the field to worker.session.
+"""The pytest hooks of the controller; on a rank they leave the field to host.session.
 
 Nothing is imported here that a run without ranked tests would have to pay for.
 """
@@ -16,7 +16,7 @@ from pytest_pprank import options, planning
 from pytest_pprank._pytest_compat import tear_down_for
 from pytest_pprank.errors import UsageError
 from pytest_pprank.markers import DECLARATIONS
-from pytest_pprank.worker.context import is_rank
+from pytest_pprank.rank.context import is_rank
 
 if TYPE_CHECKING:
     from pytest_pprank.controller.session import ControllerSession
@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     with _as_pytest_usage_error():
         given = options.options_of(config)
         if given.sanitize_allow:
-            from pytest_pprank.controller.allowances import read_allowances
+            from pytest_pprank.report.allowances import read_allowances
 
             read_allowances(given.sanitize_allow)
         if given.reverts:
@@ -71,7 +71,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Let test files import SGLang at their top, here and on the ranks."""
-    from pytest_pprank.sglang.torchvision_shim import install_import_hook
+    from pytest_pprank.sglang.static.torchvision_shim import install_import_hook
 
     install_import_hook()
     if options.options_of(session.config).sizes and not is_rank():

@@ -1,6 +1,6 @@
 """pytest-cov: what the ranks have run is part of its report, without any set-up.
 
-Each rank writes a data file (worker.neighbours.pytest_cov) into a folder below pytest's basetemp.
+Each rank writes a data file (host.neighbours.pytest_cov) into a folder below pytest's basetemp.
 Just before pytest-cov puts the data files of its own processes together, they are laid beside
 them. A run that pytest-cov does not finish (-x, Ctrl-C) leaves nothing where it would look.
 """

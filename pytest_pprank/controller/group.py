@@ -12,15 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_pprank.controller.evidence import MemoryWitness, read_last_words
-from pytest_pprank.controller.meetings import Meetings
 from pytest_pprank.controller.output import Listener, RankPipes
 from pytest_pprank.controller.start import StartClock, StartErrors
-from pytest_pprank.controller.verdicts import describe_exit
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
-from pytest_pprank.wire.channel import Channel, ChannelClosed, pack
-from pytest_pprank.wire.messages import (
+from pytest_pprank.oplog.read.meetings import Meetings
+from pytest_pprank.protocol.channel import Channel, ChannelClosed, pack
+from pytest_pprank.protocol.messages import (
     Exchange,
     Exchanged,
     GroupEnded,
@@ -34,6 +32,8 @@ from pytest_pprank.wire.messages import (
     TornDown,
     WarningSeen,
 )
+from pytest_pprank.report.evidence import MemoryWitness, read_last_words
+from pytest_pprank.report.verdicts import describe_exit
 from pytest_pprank.words import plural_ranks
 
 _TICK_SECONDS = 0.05
@@ -72,7 +72,7 @@ class WorkerGroup:
         self.workdir = Path(order.workdir)
         self.ranks: dict[int, RankPeer] = {}  # in rank order, once the group is up
         self.outputs: dict[int, bytes] = {}
-        """What plugins of the ranks have left (wire.worker_data), of those that left in order."""
+        """What plugins of the ranks have left (protocol.worker_data), if they left in order."""
         self.memory = MemoryWitness()
         self._on_warning = on_warning
         self._listeners = tuple(listeners)
@@ -219,7 +219,7 @@ class WorkerGroup:
         self.send_packed((rank,), pack(message))
 
     def send_packed(self, ranks: Iterable[int], frame: bytes) -> None:
-        """Send what wire.channel.pack has made of a message to several ranks."""
+        """Send what protocol.channel.pack has made of a message to several ranks."""
         for rank in ranks:
             with suppress(ChannelClosed):
                 self.ranks[rank].channel.send_packed(frame)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.wire.worker_data import pack, unpack
+from pytest_pprank.protocol.worker_data import pack, unpack
 
 KEY = "pprank_nodes"
 """Where a worker of xdist keeps, in its own workeroutput, what its ranks have left."""

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 
-from pytest_pprank.wire.pipes import STREAMS, pipe_file
+from pytest_pprank.protocol.pipes import STREAMS, pipe_file
 
 KEPT_BYTES = 256 * 1024
 """How much of one phase's output a report keeps, per rank and stream: the end of it."""

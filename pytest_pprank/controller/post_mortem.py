@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_pprank.controller.flight_recorder import read_dump
 from pytest_pprank.controller.stacks import ask_for_stacks, fold
-from pytest_pprank.controller.verdicts import Detail
-from pytest_pprank.controller.wait_graph import summary
-from pytest_pprank.wire.ledger_file import flight_recorder_file, ledger_file, read_ledger
+from pytest_pprank.oplog.file import flight_recorder_file, ledger_file, read_ledger
+from pytest_pprank.oplog.read.flight_recorder import read_dump
+from pytest_pprank.oplog.read.wait_graph import summary
+from pytest_pprank.report.verdicts import Detail
 
 
 def look_at(workdir: Path, pids: dict[int, int], ranks: Sequence[int]) -> tuple[Detail, ...]:

@@ -38,10 +38,10 @@ _NEUTRAL: dict[str, Any] = {
     "durations": None,
     "continue_on_collection_errors": True,
     "color": "no",
-    # what a rank prints goes to the controller (see worker.output), not into its own pytest
+    # what a rank prints goes to the controller (see host.output), not into its own pytest
     "capture": "no",
     "log_file": os.devnull,
-    # pytest-cov; worker.neighbours.pytest_cov starts it
+    # pytest-cov; host.neighbours.pytest_cov starts it
     "cov_source": [],
     # xdist
     "dist": "no",
@@ -63,7 +63,7 @@ _NEUTRAL: dict[str, Any] = {
     # allure-pytest: the controller writes the results, and has emptied the folder
     "clean_alluredir": False,
     "attach_capture": False,
-    # pytest-benchmark: the controller has the table; worker.neighbours.pytest_benchmark
+    # pytest-benchmark: the controller has the table; host.neighbours.pytest_benchmark
     "benchmark_autosave": False,
     "benchmark_compare": None,
     "benchmark_compare_fail": None,
@@ -78,21 +78,21 @@ _NEUTRAL: dict[str, Any] = {
 _BLOCKED = ("lfplugin", "nfplugin", "stepwiseplugin")
 # Plugins, by the names they may be registered under, that need care on a rank, and who takes it.
 _NEIGHBOURS = {
-    "pytest_pprank.worker.neighbours.allure": ("allure_pytest", "allure_pytest.plugin"),
-    "pytest_pprank.worker.neighbours.pytest_benchmark": ("benchmark", "pytest_benchmark.plugin"),
-    "pytest_pprank.worker.neighbours.pytest_memray": ("memray", "pytest_memray"),
-    "pytest_pprank.worker.neighbours.pytest_regressions": (
+    "pytest_pprank.host.neighbours.allure": ("allure_pytest", "allure_pytest.plugin"),
+    "pytest_pprank.host.neighbours.pytest_benchmark": ("benchmark", "pytest_benchmark.plugin"),
+    "pytest_pprank.host.neighbours.pytest_memray": ("memray", "pytest_memray"),
+    "pytest_pprank.host.neighbours.pytest_regressions": (
         "regressions",
         "pytest_regressions.plugin",
     ),
-    "pytest_pprank.worker.neighbours.terminals": (
+    "pytest_pprank.host.neighbours.terminals": (
         "pytest_github_actions_annotate_failures",
         "pytest_github_actions_annotate_failures.plugin",
     ),
-    "pytest_pprank.worker.neighbours.hypothesis_examples": ("hypothesispytest",),
-    "pytest_pprank.worker.neighbours.pytest_cov": ("pytest_cov", "pytest_cov.plugin"),
-    "pytest_pprank.worker.neighbours.rerunfailures": ("rerunfailures", "pytest_rerunfailures"),
-    "pytest_pprank.worker.neighbours.xdist": ("xdist", "xdist.plugin"),
+    "pytest_pprank.host.neighbours.hypothesis_examples": ("hypothesispytest",),
+    "pytest_pprank.host.neighbours.pytest_cov": ("pytest_cov", "pytest_cov.plugin"),
+    "pytest_pprank.host.neighbours.rerunfailures": ("rerunfailures", "pytest_rerunfailures"),
+    "pytest_pprank.host.neighbours.xdist": ("xdist", "xdist.plugin"),
 }
 
 

@@ -9,12 +9,10 @@ import time
 import pytest
 
 from pytest_pprank._pytest_compat import basetemp_of
-from pytest_pprank.controller.allowances import read_allowances
 from pytest_pprank.controller.deadlines import Deadlines
 from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.listeners import Listeners
 from pytest_pprank.controller.nodes import RankNodes
-from pytest_pprank.controller.outcome import TestOutcome
 from pytest_pprank.controller.progress import Progress
 from pytest_pprank.controller.rank_config import (
     debugger_asked,
@@ -24,13 +22,6 @@ from pytest_pprank.controller.rank_config import (
 )
 from pytest_pprank.controller.start import StartClock
 from pytest_pprank.controller.test_run import TestRun
-from pytest_pprank.controller.verdicts import (
-    CollectionFailed,
-    Detail,
-    GroupCouldNotEnd,
-    GroupCouldNotStart,
-    Trouble,
-)
 from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.devices import device_environment
 from pytest_pprank.errors import GroupError
@@ -39,19 +30,28 @@ from pytest_pprank.launch.kept import Keep
 from pytest_pprank.launch.lease_group import GroupLease
 from pytest_pprank.options import options_of
 from pytest_pprank.planning import Plan, checked_reverts, plan_of, planned, reaches_sglang
+from pytest_pprank.protocol.bootstrap import RankBootstrap
+from pytest_pprank.protocol.items import item_key
+from pytest_pprank.protocol.messages import ItemKey, Preloaded, RunTest, StartGroup
+from pytest_pprank.report.allowances import read_allowances
 from pytest_pprank.report.merge import ReportMerger
 from pytest_pprank.report.off import OffReport
+from pytest_pprank.report.outcome import TestOutcome
 from pytest_pprank.report.reverted import RevertReport
 from pytest_pprank.report.sanitizers import SanitizerReport
 from pytest_pprank.report.started import started_text, tell_start
-from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
+from pytest_pprank.report.verdicts import (
+    CollectionFailed,
+    Detail,
+    GroupCouldNotEnd,
+    GroupCouldNotStart,
+    Trouble,
+)
+from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
 from pytest_pprank.topology import Topology
-from pytest_pprank.wire.bootstrap import RankBootstrap
-from pytest_pprank.wire.items import item_key
-from pytest_pprank.wire.messages import ItemKey, Preloaded, RunTest, StartGroup
 
-_PLAIN_PRELOAD = ("torch", "torch.distributed", "pytest", "pytest_pprank.worker.preload")
-_SGLANG_PRELOAD = "pytest_pprank.sglang.preload:import_sglang:{device}"
+_PLAIN_PRELOAD = ("torch", "torch.distributed", "pytest", "pytest_pprank.host.preload")
+_SGLANG_PRELOAD = "pytest_pprank.sglang.platform.preload:import_sglang:{device}"
 _MAX_START_FAILURES = 3
 PRELOAD_SECONDS = 600.0
 _INTERRUPTED_SECONDS = 2.0

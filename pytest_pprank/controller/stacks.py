@@ -8,16 +8,15 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from pytest_pprank import frames
 from pytest_pprank.controller.process_state import describe_silent
+from pytest_pprank.host.process import STACKS_SIGNAL, stacks_file
 from pytest_pprank.words import plural_ranks
-from pytest_pprank.worker.process import STACKS_SIGNAL, stacks_file
 
 _WAIT_SECONDS = 2.0
 _POLL_SECONDS = 0.02
-_OWN_THREADS = ("pytest_pprank/worker/link.py", "pytest_pprank/perturb/late_sends.py")
-_OWN_FRAMES = "pytest_pprank/worker/ledger"
 _START_OF_THREAD = re.compile(r"/threading\.py\", line \d+ in (run|_bootstrap|_bootstrap_inner)$")
-_FRAME = re.compile(r'File "(?:.*/)?(.+?)", line (\d+) in (.+)')
+_FRAME = re.compile(r'File "(.+?)", line (\d+) in (.+)')
 _SHORT = 4
 _PYTEST_FRAMES = ("in pytest_pyfunc_call", "in call_fixture_func", "in pytest_runtest_protocol")
 
@@ -64,17 +63,26 @@ def trim_stacks(text: str) -> str:
     """
     threads = re.split(r"\n+(?=(?:Current )?[Tt]hread 0x|Extension modules: )", text.strip())
     shown = [_above_pytest(thread) for thread in threads if not thread.startswith("Extension ")]
-    return "\n".join(_equal_once(t for t in shown if not any(own in t for own in _OWN_THREADS)))
+    return "\n".join(_equal_once(thread for thread in shown if not _serves(thread)))
+
+
+def _serves(thread: str) -> bool:
+    return frames.serves((file, name) for file, _, name in _FRAME.findall(thread))
 
 
 def _above_pytest(thread: str) -> str:
-    lines = [line for line in thread.splitlines() if _OWN_FRAMES not in line]
+    lines = [line for line in thread.splitlines() if not _is_of_a_wrapper(line)]
     for index, line in enumerate(lines):
         if any(mark in line for mark in _PYTEST_FRAMES):
             return "\n".join(lines[:index])
     while len(lines) > 2 and _START_OF_THREAD.search(lines[-1]):
         lines.pop()
     return "\n".join(lines)
+
+
+def _is_of_a_wrapper(line: str) -> bool:
+    found = _FRAME.search(line)
+    return found is not None and frames.folders().is_wrapper(found.group(1))
 
 
 def _equal_once(threads: Iterable[str]) -> list[str]:
@@ -88,11 +96,12 @@ def _equal_once(threads: Iterable[str]) -> list[str]:
 
 def _told(stack: str, heads: list[str]) -> str:
     """In one line where it is short: such a thread serves, and waits for something to do."""
-    frames = _FRAME.findall(stack)
+    found = _FRAME.findall(stack)
     side = all(head.startswith("Thread") for head in heads)
-    if side and 0 < len(frames) <= _SHORT:
+    if side and 0 < len(found) <= _SHORT:
         who = "Thread" if len(heads) == 1 else f"{len(heads)} threads"
-        return f"{who} at " + " < ".join(f"{file}:{line} in {name}" for file, line, name in frames)
+        places = (f"{os.path.basename(file)}:{line} in {name}" for file, line, name in found)
+        return f"{who} at " + " < ".join(places)
     return f"{heads[0]}\n{stack}" if len(heads) == 1 else f"{len(heads)} threads:\n{stack}"
 
 

@@ -8,27 +8,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.controller.deadlines import IN_SETUP, Deadlines, is_traced
-from pytest_pprank.controller.evidence import read_last_words
-from pytest_pprank.controller.findings import Findings
-from pytest_pprank.controller.meetings import Meetings
-from pytest_pprank.controller.outcome import Printed, TestOutcome
 from pytest_pprank.controller.post_mortem import look_at
 from pytest_pprank.controller.process_state import StopWatch
-from pytest_pprank.controller.verdicts import (
-    Detail,
-    GroupDied,
-    Hung,
-    RankDied,
-    RanksDiverged,
-    Stopped,
-    Stuck,
-    Trouble,
-    describe_exit,
-)
-from pytest_pprank.controller.wait_watch import WaitWatch
 from pytest_pprank.controller.worlds import left_changed, why_spoiled
-from pytest_pprank.wire.channel import pack
-from pytest_pprank.wire.messages import (
+from pytest_pprank.oplog.read.meetings import Meetings
+from pytest_pprank.oplog.read.watch import WaitWatch
+from pytest_pprank.protocol.channel import pack
+from pytest_pprank.protocol.messages import (
     PLAIN_FIELDS,
     Exchange,
     Exchanged,
@@ -44,6 +30,20 @@ from pytest_pprank.wire.messages import (
     StockTaken,
     TakeStock,
     TestDone,
+)
+from pytest_pprank.report.evidence import read_last_words
+from pytest_pprank.report.findings import Findings
+from pytest_pprank.report.outcome import Printed, TestOutcome
+from pytest_pprank.report.verdicts import (
+    Detail,
+    GroupDied,
+    Hung,
+    RankDied,
+    RanksDiverged,
+    Stopped,
+    Stuck,
+    Trouble,
+    describe_exit,
 )
 
 if TYPE_CHECKING:

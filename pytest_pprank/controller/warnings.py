@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from pytest_pprank.wire.messages import WarningSeen
+from pytest_pprank.protocol.messages import WarningSeen
 
 
 class WarningRelay:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pytest_pprank.wire.messages import TestDone
-from pytest_pprank.wire.world import World
+from pytest_pprank.protocol.messages import TestDone
+from pytest_pprank.protocol.world import World
 from pytest_pprank.words import plural_ranks
 
 Worlds = Mapping[int, World]

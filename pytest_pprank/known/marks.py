@@ -8,8 +8,8 @@ import pytest
 
 from pytest_pprank.markers import read_rank_mark
 from pytest_pprank.planning import SIZE_FIXTURE
-from pytest_pprank.sglang.known_bugs import FILE, KnownBug, bugs_named
 from pytest_pprank.sglang.static import sglang_version
+from pytest_pprank.sglang.static.known_bugs import FILE, KnownBug, bugs_named
 from pytest_pprank.topology import Sizes
 
 

@@ -24,8 +24,8 @@ from pytest_pprank.launch.launcher import LAUNCHER_RANK, PRELOAD_VARIABLE, Launc
 from pytest_pprank.launch.preload import IMPORTING
 from pytest_pprank.launch.process import LauncherProcess, OwnProcess
 from pytest_pprank.launch.semaphores import remove_semaphores
-from pytest_pprank.wire.channel import Channel, ChannelClosed, Listener
-from pytest_pprank.wire.messages import Hello, Preloaded, Shutdown
+from pytest_pprank.protocol.channel import Channel, ChannelClosed, Listener
+from pytest_pprank.protocol.messages import Hello, Preloaded, Shutdown
 
 _CODE = "from pytest_pprank.launch.launcher import main; main()"
 _LEAVE_SECONDS = 10.0

@@ -33,7 +33,7 @@ from pytest_pprank.launch.lease_files import process_start
 from pytest_pprank.launch.semaphores import name_semaphores
 
 _FORK_SERVER = "pytest_pprank.launch.fork_server"  # its import is the preload
-_LIBRARIES = ("pytest_pprank.launch.elastic", "pytest_pprank.worker.store", _FORK_SERVER)
+_LIBRARIES = ("pytest_pprank.launch.elastic", "pytest_pprank.rank.store", _FORK_SERVER)
 _REQUEST_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("3i")
 _CHUNK = 1 << 16

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pytest_pprank.launch import forked_server, preload
 from pytest_pprank.launch.orphans import adopt_orphans, kill_orphans
 from pytest_pprank.launch.semaphores import name_semaphores, remove_semaphores
-from pytest_pprank.wire.channel import Channel, ChannelClosed, connect
-from pytest_pprank.wire.messages import GroupEnded, Hello, KillGroup, Preloaded, StartGroup
+from pytest_pprank.protocol.channel import Channel, ChannelClosed, connect
+from pytest_pprank.protocol.messages import GroupEnded, Hello, KillGroup, Preloaded, StartGroup
 
 if TYPE_CHECKING:
     from pytest_pprank.launch.elastic import ElasticGroup
@@ -114,8 +114,8 @@ class Launcher:
         return Preloaded(seconds, modules, failures, threads, cuda, self._start_method, reason)
 
     def _run(self, order: StartGroup, endpoint: str) -> GroupEnded:
+        from pytest_pprank.host.main import rank_main
         from pytest_pprank.launch.elastic import ElasticGroup
-        from pytest_pprank.worker.main import rank_main
 
         try:
             group = ElasticGroup(
@@ -216,7 +216,7 @@ def _end_helpers() -> None:
 
 
 def _serve_rendezvous() -> str:
-    from pytest_pprank.worker.store import listen_on_loopback
+    from pytest_pprank.rank.store import listen_on_loopback
 
     # elastic would open a second store, on all interfaces, for the workers' MASTER_PORT
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

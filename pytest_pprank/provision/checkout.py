@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.provision.lock import default_version, locked_versions, requires_python
-from pytest_pprank.sglang.installed import look_at
+from pytest_pprank.sglang.static.installed import look_at
 
 _PTH = "pytest_pprank_sglang.pth"
 

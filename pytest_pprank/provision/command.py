@@ -28,7 +28,7 @@ from pytest_pprank.provision.lock import (
 )
 from pytest_pprank.provision.plan import Install, TorchFrom, Wanted
 from pytest_pprank.provision.system import complete_mooncake
-from pytest_pprank.sglang.installed import installed
+from pytest_pprank.sglang.static.installed import installed
 
 
 class SetupFailed(PprankError):

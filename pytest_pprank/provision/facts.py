@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pytest_pprank.provision import pip
-from pytest_pprank.sglang.installed import installed
+from pytest_pprank.sglang.static.installed import installed
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _INDEX_SECONDS = 3.0

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
-from pytest_pprank.sglang import mooncake
+from pytest_pprank.sglang.platform import mooncake
 
 _APT_S = 300.0
 _OPTIONS = (

@@ -1,8 +1,9 @@
 """Let ``import sglang`` work in an environment whose torchvision cannot load its operators.
 
 torchvision's wheels on PyPI are for torch's CUDA builds. Beside a CPU build `import torchvision`
-fails, and with it transformers and SGLang. Ranks have a cure (`sglang.torchvision_shim`); here
-every Python of an environment that `setup` has made gets it.
+fails, and with it transformers and SGLang. Ranks have a cure
+(`sglang.static.torchvision_shim`); here every Python of an environment that `setup` has made gets
+it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sysconfig
 from pathlib import Path
 
 from pytest_pprank.provision import pip
-from pytest_pprank.sglang import torchvision_shim
+from pytest_pprank.sglang.static import torchvision_shim
 
 _MODULE = "_pytest_pprank_torchvision"
 

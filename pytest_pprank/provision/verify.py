@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import sys
 
-from pytest_pprank.sglang.installed import installed
+from pytest_pprank.sglang.static.installed import installed
 
 
 def main(what: str) -> None:
@@ -18,7 +18,7 @@ def main(what: str) -> None:
 
     found = f"torch {torch.__version__}, Python {platform.python_version()}"
     if what != "torch":
-        from pytest_pprank.sglang.preload import import_sglang
+        from pytest_pprank.sglang.platform.preload import import_sglang
 
         import_sglang(what)
         found = f"SGLang {installed()}, {found}"

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pytest_pprank.devices import choose_device, visible_gpus
 from pytest_pprank.options import Options
 from pytest_pprank.report.off import foreseen, off_lines
-from pytest_pprank.sglang.installed import installed
+from pytest_pprank.sglang.static.installed import installed
 
 
 def header_lines(options: Options) -> list[str]:

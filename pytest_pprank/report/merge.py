@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_pprank._pytest_compat import subtests_fail_their_test
-from pytest_pprank.controller.outcome import Printed, TestOutcome
 from pytest_pprank.planning import Plan, reaches_sglang
 from pytest_pprank.report.additions import merged_additions
 from pytest_pprank.report.known import expect_verdicts, known_lines, tell_mended
+from pytest_pprank.report.outcome import Printed, TestOutcome
 from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, RankReport
 from pytest_pprank.report.text import PlainFailure
@@ -218,7 +218,7 @@ def _went_well(outcome: TestOutcome, world_size: int) -> bool:
 
 
 def _plain(item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
-    """Make a report out of wire.messages.PLAIN_FIELDS."""
+    """Make a report out of protocol.messages.PLAIN_FIELDS."""
     return pytest.TestReport(item.nodeid, item.location, {}, longrepr=None, **data)
 
 

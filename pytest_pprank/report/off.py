@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 
+from pytest_pprank.checks import row_of
 from pytest_pprank.report.text import PlainFailure
-from pytest_pprank.sanitizers import row_of
 from pytest_pprank.sglang.events.look import Files, Found, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, passes
-from pytest_pprank.sglang.installed import Installed
+from pytest_pprank.sglang.static.installed import Installed
 
 PROPERTY = "pprank_off"
 """User property (junit.xml) of a test that a check would have been part of."""
@@ -52,7 +52,7 @@ def off_lines(off: Mapping[str, str]) -> Iterator[str]:
 
 def needed_by(hook: str) -> list[str]:
     """Return what is off without a hook point, or a place of `places.NEEDS`."""
-    from pytest_pprank.sanitizers import SANITIZERS
+    from pytest_pprank.checks import SANITIZERS
 
     checks = [f"sanitizer {row.name}" for row in SANITIZERS if hook in row.hooks]
     place = PLACES[hook]

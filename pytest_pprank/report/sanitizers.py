@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.controller.allowances import Allowance, Allowances
-from pytest_pprank.controller.findings import SeenFinding
-from pytest_pprank.controller.outcome import TestOutcome
 from pytest_pprank.planning import planned
+from pytest_pprank.report.allowances import Allowance, Allowances
+from pytest_pprank.report.findings import SeenFinding
+from pytest_pprank.report.outcome import TestOutcome
 from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, XFAILED, XPASSED, XPASSED_STRICT, RankReport
 from pytest_pprank.report.text import PlainFailure

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pytest_pprank.report.off import needed_by
 from pytest_pprank.sglang.events.look import Classes, Files, Sight, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, Methods, Place
-from pytest_pprank.sglang.installed import Installed, installed
+from pytest_pprank.sglang.static.installed import Installed, installed
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 def _sight(here: Installed, *, by_import: bool) -> Sight:
     if not by_import:
         return Files(here.root)
-    from pytest_pprank.sglang.preload import import_sglang
+    from pytest_pprank.sglang.platform.preload import import_sglang
 
     import_sglang("cpu")
     return Classes()

@@ -10,7 +10,7 @@ import pytest
 from pytest_pprank.words import plural_ranks
 
 if TYPE_CHECKING:
-    from pytest_pprank.wire.messages import Preloaded
+    from pytest_pprank.protocol.messages import Preloaded
 
 PROPERTY = "pprank_start"
 _ATTRIBUTE = "pprank_start_seconds"

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pytest_pprank.controller.verdicts import RanksDiverged, Trouble
 from pytest_pprank.report.rank_report import (
     FAILED,
     PASSED,
@@ -20,6 +19,7 @@ from pytest_pprank.report.rank_report import (
     RankReport,
 )
 from pytest_pprank.report.text import PlainFailure
+from pytest_pprank.report.verdicts import RanksDiverged, Trouble
 from pytest_pprank.words import plural_ranks
 
 _AGREED = {PASSED, SKIPPED, XFAILED, XPASSED}

@@ -15,9 +15,9 @@ from pytest_pprank import assert_ranks_agree
 @pytest.mark.pprank(known_bug="profiler-fails-on-first-stage")
 @pytest.mark.sglang(enable_dynamic_chunking=True)
 def test_stages_agree_on_chunk_sizes(scheduler: Any, pprank: Any) -> None:
-    from pytest_pprank.sglang.facts import stage_facts
-    from pytest_pprank.sglang.profiler import profiler_name
-    from pytest_pprank.sglang.scheduler import started
+    from pytest_pprank.sglang.stage.facts import stage_facts
+    from pytest_pprank.sglang.stage.profiler import profiler_name
+    from pytest_pprank.sglang.stage.scheduler import started
 
     by_stage = enumerate(pprank.gather(started(scheduler).profiler_run.problems()))
     problems = [f"stage {stage}: {problem}" for stage, said in by_stage for problem in said]
@@ -29,13 +29,13 @@ def test_stages_agree_on_chunk_sizes(scheduler: Any, pprank: Any) -> None:
 
 
 def test_stages_agree_on_their_limits(scheduler: Any) -> None:
-    from pytest_pprank.sglang.facts import stage_facts
+    from pytest_pprank.sglang.stage.facts import stage_facts
 
     assert_ranks_agree(stage_facts(scheduler).shared, what="what all stages must have in common")
 
 
 def test_layers_tile_the_model(scheduler: Any, pprank: Any) -> None:
-    from pytest_pprank.sglang.facts import stage_facts
+    from pytest_pprank.sglang.stage.facts import stage_facts
 
     facts = pprank.gather(stage_facts(scheduler))
     held = [layer for stage in facts for layer in stage.layers]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.sglang.engine_series import StagesDiffer
+from pytest_pprank.sglang.driver.series import StagesDiffer
 from pytest_pprank.sglang.static import is_older_than
 
 CHUNK = 64

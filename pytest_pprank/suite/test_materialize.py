@@ -38,7 +38,7 @@ def test_every_chunk_materializes(
     make_schedule_batch: Callable[..., Any],
     make_forward_batch: Callable[[Any], Any],
 ) -> None:
-    from pytest_pprank.sglang.batches import make_next_chunk, release, run_forward
+    from pytest_pprank.sglang.batches.build import make_next_chunk, release, run_forward
 
     batch = make_schedule_batch([300], chunk=128)
     lengths = []
@@ -62,7 +62,7 @@ def test_forward_gives_kv_back(
     make_forward_batch: Callable[[Any], Any],
     mode: str,
 ) -> None:
-    from pytest_pprank.sglang.batches import release, run_forward
+    from pytest_pprank.sglang.batches.build import release, run_forward
 
     batch = make_schedule_batch(PROMPTS, mode=mode)
     run_forward(scheduler, make_forward_batch(batch))
@@ -81,7 +81,7 @@ def test_batches_do_not_share_their_staging(
 def test_filtered_batch_keeps_its_mirrors(
     scheduler: Any, make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[..., Any]
 ) -> None:
-    from pytest_pprank.sglang.batches import release_reqs
+    from pytest_pprank.sglang.batches.build import release_reqs
 
     batch = make_schedule_batch(PROMPTS, mode="decode")
     make_forward_batch(batch)

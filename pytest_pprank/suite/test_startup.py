@@ -8,14 +8,14 @@ from pytest_pprank import assert_kv_balanced
 
 
 def test_scheduler_starts_on_its_stage(scheduler: Any, pprank: Any) -> None:
-    from pytest_pprank.sglang.facts import stage_facts
+    from pytest_pprank.sglang.stage.facts import stage_facts
 
     facts = stage_facts(scheduler)
     assert (facts.stage, facts.num_stages) == (pprank.stage, pprank.num_stages)
 
 
 def test_scheduler_has_its_real_mixins(scheduler: Any) -> None:
-    from pytest_pprank.sglang.facts import stage_facts
+    from pytest_pprank.sglang.stage.facts import stage_facts
 
     expected = {
         "SchedulerPPMixin",
@@ -26,7 +26,7 @@ def test_scheduler_has_its_real_mixins(scheduler: Any) -> None:
 
 
 def test_scheduler_is_idle_after_its_start(scheduler: Any) -> None:
-    from pytest_pprank.sglang.idle import idle_problems
+    from pytest_pprank.sglang.stage.idle import idle_problems
 
     assert idle_problems(scheduler) == []
     assert_kv_balanced(scheduler)

@@ -32,8 +32,8 @@ def launch(tmp_path, monkeypatch):
 
 
 def test_imports_leave_no_thread_and_no_cuda_context(launch):
-    preloaded = launch("torch", "pytest", "pytest_pprank.worker.preload").wait_preloaded(DEADLINE)
-    assert preloaded.modules == ("torch", "pytest", "pytest_pprank.worker.preload")
+    preloaded = launch("torch", "pytest", "pytest_pprank.host.preload").wait_preloaded(DEADLINE)
+    assert preloaded.modules == ("torch", "pytest", "pytest_pprank.host.preload")
     assert (len(preloaded.threads), preloaded.cuda_initialized) == (1, False)
     assert (preloaded.start_method, preloaded.reason) == ("forkserver", "")
 

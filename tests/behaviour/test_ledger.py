@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pprank.controller.wait_graph import explain_waits, summary
-from pytest_pprank.wire.ledger_file import CREATE, State, ledger_file, read_ledger
+from pytest_pprank.oplog.file import CREATE, State, ledger_file, read_ledger
+from pytest_pprank.oplog.read.wait_graph import explain_waits, summary
 
 DEADLINE = 60
 FINISHED = "finished the test"
@@ -26,7 +26,7 @@ class Rank:
     """What a body of a rank gets: its rank, and a way to talk to the test."""
 
     def __init__(self, rank, world, workdir, pipe):
-        from pytest_pprank.worker import ledger
+        from pytest_pprank.oplog.record import ledger
 
         self.rank, self.world, self.workdir, self.pipe = rank, world, workdir, pipe
         self.other = 1 - rank
@@ -297,7 +297,7 @@ def errors(me):
             action()
         except (TypeError, RuntimeError, IndexError, ValueError) as error:
             frames = traceback.extract_tb(error.__traceback__)
-            ours = [frame for frame in frames if "pytest_pprank/worker" in frame.filename]
+            ours = [frame for frame in frames if "pytest_pprank/oplog/record" in frame.filename]
             seen.append((type(error).__name__, str(error), len(ours)))
     return seen, read_ledger(ledger_file(me.workdir, 0)).complete
 
@@ -457,7 +457,7 @@ def test_a_wait_for_a_key_of_a_store(ranks):
 def methods(_):
     from torch._C._distributed_c10d import ProcessGroup
 
-    from pytest_pprank.worker.ledger_calls import KINDS
+    from pytest_pprank.oplog.record.calls import KINDS
 
     returning_work = {
         name

@@ -10,7 +10,7 @@ SOURCE = """
 import os, time, unittest
 import pytest
 from hypothesis import Phase, assume, example, given, settings, stateful, strategies as st
-from pytest_pprank.worker.context import current_rank
+from pytest_pprank.rank.context import current_rank
 
 @given(number=st.integers(), more=st.lists(st.text()))
 def test_same_examples(pprank, number, more):

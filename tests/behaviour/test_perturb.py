@@ -21,7 +21,7 @@ TESTS = """
                 works = [dist.isend(tensors[tag], 1, tag=tag) for tag in range(2)]
             works[1].wait()
             seen = tensors[0].clone()
-            pprank.barrier()  # or a receiver that looks late sees both: waiting lets a message leave
+            pprank.barrier()  # or who looks late sees both: waiting lets a message leave
             works[0].wait()  # once: gloo's wait does not end when it is called again
             seen = tensors[0] if wait_for_both else seen
             assert seen[0] == number, "the first one cannot come after the second one"

@@ -185,7 +185,7 @@ import pytest
 @pytest.mark.pprank
 class TestCase(unittest.TestCase):
     def test_in_a_test_case(self):
-        from pytest_pprank.worker.context import current_rank
+        from pytest_pprank.rank.context import current_rank
         self.assertEqual(current_rank().world_size, 2)
 """
 

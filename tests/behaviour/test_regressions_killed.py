@@ -10,8 +10,8 @@ import pytest
 
 BENCH = """
 import sys
-from pytest_pprank.regressions.runs import Options, Runner
-from pytest_pprank.regressions.scratch import scratch_folder
+from pytest_pprank.bench.runs import Options, Runner
+from pytest_pprank.bench.scratch import scratch_folder
 
 class Local(Options):
     def command(self, revert, *, to_end=False):

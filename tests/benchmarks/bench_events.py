@@ -31,7 +31,7 @@ def note(what: str, **facts: object) -> None:
 
 def _reports() -> bool:
     try:
-        from pytest_pprank.worker.context import is_rank
+        from pytest_pprank.rank.context import is_rank
     except ImportError:
         return True
     return not is_rank()

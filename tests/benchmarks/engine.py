@@ -30,7 +30,7 @@ TOKENS = 8
 def test_start(engine, again): pass
 
 def test_generate(engine, pprank):
-    from pytest_pprank.sglang.reference import _model
+    from pytest_pprank.sglang.model.reference import _model
     for again in range({warm} + 2):
         begin = time.perf_counter()
         results = engine.generate(LENGTHS, TOKENS)

@@ -18,9 +18,9 @@ from common import Observed, check, observe, ranked_pytest, timed, trivial_cost
 from processes import adopt_orphans
 
 IMPORT = """
-from pytest_pprank.sglang.preload import prepare_environment
+from pytest_pprank.sglang.platform.preload import prepare_environment
 prepare_environment("cpu")
-from pytest_pprank.sglang.torchvision_shim import ensure_torchvision
+from pytest_pprank.sglang.static.torchvision_shim import ensure_torchvision
 ensure_torchvision()
 import sglang.srt.managers.scheduler
 """

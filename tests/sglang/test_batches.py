@@ -50,7 +50,7 @@ def test_wrong_prompts(make_req: Make, wrong: dict[str, Any]) -> None:
     ],
 )
 def test_wrong_batches(scheduler: Any, prompts: Any, options: dict[str, Any], words: str) -> None:
-    from pytest_pprank.sglang.batches import make_schedule_batch
+    from pytest_pprank.sglang.batches.build import make_schedule_batch
 
     with pytest.raises(UsageError, match=words) as error:
         make_schedule_batch(scheduler, prompts, **options)
@@ -64,7 +64,7 @@ def test_wrong_input_of_a_forward_batch(make_forward_batch: Make) -> None:
 
 
 def test_next_chunk_of_a_whole_batch(scheduler: Any, schedule_batch: Any) -> None:
-    from pytest_pprank.sglang.batches import make_next_chunk
+    from pytest_pprank.sglang.batches.build import make_next_chunk
 
     with pytest.raises(UsageError, match="make it with chunk=N") as error:
         make_next_chunk(scheduler, schedule_batch)
@@ -79,7 +79,7 @@ def shown_files(error: pytest.ExceptionInfo[Any]) -> set[str]:
 def test_forward_runs_on_every_stage(
     scheduler: Any, schedule_batch: Any, make_forward_batch: Make, pprank: Any
 ) -> None:
-    from pytest_pprank.sglang.batches import run_forward
+    from pytest_pprank.sglang.batches.build import run_forward
 
     output = run_forward(scheduler, make_forward_batch(schedule_batch))
     if pprank.is_last_stage:
@@ -106,7 +106,7 @@ def test_prefix_that_is_cached_is_not_computed_again(
 
 
 def test_releasing_twice_is_harmless(scheduler: Any, schedule_batch: Any) -> None:
-    from pytest_pprank.sglang.batches import release
+    from pytest_pprank.sglang.batches.build import release
 
     release(scheduler, schedule_batch)
     release(scheduler, schedule_batch)
@@ -114,8 +114,8 @@ def test_releasing_twice_is_harmless(scheduler: Any, schedule_batch: Any) -> Non
 
 
 def test_reset_brings_everything_back(scheduler: Any, make_req: Make) -> None:
-    from pytest_pprank.sglang.batches import make_schedule_batch
-    from pytest_pprank.sglang.idle import idle_problems, reset_scheduler
+    from pytest_pprank.sglang.batches.build import make_schedule_batch
+    from pytest_pprank.sglang.stage.idle import idle_problems, reset_scheduler
 
     scheduler.waiting_queue.append(make_req(prompt_len=3, rid="left"))
     scheduler.running_batch = make_schedule_batch(scheduler, [12], mode="decode")
@@ -128,7 +128,7 @@ def test_reset_brings_everything_back(scheduler: Any, make_req: Make) -> None:
 
 
 def test_reset_restores_plain_values(scheduler: Any) -> None:
-    from pytest_pprank.sglang.idle import reset_scheduler
+    from pytest_pprank.sglang.stage.idle import reset_scheduler
 
     before = (scheduler.chunked_prefill_size, scheduler.max_running_requests)
     scheduler.chunked_prefill_size = None
@@ -138,7 +138,7 @@ def test_reset_restores_plain_values(scheduler: Any) -> None:
 
 
 def test_new_attributes_are_dropped_and_patched_methods_come_back(scheduler: Any) -> None:
-    from pytest_pprank.sglang.idle import drop_new_attributes
+    from pytest_pprank.sglang.stage.idle import drop_new_attributes
 
     names = set(vars(scheduler))
     scheduler.brand_new = scheduler.get_next_batch_to_run = print
@@ -152,7 +152,7 @@ def test_wrong_kv_gives_other_tokens(
     scheduler: Any, make_schedule_batch: Make, make_forward_batch: Make
 ) -> None:
     """The tiny model's reason to exist: with dummy weights no difference would be seen."""
-    from pytest_pprank.sglang.batches import run_forward
+    from pytest_pprank.sglang.batches.build import run_forward
     from pytest_pprank.sglang.static import TINY_LAYERS
 
     def tokens(prompt: list[int], spoil: bool = False) -> list[int]:

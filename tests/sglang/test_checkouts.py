@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pprank.sglang.installed import installed
+from pytest_pprank.sglang.static.installed import installed
 
 if TYPE_CHECKING:
     from tests.conftest import Run, Runner

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pytest_pprank import UsageError, assert_ranks_agree
-from pytest_pprank.sglang.engine import EngineStalled
-from pytest_pprank.sglang.engine_control import AnsweredTwice
-from pytest_pprank.sglang.engine_series import StagesDiffer
+from pytest_pprank.sglang.driver.control import AnsweredTwice
+from pytest_pprank.sglang.driver.engine import EngineStalled
+from pytest_pprank.sglang.driver.series import StagesDiffer
 
 
 def test_answer_is_the_same_on_all_ranks(engine: Any) -> None:

@@ -130,13 +130,15 @@ def test_ranks_that_ask_for_different_things(engine: Any, pprank: Any) -> None:
 
 
 def test_abort_that_is_lost(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_pprank.sglang.engine_messages import abort_request
+    from pytest_pprank.sglang.driver.messages import abort_request
 
     rid = engine.submit(20, 60)
     engine.run_until(lambda: len(engine.results[rid].token_ids) >= 2)
     with monkeypatch.context() as patch:
         # SGLang is told of another request than it should be
-        patch.setattr("pytest_pprank.sglang.engine.abort_request", lambda _: abort_request("none"))
+        patch.setattr(
+            "pytest_pprank.sglang.driver.engine.abort_request", lambda _: abort_request("none")
+        )
         engine.abort(rid)
     with pytest.raises(AssertionError, match=f"the abort of {rid} was lost, or is late: ") as error:
         engine.drain()
@@ -148,7 +150,7 @@ def test_abort_that_is_lost(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.pprank(pp=1)
 def test_failure_inside_the_loop(engine: Any, scheduler: Any) -> None:
-    from pytest_pprank.sglang.idle import reset_scheduler
+    from pytest_pprank.sglang.stage.idle import reset_scheduler
 
     engine.on_forward(lambda _: int("a wrong step"))
     words = r"event loop failed in \S+ \(\w+\.py:\d+\) < .*: ValueError: invalid"
@@ -259,7 +261,7 @@ def test_wrong_logprob_is_told(engine: Any) -> None:
 
 
 def test_tie_is_called_one(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_pprank.sglang import reference
+    from pytest_pprank.sglang.model import reference
 
     (result,) = engine.generate([9])
     result.token_ids[0] = 17

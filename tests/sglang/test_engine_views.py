@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_pprank.sglang.engine_views import Forward, first_difference
+from pytest_pprank.sglang.driver.views import Forward, first_difference
 
 A, B = Forward(0, "extend", ("a",), ((0, 4),)), Forward(2, "decode", ("a",))
 LATER = Forward(3, "decode", ("a",))

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.sanitizers.base import Watch
+from pytest_pprank.checks.base import Watch
+from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.sglang.compat.consensus import by_store
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (its table registers itself)
+from pytest_pprank.sglang.events.hook_points import taps
 from pytest_pprank.sglang.events.types import Event, Message
-from pytest_pprank.sglang.taps import taps
-from pytest_pprank.wire.findings import Finding
 
 Heard = list[tuple[str, Event]]
 

@@ -7,7 +7,13 @@ import ast
 import pytest
 
 from pytest_pprank.sglang import static
-from pytest_pprank.sglang.fields import FORWARD_BATCH, SCHEDULE_BATCH, Mirror, Staging, Table
+from pytest_pprank.sglang.batches.fields import (
+    FORWARD_BATCH,
+    SCHEDULE_BATCH,
+    Mirror,
+    Staging,
+    Table,
+)
 
 _SEAMS = [
     ("managers/schedule_batch.py", "ScheduleBatch", SCHEDULE_BATCH),

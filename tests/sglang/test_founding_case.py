@@ -19,7 +19,7 @@ def test_healthy_profiler(scheduler: Any) -> None:
 
 
 def test_only_the_first_stage_runs_forwards_and_finds_nothing(scheduler: Any, pprank: Any) -> None:
-    from pytest_pprank.sglang.scheduler import started
+    from pytest_pprank.sglang.stage.scheduler import started
 
     run = started(scheduler).profiler_run
     assert run.ran
@@ -29,7 +29,7 @@ def test_only_the_first_stage_runs_forwards_and_finds_nothing(scheduler: Any, pp
 
 def test_virtual_clock_makes_the_fit_the_same_in_every_run(scheduler: Any) -> None:
     from pytest_pprank.sglang.compat.profiler import predict_chunk
-    from pytest_pprank.sglang.profiler import run_profiler
+    from pytest_pprank.sglang.stage.profiler import run_profiler
 
     before = [predict_chunk(scheduler, history) or 0 for history in (0, 300, 900, 2000)]
     run_profiler(scheduler)
@@ -43,7 +43,7 @@ def test_failure_of_one_forward_is_found_on_all_ranks(
 ) -> None:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
 
-    from pytest_pprank.sglang.idle import reset_scheduler
+    from pytest_pprank.sglang.stage.idle import reset_scheduler
 
     prepare = ScheduleBatch.prepare_for_extend
 
@@ -65,7 +65,7 @@ def test_failure_of_one_forward_is_found_on_all_ranks(
 
 def test_reset_restores_the_chunk_sizer(scheduler: Any) -> None:
     from pytest_pprank.sglang.compat.profiler import predict_chunk
-    from pytest_pprank.sglang.idle import reset_scheduler
+    from pytest_pprank.sglang.stage.idle import reset_scheduler
 
     scheduler.dynamic_chunk_sizer = scheduler.length_predictor = None
     assert predict_chunk(scheduler, 0) is None

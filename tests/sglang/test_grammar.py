@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank import UsageError
-from pytest_pprank.sglang import grammar
+from pytest_pprank.sglang.model import grammar
 
 
 def scheduler_without_backend() -> Any:

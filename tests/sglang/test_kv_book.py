@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pytest_pprank.sglang.events import hooks  # noqa: F401
-from pytest_pprank.sglang.kv_book import KvBook
-from pytest_pprank.sglang.taps import Passage
+from pytest_pprank.sglang.events.hook_points import Passage
+from pytest_pprank.sglang.stage.kv_book import KvBook
 
 
 class TokenToKVPoolAllocator:

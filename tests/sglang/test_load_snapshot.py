@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.sglang.load_snapshot import remove_load_snapshots
+from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
 
 SHM = Path("/dev/shm")
 

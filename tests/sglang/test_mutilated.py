@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.sglang.events.places import PLACES
-from pytest_pprank.sglang.installed import installed
+from pytest_pprank.sglang.static.installed import installed
 
 RENAMED = ("get_rids", "prepare_for_decode", "get_next_batch_to_run")
 """Methods that a release might call otherwise: everywhere in SGLang, so that it works as before."""

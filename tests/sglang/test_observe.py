@@ -37,7 +37,7 @@ def _channels(calls: list[Any]) -> dict[tuple[str, int], list[int]]:
 @pytest.fixture
 def untouched() -> Iterator[None]:
     """Set up before `observe`, and torn down after it."""
-    from pytest_pprank.sglang.taps import taps
+    from pytest_pprank.sglang.events.hook_points import taps
 
     before, listened = _methods(), taps.installed
     yield
@@ -104,7 +104,7 @@ def test_callbacks_get_the_objects(observe: Any, make_schedule_batch: Any) -> No
 def test_what_a_callback_raises_is_not_swallowed(
     observe: Any, make_schedule_batch: Any, scheduler: Any
 ) -> None:
-    from pytest_pprank.sglang.idle import reset_scheduler
+    from pytest_pprank.sglang.stage.idle import reset_scheduler
 
     observe.on("prepare_for_extend", lambda *_: int("no number"))
     with pytest.raises(ValueError, match="no number"):
@@ -124,7 +124,7 @@ def test_wrong_name(observe: Any, ask: str) -> None:
 def test_method_that_somebody_else_wraps_meanwhile(scheduler: Any) -> None:
     """Ours stays beneath theirs, and does nothing; when theirs is gone it is taken out."""
     from pytest_pprank.sglang.events import hooks  # noqa: F401
-    from pytest_pprank.sglang.taps import taps
+    from pytest_pprank.sglang.events.hook_points import taps
 
     allocator = type(scheduler.token_to_kv_pool_allocator)
     original, heard = vars(allocator)["alloc"], []

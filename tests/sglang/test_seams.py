@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_pprank.errors import SeamMissing
-from pytest_pprank.sglang.seams import fill, need, takes
+from pytest_pprank.sglang.compat.seams import fill, need, takes
 
 
 def short(server_args: object, port_args: object) -> None: ...

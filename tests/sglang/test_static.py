@@ -12,9 +12,9 @@ import pytest
 
 from pytest_pprank.errors import SeamMissing, UsageError
 from pytest_pprank.sglang import static
-from pytest_pprank.sglang.arg_values import misfit
-from pytest_pprank.sglang.arguments import default_server_args, merge
-from pytest_pprank.sglang.installed import Installed
+from pytest_pprank.sglang.static.arg_values import misfit
+from pytest_pprank.sglang.static.arguments import default_server_args, merge
+from pytest_pprank.sglang.static.installed import Installed
 
 
 def test_default_args_are_args_of_the_installed_sglang() -> None:

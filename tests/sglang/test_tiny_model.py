@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from pytest_pprank import assert_tokens_equal_reference
-from pytest_pprank.sglang.tiny_families import FAMILIES
+from pytest_pprank.sglang.model.families import FAMILIES
 
 pytest.importorskip("safetensors")
 
 
 def written(folder: Path, family: str = "llama", **shape: int) -> bytes:
-    from pytest_pprank.sglang.tiny_model import write_tiny_model
+    from pytest_pprank.sglang.model.tiny import write_tiny_model
 
     return (write_tiny_model(folder, family, **shape) / "model.safetensors").read_bytes()
 
@@ -56,7 +56,7 @@ def test_concurrent_writers_leave_one_complete_folder(tmp_path: Path) -> None:
 def test_there_is_a_layer_for_each_stage(
     stages: int, world_size: int, model_path: str | None, layers: int, tmp_path: Path
 ) -> None:
-    from pytest_pprank.sglang.tiny_model import tiny_model_for
+    from pytest_pprank.sglang.model.tiny import tiny_model_for
 
     group = tmp_path / "group"
     rank = SimpleNamespace(num_stages=stages, world_size=world_size, device="cpu", workdir=group)

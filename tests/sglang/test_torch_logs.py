@@ -11,7 +11,7 @@ import pytest
 
 JOINED = """
 import json, logging, torch
-from pytest_pprank.worker.torch_logs import join_torch_loggers
+from pytest_pprank.host.torch_logs import join_torch_loggers
 join_torch_loggers()
 alone = [
     name
@@ -37,7 +37,7 @@ def test_loggers_that_differ_in_nothing_are_joined() -> None:
 def test_what_is_logged_still_reaches_who_listens(caplog: pytest.LogCaptureFixture) -> None:
     import torch
 
-    from pytest_pprank.worker.torch_logs import join_torch_loggers
+    from pytest_pprank.host.torch_logs import join_torch_loggers
 
     join_torch_loggers()
     parent = logging.getLogger("torch")
@@ -53,7 +53,7 @@ def test_what_is_logged_still_reaches_who_listens(caplog: pytest.LogCaptureFixtu
 def test_a_logger_set_up_in_another_way_is_left_alone() -> None:
     import torch
 
-    from pytest_pprank.worker.torch_logs import join_torch_loggers
+    from pytest_pprank.host.torch_logs import join_torch_loggers
 
     logger = logging.getLogger(f"torch.own.{torch.__name__}")
     logger.propagate = False

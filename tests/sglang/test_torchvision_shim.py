@@ -11,7 +11,7 @@ from pytest_pprank.provision.torchvision import cure
 
 _HOOK = """
 import importlib.util, sys
-from pytest_pprank.sglang.torchvision_shim import install_import_hook
+from pytest_pprank.sglang.static.torchvision_shim import install_import_hook
 before = len(sys.meta_path)
 install_import_hook()
 install_import_hook()

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from pytest_pprank.sanitizers.base import Watch
-from pytest_pprank.sanitizers.streams import Streams
+from pytest_pprank.checks.base import Watch
+from pytest_pprank.checks.streams import Streams
+from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.sglang.events.types import KvQueued, KvRead
-from pytest_pprank.wire.findings import Finding
 
 
 class Watched(Watch):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.sanitizers.base import Sanitizer, Watch
+from pytest_pprank.checks.base import Sanitizer, Watch
+from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.sglang.events.types import Event
-from pytest_pprank.wire.findings import Finding
 
 
 class Watched(Watch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pprank.sglang.arg_values import misfit
+from pytest_pprank.sglang.static.arg_values import misfit
 
 
 @pytest.mark.parametrize(

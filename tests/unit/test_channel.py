@@ -10,8 +10,8 @@ from multiprocessing import AuthenticationError
 
 import pytest
 
-from pytest_pprank.wire.channel import ChannelClosed, Listener, connect, pack
-from pytest_pprank.wire.messages import PROTOCOL, Hello, Ready, TestDone
+from pytest_pprank.protocol.channel import ChannelClosed, Listener, connect, pack
+from pytest_pprank.protocol.messages import PROTOCOL, Hello, Ready, TestDone
 
 KEY = b"k" * 32
 DEADLINE = 30

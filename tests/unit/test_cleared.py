@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.sglang.cleared import cleared_by, watch
+from pytest_pprank.sglang.batches.cleared import cleared_by, watch
 
 
 class Batch:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_pprank.sglang.engine_aborts import AbortLost, AbortWatch
-from pytest_pprank.sglang.engine_messages import Result
-from pytest_pprank.sglang.engine_reasons import ReasonChanged, ReasonWatch, check_reasons
-from pytest_pprank.sglang.engine_views import Forward, StageView
+from pytest_pprank.sglang.driver.aborts import AbortLost, AbortWatch
+from pytest_pprank.sglang.driver.messages import Result
+from pytest_pprank.sglang.driver.reasons import ReasonChanged, ReasonWatch, check_reasons
+from pytest_pprank.sglang.driver.views import Forward, StageView
 
 PROMPT = 64
 

@@ -1,6 +1,6 @@
 """A cause of death is told only where something speaks for it."""
 
-from pytest_pprank.controller.evidence import MemoryWitness, read_last_words
+from pytest_pprank.report.evidence import MemoryWitness, read_last_words
 
 DUMP = """\
 warming up

@@ -2,7 +2,7 @@
 
 import json
 
-from pytest_pprank.controller.flight_recorder import read_dump
+from pytest_pprank.oplog.read.flight_recorder import read_dump
 
 ENTRY = {
     "state": "started",

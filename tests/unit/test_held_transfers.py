@@ -3,7 +3,7 @@
 import threading
 import time
 
-from pytest_pprank.sglang.disagg_faults import Fault
+from pytest_pprank.sglang.driver.disagg_faults import Fault
 
 
 def test_release_waits_for_what_it_has_held() -> None:

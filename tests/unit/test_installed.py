@@ -10,7 +10,7 @@ import pytest
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang import static
-from pytest_pprank.sglang.installed import UNKNOWN, installed
+from pytest_pprank.sglang.static.installed import UNKNOWN, installed
 
 
 @pytest.fixture
@@ -118,8 +118,6 @@ def test_one_that_is_too_old_is_refused_and_one_of_unknown_version_is_not(
     root = package(path)
     static.check_installed()
     (root / "_version.py").write_text("__version__ = version = '0.5.12'\n")
-    from pytest_pprank.sglang import installed as module
-
-    module.look_at.cache_clear()
+    sys.modules[installed.__module__].look_at.cache_clear()
     with pytest.raises(UsageError, match=r"sglang 0\.5\.12 is too old"):
         static.check_installed()

@@ -18,7 +18,7 @@ from pytest_pprank.errors import UsageError
 from pytest_pprank.known import command, marks
 from pytest_pprank.known.judge import read_junit
 from pytest_pprank.planning import make_plans, plan_of
-from pytest_pprank.sglang import known_bugs
+from pytest_pprank.sglang.static import known_bugs
 
 ENTRY = """
 - id: stage-keeps-request

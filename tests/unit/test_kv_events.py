@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.sanitizers.kv import Kv
+from pytest_pprank.checks.kv import Kv
+from pytest_pprank.oplog.file import Site
 from pytest_pprank.sglang.events.types import (
     BatchPrepared,
     ForwardContents,
@@ -27,9 +28,8 @@ from pytest_pprank.sglang.events.types import (
     SlotFreed,
     TokenPool,
 )
-from pytest_pprank.sglang.kv_book import current_book
-from pytest_pprank.sglang.kv_values import Kept, kept_of
-from pytest_pprank.wire.ledger_file import Site
+from pytest_pprank.sglang.model.kv_values import Kept, kept_of
+from pytest_pprank.sglang.stage.kv_book import current_book
 
 TAKEN = (Site("a/scheduler.py", 7, "take"),)
 GIVEN = (Site("a/scheduler.py", 9, "give"),)

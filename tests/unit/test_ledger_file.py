@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from pytest_pprank.wire.ledger_file import (
+from pytest_pprank.oplog.file import (
     COLLECTIVE,
     COUNTERS,
     FILE_BYTES,
@@ -27,8 +27,8 @@ from pytest_pprank.wire.ledger_file import (
     ledger_file,
     read_ledger,
 )
-from pytest_pprank.worker.flight_recorder import still_running
-from pytest_pprank.worker.ledger_writer import Form, LedgerWriter
+from pytest_pprank.oplog.record.flight_recorder import still_running
+from pytest_pprank.oplog.record.writer import Form, LedgerWriter
 
 
 def call(kind="recv", way=RECV, **changes):
@@ -321,8 +321,8 @@ def test_outlives_its_writer(path):
     code = f"""
 import sys
 from pathlib import Path
-from pytest_pprank.wire.ledger_file import Call, State
-from pytest_pprank.worker.ledger_writer import Form, LedgerWriter
+from pytest_pprank.oplog.file import Call, State
+from pytest_pprank.oplog.record.writer import Form, LedgerWriter
 writer = LedgerWriter(Path({str(path)!r}), 1)
 call = Call("barrier", "collective", "0", "default group", (0, 1), "gloo")
 writer.issue(Form(call), State.WAITING)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_pprank.controller.meetings import Meetings
-from pytest_pprank.wire.messages import Exchange
+from pytest_pprank.oplog.read.meetings import Meetings
+from pytest_pprank.protocol.messages import Exchange
 
 
 class Answers(dict):

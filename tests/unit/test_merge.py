@@ -2,10 +2,10 @@
 
 import pytest
 
-from pytest_pprank.controller.outcome import TestOutcome
-from pytest_pprank.controller.verdicts import RankDied, RanksDiverged
 from pytest_pprank.planning import Plan
 from pytest_pprank.report.merge import ReportMerger
+from pytest_pprank.report.outcome import TestOutcome
+from pytest_pprank.report.verdicts import RankDied, RanksDiverged
 from pytest_pprank.topology import Topology
 
 PLAN = Plan(Topology(2, "cpu", {}), fresh=False, timeout=1.0)

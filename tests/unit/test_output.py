@@ -9,7 +9,7 @@ from pytest_pprank.controller.live import LiveLines
 from pytest_pprank.controller.log_dir import LogDir
 from pytest_pprank.controller.output import KEPT_BYTES, RankPipes, Tail
 from pytest_pprank.errors import UsageError
-from pytest_pprank.wire.pipes import pipe_file
+from pytest_pprank.protocol.pipes import pipe_file
 
 
 def test_a_tail_keeps_all_of_little():

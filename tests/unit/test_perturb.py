@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.perturb import (
+from pytest_pprank.faults import (
     PERTURBATIONS,
     Allowed,
     Schedule,
@@ -15,8 +15,8 @@ from pytest_pprank.perturb import (
     parse_option,
     schedule_for,
 )
-from pytest_pprank.perturb.base import BUDGET_S, Disturbance, stretched
-from pytest_pprank.perturb.dice import Dice
+from pytest_pprank.faults.base import BUDGET_S, Disturbance, stretched
+from pytest_pprank.faults.dice import Dice
 from pytest_pprank.planning import Plan
 from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.topology import Topology

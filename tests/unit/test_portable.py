@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.worker.portable import pickled
+from pytest_pprank.rank.portable import pickled
 
 
 def test_values_arrive_as_they_were() -> None:

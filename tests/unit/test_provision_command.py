@@ -14,7 +14,7 @@ from pytest_pprank.__main__ import main
 from pytest_pprank.provision import command, facts, pip
 from pytest_pprank.provision.facts import Facts
 from pytest_pprank.provision.pip import Result
-from pytest_pprank.sglang.installed import Installed
+from pytest_pprank.sglang.static.installed import Installed
 
 
 def use(monkeypatch: pytest.MonkeyPatch, here: Facts, *, offers: bool = False) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.provision import system
-from pytest_pprank.sglang import mooncake
+from pytest_pprank.sglang.platform import mooncake
 
 LACKS = "ImportError: libibverbs.so.1: cannot open shared object file: No such file or directory"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.sglang import disagg_store_faults
+from pytest_pprank.sglang.driver import disagg_store_faults
 
 
 class Poll(IntEnum):

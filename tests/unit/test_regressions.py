@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pytest_pprank.__main__ import main
-from pytest_pprank.regressions import command, results
-from pytest_pprank.regressions.runs import Options, Red, Run
+from pytest_pprank.bench import command, results
+from pytest_pprank.bench.runs import Options, Red, Run
 from pytest_pprank.sglang import static
 from pytest_pprank.sglang.reverts.reached import Reached
 

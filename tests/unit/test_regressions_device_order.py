@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from pytest_pprank.regressions.device_order import is_of_device_order
+from pytest_pprank.bench.device_order import is_of_device_order
 from pytest_pprank.sglang.reverts import Edited
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank import suite
-from pytest_pprank.regressions import processes, recorder
-from pytest_pprank.regressions.processes import Child
-from pytest_pprank.regressions.runs import Options, Runner, read_run
-from pytest_pprank.regressions.selection import SUITE
+from pytest_pprank.bench import processes, recorder
+from pytest_pprank.bench.processes import Child
+from pytest_pprank.bench.runs import Options, Runner, read_run
+from pytest_pprank.bench.selection import SUITE
 
 MARK = "PPRANK_TEST_MARK"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pprank.regressions.runs import Options
-from pytest_pprank.regressions.selection import SUITE, selection_of
+from pytest_pprank.bench.runs import Options
+from pytest_pprank.bench.selection import SUITE, selection_of
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.errors import DoesNotFit, UsageError
-from pytest_pprank.sglang.installed import look_at
 from pytest_pprank.sglang.reverts import Edit, Patch, Revert
 from pytest_pprank.sglang.reverts.match import Shape, Text
+from pytest_pprank.sglang.static.installed import look_at
 
 MODULE = '''
 raise RuntimeError("the check must not import this")

@@ -7,15 +7,15 @@ import logging
 
 import pytest
 
-from pytest_pprank.controller.allowances import Allowances, read_allowances
-from pytest_pprank.controller.findings import Findings, SeenFinding
+from pytest_pprank.checks import SANITIZERS, chosen_for, consensus_compare, parse_names
+from pytest_pprank.checks.base import Watch
+from pytest_pprank.checks.logs import Logs
+from pytest_pprank.checks.p2p_compare import compare
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sanitizers import SANITIZERS, chosen_for, consensus_compare, parse_names
-from pytest_pprank.sanitizers.base import Watch
-from pytest_pprank.sanitizers.logs import Logs
-from pytest_pprank.sanitizers.p2p_compare import compare
+from pytest_pprank.protocol.findings import Finding
+from pytest_pprank.report.allowances import Allowances, read_allowances
+from pytest_pprank.report.findings import Findings, SeenFinding
 from pytest_pprank.sglang.events.logs import log_record
-from pytest_pprank.wire.findings import Finding
 
 NAMES = tuple(row.name for row in SANITIZERS)
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from pytest_pprank.checks import consensus_compare
+from pytest_pprank.checks.base import Watch
+from pytest_pprank.checks.consensus import Consensus
+from pytest_pprank.checks.forward import Forward
+from pytest_pprank.checks.h2d import H2D
+from pytest_pprank.checks.liveness import PATIENCE, Liveness
+from pytest_pprank.checks.logs import Logs
 from pytest_pprank.errors import SeamMissing
-from pytest_pprank.sanitizers import consensus_compare
-from pytest_pprank.sanitizers.base import Watch
-from pytest_pprank.sanitizers.consensus import Consensus
-from pytest_pprank.sanitizers.forward import Forward
-from pytest_pprank.sanitizers.h2d import H2D
-from pytest_pprank.sanitizers.liveness import PATIENCE, Liveness
-from pytest_pprank.sanitizers.logs import Logs
-from pytest_pprank.sglang.engine_views import Forward as Ran
+from pytest_pprank.sglang.driver.views import Forward as Ran
 from pytest_pprank.sglang.events.types import (
     BatchResult,
     BatchScheduled,

@@ -26,8 +26,8 @@ FIELDS_IN_WORDS = {"out_cache_loc", "req_pool_indices"}
 """Of those the ones that findings name as text: keys of `events.types.ForwardEntry.sizes`."""
 
 OUTSIDE = [
-    *sorted((PACKAGE / "sanitizers").glob("*.py")),
-    *sorted((PACKAGE / "perturb").glob("*.py")),
+    *sorted((PACKAGE / "checks").glob("*.py")),
+    *sorted((PACKAGE / "faults").glob("*.py")),
     *sorted((PACKAGE / "report").glob("*.py")),
     *sorted((PACKAGE / "controller").glob("*.py")),
     PACKAGE / "assertions.py",
@@ -39,17 +39,15 @@ OF_PYTEST = {"context", "longrepr", "module", "reprcrash", "wasxfail", "workerin
 NOT_OF_SGLANG = {
     ("events/hooks.py", "__isabstractmethod__"),  # Python's functions
     ("events/look.py", "__func__"),
-    ("installed.py", "__file__"),  # Python's modules
-    ("materialize.py", "sim"),  # torch
-    ("platform.py", "name"),  # importlib's context
-    ("reference.py", "disable_progress_bar"),  # transformers
-    ("reference.py", "keys"),
-    ("reference.py", "layers"),
-    ("seams.py", "__name__"),  # any owner, for an error
-    ("seams.py", "__qualname__"),
-    ("sim_kernels.py", "is_of_sim"),  # ours
-    ("static.py", "targets"),  # Python's syntax trees, which reverts/ reads, too
-    ("taps.py", "co_qualname"),  # Python's code objects
+    ("static/installed.py", "__file__"),  # Python's modules
+    ("batches/materialize.py", "sim"),  # torch
+    ("platform/__init__.py", "name"),  # importlib's context
+    ("model/reference.py", "disable_progress_bar"),  # transformers
+    ("model/reference.py", "keys"),
+    ("model/reference.py", "layers"),
+    ("platform/sim_kernels.py", "is_of_sim"),  # ours
+    ("static/__init__.py", "targets"),  # Python's syntax trees, which reverts/ reads, too
+    ("events/sites.py", "co_qualname"),  # Python's code objects
 }
 
 

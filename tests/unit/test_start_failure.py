@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pprank.sglang import start_failure
+from pytest_pprank.sglang.stage import start_failure
 
 SOURCE = """
 def refuse(words):

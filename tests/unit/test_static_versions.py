@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.sglang import static
-from pytest_pprank.sglang.installed import Installed
+from pytest_pprank.sglang.static.installed import Installed
 
 
 @pytest.mark.parametrize(

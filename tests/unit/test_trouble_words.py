@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_pprank.controller.evidence import Evidence
-from pytest_pprank.controller.verdicts import (
+from pytest_pprank.report.evidence import Evidence
+from pytest_pprank.report.verdicts import (
     CollectionFailed,
     GroupCouldNotEnd,
     GroupCouldNotStart,

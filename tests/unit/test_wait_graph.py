@@ -4,15 +4,7 @@ import dataclasses
 
 import pytest
 
-from pytest_pprank.controller.ledger_text import describe
-from pytest_pprank.controller.wait_graph import (
-    InMeeting,
-    Waits,
-    explain_waits,
-    left_over,
-    summary,
-)
-from pytest_pprank.wire.ledger_file import (
+from pytest_pprank.oplog.file import (
     COLLECTIVE,
     CREATE,
     RECV,
@@ -22,6 +14,14 @@ from pytest_pprank.wire.ledger_file import (
     Operation,
     Site,
     State,
+)
+from pytest_pprank.oplog.read.text import describe
+from pytest_pprank.oplog.read.wait_graph import (
+    InMeeting,
+    Waits,
+    explain_waits,
+    left_over,
+    summary,
 )
 
 FINISHED = "finished the test"

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-import pytest_pprank.controller.wait_watch as wait_watch
-from pytest_pprank.controller.wait_graph import Waits
-from pytest_pprank.wire.ledger_file import Ledger
+import pytest_pprank.oplog.read.watch as wait_watch
+from pytest_pprank.oplog.file import Ledger
+from pytest_pprank.oplog.read.wait_graph import Waits
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_pprank.controller.worlds import differences, why_spoiled
-from pytest_pprank.wire.messages import TestDone
-from pytest_pprank.wire.world import World
+from pytest_pprank.protocol.messages import TestDone
+from pytest_pprank.protocol.world import World
 
 PAIR = {"1:ab": ("group 1", (0, 1), 3)}
 EVEN = World(default="gloo", created=2, groups=PAIR)

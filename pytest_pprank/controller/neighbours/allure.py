@@ -1,7 +1,7 @@
 """allure-pytest: one result a test, written here whatever became of the ranks.
 
 The listener of allure-pytest is led through the phases of a test by its reports. What ranks have
-noted meanwhile (worker.neighbours.allure) is put into its result: steps and attachments by rank.
+noted meanwhile (host.neighbours.allure) is put into its result: steps and attachments by rank.
 """
 
 from __future__ import annotations

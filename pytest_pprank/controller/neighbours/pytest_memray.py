@@ -10,7 +10,7 @@ import pytest
 
 
 class Neighbour:
-    """Finds the files of ranks (worker.neighbours.pytest_memray)."""
+    """Finds the files of ranks (host.neighbours.pytest_memray)."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

@@ -6,25 +6,15 @@ frame is kept: it would keep the tensors in it alive.
 
 from __future__ import annotations
 
-import os
 import sys
-from functools import lru_cache
 from types import CodeType, FrameType
 
-import torch
+from pytest_pprank.frames import Whose, whose
 
 Stack = tuple[CodeType | int, ...]
 _DEPTH = 28
 DEEP = 80
 """How deep a stack is taken of what is rare."""
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-_BETWEEN = (os.path.join("devices", "sim"), "worker", "sglang")
-"""This device, and what else of this project stands between a user's call and torch."""
-_INTERNAL = (
-    *(os.path.join(_PACKAGE, name) + os.sep for name in _BETWEEN),
-    os.path.dirname(torch.__file__) + os.sep,
-    "<frozen",
-)
 
 
 def take(depth: int = _DEPTH) -> Stack:
@@ -42,13 +32,9 @@ def take(depth: int = _DEPTH) -> Stack:
 
 
 def is_user_code(code: CodeType) -> bool:
-    """Say whether code lies outside torch and this device: SGLang counts as a user."""
-    return _is_users(code.co_filename)
-
-
-@lru_cache(None)
-def _is_users(file: str) -> bool:
-    return not file.startswith(_INTERNAL)
+    """Say whether code lies outside torch and this plugin: SGLang counts as a user."""
+    file = code.co_filename
+    return whose(file) not in (Whose.TORCH, Whose.PLUGIN) and not file.startswith("<frozen")
 
 
 def frames(stack: Stack) -> list[tuple[str, int, str]]:

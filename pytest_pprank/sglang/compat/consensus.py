@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from pytest_pprank.sglang.seams import need
+from pytest_pprank.sglang.compat.seams import need
 
 _STORE = "sglang.srt.disaggregation.pp_consensus_store"
 

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from pytest_pprank.sglang.compat.consensus import rooms_here, rooms_of_peers
-from pytest_pprank.sglang.seams import need
+from pytest_pprank.sglang.compat.seams import need
 
 AGREED = {"bootstrap": False, "inflight": True, "prealloc": False, "transfer": True}
 """The queues that all stages of a role let a request leave in the same iteration; True: also one

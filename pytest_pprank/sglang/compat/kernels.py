@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from pytest_pprank.sglang.seams import need
+from pytest_pprank.sglang.compat.seams import need
 
 _READS_DONE = ("shared_read_done_event", "war_fastpath_read_done_event")
 """Of ModelRunner, from 0.5.14; to 0.5.17 it had the second name."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from pytest_pprank.sglang.seams import need
+from pytest_pprank.sglang.compat.seams import need
 
 
 def sender() -> Callable[[Any, Any], object]:

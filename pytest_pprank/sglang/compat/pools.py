@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_pprank.sglang.seams import need
+from pytest_pprank.sglang.compat.seams import need
 
 _FOLLOWED = ("TokenToKVPoolAllocator", "PagedTokenToKVPoolAllocator")
 

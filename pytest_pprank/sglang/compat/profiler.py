@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from pytest_pprank.errors import SeamMissing
-from pytest_pprank.sglang.seams import missing, need
+from pytest_pprank.sglang.compat.seams import missing, need
 
 _HOMES = (
     ("sglang.srt.managers.scheduler_components.dynamic_chunk_sizer", "DynamicChunkSizer",

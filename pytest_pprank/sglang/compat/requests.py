@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from importlib import import_module
 from typing import Any, cast
 
-from pytest_pprank.sglang.seams import missing, need
+from pytest_pprank.sglang.compat.seams import missing, need
 
 
 def kv_of(req: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from pytest_pprank.sglang.seams import need
+from pytest_pprank.sglang.compat.seams import need
 
 
 def is_scheduler(value: object) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pprank.sglang.compat.consensus import rooms_here
 from pytest_pprank.sglang.compat.disagg import status_name
 from pytest_pprank.sglang.compat.requests import room_of, starts_early
+from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events.types import (
     ConsensusApplied,
     ConsensusBrought,
@@ -14,10 +15,9 @@ from pytest_pprank.sglang.events.types import (
     HandshakesDone,
     RoomTold,
 )
-from pytest_pprank.sglang.seams import need
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.taps import Passage
+    from pytest_pprank.sglang.events.hook_points import Passage
 
 
 def consensus_local(passage: Passage) -> ConsensusLocal:

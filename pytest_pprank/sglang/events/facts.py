@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_pprank.sglang.compat.batches import extends_of, rids_of, tensor_field
 from pytest_pprank.sglang.compat.disagg import status_word
 from pytest_pprank.sglang.compat.requests import room_of, slot_of
-from pytest_pprank.sglang.engine_views import forward_of
+from pytest_pprank.sglang.compat.seams import need
+from pytest_pprank.sglang.driver.views import forward_of
 from pytest_pprank.sglang.events import consensus
-from pytest_pprank.sglang.seams import need
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.taps import Passage
+    from pytest_pprank.sglang.events.hook_points import Passage
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_pprank.devices.look import costs_nothing, host_values
+from pytest_pprank.sglang.batches.fields import FORWARD_BATCH
+from pytest_pprank.sglang.batches.materialize import (
+    check_batch,
+    describe,
+    host_tensors,
+    note_origin,
+    note_staging,
+    origin_of,
+)
 from pytest_pprank.sglang.compat import batches, model, requests
 from pytest_pprank.sglang.compat import scheduler as held
-from pytest_pprank.sglang.engine_loop import iteration_of_this_thread
-from pytest_pprank.sglang.engine_views import forward_of
+from pytest_pprank.sglang.driver.loop import iteration_of_this_thread
+from pytest_pprank.sglang.driver.views import forward_of
 from pytest_pprank.sglang.events.memory import kv_reader, numbers, token_pool
 from pytest_pprank.sglang.events.types import (
     BatchPrepared,
@@ -24,18 +33,9 @@ from pytest_pprank.sglang.events.types import (
     Origin,
     Pending,
 )
-from pytest_pprank.sglang.fields import FORWARD_BATCH
-from pytest_pprank.sglang.materialize import (
-    check_batch,
-    describe,
-    host_tensors,
-    note_origin,
-    note_staging,
-    origin_of,
-)
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.taps import Passage
+    from pytest_pprank.sglang.events.hook_points import Passage
 
 _PER_TOKEN = ("input_ids", "positions", "out_cache_loc")
 _PER_REQUEST = ("seq_lens", "req_pool_indices")

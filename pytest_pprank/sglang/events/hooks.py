@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
+from pytest_pprank.oplog.file import RECV, SEND
+from pytest_pprank.sglang.compat.seams import missing
 from pytest_pprank.sglang.events import consensus, forward, memory, transfer
 from pytest_pprank.sglang.events import facts as told
 from pytest_pprank.sglang.events.facts import Facts
+from pytest_pprank.sglang.events.hook_points import AFTER, BEFORE, Passage, Seam, taps
 from pytest_pprank.sglang.events.look import Classes, family, look
 from pytest_pprank.sglang.events.places import PLACES, Methods, Place, Shape
 from pytest_pprank.sglang.events.types import Event
-from pytest_pprank.sglang.seams import missing
-from pytest_pprank.sglang.taps import AFTER, BEFORE, Passage, Seam, taps
-from pytest_pprank.wire.ledger_file import RECV, SEND
 
 
 def _places(name: str) -> Callable[[], Iterable[tuple[type, str]]]:

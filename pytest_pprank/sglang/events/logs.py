@@ -7,8 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from pytest_pprank.oplog.file import Site
 from pytest_pprank.sglang.events.types import LogRecord, Stack
-from pytest_pprank.wire.ledger_file import Site
 
 LOGGER = "sglang"
 """SGLang's loggers are below this one."""

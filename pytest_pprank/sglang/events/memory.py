@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pprank.devices.look import costs_nothing, host_values
 from pytest_pprank.devices.sim import looking
 from pytest_pprank.sglang.compat import pools, requests
+from pytest_pprank.sglang.events.sites import call_sites, request_in_hand
 from pytest_pprank.sglang.events.types import (
     KvAllocated,
     KvCleared,
@@ -20,10 +21,9 @@ from pytest_pprank.sglang.events.types import (
     SlotFreed,
     TokenPool,
 )
-from pytest_pprank.sglang.taps import call_sites, request_in_hand
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.taps import Passage
+    from pytest_pprank.sglang.events.hook_points import Passage
 
 
 def token_pool(allocator: Any) -> TokenPool | None:

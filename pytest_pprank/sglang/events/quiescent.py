@@ -7,8 +7,8 @@ from typing import Any
 
 from pytest_pprank.sglang.compat import requests
 from pytest_pprank.sglang.events.types import Quiescent, SentPrompt
-from pytest_pprank.sglang.holders import seen_requests
-from pytest_pprank.sglang.idle import idle_problems
+from pytest_pprank.sglang.stage.holders import seen_requests
+from pytest_pprank.sglang.stage.idle import idle_problems
 
 
 def quiescent(scheduler: Any) -> Quiescent:

@@ -19,7 +19,7 @@ from pytest_pprank.sglang.events.types import (
 )
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.taps import Passage
+    from pytest_pprank.sglang.events.hook_points import Passage
 
 M = TypeVar("M", bound=Message)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 
 from pytest_pprank.errors import DoesNotFit, SeamMissing, UsageError
-from pytest_pprank.sglang.installed import look_at
+from pytest_pprank.sglang.static.installed import look_at
 
 from . import reached
 from .locate import Definition, TargetMissing, find_definition, version_of

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pytest_pprank.wire.ledger_file import Site
+from pytest_pprank.oplog.file import Site
 
 T = TypeVar("T")
 Look = Callable[[], T]

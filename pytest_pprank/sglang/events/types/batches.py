@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_pprank.sglang.engine_views import Forward
+from pytest_pprank.sglang.driver.views import Forward
 from pytest_pprank.sglang.events.types.base import Event
 from pytest_pprank.sglang.events.types.memory import KvReader, TokenPool
 
@@ -93,9 +93,9 @@ class ForwardEntry(Event):
 
     `mode`: SGLang's ForwardMode in lower case. `extend`: whether it is a forward of prompts, and
     not one that verifies drafts. `rids`: as the batch itself has them. `problems`: its fields that
-    are not what their table says (see `sglang.fields`), in words. `sizes`: entries of its tensors,
-    by field. `origin`: None where it was not seen how it was made. `contents`: None where looking
-    costs. `on_host`: what the forward reads on its device, and gets on the host.
+    are not what their table says (see `sglang.batches.fields`), in words. `sizes`: entries of its
+    tensors, by field. `origin`: None where it was not seen how it was made. `contents`: None where
+    looking costs. `on_host`: what the forward reads on its device, and gets on the host.
     `iteration`: as of ForwardMade.
     """
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from pytest_pprank.oplog.file import Site
 from pytest_pprank.sglang.events.types.base import Event, Look, Stack
-from pytest_pprank.wire.ledger_file import Site
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def test_leak(engine):
 
 @only("kv")
 def test_request_that_is_kept(engine, scheduler):
-    from pytest_pprank.sglang.holders import seen_requests
+    from pytest_pprank.sglang.stage.holders import seen_requests
 
     engine.generate([5])
     engine.leave()

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 
-from pytest_pprank.sglang import preload
+from pytest_pprank.sglang.platform import preload
 
 preload.import_sglang("cpu")
 

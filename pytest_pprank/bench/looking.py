@@ -1,0 +1,131 @@
+"""Look for the bug of one revert: on which devices, and what counts as seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from pytest_pprank.bench.cases import Case
+from pytest_pprank.bench.judgement import NOT_REACHED, Result, Status, judge, missed
+from pytest_pprank.bench.order import Reach
+from pytest_pprank.bench.results import Bench
+from pytest_pprank.bench.runs import Options, Run, Runner
+
+_SIM = "sim"
+_SIM_ATTEMPTS = 3
+"""How many tests may turn out to be red on device sim without the revert, too."""
+
+
+class CutOff(Exception):
+    """A run that Ctrl-C has ended before it could say anything."""
+
+
+class Looking:
+    """Looks for the bugs of a bench that has its baseline; several threads may `look` at once."""
+
+    def __init__(self, runner: Runner, options: Options, bench: Bench) -> None:
+        assert bench.baseline is not None
+        self._runner = runner
+        self._options = options
+        self._bench = bench
+        self._red = frozenset(bench.baseline.red)
+        self._reach = bench.reach or Reach()
+
+    def look(self, case: Case) -> Result:
+        """Return what comes of a revert; raises CutOff when the runs are being ended."""
+        if self._reach.knows(case) and not self._reach.first(case):
+            return missed(case, NOT_REACHED)
+        if not (self._options.any_device and self._options.device == "cpu"):
+            return self._on_own_device(case)
+        if case.device_order:  # device cpu cannot see such a bug
+            return self._on_each(case, (self._on_sim, self._on_own_device), _is_not_caught)
+        return self._on_each(case, (self._on_own_device, self._on_sim), _needs_sim)
+
+    def _on_each(
+        self,
+        case: Case,
+        ways: Sequence[Callable[[Case], Result]],
+        goes_on: Callable[[Result], bool],
+    ) -> Result:
+        results: list[Result] = []
+        for way in ways:
+            results.append(way(case))
+            if not goes_on(results[-1]):
+                break
+        return _of_all(results)
+
+    def _on_own_device(self, case: Case) -> Result:
+        return judge(case, self._run(case, self._red), self._red)
+
+    def _on_sim(self, case: Case) -> Result:
+        """Look where a host tensor is not a device tensor, and order counts.
+
+        There is no baseline of that device: a test that goes red must be green without the revert.
+        """
+        seconds = 0.0
+        red = set(self._red)
+        for _ in range(_SIM_ATTEMPTS):
+            run = self._run(case, red, _SIM)
+            seconds += run.seconds
+            result = replace(judge(case, run, frozenset()), seconds=seconds, device=_SIM)
+            if result.status is not Status.CAUGHT:
+                return result
+            green, more = self._is_green_on_sim(result.test, {*run.topologies, *red})
+            seconds += more
+            if green:
+                return replace(result, seconds=seconds)
+            red.add(result.test)
+        reason = f"on device sim {_SIM_ATTEMPTS} tests are red without it, too"
+        return replace(missed(case, reason), seconds=seconds, reached=True, device=_SIM)
+
+    def _is_green_on_sim(self, test: str, known: Iterable[str]) -> tuple[bool, float]:
+        """Run one test of those `known` on SGLang as it is, once in a bench; add the seconds."""
+        if test in self._bench.green_on_sim:
+            return True, 0.0
+        skip = {*known, *self._reach.topologies} - {test}
+        run = self._runner.run(f"{test}, sim", skip=skip, to_end=True, device=_SIM)
+        self._demand_not_stopped()
+        green = run.status == 0 and test in run.passed
+        if green:
+            self._bench.green_on_sim.add(test)
+        return green, run.seconds
+
+    def _run(self, case: Case, skip: Iterable[str], device: str = "") -> Run:
+        seen = self._bench.seen_before.get(case.id)
+        first = self._reach.first(case, [seen] if seen else [])
+        needless = set() if self._options.all_tests else self._reach.untouched(case)
+        name = f"{case.id}, {device}" if device else case.id
+        self._demand_not_stopped()
+        run = self._runner.run(name, case.spec, first=first, skip={*skip, *needless}, device=device)
+        if device or not run.reds:  # a red on the bench's own device counts all the same
+            self._demand_not_stopped()
+        return run
+
+    def _demand_not_stopped(self) -> None:
+        if self._runner.is_stopped():
+            raise CutOff
+
+
+def _is_not_caught(result: Result) -> bool:
+    return result.status is not Status.CAUGHT
+
+
+def _needs_sim(result: Result) -> bool:
+    return result.status is Status.MISSED and result.reached
+
+
+def _of_all(results: Sequence[Result]) -> Result:
+    """Return what was found at last; else what is more than nothing; with all seconds."""
+    *before, last = results
+    if not before:
+        return replace(last, seconds=round(last.seconds, 1))
+    seconds = round(sum(result.seconds for result in results), 1)
+    if last.status is Status.CAUGHT:
+        return replace(last, seconds=seconds)
+    found = next((result for result in results if result.status is not Status.MISSED), last)
+    reasons = (f"{_on(result)}{result.reason}" for result in results)
+    return replace(found, seconds=seconds, reason="; ".join(reasons))
+
+
+def _on(result: Result) -> str:
+    return f"on device {result.device}: " if result.device else ""

@@ -1,0 +1,86 @@
+"""Which tests come first in a run with a revert: those that get to its code, quick ones first."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from pytest_pprank.bench.cases import Case
+from pytest_pprank.bench.runs import Run
+
+_COMMON = frozenset({"the", "and", "that", "are", "test", "pp2", "for", "fix"})
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which tests get to which function, what each is about (its name and docstring), and how long
+    it takes on unmodified SGLang.
+
+    Each topology has processes of its own, so a revert that no test of a topology gets to cannot
+    change what its tests do. Which test counts as a catch does not depend on any of this.
+    """
+
+    tests_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+    seconds_of: Mapping[str, float] = field(default_factory=dict)
+    topologies: Mapping[str, str] = field(default_factory=dict)
+
+    def knows(self, case: Case) -> bool:
+        """Say whether it was looked which tests get to this revert."""
+        return all(target in self.tests_of for target in case.present)
+
+    def _tests(self, case: Case) -> set[str]:
+        return {test for target in case.present for test in self.tests_of.get(target, ())}
+
+    def untouched(self, case: Case) -> set[str]:
+        """Return the tests that the revert cannot touch; all of them where none gets to it."""
+        tests = self._tests(case)
+        if not self.knows(case) or not tests <= self.topologies.keys():
+            return set()  # also where something outside of a test got to it
+        touched = {self.topologies[test] for test in tests}
+        return {test for test, topology in self.topologies.items() if topology not in touched}
+
+    def first(self, case: Case, likely: Iterable[str] = ()) -> list[str]:
+        """Return the tests to begin with: `likely` ones, then all that get to the revert: those
+        that speak of the same things first, then the quick ones.
+        """
+        tests = self._tests(case)
+        likeness = self._likeness(case, tests)
+        ranked = sorted(tests, key=lambda t: (-likeness[t], self.seconds_of.get(t, 0.0), t))
+        return list(dict.fromkeys([*likely, *ranked]))
+
+    def _likeness(self, case: Case, tests: Iterable[str]) -> dict[str, float]:
+        """Return by test how much it has in common with the revert: rare words count most."""
+        wanted = _words(" ".join([case.id, case.revert.title, *case.functions]))
+        said = {test: _words(self.about.get(test, test)) for test in tests}
+        uses = Counter(word for words in said.values() for word in words)
+        return {t: sum(1 / uses[w] for w in sorted(words & wanted)) for t, words in said.items()}
+
+
+def reach_of(run: Run) -> Reach:
+    """Sort out what a run with a probe has noted."""
+    tests: dict[str, dict[str, None]] = {}
+    for noted in run.reached:
+        tests.setdefault(noted.target, {})[noted.test] = None
+    about = {test: f"{test} {doc}" for test, doc in run.docs.items()}
+    by_target = {target: tuple(found) for target, found in tests.items()}
+    return Reach(by_target, about, dict(run.seconds_of), dict(run.topologies))
+
+
+def _words(text: str) -> set[str]:
+    """Return numbers (of PRs), and the beginnings of words: aborts and aborted are the same."""
+    words = re.findall(r"\d+|[a-z]+", text.lower())
+    return {word if word.isdigit() else word[:5] for word in words if len(word) > 2} - _COMMON
+
+
+def write_probe(cases: Iterable[Case], file: Path) -> None:
+    """Write a revert that changes nothing, on all functions of `cases`: it only notes calls."""
+    edited = dict.fromkeys(target for case in cases for target in case.present)
+    patches = [{"target": target, "preamble": "pass"} for target in edited]
+    probe = {"id": "probe", "title": "changes nothing", "patches": patches}
+    file.write_text(yaml.safe_dump(probe), "utf-8")

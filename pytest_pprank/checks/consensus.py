@@ -1,0 +1,107 @@
+"""Stages of a pipeline do the same: the same batches in the same order, and what they agreed on.
+
+The consensus on requests of prefill and decode goes round the stages (SchedulerPPMixin): each
+brings the ids that it is ready for, the last stage's result goes to the first one, and from there
+on each stage applies what it receives and sends on what it has applied. From SGLang 0.5.22 on the
+first stage alone decides which requests prefill starts, by what the others have told it of their
+rooms; each stage applies its verdicts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+from zlib import crc32
+
+from pytest_pprank.checks.base import Sanitizer
+from pytest_pprank.sglang.events.sites import call_sites
+from pytest_pprank.sglang.events.types import (
+    ConsensusApplied,
+    ConsensusBrought,
+    ConsensusLocal,
+    ForwardMade,
+    HandshakesDone,
+)
+
+_APPLY = (
+    "every stage must apply the consensus that it receives, whatever its own state has become "
+    "meanwhile (SGLang PR 31869)"
+)
+_NOT_READY = ("Bootstrapping",)
+"""Words of SGLang's KVPoll for a room whose handshake is not done."""
+_SUBSET = "consensus is what all stages are ready for: an intersection, never a union"
+
+
+class Consensus(Sanitizer):
+    """Watches what is brought, received and applied on this stage, and notes what it runs."""
+
+    name: ClassVar[str] = "consensus"
+
+    def begin(self) -> None:
+        self._local: frozenset[str] | None = None
+        self._ran: list[str] = []
+        self.watch.listen("init_new", self._run)
+        self.watch.listen("consensus_local", self._look)
+        self.watch.listen("consensus_bring", self._bring)
+        self.watch.listen("consensus_apply", self._apply)
+        self.watch.listen("handshake", self._start)
+
+    def evidence(self) -> dict[str, Any]:
+        text = "\n".join(self._ran)
+        return {
+            "role": self.watch.pprank.role,
+            "stage": self.watch.pprank.stage,
+            "count": len(self._ran),
+            "hash": crc32(text.encode()),
+            "last": self._ran[-1] if self._ran else "none",
+        }
+
+    def _run(self, event: ForwardMade) -> None:
+        # elsewhere, as in the profiler, one stage may run what the others do not
+        if event.iteration is not None:
+            self._ran.append(str(event.forward))
+
+    def _look(self, event: ConsensusLocal) -> None:
+        self._local = event.ready
+
+    def _start(self, event: HandshakesDone) -> None:
+        """What all have agreed to start is ready here, too; it may have failed since."""
+        for rid in event.rids:
+            status = event.status.get(rid, "")
+            if status in _NOT_READY and rid not in event.early:
+                self.watch.report(
+                    f"this stage starts {rid} as ready, and is not ready for it: its room is "
+                    f"{status or 'unknown here'}",
+                    call_sites(),
+                    _SUBSET,
+                )
+
+    def _bring(self, event: ConsensusBrought) -> None:
+        brought, local = event.ready, self._local
+        self._local = None
+        if brought is None or local is None:
+            return
+        extra = sorted(set(brought) - local)
+        if extra:
+            self.watch.report(
+                f"this stage brings {', '.join(extra)} as ready, and is not ready for it: its own "
+                f"are {', '.join(sorted(local)) or 'none'}",
+                call_sites(),
+                _SUBSET,
+            )
+
+    def _apply(self, event: ConsensusApplied) -> None:
+        if event.received is None or event.applied is None:
+            return
+        wanted, done = set(event.received), set(event.applied)
+        # the first stage may do less than was agreed (no room): the others get what it has done;
+        # a plain list has no place for those that have failed
+        exact = self.watch.pprank.stage > 0 and event.tells_failed
+        missing = wanted - done if exact else set()
+        if missing or done - wanted:
+            wrong = ", ".join(sorted(missing | (done - wanted)))
+            self.watch.report(
+                f"consensus received and applied differ in {wrong}: received "
+                f"{sorted(wanted)}, applied {sorted(done)}",
+                call_sites(),
+                _APPLY,
+            )

@@ -1,0 +1,63 @@
+"""Host tensors where device tensors belong, and copies between them that are used too early.
+
+On device ``cuda`` only the first can be seen: torch does not tell what a stream has still to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pytest_pprank.checks.base import Sanitizer
+from pytest_pprank.checks.device_order import report_order, sites
+from pytest_pprank.sglang.compat.modules import runs_models
+from pytest_pprank.sglang.events.sites import call_sites
+
+if TYPE_CHECKING:
+    from pytest_pprank.devices.sim.transfers import Transfer
+    from pytest_pprank.sglang.events.types import ForwardEntry
+
+_UPLOAD = (
+    "tensor.to(device, non_blocking=True) from pinned memory before the forward (SGLang: "
+    "resolve_forward_inputs)"
+)
+_FORWARD = ("model_executor/model_runner.py", ("forward", "_forward_raw"))
+
+
+class H2D(Sanitizer):
+    """Looks at what enters the model, and listens to the simulated device."""
+
+    name: ClassVar[str] = "h2d"
+
+    def begin(self) -> None:
+        if runs_models():
+            self.watch.listen("forward", self._forward)
+        if self.watch.pprank.device.startswith("sim"):
+            from pytest_pprank.devices.sim.reports import Kind
+            from pytest_pprank.devices.sim.transfers import listen
+
+            kinds = (Kind.STAGING_REWRITTEN, Kind.READ_BEFORE_SYNC, Kind.COPY_IN_FLIGHT)
+            report_order(self.watch, kinds)
+            self.watch.at_end(listen(lambda copy: self.watch.guard(self._copied, copy)))
+
+    def _forward(self, event: ForwardEntry) -> None:
+        """Each tensor that the forward reads is on its device."""
+        for tensor in event.on_host:
+            text = f"a host tensor enters the model: {tensor.name} is {tensor.text}"
+            self.watch.report(text, call_sites(), _UPLOAD)
+
+    def _copied(self, copy: Transfer) -> None:
+        """Copies to the device inside a forward that make the host wait: SGLang makes none there.
+
+        A forgotten ``.to(device)`` raises nothing: SGLang 0.5.21 copies its inputs into static
+        buffers by ``_foreach_copy_`` (srt/model_executor/cuda_graph_buffer_registry.py), which
+        moves host tensors silently.
+        """
+        from pytest_pprank.devices.sim.transfers import How
+
+        if copy.direction != "H2D" or copy.how is not How.BLOCKING:
+            return
+        frames = copy.frames
+        if any(file.endswith(_FORWARD[0]) and name in _FORWARD[1] for file, _, name in frames):
+            where = sites(frames)
+            text = f"a host tensor inside the forward makes the host wait: {copy}"
+            self.watch.report(text, where, _UPLOAD)

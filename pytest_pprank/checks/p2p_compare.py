@@ -1,0 +1,122 @@
+"""Whether messages and collectives of all ranks fit together: the controller's part of `p2p`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pytest_pprank.oplog.file import COLLECTIVE, CREATE, RECV, SEND
+from pytest_pprank.protocol.findings import Finding
+
+NAME = "p2p"
+_PAIRS = "each send needs its recv, in the same order, with the same dtype and shape"
+_SAME = "all ranks of a group must issue the same collectives in the same order"
+_EVERY = (
+    "every rank must call new_group for each group, in the same order, also where it is not to be "
+    "in it; or only its members, with use_local_synchronization=True"
+)
+
+Evidence = list[dict[str, Any]]
+"""By channel: way, group, label, peer, tag and ranks; `kinds`, that is what an operation is and
+where it was issued, and `operations`, in their order, as numbers of kinds; `failed`: which of these
+was the first to raise, else None."""
+
+
+def compare(evidence: Mapping[int, Evidence | None]) -> Iterator[Finding]:
+    """Yield what does not fit, out of what each rank has brought."""
+    told = {
+        (rank, log["way"], log["group"], log["peer"], log["tag"]): log
+        for rank, logs in evidence.items()
+        for log in logs or ()
+    }
+    yield from _messages(told, set(evidence))
+    yield from _collectives(told, set(evidence))
+    yield from _creations(told, set(evidence))
+
+
+_Told = Mapping[tuple[int, str, str, "int | None", int], dict[str, Any]]
+
+
+def _messages(told: _Told, ranks: set[int]) -> Iterator[Finding]:
+    # messages for who takes them from anybody cannot be told apart
+    anybody = {(rank, group) for rank, way, group, peer, _ in told if way == RECV and peer is None}
+    pairs = dict.fromkeys(
+        (rank, peer, group, tag) if way == SEND else (peer, rank, group, tag)
+        for rank, way, group, peer, tag in told
+        if way in (SEND, RECV) and peer is not None
+    )
+    for source, to, group, tag in pairs:
+        if not {source, to} <= ranks or (to, group) in anybody:
+            continue
+        sent = told.get((source, SEND, group, to, tag))
+        received = told.get((to, RECV, group, source, tag))
+        label = (sent or received or {})["label"]
+        where = f"from rank {source} to rank {to} ({label}, tag {tag})"
+        sides = {f"rank {source} sent": sent, f"rank {to} received": received}
+        yield from _difference(f"messages {where}", sides, _PAIRS)
+
+
+def _collectives(told: _Told, ranks: set[int]) -> Iterator[Finding]:
+    groups = {group: log for (_, way, group, _, _), log in told.items() if way == COLLECTIVE}
+    for group, log in groups.items():
+        members = log["ranks"]
+        if not members or not set(members) <= ranks:
+            continue
+        sides = {
+            f"rank {rank} issued": told.get((rank, COLLECTIVE, group, None, 0)) for rank in members
+        }
+        yield from _difference(f"collectives of {log['label']}", sides, _SAME)
+
+
+def _creations(told: _Told, ranks: set[int]) -> Iterator[Finding]:
+    worlds = {tuple(log["ranks"]) for (_, way, *_), log in told.items() if way == CREATE}
+    for members in sorted(worlds):
+        if set(members) <= ranks:
+            sides = {
+                f"rank {rank} created": told.get((rank, CREATE, "", None, 0)) for rank in members
+            }
+            yield from _difference("groups of torch.distributed", sides, _EVERY)
+
+
+def _difference(
+    what: str, sides: Mapping[str, dict[str, Any] | None], cure: str
+) -> Iterator[Finding]:
+    """Yield where the sides differ first, unless an exception that the test has seen explains it:
+    then or before that one of them was raised out of its operation, and has passed all the same.
+    """
+    failed = [log["failed"] for log in sides.values() if log and log.get("failed") is not None]
+    ran = {side: list(_operations(log)) for side, log in sides.items()}
+    for number in range(max(map(len, ran.values()))):
+        found = {s: ops[number] if number < len(ops) else None for s, ops in ran.items()}
+        if any(number >= each for each in failed):
+            return
+        if len({None if it is None else it[0] for it in found.values()}) > 1:
+            lines = [
+                f"  {side} {len(ran[side])}, number {number + 1}: "
+                + ("none" if it is None else f"{it[0]} ({it[1]})")
+                for side, it in found.items()
+            ]
+            head = f"{what} do not fit together{_why(found.values())}:"
+            yield Finding(NAME, "\n".join([head, *lines]), (), cure)
+            return
+
+
+_TENSOR = re.compile(r"(?:(?P<kind>.*) of )?(?P<dtype>[a-z]\w*)(?P<rest>(?:\[|, ).*)?")
+
+
+def _why(found: Iterable[tuple[str, str] | None]) -> str:
+    """Say what differs, where it is the dtype or the size of the same operation; else nothing."""
+    seen = [_TENSOR.fullmatch(it[0]) for it in found if it is not None]
+    if len(seen) < 2 or None in seen:
+        return ""
+    if len({it["kind"] for it in seen if it}) > 1:
+        return ""
+    dtypes = {it["dtype"] for it in seen if it}
+    rests = {it["rest"] for it in seen if it}
+    names = [name for name, found in (("dtype", dtypes), ("size", rests)) if len(found) > 1]
+    return f" (the {' and the '.join(names)} differ{'s' * (len(names) == 1)})" if names else ""
+
+
+def _operations(log: dict[str, Any] | None) -> Iterable[tuple[str, str]]:
+    return () if log is None else (log["kinds"][number] for number in log["operations"])

@@ -1,0 +1,58 @@
+"""Reads and writes of device memory that no stream, event or wait of the host orders.
+
+KV transfers go by address, past torch: prefill's memory is read in threads of the transfer engine,
+which know what was done when the chunk was handed to them, and what they have waited for; decode's
+may be written from the moment on at which prefill is told where.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pytest_pprank.checks.base import Sanitizer
+from pytest_pprank.checks.device_order import report_order
+
+if TYPE_CHECKING:
+    from pytest_pprank.devices.sim.streams import Clock
+    from pytest_pprank.sglang.events.types import KvQueued, KvRead, KvTarget
+
+
+class Streams(Sanitizer):
+    """Listens to the simulated device, and tells it of what goes past torch."""
+
+    name: ClassVar[str] = "streams"
+
+    def begin(self) -> None:
+        from pytest_pprank.devices.sim.reports import Kind
+
+        report_order(self.watch, (Kind.UNORDERED, Kind.FREED_IN_USE, Kind.RAW_ACCESS))
+        self._handed: dict[int | None, Clock] = {}
+        self.watch.listen("transfer_queued", self._hand_over)
+        self.watch.listen("transfer_read", self._read)
+        self.watch.listen("transfer_target", self._may_be_written)
+
+    def _hand_over(self, event: KvQueued) -> None:
+        """Note what is done now: a transfer that begins later may count on it, and no more."""
+        from pytest_pprank.devices.sim.streams import host
+
+        if not event.again:
+            self._handed[event.chunk] = self._handed[None] = host.now()
+
+    def _read(self, event: KvRead) -> None:
+        from pytest_pprank.devices.sim.streams import host
+        from pytest_pprank.devices.sim.tracker import raw_access
+
+        handed = self._handed.get(event.chunk, self._handed.get(None))
+        known = host.now() if handed is None else host.of_this_thread(handed)
+        for address, nbytes in event.spans:
+            raw_access(address, nbytes, write=False, what="a KV transfer", clock=known)
+
+    def _may_be_written(self, event: KvTarget) -> None:
+        """Check what is still to be written there. What is still to be read is of a request that
+        has ended: in the one forward more that the overlap schedule runs, whose token is nobody's.
+        """
+        from pytest_pprank.devices.sim.tracker import raw_access
+
+        what = "a KV transfer, from here on,"
+        for address, nbytes in event.spans:
+            raw_access(address, nbytes, write=True, what=what, reads_matter=False)

@@ -1,0 +1,106 @@
+"""Messages that leave some time after their isend, so that those of other channels overtake them.
+
+Between two ranks, messages of one group and tag keep their order; of others nobody may expect one.
+And what is sent belongs to the message until its handle was waited for: who writes to it earlier
+sends something else, which gloo hides where it happens to send at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pytest_pprank.faults.base import Disturbance, Perturbation
+from pytest_pprank.oplog.record.ledger import carry_sends
+
+if TYPE_CHECKING:
+    from pytest_pprank.faults.late_work import Message
+
+_CHANCE, _MOST_S = 0.15, 0.006
+_Channel = tuple[int, tuple[Any, ...]]
+
+
+class LateSends(Perturbation):
+    """Keeps a message back until its time has come, its handle is waited for, or the next message
+    of its channel is sent.
+    """
+
+    name: ClassVar[str] = "late_sends"
+
+    def __init__(self, disturbance: Disturbance) -> None:
+        super().__init__(disturbance)
+        self._kept: dict[_Channel, Message] = {}
+        self._lock = threading.Lock()
+        self._post: _Post | None = None
+
+    def begin(self) -> None:
+        self._post = _Post()
+        self.disturbance.at_end(self._post.close)
+        self.disturbance.at_end(carry_sends(self._carry))
+
+    def _carry(self, send: Callable[[], Any], group: Any, receiver: tuple[Any, ...]) -> Any:
+        from pytest_pprank.faults.late_work import LateWork, Message
+
+        assert self._post is not None
+        channel = (id(group), receiver)
+        with self._lock:
+            before = self._kept.pop(channel, None)
+        if before is not None:
+            before.leave()
+        # by thread: which of two comes first is not for us to know
+        seconds = self.disturbance.delay(threading.current_thread().name, _CHANCE, _MOST_S)
+        if not seconds:
+            return send()
+        message = Message(send)
+        with self._lock:
+            self._kept[channel] = message
+        self._post.take(message, seconds)
+        return LateWork(message)
+
+
+class _Post:
+    """A thread that lets messages leave when their time has come."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, Message]] = []
+        self._all: list[Message] = []
+        self._count = itertools.count()
+        self._change = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._pprank_service, name="pprank-late-sends", daemon=True
+        )
+        self._thread.start()
+
+    def take(self, message: Message, seconds: float) -> None:
+        """Let `message` leave in so many seconds."""
+        with self._change:
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._count), message))
+            # its Work must live until it has been sent, also where nobody keeps the handle
+            self._all.append(message)
+            self._change.notify()
+
+    def close(self) -> None:
+        """Let all leave that are still here."""
+        with self._change:
+            self._closed = True
+            self._change.notify()
+        self._thread.join()
+
+    def _pprank_service(self) -> None:  # see frames.SERVICE
+        while (message := self._next()) is not None:
+            message.leave()
+
+    def _next(self) -> Message | None:
+        with self._change:
+            while True:
+                now = time.monotonic()
+                if self._due and (self._closed or self._due[0][0] <= now):
+                    return heapq.heappop(self._due)[2]
+                if self._closed:
+                    return None
+                self._change.wait(self._due[0][0] - now if self._due else None)

@@ -1,0 +1,89 @@
+"""A Work that stands for a message which has not left yet (see faults.late_sends)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch.distributed import Work
+
+from pytest_pprank.devices import sim
+from pytest_pprank.oplog.record.hooks import noting_question, noting_wait
+
+
+class Message:
+    """A message, and how to send it: `send` returns torch's own Work. For all threads."""
+
+    def __init__(self, send: Callable[[], Any]) -> None:
+        self._send: Callable[[], Any] | None = send
+        self._where = _on_a_stream_behind_this()
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self.work: Any = None
+
+    def leave(self) -> None:
+        """Send it, if nobody has done so."""
+        with self._lock:
+            send, self._send = self._send, None
+            if send is None:
+                return
+            try:
+                with self._where:
+                    self.work = send()
+            except BaseException as error:  # for who waits, whatever it is
+                self._error = error
+
+    def sent(self) -> Any:
+        """Return torch's Work; raises what the sending has raised."""
+        self.leave()
+        if self._error is not None:
+            raise self._error
+        return self.work
+
+
+def _on_a_stream_behind_this() -> AbstractContextManager[Any]:
+    """Return what makes a later send, by any thread, be after what is enqueued here now, and after
+    nothing else: torch lets a message wait for the stream that is current.
+    """
+    if sim.in_use():
+        module: Any = torch.get_device_module(sim.NAME)
+    elif torch.cuda.is_initialized():
+        module = torch.cuda
+    else:
+        return nullcontext()
+    stream = module.Stream()
+    stream.wait_stream(module.current_stream())
+    return module.stream(stream)  # type: ignore[no-any-return]
+
+
+class LateWork(Work):  # type: ignore[misc]
+    """The handle of a message that leaves later, at the latest when it is waited for."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__()
+        self._message = message
+
+    def _wait(self, *args: Any, **kwargs: Any) -> bool:
+        return bool(self._message.sent().wait(*args, **kwargs))
+
+    def _is_completed(self) -> bool:
+        work = self._message.work
+        return work is not None and bool(work.is_completed())
+
+    wait = noting_wait(_wait)
+    is_completed = noting_question(_is_completed)
+
+    def is_success(self) -> bool:
+        """As torch's."""
+        return bool(self._message.sent().is_success())
+
+    def exception(self) -> Any:
+        """As torch's."""
+        return self._message.sent().exception()
+
+    def synchronize(self) -> None:
+        """As torch's."""
+        self._message.sent().synchronize()

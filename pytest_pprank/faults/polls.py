@@ -1,0 +1,37 @@
+"""Stages that hear late how a KV transfer goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pytest_pprank.faults.base import Perturbation
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.driver.engine import Engine
+
+_CHANCE, _MOST = 0.4, 6
+
+
+class Polls(Perturbation):
+    """Lets this stage hear some iterations late that a room is ready, and that its KV is there."""
+
+    name: ClassVar[str] = "polls"
+
+    def loop(self, engine: Engine) -> None:
+        from pytest_pprank.sglang.driver.disagg import Disagg
+        from pytest_pprank.sglang.driver.disagg_faults import Fault, late_answers
+
+        if isinstance(engine, Disagg):
+
+            def install(scheduler: Any, fault: Fault) -> None:
+                late_answers(scheduler, fault, self._iterations)
+
+            engine.disturb(install)
+
+    def _iterations(self, status: str) -> int:
+        """Draw how many iterations late a room's new status is heard."""
+        amount = self.disturbance.dice.amount(status, _CHANCE)
+        if amount is None:
+            return 0
+        self.disturbance.strike()
+        return 1 + int(amount * _MOST)

@@ -1,0 +1,96 @@
+"""Entry of a rank: from a process that torch elastic started to a pytest session."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_pprank._pytest_compat import quicken_log_capture
+from pytest_pprank.errors import PprankError
+from pytest_pprank.host.link import Link
+from pytest_pprank.host.process import prepare_process
+from pytest_pprank.oplog.record.ledger import start_ledger, take_stock
+from pytest_pprank.protocol.bootstrap import RankBootstrap
+from pytest_pprank.protocol.channel import connect
+from pytest_pprank.protocol.messages import Hello, RankBroken
+from pytest_pprank.rank.context import set_current_rank
+from pytest_pprank.rank.handle import Pprank, Seat
+from pytest_pprank.sglang import PLUMBING
+
+
+def rank_main(pickled: bytes) -> int:
+    """Run one rank until the controller lets it go; returns pytest's exit status."""
+    bootstrap: RankBootstrap = pickle.loads(pickled)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    prepare_process(bootstrap, rank)
+    hello = Hello(rank, os.getpid(), bootstrap.group)
+    channel, watch = (
+        connect(bootstrap.address, bootstrap.key, replace(hello, watch=which))
+        for which in (False, True)
+    )
+    link = Link(channel, watch, take_stock)
+    try:
+        pprank = Pprank(_seat(bootstrap, rank, world_size), link)
+        set_current_rank(pprank)
+        _prepare_libraries(bootstrap, pprank)
+        return _run_session(bootstrap, pprank, link)
+    except Exception as error:
+        expected = isinstance(error, PprankError)
+        link.send(RankBroken(str(error) if expected else traceback.format_exc()))
+        raise
+
+
+def _seat(bootstrap: RankBootstrap, rank: int, world_size: int) -> Seat:
+    role = next(role for role in reversed(bootstrap.sizes.roles) if rank >= role.first)
+    return Seat(
+        rank=rank,
+        world_size=world_size,
+        role=role.name,
+        stage=rank - role.first,
+        num_stages=role.stages,
+        device=f"cuda:{rank}" if bootstrap.device == "cuda" else bootstrap.device,
+        workdir=Path(bootstrap.workdir),
+    )
+
+
+def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
+    from pytest_pprank.host.torch_logs import join_torch_loggers
+    from pytest_pprank.rank.store import point_environment_at, serve_store
+
+    join_torch_loggers()
+    point_environment_at(serve_store(pprank))
+    role = (pprank.rank - pprank.stage, pprank.num_stages)
+    start_ledger(pprank.workdir, pprank.rank, plumbing=PLUMBING, role=role)
+    if bootstrap.server_args is None and "sglang" not in sys.modules:
+        return  # neither this group's tests nor their files have anything to do with it
+    from pytest_pprank.sglang.compat.accelerator import let_downloads_use_sim
+    from pytest_pprank.sglang.platform.preload import import_sglang
+
+    import_sglang(pprank.device)
+    for revert in bootstrap.reverts:
+        revert.apply()
+    let_downloads_use_sim(bootstrap.device)
+
+
+def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
+    from pytest_pprank.host.session import RankSession, become_worker
+
+    # below the controller's, so that pytest keeps and prunes it like any other tmp_path
+    basetemp = str(Path(bootstrap.basetemp) / f"{bootstrap.group}-pp{pprank.rank}")
+    options = {**pickle.loads(bootstrap.options), "basetemp": basetemp}
+    config = pytest.Config.fromdictargs(options, list(bootstrap.arguments))
+    become_worker(config, bootstrap.workerinputs[pprank.rank])
+    session = RankSession(config, bootstrap, pprank, link)
+    config.pluginmanager.register(session, "pprank-rank")
+    quicken_log_capture()
+    status = int(config.hook.pytest_cmdline_main(config=config))
+    if not link.dismissed:
+        why = f"its pytest session ended early, with exit status {status}\n{session.broken}"
+        link.send(RankBroken(why.rstrip()))
+    return status

@@ -1,0 +1,43 @@
+"""hypothesis: all ranks run the same examples, and agree on how each of them ended.
+
+What hypothesis does next follows from a seed and from how its examples have ended. So the ranks
+share the seed and the example database, meet after every example, and let it fail on all of them
+when it has failed on one: then they also shrink it together. What depends on a rank's own clock is
+off: deadlines of an example, the health check for slow ones, the end of a long shrink.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_pprank.options import options_of
+from pytest_pprank.rank.context import current_rank
+
+_STATEFUL = (
+    "a stateful test of hypothesis (RuleBasedStateMachine) cannot be ranked: what a rank does next "
+    "would depend on that rank alone; use @given"
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: Any) -> Generator[None, None, None]:
+    """Keep the ranks together while a property-based test runs."""
+    test = getattr(item, "obj", None)
+    if "hypothesis" not in sys.modules or not getattr(test, "is_hypothesis_test", False):
+        return (yield)
+    if not hasattr(test, "hypothesis"):
+        pytest.fail(_STATEFUL, pytrace=False)
+    from pytest_pprank.host.neighbours.hypothesis_lockstep import Lockstep
+
+    lockstep = Lockstep(test, current_rank(), options_of(item.config).grace)
+    lockstep.begin()
+    item.obj = lockstep.call
+    try:
+        return (yield)
+    finally:
+        item.obj = test
+        lockstep.end()

@@ -1,0 +1,68 @@
+"""pytest-benchmark: all ranks run the same rounds, and the controller's table has the slowest rank.
+
+How often a function runs follows from how long it took. So the ranks agree on the longest time of
+each measurement that decides about that; what is measured afterwards is each rank's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+from pytest_pprank.rank.context import current_rank
+
+ATTRIBUTE = "pprank_benchmark"
+"""Of a report: what was measured, by rank. controller.neighbours.pytest_benchmark reads it."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Measure here: pytest-benchmark would not, in a worker. In one of xdist it does not."""
+    config = session.config
+    benchmarks: Any = getattr(config, "_benchmarksession", None)
+    workerinput: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
+    if benchmarks is None or not workerinput["workerid"].startswith("pp"):
+        return
+    option = config.option
+    benchmarks.disabled = option.benchmark_disable and not option.benchmark_enable
+    benchmarks.xdist_warning = False
+    _agree()
+
+
+def _agree() -> None:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    kind: Any = BenchmarkFixture
+    for name in ("_calibrate_timer", "_run_until_precise"):
+        if hasattr(kind, name):
+            setattr(kind, name, _with_agreed_runner(getattr(kind, name)))
+    own_precision = kind._get_precision
+    kind._get_precision = lambda self, timer: _longest(own_precision(self, timer))
+
+
+def _with_agreed_runner(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def agreed(self: Any, runner: Callable[..., float], *args: Any) -> Any:
+        return method(self, lambda *given: _longest(runner(*given)), *args)
+
+    return agreed
+
+
+def _longest(seconds: float) -> float:
+    return float(max(current_rank().gather(float(seconds))))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: Any, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Let the report of the call say what was measured."""
+    report = yield
+    fixture = getattr(item, "funcargs", {}).get("benchmark")
+    stats = getattr(fixture, "stats", None)
+    if call.when == "call" and stats:
+        told = stats.as_dict(include_data=False, stats=False)
+        told |= {"iterations": stats.iterations, "data": list(stats.stats.data)}
+        setattr(report, ATTRIBUTE, {str(current_rank().rank): told})
+    return report

@@ -1,0 +1,77 @@
+"""Make a process that torch elastic started fit to be a rank."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import tempfile
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+from pytest_pprank.host.output import redirect_output
+from pytest_pprank.host.parent import die_with_parent
+from pytest_pprank.protocol.bootstrap import RankBootstrap
+from pytest_pprank.protocol.worker_data import unpack
+
+STACKS_SIGNAL = signal.SIGUSR1
+
+
+def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
+    """Set up environment, output, temp folder, process group, and the signal that prints stacks."""
+    os.setsid()  # a process group of its own: children die with it, Ctrl-C does not reach it
+    _let_go_of_fork_server()
+    # The parent is the fork server (or the launcher). Without it nobody would reap or end us.
+    die_with_parent()
+    _set_environment(bootstrap)
+    _say_who(bootstrap, rank)
+    os.chdir(bootstrap.folder)
+    sys.path[:] = bootstrap.path
+    folder = Path(bootstrap.workdir)
+    redirect_output(folder, rank)
+    faulthandler.enable()
+    temporary = folder / f"tmp{rank}"
+    temporary.mkdir()
+    os.environ["TMPDIR"] = str(temporary)  # whatever SGLang leaves there goes with the group
+    tempfile.tempdir = None  # the fork server may have cached another answer
+    stacks = stacks_file(folder, rank).open("w")
+    faulthandler.register(STACKS_SIGNAL, stacks, all_threads=True)
+
+
+def stacks_file(workdir: Path, rank: int) -> Path:
+    """Return the file into which a rank writes its stacks when it gets STACKS_SIGNAL."""
+    return workdir / f"stacks{rank}.txt"
+
+
+def _let_go_of_fork_server() -> None:
+    """Close the pipe end by which children of a fork server keep it alive for their own use.
+
+    With it open, the fork server would outlive a launcher that was killed, and wait for us, who
+    wait for its death.
+    """
+    server: Any = forkserver._forkserver
+    alive = getattr(server, "_forkserver_alive_fd", None)
+    if alive is not None:
+        os.close(alive)
+        server._forkserver_alive_fd = None
+
+
+def _say_who(bootstrap: RankBootstrap, rank: int) -> None:
+    """Set what other plugins know a process by that is not the one which reports (pytest-xdist).
+
+    Ranks of an xdist worker keep its name, and its folder for what its processes share.
+    """
+    told = unpack(bootstrap.workerinputs[rank])
+    os.environ["PYTEST_XDIST_WORKER"] = told["workerid"]
+    os.environ["PYTEST_XDIST_WORKER_COUNT"] = str(told["workercount"])
+    os.environ["PYTEST_XDIST_TESTRUNUID"] = told["testrunuid"]
+
+
+def _set_environment(bootstrap: RankBootstrap) -> None:
+    for name, value in bootstrap.environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

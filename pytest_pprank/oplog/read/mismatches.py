@@ -1,0 +1,92 @@
+"""Operations that ranks have paired although they do not fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from pytest_pprank.oplog.file import (
+    COLLECTIVE,
+    RECV,
+    SEND,
+    Ledger,
+    Operation,
+    State,
+)
+from pytest_pprank.oplog.read.text import facts, group, name
+
+_UNEVEN = ("all_to_all", "monitored_barrier")
+"""Kinds in which ranks may bring different amounts."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Operations of several ranks that were paired; `key` has (rank, operation number)."""
+
+    text: str
+    key: frozenset[tuple[int, int]]
+
+
+def find_mismatches(ledgers: Mapping[int, Ledger]) -> list[Mismatch]:
+    """Return what does not fit, among operations that are pending or have failed in this test."""
+    return [*_collectives(ledgers), *_messages(ledgers)]
+
+
+def _collectives(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
+    meetings: dict[tuple[str, int], dict[int, Operation]] = {}
+    for rank, ledger in ledgers.items():
+        for operation in ledger.operations:
+            if operation.way == COLLECTIVE and operation.sequence:
+                meeting = meetings.setdefault((operation.group, operation.sequence), {})
+                meeting[rank] = operation
+    for meeting in meetings.values():
+        if _differ(meeting.values()) and any(_open(op, ledgers[r]) for r, op in meeting.items()):
+            text = ", ".join(f"rank {r} {name(op)} ({_seen(op)})" for r, op in meeting.items())
+            of = group(next(iter(meeting.values())))
+            yield Mismatch(f"mismatch in {of}: {text}", _key(meeting))
+
+
+def _messages(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
+    """A receiver with less room than the message needs: gloo and NCCL do not put up with it."""
+    sends = {
+        (op.group, rank, op.peer, op.channel.tag, op.sequence): op
+        for rank, ledger in ledgers.items()
+        for op in ledger.operations
+        if op.way == SEND and op.sequence
+    }
+    for rank, ledger in ledgers.items():
+        for recv in ledger.operations:
+            if recv.way != RECV or recv.peer is None or not recv.sequence:
+                continue
+            sent = sends.get((recv.group, recv.peer, rank, recv.channel.tag, recv.sequence))
+            if sent is None or sent.nbytes == recv.nbytes:
+                continue
+            pair = {recv.peer: sent, rank: recv}
+            if any(_open(operation, ledgers[r]) for r, operation in pair.items()):
+                text = ", ".join(f"rank {r} {name(op)} ({facts(op)})" for r, op in pair.items())
+                yield Mismatch(f"mismatch: {text}", _key(pair))
+
+
+def _differ(operations: Collection[Operation]) -> bool:
+    # what an operation's caller has left out is not known, so it differs from nothing
+    roots = {operation.root for operation in operations} - {None}
+    details = {operation.detail for operation in operations} - {""}
+    amounts = {
+        (op.kind, *(() if op.kind.startswith(_UNEVEN) else (op.dtype, op.tensors, op.nbytes)))
+        for op in operations
+    }
+    return max(len(roots), len(details), len(amounts)) > 1
+
+
+def _open(operation: Operation, ledger: Ledger) -> bool:
+    """Whether it may be the trouble of this test: done ones have fitted after all."""
+    failed = operation.state is State.FAILED and operation.serial == ledger.serial
+    return operation.pending or failed
+
+
+def _seen(operation: Operation) -> str:
+    return facts(operation).rpartition(f", {group(operation)}")[0] or facts(operation)
+
+
+def _key(operations: Mapping[int, Operation]) -> frozenset[tuple[int, int]]:
+    return frozenset((rank, operation.number) for rank, operation in operations.items())

@@ -1,0 +1,204 @@
+"""Hooks in torch.distributed, at the lowest place that Python sees.
+
+That is the methods of the C++ classes ProcessGroup and Work, through which everything in
+torch.distributed goes: so operations are seen no matter under which name they were imported, and
+before or after. Not seen is what C++ does by itself (functional collectives, compiled graphs), and
+what goes past ProcessGroup (a Backend's own methods, NCCL called directly).
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pytest_pprank.oplog.file import SEND
+from pytest_pprank.oplog.record.calls import KINDS, Kind
+from pytest_pprank.oplog.record.recorder import Handle, LedgerRecorder, first_line
+from pytest_pprank.oplog.record.writer import ISSUED
+
+_Method = Callable[..., Any]
+_HELPER_ARGUMENTS = (
+    "group_size",
+    "group_rank",
+    "global_ranks_in_group",
+    "backend",
+    "store",
+    "group_name",
+)
+_recorder: LedgerRecorder | None = None
+carrier: Callable[[Callable[[], Any], Any, tuple[Any, ...]], Any] | None = None
+"""Asked to send in torch's place: ``carrier(send, group, receiver)`` returns a Work, as `send()`
+does; `receiver` is what torch was told beside the tensors (rank and tag)."""
+_local = threading.local()
+
+
+def install(recorder: LedgerRecorder) -> None:
+    """Tell `recorder` of every operation in this process from here on."""
+    global _recorder
+    from torch._C import Future
+    from torch._C._distributed_c10d import ProcessGroup, Store, Work
+    from torch.distributed import distributed_c10d as c10d
+
+    if _recorder is None:
+        for name, kind in KINDS.items():
+            if hasattr(ProcessGroup, name):
+                _replace(ProcessGroup, name, functools.partial(_issuing, kind))
+        _replace(ProcessGroup, "_start_coalescing", _start_coalescing)
+        _replace(ProcessGroup, "_end_coalescing", _end_coalescing)
+        for owner in (Work, Future):
+            _replace(owner, "wait", noting_wait)
+        _replace(Work, "is_completed", noting_question)
+        _replace(Work, "get_future", _deriving)
+        for name in ("get", "wait"):
+            _replace(Store, name, functools.partial(_store_waiting, name))
+        _replace(c10d, "_new_process_group_helper", _creating)
+    _recorder = recorder
+
+
+def _replace(owner: Any, name: str, make: Callable[[_Method], _Method]) -> None:
+    original = getattr(owner, name)
+    setattr(owner, name, functools.wraps(original)(make(original)))
+
+
+def _issuing(kind: Kind, original: _Method) -> _Method:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        assert _recorder is not None
+        arguments = (*args, *kwargs.values()) if kwargs else args
+        entry = _recorder.operation(kind, self, arguments)
+        if _recorder.listeners:
+            _recorder.tell(ISSUED, entry)
+        try:
+            if carrier is None or kind.way != SEND:
+                work = original(self, *args, **kwargs)
+            else:
+                send = functools.partial(original, self, *args, **kwargs)
+                work = carrier(send, self, arguments[1:])
+        except BaseException as error:
+            _recorder.refused(entry, error)
+            raise
+        _recorder.issued(entry, work)
+        return work
+
+    return method
+
+
+def noting_wait(original: _Method) -> _Method:
+    """Have the ledger told of a Work's or Future's ``wait``."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        assert _recorder is not None
+        handle = _recorder.waits(self)
+        try:
+            result = original(self, *args, **kwargs)
+        except BaseException as error:
+            _failed(self, handle, error)
+            raise
+        _recorder.waited(handle)
+        return result
+
+    return method
+
+
+def _failed(work: Any, handle: Handle | None, error: BaseException) -> None:
+    assert _recorder is not None
+    done = handle is None or handle.on_device or not hasattr(work, "is_completed")
+    _recorder.waited(handle, first_line(error), done or work.is_completed())
+
+
+def noting_question(original: _Method) -> _Method:
+    """Have the ledger told of a Work's ``is_completed``."""
+
+    def method(self: Any) -> Any:
+        __tracebackhide__ = True
+        assert _recorder is not None
+        completed = original(self)
+        if completed:
+            _recorder.seen_completed(self)
+        return completed
+
+    return method
+
+
+def _deriving(original: _Method) -> _Method:
+    def method(self: Any) -> Any:
+        __tracebackhide__ = True
+        assert _recorder is not None
+        future = original(self)
+        _recorder.derived(self, future)
+        return future
+
+    return method
+
+
+def _start_coalescing(original: _Method) -> _Method:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        assert _recorder is not None
+        result = original(self, *args, **kwargs)
+        _recorder.begin_batch()
+        return result
+
+    return method
+
+
+def _end_coalescing(original: _Method) -> _Method:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        assert _recorder is not None
+        work = None
+        try:
+            work = original(self, *args, **kwargs)
+        finally:
+            _recorder.end_batch(work)
+        return work
+
+    return method
+
+
+def _store_waiting(name: str, original: _Method) -> _Method:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        assert _recorder is not None
+        if getattr(_local, "creating", False):
+            return original(self, *args, **kwargs)  # part of a creation, which is noted already
+        keys = (*args, *kwargs.values())
+        entry = _recorder.store_wait(name, keys[0] if keys else "")
+        return _noted(entry, original, self, *args, **kwargs)
+
+    return method
+
+
+def _creating(original: _Method) -> _Method:
+    def helper(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        assert _recorder is not None
+        entry = _recorder.creation(_by_name(args, kwargs))
+        _local.creating = True
+        try:
+            return _noted(entry, original, *args, **kwargs)
+        finally:
+            _local.creating = False
+
+    return helper
+
+
+def _noted(entry: Any, original: _Method, *args: Any, **kwargs: Any) -> Any:
+    """Call what blocks until it is done."""
+    __tracebackhide__ = True
+    assert _recorder is not None
+    try:
+        result = original(*args, **kwargs)
+    except BaseException as error:
+        _recorder.ended(entry, error)
+        raise
+    _recorder.ended(entry)
+    return result
+
+
+def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of torch's `_new_process_group_helper` by their names."""
+    return {**dict(zip(_HELPER_ARGUMENTS, args, strict=False)), **kwargs}

@@ -1,0 +1,39 @@
+"""What a rank is told before it can be told anything else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_pprank.protocol.messages import ItemKey
+from pytest_pprank.topology import Sizes
+
+
+@dataclass(frozen=True)
+class RankBootstrap:
+    """Everything a fresh process needs to become a rank; pickled into torch elastic's arguments.
+
+    `sizes` are the stages by role, `options` the controller's parsed pytest options, pickled (they
+    may need `path`), `items` the tests this group will be asked to run, `folder` and `path` the
+    controller's working directory and sys.path, `basetemp` the folder of its tmp_path folders,
+    `server_args` SGLang's (None: the group never touches SGLang), `reverts` edits that take SGLang
+    fixes out, `environment` variables to set (None: to remove), `workerinputs` what plugins of the
+    controller say to those of each rank (protocol.worker_data), by rank.
+    """
+
+    address: tuple[str, int]
+    key: bytes
+    group: str
+    device: str
+    sizes: Sizes
+    workdir: str
+    folder: str
+    path: tuple[str, ...]
+    arguments: tuple[str, ...]
+    options: bytes
+    items: tuple[ItemKey, ...]
+    basetemp: str
+    server_args: dict[str, Any] | None = None
+    reverts: tuple[Any, ...] = ()
+    environment: dict[str, str | None] = field(default_factory=dict)
+    workerinputs: tuple[bytes, ...] = ()

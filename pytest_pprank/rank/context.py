@@ -1,0 +1,40 @@
+"""Which rank this process is: the object behind the ``pprank`` fixture, found without a fixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_pprank.errors import UsageError
+
+if TYPE_CHECKING:
+    from pytest_pprank.rank.handle import Pprank
+
+SERVER_ARGS = pytest.StashKey[Mapping[str, Any]]()
+"""Where a rank's pytest config keeps the server args that its worker group was started for."""
+
+_current: Pprank | None = None
+
+
+def current_rank() -> Pprank:
+    """Return this process's rank; raises UsageError outside a worker group."""
+    __tracebackhide__ = True
+    if _current is None:
+        raise UsageError(
+            "this works only inside a ranked test: mark the test with @pytest.mark.pprank "
+            "or request the fixture 'pprank', and run pytest with --pp-size N"
+        )
+    return _current
+
+
+def is_rank() -> bool:
+    """Say whether this process is a rank of a worker group."""
+    return _current is not None
+
+
+def set_current_rank(rank: Pprank | None) -> None:
+    """Make `rank` the answer of `current_rank` (called once, when a worker starts)."""
+    global _current
+    _current = rank

@@ -1,0 +1,152 @@
+"""The object behind the ``pprank`` fixture: who this rank is, and how it meets the others."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pytest_pprank.errors import PeerError, UsageError
+from pytest_pprank.frames import caller
+from pytest_pprank.rank.portable import pickled
+
+
+class Meeting(Protocol):
+    """The control plane as a rank sees it (see host.link)."""
+
+    def exchange(
+        self, operation: str, payload: bytes | None, where: str
+    ) -> tuple[bytes | None, ...]:
+        """Meet all ranks; returns what each brought. Raises PeerError if one cannot come."""
+
+    def pause(self, reason: str) -> None:
+        """Stop the deadlines of the running test."""
+
+    def resume(self) -> None:
+        """Let them go on."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a rank sits in its worker group.
+
+    `rank` counts the processes of the group, `stage` the pipeline stages of its `role`
+    (SGLang's pp_rank). `device` is a torch device string such as ``cpu`` or ``cuda:1``.
+    """
+
+    rank: int
+    world_size: int
+    role: str
+    stage: int
+    num_stages: int
+    device: str
+    workdir: Path
+
+
+class Pprank:
+    """This rank of the worker group.
+
+    Attributes: rank, world_size (processes of the group), role (``pp``, ``prefill`` or ``decode``),
+    stage, num_stages (pipeline stages of its role), device (torch device string), workdir (a
+    private folder that all ranks of the group share and that is removed with it).
+
+    `barrier`, `gather` and `broadcast` go through pytest's control plane and never touch a torch
+    process group, so they work before one exists, and while the one under test is broken. When a
+    peer fails, dies or finishes the test instead of coming, they raise PeerError at once.
+    """
+
+    def __init__(self, seat: Seat, meeting: Meeting) -> None:
+        self.rank = seat.rank
+        self.world_size = seat.world_size
+        self.role = seat.role
+        self.stage = seat.stage
+        self.num_stages = seat.num_stages
+        self.device = seat.device
+        self.workdir = seat.workdir
+        self._meeting = meeting
+        self._spoiled = ""
+        self.failed = False
+        """Whether the running test has failed on this rank so far."""
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this rank runs the first pipeline stage of its role."""
+        return self.stage == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank runs the last pipeline stage of its role (the one that samples)."""
+        return self.stage == self.num_stages - 1
+
+    def barrier(self) -> None:
+        """Wait until every rank of the group is here."""
+        __tracebackhide__ = True
+        self._meeting.exchange("barrier()", None, _caller())
+
+    def gather(self, obj: Any) -> list[Any]:
+        """Return every rank's `obj`, in rank order, on every rank; tensors arrive on the host.
+
+        Raises UsageError for an `obj` that does not pickle.
+        """
+        __tracebackhide__ = True
+        payloads = self._meeting.exchange("gather()", pickled(obj, "gather"), _caller())
+        return [pickle.loads(p) for p in payloads if p is not None]
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        """Return rank `src`'s `obj` on every rank; tensors arrive on the host.
+
+        What the other ranks pass as `obj` is ignored. Raises UsageError for a rank that is not
+        there, and for an `obj` that does not pickle.
+        """
+        __tracebackhide__ = True
+        if not 0 <= src < self.world_size:
+            raise UsageError(f"broadcast: src={src!r} is not a rank: 0 to {self.world_size - 1}")
+        mine = pickled(obj, "broadcast") if self.rank == src else None
+        payloads = self._meeting.exchange(f"broadcast(src={src})", mine, _caller())
+        sent = payloads[src]
+        if sent is None:
+            raise PeerError(f"broadcast: rank {src} brought nothing")
+        return pickle.loads(sent)
+
+    def meet(self, operation: str, obj: Any, where: str) -> list[Any]:
+        """Gather under a name: for fixtures whose methods are calls of all ranks together.
+
+        `operation` and `where` (file and line of the test) are told when a peer does not come.
+        """
+        __tracebackhide__ = True
+        payloads = self._meeting.exchange(operation, pickled(obj, operation), where)
+        return [pickle.loads(p) for p in payloads if p is not None]
+
+    @contextmanager
+    def deadlines_paused(self, reason: str = "a rank asked for it") -> Iterator[None]:
+        """Inside this block no deadline of the test runs, on any rank: somebody looks at it."""
+        self._meeting.pause(reason)
+        try:
+            yield
+        finally:
+            self._meeting.resume()
+
+    def spoil(self, reason: str) -> None:
+        """Have this worker group replaced by a fresh one after the running test."""
+        self._spoiled = self._spoiled or reason
+
+    @property
+    def spoiled(self) -> str:
+        """Why this group must not run another test; empty while it may."""
+        return self._spoiled
+
+    def __repr__(self) -> str:
+        return (
+            f"<rank {self.rank} of {self.world_size}: {self.role} stage {self.stage} "
+            f"of {self.num_stages} on {self.device}>"
+        )
+
+
+def _caller() -> str:
+    """Say where the test called us from: file and line, for messages about a missed meeting."""
+    frame = caller(sys._getframe(2))
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

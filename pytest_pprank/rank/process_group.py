@@ -1,0 +1,40 @@
+"""The default torch.distributed group of a worker group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from pytest_pprank.rank.handle import Pprank
+
+
+def default_group(pprank: Pprank) -> Iterator[ProcessGroup]:
+    """Yield the default group, initialising it unless SGLang already has; end what was begun."""
+    import torch
+    import torch.distributed as dist
+
+    began = not dist.is_initialized()
+    if began:
+        cuda = pprank.device.startswith("cuda")
+        if pprank.device.startswith("sim"):
+            from pytest_pprank.devices.sim.module import install
+
+            install()
+        if pprank.device != "cpu":
+            torch.get_device_module(pprank.device).set_device(pprank.device)
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            init_method="env://",
+            rank=pprank.rank,
+            world_size=pprank.world_size,
+            # the deadline comes from outside the rank; this one must only not come first
+            timeout=timedelta(hours=1),
+        )
+    assert dist.group.WORLD is not None
+    yield dist.group.WORLD
+    if began and dist.is_initialized():
+        dist.destroy_process_group()

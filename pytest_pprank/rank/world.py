@@ -1,0 +1,149 @@
+"""Watches what a test makes of the world of its rank: what the next one would find there.
+
+What the code of a test has changed is told from what a fixture keeps for more tests by the moment:
+it has happened in the test's call, and nobody has undone it until the end of its teardown.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_pprank.oplog.record import ledger
+from pytest_pprank.protocol.world import Groups, World
+from pytest_pprank.rank import settings
+from pytest_pprank.rank.handle import Pprank
+
+_NOT_THE_TESTS = "PYTEST_"
+_THREAD_SECONDS = 0.5
+"""How long a thread of a test that is over may take to come to its end."""
+_GONE = (
+    "the default process group, which other tests of this worker group share, was destroyed: "
+    "initialise it again, or use @pytest.mark.pprank(fresh=True)"
+)
+_LEFT = "a default process group was initialised and not destroyed (dist.destroy_process_group())"
+_THREAD = (
+    "thread {!r}, which the test has started and which has used torch.distributed, still runs: "
+    "end and join it"
+)
+
+
+@dataclass(frozen=True)
+class _State:
+    settings: tuple[Any, ...]
+    environment: dict[Any, Any]
+    threads: frozenset[threading.Thread]
+    has_default: bool
+
+
+class WorldWatch:
+    """Looks before and after the call of each test, and at the end of its teardown."""
+
+    def __init__(self, pprank: Pprank, *, roles_apart: bool) -> None:
+        """With `roles_apart` each role has a torch.distributed world of its own, as SGLang's."""
+        self._pprank = pprank
+        self._of = pprank.role if roles_apart else ""
+        self._before: _State | None = None
+        self._after: _State | None = None
+        self._shares = False
+
+    def begin_test(self) -> None:
+        """A test begins; its fixtures are not set up yet."""
+        self._before = self._after = None
+        self._shares = False
+
+    def begin_call(self) -> None:
+        """The test's own code is about to run."""
+        self._before = _state()
+
+    def end_call(self) -> None:
+        """It has run."""
+        self._after = _state()
+
+    def set_up(self, scope: str) -> None:
+        """A fixture is set up; amid a call, what it does is for more tests than this one."""
+        if self._before is not None and self._after is None:
+            self._shares |= scope != "function"
+
+    def end(self, *, last: bool) -> World:
+        """The test is over; puts back what can be put back, and gives the group up if need be.
+
+        `last`: no other test of this group follows, so the default group is the test's to destroy.
+        """
+        before, after = self._before, self._after
+        changed: tuple[str, ...] = ()
+        put_back: list[str] = []
+        if before is not None and after is not None and not self._shares:
+            put_back = settings.put_back(before.settings, after.settings)
+            changed = _changed(before.environment, after.environment)
+            if not self._pprank.failed and not last:
+                self._look(before, after)
+        return World(
+            self._of,
+            *_distributed(),
+            environment=changed,
+            put_back=tuple(put_back),
+            caught=ledger.erred() and not self._pprank.failed,
+        )
+
+    def _look(self, before: _State, after: _State) -> None:
+        if before.has_default and not after.has_default and not _has_default():
+            self._pprank.spoil(_GONE)
+        elif not before.has_default and after.has_default and _has_default():
+            self._pprank.spoil(_LEFT)
+        for thread in _speaking(after.threads - before.threads):
+            self._pprank.spoil(_THREAD.format(thread.name))
+
+
+def _state() -> _State:
+    return _State(
+        settings.values(),
+        _environment(),
+        frozenset(threading.enumerate()),
+        _has_default(),
+    )
+
+
+def _environment() -> dict[Any, Any]:
+    # as it is kept: to decode all of it takes longer than all else in here
+    return dict(getattr(os.environ, "_data", os.environ))
+
+
+def _changed(before: dict[Any, Any], after: dict[Any, Any]) -> tuple[str, ...]:
+    """Return the names of the variables that were changed and still are."""
+    if before == after:
+        return ()
+    now = _environment()
+    names = before.keys() | after.keys()
+    changed = [n for n in names if before.get(n) != after.get(n) == now.get(n)]
+    return tuple(sorted(n for n in map(os.fsdecode, changed) if not n.startswith(_NOT_THE_TESTS)))
+
+
+def _speaking(started: frozenset[threading.Thread]) -> list[threading.Thread]:
+    """Return those threads that may still do operations in the next test."""
+    if not started:
+        return []
+    names = ledger.threads()
+    # one that stands for another runs only where that one waits for it
+    found = [t for t in started if t.name in names and not hasattr(t, "stands_for")]
+    for thread in found:
+        thread.join(_THREAD_SECONDS)
+    return [thread for thread in found if thread.is_alive()]
+
+
+def _has_default() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return bool(distributed is not None and distributed.is_initialized())
+
+
+def _distributed() -> tuple[str, int, Groups | None]:
+    """Return the first fields of World that are about torch.distributed."""
+    if not _has_default():
+        return "", 0, {}
+    from torch.distributed import distributed_c10d as c10d
+
+    # the default group itself is counted, too, unless it was given a name
+    return str(c10d.get_backend()), int(c10d._world.group_count), ledger.groups()

@@ -1,0 +1,82 @@
+"""What the sanitizers have found in one test, on all of its ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pkgutil import resolve_name
+from typing import Any
+
+from pytest_pprank.checks import row_of
+from pytest_pprank.protocol.findings import Finding
+from pytest_pprank.words import plural_ranks
+
+
+@dataclass
+class SeenFinding:
+    """A finding, and on which ranks it was made how often; on none: between them."""
+
+    finding: Finding
+    times: dict[int, int] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """Return it in words."""
+        first, *more = self.finding.text.splitlines()
+        lines = [f"{self.finding.sanitizer}: {first}", *(f"  {line}" for line in more)]
+        if self.times:
+            most = max(self.times.values())
+            often = f", {most} times" if most > 1 else ""
+            lines.append(f"  on {plural_ranks(sorted(self.times))}{often}")
+        lines += [f"  {'at' if n == 0 else '  '} {at}" for n, at in enumerate(self.finding.stack)]
+        if self.finding.cure:
+            lines.append(f"  cure: {self.finding.cure}")
+        return lines
+
+
+class Findings:
+    """Collects what ranks tell while a test runs, and what they bring at its end."""
+
+    def __init__(self, sanitizers: Sequence[str] = ()) -> None:
+        self._sanitizers = tuple(sanitizers)
+        self._seen: dict[str, SeenFinding] = {}
+        self._evidence: dict[int, dict[str, Any]] = {}
+        self._given_up = False
+        self.off: dict[str, str] = {}
+        """Checks that could not watch, with what SGLang lacks."""
+
+    def add(self, rank: int, finding: Finding) -> None:
+        """Take a finding of a rank."""
+        seen = self._seen.setdefault(finding.key, SeenFinding(finding))
+        seen.times.setdefault(rank, 1)
+
+    def brought(self, rank: int, text: str) -> None:
+        """Take what a rank brings at the end of the test."""
+        nothing: dict[str, Any] = {"evidence": {}, "counts": {}, "given_up": False}
+        told = json.loads(text) if text else nothing
+        self._given_up |= told["given_up"]
+        self._evidence[rank] = told["evidence"]
+        self.off.update(told.get("off", {}))
+        for key, times in told["counts"].items():
+            if key in self._seen:
+                self._seen[key].times[rank] = times
+
+    def compare(self) -> None:
+        """Have the ranks' evidence compared. Only for a test that no rank has failed.
+
+        Where a rank has given up its group, what the ranks did last need not fit together.
+        """
+        for name in () if self._given_up else self.sanitizers:
+            if place := row_of(name).compare:
+                by_rank = {rank: told.get(name) for rank, told in sorted(self._evidence.items())}
+                for finding in resolve_name(place)(by_rank):
+                    self._seen.setdefault(finding.key, SeenFinding(finding))
+
+    def all(self) -> Iterable[SeenFinding]:
+        """Return the different findings, in the order in which they were told."""
+        return self._seen.values()
+
+    @property
+    def sanitizers(self) -> tuple[str, ...]:
+        """The names of those that have watched."""
+        return tuple(name for name in self._sanitizers if name not in self.off)

@@ -1,0 +1,183 @@
+"""What no rank could report itself: one class per verdict, each with its own words."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pytest_pprank.report.evidence import NO_EVIDENCE, Evidence
+from pytest_pprank.words import plural_ranks
+
+Detail = tuple[str, str]
+"""Title and text of a block below the verdict, such as the stacks of a rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Base of the verdicts. `kind` names it, for people and in reports; `text` says who and why."""
+
+    kind: ClassVar[str]
+    details: tuple[Detail, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Who, where and why, in words."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GroupTrouble(Trouble):
+    """About a worker group as a whole: `error` says what happened to it."""
+
+    error: str
+
+    @property
+    def text(self) -> str:
+        return self.error
+
+
+class GroupCouldNotStart(_GroupTrouble):
+    """No test of this group can run; the error has every rank's own words."""
+
+    kind = "worker group could not start"
+
+
+class GroupDied(_GroupTrouble):
+    """The group went as a whole: its launcher died, or elastic gave it up."""
+
+    kind = "worker group died"
+
+
+class GroupCouldNotEnd(_GroupTrouble):
+    """Processes survived SIGKILL; nothing may be started beside them."""
+
+    kind = "worker group could not be ended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionFailed(Trouble):
+    """Some ranks lack the test; `reasons` says why, by rank."""
+
+    kind = "collection failed on a rank"
+    reasons: Mapping[int, str]
+
+    @property
+    def text(self) -> str:
+        return "; ".join(f"rank {rank}: {why}" for rank, why in self.reasons.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankDied(Trouble):
+    """The process of `rank` is gone; `how` it went, in which `place` (phase) of the test."""
+
+    kind = "rank died"
+    rank: int
+    place: str
+    how: str
+    evidence: Evidence = NO_EVIDENCE
+
+    @property
+    def text(self) -> str:
+        said = self.evidence.last_line
+        last = f"; the last line of its stderr: {said}" if said else ""
+        memory = f"; {self.evidence.out_of_memory}" if self.evidence.out_of_memory else ""
+        return f"rank {self.rank} died in {self.place}: {self.how}{memory}{last}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Late(Trouble):
+    """Ranks are still `inside` (rank to place); `waits` says in words for what and for whom."""
+
+    inside: Mapping[int, str]
+    waits: tuple[str, ...] = ()
+
+    def _with_waits(self, text: str) -> str:
+        return "\n".join([text, *self.waits])
+
+    def _places(self) -> str:
+        return "; ".join(
+            f"{plural_ranks(ranks)} {'is' if len(ranks) == 1 else 'are'} still inside {place}"
+            for place, ranks in _by_value(self.inside)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RanksDiverged(_Late):
+    """Some ranks are through (`through`: rank to progress), the others did not follow in time."""
+
+    kind = "ranks diverged"
+    through: Mapping[int, str]
+    seconds: float
+    limit: str
+
+    @property
+    def text(self) -> str:
+        done = "; ".join(f"{plural_ranks(ranks)} {how}" for how, ranks in _by_value(self.through))
+        return self._with_waits(
+            f"{self._places()}, {self.seconds:.1f} s after {done} ({self.limit})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hung(_Late):
+    """No rank got through within `timeout` seconds."""
+
+    kind = "hung"
+    timeout: float
+
+    @property
+    def text(self) -> str:
+        return self._with_waits(f"no rank got through within {self.timeout:g} s: {self._places()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stuck(_Late):
+    """Ranks wait for each other in a way that cannot end: no need to wait for the deadline.
+
+    `how`: in a circle (``deadlock``), or in different operations at the same place (``mismatch``).
+    """
+
+    kind = "hung"
+    how: str
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        still = f"for {self.seconds:.1f} s nothing has moved, nor can it"
+        return self._with_waits(f"{self.how}: {self._places()}, and {still}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped(_Late):
+    """A signal has stopped ranks, and the others cannot go on without them."""
+
+    kind = "hung"
+    stopped: tuple[int, ...]
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        words = f"{plural_ranks(self.stopped)} stopped (by a signal such as SIGSTOP)"
+        return self._with_waits(f"{words} for {self.seconds:.1f} s: {self._places()}")
+
+
+def describe_exit(code: int | None) -> str:
+    """Say in words how a process ended; negative codes are signals, as in subprocess."""
+    if code is None:
+        return "it closed its connection"
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    return f"it exited with code {code}"
+
+
+def _by_value(places: Mapping[int, str]) -> list[tuple[str, list[int]]]:
+    """Turn rank-to-words into words-to-ranks, keeping the order of the first of them."""
+    groups: dict[str, list[int]] = {}
+    for rank, place in sorted(places.items()):
+        groups.setdefault(place, []).append(rank)
+    return list(groups.items())

@@ -1,0 +1,50 @@
+"""Meet SGLang's moving signatures: fill a call from what it asks for, name what is missing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pytest_pprank.errors import SeamMissing
+from pytest_pprank.sglang.static.installed import installed
+
+
+def missing(what: str) -> SeamMissing:
+    """Return the error that names the installed SGLang and what it lacks."""
+    return SeamMissing(f"SGLang {installed() or '(not found)'} has no {what}")
+
+
+def need(owner: object, name: str) -> Any:
+    """Return ``owner.name``; raises SeamMissing that names both when it is not there."""
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        label = getattr(owner, "__qualname__", None) or getattr(owner, "__name__", None)
+        raise missing(f"attribute {name!r} on {label or type(owner).__qualname__}") from None
+
+
+def fill(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of `function` found in `known`, by its signature.
+
+    Raises SeamMissing when `function` requires a parameter that `known` does not offer:
+    a new SGLang then says so here, and not by a TypeError deep inside a rank.
+    """
+    chosen: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if name in known:
+            chosen[name] = known[name]
+        elif parameter.default is parameter.empty:
+            label = getattr(function, "__qualname__", repr(function))
+            raise SeamMissing(
+                f"SGLang {installed() or '(not found)'}: {label} requires {name!r}, "
+                "which this plugin does not know how to give"
+            )
+    return chosen
+
+
+def takes(function: Callable[..., Any], parameter: str) -> bool:
+    """Say whether `function` has a parameter of that name."""
+    return parameter in inspect.signature(function).parameters

@@ -1,0 +1,163 @@
+"""Aborts that are lost, or late: the request goes on after its abort has arrived at a stage.
+
+A message that is sent between two steps arrives in the next iteration of the first stage, and in
+the iteration of the same number at every other stage: each one receives in each iteration what the
+stage before has received in it. From then on a stage may begin one forward of the request more: the
+microbatch whose turn it is runs what was running in it, and SGLang ends the request with the result
+of that. Every other slot gets the result that it waits for before its next turn, so that a turn of
+the pipeline later (as many iterations as there are microbatch slots) nothing of it is run any more,
+but where that slot has run prompts of others meanwhile: SGLang prefers them.
+
+There are two exceptions, both of one forward, for which the request may have to wait: one whose
+prompt SGLang has replaced by a single token, to end it with the result of that (a request that
+waited for its grammar), and one whose KV was taken away in the iteration in which the abort came,
+and that is computed again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from pytest_pprank.sglang.driver.messages import Result
+from pytest_pprank.sglang.driver.views import Forward, StageView
+
+_CAUSE = (
+    "usual cause: Scheduler.abort_request does not look into the queue, batch or microbatch slot "
+    "in which the request is, or the event loop does not call process_pending_chunked_abort"
+)
+_GONE_AFTER = 4
+"""Turns of the pipeline after which an aborted request waits in no queue of a Scheduler's."""
+_STUB = (0, 1)
+"""The tokens of a prompt that SGLang has replaced by a single token."""
+
+
+class AbortLost(AssertionError):
+    """A request goes on after its abort has arrived."""
+
+
+@dataclass
+class _Aborted:
+    """A request whose abort arrives in iteration `since` of each stage of `role`.
+
+    `in_time`: whether that ends its prompt. `may_be_over`: its KV is being transferred, so that it
+    may be done before the abort is seen.
+    """
+
+    role: str
+    result: Result
+    since: int
+    tokens: int
+    places: str
+    may_be_over: bool
+    in_time: bool
+    begun: dict[int, list[str]] = field(default_factory=dict)
+
+
+class AbortWatch:
+    """Follows aborted requests on every stage of each role."""
+
+    def __init__(self) -> None:
+        self._aborted: dict[tuple[str, str], _Aborted] = {}
+        self._prompts: dict[str, set[int]] = defaultdict(set)
+        """Iterations in which a stage, by its place in words, has run prompts."""
+
+    def note(
+        self,
+        role: str,
+        results: Iterable[Result],
+        stages: Iterable[StageView],
+        since: int,
+        in_time: bool = True,
+    ) -> None:
+        """Note that an abort of these requests arrives at a role's stages in iteration `since`.
+
+        `in_time`: whether it ends the prompt of one that is in the middle of it.
+        """
+        views = list(stages)
+        for result in results:
+            if result.finished:
+                continue
+            places = "; ".join(_places(result.rid, views)) or "not come yet"
+            over = any(view.transfers(result.rid) for view in views)
+            aborted = _Aborted(role, result, since, len(result.token_ids), places, over, in_time)
+            self._aborted.setdefault((role, result.rid), aborted)
+
+    def clear(self) -> None:
+        """Forget all: the loops have been left, and count their iterations anew."""
+        self._aborted.clear()
+        self._prompts.clear()
+
+    def ended(self, role: str, result: Result) -> None:
+        """Take in that a role has answered finally; raises AbortLost."""
+        __tracebackhide__ = True
+        aborted = self._aborted.get((role, result.rid))
+        if aborted is None or aborted.may_be_over or result.finish_reason is None:
+            return
+        reason = result.finish_reason.get("type")
+        if reason != "abort":
+            self._lost(aborted, f"it has finished by {reason!r}")
+
+    def ran(self, role: str, view: StageView, forwards: Iterable[Forward]) -> None:
+        """Take in the forwards of a stage of a role, and what it holds; raises AbortLost."""
+        __tracebackhide__ = True
+        for forward in forwards if self._aborted else ():
+            if forward.mode != "decode":
+                self._prompts[view.place].add(forward.iteration)
+            for index, rid in enumerate(forward.rids):
+                aborted = self._aborted.get((role, rid))
+                if aborted is not None and forward.iteration >= aborted.since:
+                    self._begun(aborted, view, forward, index)
+        for rid in [*view.waiting, *([view.chunked] if view.chunked else [])]:
+            aborted = self._aborted.get((role, rid))
+            if aborted is not None and rid not in view.ending:
+                waited = view.iterations - aborted.since
+                if waited > _GONE_AFTER * len(view.slots):
+                    where = "; ".join(_places(rid, [view]))
+                    self._lost(aborted, f"it is still there {waited} iterations later: {where}")
+
+    def _begun(self, aborted: _Aborted, view: StageView, forward: Forward, index: int) -> None:
+        __tracebackhide__ = True
+        extend = forward.extends[index] if forward.extends else None
+        shown = f"{forward.mode} in iteration {forward.iteration}"
+        shown += f" (tokens {extend[0]}-{extend[1]})" if extend else ""
+        if not aborted.in_time and extend and extend[1] <= len(aborted.result.prompt):
+            return
+        begun = aborted.begun.setdefault(view.stage, [])
+        begun.append(shown)
+        earlier_turns = range(
+            forward.iteration - len(view.slots), aborted.since - 1, -len(view.slots)
+        )
+        late = any(turn not in self._prompts[view.place] for turn in earlier_turns)
+        if len(begun) > 1 or (late and not _ends(aborted.result, extend, view)):
+            self._lost(aborted, f"{view.place} has begun since: {', '.join(begun)}")
+
+    def _lost(self, aborted: _Aborted, what: str) -> None:
+        __tracebackhide__ = True
+        result = aborted.result
+        del self._aborted[aborted.role, result.rid]
+        raise AbortLost(
+            f"the abort of {result.rid} was lost, or is late: it arrived in iteration "
+            f"{aborted.since}, and {what}; {len(result.token_ids)} tokens came out, "
+            f"{aborted.tokens} before the abort\n"
+            f"  where it was then: {aborted.places}\n  {_CAUSE}"
+        )
+
+
+def _ends(result: Result, extend: tuple[int, int] | None, view: StageView) -> bool:
+    """Whether a forward may be the late one with which SGLang ends an aborted request."""
+    again = extend is None or extend == _STUB or extend[1] > len(result.prompt)
+    return again and result.rid in view.ending
+
+
+def _places(rid: str, views: Iterable[StageView]) -> Iterator[str]:
+    """Yield, in words, where each stage had a request after the last step."""
+    for view in views:
+        held = [f"microbatch slot {slot}" for slot, rids in enumerate(view.slots) if rid in rids]
+        held += ["the waiting queue"] if rid in view.waiting else []
+        held += ["in the middle of its prompt"] if rid == view.chunked else []
+        held += ["waiting for its grammar"] if rid in view.in_grammar_queue else []
+        held += [f"{name} queue" for name in view.other_places(rid)]
+        if held:
+            yield f"{view.place}: {', '.join(held)} (after {view.iterations} iterations)"

@@ -1,0 +1,144 @@
+"""SGLang's control requests as data: all that its Scheduler takes beside prompts and aborts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.sglang.compat.messages import message_class, problem_with
+from pytest_pprank.sglang.compat.seams import need
+
+_OWN = ("rid", "http_worker_ipc")
+"""Fields of every message, with which SGLang finds the way back."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of control request, in SGLang's names of classes.
+
+    `answer`: what comes back; None where nothing does. `rpc`: whether it goes through the socket
+    for remote calls instead of the tokenizer's.
+    """
+
+    request: str
+    answer: str | None = None
+    rpc: bool = False
+
+
+KINDS: Mapping[str, Kind] = {
+    "add_external_corpus": Kind("AddExternalCorpusReqInput", "AddExternalCorpusReqOutput"),
+    "attach_hicache_storage": Kind("AttachHiCacheStorageReqInput", "AttachHiCacheStorageReqOutput"),
+    "begin_weight_update": Kind("BeginWeightUpdateReqInput", "BeginWeightUpdateReqOutput"),
+    "check_weights": Kind("CheckWeightsReqInput", "CheckWeightsReqOutput"),
+    "clear_hicache_storage": Kind("ClearHiCacheReqInput", "ClearHiCacheReqOutput"),
+    "close_session": Kind("CloseSessionReqInput"),
+    "configure_logging": Kind("ConfigureLoggingReq"),
+    "continue_generation": Kind("ContinueGenerationReqInput"),
+    "destroy_weights_update_group": Kind(
+        "DestroyWeightsUpdateGroupReqInput", "DestroyWeightsUpdateGroupReqOutput"
+    ),
+    "detach_hicache_storage": Kind("DetachHiCacheStorageReqInput", "DetachHiCacheStorageReqOutput"),
+    "dumper_control": Kind("DumperControlReqInput", "DumperControlReqOutput"),
+    "end_weight_update": Kind("EndWeightUpdateReqInput", "EndWeightUpdateReqOutput"),
+    "expert_distribution": Kind("ExpertDistributionReq", "ExpertDistributionReqOutput"),
+    "flush_cache": Kind("FlushCacheReqInput", "FlushCacheReqOutput"),
+    "freeze_gc": Kind("FreezeGCReq"),
+    "get_hicache_l3_layout": Kind("GetHiCacheL3LayoutReq", "GetHiCacheL3LayoutReqOutput"),
+    "get_internal_state": Kind("GetInternalStateReq", "GetInternalStateReqOutput"),
+    "get_loads": Kind("GetLoadsReqInput", "GetLoadsReqOutput"),
+    "get_weights_by_name": Kind("GetWeightsByNameReqInput", "GetWeightsByNameReqOutput"),
+    "init_weights_update_group": Kind(
+        "InitWeightsUpdateGroupReqInput", "InitWeightsUpdateGroupReqOutput"
+    ),
+    "list_external_corpora": Kind("ListExternalCorporaReqInput", "ListExternalCorporaReqOutput"),
+    "load_lora_adapter": Kind("LoadLoRAAdapterReqInput", "LoRAUpdateOutput"),
+    "load_lora_adapter_from_tensors": Kind(
+        "LoadLoRAAdapterFromTensorsReqInput", "LoRAUpdateOutput"
+    ),
+    "open_session": Kind("OpenSessionReqInput", "OpenSessionReqOutput"),
+    "pause_generation": Kind("PauseGenerationReqInput"),
+    "profile": Kind("ProfileReq", "ProfileReqOutput"),
+    "release_memory_occupation": Kind(
+        "ReleaseMemoryOccupationReqInput", "ReleaseMemoryOccupationReqOutput"
+    ),
+    "remove_external_corpus": Kind("RemoveExternalCorpusReqInput", "RemoveExternalCorpusReqOutput"),
+    "resume_memory_occupation": Kind(
+        "ResumeMemoryOccupationReqInput", "ResumeMemoryOccupationReqOutput"
+    ),
+    "rpc": Kind("RpcReqInput", "RpcReqOutput", rpc=True),
+    "set_internal_state": Kind("SetInternalStateReq", "SetInternalStateReqOutput"),
+    "shutdown": Kind("ShutdownReq"),
+    "slow_down": Kind("SlowDownReqInput", "SlowDownReqOutput"),
+    "unload_lora_adapter": Kind("UnloadLoRAAdapterReqInput", "LoRAUpdateOutput"),
+    "update_weight_version": Kind("UpdateWeightVersionReqInput", "UpdateWeightVersionReqOutput"),
+    "update_weights_from_disk": Kind(
+        "UpdateWeightFromDiskReqInput", "UpdateWeightFromDiskReqOutput"
+    ),
+    "update_weights_from_distributed": Kind(
+        "UpdateWeightsFromDistributedReqInput", "UpdateWeightsFromDistributedReqOutput"
+    ),
+    "update_weights_from_ipc": Kind(
+        "UpdateWeightsFromIPCReqInput", "UpdateWeightsFromIPCReqOutput"
+    ),
+    "update_weights_from_tensor": Kind(
+        "UpdateWeightsFromTensorReqInput", "UpdateWeightsFromTensorReqOutput"
+    ),
+}
+"""By SGLang's name of the method (or HTTP path). Of some a release has none: see `kind_named`."""
+
+ANSWERS = frozenset(kind.answer for kind in KINDS.values() if kind.answer is not None)
+
+
+def kind_named(name: str, call: str) -> Kind:
+    """Return the kind of that name; raises UsageError where the installed SGLang has none."""
+    here = [known for known, kind in KINDS.items() if message_class(kind.request) is not None]
+    if name in here:
+        kind = KINDS[name]
+        # a release in which nothing comes back yet
+        answers = kind.answer is not None and message_class(kind.answer) is not None
+        return kind if answers else Kind(kind.request, None, kind.rpc)
+    if name == "abort":
+        raise UsageError(f"{call}: {name!r} is a method of its own: abort(rid)")
+    lacks = " in the installed SGLang" if name in KINDS else did_you_mean(name, here)
+    raise UsageError(
+        f"{call}: there is no control request {name!r}{lacks}; allowed: {', '.join(here)}"
+    )
+
+
+def control_request(kind: Kind, rid: str, fields: Mapping[str, Any], call: str) -> Any:
+    """Return the message, known by `rid`; raises UsageError for fields that do not fit."""
+    message = message_class(kind.request)
+    known = {
+        name: parameter.default is parameter.empty
+        for name, parameter in inspect.signature(message).parameters.items()
+        if name not in _OWN
+    }
+    allowed = ", ".join(known) or "none"
+    for name in fields:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise UsageError(
+                f"{call}: SGLang's {kind.request} has no field {name!r}{hint}; allowed: {allowed}"
+            )
+    missing = [name for name, required in known.items() if required and name not in fields]
+    if missing:
+        raise UsageError(f"{call}: {kind.request} needs {', '.join(missing)}; allowed: {allowed}")
+    made = message(**{"rid": rid, **fields})
+    if problem := problem_with(made):
+        raise UsageError(f"{call}: SGLang does not take {dict(fields)!r}: {problem}")
+    return made
+
+
+def verdicts(answers: Mapping[int, Any]) -> dict[int, tuple[tuple[str, bool], ...]]:
+    """Return, by stage, what an answer says of success: its fields that are true or false."""
+    return {
+        stage: tuple(
+            (name, need(answer, name))
+            for name in inspect.signature(type(answer)).parameters
+            if isinstance(need(answer, name), bool)
+        )
+        for stage, answer in answers.items()
+    }

@@ -1,0 +1,331 @@
+"""Requests through prefill and decode, all stages of both in step: the `disagg` fixture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.oplog.record.ledger import note_told
+from pytest_pprank.rank.store import LOOPBACK
+from pytest_pprank.sglang.compat.disagg import AGREED, queues
+from pytest_pprank.sglang.driver.control import Control
+from pytest_pprank.sglang.driver.disagg_faults import (
+    Fault,
+    fail_transfer,
+    flaky_poll,
+    late_metadata,
+    late_poll,
+    lose_room,
+    short_deferred_release,
+    slow_transfer,
+)
+from pytest_pprank.sglang.driver.disagg_views import STATES, DisaggView, rids_of, view_disagg
+from pytest_pprank.sglang.driver.engine import Engine, shown_request
+from pytest_pprank.sglang.driver.lockstep import Conductor
+from pytest_pprank.sglang.driver.messages import Result, abort_request, generate_request
+from pytest_pprank.sglang.driver.views import Forward
+from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
+from pytest_pprank.sglang.events.hook_points import Passage, taps
+from pytest_pprank.sglang.events.types import RoomTold
+from pytest_pprank.sglang.stage.holders import note_room
+
+if TYPE_CHECKING:
+    from pytest_pprank.rank.handle import Pprank
+
+ROLES = ("prefill", "decode")
+_rooms = itertools.count(1000)
+"""A room is never used twice by a worker group: a late message would reach the wrong request."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What SGLang's router would send to both roles."""
+
+    rid: str
+    ids: list[int]
+    params: dict[str, Any]
+    options: dict[str, Any]
+    room: int
+
+    def message(self, port: int, role: str) -> Any:
+        meeting: dict[str, Any] = {
+            "bootstrap_host": LOOPBACK,
+            "bootstrap_port": port,
+            "bootstrap_room": self.room,
+        }
+        options = {"role": role, **meeting, **self.options}
+        return generate_request(self.rid, self.ids, self.params, **options)
+
+
+class Side:
+    """One role of a Disagg: what its stages hold and what its first stage has answered."""
+
+    def __init__(self, name: str, conductor: Conductor) -> None:
+        self.name = name
+        self._all = conductor
+
+    @property
+    def stages(self) -> tuple[DisaggView, ...]:
+        """What each stage held after the last step; the same on all ranks, empty before it."""
+        views = [view for view in self._all.stages if isinstance(view, DisaggView)]
+        return tuple(view for view in views if view.role == self.name)
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """By id, what this role has said of each request that was sent to it.
+
+        Of prefill: at most one token, and the finish reason ``length`` when its KV has been sent.
+        """
+        return self._all.results[self.name]
+
+    def state(self, rid: str) -> tuple[str, ...]:
+        """Return the state of a request on each stage: bootstrapping, waiting, transferring,
+        decoding, done, or ``unknown`` where it has not come yet (see `DisaggView.state`).
+        """
+        result = self.results.get(rid)
+        absent = "done" if result is not None and result.finished else "unknown"
+        return tuple(view.state(rid) or absent for view in self.stages)
+
+
+class Disagg(Engine):
+    """Drives the real event loops of prefill and decode; all methods are calls of all ranks.
+
+    As `Engine` (see there for iterations and divergence), with two roles: a request goes to both,
+    as SGLang's router would send it, and `results` are what decode has produced. Each iteration is
+    one of every stage of both roles; KV moves in threads of the transfer engine, meanwhile and
+    between two calls.
+
+    Attributes: `scheduler`, that of this rank; `prefill` and `decode`, a `Side` each.
+    """
+
+    _name = "disagg"
+    _answers = "decode"
+    _slack_s = 5.0
+
+    def __init__(self, scheduler: Any, pprank: Pprank) -> None:
+        if pprank.role not in ROLES:
+            raise UsageError("disagg: needs @pytest.mark.pprank(prefill=N, decode=M)")
+        super().__init__(scheduler, pprank)
+        self._stage = pprank.stage
+        mine, theirs = pprank.num_stages, pprank.world_size - pprank.num_stages
+        prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
+        self._sizes = {"prefill": prefill, "decode": decode}
+        # the same on all ranks: calls of all ranks together must do the same steps
+        self._num_stages = max(self._sizes.values())
+        self._to: tuple[str, ...] = ROLES
+        self.prefill, self.decode = (Side(name, self._all) for name in ROLES)
+        self._requests: dict[str, _Request] = {}
+        self._faults: list[Fault] = []
+        self._abandoned = ""
+        self._queues: dict[str, tuple[str, ...]] = {}
+        self._all.at_top.append(self._at_top)
+        self._end_notes = taps.listen("room_told", _note_told)
+
+    def _conductor(self, pprank: Pprank) -> Conductor:
+        return Conductor(self.scheduler, pprank, view_disagg)
+
+    @property
+    def prefill_stages(self) -> int:
+        """Number of prefill's pipeline stages."""
+        return self._sizes["prefill"]
+
+    @property
+    def decode_stages(self) -> int:
+        """Number of decode's pipeline stages."""
+        return self._sizes["decode"]
+
+    def submit(
+        self, prompt: Any, max_new_tokens: int = 8, *, to: Any = ROLES, **options: Any
+    ) -> str:
+        """Send one request to both roles, or to the one named by `to`; returns its id.
+
+        For the other arguments see `Engine.submit`. A request that only one role knows waits for
+        the other one (see `forward`), or to be aborted.
+        """
+        __tracebackhide__ = True
+        self._to = _roles(to, "submit")
+        return super().submit(prompt, max_new_tokens, **options)
+
+    def forward(self, rid: str, to: str) -> None:
+        """Send a request that only the other role knows to this one, too."""
+        __tracebackhide__ = True
+        self._known(rid, "forward")
+        (role,) = _roles(to, "forward")
+        if rid in self.side(role).results:
+            raise UsageError(f"disagg.forward: {role} has got {rid!r} already")
+        self._send(self._requests[rid], (role,))
+
+    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: Any) -> None:
+        request = _Request(rid, ids, params, options, next(_rooms))
+        self._requests[rid] = request
+        self._send(request, self._to)
+
+    def _send(self, request: _Request, roles: tuple[str, ...]) -> None:
+        note_room(request.room, request.rid)
+        for role in roles:
+            self._expect(role, request.rid, request.ids, request.params)
+        port = int(self.scheduler.server_args.disaggregation_bootstrap_port)
+        message = request.message(port, self._role) if self._role in roles else None
+        self._all.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
+
+    def abort(self, rid: str | None = None, *, in_time: bool = True, role: Any = ROLES) -> None:
+        """Send an abort of one request (None: all) to both roles or to one; see `Engine.abort`."""
+        if rid is not None:
+            self._known(rid, "abort")
+        roles = _roles(role, "abort")
+        message = abort_request(rid) if self._role in roles else None
+        self._all.send(f"abort({rid!r}) to {roles}", message)
+        self._all.note_abort(rid, roles, in_time=in_time)
+
+    def control(
+        self, name: str, /, *, role: Any = ROLES, wait: bool = False, **fields: Any
+    ) -> Control:
+        """Send a control request to both roles or to one (see `Engine.control`)."""
+        __tracebackhide__ = True
+        roles = _roles(role, "control")
+        sizes = {each: self._sizes[each] for each in roles}
+        return self._control(name, sizes, fields, f" to {roles}", wait=wait)
+
+    def state(self, rid: str) -> dict[str, tuple[str, ...]]:
+        """Return the state of a request by role and stage (see `Side.state`)."""
+        self._known(rid, "state")
+        return {side.name: side.state(rid) for side in (self.prefill, self.decode)}
+
+    def side(self, role: str) -> Side:
+        """Return the `Side` of that name."""
+        return {"prefill": self.prefill, "decode": self.decode}[_roles(role, "side")[0]]
+
+    def run_until_state(
+        self, rid: str, state: str, *, role: str = "decode", max_iterations: int = 1000
+    ) -> None:
+        """Step until `rid` is in `state` on some stage of `role`. Raises EngineStalled."""
+        __tracebackhide__ = True
+        if state not in STATES:
+            raise UsageError(f"disagg: state {state!r}; allowed: {', '.join(STATES)}")
+        side = self.side(role)
+        self.run_until(lambda: state in side.state(rid), max_iterations=max_iterations)
+
+    def abort_when(self, rid: str, state: str, *, at: str = "decode", role: Any = ROLES) -> None:
+        """Step until `rid` is in `state` on some stage of the role `at`, then abort it."""
+        __tracebackhide__ = True
+        self.run_until_state(rid, state, role=at)
+        self.abort(rid, role=role)
+
+    # faults
+
+    def slow_transfer(self, stages: Sequence[int] = (0,), iterations: int | None = None) -> Fault:
+        """Hold KV transfers of these prefill stages, inside the transfer engine, for that many
+        iterations; without a number until ``release()`` of the Fault that is returned.
+        """
+        return self._fault("prefill", stages, iterations, slow_transfer)
+
+    def fail_transfer(self, stages: Sequence[int] = (0,), times: int = 1) -> Fault:
+        """Let the next `times` KV transfers of these prefill stages fail in the transfer engine.
+
+        Of a decode rank to which one has failed SGLang thinks that it is dead: it is sent nothing
+        more until it registers again; the end of the test, or ``release()``, lifts that. From
+        0.5.22 on decode keeps what such a transfer was to be written to until a time-out of 30 s
+        (SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT), in this test of 1 s.
+        """
+        self._fault("decode", range(self._sizes["decode"]), None, short_deferred_release)
+        return self._fault("prefill", stages, None, partial(fail_transfer, times=times))
+
+    def late_poll(
+        self, stages: Sequence[int] = (0,), iterations: int = 8, *, role: str = "decode"
+    ) -> Fault:
+        """Let these stages hear `iterations` later that a KV transfer has succeeded."""
+        return self._fault(role, stages, None, partial(late_poll, iterations=iterations))
+
+    def flaky_poll(self, stages: Sequence[int] = (0,), *, role: str = "decode") -> Fault:
+        """Let these stages hear that a KV transfer has succeeded when the stages begin to agree on
+        it, and that it is still under way when they act on it.
+        """
+        return self._fault(role, stages, None, flaky_poll)
+
+    def lose_room(
+        self, stages: Sequence[int] = (0,), *, role: str = "prefill", rounds: int = 1
+    ) -> Fault:
+        """Let each request fail on these stages when its room has become ready, as when the other
+        role gives it up at that moment.
+
+        `rounds`: how many iterations after they have first heard that it is ready: 1, when the
+        stages have agreed on it and are about to act; 0, while they are agreeing.
+        """
+        return self._fault(role, stages, None, partial(lose_room, rounds=rounds))
+
+    def late_metadata(self, stages: Sequence[int] = (0,), iterations: int = 8) -> Fault:
+        """Let the metadata of each request land on these stages of decode `iterations` later than
+        the news that all of it is there.
+        """
+        every = range(self._sizes["prefill"])
+        self._fault("prefill", every, None, partial(late_metadata, iterations=lambda: 0))
+        late = partial(late_metadata, iterations=lambda: iterations)
+        return self._fault("decode", stages, None, late)
+
+    def _fault(
+        self,
+        role: str,
+        stages: Sequence[int],
+        iterations: int | None,
+        make: Callable[[Any, Fault], None],
+    ) -> Fault:
+        side = _roles(role, "fault")[0]
+        here = self._sizes[side]
+        if not stages or any(stage not in range(here) for stage in stages):
+            raise UsageError(f"disagg: stages {stages!r} of {side}; there are 0 to {here - 1}")
+        fault = Fault(iterations)
+        self._faults.append(fault)
+        if self._role == side and self._stage in stages:
+            make(self.scheduler, fault)
+        return fault
+
+    def disturb(self, make: Callable[[Any, Fault], None]) -> None:
+        """Have ``make(scheduler, fault)`` put something in force on this stage, for this test."""
+        fault = Fault()
+        self._faults.append(fault)
+        make(self.scheduler, fault)
+
+    def abandon(self, reason: str) -> None:
+        """Leave everything as it is; after this test the worker group is replaced."""
+        self._abandoned = reason
+
+    def close(self) -> list[str]:
+        """End everything; returns which requests were under way, and aborted. For all ranks."""
+        self._end_notes()
+        for fault in reversed(self._faults):  # each puts back what it has found
+            fault.release()
+        if self._abandoned:
+            self._all.abandon(self._abandoned)
+            return []
+        return super().close()
+
+    def _at_top(self) -> None:
+        """Called in the loop's thread when an iteration is over."""
+        now = {name: rids_of(reqs) for name, reqs in queues(self.scheduler).items()}
+        here = {rid for rids in now.values() for rid in rids}
+        here.update(req.rid for req in self.scheduler.waiting_queue)
+        for name, any_way in AGREED.items():
+            gone = [rid for rid in self._queues.get(name, ()) if rid not in now.get(name, ())]
+            if left := tuple(rid for rid in gone if any_way or rid in here):
+                self._all.moves.append(Forward(self._all.iterations, f"left {name}", left))
+        self._queues = now
+        for fault in self._faults:
+            fault.at_top()
+
+
+def _note_told(passage: Passage) -> None:
+    """Put what a stage tells the first one into the ledger: it goes past torch.distributed."""
+    event = passage.event
+    assert isinstance(event, RoomTold)
+    note_told("PPConsensusStore", f"room {event.room} {event.status or 'gone'}")
+
+
+def _roles(given: str | Sequence[str], call: str) -> tuple[str, ...]:
+    roles = (given,) if isinstance(given, str) else tuple(given)
+    if not roles or any(role not in ROLES for role in roles):
+        raise UsageError(f"disagg.{call}: role {given!r}; allowed: 'prefill', 'decode'")
+    return roles

@@ -1,0 +1,331 @@
+"""Faults between prefill and decode, made where SGLang calls its transfer engine or polls it.
+
+The real objects stay in place: their methods are wrapped on this rank for the time of one test.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.sglang.compat.disagg import (
+    deferred_release,
+    kv_manager,
+    poll_class,
+    role_of,
+)
+from pytest_pprank.sglang.compat.seams import missing, need
+from pytest_pprank.sglang.driver.disagg_store_faults import (
+    agrees_by_store,
+    lose_before_start,
+    lose_when_ready,
+    ready_late,
+)
+
+_RETURN_S = 10.0
+"""How long `release` waits for transfers that were held."""
+
+_SENDS = ("batch_transfer_sync", "transfer_sync")
+"""How SGLang's wrapper of Mooncake's engine is told to move KV; each blocks until it is done."""
+
+
+class Fault:
+    """A fault that is in force on some stages; the same object on all ranks.
+
+    `hits`: how often it has struck on this rank so far. `release()` ends it (on this rank: call it
+    on all), and returns when transfers that it has held are through; a test's end does so, too.
+    """
+
+    def __init__(self, iterations: int | None = None) -> None:
+        self.hits = 0
+        self.count = 0
+        """Iterations of this stage since the fault was put in force."""
+        self.over = threading.Event()
+        self.each_iteration: list[Callable[[], None]] = []
+        """Called in the loop's thread when an iteration of this stage is over."""
+        self._change = threading.Condition()
+        self._held: set[int] = set()
+        """Threads that have been held and are not through with what they were at."""
+        self._iterations = iterations
+        self._first = 0
+        self._undo: list[Callable[[], None]] = []
+
+    def hit(self) -> None:
+        """Note that the fault has struck; where it has a number of iterations, they begin now."""
+        self._first = self.count if not self.hits else self._first
+        self.hits += 1
+
+    def at_top(self) -> None:
+        """Count an iteration of this stage; the last one ends the fault."""
+        self.count += 1
+        limit = self._iterations
+        if limit is not None and self.hits and self.count - self._first > limit:
+            self.over.set()
+        self._wake()
+        for action in self.each_iteration:
+            action()
+
+    def sit_out(self, iterations: int) -> None:
+        """Block this thread, which must not be the loop's, until this stage has done so many more
+        iterations, or the fault is over.
+        """
+        until = self.count + iterations
+        with self._change:
+            self._change.wait_for(lambda: self.count >= until or self.over.is_set())
+
+    def hold(self) -> None:
+        """Block this thread, one of the transfer engine's, until the fault is over."""
+        with self._change:
+            self._held.add(threading.get_ident())
+        self.over.wait()
+
+    def let_go(self) -> None:
+        """Note that this thread is through with what it was at."""
+        with self._change:
+            self._held.discard(threading.get_ident())
+            self._change.notify_all()
+
+    def _wake(self) -> None:
+        with self._change:
+            self._change.notify_all()
+
+    def release(self) -> None:
+        """End the fault on this rank."""
+        self.over.set()
+        self._wake()
+        with self._change:
+            self._change.wait_for(lambda: not self._held, _RETURN_S)
+        while self._undo:
+            self._undo.pop()()
+
+    def replace(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+        """Put ``wrap(method)`` in the place of a method until the fault is released."""
+        before = vars(owner).get(name)
+        setattr(owner, name, wrap(need(owner, name)))
+
+        def undo() -> None:
+            if before is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+        self._undo.append(undo)
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Do `action` when the fault is released."""
+        self._undo.append(action)
+
+
+def slow_transfer(scheduler: Any, fault: Fault) -> None:
+    """Hold each transfer of this stage in the transfer engine's thread until the fault is over."""
+
+    def hold() -> None:
+        fault.hit()
+        fault.hold()
+
+    def wrap(get: Any) -> Any:
+        def come_back_and_get(*args: Any, **kwargs: Any) -> Any:
+            fault.let_go()
+            return get(*args, **kwargs)
+
+        return come_back_and_get
+
+    _before_transfers(scheduler, fault, hold)
+    for queue in need(kv_manager(scheduler), "transfer_queues"):
+        fault.replace(queue, "get", wrap)
+
+
+def late_transfers(scheduler: Any, fault: Fault, iterations: Callable[[], int]) -> None:
+    """Hold each transfer of this stage back for ``iterations()`` iterations of its loop."""
+    if role_of(scheduler) == "prefill":
+        _before_transfers(scheduler, fault, lambda: fault.sit_out(iterations()))
+
+
+def _before_transfers(scheduler: Any, fault: Fault, action: Callable[[], None]) -> None:
+    """Do `action` before each transfer of this stage, in the transfer engine's thread."""
+
+    def wrap(send: Any) -> Any:
+        def act_and_send(*args: Any, **kwargs: Any) -> Any:
+            action()
+            return send(*args, **kwargs)
+
+        return act_and_send
+
+    _wrap_sends(scheduler, fault, wrap)
+
+
+def late_metadata(scheduler: Any, fault: Fault, iterations: Callable[[], int]) -> None:
+    """Let a request's metadata land ``iterations()`` iterations of decode after it has come, which
+    is after the news that the request is done: decode must look whether it is there.
+
+    SGLang can send metadata in a message instead of by the transfer engine
+    (SGLANG_MOONCAKE_SEND_AUX_TCP); here it does, and that of a request that decode has given up
+    meanwhile is dropped: its slot may be another one's.
+    """
+    manager = kv_manager(scheduler)
+    if role_of(scheduler) == "prefill":
+        fault.replace(manager, "send_aux", lambda _: need(manager, "send_aux_tcp"))
+        return
+    kept: deque[tuple[int, list[bytes]]] = deque()
+    due: dict[int, int] = {}
+
+    def land() -> None:
+        for _ in range(len(kept)):
+            room, message = kept.popleft()
+            if fault.count < due[room] and not fault.over.is_set():
+                kept.append((room, message))
+            elif room in need(manager, "request_status"):
+                take(message)
+
+    def keep(message: list[bytes]) -> None:
+        room = int(message[1])
+        if room not in due:
+            late = iterations()
+            fault.hits += bool(late)
+            due[room] = fault.count + late
+        kept.append((room, message))
+
+    take = need(manager, "_handle_aux_data")
+    fault.afterwards(land)
+    fault.replace(manager, "_handle_aux_data", lambda _: keep)
+    fault.each_iteration.append(land)
+
+
+def fail_transfer(scheduler: Any, fault: Fault, times: int) -> None:
+    """Let the transfer engine refuse the next `times` transfers of this stage."""
+
+    def wrap(send: Any) -> Any:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            if fault.hits >= times or fault.over.is_set():
+                return send(*args, **kwargs)
+            fault.hit()
+            return -1
+
+        return refuse
+
+    _wrap_sends(scheduler, fault, wrap)
+    manager = kv_manager(scheduler)
+
+    def forgive() -> None:
+        # SGLang sends nothing more to a decode rank to which one transfer has failed
+        need(manager, "failed_sessions").clear()
+        need(manager, "session_failures").clear()
+
+    fault.afterwards(forgive)
+
+
+def short_deferred_release(scheduler: Any, fault: Fault) -> None:
+    """Let decode keep for a second only what a failed transfer was to be written to: the faults
+    here refuse a transfer before it writes anything.
+    """
+    for queue, seconds in deferred_release(scheduler):
+        fault.replace(queue, seconds, lambda _: 1.0)
+
+
+def late_poll(scheduler: Any, fault: Fault, iterations: int) -> None:
+    """Let this stage hear `iterations` later that a transfer has succeeded."""
+    late_answers(scheduler, fault, lambda word: iterations if word == "done" else 0)
+
+
+def late_answers(scheduler: Any, fault: Fault, iterations: Callable[[str], int]) -> None:
+    """Let this stage hear late that a room is ready for its KV, and that the KV has been moved.
+
+    So many iterations late as ``iterations("ready")`` and ``iterations("done")`` say, asked once
+    for each room.
+    """
+    poll = poll_class()
+    words = {
+        poll.WaitingForInput: ("ready", poll.Bootstrapping),
+        poll.Success: ("done", poll.Transferring),
+    }
+    due: dict[tuple[int, str], int] = {}
+
+    def answer(room: int, status: Any) -> Any:
+        if status not in words or fault.over.is_set():
+            return status
+        word, before = words[status]
+        if (room, word) not in due:
+            due[room, word] = fault.count + iterations(word)
+        if fault.count >= due[room, word]:
+            return status
+        fault.hit()
+        return before
+
+    _wrap_polls(scheduler, fault, answer)
+    if agrees_by_store(scheduler):
+        ready_late(scheduler, fault, answer)
+
+
+def flaky_poll(scheduler: Any, fault: Fault) -> None:
+    """Let this stage hear that a transfer has succeeded at the first poll of an iteration only, in
+    which the stages begin to agree on what is done, and later that it is still under way.
+    """
+    poll = poll_class()
+    polled: dict[int, int] = {}
+
+    def answer(room: int, status: Any) -> Any:
+        first = polled.get(room) != fault.count
+        polled[room] = fault.count
+        if status != poll.Success or fault.over.is_set() or first:
+            return status
+        fault.hit()
+        return poll.Transferring
+
+    _wrap_polls(scheduler, fault, answer)
+
+
+def lose_room(scheduler: Any, fault: Fault, rounds: int) -> None:
+    """Mark each room of this stage as failed, `rounds` iterations after the stage has first heard
+    that it is ready, when it has asked for it again (0: as soon as it has heard it).
+
+    Where the stages agree through a store one iteration is enough for both: a room is lost when the
+    first stage has given its verdict, and before this stage acts on it (0: before the verdict).
+    """
+    poll, manager = poll_class(), kv_manager(scheduler)
+    heard: dict[int, int] = {}
+
+    def lose(room: int) -> None:
+        fault.hit()
+        manager.record_failure(room, "room lost on this stage (pytest-pprank)")
+        manager.update_status(room, poll.Failed)
+
+    def answer(room: int, status: Any) -> Any:
+        if status != poll.WaitingForInput or fault.over.is_set():
+            return status
+        if fault.count - heard.setdefault(room, fault.count) >= rounds:
+            lose(room)
+        return status
+
+    if not agrees_by_store(scheduler):
+        _wrap_polls(scheduler, fault, answer)
+    elif rounds:
+        lose_before_start(scheduler, fault, lose)
+    else:
+        lose_when_ready(scheduler, fault, lose)
+
+
+def _wrap_sends(scheduler: Any, fault: Fault, wrap: Callable[[Any], Any]) -> None:
+    engine = need(kv_manager(scheduler), "engine")
+    found = [name for name in _SENDS if hasattr(engine, name)]
+    if not found:
+        raise missing(f"{' or '.join(_SENDS)} on {type(engine).__qualname__}")
+    for name in found:
+        fault.replace(engine, name, wrap)
+
+
+def _wrap_polls(scheduler: Any, fault: Fault, answer: Callable[[int, Any], Any]) -> None:
+    """Have each poll of this stage's senders or receivers answered by ``answer(room, status)``."""
+
+    def wrap(ask: Any) -> Any:
+        def poll(self: Any) -> Any:
+            return answer(self.bootstrap_room, ask(self))
+
+        return poll
+
+    utils = import_module("sglang.srt.disaggregation.utils")
+    kinds = need(utils, "KVClassType")
+    kind = kinds.SENDER if role_of(scheduler) == "prefill" else kinds.RECEIVER
+    fault.replace(utils.get_kv_class(scheduler.transfer_backend, kind), "poll", wrap)

@@ -1,0 +1,115 @@
+"""What keeps a Scheduler of prefill or decode from being idle, and how it is emptied."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_pprank.sglang.compat.consensus import forget_rooms
+from pytest_pprank.sglang.compat.disagg import (
+    clear_queues,
+    kv_manager,
+    metadata_slots,
+    queues,
+    role_of,
+    rooms,
+    rooms_told,
+    slots_by_rid,
+)
+from pytest_pprank.sglang.compat.seams import need
+from pytest_pprank.sglang.stage.holders import room_owner
+from pytest_pprank.sglang.stage.kv_book import current_book
+
+_SHOWN = 6
+_HEARD_S = 2.0
+
+
+def queue_problems(scheduler: Any) -> Iterator[str]:
+    """Yield, in words, the requests in the queues of prefill or decode."""
+    for name, reqs in queues(scheduler).items():
+        if reqs:
+            rids = ", ".join(req.rid for req in reqs[:4]) + (", ..." if len(reqs) > 4 else "")
+            yield f"{role_of(scheduler)}'s {name} queue: {len(reqs)} requests ({rids})"
+
+
+def transfer_problems(scheduler: Any, *, failed_rooms: bool = False) -> Iterator[str]:
+    """Yield what a Scheduler without requests should have got back from KV transfers and has not.
+
+    Metadata slots: all free, and a free slot of decode's names no room. Rooms: none known; those
+    that have failed count with `failed_rooms` only: SGLang (0.5.21) itself forgets to remove some,
+    after an abort in prefill's waiting queue, and each costs a few bytes.
+    """
+    held, total = metadata_slots(scheduler)
+    if held:
+        yield f"metadata slots: {held} of {total} were not given back"
+        yield from _held_slots(scheduler)
+    known = {
+        room: status
+        for room, status in rooms(scheduler).items()
+        if failed_rooms or status != "Failed"
+    }
+    if known:
+        shown = [f"room {room} of {room_owner(room)} {known[room]}" for room in sorted(known)]
+        yield f"rooms that the KV manager still knows: {', '.join(shown)}"
+    yield from _rooms_of_other_stages(scheduler, failed_rooms=failed_rooms)
+    if role_of(scheduler) == "decode":
+        yield from _stale_rooms(scheduler)
+
+
+def _rooms_of_other_stages(scheduler: Any, *, failed_rooms: bool) -> Iterator[str]:
+    """Yield what the first stage still believes of the rooms of others, which are done with them.
+
+    They tell it by messages in a thread of their own, so it is given a moment to hear.
+    """
+    end = time.monotonic() + _HEARD_S
+    while (told := rooms_told(scheduler)) and time.monotonic() < end:
+        time.sleep(0.005)
+    for stage, rooms_there in told.items():
+        known = [
+            f"room {room} of {room_owner(room)} {status}"
+            for room, status in sorted(rooms_there.items())
+            if failed_rooms or status != "Failed"
+        ]
+        if known:
+            shown = ", ".join(known[:_SHOWN])
+            yield f"rooms of stage {stage} that the first stage still knows: {shown}"
+
+
+def _held_slots(scheduler: Any) -> Iterator[str]:
+    """Yield whose each metadata slot is that is held, and where it was taken."""
+    named = {slot: rid for rid, slot in slots_by_rid(scheduler)}
+    allocator, book = need(scheduler, "req_to_metadata_buffer_idx_allocator"), current_book()
+    for slot in sorted({*range(allocator.size)} - {*allocator.free_slots})[:_SHOWN]:
+        taken = book.metadata.get(slot) if book is not None else None
+        who = taken or named.get(slot, "nobody known")
+        yield f"metadata slot {slot} is held by {who}"
+
+
+def _stale_rooms(scheduler: Any) -> Iterator[str]:
+    """A free slot that names an old room makes its next owner look corrupt (SGLang PR 27374)."""
+    named = need(need(scheduler, "disagg_metadata_buffers"), "bootstrap_room")
+    free = need(scheduler, "req_to_metadata_buffer_idx_allocator").free_slots
+    stale = {slot: int(named[slot].flatten()[0]) for slot in free}
+    stale = {slot: room for slot, room in stale.items() if room}
+    if stale:
+        shown = ", ".join(
+            f"slot {slot} room {room} of {room_owner(room)}" for slot, room in sorted(stale.items())
+        )
+        yield f"free metadata slots that still name a room: {shown}"
+        freed = book.metadata_freed if (book := current_book()) is not None else {}
+        places = dict.fromkeys(str(freed[slot].place) for slot in stale if slot in freed)
+        yield from (f"such a slot was given back {place}" for place in [*places][:_SHOWN])
+
+
+def drop_transfers(scheduler: Any) -> None:
+    """Forget all that the queues, the metadata slots and the KV manager hold."""
+    if role_of(scheduler) == "null":
+        return
+    clear_queues(scheduler)
+    if role_of(scheduler) == "decode":
+        need(scheduler, "disagg_metadata_buffers").bootstrap_room.zero_()
+    allocator = need(scheduler, "req_to_metadata_buffer_idx_allocator")
+    allocator.free_slots = deque(range(allocator.size))
+    forget_rooms(need(kv_manager(scheduler), "request_status"))

@@ -1,0 +1,94 @@
+"""What a stage of prefill or decode needs beside its Scheduler: ports and a bootstrap server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.errors import PprankError
+from pytest_pprank.rank.store import LOOPBACK
+from pytest_pprank.sglang.compat.seams import fill, need
+from pytest_pprank.sglang.platform import mooncake
+from pytest_pprank.sglang.platform.loopback import listeners_on_loopback
+
+if TYPE_CHECKING:
+    from pytest_pprank.rank.handle import Pprank
+
+_UP_S = 30.0
+"""How long the bootstrap server may take to listen; it takes a hundredth of a second."""
+
+_reserved: list[socket.socket] = []
+_services: list[Any] = []
+
+
+def prepare_disagg(pprank: Pprank) -> dict[str, object]:
+    """Return the server args that only this worker group can know; empty for the role ``pp``.
+
+    A meeting of all ranks. The port of the bootstrap server is held by a socket that is bound and
+    does not listen, so that no other run is given it; SGLang binds beside it (SO_REUSEADDR).
+    """
+    if pprank.role == "pp":
+        return {}
+    # what SGLang would look for: an address that other hosts can reach
+    os.environ.setdefault("SGLANG_HOST_IP", LOOPBACK)
+    os.environ.setdefault("MC_LOG_LEVEL", "ERROR")
+    if not pprank.device.startswith("cuda"):
+        os.environ.setdefault("MC_FORCE_TCP", "1")
+    _import_mooncake()  # reads MC_LOG_LEVEL
+    port = None
+    if pprank.role == "prefill" and pprank.is_first_stage:
+        holder = socket.socket()
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((LOOPBACK, 0))
+        _reserved.append(holder)
+        port = holder.getsockname()[1]
+    return {"disaggregation_bootstrap_port": pprank.broadcast(port, src=0), "host": LOOPBACK}
+
+
+def start_bootstrap(server_args: Any, pprank: Pprank) -> None:
+    """Start SGLang's bootstrap server on the first prefill stage, and wait until it listens.
+
+    The config must have been published.
+    """
+    if pprank.role != "prefill" or not pprank.is_first_stage:
+        return
+    start = need(import_module("sglang.srt.managers.disagg_service"), "start_disagg_service")
+    service = start(**fill(start, {"server_args": server_args}))
+    _services.append(service)
+    port = int(need(server_args, "disaggregation_bootstrap_port"))
+    thread = need(service, "thread")
+    assert isinstance(thread, threading.Thread)
+    _wait_until_up(port, thread)
+
+
+@contextmanager
+def private_ports(pprank: Pprank) -> Iterator[None]:
+    """Keep what Mooncake opens in this block off the other interfaces."""
+    private = pprank.role != "pp" and os.environ["SGLANG_HOST_IP"] == LOOPBACK
+    with listeners_on_loopback() if private else nullcontext():
+        yield
+
+
+def _wait_until_up(port: int, thread: threading.Thread) -> None:
+    waiting = threading.Event()
+    for _ in range(int(_UP_S / 0.01)):
+        try:
+            socket.create_connection((LOOPBACK, port), timeout=_UP_S).close()
+            return
+        except ConnectionRefusedError:
+            if not thread.is_alive():
+                break
+            waiting.wait(0.01)
+    raise PprankError(f"SGLang's bootstrap server does not listen on {LOOPBACK}:{port}")
+
+
+def _import_mooncake() -> None:
+    try:
+        import_module("mooncake.engine")
+    except ImportError as error:
+        raise PprankError(mooncake.advice(str(error))) from error

@@ -1,0 +1,106 @@
+"""Rooms of prefill that are ready late, or lost, where the stages agree through a PPConsensusStore.
+
+From SGLang 0.5.22 on only the first stage asks whether a room is ready: its own table and what the
+other stages have told it of theirs (see `compat.consensus`). So what a stage is to hear late comes
+late into its table.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.sglang.compat.consensus import is_store, rooms_here
+from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
+from pytest_pprank.sglang.compat.requests import room_of
+from pytest_pprank.sglang.compat.seams import need
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.driver.disagg_faults import Fault
+
+Answer = Callable[[int, Any], Any]
+
+
+def agrees_by_store(scheduler: Any) -> bool:
+    """Say whether the stages of this Scheduler, one of prefill, agree through a store."""
+    if role_of(scheduler) != "prefill":
+        return False
+    return is_store(need(kv_manager(scheduler), "request_status"))
+
+
+def lose_when_ready(scheduler: Any, fault: Fault, lose: Callable[[int], None]) -> None:
+    """Call ``lose(room)`` for each room of this stage that is ready, at the end of an iteration:
+    before the first stage has decided on it.
+    """
+    manager, ready = kv_manager(scheduler), poll_class().WaitingForInput
+
+    def look() -> None:
+        known = rooms_here(need(manager, "request_status"))
+        for room in known if not fault.over.is_set() else ():
+            if known[room] == ready:
+                lose(room)
+
+    fault.each_iteration.append(look)
+
+
+def lose_before_start(scheduler: Any, fault: Fault, lose: Callable[[int], None]) -> None:
+    """Call ``lose(room)`` for each ready room of this stage when the first stage has decided on it:
+    before this stage acts on that, on the first stage itself after it has.
+    """
+    queue, manager = need(scheduler, "disagg_prefill_bootstrap_queue"), kv_manager(scheduler)
+    first, ready = need(queue, "pp_rank") == 0, poll_class().WaitingForInput
+
+    def lose_ready() -> None:
+        known = rooms_here(need(manager, "request_status"))
+        waiting = [room_of(req) for req in queue.queue]
+        for room in waiting if not fault.over.is_set() else ():
+            if known.get(room) == ready:
+                lose(room)
+
+    def wrap(pop: Any) -> Any:
+        def pop_and_lose(*args: Any, **kwargs: Any) -> Any:
+            before = [room_of(req) for req in queue.queue]
+            if not first:
+                lose_ready()
+            popped = pop(*args, **kwargs)
+            for room in before if first and not fault.over.is_set() else ():
+                lose(room)
+            return popped
+
+        return pop_and_lose
+
+    fault.replace(queue, "pop_bootstrapped", wrap)
+
+
+def ready_late(scheduler: Any, fault: Fault, answer: Answer) -> None:
+    """Keep the news that a room is ready out of this stage's table until ``answer(room, status)``,
+    asked in each iteration, is the status itself, or the fault is over.
+    """
+    manager, states = kv_manager(scheduler), poll_class()
+    begun, ready = states.Bootstrapping, states.WaitingForInput
+    kept: dict[int, Callable[[], None]] = {}
+    lock = threading.Lock()  # the manager's threads write to its table
+
+    def wrap(update: Any) -> Any:
+        def update_late(room: int, status: Any) -> None:
+            with lock:
+                if status != begun:  # which SGLang does not let a room go back to
+                    kept.pop(room, None)  # what comes later counts
+                if status == ready and answer(room, status) != status:
+                    kept[room] = lambda: update(room, status)
+                    return
+            update(room, status)
+
+        return update_late
+
+    def let_go() -> None:
+        with lock:
+            due = [room for room in kept if answer(room, ready) == ready]
+            news = [kept.pop(room) for room in due]
+        for tell in news:
+            tell()
+
+    fault.afterwards(let_go)
+    fault.replace(manager, "update_status", wrap)
+    fault.each_iteration.append(let_go)

@@ -1,0 +1,389 @@
+"""Requests through SGLang's real event loops, all stages in step: the `engine` fixture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.batches.build import made_up_prompt, token_ids
+from pytest_pprank.sglang.compat.seams import need
+from pytest_pprank.sglang.driver.control import Control, shown_control
+from pytest_pprank.sglang.driver.lockstep import Conductor
+from pytest_pprank.sglang.driver.messages import (
+    Result,
+    abort_request,
+    check_fields,
+    generate_request,
+    sampling_of,
+)
+from pytest_pprank.sglang.driver.scheduler_seams import check_engine_args
+from pytest_pprank.sglang.driver.views import Forward, StageView
+
+if TYPE_CHECKING:
+    from pytest_pprank.rank.handle import Pprank
+
+_STALLED = 48
+"""Iterations per microbatch slot without progress after which nothing will come any more."""
+_WHERE = ("any", "all")
+
+
+class EngineStalled(AssertionError):
+    """Requests are under way, and SGLang's event loops do nothing for them."""
+
+
+class Engine:
+    """Drives the real event loop of every stage; all methods are calls of all ranks together.
+
+    A request goes in through the socket on which SGLang's tokenizer manager sends it, and its
+    tokens come out of the one on which that manager gets them; the ranks share them through
+    pytest's control plane. Between two calls the loops stand still, so that everything about
+    `scheduler` can be looked at and changed on every stage.
+
+    *Iterations.* One iteration is one turn of the loop: with pipeline parallelism one microbatch
+    slot (there are `num_stages` of them, taken in turn), else one batch. Between two calls stage P
+    has done P iterations less than the first stage. That is SGLang's own order of events and not a
+    choice: in iteration i stage P waits for an output that stage P-1 sends in its iteration i+1.
+
+    *Divergence.* After each step all ranks meet. A stage that does not come back from its loop, or
+    a rank that does something else, is reported by name, as at any missed meeting; ranks that ask
+    for different requests get a UsageError. Stages that run other batches than the first one in the
+    same iteration raise StagesDiffer.
+
+    Attributes: `scheduler`, that of this rank; `settled`, whether it has been closed in good order,
+    so that nothing may be held any more.
+    """
+
+    _name = "engine"
+    _answers = "pp"
+    """The role whose outputs are the results."""
+    _slack_s = 0.0
+    """How long nothing may move before it counts: for what moves in threads of its own."""
+
+    def __init__(self, scheduler: Any, pprank: Pprank) -> None:
+        check_engine_args(scheduler)
+        self.scheduler = scheduler
+        self._num_stages = pprank.num_stages
+        self._role = pprank.role
+        self._serial = itertools.count()
+        self.settled = False
+        self._all = self._conductor(pprank)
+
+    def _conductor(self, pprank: Pprank) -> Conductor:
+        return Conductor(self.scheduler, pprank)
+
+    def __repr__(self) -> str:
+        under_way = [result for _, result in self._all.unfinished()]
+        rids = ", ".join(dict.fromkeys(result.rid for result in under_way)) or "nothing"
+        return (
+            f"<{self._name}: {self._num_stages} stages, {self.iterations} iterations done here, "
+            f"under way: {rids}>"
+        )
+
+    # what goes in
+
+    def generate(
+        self,
+        prompts: Sequence[Any],
+        max_new_tokens: int = 8,
+        *,
+        logprobs: bool = False,
+        prompt_logprobs: bool = False,
+        priority: int | None = None,
+        max_iterations: int | None = None,
+        **sampling: Any,
+    ) -> list[Result]:
+        """Send all `prompts` at once, run until every request is done, and return their results.
+
+        A prompt is a list of token ids, or a length for made-up ids (see `submit`). `sampling`:
+        fields of SGLang's SamplingParams; the default is greedy, and goes on at an end-of-text
+        token. Requests that were submitted before are finished, too. Raises EngineStalled.
+        """
+        __tracebackhide__ = True
+        if isinstance(prompts, (str, int)) or not isinstance(prompts, Sequence) or not prompts:
+            raise UsageError(
+                f"{self._name}.generate: prompts must be a list with at least one prompt, each a "
+                f"list of token ids or a length, not {prompts!r}"
+            )
+        options: dict[str, Any] = {"stream": False, "priority": priority, **sampling}
+        options |= {"logprobs": logprobs, "prompt_logprobs": prompt_logprobs}
+        rids = [self.submit(prompt, max_new_tokens, **options) for prompt in prompts]
+        self._drain(f"{self._name}.generate()", max_iterations)
+        return [self.results[rid] for rid in rids]
+
+    def submit(
+        self,
+        prompt: Any,
+        max_new_tokens: int = 8,
+        *,
+        rid: str | None = None,
+        logprobs: bool = False,
+        prompt_logprobs: bool = False,
+        stream: bool = True,
+        priority: int | None = None,
+        fields: Mapping[str, Any] | None = None,
+        **sampling: Any,
+    ) -> str:
+        """Send one request and return its id; the first stage takes it in its next iteration.
+
+        `prompt`: a list of token ids, or a length for that many ids which differ from request to
+        request and are the same in all runs. `stream`: whether SGLang sends each token at once, so
+        that `results` has it after the step; else it sends them from time to time and at the end.
+        `logprobs`: those of the tokens that come out; `prompt_logprobs`: the prompt's, too.
+        `priority`: needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``.
+
+        Nothing is refused here because SGLang would refuse it: a prompt may be too long, a grammar
+        wrong. `fields`: fields of SGLang's TokenizedGenerateReqInput that are sent as they are.
+        """
+        __tracebackhide__ = True
+        serial = next(self._serial)
+        # padded: SGLang aborts every request whose id begins with the one it is told
+        rid = rid if rid is not None else f"req-{serial:03d}"
+        if any(rid in results for results in self._all.results.values()):
+            raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
+        vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
+        made_up = isinstance(prompt, int) and not isinstance(prompt, bool)
+        ids = (
+            made_up_prompt(prompt, serial, vocabulary)
+            if made_up
+            else token_ids(prompt, f"{self._name}.submit")
+        )
+        if not ids or not all(0 <= token < vocabulary for token in ids):
+            raise UsageError(
+                f"{self._name}.submit: a prompt needs at least one token id, each from 0 to "
+                f"{vocabulary - 1}"
+            )
+        options: dict[str, Any] = {"logprobs": logprobs, "prompt_logprobs": prompt_logprobs}
+        options |= {"stream": stream, "priority": priority, **check_fields(fields or {})}
+        self._submit(rid, ids, sampling_of(max_new_tokens, sampling), **options)
+        return rid
+
+    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: Any) -> None:
+        request = generate_request(rid, ids, params, **options)
+        self._expect(self._answers, rid, ids, params)
+        self._all.send(shown_request(rid, ids), request)
+
+    def _expect(self, role: str, rid: str, ids: list[int], params: dict[str, Any]) -> None:
+        model = str(need(self.scheduler.server_args, "model_path"))
+        self._all.results[role][rid] = Result(rid, tuple(ids), params, model)
+
+    def abort(self, rid: str | None = None, *, in_time: bool = True) -> None:
+        """Send an abort for one request (None: for all); it takes effect in the next iterations.
+
+        As in SGLang, it is for all requests whose id begins with `rid`. One of which a stage begins
+        more than one forward since, or one more than a turn of the pipeline later, or that ends for
+        another reason, makes the steps after it raise AbortLost. ``in_time=False``: the rest of its
+        prompt may be computed all the same.
+        """
+        if rid is not None:
+            self._known(rid, "abort")
+        self._all.send(f"abort({rid!r})", abort_request(rid))
+        self._all.note_abort(rid, (self._answers,), in_time=in_time)
+
+    def control(self, name: str, /, *, wait: bool = False, **fields: Any) -> Control:
+        """Send a control request; the first stage takes it in its next iteration.
+
+        `name` is SGLang's: ``flush_cache``, ``get_internal_state``, ``set_internal_state``,
+        ``pause_generation``, ``continue_generation``, ``slow_down``, ``update_weights_from_disk``,
+        ``rpc`` (``method=``, ``parameters=``) and so on (a wrong one names all); `fields` are those
+        of its message. `wait`: step until it is done, as `Control.wait`. What it changes in a
+        Scheduler beside plain attributes, such as a server arg or weights, stays after the test.
+
+        Raises UsageError for a name or a field that SGLang does not have. The steps after it raise
+        AnsweredTwice where a stage handles it twice or more comes back than was asked for, and
+        StagesDiffer where one stage says that it succeeded and another one that it did not.
+        """
+        __tracebackhide__ = True
+        return self._control(name, {self._answers: self._num_stages}, fields, "", wait=wait)
+
+    def _control(
+        self, name: str, sizes: dict[str, int], fields: dict[str, Any], to: str, *, wait: bool
+    ) -> Control:
+        """Send a control request to the roles of `sizes`; `to` says so in words."""
+        __tracebackhide__ = True
+        call = f"{self._name}.control"
+        control, message = self._all.controls.new(name, fields, sizes, self._run_control, call)
+        here = message if self._role in sizes else None
+        self._all.send(shown_control(name, fields) + to, here, rpc=control.kind.rpc)
+        if wait:
+            control.wait()
+        return control
+
+    def _run_control(self, control: Control, limit: int | None) -> None:
+        __tracebackhide__ = True
+        try:
+            self._run(f"{self._name}: {control}.wait()", limit, lambda: control.done, window=1)
+        except EngineStalled:
+            self._all.controls.give_up(control)
+            raise
+
+    def _known(self, rid: str, call: str) -> None:
+        known = list(dict.fromkeys(rid for held in self._all.results.values() for rid in held))
+        if rid not in known:
+            raise UsageError(f"{self._name}.{call}: {rid!r} was not submitted; known: {known}")
+
+    # what moves the loops
+
+    def step(self, n: int = 1) -> None:
+        """Let every stage do `n` iterations."""
+        __tracebackhide__ = True
+        if n < 1:
+            raise UsageError(f"{self._name}.step: n={n!r}; at least one iteration")
+        self._all.advance(n, f"{self._name}.step()")
+
+    def run_until(
+        self, predicate: Callable[[], object], *, max_iterations: int = 1000, where: str = "any"
+    ) -> None:
+        """Step until `predicate()` is true, asked on every rank before the first step, after each.
+
+        It is enough when it is true on one rank, or with ``where="all"`` on all ranks at a time.
+        Raises EngineStalled when it is not so after `max_iterations`.
+        """
+        __tracebackhide__ = True
+        if where not in _WHERE:
+            raise UsageError(f"{self._name}.run_until: where={where!r}; allowed: 'any', 'all'")
+        enough = any if where == "any" else all
+        operation = f"{self._name}.run_until()"
+        for count in range(max_iterations + 1):
+            if count:
+                self._all.advance(1, operation)
+            if enough(self._all.meet(operation, bool(predicate()))):
+                return
+        raise EngineStalled(
+            f"the condition of run_until did not come true in {max_iterations} iterations:\n"
+            + self._state()
+        )
+
+    def drain(self, max_iterations: int | None = None) -> None:
+        """Run until every request is done and every stage idle. Raises EngineStalled.
+
+        `max_iterations` is by default more than the requests can need.
+        """
+        __tracebackhide__ = True
+        self._drain(f"{self._name}.drain()", max_iterations)
+
+    def leave(self) -> None:
+        """End the event loops, all stages after the same iteration; the next step enters them anew.
+
+        Everything must be idle: raises UsageError else. The teardown of the fixture does it, too.
+        """
+        __tracebackhide__ = True
+        if not self.idle:
+            raise UsageError(
+                f"{self._name}.leave: not idle; call {self._name}.drain() before:\n" + self._state()
+            )
+        self._all.leave(f"{self._name}.leave()")
+
+    # what is seen
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """By id, what is known of each request that was submitted; the same on all ranks."""
+        return self._all.results[self._answers]
+
+    @property
+    def stages(self) -> tuple[StageView, ...]:
+        """What each stage held after the last step; the same on all ranks, empty before it."""
+        return self._all.stages
+
+    @property
+    def forwards(self) -> list[Forward]:
+        """The forwards of this stage, in their order."""
+        return self._all.forwards
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was under way on any stage after the last step, nor came since."""
+        return self._all.idle
+
+    @property
+    def iterations(self) -> int:
+        """Iterations that this stage has done since its loop was entered."""
+        return self._all.iterations
+
+    def is_chunking(self, rid: str) -> bool:
+        """Whether some stage was in the middle of this request's prompt after the last step."""
+        return any(view.chunked == rid for view in self.stages)
+
+    def chunks_done(self, rid: str) -> int:
+        """Forwards of this request's prompt that the first stage has run."""
+        return len(self.results[rid].extends)
+
+    def on_forward(self, callback: Callable[[Any], None]) -> None:
+        """Have `callback(batch)` called before each forward of this stage, with its ScheduleBatch.
+
+        It is called in the event loop's thread; what it raises ends the loop and fails the test.
+        """
+        self._all.callbacks.append(callback)
+
+    # for perturbations
+
+    def at_start_of_iteration(self, callback: Callable[[], None]) -> None:
+        """Have `callback()` called in the event loop's thread when an iteration begins."""
+        self._all.at_start.append(callback)
+
+    def before_each_step(self, callback: Callable[[], None]) -> None:
+        """Have `callback()` called before the loops go on; it may call `submit` and `abort`."""
+        self._all.before_step.append(callback)
+
+    # the fixture's
+
+    def close(self) -> list[str]:
+        """End everything; returns which requests were under way, and aborted. For all ranks.
+
+        After a failed test nothing is tried that needs the other stages.
+        """
+        operation = f"the {self._name}'s teardown"
+        try:
+            if self._all.give_up(operation):
+                return []
+            left = list(dict.fromkeys(result.rid for _, result in self._all.unfinished()))
+            if left:
+                self.abort()
+            if not self.idle:
+                self._drain(operation, None)
+            self._all.leave(operation)
+            self.settled = True
+            return left
+        finally:
+            self._all.detach()
+
+    def _drain(self, operation: str, limit: int | None) -> None:
+        __tracebackhide__ = True
+        self._run(operation, limit, lambda: self.idle and bool(self.stages), 4 * self._num_stages)
+
+    def _run(
+        self, operation: str, limit: int | None, over: Callable[[], bool], window: int
+    ) -> None:
+        """Do `window` iterations at a time until it is `over`, the same on all ranks."""
+        __tracebackhide__ = True
+        limit = limit if limit is not None else self._enough()
+        done, quiet, before, since = 0, 0, -1, 0.0
+        while not over():
+            self._all.advance(window, operation)
+            done += window
+            progress = sum(view.progress for view in self.stages)
+            quiet = quiet + window if progress == before else 0
+            since = self._all.clock if progress != before else since
+            before = progress
+            stalled = quiet >= _STALLED * self._num_stages or done >= limit
+            if not over() and stalled and self._all.clock - since >= self._slack_s:
+                words = f"nothing has moved for {quiet}" if quiet else f"not done after {done}"
+                raise EngineStalled(f"{words} iterations:\n{self._state()}")
+
+    def _enough(self) -> int:
+        """Return more iterations than the requests under way can need."""
+        tokens = sum(
+            len(result.prompt) + int(result.sampling.get("max_new_tokens") or 0)
+            for _, result in self._all.unfinished()
+        )
+        return (200 + 2 * tokens) * self._num_stages
+
+    def _state(self) -> str:
+        return "\n".join(self._all.state())
+
+
+def shown_request(rid: str, ids: list[int]) -> str:
+    """Describe a request so that ranks with another prompt are seen to differ."""
+    return f"submit({rid!r}, {len(ids)} tokens, hash {hash(tuple(ids)) & 0xFFFF:04x})"

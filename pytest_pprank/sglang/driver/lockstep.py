@@ -1,0 +1,352 @@
+"""Keeps the event loops of all stages in step: lets each go, then has all ranks meet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.errors import PeerError, UsageError
+from pytest_pprank.frames import Whose, caller
+from pytest_pprank.sglang.compat.pipeline import settle_other_sends, settle_sends
+from pytest_pprank.sglang.driver.aborts import AbortWatch
+from pytest_pprank.sglang.driver.control import ControlDesk, ControlNotes, News, answers_in
+from pytest_pprank.sglang.driver.loop import LoopThread
+from pytest_pprank.sglang.driver.messages import Output, Result, outputs_of
+from pytest_pprank.sglang.driver.reasons import ReasonWatch, check_reasons
+from pytest_pprank.sglang.driver.scheduler_seams import (
+    Attachment,
+    SchedulerHook,
+    enter_loop,
+    leave_before_sending,
+    talks_when_idle,
+)
+from pytest_pprank.sglang.driver.series import Series, StagesDiffer
+from pytest_pprank.sglang.driver.views import (
+    Forward,
+    StageView,
+    ending_requests,
+    forward_of,
+    held_requests,
+    view_stage,
+)
+from pytest_pprank.sglang.events.sites import innermost_places
+from pytest_pprank.sglang.stage.holders import holders, note_forward
+
+if TYPE_CHECKING:
+    from pytest_pprank.rank.handle import Pprank
+
+
+class EventLoopFailed(AssertionError):
+    """SGLang's event loop raised on this stage; the cause is the exception itself."""
+
+
+@dataclass
+class _Report:
+    """What a rank brings to a meeting after a step; `outputs` on the first stage of a role."""
+
+    role: str
+    calls: tuple[str, ...]
+    view: StageView
+    forwards: list[Forward]
+    moves: list[Forward]
+    news: News
+    changes: tuple[str, ...]
+    clock: float = field(default_factory=time.monotonic)
+    outputs: list[Output] = field(default_factory=list)
+
+
+class Conductor:
+    """What is under way on all stages; the methods are calls of all ranks together.
+
+    `results`: by role and request id. `controls`: the control requests. `clock`: seconds, the same
+    on all ranks after a step.
+    `view` looks at a Scheduler that stands between two iterations.
+    """
+
+    def __init__(
+        self, scheduler: Any, pprank: Pprank, view: Callable[..., StageView] = view_stage
+    ) -> None:
+        self.results: dict[str, dict[str, Result]] = defaultdict(dict)
+        self.controls = ControlDesk()
+        self.clock = 0.0
+        self._look = view
+        self.stages: tuple[StageView, ...] = ()
+        self._roles: tuple[str, ...] = ()
+        self.callbacks: list[Callable[[Any], None]] = []
+        self.at_top: list[Callable[[], None]] = []
+        self.at_start: list[Callable[[], None]] = []
+        self.before_step: list[Callable[[], None]] = []
+        self._scheduler = scheduler
+        self._pprank = pprank
+        self._calls: list[str] = []
+        self._granted = 0
+        size = pprank.world_size
+        self._aborts = AbortWatch()
+        self._reasons = ReasonWatch()
+        self._ending: set[str] = set()
+        self._ran = Series(size, "run the same batches in the same order")
+        self._moved = Series(size, "let the same requests leave their queues")
+        self._loop: LoopThread | None = None
+        self._notes = ControlNotes()
+        hook = SchedulerHook(self._at_top, self._at_forward)
+        self._attachment = Attachment(scheduler, hook, self._notes)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was under way on any stage after the last step, nor came since."""
+        return (
+            not self._calls
+            and not any(self.unfinished())
+            and not self.controls.open
+            and not any(view.busy for view in self.stages)
+        )
+
+    def unfinished(self) -> Iterator[tuple[str, Result]]:
+        """Yield role and result of each request that is not done there."""
+        for role, results in self.results.items():
+            yield from ((role, result) for result in results.values() if not result.finished)
+
+    @property
+    def forwards(self) -> list[Forward]:
+        """The forwards of this stage."""
+        return self._ran.mine
+
+    @property
+    def moves(self) -> list[Forward]:
+        """What has left this stage's queues: filled by callbacks `at_top`."""
+        return self._moved.mine
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of this stage since its loop was entered."""
+        return self._loop.completed if self._loop is not None else 0
+
+    def send(self, call: str, message: Any, *, rpc: bool = False) -> None:
+        """Send a message to the first stage of this rank's role (None: there is none for it).
+
+        `call` says in words what all ranks ask for. `rpc`: by the socket for remote calls.
+        """
+        self._calls.append(call)
+        wire = self._attachment.wire
+        if wire is not None and message is not None:
+            (wire.send_call if rpc else wire.send)(message)
+
+    def note_abort(self, rid: str | None, roles: Iterable[str], *, in_time: bool) -> None:
+        """Note that an abort was sent to `roles`: of requests whose id begins so, or of all."""
+        for role in roles:
+            results = [r for r in self.results[role].values() if r.rid.startswith(rid or "")]
+            views = [view for view, of in zip(self.stages, self._roles, strict=False) if of == role]
+            self._aborts.note(role, results, views, self._granted, in_time)
+
+    def advance(self, n: int, operation: str) -> None:
+        """Let every stage do `n` iterations, and share what has come of it."""
+        __tracebackhide__ = True
+        for callback in self.before_step:
+            callback()
+        if self._loop is None:
+            self._loop = LoopThread(lambda: enter_loop(self._scheduler))
+            self._loop.start()
+        self._granted += n
+        self._run_to(max(0, self._granted - self._pprank.stage))
+        view = self._look(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
+        view = replace(view, ending=tuple(sorted(self._ending)))
+        wire = self._attachment.wire
+        messages = [] if wire is None else wire.receive()
+        report = _Report(
+            self._pprank.role,
+            tuple(self._calls),
+            view,
+            self._ran.fresh(),
+            self._moved.fresh(),
+            News(self._notes.fresh(), answers_in(messages)),
+            self._reasons.fresh(),
+            outputs=[output for message in messages for output in outputs_of(message)],
+        )
+        self._take_in(self.meet(operation, report))
+
+    def meet(self, operation: str, obj: Any) -> list[Any]:
+        """Return what every rank has brought."""
+        __tracebackhide__ = True
+        return self._pprank.meet(operation, obj, _users_line())
+
+    def leave(self, operation: str) -> None:
+        """End the loops, which must be idle, all after the same iteration."""
+        __tracebackhide__ = True
+        if self._loop is None:
+            return
+        together = talks_when_idle(self._scheduler)
+        if together:
+            self._leave_on_the_way()
+        else:
+            # idle, no stage needs another one to go on: those behind catch up
+            self._run_to(self._granted)
+            assert self.iterations == self._granted
+        self.meet(operation, self.iterations)
+        if together:
+            settle_other_sends(self._scheduler)
+        else:
+            settle_sends(self._scheduler)
+            self._loop.leave()
+        self._loop, self._granted, self.stages = None, 0, ()
+        self._aborts.clear()
+
+    def _leave_on_the_way(self) -> None:
+        """End a loop whose stages agree on something in each iteration, so that none can catch up.
+
+        Each begins one more iteration, in which it takes what the stage before has sent in its last
+        one, and leaves where it would begin to send.
+        """
+        assert self._loop is not None
+        with leave_before_sending(self._scheduler):
+            self._loop.leave_inside()
+
+    def give_up(self, operation: str) -> bool:
+        """Where a loop or a test has failed on any rank, end what this rank can end by itself.
+
+        Returns False where nothing has failed: then nothing was done.
+        """
+        parked = self._loop is None or self._loop.parked
+        try:
+            reports = self.meet(operation, (parked, self._pprank.failed))
+        except PeerError:
+            reports = [(parked, True)]
+        failed = any(failed for _, failed in reports)
+        if all(parked for parked, _ in reports) and not failed:
+            return False
+        if self._loop is not None and self._loop.parked:
+            self._loop.leave()
+        if not failed:  # else the group is replaced anyway
+            self._pprank.spoil("an event loop of SGLang's has ended by itself")
+        return True
+
+    def abandon(self, reason: str) -> None:
+        """End what this rank can end by itself, and have the worker group replaced."""
+        if self._loop is not None and self._loop.parked:
+            self._loop.leave()
+        self._pprank.spoil(reason)
+        self.detach()
+
+    def detach(self) -> None:
+        """Leave the Scheduler as it was."""
+        self._attachment.detach()
+
+    def state(self) -> Iterator[str]:
+        """Yield, in words, what is under way on all stages."""
+        for role, result in self.unfinished():
+            where = f" of {role}" if role != "pp" else ""
+            yield (
+                f"  {result.rid}: prompt of {len(result.prompt)} tokens (forwards of it: "
+                f"{result.extends or 'none'}), {len(result.token_ids)} tokens came out{where}"
+            )
+        yield from self.controls.state()
+        for view in self.stages:
+            held = "; ".join(view.busy) or "idle"
+            yield f"  {view.place}, {view.iterations} iterations: {held}{view.more}"
+
+    def _run_to(self, iterations: int) -> None:
+        __tracebackhide__ = True
+        assert self._loop is not None
+        try:
+            self._loop.run_to(iterations)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+            lines = [f"SGLang's event loop failed{_place_of(error)}: {said}", *self._last()]
+            raise EventLoopFailed("\n".join(lines)) from error
+
+    def _last(self) -> Iterator[str]:
+        """Yield what this stage was at; nothing in it differs from stage to stage by itself."""
+        if self.forwards:
+            yield f"  last forward: {self.forwards[-1]}"
+        yield from (f"  {line}" for line in holders(self._scheduler))
+
+    def _take_in(self, reports: list[_Report]) -> None:
+        __tracebackhide__ = True
+        self._calls.clear()
+        self.stages = tuple(report.view for report in reports)
+        self._roles = tuple(report.role for report in reports)
+        if len({report.calls for report in reports}) > 1:
+            lines = [
+                f"  rank {rank}: {', '.join(report.calls) or 'nothing'}"
+                for rank, report in enumerate(reports)
+            ]
+            head = "the ranks asked the engine for different things:"
+            with suppress(StagesDiffer):  # which follows from it, and is not what to tell
+                self._compare(reports)
+            raise UsageError("\n".join([head, *lines]))
+        self.clock = reports[0].clock
+        for report in reports:
+            for output in report.outputs:
+                self._record(report.role, output)
+        for forward in reports[0].forwards:
+            self._record_extends(forward)
+        self._compare(reports)
+        check_reasons((report.view.place, report.changes) for report in reports)
+        for report in reports:
+            self.controls.take_in(report.role, report.view.stage, report.news)
+        self.controls.close()
+        for report in reports:
+            self._aborts.ran(report.role, report.view, report.forwards)
+            for output in report.outputs:
+                if output.rid in self.results[report.role]:
+                    self._aborts.ended(report.role, self.results[report.role][output.rid])
+
+    def _compare(self, reports: list[_Report]) -> None:
+        __tracebackhide__ = True
+        self._ran.take_in([(report.view, report.role, report.forwards) for report in reports])
+        self._moved.take_in([(report.view, report.role, report.moves) for report in reports])
+
+    def _record(self, role: str, output: Output) -> None:
+        result = self.results[role].get(output.rid)
+        if result is None:
+            return  # SGLang's own, such as a health check
+        result.token_ids += output.token_ids
+        result.logprobs += output.logprobs
+        result.prompt_logprobs += output.prompt_logprobs
+        result.finish_reason = output.finish_reason or result.finish_reason
+        result.cached_tokens = output.cached_tokens or result.cached_tokens
+        result.retractions = output.retractions or result.retractions
+
+    def _record_extends(self, forward: Forward) -> None:
+        for rid, extend in zip(forward.rids, forward.extends, strict=False):
+            for results in self.results.values():
+                if rid in results:
+                    results[rid].extends.append(extend)
+
+    # called by SGLang, in the loop's thread
+
+    def _at_top(self) -> None:
+        assert self._loop is not None
+        for callback in self.at_top:
+            callback()
+        self._reasons.look(held_requests(self._scheduler))
+        self._ending.update(ending_requests(self._scheduler))
+        self._loop.at_top()
+        for callback in self.at_start:
+            callback()
+
+    def _at_forward(self, batch: Any) -> None:
+        forward = forward_of(batch, self.iterations)
+        self.forwards.append(forward)
+        note_forward(self._scheduler, batch.reqs, forward.mode)
+        for callback in self.callbacks:
+            callback(batch)
+
+
+def _place_of(error: BaseException) -> str:
+    """Say where in SGLang an exception was raised, or what called what raised it."""
+    places = innermost_places(error)
+    return f" in {places}" if places else ""
+
+
+def _users_line() -> str:
+    """Return file and line of the test that called the engine."""
+    frame = caller(sys._getframe(1), Whose.PLUGIN)
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

@@ -1,0 +1,173 @@
+"""Requests and results as SGLang's own messages."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.errors import UsageError, did_you_mean
+from pytest_pprank.sglang.compat.messages import request_fields, sampling_fields, stamp
+from pytest_pprank.sglang.compat.seams import fill, need
+
+_SHOWN = 8
+"""Tokens in the repr of a Result."""
+
+
+@dataclass(repr=False)
+class Result:
+    """What is known of one request; the same on all ranks after each call of the engine.
+
+    `token_ids`: the output tokens that have been sent so far, without the prompt. `logprobs`: of
+    these tokens; `prompt_logprobs`: of the prompt's from the second on; both only where asked for.
+    `finish_reason`: SGLang's words, such as
+    ``{"type": "length", "length": 8}``; None while the request is not finished. `cached_tokens`:
+    tokens of the prompt that were found in the tree cache. `retractions`: how often the request had
+    to give its KV back to others, and was computed again. `extends`: for each forward of the
+    prompt on the first stage, from which token to which it went (half open), so that more than one
+    means that the prompt was chunked.
+    """
+
+    rid: str
+    prompt: tuple[int, ...]
+    sampling: dict[str, Any]
+    model_path: str
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
+    finish_reason: dict[str, Any] | None = None
+    cached_tokens: int = 0
+    retractions: int = 0
+    extends: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Whether SGLang has said that it is done with this request."""
+        return self.finish_reason is not None
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(str, self.token_ids[:_SHOWN]))
+        more = ", ..." if len(self.token_ids) > _SHOWN else ""
+        reason = self.finish_reason.get("type") if self.finish_reason else "not finished"
+        return (
+            f"<Result {self.rid}: {len(self.prompt)} prompt tokens, {len(self.token_ids)} of "
+            f"{self.sampling.get('max_new_tokens')} came [{shown}{more}], {reason}>"
+        )
+
+
+@dataclass(frozen=True)
+class Output:
+    """One request's part of an output message."""
+
+    rid: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    prompt_logprobs: tuple[float, ...] = ()
+    finish_reason: dict[str, Any] | None = None
+    cached_tokens: int = 0
+    retractions: int = 0
+
+
+def sampling_of(max_new_tokens: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return SGLang's sampling params: greedy, and deaf to the end-of-text token unless `changes`
+    name tokens to stop at (SGLang is deaf to both or to none), then `changes`.
+    """
+    known = sampling_fields()
+    for name in changes:
+        if name not in known:
+            raise UsageError(
+                f"engine: SGLang's SamplingParams has no {name!r}{did_you_mean(name, known)}"
+            )
+    greedy = {"temperature": 0.0, "ignore_eos": not changes.get("stop_token_ids")}
+    return {**greedy, "max_new_tokens": max_new_tokens, **changes}
+
+
+def generate_request(
+    rid: str,
+    prompt: Sequence[int],
+    sampling: Mapping[str, Any],
+    *,
+    logprobs: bool,
+    stream: bool,
+    prompt_logprobs: bool = False,
+    priority: int | None = None,
+    role: str = "null",
+    **more: Any,
+) -> Any:
+    """Return the message with which SGLang's tokenizer asks its Scheduler for tokens.
+
+    `role`: of the Scheduler, where it is one of prefill or decode. `more`: fields of the message,
+    over those that follow from the rest.
+    """
+    io_struct = import_module("sglang.srt.managers.io_struct")
+    params = import_module("sglang.srt.sampling.sampling_params").SamplingParams(**sampling)
+    params.normalize(None)
+    known = {
+        "rid": rid,
+        "input_text": "",
+        "input_ids": array("q", prompt),
+        "input_embeds": None,
+        "token_type_ids": None,
+        "mm_inputs": None,
+        "sampling_params": params,
+        "return_logprob": logprobs or prompt_logprobs,
+        "logprob_start_len": 0 if prompt_logprobs else len(prompt) if logprobs else -1,
+        "top_logprobs_num": 0,
+        "token_ids_logprob": None,
+        "stream": stream,
+        "priority": priority,
+    }
+    request = need(io_struct, "TokenizedGenerateReqInput")
+    return stamp(request(**fill(request, {**known, **more})), role)
+
+
+def check_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `fields` of SGLang's message for a request; raises UsageError for one it has not."""
+    known = request_fields()
+    for name in fields:
+        if name not in known:
+            raise UsageError(
+                f"engine.submit: SGLang's TokenizedGenerateReqInput has no field {name!r}"
+                f"{did_you_mean(name, known)}"
+            )
+    return fields
+
+
+def abort_request(rid: str | None) -> Any:
+    """Return the message that aborts one request, or all of them."""
+    abort = need(import_module("sglang.srt.managers.io_struct"), "AbortReq")
+    return abort(abort_all=True) if rid is None else abort(rid=rid)
+
+
+def outputs_of(message: Any) -> list[Output]:
+    """Return what a message of the Scheduler says about requests; empty for any other message."""
+    io_struct = import_module("sglang.srt.managers.io_struct")
+    if isinstance(message, need(io_struct, "AbortReq")):
+        # a request that had not begun: the Scheduler hands the abort back
+        reason = message.finished_reason or {"type": "abort"}
+        return [Output(str(message.rid), finish_reason=dict(reason))]
+    if isinstance(message, need(io_struct, "BatchTokenIDOutput")):
+        return [_output(message, index) for index in range(len(message.rids))]
+    return []
+
+
+def _output(message: Any, index: int) -> Output:
+    reason = message.finished_reasons[index]
+    logprobs = message.output_token_logprobs_val
+    values = logprobs[index] if logprobs else None
+    of_prompt = message.input_token_logprobs_val
+    # the first token has none: nothing comes before it
+    prompt_values = (
+        [value for value in of_prompt[index] or () if value is not None] if of_prompt else ()
+    )
+    return Output(
+        rid=message.rids[index],
+        token_ids=tuple(message.output_ids[index]),
+        logprobs=tuple(values or ()),
+        prompt_logprobs=tuple(prompt_values),
+        finish_reason=None if reason is None else dict(reason),
+        cached_tokens=int(message.cached_tokens[index]),
+        retractions=int(message.retraction_counts[index]) if message.retraction_counts else 0,
+    )

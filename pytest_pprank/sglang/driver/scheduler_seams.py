@@ -1,0 +1,240 @@
+"""Where the engine meets a Scheduler: the top of an iteration, what comes in, what goes out.
+
+SGLang's own scripted runtime has a hook at the top of each iteration of every event loop
+(``scripted_scheduler_hook.step``) and at each forward (``on_run_batch``), on all stages; ours takes
+its place. What comes and goes by a socket is only counted, so that a step begins when all that was
+sent to the Scheduler is there, and ends when all that it has sent is there.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.rank.context import current_rank
+from pytest_pprank.sglang.compat.consensus import first_message_of_an_iteration
+from pytest_pprank.sglang.compat.disagg import role_of
+from pytest_pprank.sglang.compat.messages import receiver, sender
+from pytest_pprank.sglang.compat.seams import missing, need
+from pytest_pprank.sglang.driver.control import ControlNotes
+from pytest_pprank.sglang.driver.loop import LeaveLoop
+from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
+from pytest_pprank.sglang.stage.scheduler import started
+
+_ARRIVAL_S = 20.0
+"""A message between two threads of one process that is not there by then never will be."""
+
+
+class SchedulerHook:
+    """Stands where SGLang's ScriptedSchedulerHook does."""
+
+    def __init__(self, step: Callable[[], None], on_run_batch: Callable[[Any], None]) -> None:
+        self.step = step
+        self.on_run_batch = on_run_batch
+
+
+class Inbox:
+    """The Scheduler's end of the request socket: receives, when asked, all that was sent."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self._buffer: deque[bytes] = deque()
+        self._zmq = import_module("zmq")
+        self._received = 0
+        self.sent = 0
+
+    def recv(self, flags: int = 0) -> bytes:  # noqa: ARG002  (never blocks: what was sent is here)
+        """Return the next message; raises zmq.Again when there is none."""
+        while self._received < self.sent:
+            if not self._socket.poll(_ARRIVAL_S * 1000):
+                raise PprankError("a request did not arrive at the Scheduler's socket")
+            self._buffer.append(self._socket.recv())
+            self._received += 1
+        if not self._buffer:
+            raise self._zmq.Again
+        return self._buffer.popleft()
+
+    def recv_pyobj(self, flags: int = 0) -> Any:
+        """Return the next message, unpickled."""
+        return pickle.loads(self.recv(flags))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
+class _Mail:
+    """What the Scheduler sends through one socket: how much was sent, how much has been read."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self._recv = receiver()
+        self.announced = 0
+        self._read = 0
+
+    def receive(self) -> list[Any]:
+        """Return all messages that the Scheduler has sent since the last call."""
+        messages = []
+        while self._read < self.announced:
+            if not self._socket.poll(_ARRIVAL_S * 1000):
+                raise PprankError("an output did not arrive at the tokenizer's socket")
+            messages.append(self._recv(self._socket))
+            self._read += 1
+        return messages
+
+
+class _Outbox:
+    """A socket that counts what is sent through it."""
+
+    def __init__(self, socket: Any, mail: _Mail) -> None:
+        self._socket = socket
+        self._mail = mail
+
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        self._mail.announced += 1
+        return self._socket.send(*args, **kwargs)
+
+    def send_pyobj(self, *args: Any, **kwargs: Any) -> Any:
+        self._mail.announced += 1
+        return self._socket.send_pyobj(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
+class Wire:
+    """The tokenizer's side of the sockets of the first stage."""
+
+    def __init__(self, scheduler: Any, side: TokenizerSide) -> None:
+        self._side = side
+        self._send = sender()
+        ends = need(scheduler, "request_receiver")
+        self.inbox = Inbox(need(ends, "recv_from_tokenizer"))
+        self._outputs = _Mail(side.outputs)
+        self._calls = None if side.rpc is None else _Mail(side.rpc)
+        self.rpc: Inbox | None = None
+        if self._calls is not None:  # one socket for both ways
+            self.rpc = Inbox(_Outbox(need(ends, "recv_from_rpc"), self._calls))
+
+    def send(self, message: Any) -> None:
+        """Send a message to the Scheduler; it takes it in its next iteration."""
+        self._send(self._side.requests, message)
+        self.inbox.sent += 1
+
+    def send_call(self, message: Any) -> None:
+        """Send a message through the socket for remote calls."""
+        if self.rpc is None:
+            raise missing("PortArgs.rpc_ipc_name")
+        self._send(self._side.rpc, message)
+        self.rpc.sent += 1
+
+    def receive(self) -> list[Any]:
+        """Return all messages that the Scheduler has sent since the last call."""
+        calls = [] if self._calls is None else self._calls.receive()
+        return [*self._outputs.receive(), *calls]
+
+    def outbox(self, socket: Any) -> Any:
+        """Return a socket that sends through this one, and counts."""
+        return _Outbox(socket, self._outputs)
+
+
+class Attachment:
+    """Puts a hook and counters into a Scheduler, and takes them out again.
+
+    `notes` hears of the control requests that this stage has handled.
+    """
+
+    def __init__(self, scheduler: Any, hook: SchedulerHook, notes: ControlNotes) -> None:
+        self._scheduler = scheduler
+        self.wire: Wire | None = None
+        receiver = need(scheduler, "request_receiver")
+        if not _has(receiver, "scripted_scheduler_hook"):
+            raise missing("SchedulerRequestReceiver.scripted_scheduler_hook")
+        changes: dict[str, Any] = {"scripted_scheduler_hook": hook}
+        self._undo: list[Callable[[], None]] = []
+        side = started(scheduler).tokenizer_side
+        if side is not None:
+            self.wire = Wire(scheduler, side)
+            changes |= self._tap(self.wire)
+        self._set(scheduler, "scripted_scheduler_hook", hook)
+        self._set(scheduler, "request_receiver", replace(receiver, **changes))
+        self._listen(notes)
+
+    def detach(self) -> None:
+        """Leave the Scheduler as it was."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _tap(self, wire: Wire) -> dict[str, Any]:
+        """Count what is sent; returns what the request receiver is to receive from."""
+        channels = need(self._scheduler, "ipc_channels")
+        for name in ("send_to_tokenizer", "send_to_detokenizer"):
+            sender = need(channels, name)
+            self._set(sender, "socket", wire.outbox(need(sender, "socket")))
+        if wire.rpc is None:
+            return {"recv_from_tokenizer": wire.inbox}
+        self._set(self._scheduler, "ipc_channels", replace(channels, recv_from_rpc=wire.rpc))
+        return {"recv_from_tokenizer": wire.inbox, "recv_from_rpc": wire.rpc}
+
+    def _listen(self, notes: ControlNotes) -> None:
+        dispatch = need(self._scheduler, "_request_dispatcher")
+        self._set(self._scheduler, "_request_dispatcher", notes.dispatcher(dispatch))
+        sender = need(need(self._scheduler, "ipc_channels"), "send_to_tokenizer")
+        # a method: put before it, and taken away, so that it is the class's again
+        vars(sender)["send_output"] = notes.sender(need(sender, "send_output"))
+        self._undo.append(lambda: vars(sender).pop("send_output", None))
+
+    def _set(self, owner: Any, name: str, value: Any) -> None:
+        before = need(owner, name)
+        self._undo.append(lambda: setattr(owner, name, before))
+        setattr(owner, name, value)
+
+
+def enter_loop(scheduler: Any) -> None:
+    """Run the event loop that SGLang chooses for this Scheduler. Blocks."""
+    __tracebackhide__ = True
+    device = current_rank().device
+    if device != "cpu":
+        import torch
+
+        torch.get_device_module(device).set_device(device)  # current devices are per thread
+    need(scheduler, "run_event_loop")()
+
+
+def talks_when_idle(scheduler: Any) -> bool:
+    """Say whether the stages of this Scheduler's loop exchange messages in each iteration, so that
+    one cannot do an iteration more alone: those of prefill and of decode do.
+    """
+    pipeline = int(need(need(scheduler, "server_args"), "pp_size")) > 1
+    return pipeline and role_of(scheduler) != "null"
+
+
+@contextmanager
+def leave_before_sending(scheduler: Any) -> Iterator[None]:
+    """In this block a loop for which `talks_when_idle` ends where it would send to other stages."""
+
+    def leave(*_: Any) -> None:
+        raise LeaveLoop
+
+    first = first_message_of_an_iteration(role_of(scheduler))
+    need(scheduler, first)
+    setattr(scheduler, first, leave)
+    try:
+        yield
+    finally:
+        delattr(scheduler, first)
+
+
+def check_engine_args(scheduler: Any) -> None:
+    """Raise UsageError for server args with which the engine cannot work."""
+    if not need(need(scheduler, "server_args"), "skip_tokenizer_init"):
+        raise UsageError("engine: needs skip_tokenizer_init=True, the default: it speaks token ids")
+
+
+def _has(instance: Any, name: str) -> bool:
+    return is_dataclass(instance) and any(field.name == name for field in fields(instance))

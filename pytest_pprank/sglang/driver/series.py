@@ -1,0 +1,45 @@
+"""What the stages of each role did, one thing after the other: all must do the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_pprank.sglang.driver.views import Forward, StageView, first_difference
+
+
+class StagesDiffer(AssertionError):
+    """In one iteration two stages of a role did different things."""
+
+
+class Series:
+    """Things that this stage does (`mine`), and those of all ranks as far as they are known.
+
+    `words`: what the stages did not do alike, for the message.
+    """
+
+    def __init__(self, world_size: int, words: str) -> None:
+        self.mine: list[Forward] = []
+        self._told = 0
+        self._all: list[list[Forward]] = [[] for _ in range(world_size)]
+        self._words = words
+
+    def fresh(self) -> list[Forward]:
+        """Return what has come since the last call."""
+        fresh = self.mine[self._told :]
+        self._told = len(self.mine)
+        return fresh
+
+    def take_in(self, told: Sequence[tuple[StageView, str, list[Forward]]]) -> None:
+        """Add view, role and news of each rank; raises StagesDiffer, with the first difference."""
+        __tracebackhide__ = True
+        before = [len(known) for known in self._all]
+        for known, (_, _, news) in zip(self._all, told, strict=True):
+            known += news
+        for role in dict.fromkeys(role for _, role, _ in told):
+            ranks = [rank for rank, (_, other, _) in enumerate(told) if other == role]
+            since = min(before[rank] for rank in ranks)
+            over = [told[rank][0].iterations for rank in ranks]
+            if lines := first_difference([self._all[rank] for rank in ranks], since, over):
+                of_role = "" if role == "pp" else f" of {role}"
+                head = f"the stages{of_role} did not {self._words}:"
+                raise StagesDiffer("\n  ".join([head, *lines]))

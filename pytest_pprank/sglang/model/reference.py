@@ -1,0 +1,239 @@
+"""The greedy tokens of the tests' model by transformers, on a CPU, without SGLang.
+
+One forward over a prompt and its output gives, for every position, the token that greedy decoding
+takes there: so up to the first difference it is the very sequence that transformers would generate.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.driver.messages import Result
+from pytest_pprank.sglang.events.types import Layer
+from pytest_pprank.sglang.model.kv_values import first_differences, kept_of
+
+if TYPE_CHECKING:
+    from pytest_pprank.rank.handle import Pprank
+
+_EXPLAINED = 2
+"""Requests whose KV a failure tells about: of the others it would say the same."""
+_TIE = {"torch.float32": 1e-4, "torch.float16": 2e-2, "torch.bfloat16": 1e-1}
+"""Logits closer than this may be in another order in SGLang, which adds in another order."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The reference at one position: its token, that token's logit, and the second best's."""
+
+    token: int
+    logit: float
+    second: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the reference says of an output: per position the expected token and the logprob of the
+    token that came; the first difference, if any, with the logit of the token that came instead.
+    `tie`: how near logits and logprobs must be to count as equal.
+    """
+
+    expected: tuple[Expected, ...]
+    logprobs: tuple[float, ...]
+    differs_at: int | None
+    logit_of_found: float
+    tie: float
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the first difference is between tokens that are as good as equal."""
+        if self.differs_at is None:
+            return False
+        return self.expected[self.differs_at].logit - self.logit_of_found < self.tie
+
+
+@functools.lru_cache(maxsize=1024)
+def judge(model_path: str, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> Judged:
+    """Compare greedy output `tokens` of `prompt` with the reference; cached by its arguments."""
+    import torch
+
+    model, dtype = _model(model_path)
+    with torch.inference_mode():
+        ids = torch.tensor([[*prompt, *tokens]], dtype=torch.int64)
+        # of the last positions only: the output matrix is most of a tiny model's work
+        logits = model(input_ids=ids[:, :-1], logits_to_keep=len(tokens)).logits[0].float()
+    values, best = logits.topk(2, dim=-1)
+    expected = tuple(
+        Expected(int(token), float(value), float(second))
+        for token, value, second in zip(best[:, 0], values[:, 0], values[:, 1], strict=True)
+    )
+    differs = [i for i, token in enumerate(tokens) if token != expected[i].token]
+    at = differs[0] if differs else None
+    found = float("nan") if at is None else float(logits[at, tokens[at]])
+    chosen = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    return Judged(expected, tuple(chosen.tolist()), at, found, _TIE.get(dtype, 1e-4))
+
+
+def kv_of(model_path: str, tokens: Sequence[int]) -> tuple[list[Layer], str]:
+    """Return keys and values of all layers for a row of tokens, and the dtype's name; no layers for
+    a model that keeps something else.
+    """
+    import torch
+
+    model, dtype = _model(model_path)
+    with torch.inference_mode():
+        cache = model(input_ids=torch.tensor([[*tokens]]), use_cache=True).past_key_values
+    layers = getattr(cache, "layers", ())
+    if not all(hasattr(layer, "keys") for layer in layers):
+        return [], dtype
+    return [(_by_token(layer.keys), _by_token(layer.values)) for layer in layers], dtype
+
+
+def _by_token(tensor: Any) -> Any:
+    """Turn [1, heads, tokens, size] into a numpy array [tokens, heads, size]."""
+    return tensor[0].transpose(0, 1).float().numpy()
+
+
+def differing(results: Sequence[Result]) -> list[Result]:
+    """Return those whose tokens are not the reference's."""
+    told = [result for result in results if result.token_ids]
+    return [
+        result
+        for result in told
+        if judge(result.model_path, result.prompt, tuple(result.token_ids)).differs_at is not None
+    ]
+
+
+@functools.lru_cache(maxsize=256)
+def logprobs_of(model_path: str, prompt: tuple[int, ...]) -> tuple[tuple[float, ...], float]:
+    """Return the logprobs of a prompt's tokens from the second on, and how near equal ones are."""
+    import torch
+
+    model, dtype = _model(model_path)
+    with torch.inference_mode():
+        ids = torch.tensor([prompt], dtype=torch.int64)
+        logprobs = model(input_ids=ids[:, :-1]).logits[0].float().log_softmax(-1)
+    values = logprobs.gather(1, ids[0, 1:, None])[:, 0]
+    return tuple(values.tolist()), _TIE.get(dtype, 1e-4)
+
+
+def check_greedy(results: Sequence[Result]) -> None:
+    """Raise UsageError for a result to which greedy decoding has nothing to say."""
+    for result in results:
+        if result.sampling.get("temperature"):
+            raise UsageError(
+                f"assert_tokens_equal_reference: {result.rid} was sampled with temperature="
+                f"{result.sampling['temperature']!r}; the reference is greedy"
+            )
+
+
+def all_findings(results: Sequence[Result], rank: Pprank) -> list[str]:
+    """Return `findings`, and where the KV of what has wrong tokens begins to differ, by rank. A
+    meeting of all ranks: the first one computes the reference.
+    """
+    first = rank.rank == 0
+    found = list(findings(results, rank.num_stages)) if first else []
+    wrong = differing(results)[:_EXPLAINED] if first and found else []
+    lines, rids = rank.broadcast((found, [result.rid for result in wrong]))
+    if not rids:
+        return list(lines)
+    place = f"rank {rank.rank} ({rank.role} stage {rank.stage})"
+    told = rank.gather((place, kept_of(rids)))
+    for result in wrong:
+        tokens = [*result.prompt, *result.token_ids][:-1]
+        kept = {place: values[result.rid] for place, values in told if result.rid in values}
+        lines += first_differences(result.rid, kept, *kv_of(result.model_path, tokens))
+    return list(rank.broadcast(lines))
+
+
+def findings(results: Sequence[Result], stages: int) -> Iterator[str]:
+    """Yield, per request whose output is not the reference's, what is wrong with it."""
+    for result in results:
+        wanted = int(result.sampling["max_new_tokens"])
+        reason = (result.finish_reason or {}).get("type")
+        if (result.finish_reason or {}).get("err_type"):
+            # what comes out then has nothing to do with the prompt
+            yield f"{result.rid}: SGLang refused the request: {result.finish_reason}"
+            continue
+        if reason == "length" and len(result.token_ids) != wanted:
+            yield f"{result.rid}: {len(result.token_ids)} tokens came out, {wanted} were asked for"
+        elif not result.token_ids and reason != "abort":
+            yield f"{result.rid}: no token came out (finish reason: {result.finish_reason})"
+        if result.token_ids:
+            judged = judge(result.model_path, result.prompt, tuple(result.token_ids))
+            if judged.differs_at is not None:
+                yield _difference(result, judged, judged.differs_at, stages)
+            elif result.logprobs:
+                what = "output token"
+                yield from _logprobs(result, what, 0, result.logprobs, judged.logprobs, judged.tie)
+        if result.prompt_logprobs:
+            expected, tie = logprobs_of(result.model_path, result.prompt)
+            found = result.prompt_logprobs
+            yield from _logprobs(result, "prompt token", 1, found, expected, tie)
+
+
+def _difference(result: Result, judged: Judged, at: int, stages: int) -> str:
+    expected, found = judged.expected[at], result.token_ids[at]
+    lines = [
+        f"{result.rid}: output token {at} of {len(result.token_ids)} (position "
+        f"{len(result.prompt) + at}) is {found}, the reference has {expected.token}",
+        f"logits of the reference: {expected.logit:.5f} for {expected.token}, "
+        f"{judged.logit_of_found:.5f} for {found}; its second best has {expected.second:.5f}",
+        f"before it: {result.token_ids[max(0, at - 4) : at] or 'nothing, it is the first token'}",
+        f"{stages} stages, {_how(result)}",
+    ]
+    if judged.undecided:
+        lines.append(
+            "this is a tie: the two logits are nearer than rounding; choose another prompt"
+        )
+    return "\n  ".join(lines)
+
+
+def _logprobs(
+    result: Result,
+    what: str,
+    first: int,
+    found: Sequence[float],
+    expected: Sequence[float],
+    tie: float,
+) -> Iterator[str]:
+    """Compare the logprobs of tokens that are called `what`, numbered from `first`."""
+    if len(found) != len(expected):
+        yield f"{result.rid}: {len(found)} logprobs of {len(expected)} {what}s"
+        return
+    tokens = (result.prompt if what == "prompt token" else result.token_ids)[first:]
+    for index, values in enumerate(zip(found, expected, strict=True)):
+        if not abs(values[0] - values[1]) <= 10 * tie:
+            yield (
+                f"{result.rid}: the logprob of {what} {first + index} ({tokens[index]}) is "
+                f"{values[0]:.5f}, the reference has {values[1]:.5f}; {_how(result)}"
+            )
+            return
+
+
+def _how(result: Result) -> str:
+    return (
+        f"a prompt of {len(result.prompt)} tokens of which {result.cached_tokens} were cached, run "
+        f"as {_ranges(result.extends)}"
+    )
+
+
+def _ranges(extends: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{start}-{end}" for start, end in extends) or "(not seen)"
+
+
+@functools.lru_cache(maxsize=2)
+def _model(model_path: str) -> tuple[Any, str]:
+    """Return the model in its own dtype, and that dtype's name."""
+    transformers = import_module("transformers")
+    logging = transformers.utils.logging
+    if bar := getattr(logging, "disable_progress_bar", None):
+        bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        model_path, torch_dtype="auto", attn_implementation="eager"
+    ).eval()
+    return model, str(model.dtype)

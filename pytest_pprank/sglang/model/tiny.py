@@ -1,0 +1,142 @@
+"""Tiny random models on disk, so that wrong KV gives wrong tokens.
+
+SGLang's load_format="dummy" hides KV bugs: its weights are so small that the last token
+alone decides. Here every matrix keeps its input's variance and attention is peaked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+
+from pytest_pprank.sglang.model.families import FAMILIES, Family, Shape, Weight
+from pytest_pprank.sglang.static import TINY_DEFAULT, TINY_LAYERS, Tiny, tiny_asked
+
+if TYPE_CHECKING:
+    from pytest_pprank.rank.handle import Pprank
+
+VOCABULARY = 10240
+"""SGLang's dynamic-chunk profiler draws token ids below 10000."""
+
+CONTEXT = 4096
+
+
+def write_tiny_model(
+    folder: Path,
+    family: str = TINY_DEFAULT,
+    *,
+    layers: int = TINY_LAYERS,
+    seed: int = 0,
+    hidden: int = 64,
+    head_dim: int = 16,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write the model into `folder` unless it is there, and return `folder`.
+
+    `family`: a key of `tiny_families.FAMILIES`. `hidden` must be a multiple of ``2 * head_dim``; on
+    CUDA SGLang's kernels want hidden a multiple of 256 and head_dim 64. Several ranks may call this
+    at once: the folder appears complete, by a rename. Equal arguments give equal bytes.
+    """
+    if (folder / "config.json").is_file():
+        return folder
+    shape, kind = Shape(layers, hidden, head_dim), FAMILIES[family]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_file(
+            {name: weight.to(dtype) for name, weight in _weights(kind, shape, seed)},
+            draft / "model.safetensors",
+            metadata={"format": "pt"},
+        )
+        config = _config(kind, shape, str(dtype).removeprefix("torch."))
+        (draft / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        os.rename(draft, folder)
+    except OSError:
+        # A peer was first: its folder holds the same bytes.
+        if not (folder / "config.json").is_file():
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
+    """Return the tiny model that fits this rank's device; all worker groups of a run share it.
+
+    `model_path`: ``tiny:NAME`` or ``tiny:NAME:LAYERS``, None for the usual one. Where LAYERS is not
+    given it has at least one for each stage of the largest role: roles that hand KV on have the
+    same layers.
+    """
+    name, given = tiny_asked(model_path) or Tiny(TINY_DEFAULT)
+    models = pprank.workdir.parent / "models"
+    stages = max(pprank.num_stages, pprank.world_size - pprank.num_stages)
+    layers = given or max(TINY_LAYERS, stages)
+    if not pprank.device.startswith("cuda"):
+        return write_tiny_model(models / f"{name}-{layers}-cpu", name, layers=layers)
+    # the shapes for which SGLang's CUDA kernels are built
+    return write_tiny_model(
+        models / f"{name}-{layers}-cuda",
+        name,
+        layers=layers,
+        hidden=256,
+        head_dim=64,
+        dtype=torch.bfloat16,
+    )
+
+
+def _config(family: Family, shape: Shape, dtype: str) -> dict[str, object]:
+    return {
+        "hidden_size": shape.hidden,
+        "intermediate_size": 2 * shape.hidden,
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": CONTEXT,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": family.tied,
+        "torch_dtype": dtype,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        **family.config(shape),
+    }
+
+
+def _weights(family: Family, shape: Shape, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    yield from _ends(family, shape, generator)
+    for index in range(shape.layers):
+        for weight in family.layer(shape, index):
+            yield f"model.layers.{index}.{weight.name}", _tensor(weight, generator)
+
+
+def _ends(
+    family: Family, shape: Shape, generator: torch.Generator
+) -> Iterator[tuple[str, torch.Tensor]]:
+    embedding = torch.randn(VOCABULARY, shape.hidden, generator=generator)
+    norm = torch.ones(shape.hidden)
+    if family.tied:
+        embedding /= shape.hidden**0.5
+        # else the last token's own embedding, which is in the sum, would decide
+        norm = torch.randint(0, 2, (shape.hidden,), generator=generator) * 2.0 - 1.0
+    else:
+        output = Weight("lm_head.weight", VOCABULARY, shape.hidden)
+        yield output.name, _tensor(output, generator)
+    yield "model.embed_tokens.weight", embedding
+    yield "model.norm.weight", norm
+
+
+def _tensor(weight: Weight, generator: torch.Generator) -> torch.Tensor:
+    if weight.columns is None:
+        return torch.full((weight.rows,), weight.gain)
+    values = torch.randn(weight.rows, weight.columns, generator=generator)
+    return values * (weight.gain / weight.columns**0.5)

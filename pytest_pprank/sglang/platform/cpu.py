@@ -1,0 +1,77 @@
+"""The platform class itself; imports SGLang, so only SGLang imports this module."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import psutil
+from sglang.srt.platforms.interface import PlatformEnum, SRTPlatform
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.compat.seams import need
+from pytest_pprank.sglang.platform.paging import paged_allocator_class
+
+
+class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
+    """Plain CPU with torch's own kernels: pools and allocators are SGLang's defaults."""
+
+    _enum = PlatformEnum.OOT
+    device_name = "pprank-cpu"
+    device_type = "cpu"
+
+    def get_default_attention_backend(self) -> str:
+        return "torch_native"
+
+    def get_device(self, device_id: int | None = 0) -> str:  # noqa: ARG002
+        return "cpu"
+
+    def get_device_total_memory(self, device_id: int = 0) -> int:  # noqa: ARG002
+        return int(psutil.virtual_memory().total)
+
+    def get_current_memory_usage(self, device: Any = None) -> float:  # noqa: ARG002
+        memory = psutil.virtual_memory()
+        return float(memory.total - memory.available)
+
+    def get_kv_pool_cls(self, *, kind: str) -> type | None:
+        """Return the pool class of a kind; SGLang asks so from 0.5.22 on."""
+        known = {"mha": self.get_mha_kv_pool_cls, "mla": self.get_mla_kv_pool_cls}
+        return known[kind]() if kind in known else None
+
+    def get_mha_kv_pool_cls(self) -> type:
+        from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+        return MHATokenToKVPool  # type: ignore[no-any-return]
+
+    def get_mla_kv_pool_cls(self) -> type:
+        _absorb_latent_attention()  # asked for an MLA model only, before its first forward
+        return _mla_kv_pool_class()
+
+    def get_paged_allocator_cls(self) -> type:
+        return paged_allocator_class()
+
+
+@cache
+def _mla_kv_pool_class() -> type:
+    """Return SGLang's own pool, taking the one argument more that a platform's pool gets."""
+    from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
+
+    class MLAPool(MLATokenToKVPool):  # type: ignore[misc]
+        def __init__(self, *args: Any, index_head_dim: int | None = None, **kwargs: Any) -> None:
+            if index_head_dim is not None:
+                raise UsageError("device cpu has no KV pool for sparse attention (index_head_dim)")
+            super().__init__(*args, **kwargs)
+
+    return MLAPool
+
+
+def _absorb_latent_attention() -> None:
+    """Have MLA models attend to the latents in the KV pool also where nothing is cached yet.
+
+    "torch_native" attention reads keys and values from the pool only; SGLang has no entry for it in
+    its table of ways, and takes "triton"'s, which hands a prompt's keys over beside the pool.
+    """
+    module = import_module("sglang.srt.models.deepseek_common.attention_backend_handler")
+    way = need(need(module, "AttnForwardMethod"), "MLA")
+    need(need(module, "AttentionBackendRegistry"), "register")("torch_native", lambda *_: way)

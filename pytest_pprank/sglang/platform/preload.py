@@ -1,0 +1,156 @@
+"""What the fork server imports, so that each rank starts with SGLang in memory.
+
+Nothing here initialises a device or leaves a thread: a rank is forked from this process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pytest_pprank.sglang.compat.accelerator import use_accelerator
+from pytest_pprank.sglang.platform import NAMES, select_platform
+from pytest_pprank.sglang.static import NO_NCCL
+from pytest_pprank.sglang.static.torchvision_shim import ensure_torchvision
+
+# What a Scheduler's start and its first forward import anyway, in the fork server instead
+# (sys.modules before and after, 0.5.21: 667 modules, 2.2 s per rank; with these, 57).
+_LAZY = (
+    "sglang.srt.models.registry",
+    "sglang.srt.managers.tp_worker",
+    "sglang.srt.arg_groups.pipeline",
+    "sglang.srt.layers.attention.torch_native_backend",
+    "multiprocessing.synchronize",
+    "numpy.ctypeslib",
+    "pytest_pprank.sglang.stage.profiler",
+    "pytest_pprank.sglang.stage.scheduler",
+    "pytest_pprank.sglang.batches.build",
+    "pytest_pprank.sglang.driver.disagg",
+    "sglang.srt.disaggregation.mooncake.conn",
+)
+# The registry tries all models and tells which lack a CUDA-only dependency.
+_CHATTY = ("sglang.srt.models.registry", "sglang.srt.model_executor")
+
+_ENVIRONMENT = {
+    # OpenBLAS (numpy) starts its threads on import: a fork would lose them.
+    "OPENBLAS_NUM_THREADS": "1",
+    # Ask NVML, not the CUDA runtime, whether there is a GPU: the runtime does not survive a fork.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    # Nothing that a rank needs lies on a model hub; without these a typo waits for the network.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Progress bars would fill the captured output of each test, and start a thread.
+    "TQDM_DISABLE": "1",
+}
+
+
+_CPU_NO_NCCL = {
+    # With a CUDA build of torch, SGLang finds libnccl and then refuses the device "cpu"
+    # (distributed/device_communicators/pynccl.py); its own switch hides the library from it,
+    # and logs an error; a CPU build finds none anyway.
+    "SGLANG_NCCL_SO_PATH": NO_NCCL,
+}
+
+
+_CPU_ENVIRONMENT = {
+    # SGLang compiles a few functions (expert routing): half a minute and a C++ compiler for each
+    # rank, and nothing that is tested here. torch's own switch; "0" gives it back.
+    "TORCH_COMPILE_DISABLE": "1",
+}
+
+
+def prepare_environment(device: str) -> None:
+    """Set what SGLang and its dependencies read from the environment while they are imported.
+
+    `device` is "cpu", "sim", "sim:K", "cuda" or "cuda:K". Call before the first import of numpy.
+    """
+    kind = device.partition(":")[0]
+    hide_nccl = kind in NAMES and not metadata.version("torch").endswith("+cpu")
+    wanted = {**_ENVIRONMENT, **(_CPU_ENVIRONMENT if kind in NAMES else {})}
+    wanted |= _CPU_NO_NCCL if hide_nccl else {}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    if kind == "sim":
+        from pytest_pprank.devices.sim.module import install
+
+        install()  # before SGLang imports functions of torch that the device changes
+    if kind in NAMES:
+        select_platform(kind)
+
+
+def import_sglang(device: str = "cpu") -> None:
+    """Import SGLang's Scheduler and what it would import later, for ranks on `device`."""
+    prepare_environment(device)
+    with _quiet(device), _root_logger_kept():
+        ensure_torchvision()
+        importlib.import_module("sglang.srt.managers.scheduler")
+        for name in _LAZY:
+            with suppress(ModuleNotFoundError):  # a preload only saves time
+                importlib.import_module(name)
+        use_accelerator(device.partition(":")[0])
+        # SGLang asks for some progress bars in spite of TQDM_DISABLE; spare the thread at least.
+        importlib.import_module("tqdm").tqdm.monitor_interval = 0
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Show none of tqdm's bars meanwhile, also of those that SGLang asks for by all means."""
+    bar = importlib.import_module("tqdm").tqdm
+    start = bar.__init__
+
+    def silent(self: Any, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **{**kwargs, "disable": True})
+
+    bar.__init__ = silent
+    try:
+        yield
+    finally:
+        bar.__init__ = start
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Take back the stderr handler that SGLang gives the root logger: pytest captures logs."""
+    before = list(logging.root.handlers)
+    yield
+    for handler in [handler for handler in logging.root.handlers if handler not in before]:
+        logging.root.removeHandler(handler)
+
+
+@contextmanager
+def _quiet(device: str) -> Iterator[None]:
+    """Hide, where there is no GPU, that CUDA-only parts of SGLang are missing."""
+    if device.startswith("cuda"):
+        yield
+        return
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def fork_hazards() -> list[str]:
+    """Say why a fork of this process would be unsafe; empty when it is safe."""
+    hazards = []
+    tasks = Path("/proc/self/task")
+    threads = len(list(tasks.iterdir())) if tasks.is_dir() else 1
+    if threads > 1:
+        hazards.append(f"{threads - 1} threads besides the main one are running")
+    import torch
+
+    if torch.cuda.is_initialized():
+        hazards.append("CUDA is initialised")
+    return hazards

@@ -1,0 +1,180 @@
+"""Say what keeps a Scheduler from being idle, and bring it back to the state after its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.devices.sim import looking
+from pytest_pprank.errors import PprankError
+from pytest_pprank.oplog.file import SEND
+from pytest_pprank.oplog.record.ledger import open_calls
+from pytest_pprank.sglang.batches.build import restart_serial
+from pytest_pprank.sglang.compat import pipeline
+from pytest_pprank.sglang.compat import scheduler as held
+from pytest_pprank.sglang.compat.pools import lists_its_tokens, request_slots_of
+from pytest_pprank.sglang.compat.seams import need
+from pytest_pprank.sglang.driver.disagg_idle import (
+    drop_transfers,
+    queue_problems,
+    transfer_problems,
+)
+from pytest_pprank.sglang.driver.loop import loop_is_running
+from pytest_pprank.sglang.events.memory import token_pool
+from pytest_pprank.sglang.stage.holders import forget_forwards, holders
+from pytest_pprank.sglang.stage.kv_book import current_book
+from pytest_pprank.sglang.stage.scheduler import started
+
+
+def idle_problems(scheduler: Any, *, failed_rooms: bool = False) -> list[str]:
+    """Return, in words, all that is not idle or not balanced; empty when there is nothing.
+
+    `failed_rooms`: whether rooms that have failed count (see `transfer_problems`).
+    """
+    return [*busy_problems(scheduler), *kv_problems(scheduler, failed_rooms=failed_rooms)]
+
+
+def kv_problems(scheduler: Any, *, failed_rooms: bool = False) -> list[str]:
+    """Return what a Scheduler without requests should have got back and has not.
+
+    Tokens: free + evictable in the tree cache must be the whole pool, nothing locked. Request
+    slots, metadata slots and rooms: all free. With the requests that hold something, as far as
+    `engine` or `disagg` has run them.
+    """
+    problems = []
+    total = int(need(scheduler.token_to_kv_pool_allocator, "size"))
+    free, evictable = free_tokens(scheduler), _tree_tokens(scheduler, "evictable")
+    locked = _tree_tokens(scheduler, "protected")
+    if free + evictable != total:
+        problems.append(
+            f"KV pool: {total - free - evictable} of {total} tokens were not given back "
+            f"({free} free, {evictable} evictable, {locked} locked)"
+        )
+    elif locked:
+        problems.append(f"tree cache: {locked} tokens are still locked by a request")
+    taken, slots = request_slots(scheduler)
+    if taken:
+        problems.append(f"request slots: {taken} of {slots} were not given back")
+    problems += transfer_problems(scheduler, failed_rooms=failed_rooms)
+    return [*problems, *holders(scheduler), *_taken(scheduler)] if problems else []
+
+
+def _taken(scheduler: Any) -> Iterator[str]:
+    """Yield where what is held was taken, as far as a book was kept (see kv_book)."""
+    book, tree = current_book(), scheduler.tree_cache
+    if book is None:
+        return
+    pool = token_pool(scheduler.token_to_kv_pool_allocator)
+    if pool is not None and lists_its_tokens(tree):
+        # up to 0.5.18 it fails for a tree without a node
+        full = any(_tree_tokens(scheduler, kind) for kind in ("evictable", "protected"))
+        with looking():
+            cached = tree.all_values_flatten().cpu().tolist() if full else ()
+        yield from book.held_tokens(pool, cached)
+    if _tree_tokens(scheduler, "protected"):
+        yield from book.open_locks()
+
+
+def free_tokens(scheduler: Any) -> int:
+    """Return how many KV tokens are free (those that the tree cache could evict not counted)."""
+    return int(need(scheduler.token_to_kv_pool_allocator, "available_size")())
+
+
+def request_slots(scheduler: Any) -> tuple[int, int]:
+    """Return how many request slots are held, and how many there are.
+
+    Decode has more than its batches take: for requests whose KV is on its way.
+    """
+    pool = need(scheduler, "req_to_token_pool")
+    slots = request_slots_of(pool)
+    return slots - int(pool.available_size()), slots
+
+
+def reset_scheduler(scheduler: Any) -> None:
+    """Drop all requests and bring the Scheduler back to the state after its start.
+
+    That is: no requests, an empty cache, the seed, and the Scheduler's own plain values (numbers,
+    strings, None, enums); what a test changes inside the objects it holds (server_args, policy,
+    ...) stays. Attributes that a test added stay until `drop_new_attributes`.
+    Raises PprankError when SGLang itself refuses to call the result idle.
+    """
+    vars(scheduler).update(started(scheduler).attributes)
+    _drop_requests(scheduler)
+    if not need(scheduler, "flush_cache")():
+        problems = "; ".join(idle_problems(scheduler)) or "SGLang's flush_cache refused"
+        raise PprankError(f"the Scheduler could not be reset: {problems}")
+    utils = import_module("sglang.srt.utils")
+    need(utils, "set_random_seed")(scheduler.random_seed)
+    held.reset_estimates(scheduler)
+    scheduler.forward_ct = 0
+    forget_forwards(scheduler)
+    restart_serial()
+
+
+def drop_new_attributes(scheduler: Any) -> None:
+    """Remove the attributes that the Scheduler did not have after its start: call before a test.
+
+    Not part of the reset after a test: a fixture that is torn down later, such as pytest-mock's,
+    deletes the attribute that it patched, and fails when that is gone.
+    """
+    for name in vars(scheduler).keys() - started(scheduler).names:
+        delattr(scheduler, name)
+
+
+def _drop_requests(scheduler: Any) -> None:
+    held.drop_batches(scheduler)
+    drop_transfers(scheduler)
+    # SGLang calls it at the start of each pipeline loop; flush_cache reads what it sets.
+    need(scheduler, "init_pp_loop_state")()
+
+
+def busy_problems(scheduler: Any) -> Iterator[str]:
+    """Yield, in words, what a Scheduler has in a queue, a batch, a slot or between two stages."""
+    waiting = [req.rid for req in need(scheduler, "waiting_queue")]
+    if waiting:
+        yield f"waiting queue: {len(waiting)} requests ({_some(waiting)})"
+    for name, batch in held.batches_of(scheduler):
+        yield f"{name}: {len(batch.reqs)} requests ({_some([r.rid for r in batch.reqs])})"
+    if (chunked := held.chunked_request_of(scheduler)) is not None:
+        yield f"chunked_req: {chunked.rid} is in the middle of its prompt"
+    for name, batch in held.slots_of(scheduler):
+        rids = _some([req.rid for req in batch.reqs])
+        yield f"microbatch slot {name}: {len(batch.reqs)} requests ({rids})"
+    if count := len(held.waiting_for_grammar(scheduler)):
+        yield f"grammar queue: {count} requests"
+    yield from queue_problems(scheduler)
+    yield from _between_stages(scheduler)
+
+
+def _between_stages(scheduler: Any) -> Iterator[str]:
+    """Yield what a pipeline's loop has in its hands for another microbatch or another stage.
+
+    Not the requests that it passes on: of these the last ones are on their way in each iteration.
+    """
+    for kind, count in pipeline.received_too_early(scheduler):
+        yield f"received and not asked for: {count} messages of kind {kind!r}"
+    if count := pipeline.results_not_sent(scheduler):
+        yield f"last_rank_comm_queue: {count} results that were not sent"
+    # those of requests: of these the last ones are on their way in each iteration
+    idle_loop = () if loop_is_running() else (pipeline.REQUESTS,)
+    for name in (pipeline.PROXIES, pipeline.OUTPUTS, *idle_loop):
+        if work := pipeline.open_sends(scheduler, name):
+            yield f"{name}: {len(work)} sends that were not waited for"
+    if idle_loop and (calls := [call for call in open_calls() if call.way == SEND]):
+        places = ", ".join(sorted({str(call.site) for call in calls})[:4])
+        yield f"open send handles: {len(calls)}, issued at {places}"
+
+
+def _tree_tokens(scheduler: Any, what: str) -> int:
+    """Return the tree cache's evictable or protected tokens, counted as SGLang's own check does.
+
+    Caches of one kind count in ``evictable_size``; hybrid ones (SWA, SSM) in ``full_...``, which
+    is 0 in the base class of the others.
+    """
+    kind = f"full_{what}_size" if held.is_hybrid(scheduler) else f"{what}_size"
+    return int(need(scheduler.tree_cache, kind)())
+
+
+def _some(rids: list[str]) -> str:
+    return ", ".join(rids[:4]) + (", ..." if len(rids) > 4 else "")

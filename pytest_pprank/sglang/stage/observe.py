@@ -1,0 +1,114 @@
+"""What the fixture `observe` keeps: every passage through SGLang's seams on this rank, in order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.devices.sim import looking
+from pytest_pprank.errors import UsageError
+from pytest_pprank.oplog.file import NOWHERE, Site
+from pytest_pprank.oplog.record.calls import thread_name
+from pytest_pprank.sglang.driver.loop import iteration_of_this_thread
+from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
+from pytest_pprank.sglang.events.facts import Facts
+from pytest_pprank.sglang.events.hook_points import Passage, taps
+from pytest_pprank.sglang.events.sites import call_sites
+
+if TYPE_CHECKING:
+    from pytest_pprank.rank.handle import Pprank
+
+
+@dataclass(frozen=True)
+class Call:
+    """One passage through a seam on this rank.
+
+    `number` counts all calls of this test on this rank, from 0. `iteration` is that of the event
+    loop which did it (as in ``engine.iterations``), None outside `engine`'s loops. `thread`: its
+    name, of a loop's thread that of the test's. `stack`: where it came from, innermost first,
+    without torch and this plugin.
+    """
+
+    number: int
+    seam: str
+    stage: int
+    iteration: int | None
+    thread: str
+    stack: tuple[Site, ...]
+    facts: Facts
+
+    @property
+    def site(self) -> Site:
+        """The line that called it."""
+        return self.stack[0] if self.stack else NOWHERE
+
+    def __str__(self) -> str:
+        when = "" if self.iteration is None else f", iteration {self.iteration}"
+        return f"{self.number} {self.seam} (stage {self.stage}{when}): {self.facts} at {self.site}"
+
+
+class Observe:
+    """A recorder at the seams of SGLang on this rank, for one test.
+
+    `seams`: their names. What SGLang did before the test, such as its start, is not in it.
+    """
+
+    def __init__(self, pprank: Pprank) -> None:
+        self._stage = pprank.stage
+        self._calls: list[Call] = []
+        self._callbacks: dict[str, list[Callable[[Call, Any], object]]] = {}
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        for name in taps.names:
+            self._stack.callback(taps.listen(name, self._record))
+
+    @property
+    def seams(self) -> tuple[str, ...]:
+        """The names of all seams, for `calls` and `on`."""
+        return taps.names
+
+    def calls(self, *seams: str) -> list[Call]:
+        """Return what has passed `seams` so far, in its order; without any, all there is.
+
+        Raises UsageError for a name that is no seam.
+        """
+        wanted = {taps.seam(name).name for name in seams}
+        with self._lock:
+            return [call for call in self._calls if not wanted or call.seam in wanted]
+
+    def on(self, seam: str, callback: Callable[[Call, Any], object]) -> None:
+        """Have ``callback(call, subject)`` called at each passage of `seam` in this test.
+
+        `subject` is SGLang's own object: the ScheduleBatch, ForwardBatch, allocator, Req (for
+        request slots), KV sender or receiver; for messages what the ledger knows. It is called in
+        the thread that passes; what it raises, SGLang gets. Raises UsageError for a name that is
+        no seam.
+        """
+        if not callable(callback):
+            raise UsageError(f"observe.on: {callback!r} cannot be called")
+        self._callbacks.setdefault(taps.seam(seam).name, []).append(callback)
+
+    def clear(self) -> None:
+        """Forget the calls so far; `number` goes on from 0."""
+        with self._lock:
+            self._calls.clear()
+
+    def close(self) -> None:
+        """End it: SGLang is as it was."""
+        self._stack.close()
+
+    def _record(self, passage: Passage) -> None:
+        __tracebackhide__ = True
+        seam = taps.seam(passage.seam)
+        with looking():  # whether somebody observes must not change what is in order
+            facts = seam.facts(passage)
+        iteration, thread, stack = iteration_of_this_thread(), thread_name(), call_sites()
+        with self._lock:
+            number = len(self._calls)
+            call = Call(number, seam.name, self._stage, iteration, thread, stack, facts)
+            self._calls.append(call)
+        for callback in self._callbacks.get(seam.name, ()):
+            callback(call, seam.subject(passage))

@@ -1,0 +1,34 @@
+"""Where SGLang looks whether there is KV for the next token of all that run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from pytest_pprank.sglang.compat.seams import need
+from pytest_pprank.sglang.driver.loop import iteration_of_this_thread
+
+
+def let_kv_run_out(runs_out: Callable[[], bool]) -> Callable[[], None]:
+    """Have ``ScheduleBatch.check_decode_mem`` say no where `runs_out()`; returns what ends that.
+
+    Asked in event loops, for two requests or more (of a single one SGLang would give up the only
+    one), and not again while SGLang looks how many it must retract (``selected_indices``).
+    """
+    batch_class = need(import_module("sglang.srt.managers.schedule_batch"), "ScheduleBatch")
+    check = need(batch_class, "check_decode_mem")
+
+    def check_decode_mem(self: Any, *args: Any, **kwargs: Any) -> Any:
+        fits = check(self, *args, **kwargs)
+        asked = "selected_indices" not in kwargs and iteration_of_this_thread() is not None
+        return fits and not (asked and len(self.reqs) > 1 and runs_out())
+
+    batch_class.check_decode_mem = check_decode_mem
+
+    def end() -> None:
+        # else somebody has wrapped ours, and will put it back
+        if batch_class.check_decode_mem is check_decode_mem:
+            batch_class.check_decode_mem = check
+
+    return end

@@ -1,0 +1,199 @@
+"""Start the real Scheduler of this rank's pipeline stage.
+
+Three ways in, chosen by what the installed SGLang has: ``publish(..., ranks=)`` and a short
+constructor (from 0.5.21), ``publish(..., role=)`` and a long one (0.5.17 to 0.5.20), the long one
+alone (before).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pytest_pprank.errors import PprankError, UsageError
+from pytest_pprank.sglang.batches.cleared import watch_batches
+from pytest_pprank.sglang.compat.profiler import SIZING, strands_peers
+from pytest_pprank.sglang.compat.seams import fill, missing, need, takes
+from pytest_pprank.sglang.compat.start import (
+    name_instance,
+    publisher,
+    resolve_and_check,
+    thread_binding,
+)
+from pytest_pprank.sglang.driver.disagg_start import prepare_disagg, private_ports, start_bootstrap
+from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
+from pytest_pprank.sglang.model.grammar import start_grammars
+from pytest_pprank.sglang.platform.preload import no_progress_bars
+from pytest_pprank.sglang.stage.profiler import ProfilerRun, watch_profiler
+from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
+
+if TYPE_CHECKING:
+    from pytest_pprank.rank.handle import Pprank
+
+_MAX_SOCKET_PATH = 100
+"""Bytes of a unix socket's path that Linux takes (108), less what zmq may add."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What `start_scheduler` keeps beside the Scheduler itself.
+
+    `tokenizer_side` is bound on the first stage only; `profiler_run` is what SGLang's
+    dynamic-chunk profiler did while the Scheduler started; `attributes` holds the Scheduler's own
+    plain values (numbers, strings, None, enums) and the chunk sizer, which a test or a later run
+    of the profiler may change; `names` are those of all its attributes.
+    """
+
+    tokenizer_side: TokenizerSide | None
+    profiler_run: ProfilerRun
+    attributes: Mapping[str, Any]
+    names: frozenset[str]
+
+
+_started: dict[int, tuple[Any, Started]] = {}
+
+
+def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
+    """Return this stage's real Scheduler, ready to run. A meeting of all ranks of the pipeline.
+
+    `args` are complete server args (see `arguments`). Sockets and temporary files lie in
+    ``pprank.workdir``; the stages of a role meet at a store that its first one serves on loopback.
+    Raises what SGLang raises where it refuses them or does not start, and PprankError when its
+    profiler fails in a way that would leave the other stages waiting.
+    """
+    from pytest_pprank.rank.store import serve_store_of_role
+
+    server_args_module = import_module("sglang.srt.server_args")
+    host, port = serve_store_of_role(pprank)
+    of_this_group = prepare_disagg(pprank)
+    _spread_threads(pprank)
+    server_args = need(server_args_module, "ServerArgs")(
+        **{**args, **of_this_group, "dist_init_addr": f"{host}:{port}"}
+    )
+    resolve_and_check(server_args)
+    ports = _port_args(need(server_args_module, "PortArgs"), server_args, pprank)
+    side = TokenizerSide(ports) if pprank.is_first_stage else None
+    try:
+        # A user's filterwarnings = error is about their tests, not about how SGLang starts.
+        with (
+            watch_profiler() as run,
+            private_ports(pprank),
+            no_progress_bars(),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            scheduler = _construct(server_args, ports, pprank)
+    finally:
+        # SGLang maps it for a tokenizer process and never removes it; the mapping needs no name.
+        remove_load_snapshots(instance_id(pprank))
+    if strands_peers() and run.problems():
+        found = "\n".join(run.problems()).replace("\n", "\n  ")
+        raise PprankError(
+            "SGLang's dynamic-chunk profiler failed on this stage while the Scheduler started; the "
+            f"other stages wait for its samples for ever:\n  {found}"
+        )
+    if pprank.device != "cpu":
+        # what the start has written is read on streams of their own, with nothing in between
+        import_module("torch").get_device_module(pprank.device).synchronize()
+    start_grammars(scheduler, args.get("grammar_backend"))
+    watch_batches()
+    _started[id(scheduler)] = (scheduler, _snapshot(scheduler, side, run))
+    return scheduler
+
+
+def started(scheduler: Any) -> Started:
+    """Return what belongs to a Scheduler that `start_scheduler` made; raises UsageError else."""
+    try:
+        return _started[id(scheduler)][1]
+    except KeyError:
+        raise UsageError(
+            f"{type(scheduler).__name__} was not started by the fixture 'scheduler'"
+        ) from None
+
+
+def instance_id(pprank: Pprank) -> str:
+    """Return SGLang's name of this Scheduler's pipeline, unique on the host.
+
+    It begins with the run folder's name, so that the controller can find what a killed rank left.
+    """
+    return f"{pprank.workdir.parent.name}-{pprank.workdir.name}-{pprank.role}"
+
+
+def device_index(pprank: Pprank) -> int:
+    """Return SGLang's gpu_id of this rank: the device's number, or on CPU the stage."""
+    kind, _, index = pprank.device.partition(":")
+    return int(index or 0) if kind != "cpu" else pprank.stage
+
+
+def _snapshot(scheduler: Any, side: TokenizerSide | None, run: ProfilerRun) -> Started:
+    attributes = vars(scheduler)
+    kept = {
+        name: value
+        for name, value in attributes.items()
+        if name in SIZING or value is None or isinstance(value, (int, float, str, Enum))
+    }
+    return Started(side, run, kept, frozenset(attributes))
+
+
+def _construct(server_args: Any, ports: Any, pprank: Pprank) -> Any:
+    known = {
+        "server_args": server_args,
+        "port_args": ports,
+        "gpu_id": device_index(pprank),
+        "pp_rank": pprank.stage,
+        "dp_rank": None,
+        **dict.fromkeys(("tp_rank", "moe_ep_rank", "attn_cp_rank", "moe_dp_rank"), 0),
+    }
+    scheduler_class = need(import_module("sglang.srt.managers.scheduler"), "Scheduler")
+    _publish(server_args, pprank)
+    start_bootstrap(server_args, pprank)
+    return scheduler_class(**fill(scheduler_class.__init__, known))
+
+
+def _publish(server_args: Any, pprank: Pprank) -> None:
+    """Install the process-wide config, where this SGLang has one."""
+    if (found := publisher()) is None:
+        return
+    context, publish = found
+    known: dict[str, Any] = {"server_args": server_args, "role": "scheduler"}
+    if takes(publish, "ranks"):
+        world_rank = need(context, "spawn_world_rank")
+        known["ranks"] = need(context, "SpawnRanks")(
+            world_rank=world_rank(server_args, tp_rank=0, pp_rank=pprank.stage),
+            dp_rank=None,
+            gpu_id=device_index(pprank),
+        )
+    publish(**fill(publish, known))
+
+
+def _port_args(port_args_class: Any, server_args: Any, pprank: Pprank) -> Any:
+    """Return PortArgs whose sockets lie in the workdir: the same names on every rank."""
+    ports = need(port_args_class, "init_new")(server_args)
+    names = [field.name for field in fields(ports) if field.name.endswith("_ipc_name")]
+    if "scheduler_input_ipc_name" not in names:
+        raise missing("PortArgs.scheduler_input_ipc_name")
+    for name in names:
+        if getattr(ports, name) is None:
+            continue
+        path = pprank.workdir / f"{pprank.role}-{name.removesuffix('_ipc_name')}"
+        if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+            raise UsageError(
+                f"{path}: too long for a unix socket ({_MAX_SOCKET_PATH} bytes); "
+                "set TMPDIR to a shorter folder"
+            )
+        setattr(ports, name, f"ipc://{path}")
+    name_instance(ports, instance_id(pprank))
+    return ports
+
+
+def _spread_threads(pprank: Pprank) -> None:
+    """Give each rank one core: SGLang's CPU path refuses more ranks than NUMA nodes else."""
+    cores = sorted(os.sched_getaffinity(0))
+    entries = [str(cores[stage % len(cores)]) for stage in range(pprank.num_stages)]
+    bind = thread_binding(entries, pprank.stage)
+    os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", bind)
