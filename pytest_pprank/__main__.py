@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 from pytest_pprank._version import __version__
 from pytest_pprank.bench import command as regressions
-from pytest_pprank.bench import scaffold
+from pytest_pprank.bench import scaffold, seams
 from pytest_pprank.errors import did_you_mean
 from pytest_pprank.known import command as known_bugs
 from pytest_pprank.launch import stop
 from pytest_pprank.provision import command as setup
-from pytest_pprank.report import seams
 
 _REGISTER = (
     setup.register,

@@ -117,7 +117,7 @@ def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
     then the Scheduler is brought back to the state after its start; when that fails the worker
     group is replaced.
     """
-    from pytest_pprank.devices.sim import settle
+    from pytest_pprank.devices.sim.looking import settle
     from pytest_pprank.sglang.events.hook_points import taps
     from pytest_pprank.sglang.stage.idle import drop_new_attributes, idle_problems, reset_scheduler
 

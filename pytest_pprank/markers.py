@@ -139,7 +139,7 @@ def _perturb(value: Any) -> Allowed:
 
 
 def _known_bug(value: Any) -> tuple[str, ...]:
-    from pytest_pprank.sglang.static.known_bugs import bugs_named
+    from pytest_pprank.known.bugs import bugs_named
 
     shown = f"@pytest.mark.pprank(known_bug={value!r})"
     ids = (value,) if isinstance(value, str) else value

@@ -10,8 +10,9 @@ import pytest
 
 from pytest_pprank.checks import parse_names
 from pytest_pprank.errors import UsageError
-from pytest_pprank.faults import Schedule, parse_option
+from pytest_pprank.faults import parse_option
 from pytest_pprank.names import asked_by_name
+from pytest_pprank.protocol.schedule import Schedule
 
 DEVICES = ("auto", "cpu", "sim", "cuda")
 FRESH = ("auto", "test", "never")

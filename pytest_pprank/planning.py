@@ -14,16 +14,16 @@ from pytest_pprank._pytest_compat import fixtures_from
 from pytest_pprank.checks import chosen_for
 from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
-from pytest_pprank.faults import Schedule, schedule_for
+from pytest_pprank.faults import schedule_for
 from pytest_pprank.markers import read_rank_mark, read_server_args, sanitizers_asked
 from pytest_pprank.options import Options, missing_size, options_of
-from pytest_pprank.topology import Sizes, Topology
+from pytest_pprank.protocol.schedule import Schedule
+from pytest_pprank.topology import SIZE_FIXTURE, Sizes, Topology
 
 if TYPE_CHECKING:
+    from pytest_pprank.known.bugs import KnownBug
     from pytest_pprank.sglang.reverts import Revert
-    from pytest_pprank.sglang.static.known_bugs import KnownBug
 
-SIZE_FIXTURE = "_pprank_size"
 _FIXTURES = "pytest_pprank.fixtures"
 SGLANG_FIXTURES = frozenset(
     {
@@ -243,13 +243,14 @@ def checked_reverts(specs: Sequence[str]) -> tuple[Revert, ...]:
     if not specs:
         return ()
     from pytest_pprank.sglang import reverts, static
+    from pytest_pprank.sglang.reverts.apply import check
 
     static.check_installed()
     root = static.package_root()
     assert root is not None  # check_installed has just looked
     resolved = tuple(reverts.resolve(spec) for spec in specs)
     for revert in resolved:
-        revert.check(root)
+        check(revert, root)
     return resolved
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+SIZE_FIXTURE = "_pprank_size"
+"""The parameter of a ranked test that has its `Sizes`."""
+
 
 @dataclass(frozen=True)
 class Role:

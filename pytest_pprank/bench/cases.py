@@ -11,6 +11,7 @@ from pytest_pprank.bench.device_order import is_of_device_order
 from pytest_pprank.errors import DoesNotFit, UsageError
 from pytest_pprank.sglang import reverts
 from pytest_pprank.sglang.reverts import Revert
+from pytest_pprank.sglang.reverts.apply import edited_in
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _case(spec: str, package_root: Path) -> Case:
     where = revert.id if shipped else str(Path(spec).resolve())
     digest = hashlib.sha256(repr(revert).encode()).hexdigest()
     try:
-        edited = revert.edited_in(package_root)
+        edited = edited_in(revert, package_root)
     except DoesNotFit as error:
         return Case(revert, where, digest, misfit=str(error))
     present = tuple(each.target for each in edited)

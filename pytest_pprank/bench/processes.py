@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pytest_pprank.host import parent
+from pytest_pprank.launch import parent
 
 _ORDERLY_S = 15.0
 """How long pytest gets after Ctrl-C: it ends its ranks and reports what it has."""

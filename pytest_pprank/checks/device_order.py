@@ -21,7 +21,7 @@ def report_order(watch: Watch, kinds: Collection[Kind]) -> None:
 
     Nothing that the test does is compared with what came before it.
     """
-    from pytest_pprank.devices.sim import settle
+    from pytest_pprank.devices.sim.looking import settle
     from pytest_pprank.devices.sim.reports import reports
 
     def take(finding: Finding) -> None:

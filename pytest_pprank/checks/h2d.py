@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pytest_pprank.checks.base import Sanitizer
 from pytest_pprank.checks.device_order import report_order, sites
-from pytest_pprank.sglang.compat.modules import runs_models
+from pytest_pprank.sglang.events.running import runs_models
 from pytest_pprank.sglang.events.sites import call_sites
 
 if TYPE_CHECKING:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_pprank.controller.stacks import ask_for_stacks, fold
+from pytest_pprank.controller.stacks import ask_for_stacks
 from pytest_pprank.oplog.file import flight_recorder_file, ledger_file, read_ledger
 from pytest_pprank.oplog.read.flight_recorder import read_dump
 from pytest_pprank.oplog.read.wait_graph import summary
+from pytest_pprank.report.stacks import fold
 from pytest_pprank.report.verdicts import Detail
 
 

@@ -11,6 +11,7 @@ import pytest
 from pytest_pprank._pytest_compat import basetemp_of
 from pytest_pprank.controller.deadlines import Deadlines
 from pytest_pprank.controller.group import WorkerGroup
+from pytest_pprank.controller.lease_group import GroupLease
 from pytest_pprank.controller.listeners import Listeners
 from pytest_pprank.controller.nodes import RankNodes
 from pytest_pprank.controller.progress import Progress
@@ -27,7 +28,6 @@ from pytest_pprank.devices import device_environment
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
 from pytest_pprank.launch.kept import Keep
-from pytest_pprank.launch.lease_group import GroupLease
 from pytest_pprank.options import options_of
 from pytest_pprank.planning import Plan, checked_reverts, plan_of, planned, reaches_sglang
 from pytest_pprank.protocol.bootstrap import RankBootstrap

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
-from pytest_pprank import frames
 from pytest_pprank.controller.process_state import describe_silent
-from pytest_pprank.host.process import STACKS_SIGNAL, stacks_file
-from pytest_pprank.words import plural_ranks
+from pytest_pprank.protocol.stacks import STACKS_SIGNAL, stacks_file
+from pytest_pprank.report.stacks import fold, trim_stacks
 
 _WAIT_SECONDS = 2.0
 _POLL_SECONDS = 0.02
-_START_OF_THREAD = re.compile(r"/threading\.py\", line \d+ in (run|_bootstrap|_bootstrap_inner)$")
-_FRAME = re.compile(r'File "(.+?)", line (\d+) in (.+)')
-_SHORT = 4
-_PYTEST_FRAMES = ("in pytest_pyfunc_call", "in call_fixture_func", "in pytest_runtest_protocol")
 
 
 def ask_for_stacks(workdir: Path, pids: dict[int, int]) -> tuple[tuple[str, str], ...]:
@@ -42,67 +35,8 @@ def ask_for_stacks(workdir: Path, pids: dict[int, int]) -> tuple[tuple[str, str]
     return fold("Stacks", {rank: _shown(texts.get(rank), pids[rank]) for rank in pids})
 
 
-def fold(title: str, texts: dict[int, str]) -> tuple[tuple[str, str], ...]:
-    """Return titled texts by rank, equal ones once: ``Stacks of ranks 0,1``.
-
-    Thread ids differ where nothing else does.
-    """
-    ranks: dict[str, list[int]] = {}
-    for rank, text in texts.items():
-        ranks.setdefault(re.sub(r"\b0x[0-9a-f]+\b ?", "", text), []).append(rank)
-    return tuple((f"{title} of {plural_ranks(who)}", text) for text, who in ranks.items() if text)
-
-
 def _shown(text: str | None, pid: int) -> str:
     return describe_silent(pid) if text is None else trim_stacks(text)
-
-
-def trim_stacks(text: str) -> str:
-    """Leave our own threads out of a dump of faulthandler's, what is below the test in each
-    stack, and the list of extension modules.
-    """
-    threads = re.split(r"\n+(?=(?:Current )?[Tt]hread 0x|Extension modules: )", text.strip())
-    shown = [_above_pytest(thread) for thread in threads if not thread.startswith("Extension ")]
-    return "\n".join(_equal_once(thread for thread in shown if not _serves(thread)))
-
-
-def _serves(thread: str) -> bool:
-    return frames.serves((file, name) for file, _, name in _FRAME.findall(thread))
-
-
-def _above_pytest(thread: str) -> str:
-    lines = [line for line in thread.splitlines() if not _is_of_a_wrapper(line)]
-    for index, line in enumerate(lines):
-        if any(mark in line for mark in _PYTEST_FRAMES):
-            return "\n".join(lines[:index])
-    while len(lines) > 2 and _START_OF_THREAD.search(lines[-1]):
-        lines.pop()
-    return "\n".join(lines)
-
-
-def _is_of_a_wrapper(line: str) -> bool:
-    found = _FRAME.search(line)
-    return found is not None and frames.folders().is_wrapper(found.group(1))
-
-
-def _equal_once(threads: Iterable[str]) -> list[str]:
-    """Tell threads that stand at the same place once: pools of idle ones are common."""
-    heads: dict[str, list[str]] = {}
-    for thread in threads:
-        head, _, stack = thread.partition("\n")
-        heads.setdefault(stack, []).append(head)
-    return [_told(stack, same) for stack, same in heads.items()]
-
-
-def _told(stack: str, heads: list[str]) -> str:
-    """In one line where it is short: such a thread serves, and waits for something to do."""
-    found = _FRAME.findall(stack)
-    side = all(head.startswith("Thread") for head in heads)
-    if side and 0 < len(found) <= _SHORT:
-        who = "Thread" if len(heads) == 1 else f"{len(heads)} threads"
-        places = (f"{os.path.basename(file)}:{line} in {name}" for file, line, name in found)
-        return f"{who} at " + " < ".join(places)
-    return f"{heads[0]}\n{stack}" if len(heads) == 1 else f"{len(heads)} threads:\n{stack}"
 
 
 def _signal(pid: int) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.names import NONE, parse_names
+from pytest_pprank.protocol.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,9 @@ def row_of(name: str) -> Row:
     return _BY_NAME[name]
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A seed, and the names of the perturbations that are drawn from it."""
-
-    seed: int
-    names: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """As ``--pprank-perturb`` takes it."""
-        return f"{self.seed}:{','.join(self.names)}" if self.is_by_name else str(self.seed)
-
-    @property
-    def is_by_name(self) -> bool:
-        """Whether it is not just what is left of all of them."""
-        # what is left of all for a test without a marker, or with all of them allowed
-        return self.names not in (tuple(_BY_NAME), _DEFAULT)
+def _schedule(seed: int, names: tuple[str, ...]) -> Schedule:
+    # what is left of all for a test without a marker, or with all of them allowed
+    return Schedule(seed, names, by_name=names not in (tuple(_BY_NAME), _DEFAULT))
 
 
 @dataclass(frozen=True)
@@ -124,7 +112,7 @@ def parse_option(text: str, where: str) -> Schedule | None:
     allowed = _parse(text, where, tuple(_BY_NAME))
     if allowed.seed is None or not allowed.names:
         raise UsageError(form)
-    return Schedule(allowed.seed, allowed.names)
+    return _schedule(allowed.seed, allowed.names)
 
 
 def parse_mark(value: object, where: str) -> Allowed:
@@ -176,7 +164,7 @@ def schedule_for(
         for row in rows
         if (sglang or not row.sglang) and (not row.devices or device in row.devices)
     )
-    return Schedule(seed, names) if names else None
+    return _schedule(seed, names) if names else None
 
 
 __all__ = [

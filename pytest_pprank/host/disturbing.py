@@ -8,9 +8,10 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from pytest_pprank.errors import SeamMissing
-from pytest_pprank.faults import Schedule, row_of
+from pytest_pprank.faults import row_of
 from pytest_pprank.faults.base import Disturbance, Perturbation
 from pytest_pprank.protocol.items import test_name
+from pytest_pprank.protocol.schedule import Schedule
 
 if TYPE_CHECKING:
     from pytest_pprank.protocol.messages import ItemKey
@@ -25,7 +26,7 @@ class PerturbationRun:
 
     def __init__(self, schedule: Schedule, key: ItemKey, pprank: Pprank) -> None:
         test = test_name(key)
-        self._asked = schedule.is_by_name
+        self._asked = schedule.by_name
         self._off: dict[str, str] = {}
         self._all: list[Perturbation] = [
             resolve_name(row_of(name).place)(Disturbance(name, schedule.seed, test, pprank))

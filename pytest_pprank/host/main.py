@@ -22,6 +22,7 @@ from pytest_pprank.protocol.messages import Hello, RankBroken
 from pytest_pprank.rank.context import set_current_rank
 from pytest_pprank.rank.handle import Pprank, Seat
 from pytest_pprank.sglang import PLUMBING
+from pytest_pprank.sglang.reverts.apply import apply
 
 
 def rank_main(pickled: bytes) -> int:
@@ -74,7 +75,7 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
 
     import_sglang(pprank.device)
     for revert in bootstrap.reverts:
-        revert.apply()
+        apply(revert)
     let_downloads_use_sim(bootstrap.device)
 
 

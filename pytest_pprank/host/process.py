@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import signal
 import sys
 import tempfile
 from multiprocessing import forkserver
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pprank.host.output import redirect_output
-from pytest_pprank.host.parent import die_with_parent
+from pytest_pprank.launch.parent import die_with_parent
 from pytest_pprank.protocol.bootstrap import RankBootstrap
+from pytest_pprank.protocol.stacks import STACKS_SIGNAL, stacks_file
 from pytest_pprank.protocol.worker_data import unpack
-
-STACKS_SIGNAL = signal.SIGUSR1
 
 
 def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
@@ -38,11 +36,6 @@ def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
     tempfile.tempdir = None  # the fork server may have cached another answer
     stacks = stacks_file(folder, rank).open("w")
     faulthandler.register(STACKS_SIGNAL, stacks, all_threads=True)
-
-
-def stacks_file(workdir: Path, rank: int) -> Path:
-    """Return the file into which a rank writes its stacks when it gets STACKS_SIGNAL."""
-    return workdir / f"stacks{rank}.txt"
 
 
 def _let_go_of_fork_server() -> None:

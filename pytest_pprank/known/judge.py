@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang.static.known_bugs import KnownBug
+from pytest_pprank.known.bugs import KnownBug
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
+from pytest_pprank.known.bugs import FILE, KnownBug, bugs_named
 from pytest_pprank.markers import read_rank_mark
-from pytest_pprank.planning import SIZE_FIXTURE
 from pytest_pprank.sglang.static import sglang_version
-from pytest_pprank.sglang.static.known_bugs import FILE, KnownBug, bugs_named
-from pytest_pprank.topology import Sizes
+from pytest_pprank.topology import SIZE_FIXTURE, Sizes
 
 
 def bugs_of(item: pytest.Item, device: str) -> tuple[KnownBug, ...]:

@@ -20,11 +20,11 @@ from pytest_pprank.errors import GroupError
 from pytest_pprank.launch import kept
 from pytest_pprank.launch.keep_folder import KeepError
 from pytest_pprank.launch.kept import Command, Keep, KeptProcess
-from pytest_pprank.launch.launcher import LAUNCHER_RANK, PRELOAD_VARIABLE, LauncherSpec
 from pytest_pprank.launch.preload import IMPORTING
 from pytest_pprank.launch.process import LauncherProcess, OwnProcess
 from pytest_pprank.launch.semaphores import remove_semaphores
 from pytest_pprank.protocol.channel import Channel, ChannelClosed, Listener
+from pytest_pprank.protocol.launcher import LAUNCHER_RANK, PRELOAD_VARIABLE, LauncherSpec
 from pytest_pprank.protocol.messages import Hello, Preloaded, Shutdown
 
 _CODE = "from pytest_pprank.launch.launcher import main; main()"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 
-from pytest_pprank.launch.launcher import PRELOAD_VARIABLE
 from pytest_pprank.launch.preload import import_all
+from pytest_pprank.protocol.launcher import PRELOAD_VARIABLE
 
 entries, optional = json.loads(os.environ[PRELOAD_VARIABLE])
 import_all(entries, optional, os.environ["TMPDIR"])

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import traceback
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,40 +28,17 @@ from pytest_pprank.launch import keep_folder, preload
 from pytest_pprank.launch.keep_files import ImportedFiles
 from pytest_pprank.launch.keep_folder import KeeperNote
 from pytest_pprank.launch.keep_identity import is_per_run
-from pytest_pprank.launch.launcher import Launcher, LauncherSpec, unsafe_to_fork
+from pytest_pprank.launch.launcher import Launcher, unsafe_to_fork
 from pytest_pprank.launch.lease_files import process_start
 from pytest_pprank.launch.semaphores import name_semaphores
+from pytest_pprank.protocol.keeper import KeeperSpec, LaunchRequest
+from pytest_pprank.protocol.launcher import LauncherSpec
 
 _FORK_SERVER = "pytest_pprank.launch.fork_server"  # its import is the preload
 _LIBRARIES = ("pytest_pprank.launch.elastic", "pytest_pprank.rank.store", _FORK_SERVER)
 _REQUEST_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("3i")
 _CHUNK = 1 << 16
-
-
-@dataclass(frozen=True)
-class KeeperSpec:
-    """What a keeper is told over its standard input, once: `listener` is a descriptor, `idle`
-    seconds, `started` nanoseconds of the epoch; the rest see KeeperNote.
-    """
-
-    folder: str
-    listener: int
-    idle: float
-    started: int
-    note: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class LaunchRequest:
-    """Asks for a launcher; `environment` are the variables that each run has its own value of."""
-
-    spec: dict[str, Any]
-    environment: dict[str, str]
-
-    def pack(self) -> bytes:
-        """Return the request as a line."""
-        return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def _read_line(connection: socket.socket) -> bytes:

@@ -8,7 +8,6 @@ When the controller is gone it kills its group, removes the run's folder and lea
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -18,7 +17,6 @@ import threading
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
@@ -30,39 +28,17 @@ from pytest_pprank.launch import forked_server, preload
 from pytest_pprank.launch.orphans import adopt_orphans, kill_orphans
 from pytest_pprank.launch.semaphores import name_semaphores, remove_semaphores
 from pytest_pprank.protocol.channel import Channel, ChannelClosed, connect
+from pytest_pprank.protocol.launcher import LAUNCHER_RANK, LauncherSpec
 from pytest_pprank.protocol.messages import GroupEnded, Hello, KillGroup, Preloaded, StartGroup
 
 if TYPE_CHECKING:
     from pytest_pprank.launch.elastic import ElasticGroup
 
-LAUNCHER_RANK = -1
-PRELOAD_VARIABLE = "PPRANK_PRELOAD"  # launch.fork_server reads it
 _KILL_SECONDS = 5.0
 _KILL_AGAIN_SECONDS = 0.05
 _TERMINATE_SECONDS = 0.4
 """How long SIGTERM gets before SIGKILL."""
 _FORK_SERVER = "pytest_pprank.launch.fork_server"
-
-
-@dataclass(frozen=True)
-class LauncherSpec:
-    """What the controller tells the launcher over its standard input, once."""
-
-    address: tuple[str, int]
-    key: str
-    run_dir: str
-    fork: bool
-
-    @classmethod
-    def from_json(cls, text: str) -> LauncherSpec:
-        """Read back what `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        fields["address"] = tuple(fields["address"])
-        return cls(**fields)
-
-    def to_json(self) -> str:
-        """Write the fields as one line."""
-        return json.dumps(self.__dict__)
 
 
 class Launcher:

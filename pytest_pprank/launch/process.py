@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import Protocol
 
-from pytest_pprank.launch.launcher import LauncherSpec
+from pytest_pprank.protocol.launcher import LauncherSpec
 
 
 class LauncherProcess(Protocol):

@@ -28,8 +28,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from pytest_pprank.faults import Schedule
 from pytest_pprank.protocol.findings import Finding
+from pytest_pprank.protocol.schedule import Schedule
 from pytest_pprank.protocol.world import World
 
 PROTOCOL = 6

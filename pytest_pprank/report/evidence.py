@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_pprank.controller.stacks import trim_stacks
+from pytest_pprank.report.stacks import trim_stacks
 
 _DUMP = re.compile(r"^Fatal Python error: .*", re.MULTILINE | re.DOTALL)
 _VMSTAT = Path("/proc/vmstat")

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from pytest_pprank._pytest_compat import passed_unexpectedly, retell_unexpected_pass
+from pytest_pprank.known.bugs import KnownBug
 from pytest_pprank.report.verdict import PROPERTY
-from pytest_pprank.sglang.static.known_bugs import KnownBug
 
 COMMAND = "python -m pytest_pprank known-bugs"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_pprank.sglang.driver.views import Forward, first_difference
+from pytest_pprank.sglang.driver.views import first_difference
+from pytest_pprank.sglang.events.types import Forward
 
 A, B = Forward(0, "extend", ("a",), ((0, 4),)), Forward(2, "decode", ("a",))
 LATER = Forward(3, "decode", ("a",))

@@ -17,6 +17,7 @@ import yaml
 
 from pytest_pprank.errors import DoesNotFit
 from pytest_pprank.sglang.reverts import resolve
+from pytest_pprank.sglang.reverts.apply import check, edited_in
 from pytest_pprank.sglang.static import package_root
 
 SCRIPT = Path(__file__).parent / "inner" / "process" / "source_patcher.py"
@@ -65,9 +66,9 @@ def test_patches_that_sglang_ships(tmp_path: Path) -> None:
         revert = resolve(str(tmp_path / f"{number}.yaml"))
         if edited is None:
             with pytest.raises(DoesNotFit):
-                revert.check(root)
+                check(revert, root)
             continue
-        ours = [ast.dump(each.after) for each in revert.edited_in(root)]
+        ours = [ast.dump(each.after) for each in edited_in(revert, root)]
         assert ours == [_dump(source) for source in edited], number
         fitting += 1
     assert fitting

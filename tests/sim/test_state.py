@@ -10,7 +10,7 @@ import torch
 
 from pytest_pprank import assert_materialized_on_device, assert_no_pending_copies
 from pytest_pprank.devices.look import host_values
-from pytest_pprank.devices.sim import looking
+from pytest_pprank.devices.sim.looking import looking
 from pytest_pprank.devices.sim.reports import Kind
 from pytest_pprank.devices.sim.transfers import take_transfers
 

@@ -9,7 +9,8 @@ import pytest
 from pytest_pprank.sglang.driver.aborts import AbortLost, AbortWatch
 from pytest_pprank.sglang.driver.messages import Result
 from pytest_pprank.sglang.driver.reasons import ReasonChanged, ReasonWatch, check_reasons
-from pytest_pprank.sglang.driver.views import Forward, StageView
+from pytest_pprank.sglang.driver.views import StageView
+from pytest_pprank.sglang.events.types import Forward
 
 PROMPT = 64
 

@@ -12,8 +12,8 @@ import pytest
 
 import pytest_pprank
 from pytest_pprank import frames
-from pytest_pprank.controller.stacks import trim_stacks
 from pytest_pprank.frames import Folders, Whose
+from pytest_pprank.report.stacks import trim_stacks
 
 PACKAGE = Path(pytest_pprank.__file__).parent
 

@@ -15,10 +15,10 @@ import pytest
 from pytest_pprank import suite
 from pytest_pprank.__main__ import main
 from pytest_pprank.errors import UsageError
+from pytest_pprank.known import bugs as known_bugs
 from pytest_pprank.known import command, marks
 from pytest_pprank.known.judge import read_junit
 from pytest_pprank.planning import make_plans, plan_of
-from pytest_pprank.sglang.static import known_bugs
 
 ENTRY = """
 - id: stage-keeps-request
@@ -132,7 +132,9 @@ def _marked(module: Any) -> Iterator[tuple[str, str]]:
         for name, test in vars(owner).items():
             for mark in _marks(test) if name.startswith("test_") else ():
                 if "known_bug" in mark.kwargs:
-                    yield f"{place}::{name}", mark.kwargs["known_bug"]
+                    named = mark.kwargs["known_bug"]
+                    for each in (named,) if isinstance(named, str) else named:
+                        yield f"{place}::{name}", each
 
 
 def _marks(test: Any) -> Iterator[pytest.Mark]:

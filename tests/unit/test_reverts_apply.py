@@ -18,6 +18,7 @@ import pytest
 
 from pytest_pprank.errors import SeamMissing, UsageError
 from pytest_pprank.sglang.reverts import Edit, Patch, Revert, reached
+from pytest_pprank.sglang.reverts.apply import apply, check
 from pytest_pprank.sglang.reverts.match import Text
 
 _numbers = itertools.count()
@@ -62,7 +63,7 @@ def test_function_and_its_aliases_run_the_edited_code(write: Write) -> None:
             return y
         alias = f
     """)
-    applied = revert(module, "f", edit("y = x + 1", "y = x - 1")).apply()
+    applied = apply(revert(module, "f", edit("y = x + 1", "y = x - 1")))
     assert (module.f(5), module.alias(5)) == (4, 4)
     assert [(a.target, a.lineno, a.already) for a in applied] == [
         (f"{module.__name__}.f", 2, False)
@@ -139,7 +140,7 @@ def test_reaches_decorated_functions(write: Write, decorator: str, name: str) ->
         """)
     )
     before = module.f, inspect.getattr_static(module.C, "method")
-    revert(module, name, edit("return x + 1", "return x - 1")).apply()
+    apply(revert(module, name, edit("return x + 1", "return x - 1")))
     got = module.f(5) if name == "f" else module.C().method(5)
     assert got == 4
     assert before == (module.f, inspect.getattr_static(module.C, "method"))
@@ -170,7 +171,7 @@ def test_kinds_of_methods(write: Write) -> None:
     for name in ("c", "s", "p", "g", "a", "ag"):
         old, new = match.get(name, ("return x + 1", "return x - 1"))
         old, new = (f"return {t}" if name == "p" else t for t in (old, new))
-        revert(module, f"Outer.C.{name}", edit(old, new)).apply()
+        apply(revert(module, f"Outer.C.{name}", edit(old, new)))
     c = module.Outer.C()
 
     async def collect() -> list[int]:
@@ -196,7 +197,7 @@ def test_super_private_names_and_closures_keep_working(write: Write) -> None:
                 add(2)
                 return out
     """)
-    revert(module, "C.f", edit("add(2)", "add(3)\nadd(4)")).apply()
+    apply(revert(module, "C.f", edit("add(2)", "add(3)\nadd(4)")))
     assert module.C().f() == ["base", 1, (3, 1), (4, 1)]
 
 
@@ -210,7 +211,7 @@ def test_an_edit_may_take_out_the_last_use_of_super(write: Write) -> None:
             def f(self):
                 super().f()
     """)
-    revert(module, "C.f", edit("super().f()")).apply()
+    apply(revert(module, "C.f", edit("super().f()")))
     c = module.C()
     c.f()
     assert c.seen is False
@@ -223,7 +224,7 @@ def test_an_edit_may_not_close_over_something_new(write: Write) -> None:
                 return 1
     """)
     with pytest.raises(UsageError, match="close over __class__, which it did not before"):
-        revert(module, "C.f", edit("return 1", "return super()")).check(root_of(module))
+        check(revert(module, "C.f", edit("return 1", "return super()")), root_of(module))
 
 
 def test_an_edit_may_not_turn_a_generator_into_a_plain_function(write: Write) -> None:
@@ -232,7 +233,7 @@ def test_an_edit_may_not_turn_a_generator_into_a_plain_function(write: Write) ->
             yield 1
     """)
     with pytest.raises(UsageError, match="generator"):
-        revert(module, "f", edit("yield 1")).check(root_of(module))
+        check(revert(module, "f", edit("yield 1")), root_of(module))
 
 
 def test_tracebacks_show_the_lines_of_the_file(write: Write) -> None:
@@ -248,7 +249,7 @@ def test_tracebacks_show_the_lines_of_the_file(write: Write) -> None:
             raise ValueError(x)
     """)
     longer = "a = 1\nb = 2\nc = 3\nd = 4\ne = [0, 1][x]"
-    revert(module, "f", edit("if x:\n  y = 1\n  z = 2", longer), edit("w = 3", "1 / x")).apply()
+    apply(revert(module, "f", edit("if x:\n  y = 1\n  z = 2", longer), edit("w = 3", "1 / x")))
     with pytest.raises(ValueError, match="1") as kept:
         module.f(1)
     with pytest.raises(ZeroDivisionError) as replaced:
@@ -274,7 +275,7 @@ def test_calls_on_imported_names(write: Write) -> None:
         def f(x):
             return os.path.join(x, "a") + os.sep.join(x)
     """)
-    revert(module, "f", edit('return os.path.join(x, "a") + os.sep.join(x)', "pass")).apply()
+    apply(revert(module, "f", edit('return os.path.join(x, "a") + os.sep.join(x)', "pass")))
     assert module.f("x") is None
 
 
@@ -283,7 +284,7 @@ def test_defaults_and_annotations_stay(write: Write) -> None:
         def f(x: int = 3, *, y: str = "a") -> str:
             return y * x
     """)
-    revert(module, "f", edit("return y * x", "return y + str(x)")).apply()
+    apply(revert(module, "f", edit("return y * x", "return y + str(x)")))
     assert module.f() == "a3"
     assert module.f.__annotations__ == {"x": int, "y": str, "return": str}
 
@@ -294,9 +295,9 @@ def test_applying_twice_changes_nothing_the_second_time(write: Write) -> None:
             return x + 1
     """)
     again = revert(module, "f", edit("return x + 1", "return x + 2"))
-    assert [a.already for a in again.apply()] == [False]
+    assert [a.already for a in apply(again)] == [False]
     code = module.f.__code__
-    assert [a.already for a in again.apply()] == [True]
+    assert [a.already for a in apply(again)] == [True]
     assert module.f.__code__ is code
 
 
@@ -305,9 +306,9 @@ def test_a_second_revert_of_one_function_is_refused(write: Write) -> None:
         def f(x):
             return x + 1
     """)
-    revert(module, "f", edit("return x + 1", "return x + 2")).apply()
+    apply(revert(module, "f", edit("return x + 1", "return x + 2")))
     with pytest.raises(UsageError, match=r"runs other code than .*mod\.py holds"):
-        revert(module, "f", edit("return x + 1", "return x + 3")).apply()
+        apply(revert(module, "f", edit("return x + 1", "return x + 3")))
     assert module.f(0) == 2
 
 
@@ -318,7 +319,7 @@ def test_a_name_that_does_not_lead_to_the_function(write: Write) -> None:
         f = abs
     """)
     with pytest.raises(SeamMissing, match=r"cannot reach .*mod\.f .*line 2"):
-        revert(module, "f", edit("return x + 1", "return x")).apply()
+        apply(revert(module, "f", edit("return x + 1", "return x")))
 
 
 def test_nothing_is_half_applied(write: Write) -> None:
@@ -336,7 +337,7 @@ def test_nothing_is_half_applied(write: Write) -> None:
     for other, match in (("g", "return y"), ("h", "return x + 1")):
         bad = Patch((f"{name}.{other}",), (edit(match),))
         with pytest.raises((UsageError, SeamMissing)):
-            Revert("toy", (good, bad)).apply()
+            apply(Revert("toy", (good, bad)))
         assert module.f(1) == 2
 
 
@@ -347,7 +348,7 @@ def test_patches_of_one_function_add_up(write: Write) -> None:
     """)
     target = (f"{module.__name__}.f",)
     first = Patch(target, (edit("return x + 1", "y = x\nreturn y"),))
-    Revert("toy", (first, Patch(target, (edit("y = x", "y = -x"),)))).apply()
+    apply(Revert("toy", (first, Patch(target, (edit("y = x", "y = -x"),)))))
     assert module.f(3) == -3
 
 
@@ -363,7 +364,7 @@ def test_prepend_append_and_preamble(write: Write, docstring: str) -> None:
         Edit(Text('log.append("b")'), "prepend", 'log.append("a")'),
         Edit(Text('log.append("b")'), "append", 'if log:\n    log.append("c")'),
     )
-    revert(module, "f", *edits, preamble="import os\nlog.append(os.sep)").apply()
+    apply(revert(module, "f", *edits, preamble="import os\nlog.append(os.sep)"))
     assert module.f([]) == ["/", "a", "b", "c"]
     assert module.f.__doc__ == ("Doc." if docstring else None)
 
@@ -376,7 +377,7 @@ def test_emptied_blocks_and_texts_over_several_lines(write: Write) -> None:
             return "a"
     """)
     text = 'return """1\n  2\n3"""'
-    revert(module, "f", edit("x = 2", "# gone"), edit("return 'a'", text)).apply()
+    apply(revert(module, "f", edit("x = 2", "# gone"), edit("return 'a'", text)))
     assert module.f(1) == "1\n  2\n3"
 
 
@@ -388,7 +389,7 @@ def test_reverts_travel_to_the_workers(write: Write) -> None:
     original = revert(module, "f", edit("return x + 1", "return x"))
     copy = pickle.loads(pickle.dumps(original))
     assert copy == original
-    copy.apply()
+    apply(copy)
     assert module.f(1) == 1
 
 
@@ -401,7 +402,7 @@ def test_the_first_target_that_exists_is_used(write: Write) -> None:
                 return 1
     """)
     names = [f"{module.__name__}.{n}" for n in ("newest.C.new", "C.newest", "C.new", "C.old")]
-    Revert("toy", (Patch(tuple(names), (edit("return 1", "return 2"),)),)).apply()
+    apply(Revert("toy", (Patch(tuple(names), (edit("return 1", "return 2"),)),)))
     assert (module.C().new(), module.C().old()) == (2, 1)
 
 
@@ -421,8 +422,8 @@ def test_calls_of_edited_functions_are_noted_where_it_is_asked_for(
     noted = tmp_path / "noted"
     monkeypatch.setenv(reached.VARIABLE, str(noted))
     monkeypatch.setenv("PYTEST_CURRENT_TEST", "a/test_a.py::test_b[x y] (call)")
-    revert(module, "C.f", edit("x = 1", "x = 2")).apply()
-    revert(module, "C.g", preamble="pass").apply()
+    apply(revert(module, "C.f", edit("x = 1", "x = 2")))
+    apply(revert(module, "C.g", preamble="pass"))
     assert reached.read(noted) == ()
     assert [module.C().f(), module.C().f()] == [2, 2]
     found = reached.Reached(f"{module.__name__}.C.f", "a/test_a.py::test_b[x y]", "call")
@@ -435,5 +436,5 @@ def test_calls_of_edited_functions_are_noted_where_it_is_asked_for(
 def test_nothing_is_noted_else(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(reached.VARIABLE, raising=False)
     module = write("def f():\n    x = 1\n    return x\n")
-    revert(module, "f", edit("x = 1", "x = 2")).apply()
+    apply(revert(module, "f", edit("x = 1", "x = 2")))
     assert "note" not in module.f.__code__.co_names

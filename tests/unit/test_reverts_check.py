@@ -12,6 +12,7 @@ import pytest
 
 from pytest_pprank.errors import DoesNotFit, UsageError
 from pytest_pprank.sglang.reverts import Edit, Patch, Revert
+from pytest_pprank.sglang.reverts.apply import check, edited_in
 from pytest_pprank.sglang.reverts.match import Shape, Text
 from pytest_pprank.sglang.static.installed import look_at
 
@@ -122,7 +123,7 @@ def test_layout_makes_no_difference(root: Path, match: str) -> None:
     }.get(match, "if True:" if match.rstrip().endswith(("comment", ":")) else "")
     if match.startswith("for"):
         replacement = "for item in b:\n    if True:"
-    make(match, replacement).check(root)
+    check(make(match, replacement), root)
     assert "toy.mod" not in sys.modules
 
 
@@ -141,7 +142,7 @@ REFUSED = {
 @pytest.mark.parametrize(("match", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_missing_and_ambiguous_matches_are_refused(root: Path, match: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as info:
-        make(match).check(root)
+        check(make(match), root)
     assert "revert r1: toy.mod.helper (toy 1.2): edit 1 looks for" in str(info.value)
 
 
@@ -162,21 +163,21 @@ TARGETS = {
 @pytest.mark.parametrize(("target", "message"), TARGETS.items())
 def test_missing_and_ambiguous_targets_are_refused(root: Path, target: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as info:
-        make("return 1", target=target).check(root)
+        check(make("return 1", target=target), root)
     assert f"revert r1: {target} (toy 1.2)" in str(info.value)
 
 
 @pytest.mark.parametrize("target", ["toy.sub.deep.f", "toy.sub.here"])
 def test_targets_in_packages(root: Path, target: str) -> None:
-    make("return 1", "return 2", target).check(root)
+    check(make("return 1", "return 2", target), root)
 
 
 def test_what_it_is_made_for_is_told_where_it_does_not_fit(root: Path) -> None:
     revert = replace(make("b.staged = False"), versions="1.0, 1.1")
     with pytest.raises(DoesNotFit, match=r"`b.staged = None`; it is made for SGLang 1.0, 1.1$"):
-        revert.check(root)
+        check(revert, root)
     with pytest.raises(UsageError, match="does not compile") as refused:
-        replace(make("return x", "nonlocal x"), versions="1.0").check(root)
+        check(replace(make("return x", "nonlocal x"), versions="1.0"), root)
     assert "made for" not in str(refused.value)
 
 
@@ -204,7 +205,7 @@ def test_imports_and_base_classes_are_followed(
     (root / "a.py").write_text(imports + source)
     (root / "b.py").write_text(base + here.replace("here", "g"))
     (root / "sub" / "__init__.py").write_text("from ..b import g as again\n" + here)
-    (edited,) = make("return 1", "return 2", f"toy.a.{name}").edited_in(root)
+    (edited,) = edited_in(make("return 1", "return 2", f"toy.a.{name}"), root)
     assert edited.target == found
 
 
@@ -223,11 +224,11 @@ def test_base_classes_that_lead_nowhere_or_to_several(
 ) -> None:
     (root / "a.py").write_text(source)
     with pytest.raises(DoesNotFit, match=message):
-        make("pass", target="toy.a.A.f").check(root)
+        check(make("pass", target="toy.a.A.f"), root)
 
 
 def test_overloads_are_not_the_definition(root: Path) -> None:
-    make("return a * 2", target="toy.mod.twice").check(root)
+    check(make("return a * 2", target="toy.mod.twice"), root)
 
 
 def test_no_target_names_them_all(root: Path) -> None:
@@ -235,7 +236,7 @@ def test_no_target_names_them_all(root: Path) -> None:
     with pytest.raises(
         UsageError, match=r"toy.mod.old or toy.new.f \(toy 1.2\): .*old.*; .*toy.new"
     ):
-        Revert("r1", (patch,)).check(root)
+        check(Revert("r1", (patch,)), root)
 
 
 @pytest.mark.parametrize(
@@ -251,13 +252,13 @@ def test_edits_that_give_no_python_are_refused(
     root: Path, match: str, replacement: str, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        make(match, replacement).check(root)
+        check(make(match, replacement), root)
 
 
 @pytest.mark.parametrize("match", ["return 1", "return 2"])
 def test_statements_on_a_shared_line_are_refused(root: Path, match: str) -> None:
     with pytest.raises(UsageError, match="line 45 shares its line with other code"):
-        make(match, target="toy.mod.C.Inner.f").check(root)
+        check(make(match, target="toy.mod.C.Inner.f"), root)
 
 
 SHAPES = {
@@ -271,7 +272,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_statements_by_shape(root: Path, shape: Shape) -> None:
-    make(shape, "_" if shape.part else "").check(root)
+    check(make(shape, "_" if shape.part else ""), root)
 
 
 @pytest.mark.parametrize(
@@ -284,35 +285,35 @@ def test_statements_by_shape(root: Path, shape: Shape) -> None:
     ],
 )
 def test_nested_statements(root: Path, match: str | Shape, replacement: str) -> None:
-    make(match, replacement, "toy.mod.nested").check(root)
+    check(make(match, replacement, "toy.mod.nested"), root)
 
 
 def test_columns_behind_other_letters(root: Path) -> None:
     outer = Shape("If", mentions=("inner", "a"), part="test")
     inner = Edit(Shape("If", mentions=("inner",)))
     patch = Patch(("toy.mod.nested",), (inner, Edit(outer, text="True")))
-    Revert("r1", (patch,)).check(root)
+    check(Revert("r1", (patch,)), root)
 
 
 @pytest.mark.filterwarnings("error")
 def test_warnings_about_the_source_are_no_errors(root: Path) -> None:
     (root / "mod.py").write_text('def f():\n    x = "\\d"\n    return x is 1\n')
-    make('x = "\\d"', target="toy.mod.f").check(root)
+    check(make('x = "\\d"', target="toy.mod.f"), root)
 
 
 def test_a_file_that_this_python_cannot_read(root: Path) -> None:
     (root / "mod.py").write_text("def f():\n    later syntax\n")
     with pytest.raises(UsageError, match=r"mod\.py does not parse: invalid syntax \(line 2\)"):
-        make("x", target="toy.mod.f").check(root)
+        check(make("x", target="toy.mod.f"), root)
 
 
 def test_shapes_must_be_unique_and_there(root: Path) -> None:
     with pytest.raises(UsageError, match=r"an Assign statement that mentions b .* 2 times"):
-        make(Shape("Assign", mentions=("b",), assigns=("x",))).check(root)
+        check(make(Shape("Assign", mentions=("b",), assigns=("x",))), root)
     with pytest.raises(
         UsageError, match="assigns gone, which is not there; nearest, line 8: `if a"
     ):
-        make(Shape("If", mentions=("staged",), assigns=("gone",))).check(root)
+        check(make(Shape("If", mentions=("staged",), assigns=("gone",))), root)
 
 
 class TestReleases:
@@ -334,7 +335,7 @@ class TestReleases:
     def edited(revert: Revert, root: Path, version: str) -> str:
         (root / "_version.py").write_text(f"__version__ = version = {version!r}\n")
         look_at.cache_clear()
-        (edited,) = revert.edited_in(root)
+        (edited,) = edited_in(revert, root)
         return ast.unparse(edited.after)
 
     @pytest.mark.parametrize(

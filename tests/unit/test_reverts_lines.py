@@ -14,6 +14,7 @@ import yaml
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.reverts import Revert, resolve
+from pytest_pprank.sglang.reverts.apply import apply, check
 
 CASES = yaml.safe_load((Path(__file__).parents[1] / "patcher_cases.yaml").read_text())
 Case = dict[str, Any]
@@ -40,7 +41,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 @pytest.mark.parametrize("case", [c for c in CASES if "result" in c], ids=lambda c: c["id"])
 def test_accepted(made: Callable[[Case], Revert], case: Case) -> None:
-    made(case).apply()
+    apply(made(case))
     module = importlib.import_module("toy_lines.mod")
     assert eval(case.get("call", "f(3)"), vars(module)) == eval(case["result"])
 
@@ -48,4 +49,4 @@ def test_accepted(made: Callable[[Case], Revert], case: Case) -> None:
 @pytest.mark.parametrize("case", [c for c in CASES if "refused" in c], ids=lambda c: c["id"])
 def test_refused(made: Callable[[Case], Revert], case: Case, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=re.escape(case["refused"])):
-        made(case).check(tmp_path / "toy_lines")
+        check(made(case), tmp_path / "toy_lines")

@@ -19,7 +19,6 @@ from pytest_pprank.checks.h2d import H2D
 from pytest_pprank.checks.liveness import PATIENCE, Liveness
 from pytest_pprank.checks.logs import Logs
 from pytest_pprank.errors import SeamMissing
-from pytest_pprank.sglang.driver.views import Forward as Ran
 from pytest_pprank.sglang.events.types import (
     BatchResult,
     BatchScheduled,
@@ -36,6 +35,7 @@ from pytest_pprank.sglang.events.types import (
     Pending,
     Quiescent,
 )
+from pytest_pprank.sglang.events.types import Forward as Ran
 
 NOTHING_LEFT = Quiescent(problems=list, sent=list)
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pytest
 
 from pytest_pprank.__main__ import main
+from pytest_pprank.bench.seams import look_at_all
 from pytest_pprank.checks import SANITIZERS
 from pytest_pprank.report.off import foreseen, needed_by
-from pytest_pprank.report.seams import look_at_all
 from pytest_pprank.sglang.events.look import Files, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, Methods, Shape, passes
 from pytest_pprank.sglang.static.installed import Installed

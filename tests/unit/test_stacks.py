@@ -4,12 +4,13 @@ import re
 import subprocess
 import sys
 
-from pytest_pprank.controller.stacks import ask_for_stacks, fold
-from pytest_pprank.host.process import stacks_file
+from pytest_pprank.controller.stacks import ask_for_stacks
+from pytest_pprank.protocol.stacks import stacks_file
+from pytest_pprank.report.stacks import fold
 
 CHILD = """
 import faulthandler, sys, threading
-from pytest_pprank.host.process import STACKS_SIGNAL
+from pytest_pprank.protocol.stacks import STACKS_SIGNAL
 file = open(sys.argv[1], "w")
 faulthandler.register(STACKS_SIGNAL, file, all_threads=True)
 def waits_for_ever():

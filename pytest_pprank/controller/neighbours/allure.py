@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_pprank.controller.replay import replay_phase
-from pytest_pprank.planning import SIZE_FIXTURE, plan_of
+from pytest_pprank.planning import plan_of
+from pytest_pprank.topology import SIZE_FIXTURE
 
 _ATTRIBUTE = "pprank_allure"
 _LISTENER = "allure_listener"

@@ -11,13 +11,9 @@ file imports no torch: the controller may import it.
 
 import functools
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 
-NAME = "sim"
-"""How torch calls the device: ``torch.device("sim")``, ``torch.get_device_module("sim")``."""
-
+from pytest_pprank.devices.sim.settings import NAME
 
 _OLDEST_TORCH = (2, 11)
 """The oldest one that its rules are tested with (tests/sim)."""
@@ -39,26 +35,4 @@ def in_use() -> bool:
     return module is not None and bool(module.installed())
 
 
-def settle() -> None:
-    """Let the host wait for the device, where it is in use: what comes is not compared with what
-    came before.
-    """
-    if in_use():
-        from pytest_pprank.devices.sim import streams
-
-        streams.synchronize()
-
-
-@contextmanager
-def looking() -> Iterator[None]:
-    """Read the device's memory in the block without being a part of the program: the host waits
-    for nothing, nothing is recorded. What is still to be copied into it is there already.
-    """
-    if not in_use():
-        yield
-        return
-    from pytest_pprank.devices.sim.settings import changed
-    from pytest_pprank.devices.sim.streams import lock
-
-    with lock, changed(looking=True, tracking=False):
-        yield
+__all__ = ["NAME", "in_use", "is_known_good"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from pytest_pprank.devices.sim import NAME, copies, looking, memory
+from pytest_pprank.devices.sim import NAME, copies, memory
+from pytest_pprank.devices.sim.looking import looking
 from pytest_pprank.devices.sim.streams import Stream
 
 _FACTORIES = (

@@ -10,6 +10,9 @@ from typing import Any
 
 from pytest_pprank.errors import UsageError
 
+NAME = "sim"
+"""How torch calls the device: ``torch.device("sim")``, ``torch.get_device_module("sim")``."""
+
 
 @dataclass
 class Settings:
@@ -20,7 +23,7 @@ class Settings:
     `tracking`: accesses are recorded and compared. `strict`: a finding raises SimRaceError where
     the second access is made, besides being recorded. `memory_limit`: bytes per device, 0 for none.
     `devices`: how many devices ``sim:0``, ``sim:1``, ... there are. `looking`: what is read now is
-    no part of the program (`pytest_pprank.devices.sim.looking`).
+    no part of the program (`pytest_pprank.devices.sim.looking.looking`).
     """
 
     deferred: bool = True

@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from pytest_pprank.devices.sim import NAME
-from pytest_pprank.devices.sim.settings import settings
+from pytest_pprank.devices.sim.settings import NAME, settings
 
 Clock = dict[int, int]
 

@@ -21,7 +21,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pytest_pprank.sglang.driver.messages import Result
-from pytest_pprank.sglang.driver.views import Forward, StageView
+from pytest_pprank.sglang.driver.views import StageView
+from pytest_pprank.sglang.events.types import Forward
 
 _CAUSE = (
     "usual cause: Scheduler.abort_request does not look into the queue, batch or microbatch slot "

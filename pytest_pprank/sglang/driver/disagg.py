@@ -27,10 +27,9 @@ from pytest_pprank.sglang.driver.disagg_views import STATES, DisaggView, rids_of
 from pytest_pprank.sglang.driver.engine import Engine, shown_request
 from pytest_pprank.sglang.driver.lockstep import Conductor
 from pytest_pprank.sglang.driver.messages import Result, abort_request, generate_request
-from pytest_pprank.sglang.driver.views import Forward
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.events.hook_points import Passage, taps
-from pytest_pprank.sglang.events.types import RoomTold
+from pytest_pprank.sglang.events.types import Forward, RoomTold
 from pytest_pprank.sglang.stage.holders import note_room
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from pytest_pprank.sglang.driver.messages import (
     sampling_of,
 )
 from pytest_pprank.sglang.driver.scheduler_seams import check_engine_args
-from pytest_pprank.sglang.driver.views import Forward, StageView
+from pytest_pprank.sglang.driver.views import StageView
+from pytest_pprank.sglang.events.types import Forward
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank

@@ -16,7 +16,6 @@ from pytest_pprank.frames import Whose, caller
 from pytest_pprank.sglang.compat.pipeline import settle_other_sends, settle_sends
 from pytest_pprank.sglang.driver.aborts import AbortWatch
 from pytest_pprank.sglang.driver.control import ControlDesk, ControlNotes, News, answers_in
-from pytest_pprank.sglang.driver.loop import LoopThread
 from pytest_pprank.sglang.driver.messages import Output, Result, outputs_of
 from pytest_pprank.sglang.driver.reasons import ReasonWatch, check_reasons
 from pytest_pprank.sglang.driver.scheduler_seams import (
@@ -28,14 +27,15 @@ from pytest_pprank.sglang.driver.scheduler_seams import (
 )
 from pytest_pprank.sglang.driver.series import Series, StagesDiffer
 from pytest_pprank.sglang.driver.views import (
-    Forward,
     StageView,
     ending_requests,
-    forward_of,
     held_requests,
     view_stage,
 )
+from pytest_pprank.sglang.events.forwards import forward_of
 from pytest_pprank.sglang.events.sites import innermost_places
+from pytest_pprank.sglang.events.types import Forward
+from pytest_pprank.sglang.stage.event_loop import LoopThread
 from pytest_pprank.sglang.stage.holders import holders, note_forward
 
 if TYPE_CHECKING:

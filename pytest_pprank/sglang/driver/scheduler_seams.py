@@ -23,8 +23,8 @@ from pytest_pprank.sglang.compat.disagg import role_of
 from pytest_pprank.sglang.compat.messages import receiver, sender
 from pytest_pprank.sglang.compat.seams import missing, need
 from pytest_pprank.sglang.driver.control import ControlNotes
-from pytest_pprank.sglang.driver.loop import LeaveLoop
 from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
+from pytest_pprank.sglang.stage.event_loop import LeaveLoop
 from pytest_pprank.sglang.stage.scheduler import started
 
 _ARRIVAL_S = 20.0

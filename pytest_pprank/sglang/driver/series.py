@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_pprank.sglang.driver.views import Forward, StageView, first_difference
+from pytest_pprank.sglang.driver.views import StageView, first_difference
+from pytest_pprank.sglang.events.types import Forward
 
 
 class StagesDiffer(AssertionError):

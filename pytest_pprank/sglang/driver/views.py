@@ -11,25 +11,7 @@ from pytest_pprank.sglang.compat import scheduler as held
 from pytest_pprank.sglang.compat.disagg import queues
 from pytest_pprank.sglang.compat.requests import ends_by_abort
 from pytest_pprank.sglang.compat.seams import need
-
-
-@dataclass(frozen=True)
-class Forward:
-    """One forward of one stage: in which iteration, of which requests.
-
-    `mode` is SGLang's ForwardMode in lower case; `extends` gives, for a forward of prompts, the
-    range of tokens of each request (half open).
-    """
-
-    iteration: int
-    mode: str
-    rids: tuple[str, ...]
-    extends: tuple[tuple[int, int], ...] = ()
-
-    def __str__(self) -> str:
-        extends = ", ".join(f"{start}-{end}" for start, end in self.extends)
-        tokens = f" (tokens {extends})" if extends else ""
-        return f"{self.mode} of {', '.join(self.rids)}{tokens}"
+from pytest_pprank.sglang.events.types import Forward
 
 
 def first_difference(
@@ -100,17 +82,6 @@ class StageView:
         """Whether the KV of a request is on its way between two roles."""
         del rid
         return False
-
-
-def forward_of(batch: Any, iteration: int) -> Forward:
-    """Describe a ScheduleBatch that is about to run."""
-    mode = need(batch, "forward_mode")
-    rids = tuple(req.rid for req in batch.reqs)
-    if not mode.is_extend():
-        return Forward(iteration, mode.name.lower(), rids)
-    lengths = zip(need(batch, "prefix_lens"), need(batch, "extend_lens"), strict=True)
-    extends = tuple((int(start), int(start) + int(count)) for start, count in lengths)
-    return Forward(iteration, mode.name.lower(), rids, extends)
 
 
 def held_requests(scheduler: Any) -> Iterator[Any]:

@@ -10,8 +10,8 @@ from pytest_pprank.sglang.compat.batches import extends_of, rids_of, tensor_fiel
 from pytest_pprank.sglang.compat.disagg import status_word
 from pytest_pprank.sglang.compat.requests import room_of, slot_of
 from pytest_pprank.sglang.compat.seams import need
-from pytest_pprank.sglang.driver.views import forward_of
 from pytest_pprank.sglang.events import consensus
+from pytest_pprank.sglang.events.forwards import forward_of
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.events.hook_points import Passage

@@ -18,8 +18,7 @@ from pytest_pprank.sglang.batches.materialize import (
 )
 from pytest_pprank.sglang.compat import batches, model, requests
 from pytest_pprank.sglang.compat import scheduler as held
-from pytest_pprank.sglang.driver.loop import iteration_of_this_thread
-from pytest_pprank.sglang.driver.views import forward_of
+from pytest_pprank.sglang.events.forwards import forward_of
 from pytest_pprank.sglang.events.memory import kv_reader, numbers, token_pool
 from pytest_pprank.sglang.events.types import (
     BatchPrepared,
@@ -33,6 +32,7 @@ from pytest_pprank.sglang.events.types import (
     Origin,
     Pending,
 )
+from pytest_pprank.sglang.stage.event_loop import iteration_of_this_thread
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.events.hook_points import Passage

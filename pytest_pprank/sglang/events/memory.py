@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.devices.look import costs_nothing, host_values
-from pytest_pprank.devices.sim import looking
+from pytest_pprank.devices.sim.looking import looking
 from pytest_pprank.sglang.compat import pools, requests
 from pytest_pprank.sglang.events.sites import call_sites, request_in_hand
 from pytest_pprank.sglang.events.types import (

@@ -46,12 +46,23 @@ class _Change:
 
 
 def check(revert: Revert, package_root: Path) -> None:
-    """See `Revert.check`."""
+    """Check on SGLang's source files that every edit finds its one place.
+
+    `package_root` is the folder of the package, ``.../site-packages/sglang``. Nothing of SGLang is
+    imported. Raises `DoesNotFit` for a target or a match that is missing or ambiguous, and
+    `UsageError` for an edit that cannot be made where it fits.
+    """
     edited_in(revert, package_root)
 
 
 def apply(revert: Revert) -> list[Applied]:
-    """See `Revert.apply`."""
+    """Change the functions in this process; call it before SGLang is used.
+
+    All patches are checked before the first function changes. Applying the same revert again
+    changes nothing (`Applied.already`). Raises like `check`; also `UsageError` for a function that
+    already runs other code than its file holds, and `SeamMissing` for one that its dotted name does
+    not lead to.
+    """
     root = _imported_root(revert)
     with _calm():
         changes = [_reach(revert, plan, root) for plan in _plan(revert, root)]
@@ -59,7 +70,7 @@ def apply(revert: Revert) -> list[Applied]:
 
 
 def edited_in(revert: Revert, package_root: Path) -> list[Edited]:
-    """See `Revert.edited_in`."""
+    """Return the functions that are edited in this SGLang; raises as `check` does."""
     with _calm():
         return [
             Edited(plan.definition.target, plan.definition.source.node, plan.edited.node)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from .match import Shape, Text
@@ -83,32 +82,3 @@ class Revert:
         text = f"{self.id}: {self.title}" if self.title else self.id
         known = self.pr is None or f"#{self.pr}" in self.title
         return text if known else f"{text} (PR {self.pr})"
-
-    def check(self, package_root: Path) -> None:
-        """Check on SGLang's source files that every edit finds its one place.
-
-        ``package_root`` is the folder of the package, ``.../site-packages/sglang``.
-        Nothing of SGLang is imported. Raises `DoesNotFit` for a target or a match that is missing
-        or ambiguous, and `UsageError` for an edit that cannot be made where it fits.
-        """
-        from .apply import check
-
-        check(self, package_root)
-
-    def edited_in(self, package_root: Path) -> list[Edited]:
-        """Return the functions that are edited in this SGLang; raises as `check` does."""
-        from .apply import edited_in
-
-        return edited_in(self, package_root)
-
-    def apply(self) -> list[Applied]:
-        """Change the functions in this process; call it before SGLang is used.
-
-        All patches are checked before the first function changes. Applying the
-        same revert again changes nothing (`Applied.already`). Raises `UsageError`
-        like `check`, and also for a function that already runs other code than its
-        file holds; `SeamMissing` for one that its dotted name does not lead to.
-        """
-        from .apply import apply
-
-        return apply(self)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from pytest_pprank.devices.sim import looking
+from pytest_pprank.devices.sim.looking import looking
 from pytest_pprank.errors import PprankError
 from pytest_pprank.oplog.file import SEND
 from pytest_pprank.oplog.record.ledger import open_calls
@@ -15,13 +15,13 @@ from pytest_pprank.sglang.compat import pipeline
 from pytest_pprank.sglang.compat import scheduler as held
 from pytest_pprank.sglang.compat.pools import lists_its_tokens, request_slots_of
 from pytest_pprank.sglang.compat.seams import need
-from pytest_pprank.sglang.driver.disagg_idle import (
+from pytest_pprank.sglang.events.memory import token_pool
+from pytest_pprank.sglang.stage.disagg_idle import (
     drop_transfers,
     queue_problems,
     transfer_problems,
 )
-from pytest_pprank.sglang.driver.loop import loop_is_running
-from pytest_pprank.sglang.events.memory import token_pool
+from pytest_pprank.sglang.stage.event_loop import loop_is_running
 from pytest_pprank.sglang.stage.holders import forget_forwards, holders
 from pytest_pprank.sglang.stage.kv_book import current_book
 from pytest_pprank.sglang.stage.scheduler import started

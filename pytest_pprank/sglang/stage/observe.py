@@ -8,15 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_pprank.devices.sim import looking
+from pytest_pprank.devices.sim.looking import looking
 from pytest_pprank.errors import UsageError
 from pytest_pprank.oplog.file import NOWHERE, Site
 from pytest_pprank.oplog.record.calls import thread_name
-from pytest_pprank.sglang.driver.loop import iteration_of_this_thread
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.events.facts import Facts
 from pytest_pprank.sglang.events.hook_points import Passage, taps
 from pytest_pprank.sglang.events.sites import call_sites
+from pytest_pprank.sglang.stage.event_loop import iteration_of_this_thread
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank

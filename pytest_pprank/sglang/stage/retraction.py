@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from pytest_pprank.sglang.compat.seams import need
-from pytest_pprank.sglang.driver.loop import iteration_of_this_thread
+from pytest_pprank.sglang.stage.event_loop import iteration_of_this_thread
 
 
 def let_kv_run_out(runs_out: Callable[[], bool]) -> Callable[[], None]:

@@ -5,9 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_pprank.sglang.driver.views import Forward
 from pytest_pprank.sglang.events.types.base import Event
 from pytest_pprank.sglang.events.types.memory import KvReader, TokenPool
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward of one stage: in which iteration, of which requests.
+
+    `mode` is SGLang's ForwardMode in lower case; `extends` gives, for a forward of prompts, the
+    range of tokens of each request (half open).
+    """
+
+    iteration: int
+    mode: str
+    rids: tuple[str, ...]
+    extends: tuple[tuple[int, int], ...] = ()
+
+    def __str__(self) -> str:
+        extends = ", ".join(f"{start}-{end}" for start, end in self.extends)
+        tokens = f" (tokens {extends})" if extends else ""
+        return f"{self.mode} of {', '.join(self.rids)}{tokens}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch  # noqa: E402
 from sglang.srt.platforms import current_platform  # noqa: E402
 
 from pytest_pprank.sglang.reverts import NAMED  # noqa: E402
+from pytest_pprank.sglang.reverts.apply import apply, edited_in  # noqa: E402
 from pytest_pprank.sglang.reverts.reach import attribute, functions_behind  # noqa: E402
 from pytest_pprank.sglang.static import package_root  # noqa: E402
 
@@ -34,14 +35,14 @@ def names(target):
 
 changed = {}
 for name, revert in NAMED.items():
-    (edited,) = revert.edited_in(package_root())
+    (edited,) = edited_in(revert, package_root())
     before = names(edited.target)
-    (done,) = revert.apply()
+    (done,) = apply(revert)
     after = names(edited.target)
     assert done.target == edited.target
     assert not done.already
     assert done.lineno > 1
     changed[name] = [f"-{n}" for n in before - after] + [f"+{n}" for n in after - before]
-    (again,) = revert.apply()
+    (again,) = apply(revert)
     assert again.already
 print(json.dumps({"process": process, "changed": changed}))

@@ -1,0 +1,19 @@
+"""What a batch that is about to run is, in words that all stages share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_pprank.sglang.compat.seams import need
+from pytest_pprank.sglang.events.types import Forward
+
+
+def forward_of(batch: Any, iteration: int) -> Forward:
+    """Describe a ScheduleBatch that is about to run."""
+    mode = need(batch, "forward_mode")
+    rids = tuple(req.rid for req in batch.reqs)
+    if not mode.is_extend():
+        return Forward(iteration, mode.name.lower(), rids)
+    lengths = zip(need(batch, "prefix_lens"), need(batch, "extend_lens"), strict=True)
+    extends = tuple((int(start), int(start) + int(count)) for start, count in lengths)
+    return Forward(iteration, mode.name.lower(), rids, extends)

@@ -1,0 +1,30 @@
+"""A contract for import-linter that it does not bring: no module imports itself by way of others.
+
+Imports of types only are left out of the graph (see ``[tool.importlinter]`` in pyproject.toml).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from importlinter import Contract, ContractCheck, output
+
+
+class NoCycles(Contract):
+    """Breaks at each import whose module leads back to the one that imports it."""
+
+    def check(self, graph: Any, verbose: bool) -> ContractCheck:
+        """Look for a way back from each import."""
+        del verbose
+        chains: dict[frozenset[str], tuple[str, ...]] = {}
+        for importer in sorted(graph.modules):
+            for imported in sorted(graph.find_modules_directly_imported_by(importer)):
+                back = graph.find_shortest_chain(imported, importer)
+                if back is not None:
+                    chains.setdefault(frozenset(back), (importer, *back))
+        return ContractCheck(kept=not chains, metadata={"chains": list(chains.values())})
+
+    def render_broken_contract(self, check: ContractCheck) -> None:
+        """Print each cycle, once."""
+        for chain in check.metadata["chains"]:
+            output.print_error(" -> ".join(chain), bold=False)
