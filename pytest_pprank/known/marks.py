@@ -27,11 +27,18 @@ def _stages(item: pytest.Item) -> int:
 
 
 def expect(item: pytest.Item, bugs: tuple[KnownBug, ...]) -> None:
-    """Mark a test as expected to fail by these bugs, but for those that are to be seen as red."""
-    for bug in bugs:
-        if not bug.red:
-            mark = pytest.mark.xfail(reason=bug.summary, strict=bug.strict, raises=expected_by(bug))
-            item.add_marker(mark, append=False)
+    """Mark a test as expected to fail by these bugs, but for those that are to be seen as red.
+
+    With one mark for all of them: pytest looks at the first one alone.
+    """
+    expected = [bug for bug in bugs if not bug.red]
+    if expected:
+        mark = pytest.mark.xfail(
+            reason="; ".join(bug.summary for bug in expected),
+            strict=any(bug.strict for bug in expected),
+            raises=tuple(kind for bug in expected for kind in expected_by(bug)),
+        )
+        item.add_marker(mark, append=False)
 
 
 def keeps_its_order(bugs: tuple[KnownBug, ...]) -> bool:
@@ -47,7 +54,7 @@ def mended(bug: KnownBug) -> str:
     )
 
 
-def expected_by(bug: KnownBug) -> Any:
+def expected_by(bug: KnownBug) -> tuple[Any, ...]:
     """Return what ``xfail(raises=...)`` takes: a class of the exceptions that are this bug's.
 
     Where a sanitizer's finding or a verdict shows it there is no such exception:
@@ -55,7 +62,7 @@ def expected_by(bug: KnownBug) -> Any:
     """
     if bug.sanitizer or bug.verdict:
         return ()
-    return _Expected(bug.raises, (Exception,), {"says": bug.says})
+    return (_Expected(bug.raises, (Exception,), {"says": bug.says}),)
 
 
 class _Expected(type):

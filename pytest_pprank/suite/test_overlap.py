@@ -18,9 +18,9 @@ from pytest_pprank.suite.grammars import NUMBERS, follows
 
 CHUNK = 32
 LOST_ABORT = "aborted-prompt-is-computed-to-its-end"
-NO_BARRIER = "overlap-writes-what-a-forward-reads"
+LATE_FENCE = "overlap-writes-what-a-forward-reads"
 
-no_barrier = pytest.mark.pprank(known_bug=NO_BARRIER)
+late_fence = pytest.mark.pprank(known_bug=LATE_FENCE)
 one_stage = pytest.mark.pprank(pp=1)
 one_stage_each = pytest.mark.pprank(prefill=1, decode=1)
 little_kv = pytest.mark.sglang(
@@ -54,7 +54,7 @@ def check(engine: Any, *aborted: str) -> None:
 @one_stage
 @little_kv
 class TestOneStage:
-    @no_barrier
+    @late_fence
     def test_rows_that_are_given_out_while_a_forward_runs(self, engine: Any) -> None:
         """Requests end one by one, and others take their rows and KV at once."""
         awaited = in_flight(engine)
@@ -64,7 +64,7 @@ class TestOneStage:
         check(engine)
         assert 1 in awaited, "no forward was launched before the last one's result was taken"
 
-    @no_barrier
+    @late_fence
     def test_chunks_beside_decoding(self, engine: Any) -> None:
         awaited = in_flight(engine)
         engine.submit(9, 30)
@@ -75,7 +75,7 @@ class TestOneStage:
         check(engine)
         assert 1 in awaited
 
-    @no_barrier
+    @late_fence
     def test_prefixes(self, engine: Any) -> None:
         """Of a request that runs, of one that has just ended, and of one that is gone."""
         prompt = [*range(1000, 1000 + 2 * CHUNK)]
@@ -91,7 +91,7 @@ class TestOneStage:
         assert cached == [0, 2 * CHUNK, 2 * CHUNK, CHUNK]
 
     @pytest.mark.pprank(perturb="-kv_pressure")  # who is retracted, and when, is of the essence
-    @no_barrier
+    @late_fence
     def test_requests_that_are_retracted(self, engine: Any) -> None:
         """They give back KV that the forward under way still writes, and come back in chunks."""
         for index in range(4):
@@ -102,7 +102,7 @@ class TestOneStage:
         check(engine)
         assert any(result.retractions for result in engine.results.values())
 
-    @no_barrier
+    @late_fence
     def test_stop_token(self, engine: Any) -> None:
         """Known one step late: there has been another forward, whose token is nobody's."""
         (whole,) = engine.generate([60])
@@ -117,7 +117,7 @@ class TestOneStage:
         decoded = [f for f in engine.forwards if f.mode == "decode" and stopped in f.rids]
         assert len(decoded) == last, "as many as tokens, the first of which is not decode's"
 
-    @no_barrier
+    @late_fence
     def test_logprobs_and_sampling(self, engine: Any) -> None:
         """More comes back from the forward than tokens, and more goes in."""
         results = engine.generate([12, 50], logprobs=True, max_new_tokens=9)
@@ -139,7 +139,7 @@ class TestOneStage:
         assert_kv_balanced(engine.scheduler)
 
     # perturbed, there is not the KV that the requests need
-    @pytest.mark.pprank(perturb="-kv_pressure", known_bug=LOST_ABORT)
+    @pytest.mark.pprank(perturb="-kv_pressure", known_bug=(LOST_ABORT, LATE_FENCE))
     def test_aborts(self, engine: Any) -> None:
         """In each state, with a forward of the same request under way or just launched."""
         aborted = []
@@ -154,7 +154,7 @@ class TestOneStage:
 
 @one_stage
 @little_kv
-@no_barrier
+@late_fence
 @pytest.mark.sglang(enable_mixed_chunk=True)
 def test_chunks_in_one_batch_with_decoding(engine: Any) -> None:
     """Such a batch takes some of its tokens from the forward before it."""
@@ -169,7 +169,6 @@ def test_chunks_in_one_batch_with_decoding(engine: Any) -> None:
 
 @one_stage_each
 class TestOneStageEach:
-    @no_barrier
     def test_requests_that_come_one_after_another(self, disagg: Any) -> None:
         """Rows and KV of those that end are given to those whose KV is on its way."""
         awaited = in_flight(disagg)
@@ -179,7 +178,6 @@ class TestOneStageEach:
         check(disagg)
         assert 1 in awaited or disagg.scheduler.disaggregation_mode.value == "prefill"
 
-    @no_barrier
     def test_prefix_that_is_cached(self, disagg: Any) -> None:
         """Its KV is sent before the forward of the rest, behind one that may still write it."""
         awaited = in_flight(disagg)
@@ -191,7 +189,6 @@ class TestOneStageEach:
         assert 1 in awaited
 
     @pytest.mark.pprank(perturb="-polls")  # the two are to be heard of at about the same time
-    @no_barrier
     def test_prefix_that_is_still_computed(self, disagg: Any, pprank: Any) -> None:
         """Two prompts begin with two chunks that are the same. The second chunk of whichever comes
         first is in the cache as soon as its forward is launched: the other one's prefix, which may
@@ -213,7 +210,6 @@ class TestOneStageEach:
             pytest.fail("no prompt began while the forward of its prefix was under way")
         check(disagg)
 
-    @no_barrier
     def test_stop_token(self, disagg: Any) -> None:
         (whole,) = disagg.generate([60])
         stop = whole.token_ids[3]
@@ -229,8 +225,8 @@ class TestOneStageEach:
         "state",
         [
             pytest.param("waiting", marks=pytest.mark.pprank(known_bug=LOST_ABORT)),
-            pytest.param("transferring", marks=no_barrier),
-            pytest.param("decoding", marks=no_barrier),
+            "transferring",
+            "decoding",
         ],
     )
     def test_abort(self, disagg: Any, state: str) -> None:
@@ -244,7 +240,7 @@ class TestOneStageEach:
 @one_stage_each
 @pytest.mark.sglang(decode={"max_total_tokens": 192, "num_reserved_decode_tokens": 2})
 class TestLittleKvOnDecode:
-    @pytest.mark.pprank(known_bug=("decode-offers-kv-that-a-forward-still-writes", NO_BARRIER))
+    @pytest.mark.pprank(known_bug="decode-offers-kv-that-a-forward-still-writes")
     def test_kv_that_goes_from_one_request_to_the_next(self, disagg: Any) -> None:
         """The next one has no room on decode before the first one ends, whose last forward may
         still write when prefill is told where to write.
@@ -253,7 +249,6 @@ class TestLittleKvOnDecode:
             disagg.submit(length, 3)
         check(disagg)
 
-    @no_barrier
     def test_requests_that_are_retracted(self, disagg: Any) -> None:
         """Decode keeps their KV on the host, and writes it back beside a forward that runs."""
         for index in range(4):  # no two of them fit, each lets others come back when it ends
@@ -262,7 +257,6 @@ class TestLittleKvOnDecode:
         assert any(result.retractions for result in disagg.results.values())
 
 
-@no_barrier
 @pytest.mark.pprank(prefill=2, decode=1)
 def test_decode_behind_a_pipeline(disagg: Any, pprank: Any) -> None:
     """Stages of a pipeline do not overlap, whatever is asked for; decode's only one does."""

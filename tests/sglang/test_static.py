@@ -169,11 +169,11 @@ def test_missing_or_old_packages(
 def test_controller_side_imports_neither_torch_nor_sglang() -> None:
     modules = (
         "static",
-        "tiny_families",
-        "arguments",
-        "torchvision_shim",
+        "model.families",
+        "static.arguments",
+        "static.torchvision_shim",
         "platform",
-        "load_snapshot",
+        "static.load_snapshot",
     )
     code = "import sys\n" + "".join(f"import pytest_pprank.sglang.{name}\n" for name in modules)
     code += "import pytest_pprank.assertions\nprint(sorted({'torch', 'sglang'} & set(sys.modules)))"

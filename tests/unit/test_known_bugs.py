@@ -222,6 +222,21 @@ def test_of_several_bugs_the_one_that_applies_is_expected(
 
 
 @pytest.mark.parametrize(
+    "ids", ['("stage-keeps-request", "other")', '("other", "stage-keeps-request")']
+)
+def test_two_bugs_that_apply_are_both_expected(
+    pytester: pytest.Pytester, bugs: Any, ids: str
+) -> None:
+    """In either order: a sanitizer's finding is no exception, and must not hide the other bug's."""
+    other = ENTRY.replace("stage-keeps-request", "other").replace("AssertionError", "sanitizer p2p")
+    bugs(ENTRY + other, "0.5.19")
+    item = planned(pytester, MARKED.replace('"stage-keeps-request"', ids))
+    (mark,) = item.iter_markers("xfail")
+    assert isinstance(AssertionError("not balanced"), mark.kwargs["raises"])
+    assert mark.kwargs["reason"].count("known bug ") == 2
+
+
+@pytest.mark.parametrize(
     ("value", "words"),
     [
         ("'stage-kept-request'", "no known bug 'stage-kept-request' (did you mean 'stage-keeps"),

@@ -185,4 +185,6 @@ def test_what_a_failure_says():
 
 
 def test_whole_schedule_is_repeated_by_its_seed():
-    assert str(Schedule(7, DEFAULT)) == str(Schedule(7, ALL)) == "7"
+    left_of_all = schedule_for(parse_option("7", "W"), None, "sim", sglang=True)
+    assert left_of_all == Schedule(7, DEFAULT)
+    assert str(left_of_all) == str(parse_option("7", "W")) == "7"

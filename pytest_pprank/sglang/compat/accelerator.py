@@ -9,10 +9,15 @@ SGLang's own switch for senders that cannot do so is used.
 
 ``async_d2h``, by which results come to the host, is up to 0.5.22 for CUDA alone: pinned memory,
 a copy that nothing waits for, ``record_stream``. On sim it asks for a tensor of sim instead.
+
+The fence between what a forward reads and what the overlap schedule writes next
+(``_war_barrier_enabled``) is for CUDA alone in 0.5.13; later there is a switch for other devices
+(see `sglang.platform.activate_sim`).
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,6 +28,8 @@ _DOWNLOADS = (
     ("sglang.srt.utils.common", "async_d2h"),
 )
 _ON_SIM = {"is_cuda": "is_sim", "cuda": "sim"}
+_SCHEDULER = "sglang.srt.managers.scheduler"
+_SWITCH_OF_FENCE = "SGLANG_ENABLE_WAR_BARRIER"
 _SENDER = ("sglang.srt.disaggregation.mooncake.conn", "MooncakeKVSender")
 _HOST_INDICES = "supports_host_tensor_indices"
 
@@ -48,6 +55,8 @@ def use_accelerator(kind: str) -> None:
     import torch
 
     device = torch.cpu if kind == "cpu" else torch.get_device_module("sim")
+    if kind == "sim":
+        _fence_overlap()
     for name in _CUDA_BY_NAME:
         module = sys.modules.get(name)
         if module is not None and not isinstance(module.torch, _TorchFor):
@@ -55,6 +64,15 @@ def use_accelerator(kind: str) -> None:
     sender = getattr(sys.modules.get(_SENDER[0]), _SENDER[1], None)
     if kind == "cpu" and getattr(sender, _HOST_INDICES, False):
         setattr(sender, _HOST_INDICES, False)
+
+
+def _fence_overlap() -> None:
+    """Let a Scheduler without a switch for its fence set that as on CUDA: asked for nothing else."""
+    module = sys.modules.get(_SCHEDULER)
+    loop = getattr(getattr(module, "Scheduler", None), "run_event_loop", None)
+    names = () if loop is None else inspect.unwrap(loop).__code__.co_names
+    if module is not None and "is_cuda" in names and _SWITCH_OF_FENCE not in names:
+        module.is_cuda = lambda: True  # type: ignore[attr-defined]
 
 
 def let_downloads_use_sim(kind: str) -> None:
