@@ -67,11 +67,13 @@ def use_accelerator(kind: str) -> None:
 
 
 def _fence_overlap() -> None:
-    """Let a Scheduler without a switch for its fence set that as on CUDA: asked for nothing else."""
+    """Let a Scheduler that has no switch for its fence set it as on CUDA."""
     module = sys.modules.get(_SCHEDULER)
     loop = getattr(getattr(module, "Scheduler", None), "run_event_loop", None)
     names = () if loop is None else inspect.unwrap(loop).__code__.co_names
-    if module is not None and "is_cuda" in names and _SWITCH_OF_FENCE not in names:
+    if (
+        module is not None and "is_cuda" in names and _SWITCH_OF_FENCE not in names
+    ):  # for that alone
         module.is_cuda = lambda: True  # type: ignore[attr-defined]
 
 
