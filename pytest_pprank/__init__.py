@@ -49,8 +49,12 @@ if TYPE_CHECKING:
         assert_staging_consumed,
         assert_tokens_equal_reference,
     )
+    from pytest_pprank.checks.base import Sanitizer, Watch
     from pytest_pprank.devices.sim.reports import SimRaceError
+    from pytest_pprank.faults.base import Disturbance, Perturbation
+    from pytest_pprank.protocol.findings import Finding
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.registry import CheckRow, FaultRow
     from pytest_pprank.sglang.driver.aborts import AbortLost
     from pytest_pprank.sglang.driver.disagg import Disagg
     from pytest_pprank.sglang.driver.disagg_faults import Fault
@@ -62,16 +66,23 @@ if TYPE_CHECKING:
 
 _LATER = {
     "AbortLost": "sglang.driver.aborts",
+    "CheckRow": "registry",
     "Disagg": "sglang.driver.disagg",
+    "Disturbance": "faults.base",
     "Engine": "sglang.driver.engine",
     "EngineStalled": "sglang.driver.engine",
     "EventLoopFailed": "sglang.driver.lockstep",
     "Fault": "sglang.driver.disagg_faults",
+    "FaultRow": "registry",
+    "Finding": "protocol.findings",
     "Observe": "sglang.stage.observe",
+    "Perturbation": "faults.base",
     "Pprank": "rank.handle",
     "Result": "sglang.driver.messages",
+    "Sanitizer": "checks.base",
     "SimRaceError": "devices.sim.reports",
     "StagesDiffer": "sglang.driver.series",
+    "Watch": "checks.base",
     "assert_kv_balanced": "assertions",
     "assert_materialized_on_device": "assertions",
     "assert_no_pending_copies": "assertions",
@@ -84,23 +95,30 @@ _LATER = {
 
 __all__ = [
     "AbortLost",
+    "CheckRow",
     "Disagg",
+    "Disturbance",
     "DoesNotFit",
     "Engine",
     "EngineStalled",
     "EventLoopFailed",
     "Fault",
+    "FaultRow",
+    "Finding",
     "GroupError",
     "Observe",
     "PeerError",
+    "Perturbation",
     "Pprank",
     "PprankError",
     "Result",
+    "Sanitizer",
     "SeamMissing",
     "SimRaceError",
     "StagesDiffer",
     "StartFailed",
     "UsageError",
+    "Watch",
     "__version__",
     "assert_kv_balanced",
     "assert_materialized_on_device",

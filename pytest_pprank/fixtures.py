@@ -144,12 +144,11 @@ def engine(scheduler: Any, pprank: Pprank) -> Iterator[Engine]:
 
     What a test leaves under way is aborted.
     """
-    from pytest_pprank.host.checking import at_quiescence
-    from pytest_pprank.host.disturbing import perturb_loop
+    from pytest_pprank.host.lives import at_quiescence, loop_made
     from pytest_pprank.sglang.driver.engine import Engine
 
     engine = Engine(scheduler, pprank)
-    perturb_loop(engine)
+    loop_made(engine)
     yield engine
     engine.close()
     if engine.settled:
@@ -176,12 +175,11 @@ def disagg(scheduler: Any, pprank: Pprank) -> Iterator[Disagg]:
     backend: ``disagg.generate(prompts)`` returns what decode produced on every rank; submit, abort,
     step, run_until, drain, idle, results, and the sides ``disagg.prefill``, ``disagg.decode``.
     """
-    from pytest_pprank.host.checking import at_quiescence
-    from pytest_pprank.host.disturbing import perturb_loop
+    from pytest_pprank.host.lives import at_quiescence, loop_made
     from pytest_pprank.sglang.driver.disagg import Disagg
 
     disagg = Disagg(scheduler, pprank)
-    perturb_loop(disagg)
+    loop_made(disagg)
     yield disagg
     disagg.close()
     if disagg.settled:

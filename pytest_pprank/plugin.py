@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_pprank import options, planning
+from pytest_pprank import options, planning, registration
 from pytest_pprank._pytest_compat import tear_down_for
 from pytest_pprank.errors import UsageError
 from pytest_pprank.markers import DECLARATIONS
@@ -41,10 +41,11 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check the options at once and declare the markers."""
+    """Take in checks and faults of other plugins, check the options and declare the markers."""
     for declaration in DECLARATIONS:
         config.addinivalue_line("markers", declaration)
     with _as_pytest_usage_error():
+        registration.register(config, strict=not is_rank())
         given = options.options_of(config)
         if given.sanitize_allow:
             from pytest_pprank.report.allowances import read_allowances
@@ -91,6 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if is_rank() or _only_shows_fixtures(config):
         return
     with _as_pytest_usage_error():
+        registration.check_late(config)
         ranked = planning.make_plans(config, items)
         if config.option.collectonly:
             planning.checked_reverts(options.options_of(config).reverts)

@@ -70,7 +70,7 @@ class TestRun:
     def __init__(self, group: WorkerGroup, order: RunTest, deadlines: Deadlines) -> None:
         self._group = group
         self._serial = order.serial
-        self._findings = Findings(order.sanitizers)
+        self._findings = Findings(order.sanitizers, order.perturb.names if order.perturb else ())
         self._deadlines = deadlines
         self._meetings = Meetings(group.world_size, group.answer)
         self._watch = WaitWatch(group.workdir, group.world_size)

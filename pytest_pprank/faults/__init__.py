@@ -1,104 +1,87 @@
 """Seeded perturbation that any ranked test can run under: ``--pprank-perturb SEED``.
 
-A new one is a module here and a row in PERTURBATIONS. The module has a class (see
-`base.Perturbation`) that lives on each rank for one test. What it does and when is drawn from
-`dice.Dice`: from the seed, the test, the rank and the number of the event, never from time, so that
-the same seed gives the same schedule. It changes when things happen, and how often SGLang must try,
-but never what a test may assert: tokens are those of the reference, and nothing is kept.
+A new one is a module here and a row in PERTURBATIONS; those of other plugins come by the hook
+`pytest_pprank_register_faults`. The module has a class (see `base.Perturbation`) that lives on each
+rank for one test. What it does and when is drawn from `dice.Dice`: from the seed, the test, the
+rank and the number of the event, never from time, so that the same seed gives the same schedule. It
+changes when things happen, and how often SGLang must try, but never what a test may assert: tokens
+are those of the reference, and nothing is kept.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.names import NONE, parse_names
 from pytest_pprank.protocol.schedule import Schedule
+from pytest_pprank.registry import FaultRow, Registry, Row
 
-
-@dataclass(frozen=True)
-class Row:
-    """A perturbation as the controller knows it.
-
-    `place`: module and class, imported on ranks. `sglang`: whether it needs SGLang there. `opt_in`:
-    only for tests whose marker names it, because others would rightly fail. `devices`: kinds that
-    it works on, empty for all.
-    """
-
-    name: str
-    about: str
-    place: str
-    sglang: bool = True
-    opt_in: bool = False
-    devices: tuple[str, ...] = ()
-
-
-PERTURBATIONS: tuple[Row, ...] = (
-    Row(
+PERTURBATIONS: tuple[FaultRow, ...] = (
+    FaultRow(
         "skew",
         "a stage is held back where it begins an iteration of its event loop",
         "pytest_pprank.faults.skew:Skew",
     ),
-    Row(
+    FaultRow(
         "messages",
         "a rank is held back before it sends, receives, or joins a collective",
         "pytest_pprank.faults.messages:Messages",
         sglang=False,
     ),
-    Row(
+    FaultRow(
         "late_sends",
         "what isend was given leaves later, and is overtaken by other channels' messages",
         "pytest_pprank.faults.late_sends:LateSends",
         sglang=False,
         devices=("cpu", "sim"),
     ),
-    Row(
+    FaultRow(
         "polls",
         "a stage hears some iterations late that a KV transfer is ready, or done",
         "pytest_pprank.faults.polls:Polls",
     ),
-    Row(
+    FaultRow(
         "transfers",
         "KV transfers are held back in the transfer engine's threads",
         "pytest_pprank.faults.transfers:Transfers",
     ),
-    Row(
+    FaultRow(
         "metadata",
         "the metadata of a request (its first token) comes some time after its KV",
         "pytest_pprank.faults.transfers:Metadata",
     ),
-    Row(
+    FaultRow(
         "kv_pressure",
         "KV runs out at times, on all stages alike: a running request is retracted",
         "pytest_pprank.faults.kv_pressure:KvPressure",
     ),
-    Row(
+    FaultRow(
         "aborts",
         "requests are aborted in any state",
         "pytest_pprank.faults.aborts:Aborts",
         opt_in=True,
     ),
 )
-_BY_NAME = {row.name: row for row in PERTURBATIONS}
-_DEFAULT = tuple(row.name for row in PERTURBATIONS if not row.opt_in)
+FAULTS = Registry(FaultRow, PERTURBATIONS)
+"""All faults of this process that are drawn from a seed."""
 
 
 def row_of(name: str) -> Row:
-    """Return a perturbation by its name."""
-    return _BY_NAME[name]
+    """Return a perturbation by its name. Raises UsageError for one that is not known here."""
+    return FAULTS.row_of(name)
 
 
 def _schedule(seed: int, names: tuple[str, ...]) -> Schedule:
     # what is left of all for a test without a marker, or with all of them allowed
-    return Schedule(seed, names, by_name=names not in (tuple(_BY_NAME), _DEFAULT))
+    return Schedule(seed, names, by_name=names not in (FAULTS.names, FAULTS.default))
 
 
 @dataclass(frozen=True)
 class Allowed:
     """What a test's marker says: names; and the seed of a test that is always perturbed."""
 
-    names: tuple[str, ...] = _DEFAULT
+    names: tuple[str, ...] = field(default_factory=lambda: FAULTS.default)
     seed: int | None = None
 
 
@@ -109,7 +92,7 @@ def parse_option(text: str, where: str) -> Schedule | None:
     form = f"{where}: {text!r} is not SEED or SEED:NAMES, such as 7 or 7:skew,polls"
     if not text.strip()[:1].isdecimal():
         raise UsageError(f"{form}: SEED is a whole number from 0 up, and goes before the names")
-    allowed = _parse(text, where, tuple(_BY_NAME))
+    allowed = _parse(text, where, FAULTS.names)
     if allowed.seed is None or not allowed.names:
         raise UsageError(form)
     return _schedule(allowed.seed, allowed.names)
@@ -122,8 +105,8 @@ def parse_mark(value: object, where: str) -> Allowed:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if isinstance(value, str):
-        return _parse(value, where, _DEFAULT)
-    return Allowed(parse_names(value, where, "perturbation", tuple(_BY_NAME)))
+        return _parse(value, where, FAULTS.default)
+    return Allowed(FAULTS.parse(value, where, FAULTS.names, FAULTS.names))
 
 
 def _parse(text: str, where: str, default: tuple[str, ...]) -> Allowed:
@@ -135,14 +118,7 @@ def _parse(text: str, where: str, default: tuple[str, ...]) -> Allowed:
 
 def _names(text: str, where: str, default: tuple[str, ...]) -> tuple[str, ...]:
     words = [word.strip() for word in text.split(",") if word.strip()]
-    added = [word[1:] for word in words if word.startswith("+")]
-    rest = [word for word in words if not word.startswith("+")]
-    known = tuple(_BY_NAME)
-    chosen = parse_names(rest, where, "perturbation", known) if rest else default
-    if rest and all(word.startswith("-") for word in rest):
-        chosen = tuple(name for name in chosen if name in default)
-    more = parse_names(added, where, "perturbation", known)
-    return tuple(name for name in known if name in chosen or name in more)
+    return FAULTS.parse(words, where, default, FAULTS.names) if words else default
 
 
 def schedule_for(
@@ -158,20 +134,15 @@ def schedule_for(
     if seed is None:
         return None
     asked = option.names if option is not None else allowed.names
-    rows = [_BY_NAME[name] for name in asked if name in allowed.names]
-    names = tuple(
-        row.name
-        for row in rows
-        if (sglang or not row.sglang) and (not row.devices or device in row.devices)
-    )
+    both = (name for name in asked if name in allowed.names)
+    names = FAULTS.chosen_for(both, device, sglang=sglang)
     return _schedule(seed, names) if names else None
 
 
 __all__ = [
-    "NONE",
+    "FAULTS",
     "PERTURBATIONS",
     "Allowed",
-    "Row",
     "Schedule",
     "parse_mark",
     "parse_option",

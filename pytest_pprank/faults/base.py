@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from pytest_pprank.errors import SeamMissing
+from pytest_pprank.faults import row_of
 from pytest_pprank.faults.dice import Dice
+from pytest_pprank.lifecycle import Life, Means
+from pytest_pprank.protocol.findings import Finding
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
-    from pytest_pprank.sglang.driver.engine import Engine
 
 BUDGET_S = 0.25
 """How long one perturbation may hold a rank back in one test, all in all."""
@@ -27,20 +30,36 @@ def stretched(amount: float) -> float:
     return amount if rest < 0 else _LONG * rest / _LONG_SHARE
 
 
-class Disturbance:
+def _to_nobody(_: Finding) -> None:
+    pass
+
+
+class Disturbance(Means):
     """A perturbation's means in the running test. `dice` are this rank's, `shared` all ranks'.
 
-    `did` counts how often it struck, and `held_s` is how long it meant to hold something back.
+    `did` counts how often it struck, and `held_s` is how long (in seconds) it meant to hold
+    something back. `asked`: whether somebody has named it.
     """
 
-    def __init__(self, name: str, seed: int, test: str, pprank: Pprank) -> None:
-        self.pprank = pprank
+    what = "perturbation"
+    cure = "leave it out for now: --pprank-perturb SEED:-NAME"
+
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        test: str,
+        pprank: Pprank,
+        send: Callable[[Finding], None] = _to_nobody,
+        *,
+        asked: bool = False,
+    ) -> None:
+        super().__init__(name, pprank, send)
         self.dice = Dice(seed, test, name, pprank.rank)
         self.shared = Dice(seed, test, name)
         self.did = 0
         self.held_s = 0.0
-        self._name = name
-        self._endings: list[Callable[[], None]] = []
+        self._asked = asked
         self._lock = threading.Lock()
 
     def delay(self, event: str, chance: float, most_s: float) -> float:
@@ -69,36 +88,36 @@ class Disturbance:
         with self._lock:
             self.did += 1
 
-    def at_end(self, ending: Callable[[], None]) -> None:
-        """Call `ending()` when the test is over, the last one first."""
-        self._endings.append(ending)
+    def _declared(self) -> Sequence[str]:
+        return row_of(self.name).hooks
 
-    def close(self) -> None:
-        """The test is over."""
-        while self._endings:
-            self._endings.pop()()
+    def _lacks(self, lacking: SeamMissing) -> None:
+        """Leave out what needs something that SGLang lacks, unless it was asked for by name."""
+        if self._asked:
+            raise lacking
+        self.off = str(lacking)
 
     def __str__(self) -> str:
         """What it did, in words that are the same whenever it did the same; empty for nothing."""
-        if not self.did:
-            return ""
-        times = "once" if self.did == 1 else f"{self.did} times"
-        held = f", {1000 * self.held_s:.1f} ms" if self.held_s else ""
-        return f"{self._name} {times}{held}"
+        words = []
+        if self.did:
+            times = "once" if self.did == 1 else f"{self.did} times"
+            held = f", {1000 * self.held_s:.1f} ms" if self.held_s else ""
+            words.append(f"{self.name} {times}{held}")
+        if self.off:
+            words.append(f"{self.name}: off, {self.off}")
+        return "; ".join(words)
 
 
-class Perturbation:
-    """Base of all. One object on each rank for each test; every method may be left as it is."""
+class Perturbation(Life):
+    """Base of all. One object on each rank for each test; every method may be left as it is.
+
+    `disturbance`: what it draws from, and has of the test. Its `begin` is called with the test's
+    call. Not earlier: what a worker group's first test sets up for all of them would shift the
+    numbers of the events of that test.
+    """
 
     name: ClassVar[str] = ""
 
     def __init__(self, disturbance: Disturbance) -> None:
         self.disturbance = disturbance
-
-    def loop(self, engine: Engine) -> None:
-        """An `engine` or `disagg` was made for this test; its loops have not been entered yet."""
-
-    def begin(self) -> None:
-        """The test's call begins. Not earlier: what a worker group's first test sets up for all of
-        them would shift the numbers of the events of that test.
-        """

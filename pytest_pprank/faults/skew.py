@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pytest_pprank.faults.base import Perturbation
-
-if TYPE_CHECKING:
-    from pytest_pprank.sglang.driver.engine import Engine
 
 _CHANCE, _MOST_S = 0.15, 0.004
 
@@ -17,6 +14,5 @@ class Skew(Perturbation):
 
     name: ClassVar[str] = "skew"
 
-    def loop(self, engine: Engine) -> None:
-        hold = self.disturbance.hold
-        engine.at_start_of_iteration(lambda: hold("iteration", _CHANCE, _MOST_S))
+    def iteration(self, number: int) -> None:  # noqa: ARG002
+        self.disturbance.hold("iteration", _CHANCE, _MOST_S)

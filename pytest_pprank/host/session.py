@@ -19,10 +19,9 @@ from pytest_pprank._pytest_compat import (
     tear_down_for,
 )
 from pytest_pprank.errors import PeerError
-from pytest_pprank.host.checking import sanitizing
 from pytest_pprank.host.debugger import refuse_debuggers
-from pytest_pprank.host.disturbing import perturb_call, perturbing
 from pytest_pprank.host.link import Link
+from pytest_pprank.host.lives import call_begins, living
 from pytest_pprank.known import marks
 from pytest_pprank.markers import read_rank_mark
 from pytest_pprank.oplog.record.ledger import begin_test, erred, unfinished
@@ -168,10 +167,8 @@ class RankSession:
         store.begin_test(order.serial)
         self._world.begin_test()
         self._last_report = None
-        with sanitizing(order.sanitizers, self._pprank, self._tell) as end_sanitizers:
-            with perturbing(order.perturb, order.key, self._pprank) as perturbations:
-                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            brought = end_sanitizers()
+        with living(order, self._pprank, self._tell) as lives:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         world = self._world.end(last=order.next_key is None)
         unsettled = (self._pprank.failed or erred()) and _has_process_group()
         self._link.send(
@@ -180,8 +177,8 @@ class RankSession:
                 unsettled,
                 unfinished(),
                 self._last_report,
-                brought,
-                "" if perturbations is None else str(perturbations),
+                lives.brought(),
+                lives.did(),
                 world,
             )
         )
@@ -217,7 +214,7 @@ class RankSession:
         """Run the call phase only where every rank got through setup."""
         if not self._peers_ready:
             raise PeersNotReady
-        perturb_call()
+        call_begins()
         self._world.begin_call()
         try:
             return (yield)

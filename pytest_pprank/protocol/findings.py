@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from dataclasses import dataclass
 
 
@@ -27,3 +28,10 @@ class Finding:
         """
         place = self.stack[0] if self.stack else ""
         return re.sub(r"\d+", "N", f"{self.sanitizer}: {self.text.partition(chr(10))[0]}") + place
+
+
+def own_failure(what: str, name: str, error: BaseException, cure: str) -> Finding:
+    """Return the finding that a check (or a fault: `what`) has failed itself, with `error`."""
+    lines = "".join(traceback.format_exception(error)).rstrip()
+    text = f"the {what} itself failed ({type(error).__name__}: {error})\n{lines}"
+    return Finding(name, text, cure=cure)

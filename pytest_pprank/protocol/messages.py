@@ -145,7 +145,7 @@ class TestDone:
     on their way in a process group; the next test would receive them. `unfinished`: nobody has
     waited for the end of some operation, so the other ranks' ledgers must tell whether it has one.
     `report` is that of the last phase. `sanitizers`: JSON of what they bring (see
-    host.checking); `perturbed`: in words, what the perturbations did. `world`: what the next
+    host.lives); `perturbed`: in words, what the perturbations did. `world`: what the next
     test would find.
     """
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pytest_pprank.checks import SANITIZERS
+from pytest_pprank.checks import CHECKS
 from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.report.findings import SeenFinding
 
@@ -105,7 +105,7 @@ def _entry(data: Any, where: str) -> Allowance:
     match = match if isinstance(match, list) else [match]
     if not all(isinstance(words, str) and words.strip() for words in match):
         raise UsageError(f"{where}: 'match' is a text, or a list of texts, and none of them empty")
-    names = [row.name for row in SANITIZERS]
+    names = CHECKS.names
     if data["sanitizer"] not in names:
         near = did_you_mean(data["sanitizer"], names)
         raise UsageError(f"{where}: there is no sanitizer {data['sanitizer']!r}{near}")

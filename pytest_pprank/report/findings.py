@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pkgutil import resolve_name
 from typing import Any
 
-from pytest_pprank.checks import row_of
-from pytest_pprank.protocol.findings import Finding
+from pytest_pprank.checks import CHECKS
+from pytest_pprank.faults import FAULTS
+from pytest_pprank.protocol.findings import Finding, own_failure
+from pytest_pprank.registry import Row
 from pytest_pprank.words import plural_ranks
 
 
@@ -37,8 +38,9 @@ class SeenFinding:
 class Findings:
     """Collects what ranks tell while a test runs, and what they bring at its end."""
 
-    def __init__(self, sanitizers: Sequence[str] = ()) -> None:
+    def __init__(self, sanitizers: Sequence[str] = (), faults: Sequence[str] = ()) -> None:
         self._sanitizers = tuple(sanitizers)
+        self._faults = tuple(faults)
         self._seen: dict[str, SeenFinding] = {}
         self._evidence: dict[int, dict[str, Any]] = {}
         self._given_up = False
@@ -66,11 +68,20 @@ class Findings:
 
         Where a rank has given up its group, what the ranks did last need not fit together.
         """
-        for name in () if self._given_up else self.sanitizers:
-            if place := row_of(name).compare:
-                by_rank = {rank: told.get(name) for rank, told in sorted(self._evidence.items())}
-                for finding in resolve_name(place)(by_rank):
+        if not self._given_up:
+            checks = map(CHECKS.find, self.sanitizers)
+            for row in filter(None, [*checks, *map(FAULTS.find, self._faults)]):
+                for finding in self._compare(row):
                     self._seen.setdefault(finding.key, SeenFinding(finding))
+
+    def _compare(self, row: Row) -> list[Finding]:
+        by_rank = {rank: told.get(row.name) for rank, told in sorted(self._evidence.items())}
+        try:
+            compare = row.load_compare()
+            return [] if compare is None else list(compare(by_rank))
+        except Exception as error:  # other people's code: not the end of the run
+            cure = f"put the function {row.compare!r} right, which compares what the ranks bring"
+            return [own_failure(row.what, row.name, error, cure)]
 
     def all(self) -> Iterable[SeenFinding]:
         """Return the different findings, in the order in which they were told."""

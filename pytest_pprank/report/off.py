@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 
-from pytest_pprank.checks import row_of
+from pytest_pprank.checks import CHECKS, row_of
 from pytest_pprank.report.text import PlainFailure
 from pytest_pprank.sglang.events.look import Files, Found, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, passes
@@ -52,9 +52,7 @@ def off_lines(off: Mapping[str, str]) -> Iterator[str]:
 
 def needed_by(hook: str) -> list[str]:
     """Return what is off without a hook point, or a place of `places.NEEDS`."""
-    from pytest_pprank.checks import SANITIZERS
-
-    checks = [f"sanitizer {row.name}" for row in SANITIZERS if hook in row.hooks]
+    checks = [f"sanitizer {row.name}" for row in CHECKS.rows if hook in row.hooks]
     place = PLACES[hook]
     observed = [f"observe.on({hook!r})"] if place in HOOKS else []
     return [*checks, *place.needed_by, *observed]

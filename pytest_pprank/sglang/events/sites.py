@@ -15,10 +15,13 @@ _DECORATORS = ("wrapper", "wrapped", "inner")
 _DEPTH = 6
 
 
-def call_sites(depth: int = _DEPTH) -> tuple[Site, ...]:
-    """Return where SGLang or the test is now, innermost first, without torch and this plugin."""
+def call_sites(depth: int = _DEPTH, frame: FrameType | None = None) -> tuple[Site, ...]:
+    """Return where SGLang or the test is now, innermost first, without torch and this plugin.
+
+    `frame`: where to begin; the caller's without it.
+    """
     sites: list[Site] = []
-    frame: FrameType | None = sys._getframe(1)
+    frame = frame or sys._getframe(1)
     while frame is not None and len(sites) < depth:
         code = frame.f_code
         if matters(code.co_filename) and code.co_name not in _DECORATORS:
