@@ -296,7 +296,7 @@ class Disagg(Engine):
         """End everything; returns which requests were under way, and aborted. For all ranks."""
         self._end_notes()
         for fault in reversed(self._faults):  # each puts back what it has found
-            fault.release()
+            fault.end()
         if self._abandoned:
             self._all.abandon(self._abandoned)
             return []
@@ -313,7 +313,7 @@ class Disagg(Engine):
                 self._all.moves.append(Forward(self._all.iterations, f"left {name}", left))
         self._queues = now
         for fault in self._faults:
-            fault.at_top()
+            fault.iteration(self._all.iterations)
 
 
 def _note_told(passage: Passage) -> None:

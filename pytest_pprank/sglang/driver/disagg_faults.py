@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from pytest_pprank.lifecycle import Endings, Life
 from pytest_pprank.sglang.compat.disagg import (
     deferred_release,
     kv_manager,
@@ -32,7 +33,7 @@ _SENDS = ("batch_transfer_sync", "transfer_sync")
 """How SGLang's wrapper of Mooncake's engine is told to move KV; each blocks until it is done."""
 
 
-class Fault:
+class Fault(Life):
     """A fault that is in force on some stages; the same object on all ranks.
 
     `hits`: how often it has struck on this rank so far. `release()` ends it (on this rank: call it
@@ -51,14 +52,14 @@ class Fault:
         """Threads that have been held and are not through with what they were at."""
         self._iterations = iterations
         self._first = 0
-        self._undo: list[Callable[[], None]] = []
+        self._undo = Endings()
 
     def hit(self) -> None:
         """Note that the fault has struck; where it has a number of iterations, they begin now."""
         self._first = self.count if not self.hits else self._first
         self.hits += 1
 
-    def at_top(self) -> None:
+    def iteration(self, number: int) -> None:  # noqa: ARG002  (its own: since it is in force)
         """Count an iteration of this stage; the last one ends the fault."""
         self.count += 1
         limit = self._iterations
@@ -98,8 +99,11 @@ class Fault:
         self._wake()
         with self._change:
             self._change.wait_for(lambda: not self._held, _RETURN_S)
-        while self._undo:
-            self._undo.pop()()
+        self._undo.close()
+
+    def end(self) -> None:
+        """The test is over."""
+        self.release()
 
     def replace(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
         """Put ``wrap(method)`` in the place of a method until the fault is released."""
@@ -112,11 +116,11 @@ class Fault:
             else:
                 setattr(owner, name, before)
 
-        self._undo.append(undo)
+        self._undo.at_end(undo)
 
     def afterwards(self, action: Callable[[], None]) -> None:
         """Do `action` when the fault is released."""
-        self._undo.append(action)
+        self._undo.at_end(action)
 
 
 def slow_transfer(scheduler: Any, fault: Fault) -> None:
