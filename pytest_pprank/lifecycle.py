@@ -83,7 +83,7 @@ class Means(Endings):
     what: ClassVar[str] = ""
     """What it is called in messages."""
     cure: ClassVar[str] = ""
-    """What to do when it fails itself."""
+    """What to do when it fails itself; ``{}`` is its name."""
 
     def __init__(self, name: str, pprank: Pprank, send: Callable[[Finding], None]) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class Means(Endings):
             self._lacks(lacking)
         except Exception as error:
             self._broken = True
-            self.announce(own_failure(self.what, self.name, error, self.cure))
+            self.announce(own_failure(self.what, self.name, error, self.cure.format(self.name)))
         return None
 
     def _lacks(self, lacking: SeamMissing) -> None:

@@ -42,7 +42,7 @@ class Disturbance(Means):
     """
 
     what = "perturbation"
-    cure = "leave it out for now: --pprank-perturb SEED:-NAME"
+    cure = "leave it out for now: --pprank-perturb SEED:-{}"
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -269,7 +270,7 @@ def test_own_failure_is_told_in_its_name(run, which, words):
 def test_fault_that_fails_is_told(run):
     told = run.failure("test_bad_fault[pp2]")
     assert "bad_fault: the perturbation itself failed (ValueError: I am no good)" in told
-    assert "cure: leave it out for now: --pprank-perturb SEED:-NAME" in told
+    assert "cure: leave it out for now: --pprank-perturb SEED:-bad_fault" in told
 
 
 def test_fault_is_repeated_by_the_printed_command(run, module_runner):
@@ -352,6 +353,15 @@ def test_hook_that_comes_too_late(runner):
     assert wrong.ret == pytest.ExitCode.USAGE_ERROR
     assert "pytest_pprank_register_checks of " in wrong.out
     assert "conftest.py comes too late" in wrong.out
+
+
+def test_fault_of_the_documentation(runner):
+    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text("utf-8")
+    _, fault = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    runner.write(conftest=fault, test_it="def test_it(pprank): assert pprank.rank == 2")
+    # a seed that holds both ranks back
+    run = runner.run("--pp-size", "2", "--pprank-device=cpu", "--pprank-perturb", "5:slow_start")
+    assert re.search(r"  rank 1: slow_start once, [\d.]+ ms", run.failure("test_it[pp2]"))
 
 
 def test_duplicate_name(runner):
