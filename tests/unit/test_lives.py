@@ -71,7 +71,15 @@ class NoSuchThing(Perturbation):
         raise SeamMissing("SGLang has no such thing")
 
 
+class Second(Perturbation):
+    def begin(self) -> None:
+        self.disturbance.at_end(lambda: said.append("second fault is undone"))
+
+
 class Fails(Sanitizer):
+    def begin(self) -> None:
+        self.watch.at_end(lambda: said.append("undone"))
+
     def fail(self, *_: Any) -> None:
         said.append("fails")
         raise ValueError("I am no good")
@@ -98,7 +106,7 @@ class Engine:
 
 
 CHECK_ROWS = [CheckRow(kind.__name__, "", kind) for kind in (Note, Plain, Fails)]
-FAULT_ROWS = [FaultRow(kind.__name__, "", kind) for kind in (Disturb, NoSuchThing)]
+FAULT_ROWS = [FaultRow(kind.__name__, "", kind) for kind in (Disturb, Second, NoSuchThing)]
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +187,12 @@ def test_test_that_has_failed_has_no_end_but_is_undone(run: Any) -> None:
     assert said == ["check begins", "fault begins", "fault is undone", "check is undone"]
 
 
+def test_what_was_put_in_force_last_is_undone_first(run: Any) -> None:
+    with run(faults=("Disturb", "Second")):
+        lives.call_begins()
+    assert said[1:] == ["fault ends", "second fault is undone", "fault is undone"]
+
+
 def test_session_that_breaks_off_is_undone(run: Any) -> None:
     def broken_off() -> None:
         with run("Note", faults=("Disturb",)):
@@ -198,7 +212,7 @@ def test_own_failure_is_found_once_and_never_raised(run: Any, found: list[Findin
         lives.loop_made(engine)  # type: ignore[arg-type]
         engine.run()
         engine.run()
-    assert said == ["fails"]
+    assert said == ["fails", "undone"]
     (finding,) = found
     assert finding.sanitizer == "Fails"
     assert finding.text.startswith("the sanitizer itself failed (ValueError: I am no good)\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,12 +11,21 @@ from typing import Any
 import pluggy
 import pytest
 
-from pytest_pprank import CheckRow, FaultRow, Perturbation, Sanitizer, UsageError, hookspecs
+from pytest_pprank import (
+    CheckRow,
+    FaultRow,
+    Finding,
+    Perturbation,
+    Sanitizer,
+    UsageError,
+    hookspecs,
+)
 from pytest_pprank.checks import CHECKS, SANITIZERS, chosen_for, parse_names
 from pytest_pprank.faults import FAULTS, PERTURBATIONS, parse_mark, parse_option, schedule_for
 from pytest_pprank.names import asked_by_name
 from pytest_pprank.registration import check_late, register
 from pytest_pprank.registry import Row
+from pytest_pprank.report.findings import Findings
 from pytest_pprank.report.off import foreseen, needed_by
 from pytest_pprank.sglang.static.installed import Installed
 
@@ -136,6 +146,28 @@ def test_it_is_off_where_sglang_lacks_its_hook(config: Config, tmp_path: Any) ->
     assert "sanitizer mine" in needed_by("forward")
     off = foreseen(Installed("9.9", tmp_path), ["mine"])
     assert "has no sglang.srt.model_executor.model_runner.ModelRunner" in off["mine"]
+
+
+def test_evidence_of_both_is_compared(config: Config) -> None:
+    def compare(by_rank: dict[int, Any]) -> Iterator[Finding]:
+        yield Finding("x", f"found {by_rank}")
+
+    def broken(_: Any) -> Any:
+        raise ValueError("I am no good")
+
+    odd, bad = replace(FAULT, compare=compare), replace(FAULT, name="bad", compare=broken)
+    config.take(checks=[replace(ROW, compare=compare)], faults=[odd, bad])
+    findings = Findings(["mine"], ["odd", "bad", "skew"])
+    evidence = {"mine": 7, "odd": [1]}
+    findings.brought(0, json.dumps({"evidence": evidence, "counts": {}, "given_up": False}))
+    findings.brought(1, "")
+    findings.compare()
+    told = [seen.finding.text.partition("\n")[0] for seen in findings.all()]
+    assert told == [
+        "found {0: 7, 1: None}",
+        "found {0: [1], 1: None}",
+        "the perturbation itself failed (ValueError: I am no good)",
+    ]
 
 
 def test_a_rank_lets_an_unknown_name_pass(config: Config) -> None:
