@@ -99,7 +99,7 @@ WATCHERS = """
 
         def number(self):
             self.disturbance.strike()
-            return self.disturbance.dice.draw("number")
+            return self.disturbance.shared.draw("number")
 
 
     class BadFault(Perturbation):
