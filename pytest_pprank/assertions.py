@@ -45,7 +45,7 @@ def assert_materialized_on_device(
     __tracebackhide__ = True
     import torch
 
-    from pytest_pprank.sglang.batches.materialize import check_batch, table_of, tensor_finding
+    from pytest_pprank.sglang.batches.materialize import bad_tensor, check_batch, table_of
 
     if isinstance(fields, str):
         raise UsageError(
@@ -55,7 +55,7 @@ def assert_materialized_on_device(
     where = torch.device(device if device is not None else _own_device(obj))
     if isinstance(obj, torch.Tensor):
         _no_fields("assert_materialized_on_device", fields)
-        finding = tensor_finding(obj, "value", "tensor", where)
+        finding = bad_tensor(obj, "value", "tensor", where)
         _fail_on("not materialized on the device", [finding] if finding else [])
         return
     table = table_of(obj)

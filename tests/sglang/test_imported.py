@@ -26,7 +26,7 @@ def imported() -> Any:
 
 def test_import_is_complete_and_safe_to_fork(imported: dict[str, Any]) -> None:
     assert imported["process"] == {
-        "hazards": [],
+        "threads": 1,
         "cuda": False,
         "scheduler": True,
         "models": True,

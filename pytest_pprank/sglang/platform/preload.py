@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from pytest_pprank.sglang.compat.accelerator import use_accelerator
@@ -140,17 +139,3 @@ def _quiet(device: str) -> Iterator[None]:
         yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
-
-
-def fork_hazards() -> list[str]:
-    """Say why a fork of this process would be unsafe; empty when it is safe."""
-    hazards = []
-    tasks = Path("/proc/self/task")
-    threads = len(list(tasks.iterdir())) if tasks.is_dir() else 1
-    if threads > 1:
-        hazards.append(f"{threads - 1} threads besides the main one are running")
-    import torch
-
-    if torch.cuda.is_initialized():
-        hazards.append("CUDA is initialised")
-    return hazards

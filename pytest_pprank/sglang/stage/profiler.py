@@ -21,7 +21,12 @@ from typing import Any
 import torch
 
 from pytest_pprank.sglang.batches.fields import FORWARD_BATCH
-from pytest_pprank.sglang.batches.materialize import Finding, check_batch, note_origin, note_staging
+from pytest_pprank.sglang.batches.materialize import (
+    BadField,
+    check_batch,
+    note_origin,
+    note_staging,
+)
 from pytest_pprank.sglang.compat.profiler import no_profiler, profiler_home, run_again
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events.sites import qualified
@@ -42,7 +47,7 @@ class ProfilerRun:
     `entry`: class and method of the profiler, where it was called.
     """
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[BadField] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     forwards: int = 0
     caller: str = ""
@@ -57,7 +62,7 @@ class ProfilerRun:
             *(f"SGLang swallowed: {warning}" for warning in self.warnings),
         ]
 
-    def add(self, findings: list[Finding]) -> None:
+    def add(self, findings: list[BadField]) -> None:
         seen = {(f.object, f.field) for f in self.findings}
         self.findings += [f for f in findings if (f.object, f.field) not in seen]
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 
 from pytest_pprank.sglang.platform import preload
@@ -17,7 +18,7 @@ from pytest_pprank.sglang.reverts.reach import attribute, functions_behind  # no
 from pytest_pprank.sglang.static import package_root  # noqa: E402
 
 process = {
-    "hazards": preload.fork_hazards(),
+    "threads": len(os.listdir("/proc/self/task")),
     "cuda": torch.cuda.is_initialized(),
     "scheduler": "sglang.srt.managers.scheduler" in sys.modules,
     "models": "sglang.srt.models.llama" in sys.modules,
