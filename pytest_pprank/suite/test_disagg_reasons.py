@@ -153,7 +153,13 @@ agreed_start = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("state", [pytest.param("waiting", marks=agreed_start), "transferring"])
+freed_early = pytest.param(
+    "transferring",
+    marks=pytest.mark.pprank(known_bug="decode-frees-what-an-aborted-transfer-still-writes"),
+)
+
+
+@pytest.mark.parametrize("state", [pytest.param("waiting", marks=agreed_start), freed_early])
 def test_abort_on_both_roles(disagg: Any, state: str) -> None:
     """An abort ends it on both roles as such, wherever it is on prefill."""
     slow = disagg.slow_transfer(stages=[1])
