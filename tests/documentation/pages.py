@@ -15,7 +15,7 @@ _GENERATED = re.compile(
     r"(<!-- generated: (?P<name>[\w-]+) begin -->\n).*?(<!-- generated: (?P=name) end -->)",
     re.DOTALL,
 )
-_LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 

@@ -21,6 +21,7 @@ from pytest_pprank import markers as markers_of_product
 from pytest_pprank import options as options_of_product
 from pytest_pprank.checks import SANITIZERS
 from pytest_pprank.faults import PERTURBATIONS
+from pytest_pprank.sglang.reverts.named import NAMED
 
 PACKAGE = Path(pytest_pprank.__file__).parent
 WITHOUT_SGLANG = frozenset({"pprank", "process_group"})
@@ -184,6 +185,14 @@ def perturbations() -> list[Described]:
 def _needs(row: Any) -> str:
     devices = f"device {' or '.join(row.devices)}" if row.devices else ""
     return ", ".join(it for it in ("SGLang" if row.sglang else "torch", devices) if it)
+
+
+def reverts() -> list[Described]:
+    """Return the fixes that can be taken out by their name, and for which releases of SGLang."""
+    return [
+        Described(it.id, f"{it.title} ([PR {it.pr}]({it.url}))", it.versions)
+        for it in NAMED.values()
+    ]
 
 
 def command_parser() -> argparse.ArgumentParser:

@@ -50,6 +50,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine": lambda: _described(["`engine.`", "what it does"], product.methods("Engine")),
     "disagg": lambda: _described(["`disagg.`", "what it does"], product.methods("Disagg")),
     "sanitizers": lambda: _described(["sanitizer", "finds", "needs"], product.sanitizers()),
+    "reverts": lambda: _described(["name", "fix", "SGLang"], product.reverts()),
     "perturbations": lambda: _described(
         ["perturbation", "what it does", "needs"], product.perturbations()
     ),
