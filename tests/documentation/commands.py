@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -50,7 +51,7 @@ def _missing(file: str, folder: Path) -> Iterator[str]:
 @cache
 def pytest_flags() -> frozenset[str]:
     """Return the options that pytest has here, with its plugins: as its help shows them."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:asyncio", "--help"]
+    command = [sys.executable, "-m", "pytest", "-p", "pytest_pprank", "-c", os.devnull, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return frozenset(map(_spelled, re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", done.stdout)))
 
