@@ -108,7 +108,7 @@ def assert_no_pending_copies(obj: Any = None) -> None:
 
 
 def assert_staging_consumed(batch: Any) -> None:
-    """Assert that a ScheduleBatch holds no staged copy that its forward should have consumed.
+    """Assert that a ScheduleBatch has no staged copy left that its forward should have consumed.
 
     A staged copy that stays is uploaded again by the batch's next step.
     """

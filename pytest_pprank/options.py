@@ -88,7 +88,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--pprank-keep", action="store_true", default=None, help=keep)
     parser.addini("pprank_keep", keep, type="bool", default=False)
-    _add(group, parser, "--pprank-keep-minutes", "M", "minutes after which a kept launcher leaves "
+    _add(group, parser, "--pprank-keep-minutes", "M", "minutes after which a kept launcher ends "
          "if no run has used it", "10")  # fmt: skip
     help_text = (
         "run with a historical SGLang fix taken out, to prove that a test goes red: a number such "

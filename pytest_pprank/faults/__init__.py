@@ -48,7 +48,7 @@ PERTURBATIONS: tuple[Row, ...] = (
     ),
     Row(
         "late_sends",
-        "lets messages of isend leave later, after those of other channels",
+        "sends messages of isend later, after those of other channels",
         "pytest_pprank.faults.late_sends:LateSends",
         sglang=False,
         devices=("cpu", "sim"),

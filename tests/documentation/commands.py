@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from configparser import ConfigParser
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from documentation import product
@@ -65,9 +66,9 @@ def _python(arguments: Sequence[str], folder: Path) -> Iterator[str]:
     del folder
     if arguments[:2] == ["-m", "pytest_pprank"]:
         yield from _of_ours(arguments[2:])
-    elif arguments[:2] == ["-m", "pytest_pprank.provision.resolve"]:
-        if not (product.PACKAGE / "provision" / "resolve.py").exists():
-            yield "the module was moved"
+    elif arguments[:1] == ["-m"] and arguments[1].startswith("pytest_pprank."):
+        if find_spec(arguments[1]) is None:
+            yield f"there is no module {arguments[1]}"
     elif arguments[:2] != ["-m", "venv"]:
         yield "no rule says how to check this"
 
