@@ -6,6 +6,7 @@ tests/sglang/test_docs_on_sglang.py.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -59,6 +60,15 @@ def test_all_rows_say_something() -> None:
 def test_readme_is_short() -> None:
     lines = (pages.ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= MOST_LINES
+
+
+def test_readme_has_the_commands_that_ci_runs() -> None:
+    script = (pages.ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    run = re.findall(r'bin/tox" run(?: -e (\w+))?$', script, re.MULTILINE)
+    lines = [it.command.line for it in replay.steps() if it.block.page == "README"]
+    shown = {part.strip() for line in lines for part in line.split("&&")}
+    assert run != []
+    assert {f"tox -e {name}" if name else "tox" for name in run} <= shown
 
 
 def test_readme_leads_to_every_page() -> None:
