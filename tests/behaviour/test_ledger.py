@@ -2,9 +2,11 @@
 
 import gc
 import multiprocessing
+import multiprocessing.util
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -118,6 +120,16 @@ class Ranks:
         for process in self.processes:
             process.kill()
             process.join()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server_folder(tmp_path_factory):
+    """Where the fork server's socket lies: if we are killed, pytest removes it some time."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("f"))
+    try:
+        yield multiprocessing.util.get_temp_dir()
+    finally:
+        tempfile.tempdir = before
 
 
 @pytest.fixture

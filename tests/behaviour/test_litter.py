@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pytest_pprank
+from pytest_pprank.protocol.launcher import LauncherSpec
 
 SOURCE = """
 import pytest, time
@@ -39,7 +40,8 @@ def own_tmp():
 def stuck(runner, tmp_path, own_tmp):
     """A run whose ranks are inside a collective for ever."""
     runner.write(test_it=SOURCE)
-    flags = ["--pp-size=2", "--pprank-device=cpu"]
+    # a grace so long that the proven deadlock does not end it
+    flags = ["--pp-size=2", "--pprank-device=cpu", "--pprank-grace=600"]
     with runner.popen("-v", *flags, env={"TMPDIR": str(own_tmp)}) as process:
         try:
             runner.wait_for(
@@ -101,6 +103,27 @@ def test_controller_gone_before_it_has_said_a_word(runner, own_tmp):
     assert_clean(runner, own_tmp)
 
 
+def test_launcher_that_comes_when_its_folder_has_been_removed(runner, own_tmp):
+    """By another run, after the controller was killed: it makes nothing elsewhere."""
+    spec = LauncherSpec(("127.0.0.1", 9), "00", str(own_tmp / "pprank-run-gone"), fork=True)
+    subprocess.run(
+        [sys.executable, "-c", "from pytest_pprank.launch.launcher import main; main()"],
+        cwd=own_tmp,
+        env=runner.environment(
+            PYTHONPATH=str(Path(pytest_pprank.__file__).parents[1]),
+            PPRANK_PRELOAD="[[], []]",
+            TMPDIR=spec.run_dir,
+            TEMP=str(own_tmp),  # what Python takes where there is no TMPDIR
+        ),
+        input=spec.to_json(),
+        text=True,
+        check=True,
+        timeout=runner.deadline,
+    )
+    assert not runner.processes()
+    assert not list(own_tmp.iterdir())
+
+
 def test_controller_terminated(stuck, runner, own_tmp):
     stuck.terminate()
     stuck.wait()
@@ -126,6 +149,64 @@ def test_interrupted_twice_it_ends_at_once(stuck, runner, own_tmp):
     stuck.communicate(timeout=60)
     assert_clean(runner, own_tmp)
     assert stuck.returncode != 0
+
+
+def test_all_killed_at_once_then_the_next_run_removes_what_is_left(stuck, runner, own_tmp):
+    for pid in {stuck.pid, *runner.processes()}:
+        os.kill(pid, signal.SIGKILL)
+    stuck.wait()
+    runner.wait_for(lambda: not runner.processes(), "all are gone")
+    killed = (runner.folder / "run").read_text()
+    assert (own_tmp / killed).exists()
+    assert semaphores_of(killed)
+    runner.write(test_other="def test_it(pprank): pass")
+    run = runner.run(
+        "--pp-size=2", "--pprank-device=cpu", "test_other.py", env={"TMPDIR": str(own_tmp)}
+    )
+    assert run.counts() == {"passed": 1}
+    assert_clean(runner, own_tmp)
+
+
+def test_another_run_leaves_the_folder_of_one_under_way(stuck, runner, own_tmp):
+    runner.write(test_other="def test_it(pprank): pass")
+    flags = ["--pp-size=2", "--pprank-device=cpu", "test_other.py"]
+    run = runner.run(*flags, env={"TMPDIR": str(own_tmp)})
+    assert run.counts() == {"passed": 1}
+    under_way = (runner.folder / "run").read_text()
+    assert [path.name for path in own_tmp.glob("pprank-*")] == [under_way]
+    assert semaphores_of(under_way)
+    stuck.kill()
+    stuck.wait()
+    assert_clean(runner, own_tmp)
+
+
+LEAVES = """
+import os, socket, struct
+from pytest_pprank.launch.client import LauncherClient
+
+launcher = LauncherClient(["slow"])
+while launcher.channel is None:
+    launcher.next_rank(0.1)
+for number in range(20_000):
+    (launcher.run_dir / f"{number}.txt").touch()
+# as if something of what the launcher has said were not read yet: it hears of it when it sends
+channel = socket.socket(fileno=os.dup(launcher.channel.fileno()))
+channel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+os._exit(0)
+"""
+
+
+def test_launcher_that_speaks_to_a_controller_that_is_gone(runner, own_tmp):
+    """Its main thread fails while the other one removes what there is."""
+    runner.write(slow="import time; time.sleep(60)")
+    path = os.pathsep.join([str(runner.folder), str(Path(pytest_pprank.__file__).parents[1])])
+    subprocess.run(
+        [sys.executable, "-c", LEAVES],
+        env=runner.environment(TMPDIR=str(own_tmp), PYTHONPATH=path),
+        check=True,
+        timeout=runner.deadline,
+    )
+    assert_clean(runner, own_tmp)
 
 
 CRASH = """

@@ -38,6 +38,12 @@ def test_with_capfd(pprank, capfd):
     os.write(1, b"captured by the test")
     assert capfd.readouterr().out == "captured by the test"
 
+def test_mostly_alike(pprank):
+    for step in range(4):
+        print("step", step)
+    print("this is rank", pprank.rank)
+    assert 0
+
 @pytest.fixture
 def says(pprank):
     print("in setup")
@@ -81,6 +87,17 @@ def test_last_words_are_kept(run):
     block = run.failure("test_last_words[pp2]")
     assert "rank 1 died in call: it exited with code 3; the last line of its stderr: on st" in block
     assert "on stdout, no newline" in block.partition("Captured stdout call (ranks 0,1)")[2]
+
+
+def test_what_all_ranks_print_is_told_once(run):
+    block = run.failure("test_mostly_alike[pp2]")
+    title, _, rest = block.partition("Captured stdout call ")[2].partition("\n")
+    assert title.startswith("(ranks 0,1) -")
+    assert rest.splitlines()[:6] == [
+        *(f"all | step {step}" for step in range(4)),
+        "  0 | this is rank 0",
+        "  1 | this is rank 1",
+    ]
 
 
 @pytest.mark.parametrize("test", ["test_with_capsys[pp2]", "test_with_capfd[pp2]"])

@@ -67,7 +67,7 @@ def test_nothing_stays_of_a_killed_bench(runner, tmp_path, own_tmp):
         finally:
             bench.send_signal(signal.SIGKILL)
     runner.wait_for(lambda: not runner.processes(), f"these are gone: {runner.processes()}")
-    runner.wait_for(lambda: not list(own_tmp.glob("pprank-[!r]*")), "the ranks' folder is gone")
+    runner.wait_for(lambda: not list(own_tmp.glob("pprank-run-*")), "the ranks' folder is gone")
     assert benches(own_tmp) == {killed}
     with start(runner, own_tmp) as bench:
         assert bench.wait() == 0, bench.stdout.read()

@@ -184,6 +184,15 @@ def test_equal_output_is_told_once(merged):
     assert call.sections == [("Captured stdout call (ranks 0,1)", "the same\n")]
 
 
+@pytest.mark.parametrize(
+    ("end", "whose"), [("pass", ["rank 0", "rank 1"]), ("assert 0", ["ranks 0,1"])]
+)
+def test_equal_lines_are_told_once_in_a_failure(merged, end, whose):
+    body = f"print('a', 'b', 'c', rank, sep='\\n'); {end}"
+    call = merged(body, body)["call"]
+    assert [title for title, _ in call.sections] == [f"Captured stdout call ({r})" for r in whose]
+
+
 def test_errors_of_ours_lead_with_what_they_say(merged):
     body = "from pytest_pprank.errors import StartFailed; raise StartFailed('no good')"
     call = merged(body, body)["call"]
