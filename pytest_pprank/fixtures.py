@@ -59,8 +59,8 @@ def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
     is written once per run (safetensors).
     """
     from pytest_pprank.sglang.model.tiny import tiny_model_for
-    from pytest_pprank.sglang.static import tiny_asked
     from pytest_pprank.sglang.static.arguments import args_of_role
+    from pytest_pprank.sglang.static.release import tiny_asked
 
     given = args_of_role(request.config.stash[SERVER_ARGS], pprank.role).get("model_path")
     return tiny_model_for(pprank, str(given) if tiny_asked(given) else None)
@@ -73,13 +73,13 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, 
 
     Tests with other args run in another worker group.
     """
-    from pytest_pprank.sglang.static import server_arg_names, tiny_asked
     from pytest_pprank.sglang.static.arguments import (
         args_of_role,
         default_server_args,
         disagg_args,
         merge,
     )
+    from pytest_pprank.sglang.static.release import server_arg_names, tiny_asked
 
     changes = dict(args_of_role(request.config.stash[SERVER_ARGS], pprank.role))
     given = changes.pop("model_path", None)

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.planning import group_by_topology, make_plans, plan_of
-from pytest_pprank.sglang.static import sglang_version
+from pytest_pprank.sglang.static.release import sglang_version
 from pytest_pprank.topology import Sizes, Topology
 
 SOURCE = """

@@ -16,8 +16,8 @@ import pytest
 from pytest_pprank.__main__ import main
 from pytest_pprank.bench import command, results
 from pytest_pprank.bench.runs import Options, Red, Run
-from pytest_pprank.sglang import static
 from pytest_pprank.sglang.reverts.reached import Reached
+from pytest_pprank.sglang.static import release
 
 REVERT = """
 id: {name}
@@ -110,8 +110,8 @@ class Bench:
         self.calls: list[tuple[str, list[str], frozenset[str]]] = []
         monkeypatch.setattr(FakeRunner, "store", self.store, raising=False)
         monkeypatch.setattr(FakeRunner, "calls", self.calls, raising=False)
-        monkeypatch.setattr(static, "check_installed", lambda: None)
-        monkeypatch.setattr(static, "package_root", lambda: root)
+        monkeypatch.setattr(release, "check_installed", lambda: None)
+        monkeypatch.setattr(release, "package_root", lambda: root)
         monkeypatch.setattr(command, "Runner", FakeRunner)
         monkeypatch.setattr(command, "choose_device", lambda *_: self.device)
         monkeypatch.chdir(folder)

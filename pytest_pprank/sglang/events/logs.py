@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pytest_pprank.oplog.file import Site
 from pytest_pprank.sglang.events.types import LogRecord, Stack
-from pytest_pprank.sglang.static import NO_NCCL
+from pytest_pprank.sglang.static.release import NO_NCCL
 
 LOGGER = "sglang"
 """SGLang's loggers are below this one."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_pprank.sglang.compat.accelerator import use_accelerator
 from pytest_pprank.sglang.platform import NAMES, select_platform
-from pytest_pprank.sglang.static import NO_NCCL
+from pytest_pprank.sglang.static.release import NO_NCCL
 from pytest_pprank.sglang.static.torchvision_shim import ensure_torchvision
 
 # What a Scheduler's start and its first forward import anyway, in the fork server instead

@@ -15,7 +15,7 @@ from sglang.srt.platforms import current_platform  # noqa: E402
 from pytest_pprank.sglang.reverts import NAMED  # noqa: E402
 from pytest_pprank.sglang.reverts.apply import apply, edited_in  # noqa: E402
 from pytest_pprank.sglang.reverts.reach import attribute, functions_behind  # noqa: E402
-from pytest_pprank.sglang.static import package_root  # noqa: E402
+from pytest_pprank.sglang.static.release import package_root  # noqa: E402
 
 process = {
     "threads": len(os.listdir("/proc/self/task")),

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from pytest_pprank.sglang.reverts.locate import TargetMissing, find_definition
-from pytest_pprank.sglang.static import package_root
+from pytest_pprank.sglang.static.release import package_root
 
 root = package_root()
 for name in ("sglang", "sglang.srt", "sglang.srt.debug_utils"):
