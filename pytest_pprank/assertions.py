@@ -28,7 +28,7 @@ class UnknownObjectError(UsageError, TypeError):
 def assert_materialized_on_device(
     obj: Any, *, fields: Iterable[str] | None = None, device: str | torch.device | None = None
 ) -> None:
-    """Assert that a tensor, or what a batch must have at its forward, is there and on the device.
+    """Assert that a tensor, or each tensor that a batch needs for its forward, is on the device.
 
     `obj`: a torch.Tensor, or SGLang's ScheduleBatch or ForwardBatch
     (`pytest_pprank.sglang.batches.fields` has what is expected of which field). `fields` limits a
@@ -45,7 +45,7 @@ def assert_materialized_on_device(
     __tracebackhide__ = True
     import torch
 
-    from pytest_pprank.sglang.batches.materialize import check_batch, table_of, tensor_finding
+    from pytest_pprank.sglang.batches.materialize import bad_tensor, check_batch, table_of
 
     if isinstance(fields, str):
         raise UsageError(
@@ -55,7 +55,7 @@ def assert_materialized_on_device(
     where = torch.device(device if device is not None else _own_device(obj))
     if isinstance(obj, torch.Tensor):
         _no_fields("assert_materialized_on_device", fields)
-        finding = tensor_finding(obj, "value", "tensor", where)
+        finding = bad_tensor(obj, "value", "tensor", where)
         _fail_on("not materialized on the device", [finding] if finding else [])
         return
     table = table_of(obj)
@@ -75,8 +75,9 @@ def assert_materialized_on_device(
 
 
 def assert_no_pending_copies(obj: Any = None) -> None:
-    """Assert that no copy between host and device is under way that the host has not waited for:
-    then a download may be read, and a staging buffer written again.
+    """Assert that the host has waited for all copies between host and device.
+
+    Then a download may be read, and a staging buffer written again.
 
     `obj`: a tensor, or SGLang's ScheduleBatch or ForwardBatch: copies into it, or out of its host
     tensors. Without it: any copy of this rank.
@@ -107,7 +108,7 @@ def assert_no_pending_copies(obj: Any = None) -> None:
 
 
 def assert_staging_consumed(batch: Any) -> None:
-    """Assert that a ScheduleBatch holds no staged copy that its forward should have consumed.
+    """Assert that a ScheduleBatch has no staged copy left that its forward should have consumed.
 
     A staged copy that stays is uploaded again by the batch's next step.
     """
@@ -123,11 +124,12 @@ def assert_staging_consumed(batch: Any) -> None:
 
 
 def assert_ranks_agree(value: Any, *, what: str | None = None) -> None:
-    """Assert that all ranks of the group bring an equal value. A meeting of all ranks.
+    """Assert that all ranks have the same value.
 
-    Tensors and numpy arrays (also inside lists, tuples and dicts) are compared by dtype, shape and
-    contents; NaN equals NaN. `what` names the value in the failure. The value travels over the
-    control plane: UsageError for one that does not pickle, or whose type cannot be compared.
+    All ranks must call it. Tensors and numpy arrays (also inside lists, tuples and dicts) are
+    compared by dtype, shape and contents; NaN equals NaN. `what` names the value in the failure.
+    The value travels over the control plane: UsageError for one that does not pickle, or whose
+    type cannot be compared.
     """
     __tracebackhide__ = True
     payloads = current_rank().gather(pickled(value, "assert_ranks_agree"))
@@ -146,7 +148,7 @@ def assert_ranks_agree(value: Any, *, what: str | None = None) -> None:
 
 
 def assert_kv_balanced(scheduler: Any, *, allow_failed_rooms: bool = False) -> None:
-    """Assert that a Scheduler holds no request, and has all its KV tokens and request slots back.
+    """Assert that a Scheduler has no request left, and that all its KV and request slots are free.
 
     That is: every queue, batch and microbatch slot empty, all request slots free, all KV tokens
     free or evictable, none locked. Names the requests that hold something, and their last forward,
@@ -170,7 +172,7 @@ def assert_kv_balanced(scheduler: Any, *, allow_failed_rooms: bool = False) -> N
 
 
 def assert_tokens_equal_reference(outputs: Any) -> None:
-    """Assert that greedy outputs of `engine` are those of the same model in transformers on a CPU.
+    """Assert that greedy tokens (and logprobs) are those of the same model in transformers.
 
     `outputs`: what ``engine.generate`` returns, or one Result. A meeting of all ranks: the first
     one computes the reference, once per prompt and output. A failure tells the first token that
@@ -199,7 +201,7 @@ def assert_tokens_equal_reference(outputs: Any) -> None:
 
 
 def assert_profiler_ready(scheduler: Any) -> None:
-    """Run SGLang's dynamic-chunk profiler again and assert that nothing went wrong in it.
+    """Assert that SGLang's dynamic-chunk profiler, run again, works on every stage.
 
     A meeting of all stages. Each batch is checked where it enters the model; what SGLang swallows
     with a warning counts as a failure; afterwards the predictor must be usable and the same on

@@ -32,17 +32,18 @@ def _pprank_size(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="session")
 def pprank() -> Pprank:
-    """This rank: rank, world_size, stage, num_stages, role, device, is_first_stage, is_last_stage,
-    and barrier(), gather(obj), broadcast(obj, src) through pytest's control plane, which never
-    touch the process groups under test.
+    """This rank: `rank`, `world_size`, `stage`, `num_stages`, `role`, `device`, `is_first_stage`,
+    `is_last_stage`, `workdir`; and `barrier()`, `gather(obj)`, `broadcast(obj, src=0)`, which use
+    connections of pytest's own and never the process groups under test.
     """
     return current_rank()
 
 
 @pytest.fixture(scope="session")
 def process_group(pprank: Pprank) -> Iterator[ProcessGroup]:
-    """The initialised default torch.distributed group of this worker group: gloo on cpu, NCCL on
-    cuda. It lives as long as the worker group; rank and size are those of `pprank`.
+    """The default torch.distributed group, initialised: gloo on cpu, NCCL on cuda.
+
+    It lives as long as the worker group; rank and size are those of `pprank`.
     """
     from pytest_pprank.rank.process_group import default_group
 
@@ -51,15 +52,15 @@ def process_group(pprank: Pprank) -> Iterator[ProcessGroup]:
 
 @pytest.fixture(scope="session")
 def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
-    """Folder of this worker group's tiny seeded model (safetensors), written once per run: a Llama
-    of 4 layers, or what ``@pytest.mark.sglang(model_path="tiny:NAME")`` asks for, or
-    ``"tiny:NAME:LAYERS"``.
+    """Folder of a tiny random model, seeded, in which wrong KV gives wrong tokens: a Llama, or what
+    ``@pytest.mark.sglang(model_path="tiny:NAME")`` asks for.
 
-    Its weights make greedy tokens depend on prompt and KV, so wrong KV gives wrong tokens.
+    It has 4 layers, or one for each of more stages, or as many as ``"tiny:NAME:LAYERS"`` says. It
+    is written once per run (safetensors).
     """
     from pytest_pprank.sglang.model.tiny import tiny_model_for
-    from pytest_pprank.sglang.static import tiny_asked
     from pytest_pprank.sglang.static.arguments import args_of_role
+    from pytest_pprank.sglang.static.release import tiny_asked
 
     given = args_of_role(request.config.stash[SERVER_ARGS], pprank.role).get("model_path")
     return tiny_model_for(pprank, str(given) if tiny_asked(given) else None)
@@ -67,16 +68,18 @@ def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, object]:
-    """SGLang server args of this worker group, read-only: defaults for the tiny model, changed by
-    ``@pytest.mark.sglang(**args)`` (another set of args is another worker group).
+    """SGLang's server args of this worker group, read-only: defaults for the tiny model, changed by
+    ``@pytest.mark.sglang(...)``.
+
+    Tests with other args run in another worker group.
     """
-    from pytest_pprank.sglang.static import server_arg_names, tiny_asked
     from pytest_pprank.sglang.static.arguments import (
         args_of_role,
         default_server_args,
         disagg_args,
         merge,
     )
+    from pytest_pprank.sglang.static.release import server_arg_names, tiny_asked
 
     changes = dict(args_of_role(request.config.stash[SERVER_ARGS], pprank.role))
     given = changes.pop("model_path", None)
@@ -111,11 +114,11 @@ def _started_scheduler(
 
 @pytest.fixture
 def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
-    """The real SGLang Scheduler of this stage, with all its mixins, after init and idle.
+    """The real SGLang Scheduler of this stage, with all its mixins, started and idle.
 
-    One per worker group. What a test leaves behind (requests, KV, locks) is told in a warning,
-    then the Scheduler is brought back to the state after its start; when that fails the worker
-    group is replaced.
+    One per worker group. What a test leaves behind (requests, KV, locks) is reported in a warning,
+    then the Scheduler is reset to its state after the start; where that fails the worker group is
+    replaced.
     """
     from pytest_pprank.devices.sim.looking import settle
     from pytest_pprank.sglang.events.hook_points import taps
@@ -139,10 +142,10 @@ def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
 
 @pytest.fixture
 def engine(scheduler: Any, pprank: Pprank) -> Iterator[Engine]:
-    """The real event loops of all stages, driven in step: ``engine.generate(prompts)`` returns the
-    same results on every rank; submit, abort, step, run_until, drain, idle, results, stages.
+    """Requests through SGLang's real event loops, all stages in lockstep.
 
-    What a test leaves under way is aborted.
+    ``engine.generate(prompts)`` returns the same results on every rank. What a test leaves under
+    way is aborted.
     """
     from pytest_pprank.host.lives import at_quiescence, loop_made
     from pytest_pprank.sglang.driver.engine import Engine
@@ -157,10 +160,10 @@ def engine(scheduler: Any, pprank: Pprank) -> Iterator[Engine]:
 
 @pytest.fixture
 def observe(pprank: Pprank) -> Iterator[Observe]:
-    """A recorder at SGLang's seams on this rank: ``observe.calls("prepare_for_extend")`` returns
-    what has passed there, ``observe.on(seam, callback)`` calls back; ``observe.seams`` names them.
+    """Records the calls of SGLang's hook points on this rank: ``observe.calls(name)`` returns them,
+    ``observe.on(name, callback)`` calls back, ``observe.seams`` has the names.
 
-    SGLang's methods are wrapped for the time of this test only, and only if it asks for this.
+    SGLang's methods are wrapped only in tests that use this fixture.
     """
     from pytest_pprank.sglang.stage.observe import Observe
 
@@ -171,9 +174,10 @@ def observe(pprank: Pprank) -> Iterator[Observe]:
 
 @pytest.fixture
 def disagg(scheduler: Any, pprank: Pprank) -> Iterator[Disagg]:
-    """The real event loops of prefill and decode, driven in step, KV moved by the real transfer
-    backend: ``disagg.generate(prompts)`` returns what decode produced on every rank; submit, abort,
-    step, run_until, drain, idle, results, and the sides ``disagg.prefill``, ``disagg.decode``.
+    """Requests through the real event loops of prefill and decode, all stages in lockstep, with the
+    real transfer of KV between them.
+
+    ``disagg.generate(prompts)`` returns on every rank what decode has produced.
     """
     from pytest_pprank.host.lives import at_quiescence, loop_made
     from pytest_pprank.sglang.driver.disagg import Disagg
@@ -188,8 +192,10 @@ def disagg(scheduler: Any, pprank: Pprank) -> Iterator[Disagg]:
 
 @pytest.fixture
 def make_req(scheduler: Any) -> Callable[..., Any]:
-    """Factory of real greedy Reqs: ``make_req(input_ids=[...])`` or ``make_req(prompt_len=N)``,
-    with max_new_tokens and rid. The same calls give the same requests on every rank.
+    """Makes real `Req`s with greedy sampling: ``make_req(input_ids=[...])`` or
+    ``make_req(prompt_len=N)``, with `max_new_tokens` and `rid`.
+
+    The same calls give the same requests on every rank.
     """
     from pytest_pprank.sglang.batches import build as batches
 
@@ -198,9 +204,10 @@ def make_req(scheduler: Any) -> Callable[..., Any]:
 
 @pytest.fixture
 def make_schedule_batch(scheduler: Any) -> Iterator[Callable[..., Any]]:
-    """Factory of real ScheduleBatches: ``make_schedule_batch(prompts, mode="extend"|"decode",
-    chunk=None|N)``, where a prompt is a Req, a list of token ids, or a length. What a batch holds
-    (KV, request slots, locks) is given back after the test.
+    """Makes real `ScheduleBatch`es: ``make_schedule_batch([5, 17], mode="extend"|"decode",
+    chunk=None)``, where a prompt is a length, a list of token ids or a `Req`.
+
+    What a batch owns (KV, request slots, locks) is freed after the test.
     """
     from pytest_pprank.sglang.batches import build as batches
 
@@ -219,14 +226,14 @@ def make_schedule_batch(scheduler: Any) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def schedule_batch(make_schedule_batch: Callable[..., Any]) -> Any:
-    """A real extend ScheduleBatch of three requests (5, 17 and 40 tokens), ids still staged."""
+    """A real extend batch of 5, 17 and 40 tokens, whose ids are still staged on the host."""
     return make_schedule_batch([5, 17, 40])
 
 
 @pytest.fixture
 def make_forward_batch(scheduler: Any) -> Callable[[Any], Any]:
-    """Factory of real ForwardBatches: ``make_forward_batch(schedule_batch)`` resolves the staged
-    inputs as SGLang's run_batch does and calls ForwardBatch.init_new.
+    """Makes a real `ForwardBatch` as SGLang's run_batch does: ``make_forward_batch(batch)``
+    resolves the staged inputs and calls `ForwardBatch.init_new`.
     """
     from pytest_pprank.sglang.batches import build as batches
 

@@ -31,17 +31,33 @@ DECLARATIONS = (
 
 @dataclass(frozen=True)
 class RankMark:
-    """The merged ``pprank`` markers of a test; None where they say nothing."""
+    """The merged ``pprank`` markers of a test; None where they say nothing.
+
+    docs/options.md has the words below each field in its table.
+    """
 
     pp: tuple[int, ...] | None = None
+    """pipeline stages, whatever ``--pp-size`` says; a tuple runs the test at each size"""
     prefill: tuple[int, ...] | None = None
+    """pipeline stages of prefill, together with ``decode``"""
     decode: tuple[int, ...] | None = None
+    """pipeline stages of decode, together with ``prefill``"""
     device: str | None = None
+    """device of the ranks: auto, cpu, sim or cuda"""
     fresh: bool = False
+    """whether the test gets a worker group that no other test has used"""
     timeout: float | None = None
+    """seconds that the test may take"""
     sanitize: tuple[str, ...] | None = None
+    """sanitizers that watch the test: all, none, names, or ``-NAME`` for all but that one"""
     perturb: Allowed | None = None
+    """perturbations that the test allows: all, none, names, ``-NAME`` or ``+NAME``; with a seed in
+    front (``"7:polls"``), those that it runs under in each run
+    """
     known_bug: tuple[str, ...] = ()
+    """id of a known bug of SGLang, or a tuple of ids: with releases that have it, the test is
+    expected to fail, strictly
+    """
 
 
 def read_rank_mark(node: pytest.Item | pytest.Collector) -> RankMark:

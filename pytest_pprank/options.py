@@ -59,33 +59,36 @@ def add_options(parser: pytest.Parser) -> None:
     _add(group, parser, "--pprank-timeout", "S", "seconds a ranked test may take before its "
          "worker group is killed and replaced", "300")  # fmt: skip
     _add(group, parser, "--pprank-grace", "S", "seconds the other ranks get after the first one "
-         "has failed, died or finished", "5")  # fmt: skip
+         "has failed, died or finished; six times that in setup", "5")  # fmt: skip
     _add(group, parser, "--pprank-fresh", "WHEN", "auto (new worker group when the topology "
          "changes or a test asks for one), test (for every test) or never (ignore fresh=True)",
          "auto")  # fmt: skip
-    _add(group, parser, "--pprank-lease", "WHAT", "what runs on one box do not share: auto (GPUs "
-         "and, on cpu, cores: 2 ranks a core), cuda (GPUs alone) or off", "auto")  # fmt: skip
+    _add(group, parser, "--pprank-lease", "WHAT", "what runs on the same machine do not share: "
+         "auto (GPUs and, on cpu, cores: 2 ranks a core), cuda (GPUs only) or off",
+         "auto")  # fmt: skip
     _add(group, parser, "--pprank-lease-timeout", "S", "seconds to wait for GPUs or cores that "
-         "other runs on this box hold", "600")  # fmt: skip
-    live = "show what the ranks print as it comes, line by line with the rank's prefix"
+         "other runs on this machine use; who uses them is shown", "600")  # fmt: skip
+    live = (
+        "show what the ranks print as it comes, whole lines with the rank's prefix; also under -s"
+    )
     group.addoption("--pprank-live", action="store_true", default=None, help=live)
     parser.addini("pprank_live", live, type="bool", default=False)
-    _add(group, parser, "--pprank-log-dir", "DIR", "keep everything the ranks print in files below "
-         "DIR, rotated at 64 MiB")  # fmt: skip
+    _add(group, parser, "--pprank-log-dir", "DIR", "keep everything the ranks print in files of "
+         "DIR (pp0.stdout.log ...), rotated at 64 MiB, five of each")  # fmt: skip
     _add(group, parser, "--pprank-sanitize", "LIST", "sanitizers that watch every ranked test: "
-         "names with commas between, all or none", "all")  # fmt: skip
+         "names separated by commas, -NAME for all but that one, all or none", "all")  # fmt: skip
     _add(group, parser, "--pprank-sanitize-allow", "FILE", "YAML file of findings that are "
          "allowed, each with a reason")  # fmt: skip
-    _add(group, parser, "--pprank-perturb", "SEED[:NAMES]", "perturb ranked tests: hold ranks "
-         "back, let messages and KV transfers come late, KV run out; the same seed does the "
-         "same")  # fmt: skip
+    _add(group, parser, "--pprank-perturb", "SEED[:NAMES]", "run ranked tests under seeded "
+         "disturbances: late ranks, messages and KV transfers, KV that runs out; the same seed "
+         "gives the same disturbances")  # fmt: skip
     keep = (
         "keep the launcher, with torch and SGLang imported, for the next runs of this user in this "
         "environment; python -m pytest_pprank stop ends it"
     )
     group.addoption("--pprank-keep", action="store_true", default=None, help=keep)
     parser.addini("pprank_keep", keep, type="bool", default=False)
-    _add(group, parser, "--pprank-keep-minutes", "M", "minutes after which a kept launcher leaves "
+    _add(group, parser, "--pprank-keep-minutes", "M", "minutes after which a kept launcher ends "
          "if no run has used it", "10")  # fmt: skip
     help_text = (
         "run with a historical SGLang fix taken out, to prove that a test goes red: a number such "

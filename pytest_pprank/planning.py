@@ -224,15 +224,15 @@ def _check_drivers(used: set[str]) -> None:
 
 
 def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, Any]:
-    from pytest_pprank.sglang import static
+    from pytest_pprank.sglang.static import release
     from pytest_pprank.sglang.static.arguments import args_of_role
 
-    static.check_installed()
+    release.check_installed()
     server_args = read_server_args(item)
     for role in sizes.roles:
         changes = args_of_role(server_args, role.name)
-        static.check_server_args(changes)
-        static.num_layers(changes, role.stages)
+        release.check_server_args(changes)
+        release.num_layers(changes, role.stages)
     return server_args
 
 
@@ -242,11 +242,12 @@ def checked_reverts(specs: Sequence[str]) -> tuple[Revert, ...]:
     """
     if not specs:
         return ()
-    from pytest_pprank.sglang import reverts, static
+    from pytest_pprank.sglang import reverts
     from pytest_pprank.sglang.reverts.apply import check
+    from pytest_pprank.sglang.static import release
 
-    static.check_installed()
-    root = static.package_root()
+    release.check_installed()
+    root = release.package_root()
     assert root is not None  # check_installed has just looked
     resolved = tuple(reverts.resolve(spec) for spec in specs)
     for revert in resolved:

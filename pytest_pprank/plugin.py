@@ -99,9 +99,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return
         if ranked:
             from pytest_pprank.controller import coverage, neighbours, session
-            from pytest_pprank.sglang import static
+            from pytest_pprank.sglang.static import release
 
-            static.check_torch()
+            release.check_torch()
             coverage.register(config)
             neighbours.register(config)
             config.stash[_SESSION] = session.ControllerSession(config, ranked)

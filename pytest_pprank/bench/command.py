@@ -29,7 +29,7 @@ from pytest_pprank.bench.scratch import scratch_folder
 from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
 from pytest_pprank.options import DEVICES, parse_sizes
-from pytest_pprank.sglang import static
+from pytest_pprank.sglang.static import release
 
 _PROBE_FROM = 4
 """So many reverts that it pays to look first which tests get to them."""
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
 
 class _Command:
     def __init__(self, args: argparse.Namespace) -> None:
-        static.check_installed()
-        root = static.package_root()
+        release.check_installed()
+        root = release.package_root()
         assert root is not None  # check_installed has just looked
         self._options = _options(args)
         self._cases = load_cases(args.reverts, root)
@@ -103,7 +103,7 @@ class _Command:
         self._started = time.monotonic()
 
     def run(self) -> int:
-        _say(f"{len(self._cases)} reverts, SGLang {static.sglang_version()}; {self._json}")
+        _say(f"{len(self._cases)} reverts, SGLang {release.sglang_version()}; {self._json}")
         with self._interruption, scratch_folder() as folder:
             runner = Runner(self._options, folder, _beat)
             try:

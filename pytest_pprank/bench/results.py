@@ -38,7 +38,7 @@ from pytest_pprank.bench.judgement import Baseline, Result, Status
 from pytest_pprank.bench.order import Reach
 from pytest_pprank.bench.runs import Options
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang.static import sglang_version
+from pytest_pprank.sglang.static.release import sglang_version
 
 SCHEMA = 1
 

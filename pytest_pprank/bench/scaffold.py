@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang import static
 from pytest_pprank.sglang.reverts.locate import Definition, find_definition, version_of
 from pytest_pprank.sglang.reverts.source import Refused
+from pytest_pprank.sglang.static import release
 
 _REVERT = """\
 id: {name}
@@ -132,7 +132,7 @@ def _where(target: str) -> str:
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise UsageError(f"--target: {target!r} is not the dotted name of a function")
-    root = static.package_root()
+    root = release.package_root()
     if root is None:
         print("new-regression: SGLang is not installed: --target is not checked", file=sys.stderr)
         return ""

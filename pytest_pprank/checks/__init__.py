@@ -14,19 +14,19 @@ from pytest_pprank.registry import CheckRow, Registry, Row
 SANITIZERS: tuple[CheckRow, ...] = (
     CheckRow(
         "logs",
-        "what SGLang logs and goes on after: swallowed failures, errors, tracebacks",
+        "failures that SGLang logs and ignores: warnings of a failure, errors, tracebacks",
         "pytest_pprank.checks.logs:Logs",
     ),
     CheckRow(
         "p2p",
-        "handles that nobody waits for; messages and collectives that do not fit together",
+        "handles without a wait; messages and collectives that do not match those of other ranks",
         "pytest_pprank.checks.p2p:P2P",
         sglang=False,
         compare="pytest_pprank.checks.p2p_compare:compare",
     ),
     CheckRow(
         "kv",
-        "KV, slots and locks that are not given back, given back twice, or used afterwards",
+        "KV, request slots and locks that are not freed, freed twice, or used after that",
         "pytest_pprank.checks.kv:Kv",
         hooks=(
             "kv_alloc",
@@ -53,14 +53,14 @@ SANITIZERS: tuple[CheckRow, ...] = (
     ),
     CheckRow(
         "consensus",
-        "stages that run other batches, or apply something else than they agreed on",
+        "stages that run different batches, or apply something else than they have agreed on",
         "pytest_pprank.checks.consensus:Consensus",
         compare="pytest_pprank.checks.consensus_compare:compare",
         hooks=("init_new", "consensus_local", "consensus_bring", "consensus_apply", "handshake"),
     ),
     CheckRow(
         "liveness",
-        "requests that get nowhere although there is room for them",
+        "requests that make no progress although there is room for them",
         "pytest_pprank.checks.liveness:Liveness",
         hooks=("init_new", "schedule"),
     ),
@@ -75,7 +75,7 @@ SANITIZERS: tuple[CheckRow, ...] = (
     ),
     CheckRow(
         "streams",
-        "reads and writes of device memory that no stream, event or wait orders",
+        "a read and a write of device memory that no stream, event or wait puts in order",
         "pytest_pprank.checks.streams:Streams",
         sglang=False,
         devices=("sim",),

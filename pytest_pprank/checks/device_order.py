@@ -10,7 +10,7 @@ from pytest_pprank.frames import matters
 from pytest_pprank.oplog.file import Site
 
 if TYPE_CHECKING:
-    from pytest_pprank.devices.sim.reports import Finding, Kind
+    from pytest_pprank.devices.sim.reports import Kind, Race
 
 SHOWN = 10
 """Frames of a stack that are shown."""
@@ -24,21 +24,21 @@ def report_order(watch: Watch, kinds: Collection[Kind]) -> None:
     from pytest_pprank.devices.sim.looking import settle
     from pytest_pprank.devices.sim.reports import reports
 
-    def take(finding: Finding) -> None:
-        if finding.kind in kinds:
-            first, second = finding.first, finding.second
+    def take(race: Race) -> None:
+        if race.kind in kinds:
+            first, second = race.first, race.second
             earlier, later = sites(first.frames), sites(second.frames)
             head = (
-                f"{finding.kind.value}: {finding.tensor}: {second.what}, {second.where}; nothing "
+                f"{race.kind.value}: {race.tensor}: {second.what}, {second.where}; nothing "
                 f"orders that after: {first.what}, {first.where}"
             )
             # its place is in the first line: it is a part of what makes two findings differ
             head += f" ({earlier[0]})" if earlier else ""
             lines = [head, *(f"  {site}" for site in earlier)]
-            watch.report("\n".join(lines), later, finding.cure)
+            watch.report("\n".join(lines), later, race.cure)
 
     settle()
-    watch.at_end(reports.listen(lambda finding: watch.guard(take, finding)))
+    watch.at_end(reports.listen(lambda race: watch.guard(take, race)))
 
 
 def sites(frames: Collection[tuple[str, int, str]]) -> tuple[Site, ...]:

@@ -20,45 +20,45 @@ from pytest_pprank.registry import FaultRow, Registry, Row
 PERTURBATIONS: tuple[FaultRow, ...] = (
     FaultRow(
         "skew",
-        "a stage is held back where it begins an iteration of its event loop",
+        "delays a stage where an iteration of its event loop begins",
         "pytest_pprank.faults.skew:Skew",
     ),
     FaultRow(
         "messages",
-        "a rank is held back before it sends, receives, or joins a collective",
+        "delays a rank before it sends, receives or joins a collective",
         "pytest_pprank.faults.messages:Messages",
         sglang=False,
     ),
     FaultRow(
         "late_sends",
-        "what isend was given leaves later, and is overtaken by other channels' messages",
+        "sends messages of isend later, after those of other channels",
         "pytest_pprank.faults.late_sends:LateSends",
         sglang=False,
         devices=("cpu", "sim"),
     ),
     FaultRow(
         "polls",
-        "a stage hears some iterations late that a KV transfer is ready, or done",
+        "reports to a stage some iterations late that a KV transfer is ready or done",
         "pytest_pprank.faults.polls:Polls",
     ),
     FaultRow(
         "transfers",
-        "KV transfers are held back in the transfer engine's threads",
+        "delays KV transfers by some iterations, in the transfer engine's threads",
         "pytest_pprank.faults.transfers:Transfers",
     ),
     FaultRow(
         "metadata",
-        "the metadata of a request (its first token) comes some time after its KV",
+        "lets a request's metadata (its first token) arrive some iterations after its KV",
         "pytest_pprank.faults.transfers:Metadata",
     ),
     FaultRow(
         "kv_pressure",
-        "KV runs out at times, on all stages alike: a running request is retracted",
+        "lets KV run out, on all stages alike, so that a running request is retracted",
         "pytest_pprank.faults.kv_pressure:KvPressure",
     ),
     FaultRow(
         "aborts",
-        "requests are aborted in any state",
+        "aborts requests in any state",
         "pytest_pprank.faults.aborts:Aborts",
         opt_in=True,
     ),

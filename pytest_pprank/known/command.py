@@ -21,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 from pytest_pprank.errors import UsageError
 from pytest_pprank.known.bugs import FILE, KnownBug, known_bugs
 from pytest_pprank.known.judge import judge, read_junit
-from pytest_pprank.sglang.static import sglang_version
+from pytest_pprank.sglang.static.release import sglang_version
 
 _WIDEST = 100
 _SUITE = "pytest --pyargs pytest_pprank.suite --pp-size 2"

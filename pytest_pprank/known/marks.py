@@ -8,7 +8,7 @@ import pytest
 
 from pytest_pprank.known.bugs import FILE, KnownBug, bugs_named
 from pytest_pprank.markers import read_rank_mark
-from pytest_pprank.sglang.static import sglang_version
+from pytest_pprank.sglang.static.release import sglang_version
 from pytest_pprank.topology import SIZE_FIXTURE, Sizes
 
 

@@ -20,6 +20,7 @@ from pytest_pprank.errors import GroupError
 from pytest_pprank.launch import kept
 from pytest_pprank.launch.keep_folder import KeepError
 from pytest_pprank.launch.kept import Command, Keep, KeptProcess
+from pytest_pprank.launch.owned_folder import OwnedFolder, remove_leftovers
 from pytest_pprank.launch.preload import IMPORTING
 from pytest_pprank.launch.process import LauncherProcess, OwnProcess
 from pytest_pprank.launch.semaphores import remove_semaphores
@@ -34,6 +35,7 @@ _POLL_SECONDS = 0.01
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _LOOPBACK_INTERFACE = "lo"
 _LONGEST_FOLDER = 40
+_FOLDER = "pprank-run-"
 
 
 class LauncherClient:
@@ -52,7 +54,10 @@ class LauncherClient:
         fork: bool = True,
         keep: Keep | None = None,
     ) -> None:
-        self.run_dir = Path(tempfile.mkdtemp(prefix="pprank-", dir=_short_folder()))
+        for leftover in remove_leftovers(_FOLDER, _short_folder()):
+            remove_semaphores(leftover.name)
+        self._folder = OwnedFolder.make(_FOLDER, _short_folder())
+        self.run_dir = self._folder.path
         self.key = secrets.token_bytes(32)
         self.listener = Listener(self.key)
         self.preloaded: Preloaded | None = None
@@ -70,7 +75,7 @@ class LauncherClient:
         except BaseException:
             self.listener.close()
             self._log.close()
-            _remove(self.run_dir)
+            self._folder.remove()
             raise
 
     def _environment(self) -> dict[str, str]:
@@ -213,7 +218,7 @@ class LauncherClient:
             self.channel.close()
         self._log.close()
         remove_semaphores(self.run_dir.name)
-        _remove(self.run_dir)
+        self._folder.remove()
 
     def _wait_gone(self, deadline: float) -> None:
         if self.channel is None:
@@ -252,12 +257,6 @@ def _short_folder() -> str:
     """Where to put the run's folder: unix socket paths inside it must stay under 108 bytes."""
     usual = tempfile.gettempdir()
     return usual if len(os.fsencode(usual)) <= _LONGEST_FOLDER else "/tmp"
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _interpreter_flags() -> list[str]:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_pprank.launch import forked_server, preload
 from pytest_pprank.launch.orphans import adopt_orphans, kill_orphans
+from pytest_pprank.launch.owned_folder import OwnedFolder
 from pytest_pprank.launch.semaphores import name_semaphores, remove_semaphores
 from pytest_pprank.protocol.channel import Channel, ChannelClosed, connect
 from pytest_pprank.protocol.launcher import LAUNCHER_RANK, LauncherSpec
@@ -49,11 +50,17 @@ class Launcher:
         self._work: SimpleQueue[StartGroup] = SimpleQueue()
         self._running: tuple[str, ElasticGroup] | None = None
         self._lock = threading.Lock()
+        self._leaving = threading.Event()
         self._start_method = "forkserver" if spec.fork else "spawn"
         self._channel: Channel
+        self._folder: OwnedFolder
 
     def main(self) -> None:
         """Serve the controller; the reader ends the process when it says goodbye or is gone."""
+        try:
+            self._folder = OwnedFolder(Path(self._spec.run_dir))
+        except FileNotFoundError:  # the controller was killed, and another run has tidied up
+            return
         adopt_orphans()
         name_semaphores(Path(self._spec.run_dir).name)
         if self._spec.fork:
@@ -66,7 +73,17 @@ class Launcher:
             )
         except (ConnectionError, EOFError):  # the controller has gone while we were importing
             self._leave_nothing(gone=True)
-        threading.Thread(target=self._read, daemon=True).start()
+        reader = threading.Thread(target=self._read, daemon=True)
+        reader.start()
+        try:
+            self._serve()
+        except BaseException as error:
+            # the reader removes what there is, and ends what we miss: not to be cut short by us
+            if isinstance(error, ChannelClosed) or self._leaving.is_set():
+                reader.join()
+            raise
+
+    def _serve(self) -> NoReturn:
         endpoint = _serve_rendezvous()
         self._channel.send(self._look_at_fork_server())
         while True:
@@ -126,6 +143,7 @@ class Launcher:
                     break
         except ChannelClosed:
             gone = True  # the controller, without a word: leave nothing behind
+        self._leaving.set()
         self._kill(None)
         self._leave_nothing(gone=gone)
 
@@ -136,7 +154,7 @@ class Launcher:
         kill_orphans(_helpers())
         _end_helpers()
         # after the fork server, whose imports write there
-        shutil.rmtree(self._spec.run_dir, ignore_errors=True)
+        self._folder.remove()
         if gone:
             import_module("pytest_pprank.launch.lease_files").sweep()
         remove_semaphores(Path(self._spec.run_dir).name)
@@ -181,6 +199,10 @@ def _end_helpers() -> None:
     to tear down an interpreter full of torch, and the zombies would be left to init. The tracker
     gets its time: it unlinks the semaphores that killed ranks have left in /dev/shm.
     """
+    lock: Any = getattr(forkserver._forkserver, "_lock", None)
+    if lock is not None:
+        # for good: the main thread, where it starts a rank now, would start another fork server
+        lock.acquire(timeout=_KILL_SECONDS)
     server: Any = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if server is not None:
         os.kill(server, signal.SIGKILL)

@@ -29,8 +29,13 @@ class OwnProcess:
     def __init__(self, process: subprocess.Popen[bytes], spec: LauncherSpec) -> None:
         self._process = process
         assert process.stdin is not None
-        process.stdin.write(spec.to_json().encode() + b"\n")
-        process.stdin.close()
+        try:
+            process.stdin.write(spec.to_json().encode() + b"\n")
+            process.stdin.close()
+        except BaseException:  # Ctrl-C: whoever is not told of this process could not end it
+            process.kill()
+            process.wait()
+            raise
 
     @property
     def pid(self) -> int:

@@ -20,7 +20,7 @@ from pytest_pprank.provision.lock import (
     pins,
     version_of,
 )
-from pytest_pprank.sglang.static import OLDEST_TORCH
+from pytest_pprank.sglang.static.release import OLDEST_TORCH
 
 _WITH_TORCH = ("torch", "torchvision", "torchaudio", "triton")
 """Built against one torch: where the torch here stays, those here stay too."""

@@ -10,6 +10,7 @@ import pytest
 from pytest_pprank._pytest_compat import subtests_fail_their_test
 from pytest_pprank.planning import Plan, reaches_sglang
 from pytest_pprank.report.additions import merged_additions
+from pytest_pprank.report.fold import fold_equal_lines
 from pytest_pprank.report.known import expect_verdicts, known_lines, tell_mended
 from pytest_pprank.report.outcome import Printed, TestOutcome
 from pytest_pprank.report.perturbed import perturbed_lines
@@ -48,7 +49,7 @@ class ReportMerger:
                 continue  # some ranks were cut off before it: that is told already
             if ranks or troubles:
                 verdict = judge(phase, ranks, troubles, plan.topology.world_size)
-                sections = _sections(ranks, outcome.printed, phase)
+                sections = _sections(ranks, outcome.printed, phase, verdict.outcome)
                 merged.append(
                     self._phase(item, plan, phase, ranks, verdict, sections, outcome.seconds)
                 )
@@ -95,7 +96,7 @@ class ReportMerger:
         for ranks in _equal_subtests(reports):
             verdict = judge(phase, ranks, [], len(ranks))
             report = ranks[0].report  # it keeps what makes it one of a subtest
-            sections = _sections(ranks, {}, phase)
+            sections = _sections(ranks, {}, phase, verdict.outcome)
             whole = self._phase(item, plan, phase, ranks, verdict, sections, 0.0)
             vars(report).update(vars(whole))
             merged.append(report)
@@ -247,12 +248,12 @@ def _phase_of_trouble(outcome: TestOutcome) -> str:
 
 
 def _sections(
-    ranks: list[RankReport], printed: dict[int, Printed], phase: str
+    ranks: list[RankReport], printed: dict[int, Printed], phase: str, outcome: str = ""
 ) -> list[tuple[str, str]]:
     """Captured output up to the end of `phase`, phase by phase, and rank by rank in each.
 
-    What is the same on several ranks is told once. Each title keeps the words that pytest and
-    junit.xml select by.
+    What is the same on several ranks is told once: whole sections, and in a failure, which is read
+    and not only kept, also lines. Each title keeps the words that pytest and junit.xml select by.
     """
     if not ranks and not any(printed.values()):
         return []
@@ -262,7 +263,9 @@ def _sections(
         for rank in sorted({*logged, *printed}):
             for section in _sections_of(logged.get(rank, ()), printed.get(rank, {}), name):
                 told.setdefault(section, {})[rank] = None
-    return [(f"{title} ({plural_ranks(who)})", text) for (title, text), who in told.items()]
+    each = ((title, text, who) for (title, text), who in told.items())
+    shown = fold_equal_lines(told) if outcome == FAILED else each
+    return [(f"{title} ({plural_ranks(who)})", text) for title, text, who in shown]
 
 
 def _sections_of(

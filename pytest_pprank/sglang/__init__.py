@@ -1,7 +1,7 @@
 """All knowledge of SGLang, one module per seam, chosen by what the installed code has.
 
-`static`, `arguments` and `torchvision_shim` import neither torch nor sglang and are safe on
-the controller; everything else is imported on ranks only.
+What is in `static` imports neither torch nor sglang, and is safe on the controller; everything
+else is imported on ranks only.
 """
 
 PLUMBING = ("sglang/srt/distributed/", "sglang/srt/utils/")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.sglang.static import is_older_than
+from pytest_pprank.sglang.static.release import is_older_than
 
 # token N below 256 reads as that byte, any other one as "N "
 NUMBERS = r"(4[0-9]{3} )+"

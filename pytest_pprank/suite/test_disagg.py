@@ -8,9 +8,10 @@ import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.driver.series import StagesDiffer
-from pytest_pprank.sglang.static import is_older_than
+from pytest_pprank.sglang.static.release import is_older_than
 
 CHUNK = 64
+FREED_EARLY = "decode-frees-what-an-aborted-transfer-still-writes"
 _DEAD_THREAD = "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 
 pytestmark = [
@@ -85,7 +86,7 @@ def test_abort_of_what_only_decode_knows(disagg: Any) -> None:
 
 # where that bug shows, decode's thread has died, which pytest tells as a warning
 @pytest.mark.filterwarnings(*([_DEAD_THREAD] if is_older_than("0.5.17") else []))
-@pytest.mark.pprank(known_bug="threads-of-prefill-mix-their-messages")
+@pytest.mark.pprank(known_bug=("threads-of-prefill-mix-their-messages", FREED_EARLY))
 def test_abort_while_transferring(disagg: Any) -> None:
     slow = disagg.slow_transfer(stages=[0])
     aborted, other = disagg.submit(30), disagg.submit(40)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.sglang.static import is_older_than
+from pytest_pprank.sglang.static.release import is_older_than
 from pytest_pprank.suite.grammars import (
     NUMBERS,
     OTHERS,
@@ -153,7 +153,13 @@ agreed_start = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("state", [pytest.param("waiting", marks=agreed_start), "transferring"])
+freed_early = pytest.param(
+    "transferring",
+    marks=pytest.mark.pprank(known_bug="decode-frees-what-an-aborted-transfer-still-writes"),
+)
+
+
+@pytest.mark.parametrize("state", [pytest.param("waiting", marks=agreed_start), freed_early])
 def test_abort_on_both_roles(disagg: Any, state: str) -> None:
     """An abort ends it on both roles as such, wherever it is on prefill."""
     slow = disagg.slow_transfer(stages=[1])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.sglang.static import is_in, is_older_than
+from pytest_pprank.sglang.static.release import is_in, is_older_than
 
 CHUNK = 64
 PAGE = 16

@@ -1,15 +1,23 @@
 """However a run ends, it leaves no process and no folder."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import pytest_pprank
+from pytest_pprank.protocol.launcher import LauncherSpec
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 SOURCE = """
 import pytest, time
@@ -29,22 +37,24 @@ def test_stuck(process_group, pprank):
 
 
 @pytest.fixture
-def own_tmp():
+def own_tmp() -> Iterator[Path]:
     """A temporary folder for the run alone, short enough for the unix sockets in it."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
-def stuck(runner, tmp_path, own_tmp):
+def stuck(runner: Runner, tmp_path: Path, own_tmp: Path) -> Iterator[subprocess.Popen[str]]:
     """A run whose ranks are inside a collective for ever."""
     runner.write(test_it=SOURCE)
-    flags = ["--pp-size=2", "--pprank-device=cpu"]
+    # a grace so long that the proven deadlock does not end it
+    flags = ["--pp-size=2", "--pprank-device=cpu", "--pprank-grace=600"]
     with runner.popen("-v", *flags, env={"TMPDIR": str(own_tmp)}) as process:
         try:
             runner.wait_for(
                 lambda: (tmp_path / "stuck").exists() or process.poll() is not None, "it is stuck"
             )
+            assert process.stdout
             assert process.poll() is None, process.stdout.read()
             assert len(runner.processes()) >= 4  # controller, launcher, fork server, ranks
             assert semaphores_of((tmp_path / "run").read_text())
@@ -53,11 +63,11 @@ def stuck(runner, tmp_path, own_tmp):
             process.kill()
 
 
-def semaphores_of(run):
+def semaphores_of(run: str) -> list[Path]:
     return list(Path("/dev/shm").glob(f"sem.{run}-*"))
 
 
-def assert_clean(runner, own_tmp):
+def assert_clean(runner: Runner, own_tmp: Path) -> None:
     runner.wait_for(lambda: not runner.processes(), f"these are gone: {runner.processes()}")
     runner.wait_for(lambda: not list(own_tmp.glob("pprank-*")), "the folder is gone")
     if (runner.folder / "run").exists():
@@ -65,14 +75,16 @@ def assert_clean(runner, own_tmp):
         runner.wait_for(lambda: not semaphores_of(run), "the semaphores are gone")
 
 
-def test_controller_killed(stuck, runner, own_tmp):
+def test_controller_killed(stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path) -> None:
     stuck.kill()
     stuck.wait()
     assert_clean(runner, own_tmp)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_controller_gone_before_the_launcher_has_come_up(runner, own_tmp, how):
+def test_controller_gone_before_the_launcher_has_come_up(
+    runner: Runner, own_tmp: Path, how: signal.Signals
+) -> None:
     """While it still imports torch: it finds nobody to talk to."""
     runner.write(test_it="def test_it(pprank): pass")
     flags = ["--pp-size=2", "--pprank-device=cpu"]
@@ -84,7 +96,7 @@ def test_controller_gone_before_the_launcher_has_come_up(runner, own_tmp, how):
     assert_clean(runner, own_tmp)
 
 
-def test_controller_gone_before_it_has_said_a_word(runner, own_tmp):
+def test_controller_gone_before_it_has_said_a_word(runner: Runner, own_tmp: Path) -> None:
     """The launcher has nothing but the folder in which it was started."""
     folder = own_tmp / "pprank-run"
     folder.mkdir()
@@ -101,13 +113,38 @@ def test_controller_gone_before_it_has_said_a_word(runner, own_tmp):
     assert_clean(runner, own_tmp)
 
 
-def test_controller_terminated(stuck, runner, own_tmp):
+def test_launcher_that_comes_when_its_folder_has_been_removed(
+    runner: Runner, own_tmp: Path
+) -> None:
+    """By another run, after the controller was killed: it makes nothing elsewhere."""
+    spec = LauncherSpec(("127.0.0.1", 9), "00", str(own_tmp / "pprank-run-gone"), fork=True)
+    subprocess.run(
+        [sys.executable, "-c", "from pytest_pprank.launch.launcher import main; main()"],
+        cwd=own_tmp,
+        env=runner.environment(
+            PYTHONPATH=str(Path(pytest_pprank.__file__).parents[1]),
+            PPRANK_PRELOAD="[[], []]",
+            TMPDIR=spec.run_dir,
+            TEMP=str(own_tmp),  # what Python takes where there is no TMPDIR
+        ),
+        input=spec.to_json(),
+        text=True,
+        check=True,
+        timeout=runner.deadline,
+    )
+    assert not runner.processes()
+    assert not list(own_tmp.iterdir())
+
+
+def test_controller_terminated(stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path) -> None:
     stuck.terminate()
     stuck.wait()
     assert_clean(runner, own_tmp)
 
 
-def test_interrupted_once_it_reports_and_says_where_the_ranks_were(stuck, runner, own_tmp):
+def test_interrupted_once_it_reports_and_says_where_the_ranks_were(
+    stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path
+) -> None:
     stuck.send_signal(signal.SIGINT)
     out, _ = stuck.communicate(timeout=60)
     assert_clean(runner, own_tmp)
@@ -119,13 +156,77 @@ def test_interrupted_once_it_reports_and_says_where_the_ranks_were(stuck, runner
     assert "in test_stuck" in where.partition("Stacks of ranks 0,1")[2]
 
 
-def test_interrupted_twice_it_ends_at_once(stuck, runner, own_tmp):
+def test_interrupted_twice_it_ends_at_once(
+    stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path
+) -> None:
     stuck.send_signal(signal.SIGINT)
     # the second comes while the first is being dealt with: both ranks are asked for their stacks
     stuck.send_signal(signal.SIGINT)
     stuck.communicate(timeout=60)
     assert_clean(runner, own_tmp)
     assert stuck.returncode != 0
+
+
+def test_all_killed_at_once_then_the_next_run_removes_what_is_left(
+    stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path
+) -> None:
+    for pid in {stuck.pid, *runner.processes()}:
+        os.kill(pid, signal.SIGKILL)
+    stuck.wait()
+    runner.wait_for(lambda: not runner.processes(), "all are gone")
+    killed = (runner.folder / "run").read_text()
+    assert (own_tmp / killed).exists()
+    assert semaphores_of(killed)
+    runner.write(test_other="def test_it(pprank): pass")
+    run = runner.run(
+        "--pp-size=2", "--pprank-device=cpu", "test_other.py", env={"TMPDIR": str(own_tmp)}
+    )
+    assert run.counts() == {"passed": 1}
+    assert_clean(runner, own_tmp)
+
+
+def test_another_run_leaves_the_folder_of_one_under_way(
+    stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path
+) -> None:
+    runner.write(test_other="def test_it(pprank): pass")
+    flags = ["--pp-size=2", "--pprank-device=cpu", "test_other.py"]
+    run = runner.run(*flags, env={"TMPDIR": str(own_tmp)})
+    assert run.counts() == {"passed": 1}
+    under_way = (runner.folder / "run").read_text()
+    assert [path.name for path in own_tmp.glob("pprank-*")] == [under_way]
+    assert semaphores_of(under_way)
+    stuck.kill()
+    stuck.wait()
+    assert_clean(runner, own_tmp)
+
+
+LEAVES = """
+import os, socket, struct
+from pytest_pprank.launch.client import LauncherClient
+
+launcher = LauncherClient(["slow"])
+while launcher.channel is None:
+    launcher.next_rank(0.1)
+for number in range(20_000):
+    (launcher.run_dir / f"{number}.txt").touch()
+# as if something of what the launcher has said were not read yet: it hears of it when it sends
+channel = socket.socket(fileno=os.dup(launcher.channel.fileno()))
+channel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+os._exit(0)
+"""
+
+
+def test_launcher_that_speaks_to_a_controller_that_is_gone(runner: Runner, own_tmp: Path) -> None:
+    """Its main thread fails while the other one removes what there is."""
+    runner.write(slow="import time; time.sleep(60)")
+    path = os.pathsep.join([str(runner.folder), str(Path(pytest_pprank.__file__).parents[1])])
+    subprocess.run(
+        [sys.executable, "-c", LEAVES],
+        env=runner.environment(TMPDIR=str(own_tmp), PYTHONPATH=path),
+        check=True,
+        timeout=runner.deadline,
+    )
+    assert_clean(runner, own_tmp)
 
 
 CRASH = """
@@ -139,7 +240,7 @@ test_run.TestRun.wait = broken
 """
 
 
-def test_a_crash_of_the_plugin(runner, own_tmp):
+def test_a_crash_of_the_plugin(runner: Runner, own_tmp: Path) -> None:
     runner.write(conftest=CRASH, test_it="def test_it(pprank): pass")
     run = runner.run("--pp-size=2", "--pprank-device=cpu", env={"TMPDIR": str(own_tmp)})
     assert run.ret == pytest.ExitCode.INTERNAL_ERROR
@@ -166,14 +267,14 @@ def test_leaves_children_and_passes(pprank):
 """
 
 
-def test_children_of_ranks_are_ended_wherever_they_went(runner, own_tmp):
+def test_children_of_ranks_are_ended_wherever_they_went(runner: Runner, own_tmp: Path) -> None:
     runner.write(test_it=CHILDREN)
     run = runner.run("--pp-size=2", "--pprank-device=cpu", env={"TMPDIR": str(own_tmp)})
     assert run.counts() == {"failed": 2, "passed": 1}
     assert runner.processes() == {}
 
 
-def test_launcher_killed(stuck, runner, own_tmp):
+def test_launcher_killed(stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path) -> None:
     children = Path(f"/proc/{stuck.pid}/task/{stuck.pid}/children").read_text().split()
     (launcher,) = [pid for pid in runner.processes() if str(pid) in children]
     os.kill(launcher, signal.SIGKILL)
@@ -182,7 +283,7 @@ def test_launcher_killed(stuck, runner, own_tmp):
     assert_clean(runner, own_tmp)
 
 
-def test_nothing_in_the_temporary_folder_after_a_good_run(runner, own_tmp):
+def test_nothing_in_the_temporary_folder_after_a_good_run(runner: Runner, own_tmp: Path) -> None:
     runner.write(
         test_it="""
         import multiprocessing, pathlib, tempfile
@@ -202,7 +303,7 @@ def test_nothing_in_the_temporary_folder_after_a_good_run(runner, own_tmp):
     assert tempfile.gettempdir() != str(own_tmp)
 
 
-def _user():
+def _user() -> str:
     import getpass
 
     return getpass.getuser()

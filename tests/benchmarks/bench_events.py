@@ -9,7 +9,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_pprank.controller.group import WorkerGroup
+    from pytest_pprank.controller.start import StartClock
 
 OUT = "BENCH_EVENTS"
 """Environment variable: the file of JSON lines, appended to by every process of the run."""
@@ -45,9 +49,9 @@ def pytest_configure() -> None:
         return
     start = WorkerGroup.start
 
-    def timed_start(self: Any) -> None:
+    def timed_start(self: WorkerGroup, clock: StartClock | None = None) -> None:
         before = time.perf_counter()
-        start(self)
+        start(self, clock)
         note("group started", seconds=time.perf_counter() - before)
 
     WorkerGroup.start = timed_start  # type: ignore[method-assign]

@@ -153,7 +153,7 @@ def test_wrong_kv_gives_other_tokens(
 ) -> None:
     """The tiny model's reason to exist: with dummy weights no difference would be seen."""
     from pytest_pprank.sglang.batches.build import run_forward
-    from pytest_pprank.sglang.static import TINY_LAYERS
+    from pytest_pprank.sglang.static.release import TINY_LAYERS
 
     def tokens(prompt: list[int], spoil: bool = False) -> list[int]:
         batch = make_schedule_batch([prompt], mode="decode")

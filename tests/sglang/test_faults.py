@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.sglang import static
+from pytest_pprank.sglang.static import release
 
 SHM = Path("/dev/shm")
 
@@ -142,7 +142,7 @@ def test_after_a_death_all_is_new(run: Any) -> None:
 
 def test_sglang_still_refuses_the_sizes_that_we_refuse() -> None:
     """Decode has as many stages as prefill, or one: said at collection (`planning`)."""
-    root = static.package_root()
+    root = release.package_root()
     assert root is not None
     files = (root / "srt" / "disaggregation").rglob("*.py")
     assert any("should be equal to prefill pp size" in file.read_text("utf-8") for file in files)

@@ -6,7 +6,6 @@ import ast
 
 import pytest
 
-from pytest_pprank.sglang import static
 from pytest_pprank.sglang.batches.fields import (
     FORWARD_BATCH,
     SCHEDULE_BATCH,
@@ -14,6 +13,7 @@ from pytest_pprank.sglang.batches.fields import (
     Staging,
     Table,
 )
+from pytest_pprank.sglang.static import release
 
 _SEAMS = [
     ("managers/schedule_batch.py", "ScheduleBatch", SCHEDULE_BATCH),
@@ -42,7 +42,7 @@ def tensor_fields(source: str, class_name: str) -> set[str]:
 
 @pytest.mark.parametrize(("file", "class_name", "table"), _SEAMS, ids=[s[1] for s in _SEAMS])
 def test_table_knows_each_tensor_field(file: str, class_name: str, table: Table) -> None:
-    root = static.package_root()
+    root = release.package_root()
     assert root is not None
     declared = tensor_fields((root / "srt" / file).read_text(encoding="utf-8"), class_name)
     assert declared

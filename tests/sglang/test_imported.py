@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pytest_pprank.sglang import static
 from pytest_pprank.sglang.compat.consensus import by_store
 from pytest_pprank.sglang.reverts import NAMED
+from pytest_pprank.sglang.static import release
 
 SCRIPT = Path(__file__).parent / "inner" / "process" / "imported.py"
 
@@ -26,7 +26,7 @@ def imported() -> Any:
 
 def test_import_is_complete_and_safe_to_fork(imported: dict[str, Any]) -> None:
     assert imported["process"] == {
-        "hazards": [],
+        "threads": 1,
         "cuda": False,
         "scheduler": True,
         "models": True,
@@ -39,7 +39,7 @@ def test_import_is_complete_and_safe_to_fork(imported: dict[str, Any]) -> None:
 # names that the edited function must have done without (-) or got (+)
 CHANGED = {
     "26883": ["-prefill_input_ids_cpu", "-to"],
-    "27374": ["-metadata_buffers"] if static.is_older_than("0.5.23") else ["-clear_slot"],
+    "27374": ["-metadata_buffers"] if release.is_older_than("0.5.23") else ["-clear_slot"],
     "29405": ["-pp_size"],
     "31869": ["-poll_and_all_reduce_prefill_pp" if by_store() else "-poll_and_all_reduce_pp"],
     "37669": ["+_"],

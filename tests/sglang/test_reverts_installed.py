@@ -15,7 +15,7 @@ from packaging.version import Version
 from pytest_pprank.errors import DoesNotFit
 from pytest_pprank.sglang.reverts import NAMED, Revert, resolve
 from pytest_pprank.sglang.reverts.apply import check
-from pytest_pprank.sglang.static import package_root
+from pytest_pprank.sglang.static.release import package_root
 
 
 def test_founding_case_fits_and_the_check_is_quick() -> None:
@@ -31,7 +31,7 @@ def test_the_check_imports_neither_sglang_nor_torch_nor_yaml() -> None:
         "import sys\n"
         "from pytest_pprank.sglang.reverts import resolve\n"
         "from pytest_pprank.sglang.reverts.apply import check\n"
-        "from pytest_pprank.sglang.static import package_root\n"
+        "from pytest_pprank.sglang.static.release import package_root\n"
         "check(resolve('26883'), package_root())\n"
         "print(sorted({'sglang', 'torch', 'yaml'} & set(sys.modules)))\n"
     )

@@ -18,7 +18,7 @@ import yaml
 from pytest_pprank.errors import DoesNotFit
 from pytest_pprank.sglang.reverts import resolve
 from pytest_pprank.sglang.reverts.apply import check, edited_in
-from pytest_pprank.sglang.static import package_root
+from pytest_pprank.sglang.static.release import package_root
 
 SCRIPT = Path(__file__).parent / "inner" / "process" / "source_patcher.py"
 CASES = yaml.safe_load((Path(__file__).parents[1] / "patcher_cases.yaml").read_text())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.errors import SeamMissing, UsageError
-from pytest_pprank.sglang import static
+from pytest_pprank.sglang.static import release
 from pytest_pprank.sglang.static.arg_values import misfit
 from pytest_pprank.sglang.static.arguments import default_server_args, merge
 from pytest_pprank.sglang.static.installed import Installed
@@ -20,7 +20,7 @@ from pytest_pprank.sglang.static.installed import Installed
 def test_default_args_are_args_of_the_installed_sglang() -> None:
     for device in ("cpu", "cuda:1"):
         args = default_server_args(num_stages=2, device=device, model_path="m")
-        assert set(args) <= set(static.server_arg_names())
+        assert set(args) <= set(release.server_arg_names())
 
 
 def test_default_args_refuse_an_unknown_device() -> None:
@@ -33,14 +33,14 @@ def test_later_args_win() -> None:
 
 
 def test_known_args_pass() -> None:
-    static.check_server_args({"enable_dynamic_chunking": True, "model_path": "x"})
+    release.check_server_args({"enable_dynamic_chunking": True, "model_path": "x"})
 
 
 def test_unknown_arg_names_marker_version_and_neighbour() -> None:
     with pytest.raises(UsageError) as error:
-        static.check_server_args({"enable_dynamic_chunkin": True})
+        release.check_server_args({"enable_dynamic_chunkin": True})
     assert "@pytest.mark.sglang(enable_dynamic_chunkin=...)" in str(error.value)
-    assert f"SGLang {static.sglang_version()} has no server arg" in str(error.value)
+    assert f"SGLang {release.sglang_version()} has no server arg" in str(error.value)
     assert "did you mean 'enable_dynamic_chunking'?" in str(error.value)
 
 
@@ -54,14 +54,14 @@ def test_unknown_arg_names_marker_version_and_neighbour() -> None:
 )
 def test_value_of_another_type(name: str, value: object, allowed: str) -> None:
     if name == "disaggregation_mode":
-        assert allowed in misfit(static.server_arg_names()[name], value)
+        assert allowed in misfit(release.server_arg_names()[name], value)
         return
     with pytest.raises(UsageError, match=rf"sglang\({name}={value!r}\): SGLang .* takes {allowed}"):
-        static.check_server_args({name: value})
+        release.check_server_args({name: value})
 
 
 def test_our_own_defaults_are_of_the_declared_types() -> None:
-    known = static.server_arg_names()
+    known = release.server_arg_names()
     for device in ("cpu", "sim:0", "cuda:0"):
         args = default_server_args(num_stages=2, device=device, model_path="m")
         assert not [name for name, value in args.items() if misfit(known[name], value)]
@@ -73,11 +73,11 @@ def test_our_own_defaults_are_of_the_declared_types() -> None:
 )
 def test_args_of_the_harness_say_what_to_use(name: str, instead: str) -> None:
     with pytest.raises(UsageError, match=instead):
-        static.check_server_args({name: 1})
+        release.check_server_args({name: 1})
 
 
 def test_private_names_are_no_args() -> None:
-    assert not [name for name in static.server_arg_names() if name.startswith("_")]
+    assert not [name for name in release.server_arg_names() if name.startswith("_")]
 
 
 @pytest.mark.parametrize("layout", ["fields", "dataclass"])
@@ -92,40 +92,40 @@ def test_args_are_found_in_both_layouts(
     other.write_text(
         body.format("ServerArgs") if layout == "dataclass" else "class ServerArgs: 0\n"
     )
-    monkeypatch.setattr(static, "package_root", lambda: tmp_path)
-    assert set(static.server_arg_names.__wrapped__()) == {"page_size"}
+    monkeypatch.setattr(release, "package_root", lambda: tmp_path)
+    assert set(release.server_arg_names.__wrapped__()) == {"page_size"}
 
 
 def test_no_args_at_all_is_a_missing_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static, "package_root", lambda: tmp_path)
+    monkeypatch.setattr(release, "package_root", lambda: tmp_path)
     with pytest.raises(SeamMissing, match="no server arg found"):
-        static.server_arg_names.__wrapped__()
+        release.server_arg_names.__wrapped__()
 
 
 @pytest.mark.parametrize("args", [{}, {"model_path": "tiny:qwen3"}])
 def test_tiny_models_have_a_layer_for_each_stage(args: dict[str, str]) -> None:
-    assert static.num_layers(args, stages=2) == 4
-    assert static.num_layers(args, stages=9) == 9
+    assert release.num_layers(args, stages=2) == 4
+    assert release.num_layers(args, stages=9) == 9
 
 
 def test_unknown_tiny_model() -> None:
     with pytest.raises(UsageError) as error:
-        static.num_layers({"model_path": "tiny:quen3"}, stages=2)
+        release.num_layers({"model_path": "tiny:quen3"}, stages=2)
     assert "model_path='tiny:quen3'): there is no such tiny model" in str(error.value)
     assert "(did you mean 'qwen3'?); allowed: tiny:llama, " in str(error.value)
 
 
 def test_tiny_models_with_a_number_of_layers() -> None:
-    assert static.tiny_asked("tiny:qwen3:5") == ("qwen3", 5)
-    assert static.num_layers({"model_path": "tiny:llama:5"}, stages=3) == 5
+    assert release.tiny_asked("tiny:qwen3:5") == ("qwen3", 5)
+    assert release.num_layers({"model_path": "tiny:llama:5"}, stages=3) == 5
     with pytest.raises(UsageError, match="'tiny:llama:5' has 5 layers, so at most 5 stages"):
-        static.num_layers({"model_path": "tiny:llama:5"}, stages=6)
+        release.num_layers({"model_path": "tiny:llama:5"}, stages=6)
 
 
 @pytest.mark.parametrize("layers", ["", "0", "-1", "x", "129", "4:4"])
 def test_a_number_of_layers_that_is_none(layers: str) -> None:
     with pytest.raises(UsageError) as error:
-        static.num_layers({"model_path": f"tiny:llama:{layers}"}, stages=2)
+        release.num_layers({"model_path": f"tiny:llama:{layers}"}, stages=2)
     assert str(error.value) == (
         f"@pytest.mark.sglang(model_path='tiny:llama:{layers}'): "
         "the number of layers must be 1 to 128"
@@ -134,9 +134,9 @@ def test_a_number_of_layers_that_is_none(layers: str) -> None:
 
 def test_layers_of_a_model_path(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 3}))
-    assert static.num_layers({"model_path": str(tmp_path)}, stages=3) == 3
+    assert release.num_layers({"model_path": str(tmp_path)}, stages=3) == 3
     with pytest.raises(UsageError, match="has 3 layers, so at most 3 stages") as error:
-        static.num_layers({"model_path": str(tmp_path)}, stages=4)
+        release.num_layers({"model_path": str(tmp_path)}, stages=4)
     assert str(error.value).startswith("--pp-size 4 or @pytest.mark.pprank(pp=4): ")
 
 
@@ -160,15 +160,15 @@ def test_missing_or_old_packages(
     monkeypatch.setattr(metadata, "version", version)
     here = versions.get("sglang")
     found = None if here is None else Installed(here, Path("/sglang"))
-    monkeypatch.setattr(static, "installed", lambda: found)
+    monkeypatch.setattr(release, "installed", lambda: found)
     with pytest.raises(UsageError, match=message) as error:
-        static.check_installed()
+        release.check_installed()
     assert "python -m pytest_pprank setup" in str(error.value)
 
 
 def test_controller_side_imports_neither_torch_nor_sglang() -> None:
     modules = (
-        "static",
+        "static.release",
         "model.families",
         "static.arguments",
         "static.torchvision_shim",

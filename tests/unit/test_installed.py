@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang import static
+from pytest_pprank.sglang.static import release
 from pytest_pprank.sglang.static.installed import UNKNOWN, installed
 
 
@@ -61,7 +61,7 @@ def test_a_checkout_goes_before_the_metadata_of_a_wheel(
     monkeypatch.syspath_prepend(site)
     monkeypatch.syspath_prepend(path)
     package(path, "0.5.22")
-    assert static.sglang_version() == "0.5.22"
+    assert release.sglang_version() == "0.5.22"
 
 
 def test_metadata_of_other_code_is_not_believed(
@@ -72,8 +72,8 @@ def test_metadata_of_other_code_is_not_believed(
     monkeypatch.syspath_prepend(site)
     monkeypatch.syspath_prepend(path)
     package(path)
-    assert static.sglang_version() == UNKNOWN
-    assert not static.is_older_than("99")
+    assert release.sglang_version() == UNKNOWN
+    assert not release.is_older_than("99")
 
 
 def test_an_editable_install_has_the_version_of_its_metadata(
@@ -83,7 +83,7 @@ def test_an_editable_install_has_the_version_of_its_metadata(
     package(checkout / "python")
     monkeypatch.syspath_prepend(checkout / "python")
     metadata_of(path, "0.5.21", f"file://{checkout}/python")
-    assert static.sglang_version() == "0.5.21"
+    assert release.sglang_version() == "0.5.21"
 
 
 @pytest.mark.parametrize(("commits", "version"), [(0, "0.5.23"), (2, "0.5.24.dev2+g")])
@@ -108,16 +108,16 @@ def test_none_where_there_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -
     (path / "sglang").mkdir()  # such as the root of a checkout
     assert installed() is None
     with pytest.raises(UsageError, match="sglang is not installed"):
-        static.check_installed()
+        release.check_installed()
 
 
 def test_one_that_is_too_old_is_refused_and_one_of_unknown_version_is_not(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(static, "check_torch", lambda: None)
+    monkeypatch.setattr(release, "check_torch", lambda: None)
     root = package(path)
-    static.check_installed()
+    release.check_installed()
     (root / "_version.py").write_text("__version__ = version = '0.5.12'\n")
     sys.modules[installed.__module__].look_at.cache_clear()
     with pytest.raises(UsageError, match=r"sglang 0\.5\.12 is too old"):
-        static.check_installed()
+        release.check_installed()

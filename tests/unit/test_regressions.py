@@ -16,8 +16,8 @@ import pytest
 from pytest_pprank.__main__ import main
 from pytest_pprank.bench import command, results
 from pytest_pprank.bench.runs import Options, Red, Run
-from pytest_pprank.sglang import static
 from pytest_pprank.sglang.reverts.reached import Reached
+from pytest_pprank.sglang.static import release
 
 REVERT = """
 id: {name}
@@ -106,12 +106,12 @@ class Bench:
             "def f():\n    x = 1\n\ndef g():\n    x = 1\n\ndef h():\n    x = 1\n"
             "\ndef waits(event):\n    event.synchronize()\n    return event\n"
         )
-        self.store: dict[str, Run | BaseException] = {"baseline": GREEN}
+        self.store: dict[str, Run | BaseException | signal.Signals] = {"baseline": GREEN}
         self.calls: list[tuple[str, list[str], frozenset[str]]] = []
         monkeypatch.setattr(FakeRunner, "store", self.store, raising=False)
         monkeypatch.setattr(FakeRunner, "calls", self.calls, raising=False)
-        monkeypatch.setattr(static, "check_installed", lambda: None)
-        monkeypatch.setattr(static, "package_root", lambda: root)
+        monkeypatch.setattr(release, "check_installed", lambda: None)
+        monkeypatch.setattr(release, "package_root", lambda: root)
         monkeypatch.setattr(command, "Runner", FakeRunner)
         monkeypatch.setattr(command, "choose_device", lambda *_: self.device)
         monkeypatch.chdir(folder)
@@ -405,7 +405,7 @@ def test_nothing_is_left_out_where_something_outside_of_a_test_gets_there(bench:
 
 
 RED_PROBE = run_of(red(), reached=reached("test_a.py::test_c[pp2]"))
-HALF = {"topologies": {"t": "", "u": ""}, "seconds_of": {"t": 1.0}}
+HALF: dict[str, Any] = {"topologies": {"t": "", "u": ""}, "seconds_of": {"t": 1.0}}
 
 
 @pytest.mark.parametrize(

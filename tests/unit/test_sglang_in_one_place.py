@@ -46,7 +46,7 @@ NOT_OF_SGLANG = {
     ("model/reference.py", "keys"),
     ("model/reference.py", "layers"),
     ("platform/sim_kernels.py", "is_of_sim"),  # ours
-    ("static/__init__.py", "targets"),  # Python's syntax trees, which reverts/ reads, too
+    ("static/release.py", "targets"),  # Python's syntax trees, which reverts/ reads, too
     ("events/sites.py", "co_qualname"),  # Python's code objects
 }
 

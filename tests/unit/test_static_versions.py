@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pprank.sglang import static
+from pytest_pprank.sglang.static import release
 from pytest_pprank.sglang.static.installed import Installed
 
 
@@ -22,5 +22,5 @@ from pytest_pprank.sglang.static.installed import Installed
 )
 def test_is_older_than(monkeypatch: pytest.MonkeyPatch, installed: str | None, older: bool) -> None:
     here = None if installed is None else Installed(installed, Path("/sglang"))
-    monkeypatch.setattr(static, "installed", lambda: here)
-    assert static.is_older_than("0.5.21") is older
+    monkeypatch.setattr(release, "installed", lambda: here)
+    assert release.is_older_than("0.5.21") is older

@@ -8,7 +8,7 @@ import torch
 
 from pytest_pprank.devices.sim import stacks, tracker, transfers
 from pytest_pprank.devices.sim.accesses import Work
-from pytest_pprank.devices.sim.memory import Block, byte_range, is_sim, operand, sim_tensor
+from pytest_pprank.devices.sim.memory import Block, byte_range, is_sim, operand
 from pytest_pprank.devices.sim.pinned import is_pinned
 from pytest_pprank.devices.sim.reports import Kind, Side, describe, reports
 from pytest_pprank.devices.sim.settings import settings
@@ -268,9 +268,3 @@ def _download(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) ->
             return
         host.sees(stream.clock)  # into pageable memory, whatever was asked for
         _copy(target, alias)
-
-
-def upload_new(source: torch.Tensor, index: int) -> torch.Tensor:
-    """Return a device tensor for a CPU tensor that an operator was given, copied blockingly."""
-    target = sim_tensor(torch.empty_like(source), index)
-    return copy(target, source, False)

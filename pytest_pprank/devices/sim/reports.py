@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from pytest_pprank.devices.sim import stacks
@@ -24,7 +24,7 @@ class Kind(str, Enum):
     RAW_ACCESS = "raw access"
 
 
-_FIX = {
+_CURES = {
     Kind.UNORDERED: "let the second stream wait for the first: stream.wait_stream(other), or "
     "event.record() after the first access and stream.wait_event(event) before the second",
     Kind.COPY_IN_FLIGHT: "let the reading stream wait for the stream of the copy (wait_stream, or "
@@ -59,22 +59,22 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Race:
     """A pair of accesses that nothing orders; plain values that pickle.
 
-    `tensor` says dtype, shape and, where it is known, the name of the field.
+    `tensor` says dtype, shape and, where it is known, the name of the field. Sanitizers make
+    findings of it (checks.device_order).
     """
 
     kind: Kind
     tensor: str
     first: Access
     second: Access
-    fix: str = field(default="")
 
     @property
     def cure(self) -> str:
         """Return what usually puts it right."""
-        return self.fix or _FIX[self.kind]
+        return _CURES[self.kind]
 
     def __str__(self) -> str:
         return "\n".join(
@@ -84,7 +84,7 @@ class Finding:
                 *(f"  {line}" for line in self.first.lines()[1:]),
                 *(f"  {line}" for line in ("second: " + self.second.lines()[0],)),
                 *(f"  {line}" for line in self.second.lines()[1:]),
-                f"  usual fix: {self.cure}",
+                f"  usual cure: {self.cure}",
             ]
         )
 
@@ -106,7 +106,7 @@ class _Raw:
     second: Side
 
 
-Listener = Callable[[Finding], None]
+Listener = Callable[[Race], None]
 _LOOKS = 16
 """So often a pair of places is looked at: each time a name is searched for, which may take
 milliseconds.
@@ -159,7 +159,7 @@ class Reports:
 
         return end
 
-    def take(self) -> list[Finding]:
+    def take(self) -> list[Race]:
         """Return what was found since the last call, and forget it."""
         raw = self._raw
         self._forget()
@@ -174,8 +174,8 @@ class Reports:
         return len(self._raw)
 
 
-def _finding(raw: _Raw) -> Finding:
-    return Finding(raw.kind, raw.tensor, access(raw.first), access(raw.second))
+def _finding(raw: _Raw) -> Race:
+    return Race(raw.kind, raw.tensor, access(raw.first), access(raw.second))
 
 
 def access(side: Side) -> Access:
@@ -191,6 +191,6 @@ def describe(dtype: object, shape: Sequence[int]) -> str:
 reports = Reports()
 
 
-def findings() -> list[Finding]:
+def findings() -> list[Race]:
     """Return what the device has found since the last call, and forget it."""
     return reports.take()

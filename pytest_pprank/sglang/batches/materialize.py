@@ -33,7 +33,7 @@ _UNORDERED = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class BadField:
     """One field that is not what it must be."""
 
     object: str
@@ -90,7 +90,7 @@ def table_of(obj: object) -> Table | None:
 
 def check_batch(
     batch: Any, table: Table, device: torch.device, fields: Iterable[str] | None = None
-) -> list[Finding]:
+) -> list[BadField]:
     """Return what is wrong with `batch` at a forward's entry; `fields` limits the look."""
     wanted = None if fields is None else frozenset(fields)
     findings = list(_unknown(batch, table)) if wanted is None else []
@@ -122,14 +122,14 @@ def host_tensors(batch: Any, proxy: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"{type(proxy).__name__}[{key!r}]", tensor
 
 
-def check_staging(batch: Any) -> list[Finding]:
+def check_staging(batch: Any) -> list[BadField]:
     """Return what a ScheduleBatch has staged and not consumed."""
     findings = []
     for name, kind in SCHEDULE_BATCH.items():
         value = getattr(batch, name, None)
         if isinstance(kind, Staging) and value is not None:
             findings.append(
-                Finding(
+                BadField(
                     type(batch).__name__,
                     name,
                     f"a staged copy still present ({describe(value)})",
@@ -150,30 +150,30 @@ def describe(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def tensor_finding(
+def bad_tensor(
     value: Any, name: str, owner: str, device: torch.device, cause: str = ""
-) -> Finding | None:
+) -> BadField | None:
     """Return what is wrong with a tensor that must be on `device`, None when it is there."""
     expected = f"a tensor on {device}"
     if not isinstance(value, torch.Tensor):
-        return Finding(owner, name, describe(value), expected, cause)
+        return BadField(owner, name, describe(value), expected, cause)
     if not _same_device(value.device, device):
-        return Finding(owner, name, describe(value), expected, cause)
+        return BadField(owner, name, describe(value), expected, cause)
     late = unordered_writes(value)
     if late:
         found = f"{describe(value)} that is not there for the current stream: {late[0]}"
-        return Finding(owner, name, found, expected, _UNORDERED)
+        return BadField(owner, name, found, expected, _UNORDERED)
     return None
 
 
-def _check_field(batch: Any, name: str, table: Table, device: torch.device) -> Iterator[Finding]:
+def _check_field(batch: Any, name: str, table: Table, device: torch.device) -> Iterator[BadField]:
     kind, value = table[name], getattr(batch, name, None)
     owner = type(batch).__name__
     if isinstance(kind, Device):
         if value is None and not _required(batch, kind):
             return
         for tensor in _tensors(value) or [value]:
-            finding = tensor_finding(tensor, name, owner, device, _usual_cause(batch, kind))
+            finding = bad_tensor(tensor, name, owner, device, _usual_cause(batch, kind))
             if finding is not None:
                 yield _with_clearing(_with_staging(finding, batch), batch)
             elif isinstance(tensor, torch.Tensor):
@@ -183,7 +183,7 @@ def _check_field(batch: Any, name: str, table: Table, device: torch.device) -> I
     elif isinstance(kind, Host):
         for tensor in _tensors(value):
             if tensor.device.type != "cpu":
-                yield Finding(owner, name, describe(tensor), "a host tensor")
+                yield BadField(owner, name, describe(tensor), "a host tensor")
 
 
 def _usual_cause(batch: Any, kind: Device) -> str:
@@ -198,14 +198,14 @@ def _required(batch: Any, kind: Device) -> bool:
     return kind.when == ALWAYS or (kind.when == EXTEND and extend)
 
 
-def _check_mirror(batch: Any, name: str, of: str, value: Any) -> Iterator[Finding]:
+def _check_mirror(batch: Any, name: str, of: str, value: Any) -> Iterator[BadField]:
     owner, device_value = type(batch).__name__, getattr(batch, of, None)
     if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
-        yield Finding(owner, name, describe(value), f"a host mirror of {of}")
+        yield BadField(owner, name, describe(value), f"a host mirror of {of}")
     elif isinstance(device_value, torch.Tensor):
         actual = host_values(device_value)
         if value.shape != actual.shape or not torch.equal(value.to(actual.dtype), actual):
-            yield Finding(
+            yield BadField(
                 owner,
                 name,
                 _values(value),
@@ -214,7 +214,7 @@ def _check_mirror(batch: Any, name: str, of: str, value: Any) -> Iterator[Findin
             )
 
 
-def _contents(batch: Any, name: str, tensor: torch.Tensor) -> Iterator[Finding]:
+def _contents(batch: Any, name: str, tensor: torch.Tensor) -> Iterator[BadField]:
     """Compare a materialised field with the copy that was staged for it, if that was seen."""
     schedule_batch = origin_of(batch)
     note = getattr(schedule_batch, _NOTE, None)
@@ -227,7 +227,7 @@ def _contents(batch: Any, name: str, tensor: torch.Tensor) -> Iterator[Finding]:
             continue
         actual = host_values(tensor)[: len(staged)]
         if actual.shape != staged.shape or not torch.equal(actual.to(staged.dtype), staged):
-            yield Finding(
+            yield BadField(
                 type(batch).__name__,
                 name,
                 _values(host_values(tensor)),
@@ -236,7 +236,7 @@ def _contents(batch: Any, name: str, tensor: torch.Tensor) -> Iterator[Finding]:
             )
 
 
-def _with_staging(finding: Finding, batch: Any) -> Finding:
+def _with_staging(finding: BadField, batch: Any) -> BadField:
     """Say in a finding which staged copy never became the field."""
     schedule_batch = origin_of(batch)
     for name, kind in SCHEDULE_BATCH.items():
@@ -247,7 +247,7 @@ def _with_staging(finding: Finding, batch: Any) -> Finding:
     return finding
 
 
-def _with_clearing(finding: Finding, batch: Any) -> Finding:
+def _with_clearing(finding: BadField, batch: Any) -> BadField:
     """Say in a finding who has emptied the field, or that of the ScheduleBatch it comes from."""
     if getattr(batch, finding.field, None) is not None:
         return finding
@@ -261,10 +261,10 @@ def origin_of(batch: Any) -> Any:
     return note.origin if note is not None and note.origin is not None else batch
 
 
-def _unknown(batch: Any, table: Table) -> Iterator[Finding]:
+def _unknown(batch: Any, table: Table) -> Iterator[BadField]:
     for name, value in vars(batch).items():
         if name not in table and name != _NOTE and _tensors(value):
-            yield Finding(
+            yield BadField(
                 type(batch).__name__,
                 name,
                 describe(value),

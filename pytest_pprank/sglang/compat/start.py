@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from pytest_pprank.sglang.static import sglang_version
+from pytest_pprank.sglang.static.release import sglang_version
 
 
 def publisher() -> tuple[ModuleType, Callable[..., Any]] | None:

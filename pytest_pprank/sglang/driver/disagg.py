@@ -150,7 +150,7 @@ class Disagg(Engine):
         return super().submit(prompt, max_new_tokens, **options)
 
     def forward(self, rid: str, to: str) -> None:
-        """Send a request that only the other role knows to this one, too."""
+        """Send a request that one role has to the other one, too."""
         __tracebackhide__ = True
         self._known(rid, "forward")
         (role,) = _roles(to, "forward")
@@ -172,7 +172,7 @@ class Disagg(Engine):
         self._all.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
 
     def abort(self, rid: str | None = None, *, in_time: bool = True, role: Any = ROLES) -> None:
-        """Send an abort of one request (None: all) to both roles or to one; see `Engine.abort`."""
+        """Send an abort of one request (None: all) to both roles or to one (see `engine.abort`)."""
         if rid is not None:
             self._known(rid, "abort")
         roles = _roles(role, "abort")
@@ -183,19 +183,19 @@ class Disagg(Engine):
     def control(
         self, name: str, /, *, role: Any = ROLES, wait: bool = False, **fields: Any
     ) -> Control:
-        """Send a control request to both roles or to one (see `Engine.control`)."""
+        """Send a control request to both roles or to one (see `engine.control`)."""
         __tracebackhide__ = True
         roles = _roles(role, "control")
         sizes = {each: self._sizes[each] for each in roles}
         return self._control(name, sizes, fields, f" to {roles}", wait=wait)
 
     def state(self, rid: str) -> dict[str, tuple[str, ...]]:
-        """Return the state of a request by role and stage (see `Side.state`)."""
+        """Return the state of a request, by role and stage."""
         self._known(rid, "state")
         return {side.name: side.state(rid) for side in (self.prefill, self.decode)}
 
     def side(self, role: str) -> Side:
-        """Return the `Side` of that name."""
+        """Return `disagg.prefill` or `disagg.decode`."""
         return {"prefill": self.prefill, "decode": self.decode}[_roles(role, "side")[0]]
 
     def run_until_state(
@@ -217,8 +217,8 @@ class Disagg(Engine):
     # faults
 
     def slow_transfer(self, stages: Sequence[int] = (0,), iterations: int | None = None) -> Fault:
-        """Hold KV transfers of these prefill stages, inside the transfer engine, for that many
-        iterations; without a number until ``release()`` of the Fault that is returned.
+        """Delay KV transfers of these prefill stages, inside the transfer engine, by that many
+        iterations, or until ``release()`` of the `Fault` that is returned.
         """
         return self._fault("prefill", stages, iterations, slow_transfer)
 
@@ -236,20 +236,20 @@ class Disagg(Engine):
     def late_poll(
         self, stages: Sequence[int] = (0,), iterations: int = 8, *, role: str = "decode"
     ) -> Fault:
-        """Let these stages hear `iterations` later that a KV transfer has succeeded."""
+        """Report to these stages `iterations` late that a KV transfer has succeeded."""
         return self._fault(role, stages, None, partial(late_poll, iterations=iterations))
 
     def flaky_poll(self, stages: Sequence[int] = (0,), *, role: str = "decode") -> Fault:
-        """Let these stages hear that a KV transfer has succeeded when the stages begin to agree on
-        it, and that it is still under way when they act on it.
+        """Report to these stages that a KV transfer has succeeded while the stages agree on it, and
+        that it is still under way when they act on it.
         """
         return self._fault(role, stages, None, flaky_poll)
 
     def lose_room(
         self, stages: Sequence[int] = (0,), *, role: str = "prefill", rounds: int = 1
     ) -> Fault:
-        """Let each request fail on these stages when its room has become ready, as when the other
-        role gives it up at that moment.
+        """Let each request fail on these stages when its room becomes ready, as if the other role
+        aborted it at that moment.
 
         `rounds`: how many iterations after they have first heard that it is ready: 1, when the
         stages have agreed on it and are about to act; 0, while they are agreeing.
@@ -257,8 +257,8 @@ class Disagg(Engine):
         return self._fault(role, stages, None, partial(lose_room, rounds=rounds))
 
     def late_metadata(self, stages: Sequence[int] = (0,), iterations: int = 8) -> Fault:
-        """Let the metadata of each request land on these stages of decode `iterations` later than
-        the news that all of it is there.
+        """Let the metadata of each request arrive on these stages of decode `iterations` after the
+        report that all of it is there.
         """
         every = range(self._sizes["prefill"])
         self._fault("prefill", every, None, partial(late_metadata, iterations=lambda: 0))

@@ -126,7 +126,7 @@ class Engine:
         fields: Mapping[str, Any] | None = None,
         **sampling: Any,
     ) -> str:
-        """Send one request and return its id; the first stage takes it in its next iteration.
+        """Send one request and return its id; the first stage receives it in its next iteration.
 
         `prompt`: a list of token ids, or a length for that many ids which differ from request to
         request and are the same in all runs. `stream`: whether SGLang sends each token at once, so
@@ -183,7 +183,7 @@ class Engine:
         self._all.note_abort(rid, (self._answers,), in_time=in_time)
 
     def control(self, name: str, /, *, wait: bool = False, **fields: Any) -> Control:
-        """Send a control request; the first stage takes it in its next iteration.
+        """Send a control request; the first stage receives it in its next iteration.
 
         `name` is SGLang's: ``flush_cache``, ``get_internal_state``, ``set_internal_state``,
         ``pause_generation``, ``continue_generation``, ``slow_down``, ``update_weights_from_disk``,
@@ -236,7 +236,7 @@ class Engine:
     def run_until(
         self, predicate: Callable[[], object], *, max_iterations: int = 1000, where: str = "any"
     ) -> None:
-        """Step until `predicate()` is true, asked on every rank before the first step, after each.
+        """Step until `predicate()` is true; it is called on every rank, also before the first step.
 
         It is enough when it is true on one rank, or with ``where="all"`` on all ranks at a time.
         Raises EngineStalled when it is not so after `max_iterations`.
@@ -265,7 +265,7 @@ class Engine:
         self._drain(f"{self._name}.drain()", max_iterations)
 
     def leave(self) -> None:
-        """End the event loops, all stages after the same iteration; the next step enters them anew.
+        """End the event loops, all stages after the same iteration; the next step starts them anew.
 
         Everything must be idle: raises UsageError else. The teardown of the fixture does it, too.
         """
@@ -280,39 +280,39 @@ class Engine:
 
     @property
     def results(self) -> dict[str, Result]:
-        """By id, what is known of each request that was submitted; the same on all ranks."""
+        """The `Result` of each request so far, by id; the same on all ranks."""
         return self._all.results[self._answers]
 
     @property
     def stages(self) -> tuple[StageView, ...]:
-        """What each stage held after the last step; the same on all ranks, empty before it."""
+        """What each stage contains after the last step; the same on all ranks, empty before it."""
         return self._all.stages
 
     @property
     def forwards(self) -> list[Forward]:
-        """The forwards of this stage, in their order."""
+        """The forwards of this stage, in order."""
         return self._all.forwards
 
     @property
     def idle(self) -> bool:
-        """Whether nothing was under way on any stage after the last step, nor came since."""
+        """Whether no stage has anything to do, and nothing was sent since the last step."""
         return self._all.idle
 
     @property
     def iterations(self) -> int:
-        """Iterations that this stage has done since its loop was entered."""
+        """Iterations that this stage has done since its loop was started."""
         return self._all.iterations
 
     def is_chunking(self, rid: str) -> bool:
-        """Whether some stage was in the middle of this request's prompt after the last step."""
+        """Whether a stage is in the middle of this request's prompt."""
         return any(view.chunked == rid for view in self.stages)
 
     def chunks_done(self, rid: str) -> int:
-        """Forwards of this request's prompt that the first stage has run."""
+        """Number of forwards of this request's prompt that the first stage has run."""
         return len(self.results[rid].extends)
 
     def on_forward(self, callback: Callable[[Any], None]) -> None:
-        """Have `callback(batch)` called before each forward of this stage, with its ScheduleBatch.
+        """Call `callback(batch)` before each forward of this stage, with its ScheduleBatch.
 
         It is called in the event loop's thread; what it raises ends the loop and fails the test.
         """

@@ -9,10 +9,44 @@ from collections.abc import Callable
 
 from pytest_pprank.oplog.file import Site
 from pytest_pprank.sglang.events.types import LogRecord, Stack
+from pytest_pprank.sglang.static.release import NO_NCCL
 
 LOGGER = "sglang"
 """SGLang's loggers are below this one."""
+
+SWALLOWED = (
+    "failed to",
+    "will be disabled",
+    "treating as undone",
+    "traceback (most recent call last)",
+    "memory leak",
+    "metadata corruption",
+    "unexpected poll state",
+)
+"""Words (in lower case) of warnings that say: something went wrong, and nobody will be told."""
+
+HARMLESS = (
+    # SGLang's CPU path without its compiled kernels, on every start
+    "failed to import",
+    # what an abort of a request in transfer leads to, on purpose
+    "aborted by abortreq",
+    # asked for once per start on a machine without a GPU
+    "failed to get device",
+    # 0.5.13 to 0.5.16 warn of a model without generation_config.json; later ones call it normal
+    "failed to load generation config",
+    # our own doing, where torch is a build for CUDA and the device is none
+    NO_NCCL,
+)
 _DEPTH = 6
+
+
+def is_swallowed(record: LogRecord) -> bool:
+    """Whether SGLang says that something went wrong, which it has caught and goes on after."""
+    words = record.text.lower()
+    if any(known in words for known in HARMLESS):
+        return False
+    told = any(mark in words for mark in SWALLOWED)
+    return told or record.is_error or record.has_traceback
 
 
 def listen_to_logs(

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from pytest_pprank.sglang.model.families import FAMILIES, Family, Shape, Weight
-from pytest_pprank.sglang.static import TINY_DEFAULT, TINY_LAYERS, Tiny, tiny_asked
+from pytest_pprank.sglang.static.release import TINY_DEFAULT, TINY_LAYERS, Tiny, tiny_asked
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank

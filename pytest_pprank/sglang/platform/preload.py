@@ -12,12 +12,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from pytest_pprank.sglang.compat.accelerator import use_accelerator
 from pytest_pprank.sglang.platform import NAMES, select_platform
-from pytest_pprank.sglang.static import NO_NCCL
+from pytest_pprank.sglang.static.release import NO_NCCL
 from pytest_pprank.sglang.static.torchvision_shim import ensure_torchvision
 
 # What a Scheduler's start and its first forward import anyway, in the fork server instead
@@ -140,17 +139,3 @@ def _quiet(device: str) -> Iterator[None]:
         yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
-
-
-def fork_hazards() -> list[str]:
-    """Say why a fork of this process would be unsafe; empty when it is safe."""
-    hazards = []
-    tasks = Path("/proc/self/task")
-    threads = len(list(tasks.iterdir())) if tasks.is_dir() else 1
-    if threads > 1:
-        hazards.append(f"{threads - 1} threads besides the main one are running")
-    import torch
-
-    if torch.cuda.is_initialized():
-        hazards.append("CUDA is initialised")
-    return hazards

@@ -6,27 +6,34 @@ SGLang swallows what goes wrong there: it logs a warning and turns dynamic chunk
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
 import torch
 
+from pytest_pprank.frames import Whose, caller
 from pytest_pprank.sglang.batches.fields import FORWARD_BATCH
-from pytest_pprank.sglang.batches.materialize import Finding, check_batch, note_origin, note_staging
+from pytest_pprank.sglang.batches.materialize import (
+    BadField,
+    check_batch,
+    note_origin,
+    note_staging,
+)
 from pytest_pprank.sglang.compat.profiler import no_profiler, profiler_home, run_again
 from pytest_pprank.sglang.compat.seams import need
+from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
+from pytest_pprank.sglang.events.hook_points import Passage, taps
+from pytest_pprank.sglang.events.logs import is_swallowed, listen_to_logs
 from pytest_pprank.sglang.events.sites import qualified
-
-_SWALLOWED = ("failed to profile", "failed to fit", "will be disabled")
+from pytest_pprank.sglang.events.types import LogRecord
 
 # Seconds for a forward of n tokens: quadratic with a > 0, as the fit demands; 3.4 ms at n = 256.
 _A, _B, _C = 1e-8, 1e-5, 2e-4
@@ -42,7 +49,7 @@ class ProfilerRun:
     `entry`: class and method of the profiler, where it was called.
     """
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[BadField] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     forwards: int = 0
     caller: str = ""
@@ -57,7 +64,7 @@ class ProfilerRun:
             *(f"SGLang swallowed: {warning}" for warning in self.warnings),
         ]
 
-    def add(self, findings: list[Finding]) -> None:
+    def add(self, findings: list[BadField]) -> None:
         seen = {(f.object, f.field) for f in self.findings}
         self.findings += [f for f in findings if (f.object, f.field) not in seen]
 
@@ -84,8 +91,7 @@ def watch_profiler() -> Iterator[ProfilerRun]:
     """Observe each run of the profiler inside the ``with`` block, on a virtual clock."""
     run = ProfilerRun()
     home = profiler_home()
-    with ExitStack() as stack:
-        stack.enter_context(_captured_warnings(run))
+    with pytest.MonkeyPatch.context() as patch, _swallowed_warnings(run):
         if home is not None:
             entry = getattr(home.owner, home.method)
 
@@ -98,7 +104,7 @@ def watch_profiler() -> Iterator[ProfilerRun]:
                         run.warnings.append(_where_raised(error))
                         raise
 
-            stack.enter_context(replaced(home.owner, home.method, observed))
+            patch.setattr(home.owner, home.method, observed)
         yield run
 
 
@@ -113,7 +119,8 @@ def profiler_clock() -> Iterator[VirtualTime]:
         raise no_profiler()
     need(home.module, "time")
     clock = VirtualTime()
-    with replaced(home.module, "time", clock):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(home.module, "time", clock)
         yield clock
 
 
@@ -137,75 +144,39 @@ def dynamic_chunking_enabled(scheduler: Any) -> bool:
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set ``owner.name`` for the time of the block, keeping how it was declared."""
-    original = owner.__dict__[name]
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
-
-
-@contextmanager
 def _observed_forwards(run: ProfilerRun, clock: VirtualTime) -> Iterator[None]:
     """Check each batch at ModelRunner.forward's entry, and let the clock pass."""
-    schedule_batch = need(import_module("sglang.srt.managers.schedule_batch"), "ScheduleBatch")
-    info = import_module("sglang.srt.model_executor.forward_batch_info")
-    forward_batch = need(info, "ForwardBatch")
-    runner = need(import_module("sglang.srt.model_executor.model_runner"), "ModelRunner")
-    prepare = need(schedule_batch, "prepare_for_extend")
-    init_new = need(forward_batch, "init_new")
-    forward = need(runner, "forward")
 
-    def prepare_for_extend(batch: Any, *args: Any, **kwargs: Any) -> Any:
-        result = prepare(batch, *args, **kwargs)
-        note_staging(batch)
-        return result
-
-    def make(cls: type, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        made = init_new.__func__(cls, batch, *args, **kwargs)
-        note_origin(made, batch)
-        return made
-
-    def enter(model_runner: Any, *args: Any, **kwargs: Any) -> Any:
-        entering = kwargs["forward_batch"] if "forward_batch" in kwargs else args[0]
+    def enter(passage: Passage) -> None:
+        entering = passage.argument(1, "forward_batch")
         run.forwards += 1
-        run.caller = run.caller if run.findings else _place(sys._getframe(1))
-        run.add(check_batch(entering, FORWARD_BATCH, torch.device(model_runner.device)))
+        run.caller = run.caller if run.findings else _place(caller(sys._getframe(1), Whose.PLUGIN))
+        run.add(check_batch(entering, FORWARD_BATCH, torch.device(passage.args[0].device)))
         clock.forward_of(int(entering.extend_num_tokens or 0))
-        return forward(model_runner, *args, **kwargs)
 
-    with (
-        replaced(schedule_batch, "prepare_for_extend", prepare_for_extend),
-        replaced(forward_batch, "init_new", classmethod(make)),
-        replaced(runner, "forward", enter),
-    ):
+    with ExitStack() as stack:
+        for seam, listener in (
+            ("prepare_for_extend", lambda passage: note_staging(passage.args[0])),
+            ("init_new", lambda made: note_origin(made.result, made.argument(1, "batch"))),
+            ("forward", enter),
+        ):
+            stack.callback(taps.listen(seam, listener))
         yield
 
 
 @contextmanager
-def _captured_warnings(run: ProfilerRun) -> Iterator[None]:
-    handler = _Swallowed(run.warnings.append)
-    logger = logging.getLogger("sglang")
-    logger.addHandler(handler)
+def _swallowed_warnings(run: ProfilerRun) -> Iterator[None]:
+    """Keep what SGLang logs when it gives up on the profiler."""
+
+    def take(record: LogRecord) -> None:
+        if is_swallowed(record):
+            run.warnings.append(record.text)
+
+    end = listen_to_logs(take, lambda emit: emit())
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-
-
-class _Swallowed(logging.Handler):
-    """Keeps the warnings by which SGLang says that it gave up on the profiler."""
-
-    def __init__(self, keep: Callable[[str], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._keep = keep
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if any(mark in message.lower() for mark in _SWALLOWED):
-            self._keep(message)
+        end()
 
 
 def _place(frame: FrameType) -> str:

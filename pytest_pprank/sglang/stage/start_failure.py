@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from pytest_pprank.errors import StartFailed
-from pytest_pprank.sglang.static import package_root
+from pytest_pprank.sglang.static.release import package_root
 
 
 def start_failed(error: Exception, changes: Mapping[str, object], role: str) -> StartFailed:
