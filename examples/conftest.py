@@ -1,3 +1,17 @@
-"""Registers the sanitizer of `own_sanitizer`, for the controller and for each rank."""
+"""Registers the sanitizer of `own_sanitizer`, in pytest's own process and on each rank."""
 
-from own_sanitizer.token_budget import pytest_pprank_register_checks  # noqa: F401
+from __future__ import annotations
+
+from pytest_pprank import CheckRow
+
+
+def pytest_pprank_register_checks() -> list[CheckRow]:
+    return [
+        CheckRow(
+            "token_budget",
+            "forwards of more than 64 tokens",
+            "own_sanitizer.token_budget:TokenBudget",
+            hooks=["init_new"],
+            opt_in=True,  # the other examples have prompts of any length
+        )
+    ]

@@ -14,7 +14,6 @@ from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.faults import FAULTS
 from pytest_pprank.names import ALL, NONE
 from pytest_pprank.registry import Registry, Row
-from pytest_pprank.sglang.events.places import HOOKS
 
 _REGISTRIES: tuple[tuple[str, Registry], ...] = (
     ("pytest_pprank_register_checks", CHECKS),
@@ -78,6 +77,8 @@ def _check(row: Row, where: str) -> None:
 
 
 def _problems(row: Row) -> Iterator[str]:
+    from pytest_pprank.sglang.events.places import HOOKS
+
     for field, kind in _TYPES.items():
         if not isinstance(getattr(row, field), kind):
             yield f"{field} must be {kind.__name__}, not {getattr(row, field)!r}"

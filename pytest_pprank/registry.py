@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 from pytest_pprank import names
@@ -44,14 +43,12 @@ class Row:
 
     def load(self) -> Any:
         """Return the class. Raises what its import raises."""
-        return resolve_name(self.place) if isinstance(self.place, str) else self.place
+        return _resolved(self.place) if isinstance(self.place, str) else self.place
 
     def load_compare(self) -> Callable[..., Any] | None:
         """Return the controller's part; None where there is none."""
-        if isinstance(self.compare, str):
-            found: Callable[..., Any] | None = resolve_name(self.compare) if self.compare else None
-            return found
-        return self.compare
+        compare = self.compare or None
+        return _resolved(compare) if isinstance(compare, str) else compare
 
     def works_on(self, device: str, *, sglang: bool) -> bool:
         """Whether it can work on this kind of device, and without SGLang or with."""
@@ -129,6 +126,12 @@ class Registry:
         """Return those of `chosen` that can work there (see `Row.works_on`)."""
         rows = map(self.row_of, chosen)
         return tuple(row.name for row in rows if row.works_on(device, sglang=sglang))
+
+
+def _resolved(place: str) -> Any:
+    from pkgutil import resolve_name  # only where ranked tests run
+
+    return resolve_name(place)
 
 
 def _given(value: object) -> list[str]:

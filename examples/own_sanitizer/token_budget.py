@@ -1,10 +1,17 @@
-"""A sanitizer of one's own: no forward of a test that names it is for more than 64 tokens.
+"""A sanitizer of one's own: no forward is for more than 64 tokens.
 
 Requests that decode wait while the tokens of a long prompt are computed, so a service that promises
-its users a time between two tokens bounds them. That a chunk is too long fails no other test.
+its users a time between two tokens bounds them. A chunk that is too long fails no other test.
 """
 
-from pytest_pprank import CheckRow, Sanitizer
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_pprank import Sanitizer
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.events.types import ForwardMade
 
 MOST = 64
 
@@ -12,10 +19,10 @@ MOST = 64
 class TokenBudget(Sanitizer):
     """Looks at each forward for which SGLang has made a batch, on each stage."""
 
-    def begin(self):
-        self.watch.listen("init_new", self.forward_made)
+    def begin(self) -> None:
+        self.watch.listen("init_new", self._forward_made)
 
-    def forward_made(self, event):  # sglang.events.types.ForwardMade
+    def _forward_made(self, event: ForwardMade) -> None:
         tokens = sum(end - start for start, end in event.forward.extends)
         if tokens > MOST:
             self.watch.report(
@@ -23,9 +30,3 @@ class TokenBudget(Sanitizer):
                 stack=self.watch.stack(),
                 cure=f"@pytest.mark.sglang(chunked_prefill_size={MOST})",
             )
-
-
-def pytest_pprank_register_checks():
-    """Tell pytest-pprank of it; opt_in: the other tests here have prompts of any length."""
-    about = f"forwards of more than {MOST} tokens"
-    return [CheckRow("token_budget", about, TokenBudget, hooks=["init_new"], opt_in=True)]

@@ -1,11 +1,16 @@
 """Checks and faults that other plugins register: what they find and do, and how they fail."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 APP = """
     listeners = []
@@ -201,13 +206,13 @@ TESTS = """
 ALLOW = "[{sanitizer: loud, match: ALLOWED was shouted, reason: to see that it is}]\n"
 
 
-def write(runner):
+def write(runner: Runner) -> None:
     runner.write(app=APP, watchers=WATCHERS, conftest=CONFTEST, test_it=TESTS)
     (runner.folder / "allow.yaml").write_text(ALLOW)
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     write(module_runner)
     arguments = ["--pprank-sanitize-allow", "allow.yaml"]
     return module_runner.run("--pp-size", "2", "--pprank-device", "cpu", *arguments)
@@ -227,18 +232,18 @@ def run(module_runner):
         ("test_by_option", "PASSED"),
     ],
 )
-def test_outcome(run, test, outcome):
+def test_outcome(run: Run, test: str, outcome: str) -> None:
     assert run.outcome(f"{test}[pp2]") == outcome
 
 
-def test_finding_has_name_place_and_cure(run):
+def test_finding_has_name_place_and_cure(run: Run) -> None:
     found = run.findings("test_shouted[pp2]")
     assert "loud: HELLO was shouted\n  on ranks 0,1\n  at app.py:8 in say\n" in found
     assert re.search(r"\n     test_it.py:\d+ in test_shouted\n", found)
     assert "  cure: say it softly" in found
 
 
-def test_evidence_is_compared(run):
+def test_evidence_is_compared(run: Run) -> None:
     assert "together: rank 0 has [0], rank 1 has [1]" in run.findings("test_values[pp2]")
 
 
@@ -258,7 +263,7 @@ def test_evidence_is_compared(run):
         ("incompare", "the sanitizer itself failed (KeyError: 'nobody')"),
     ],
 )
-def test_own_failure_is_told_in_its_name(run, which, words):
+def test_own_failure_is_told_in_its_name(run: Run, which: str, words: str) -> None:
     test = f"test_broken[{which}-pp2]"
     assert run.outcome(test) == "FAILED"
     told = run.failure(test)
@@ -267,13 +272,13 @@ def test_own_failure_is_told_in_its_name(run, which, words):
     assert "cure: " in told
 
 
-def test_fault_that_fails_is_told(run):
+def test_fault_that_fails_is_told(run: Run) -> None:
     told = run.failure("test_bad_fault[pp2]")
     assert "bad_fault: the perturbation itself failed (ValueError: I am no good)" in told
     assert "cure: leave it out for now: --pprank-perturb SEED:-bad_fault" in told
 
 
-def test_fault_is_repeated_by_the_printed_command(run, module_runner):
+def test_fault_is_repeated_by_the_printed_command(run: Run, module_runner: Runner) -> None:
     told = run.failure("test_odd[pp2]")
     assert "perturbed: seed 5 (odd_numbers)" in told
     assert "  ranks 0,1: odd_numbers 2 times" in told
@@ -287,7 +292,7 @@ def test_fault_is_repeated_by_the_printed_command(run, module_runner):
     assert re.findall(r"0\.\d{6,}", again) == drawn
 
 
-def test_seed_alone_draws_it_too(module_runner, run):  # noqa: ARG001  (its folder)
+def test_seed_alone_draws_it_too(module_runner: Runner, run: Run) -> None:  # noqa: ARG001  (its folder)
     arguments = ["--pp-size", "2", "--pprank-device", "cpu", "-k", "by_option"]
     seeded = module_runner.run(*arguments, "--pprank-perturb", "3")
     told = seeded.failure("test_by_option[pp2]")
@@ -302,14 +307,14 @@ def test_seed_alone_draws_it_too(module_runner, run):  # noqa: ARG001  (its fold
         (["--pprank-perturb=1:odd"], "there is no perturbation 'odd'"),
     ],
 )
-def test_unknown_name(module_runner, run, arguments, words):  # noqa: ARG001  (its folder)
+def test_unknown_name(module_runner: Runner, run: Run, arguments: list[str], words: str) -> None:  # noqa: ARG001  (its folder)
     wrong = module_runner.run("--pp-size", "2", *arguments)
     assert wrong.ret == pytest.ExitCode.USAGE_ERROR
     assert words in wrong.out
     assert "loud" in wrong.out or "odd_numbers" in wrong.out
 
 
-def test_by_name_and_from_a_plugin(runner):
+def test_by_name_and_from_a_plugin(runner: Runner) -> None:
     """-p PLUGIN reaches the ranks; what was not asked for by name is left out."""
     write(runner)
     (runner.folder / "conftest.py").rename(runner.folder / "rows.py")
@@ -320,7 +325,7 @@ def test_by_name_and_from_a_plugin(runner):
     assert run.outcome("test_values[pp2]") == "PASSED"
 
 
-def test_name_that_ranks_do_not_know(runner):
+def test_name_that_ranks_do_not_know(runner: Runner) -> None:
     """A plugin object never reaches a rank: its test fails with these words, and the next runs."""
     write(runner)
     (runner.folder / "conftest.py").rename(runner.folder / "rows.py")
@@ -343,7 +348,7 @@ def test_name_that_ranks_do_not_know(runner):
     assert "test_unwatched[pp2] PASSED" in done.stdout
 
 
-def test_hook_that_comes_too_late(runner):
+def test_hook_that_comes_too_late(runner: Runner) -> None:
     write(runner)
     (runner.folder / "a" / "below").mkdir(parents=True)
     for name in ("conftest", "test_it"):
@@ -355,16 +360,7 @@ def test_hook_that_comes_too_late(runner):
     assert "conftest.py comes too late" in wrong.out
 
 
-def test_fault_of_the_documentation(runner):
-    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text("utf-8")
-    _, fault = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    runner.write(conftest=fault, test_it="def test_it(pprank): assert pprank.rank == 2")
-    # a seed that holds both ranks back
-    run = runner.run("--pp-size", "2", "--pprank-device=cpu", "--pprank-perturb", "5:slow_start")
-    assert re.search(r"  rank 1: slow_start once, [\d.]+ ms", run.failure("test_it[pp2]"))
-
-
-def test_duplicate_name(runner):
+def test_duplicate_name(runner: Runner) -> None:
     runner.write(app=APP, watchers=WATCHERS, test_it=TESTS)
     runner.write(conftest=CONFTEST.replace('row("loud"', 'row("p2p"'))
     wrong = runner.run("--pp-size", "2")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 import pytest
@@ -49,7 +49,7 @@ class Config:
 
     def __init__(self) -> None:
         self.plugins = pluggy.PluginManager("pytest")
-        self.plugins.add_hookspecs(_specs())
+        self.plugins.add_hookspecs(_specs())  # type: ignore[arg-type]
         self.hook = self.plugins.hook
         self.stash = pytest.Stash()
         self.cleanups: list[Callable[[], None]] = []
@@ -185,8 +185,8 @@ def test_a_rank_lets_an_unknown_name_pass(config: Config) -> None:
         (replace(ROW, name="skew"), "the name is taken by another perturbation"),
         (replace(ROW, name="my check"), "sanitizer 'my check': the name must be an identifier"),
         (replace(ROW, name="all"), "and not 'all' or 'none'"),
-        (replace(ROW, name=7), "sanitizer 7: name must be str, not 7"),
-        (replace(ROW, sglang="no"), "sglang must be bool, not 'no'"),
+        (replace(ROW, name=cast(Any, 7)), "sanitizer 7: name must be str, not 7"),
+        (replace(ROW, sglang=cast(Any, "no")), "sglang must be bool, not 'no'"),
         (replace(ROW, devices="sim"), "devices must be a list or tuple, not 'sim'"),
         (
             replace(ROW, devices=["gpu"]),
@@ -197,7 +197,7 @@ def test_a_rank_lets_an_unknown_name_pass(config: Config) -> None:
         (replace(ROW, place="nowhere.at_all:X"), "there is no module 'nowhere.at_all'"),
         (replace(ROW, place=f"{__name__}:Nothing"), f"{__name__} has no 'Nothing'"),
         (replace(ROW, place=Odd), "is not a class with the base pytest_pprank.Sanitizer"),
-        (replace(ROW, place=lambda watch: watch), "not a class with the base"),
+        (replace(ROW, place=cast(Any, lambda watch: watch)), "not a class with the base"),
         (replace(ROW, compare="nowhere:x"), "compare 'nowhere:x': there is no module 'nowhere'"),
     ],
 )
