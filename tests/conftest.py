@@ -12,10 +12,14 @@ import sys
 import textwrap
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 pytest_plugins = ["pytester"]
 
@@ -37,7 +41,7 @@ class Run:
 
     def outcome(self, test: str) -> str:
         """The word after the test's id in -v output."""
-        found = re.findall(rf"::{re.escape(test)} ([A-Z]+)", self.out)
+        found: list[str] = re.findall(rf"::{re.escape(test)} ([A-Z]+)", self.out)
         assert found, f"{test} did not run:\n{self.out}"
         return found[0]
 
@@ -85,7 +89,7 @@ class Runner:
             **own,
         }
 
-    def popen(self, *args: str, **kwargs) -> subprocess.Popen[str]:
+    def popen(self, *args: str, **kwargs: Any) -> subprocess.Popen[str]:
         plugins = ["no:randomly", *([] if "cache" in kwargs else ["no:cacheprovider"])]
         kwargs.pop("cache", None)
         python = kwargs.pop("python", None) or sys.executable
@@ -100,7 +104,7 @@ class Runner:
             **kwargs,
         )
 
-    def run(self, *args: str, **kwargs) -> Run:
+    def run(self, *args: str, **kwargs: Any) -> Run:
         with self.popen("-v", *args, **kwargs) as process:
             try:
                 out, _ = process.communicate(timeout=self.deadline)
@@ -132,7 +136,7 @@ class Runner:
                 continue  # gone meanwhile
         return found
 
-    def wait_for(self, condition, what: str):
+    def wait_for(self, condition: Callable[[], T | None], what: str) -> T:
         """Wait until `condition()` is true, and return it."""
         deadline = time.monotonic() + self.deadline
         while not (value := condition()):
@@ -142,10 +146,10 @@ class Runner:
 
 
 @pytest.fixture
-def runner(tmp_path):
+def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def module_runner(tmp_path_factory):
+def module_runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     return Runner(tmp_path_factory.mktemp("run"))

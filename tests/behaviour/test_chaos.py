@@ -1,8 +1,11 @@
 """Random faults get the expected verdicts (tests/benchmarks/chaos.py), and the judge can say no."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,7 @@ FAULTS = 25
 DEADLINE = 1500
 
 
-def test_no_wrong_verdict_and_nothing_left_behind():
+def test_no_wrong_verdict_and_nothing_left_behind() -> None:
     command = [sys.executable, str(BENCHMARKS / "chaos.py"), "--seed=25", f"--faults={FAULTS}"]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=DEADLINE
@@ -22,7 +25,7 @@ def test_no_wrong_verdict_and_nothing_left_behind():
 
 
 @pytest.fixture
-def chaos(monkeypatch):
+def chaos(monkeypatch: pytest.MonkeyPatch) -> None:
     """The modules of the chaos run can be imported."""
     monkeypatch.syspath_prepend(BENCHMARKS)
 
@@ -30,7 +33,9 @@ def chaos(monkeypatch):
 DIED = "rank died: rank 1 died in call: killed by SIGKILL"
 
 
-def report(outcome="failed", when="call", head=DIED, text=""):
+def report(
+    outcome: str = "failed", when: str = "call", head: str = DIED, text: str = ""
+) -> dict[str, Any]:
     return {
         "when": when,
         "outcome": outcome,
@@ -57,17 +62,18 @@ def report(outcome="failed", when="call", head=DIED, text=""):
         ([report(text="x" * 2_000_000)], "2000000 characters"),
     ],
 )
-def test_the_judge(reports, complaint):
+def test_the_judge(reports: list[dict[str, Any]], complaint: str | None) -> None:
     from chaos_case import Case, troubled
     from chaos_judge import judge
 
     expected = troubled("call", "died", [1], ["SIGKILL"], ["out of memory"])
     wrong = judge(Case("test_it", "", expected), reports)
-    assert (wrong is None) if complaint is None else (complaint in "; ".join(wrong.complaints))
+    told = None if wrong is None else "; ".join(wrong.complaints)
+    assert told is None if complaint is None else complaint in str(told)
 
 
 @pytest.mark.usefixtures("chaos")
-def test_the_same_seed_gives_the_same_tests():
+def test_the_same_seed_gives_the_same_tests() -> None:
     from chaos_generator import draw_runs
 
     runs = draw_runs(1, 40, [2, 3, 4], 10)
@@ -92,7 +98,7 @@ print(len(descendants()))
 """
 
 
-def test_a_daemon_without_environment_is_found():
+def test_a_daemon_without_environment_is_found() -> None:
     out = subprocess.run(
         [sys.executable, "-c", DAEMON], cwd=BENCHMARKS, capture_output=True, text=True, timeout=60
     )

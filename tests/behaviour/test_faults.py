@@ -1,6 +1,13 @@
 """What goes wrong on one rank costs one test, is named, and the next test passes."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 SOURCE = """
 import os, signal, sys, time
@@ -116,7 +123,7 @@ def test_last(process_group, pprank):
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=SOURCE)
     flags = ["--pp-size=2", "--pprank-device=cpu", "--pprank-grace=2", "--pprank-timeout=120"]
     return module_runner.run(*flags)
@@ -132,7 +139,7 @@ def run(module_runner):
         "test_last",
     ],
 )
-def test_the_next_test_passes(run, test):
+def test_the_next_test_passes(run: Run, test: str) -> None:
     assert run.outcome(f"{test}[pp2]") == "PASSED"
 
 
@@ -185,29 +192,31 @@ def test_the_next_test_passes(run, test):
         ("test_unpicklable", ["readable all the same", "failed on ranks 0,1 of 2"]),
     ],
 )
-def test_verdict(run, test, words):
+def test_verdict(run: Run, test: str, words: list[str]) -> None:
     block = run.failure(f"{test}[pp2]")
     for word in words:
         assert word in block, block
 
 
-def test_every_fault_cost_one_test(run):
+def test_every_fault_cost_one_test(run: Run) -> None:
     # the message that is left on its way fails its test, by the sanitizer p2p
     assert run.counts() == {"failed": 13, "passed": 5, "error": 1}
 
 
-def test_a_message_on_its_way_is_told(run):
+def test_a_message_on_its_way_is_told(run: Run) -> None:
     assert (
         "worker group replaced after this test: rank 0 left send to rank 1 (test_it.py:" in run.out
     )
 
 
 @pytest.mark.usefixtures("run")
-def test_nothing_is_left_behind(module_runner):
+def test_nothing_is_left_behind(module_runner: Runner) -> None:
     assert module_runner.processes() == {}
 
 
-def test_a_group_that_cannot_start_is_an_error_of_its_tests_and_then_of_the_run(runner):
+def test_a_group_that_cannot_start_is_an_error_of_its_tests_and_then_of_the_run(
+    runner: Runner,
+) -> None:
     runner.write(
         conftest="""
         import os
@@ -230,7 +239,7 @@ def test_a_group_that_cannot_start_is_an_error_of_its_tests_and_then_of_the_run(
     assert runner.processes() == {}
 
 
-def test_a_file_that_one_rank_cannot_collect(runner):
+def test_a_file_that_one_rank_cannot_collect(runner: Runner) -> None:
     runner.write(
         test_it="""
         import os

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 from test_usage import usage_error
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 TESTS = """
     import pdb
@@ -43,37 +47,37 @@ TESTS = """
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=TESTS)
     return module_runner.run("--pp-size=2", "--pprank-device=cpu", "--pdb", "test_it.py")
 
 
-def test_pdb_is_said_to_have_no_effect(run):
+def test_pdb_is_said_to_have_no_effect(run: Run) -> None:
     assert run.out.count("pprank: --pdb has no effect on the 6 ranked test(s)") == 1
 
 
 @pytest.mark.parametrize("test", ["test_breakpoint", "test_set_trace"])
-def test_breakpoint_says_why_not(run, test):
+def test_breakpoint_says_why_not(run: Run, test: str) -> None:
     block = run.failure(f"{test}[pp2]")
     assert "breakpoint() on rank" in block
     assert "without a terminal" in block
     assert "BdbQuit" not in run.out
 
 
-def test_missed_meeting_shows_the_test_and_not_the_harness(run):
+def test_missed_meeting_shows_the_test_and_not_the_harness(run: Run) -> None:
     block = run.failure("test_gather_on_one_rank[pp2]")
     assert "pprank.gather(1)" in block
     assert "link.py" not in block
     assert "handle.py" not in block
 
 
-def test_what_differs_between_send_and_recv(run):
+def test_what_differs_between_send_and_recv(run: Run) -> None:
     differ = "do not fit together (the dtype and the size differ):"
     assert differ in run.failure("test_another_dtype[pp2]")
     assert "do not fit together (the size differs):" in run.failure("test_another_size[pp2]")
 
 
-def test_no_warning_of_a_replaced_group_after_a_failure(run):
+def test_no_warning_of_a_replaced_group_after_a_failure(run: Run) -> None:
     """The failure itself says so."""
     block = run.failure("test_left_in_an_unready_state[pp2]")
     assert "worker group replaced after this test: ranks 0,1: a test said so" in block
@@ -94,7 +98,7 @@ STOPPED = """
 """
 
 
-def test_a_stopped_rank_is_told_after_the_grace(runner):
+def test_a_stopped_rank_is_told_after_the_grace(runner: Runner) -> None:
     """And not after --pprank-timeout, though no rank is through yet."""
     runner.write(test_it=STOPPED)
     run = runner.run("--pp-size=2", "--pprank-device=cpu", "--pprank-grace=1", "test_it.py")
@@ -104,19 +108,19 @@ def test_a_stopped_rank_is_told_after_the_grace(runner):
     assert run.outcome("test_next[pp2]") == "PASSED"
 
 
-def test_too_many_stages(runner):
+def test_too_many_stages(runner: Runner) -> None:
     error = usage_error(runner, "--pp-size=1000")
     assert "--pp-size: '1000'" in error
     assert "allowed: 1 to 128" in error
 
 
 @pytest.mark.parametrize("given", ["x", "skew", ":7"])
-def test_perturb_without_a_seed(runner, given):
+def test_perturb_without_a_seed(runner: Runner, given: str) -> None:
     error = usage_error(runner, "--pp-size=2", f"--pprank-perturb={given}")
     assert f"--pprank-perturb: {given!r} is not SEED or SEED:NAMES" in error
 
 
-def test_two_that_use_one_scheduler(runner):
+def test_two_that_use_one_scheduler(runner: Runner) -> None:
     source = "def test_it(engine, schedule_batch): pass"
     runner.write(test_two=source)
     run = runner.run("--pp-size=2", "test_two.py")
@@ -124,7 +128,7 @@ def test_two_that_use_one_scheduler(runner):
     assert re.search(r"the fixtures 'engine' and .*'schedule_batch' in one test", run.out)
 
 
-def test_what_is_wrong_with_all_tests_is_said_once(runner):
+def test_what_is_wrong_with_all_tests_is_said_once(runner: Runner) -> None:
     body = "import pytest\n" + "\n".join(
         f"@pytest.mark.pprank(device='tpu')\ndef test_{n}(pprank): pass" for n in range(5)
     )
@@ -135,7 +139,9 @@ def test_what_is_wrong_with_all_tests_is_said_once(runner):
     assert "and 4 other tests: " in run.out
 
 
-def test_a_test_has_one_name_wherever_it_runs(runner, tmp_path_factory):
+def test_a_test_has_one_name_wherever_it_runs(
+    runner: Runner, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """A node id depends on rootdir and arguments, and those of ranks are others: each a file."""
     runner.write(
         test_name="""

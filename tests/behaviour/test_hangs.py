@@ -1,6 +1,13 @@
 """Ranks that hang cost one test, and the report says who waits for whom, or where they are."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 SOURCE = """
 import os, re, signal, time
@@ -89,7 +96,7 @@ def test_setups_are_not_equal(longer_than_the_grace_on_one): pass
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=SOURCE)
     flags = ["--pp-size=3", "--pprank-device=cpu", "--pprank-grace=1", "--pprank-timeout=120"]
     return module_runner.run(*flags)
@@ -105,7 +112,7 @@ def run(module_runner):
         "test_setups_are_not_equal",
     ],
 )
-def test_the_next_test_passes(run, test):
+def test_the_next_test_passes(run: Run, test: str) -> None:
     assert run.outcome(f"{test}[pp3]") == "PASSED"
 
 
@@ -161,16 +168,16 @@ def test_the_next_test_passes(run, test):
         ("test_session_fixture_again", ["no data for this rank", "setup failed on rank 2 of 3"]),
     ],
 )
-def test_verdict(run, test, words):
+def test_verdict(run: Run, test: str, words: list[str]) -> None:
     block = run.failure(f"{test}[pp3]")
     for word in words:
         assert word in block, block
 
 
-def test_every_hang_cost_one_test(run):
+def test_every_hang_cost_one_test(run: Run) -> None:
     assert run.counts() == {"failed": 7, "passed": 6, "errors": 3}
 
 
 @pytest.mark.usefixtures("run")
-def test_nothing_is_left_behind(module_runner):
+def test_nothing_is_left_behind(module_runner: Runner) -> None:
     assert module_runner.processes() == {}

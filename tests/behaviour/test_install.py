@@ -5,8 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [pytest.param(str(ROOT), id="checkout"), pytest.param(f"git+file://{ROOT}", id="git")]
@@ -15,7 +19,7 @@ RANKED = "def test_it(pprank): assert pprank.gather(pprank.rank) == [0, 1]"
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_install(source, runner):
+def test_install(source: str, runner: Runner) -> None:
     if source.startswith("git") and not (ROOT / ".git").exists():
         pytest.skip("not a clone")
     site = runner.folder / "site"

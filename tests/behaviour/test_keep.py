@@ -1,18 +1,25 @@
 """--pprank-keep: the next run finds a launcher that has imported everything."""
 
+from __future__ import annotations
+
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank.launch.client import LauncherClient
 from pytest_pprank.launch.kept import Keep
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 FLAGS = ["--pp-size=2", "--pprank-device=cpu", "--pprank-keep", "-p", "kept_plugin"]
 SOURCE = """
@@ -35,14 +42,14 @@ session._PLAIN_PRELOAD += ("kept_module",)
 
 
 @pytest.fixture
-def own_tmp():
+def own_tmp() -> Iterator[Path]:
     """A temporary folder for the runs alone, short enough for the unix sockets in it."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
-def keeping(runner):
+def keeping(runner: Runner) -> Iterator[Runner]:
     """A folder of tests, and a module that is preloaded; nothing is kept after the test."""
     (runner.folder / "lib").mkdir()
     runner.write(test_it=SOURCE, **{"lib/kept_module": "VALUE = 1", "lib/kept_plugin": PLUGIN})
@@ -50,14 +57,16 @@ def keeping(runner):
     stop(runner)
 
 
-def environment(runner, value=1, columns="80", **more):
+def environment(
+    runner: Runner, value: int = 1, columns: str = "80", **more: str
+) -> dict[str, dict[str, str]]:
     """EXPECTED is the same in all runs, COLUMNS each run's own."""
     path = os.pathsep.join([str(runner.folder / "lib"), os.environ.get("PYTHONPATH", "")])
     own = {"PYTHONPATH": path, "COLUMNS": columns, "PYTEST_XDIST_X": str(value)}
     return {"env": {**own, "EXPECTED": "80", **more}}
 
 
-def stop(runner):
+def stop(runner: Runner) -> str:
     command = [sys.executable, "-m", "pytest_pprank", "stop"]
     done = subprocess.run(
         command, env=runner.environment(), capture_output=True, text=True, check=True
@@ -65,23 +74,28 @@ def stop(runner):
     return done.stdout
 
 
-def root_of(runner):
+def root_of(runner: Runner) -> Path:
     return runner.folder / f"pytest-pprank-kept-{os.geteuid()}"
 
 
-def keeper_of(runner):
+def keeper_of(runner: Runner) -> int:
     """The one process that stays."""
     runner.wait_for(lambda: len(runner.processes()) == 1, f"one is left: {runner.processes()}")
     return next(iter(runner.processes()))
 
 
-def test_runs_share_what_is_imported_until_something_changes(keeping, own_tmp):
+def test_runs_share_what_is_imported_until_something_changes(
+    keeping: Runner, own_tmp: Path
+) -> None:
     # killed while it waits for the imports, which go on for the next run
     settings = environment(keeping, TMPDIR=str(own_tmp))
     with keeping.popen("-v", *FLAGS, "-k", "first", **settings) as killed:
         said = keeping.read_until(killed, "pprank: launcher: ")
-        notes = lambda: list(root_of(keeping).glob("*/note.json"))  # noqa: E731
-        keeping.wait_for(lambda: notes() and list(own_tmp.glob("pprank-*")), "it has begun")
+        kept = root_of(keeping)
+        keeping.wait_for(
+            lambda: list(kept.glob("*/note.json")) and list(own_tmp.glob("pprank-*")),
+            "it has begun",
+        )
         killed.kill()
     assert said == "pprank: launcher: a new one is kept from now on, for 10 min after a run\n"
     first = keeping.run(*FLAGS, "-k", "first", **environment(keeping))
@@ -138,7 +152,9 @@ def test_runs_share_what_is_imported_until_something_changes(keeping, own_tmp):
     assert stop(keeping) == f"no launcher is kept in {root_of(keeping)}\n"
 
 
-def test_what_cannot_be_kept_is_started_as_always(tmp_path, monkeypatch):
+def test_what_cannot_be_kept_is_started_as_always(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PPRANK_LEASE_DIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     (tmp_path / "leaves_thread.py").write_text(

@@ -1,6 +1,13 @@
 """Tests that show known bugs of SGLang: as expected, mended, or red, in whole runs."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 CONFTEST = """
     from pathlib import Path
@@ -119,7 +126,7 @@ MENDED = "did not show in SGLang 0.5.19: mended in this version: move its upper 
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(conftest=CONFTEST, test_it=TESTS)
     (module_runner.folder / "bugs.yaml").write_text(BUGS)
     return module_runner.run("--pp-size", "2", "--pprank-device", "cpu", "-ra")
@@ -140,14 +147,14 @@ def run(module_runner):
         ("test_red_for_another_reason", "FAILED"),
     ],
 )
-def test_ends(run, test, outcome):
+def test_ends(run: Run, test: str, outcome: str) -> None:
     assert run.outcome(f"{test}[pp2]") == outcome
 
 
 @pytest.mark.parametrize(
     ("test", "bug"), [("test_mended", "of-an-exception"), ("test_no_finding", "of-a-sanitizer")]
 )
-def test_one_that_does_not_show_says_what_to_do(run, test, bug):
+def test_one_that_does_not_show_says_what_to_do(run: Run, test: str, bug: str) -> None:
     words = f"[XPASS(strict)] known bug {bug} {MENDED}"
     assert words in run.failure(f"{test}[pp2]")
     (line,) = [
@@ -156,15 +163,15 @@ def test_one_that_does_not_show_says_what_to_do(run, test, bug):
     assert "[ranks 0,1] [XPASS(strict)] known b" in line
 
 
-def test_one_that_shows_gives_its_id(run):
+def test_one_that_shows_gives_its_id(run: Run) -> None:
     assert "known bug of-an-exception: a stage keeps a request" in run.out
 
 
-def test_a_finding_that_is_another_one_is_told(run):
+def test_a_finding_that_is_another_one_is_told(run: Run) -> None:
     assert "float32[17]" in run.findings("test_another_finding[pp2]")
 
 
-def test_a_red_one_is_named(run):
+def test_a_red_one_is_named(run: Run) -> None:
     words = "known bug to-be-red: the profiler fails (python -m pytest_pprank known-bugs)"
     assert words in run.failure("test_red[pp2]")
     assert "known bug" not in run.failure("test_red_for_another_reason[pp2]")

@@ -1,23 +1,33 @@
 """The fork server, what it imports, and what happens when forking from it would be unsafe."""
 
+from __future__ import annotations
+
 import os
 import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
 
+if TYPE_CHECKING:
+    from tests.conftest import Runner
+
+Launch = Callable[..., LauncherClient]
+
 DEADLINE = 120
 
 
 @pytest.fixture
-def launch(tmp_path, monkeypatch):
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
     """Start a launcher that preloads modules written here."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    launchers = []
+    launchers: list[LauncherClient] = []
 
-    def start(*preload, optional=(), **modules):
+    def start(*preload: str, optional: Sequence[str] = (), **modules: str) -> LauncherClient:
         for name, source in modules.items():
             (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
         launchers.append(LauncherClient(preload, optional))
@@ -31,21 +41,23 @@ def launch(tmp_path, monkeypatch):
             os.killpg(launcher.pid, 0)
 
 
-def test_imports_leave_no_thread_and_no_cuda_context(launch):
+def test_imports_leave_no_thread_and_no_cuda_context(launch: Launch) -> None:
     preloaded = launch("torch", "pytest", "pytest_pprank.host.preload").wait_preloaded(DEADLINE)
     assert preloaded.modules == ("torch", "pytest", "pytest_pprank.host.preload")
     assert (len(preloaded.threads), preloaded.cuda_initialized) == (1, False)
     assert (preloaded.start_method, preloaded.reason) == ("forkserver", "")
 
 
-def test_torch_is_imported_once_for_launcher_and_fork_server(launch, tmp_path):
+def test_torch_is_imported_once_for_launcher_and_fork_server(
+    launch: Launch, tmp_path: Path
+) -> None:
     found = tmp_path / "found"
     source = f"import sys; open({str(found)!r}, 'w').write(str('torch' in sys.modules))"
     launch("looks", looks=source).wait_preloaded(DEADLINE)
     assert found.read_text() == "True"
 
 
-def test_a_thread_left_behind_means_spawn(launch):
+def test_a_thread_left_behind_means_spawn(launch: Launch) -> None:
     source = (
         "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
     )
@@ -54,7 +66,7 @@ def test_a_thread_left_behind_means_spawn(launch):
     assert "1 thread(s)" in preloaded.reason
 
 
-def test_an_import_that_fails_is_told_with_its_traceback(launch):
+def test_an_import_that_fails_is_told_with_its_traceback(launch: Launch) -> None:
     broken = "raise RuntimeError('broken on purpose')"
     preloaded = launch("broken", "json", broken=broken).wait_preloaded(DEADLINE)
     assert "broken on purpose" in preloaded.failures["broken"]
@@ -62,33 +74,34 @@ def test_an_import_that_fails_is_told_with_its_traceback(launch):
     assert preloaded.modules == ("json",)
 
 
-def test_an_optional_import_may_fail(launch):
+def test_an_optional_import_may_fail(launch: Launch) -> None:
     preloaded = launch("json", optional=["no_such_module"]).wait_preloaded(DEADLINE)
     assert preloaded.failures == {}
 
 
-def test_a_fork_server_that_dies_means_spawn(launch):
+def test_a_fork_server_that_dies_means_spawn(launch: Launch) -> None:
     preloaded = launch("dies", dies="import os; os._exit(3)").wait_preloaded(DEADLINE)
     assert preloaded.start_method == "spawn"
     assert "died" in preloaded.reason
 
 
-def test_a_launcher_that_dies_is_an_error_with_its_log(launch):
+def test_a_launcher_that_dies_is_an_error_with_its_log(launch: Launch) -> None:
     launcher = launch("json")
     os.kill(launcher.pid, 9)
     with pytest.raises(GroupError, match="launcher process"):
         launcher.wait_preloaded(DEADLINE)
 
 
-def test_methods_are_named_as_torch_names_them():
+def test_methods_are_named_as_torch_names_them() -> None:
     from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
     from pytest_pprank.launch import elastic
 
-    def record():
-        return dynamic_rendezvous.get_method_name()
+    def record() -> str:
+        name: str = dynamic_rendezvous.get_method_name()
+        return name
 
-    def method():
+    def method() -> str:
         return record()
 
     assert method() == "method"
@@ -97,7 +110,7 @@ def test_methods_are_named_as_torch_names_them():
     assert method() == "method"
 
 
-def test_spawned_groups_work_and_the_run_says_so_once(runner):
+def test_spawned_groups_work_and_the_run_says_so_once(runner: Runner) -> None:
     runner.write(
         leaves_thread="""
         import threading

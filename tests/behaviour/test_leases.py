@@ -1,14 +1,24 @@
 """Concurrent runs on one box take turns, say so, and leave nothing behind."""
 
+from __future__ import annotations
+
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank.launch.lease_files import LockFolder
-from pytest_pprank.launch.leases import LeaseQueue, cpu_slots
+from pytest_pprank.launch.leases import Lease, LeaseQueue, cpu_slots
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
+
+OtherRun = Callable[[Sequence[str]], AbstractContextManager[Lease]]
 
 DEADLINE = 100
 FLAGS = ["--pprank-device=cpu", f"--pprank-lease-timeout={DEADLINE}"]
@@ -19,21 +29,21 @@ def test_two(pprank): pass
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> LockFolder:
     return LockFolder(tmp_path / "pytest-pprank-leases")
 
 
 @pytest.fixture
-def env(tmp_path):
+def env(tmp_path: Path) -> dict[str, str]:
     return {"PPRANK_LEASE_DIR": str(tmp_path)}
 
 
 @pytest.fixture
-def other_run(folder):
+def other_run(folder: LockFolder) -> OtherRun:
     """The lease of another run, to be held in a `with` block."""
 
     @contextmanager
-    def hold(names):
+    def hold(names: Sequence[str]) -> Iterator[Lease]:
         queue = LeaseQueue("the other run", DEADLINE, print, folder=folder)
         lease = queue.acquire(names, len(names))
         try:
@@ -44,12 +54,14 @@ def other_run(folder):
     return hold
 
 
-def one_core():
+def one_core() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 @pytest.mark.parametrize("worker", ["", "gw0"])
-def test_waits_for_cores_says_so_and_runs(runner, env, other_run, folder, worker):
+def test_waits_for_cores_says_so_and_runs(
+    runner: Runner, env: dict[str, str], other_run: OtherRun, folder: LockFolder, worker: str
+) -> None:
     runner.write(test_it=PASSES)
     if worker:
         pytest.importorskip("xdist")
@@ -58,7 +70,9 @@ def test_waits_for_cores_says_so_and_runs(runner, env, other_run, folder, worker
         try:
             said = runner.read_until(process, "pprank: waiting for 2 of ")
             (ticket,) = folder.names("wait-")
-            told = folder.note(ticket).command
+            note = folder.note(ticket)
+            assert note
+            told = note.command
             lease.release()
             out, _ = process.communicate(timeout=DEADLINE)
         finally:
@@ -72,7 +86,9 @@ def test_waits_for_cores_says_so_and_runs(runner, env, other_run, folder, worker
     assert not folder.path.exists()
 
 
-def test_gives_up_naming_the_holder(runner, env, other_run, folder):
+def test_gives_up_naming_the_holder(
+    runner: Runner, env: dict[str, str], other_run: OtherRun, folder: LockFolder
+) -> None:
     runner.write(test_it=PASSES)
     with other_run(cpu_slots()):
         run = runner.run(
@@ -86,7 +102,9 @@ def test_gives_up_naming_the_holder(runner, env, other_run, folder):
 
 
 @pytest.mark.parametrize("what", ["off", "cuda"])
-def test_cores_can_be_shared(runner, env, other_run, what):
+def test_cores_can_be_shared(
+    runner: Runner, env: dict[str, str], other_run: OtherRun, what: str
+) -> None:
     runner.write(test_it=PASSES)
     with other_run(cpu_slots()):
         run = runner.run("--pp-size=2", "--pprank-device=cpu", f"--pprank-lease={what}", env=env)
@@ -94,7 +112,9 @@ def test_cores_can_be_shared(runner, env, other_run, what):
     assert "waiting" not in run.out
 
 
-def test_ranks_see_the_gpus_that_are_free(runner, env, other_run, folder):
+def test_ranks_see_the_gpus_that_are_free(
+    runner: Runner, env: dict[str, str], other_run: OtherRun, folder: LockFolder
+) -> None:
     runner.write(
         conftest="""
         from pytest_pprank import devices
@@ -121,7 +141,9 @@ def test_ranks_see_the_gpus_that_are_free(runner, env, other_run, folder):
         assert "no 3 of GPU-0, GPU-1, GPU-2, GPU-3 became free" in run.failure("test_it[pp3]")
 
 
-def test_gives_way_to_one_who_waits(runner, env, folder, tmp_path):
+def test_gives_way_to_one_who_waits(
+    runner: Runner, env: dict[str, str], folder: LockFolder, tmp_path: Path
+) -> None:
     runner.write(
         conftest="""
         from pytest_pprank.launch import leases
@@ -139,10 +161,10 @@ def test_gives_way_to_one_who_waits(runner, env, folder, tmp_path):
             assert Path("had").exists()
         """,
     )
-    told = []
+    told: list[str] = []
     queue = LeaseQueue("the other run", DEADLINE, told.append, folder=folder)
 
-    def take_a_turn():
+    def take_a_turn() -> None:
         lease = queue.acquire(cpu_slots(), len(cpu_slots()))
         (tmp_path / "had").touch()
         lease.release()
@@ -164,7 +186,7 @@ def test_gives_way_to_one_who_waits(runner, env, folder, tmp_path):
     assert not folder.path.exists()
 
 
-def test_two_xdist_workers_on_one_core_run_at_once(runner, env):
+def test_two_xdist_workers_on_one_core_run_at_once(runner: Runner, env: dict[str, str]) -> None:
     pytest.importorskip("xdist")
     runner.write(
         test_it="""
@@ -183,7 +205,9 @@ def test_two_xdist_workers_on_one_core_run_at_once(runner, env):
     assert "waiting" not in run.out
 
 
-def test_xdist_workers_that_want_more_than_there_is(runner, env, folder):
+def test_xdist_workers_that_want_more_than_there_is(
+    runner: Runner, env: dict[str, str], folder: LockFolder
+) -> None:
     pytest.importorskip("xdist")
     runner.write(
         test_it="""
@@ -203,7 +227,9 @@ def test_xdist_workers_that_want_more_than_there_is(runner, env, folder):
     assert not folder.path.exists()
 
 
-def test_interrupted_while_waiting(runner, env, other_run, folder):
+def test_interrupted_while_waiting(
+    runner: Runner, env: dict[str, str], other_run: OtherRun, folder: LockFolder
+) -> None:
     runner.write(test_it=PASSES)
     with (
         other_run(cpu_slots()),
@@ -220,7 +246,9 @@ def test_interrupted_while_waiting(runner, env, other_run, folder):
         assert folder.names() == sorted(cpu_slots())
 
 
-def test_killed_while_it_holds(runner, env, folder, tmp_path):
+def test_killed_while_it_holds(
+    runner: Runner, env: dict[str, str], folder: LockFolder, tmp_path: Path
+) -> None:
     runner.write(
         test_it="""
         from pathlib import Path

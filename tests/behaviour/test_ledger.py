@@ -1,5 +1,7 @@
 """The ledger of real ranks over gloo, read from outside whatever state the rank is in."""
 
+from __future__ import annotations
+
 import gc
 import multiprocessing
 import os
@@ -9,13 +11,19 @@ import threading
 import time
 import traceback
 import weakref
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
-from pytest_pprank.oplog.file import CREATE, State, ledger_file, read_ledger
-from pytest_pprank.oplog.read.wait_graph import explain_waits, summary
+from pytest_pprank.oplog.file import CREATE, Ledger, Operation, State, ledger_file, read_ledger
+from pytest_pprank.oplog.read.wait_graph import Waits, explain_waits, summary
+
+T = TypeVar("T")
 
 DEADLINE = 60
 FINISHED = "finished the test"
@@ -25,14 +33,17 @@ HERE = os.path.basename(__file__)
 class Rank:
     """What a body of a rank gets: its rank, and a way to talk to the test."""
 
-    def __init__(self, rank, world, workdir, pipe):
+    send: Callable[..., None]
+    kept: object
+
+    def __init__(self, rank: int, world: int, workdir: Path, pipe: Connection) -> None:
         from pytest_pprank.oplog.record import ledger
 
         self.rank, self.world, self.workdir, self.pipe = rank, world, workdir, pipe
         self.other = 1 - rank
         self.ledger = ledger
 
-    def join_group(self, **options):
+    def join_group(self, **options: Any) -> Any:
         import torch.distributed as dist
 
         store = f"file://{self.workdir}/store"
@@ -41,14 +52,17 @@ class Rank:
         )
         return dist
 
-    def operations(self):
+    def operations(self) -> tuple[Operation, ...]:
         return read_ledger(ledger_file(self.workdir, self.rank)).operations
 
-    def last(self):
+    def last(self) -> Operation:
         return self.operations()[-1]
 
 
-def run_rank(body, rank, world, workdir, pipe):
+Body = Callable[[Rank], object]
+
+
+def run_rank(body: Body, rank: int, world: int, workdir: Path, pipe: Connection) -> None:
     from torch.distributed import send  # a name taken before the ledger is there
 
     me = Rank(rank, world, workdir, pipe)
@@ -66,13 +80,14 @@ def run_rank(body, rank, world, workdir, pipe):
 class Ranks:
     """Ranks as processes of their own, seen from outside."""
 
-    def __init__(self, workdir):
+    def __init__(self, workdir: Path) -> None:
         self.workdir = workdir
-        self.processes, self.pipes = [], []
+        self.processes: list[ForkServerProcess] = []
+        self.pipes: list[Connection] = []
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["torch.distributed"])
 
-    def start(self, body, world=2):
+    def start(self, body: Body, world: int = 2) -> Ranks:
         for rank in range(world):
             ours, theirs = self.context.Pipe()
             process = self.context.Process(
@@ -84,23 +99,23 @@ class Ranks:
             self.pipes.append(ours)
         return self
 
-    def result(self, rank):
+    def result(self, rank: int) -> Any:
         assert self.pipes[rank].poll(DEADLINE), f"rank {rank}: {summary(self.ledger(rank))}"
         outcome, value = self.pipes[rank].recv()
         assert outcome == "done", value
         return value
 
-    def results(self):
+    def results(self) -> list[Any]:
         return [self.result(rank) for rank in range(len(self.processes))]
 
-    def ledger(self, rank):
+    def ledger(self, rank: int) -> Ledger:
         return read_ledger(ledger_file(self.workdir, rank))
 
-    def explain(self, **places):
+    def explain(self, **places: str) -> Waits:
         ledgers = {rank: self.ledger(rank) for rank in range(len(self.processes))}
         return explain_waits(ledgers, {int(name[1:]): place for name, place in places.items()})
 
-    def until(self, condition):
+    def until(self, condition: Callable[[], T | None]) -> T:
         deadline = time.monotonic() + DEADLINE
         while not (value := condition()):
             ledgers = [summary(self.ledger(rank)) for rank in range(len(self.processes))]
@@ -108,26 +123,26 @@ class Ranks:
             time.sleep(0.02)
         return value
 
-    def until_waiting(self, rank, kind):
-        def waiting():
+    def until_waiting(self, rank: int, kind: str) -> Operation:
+        def waiting() -> list[Operation]:
             return [op for op in self.ledger(rank).waiting if op.kind == kind]
 
         return self.until(waiting)[0]
 
-    def end(self):
+    def end(self) -> None:
         for process in self.processes:
             process.kill()
             process.join()
 
 
 @pytest.fixture
-def ranks(tmp_path):
+def ranks(tmp_path: Path) -> Iterator[Ranks]:
     ranks = Ranks(tmp_path)
     yield ranks
     ranks.end()
 
 
-def every_operation(me):
+def every_operation(me: Rank) -> None:
     import torch
 
     dist = me.join_group()
@@ -160,7 +175,7 @@ def every_operation(me):
     dist.all_reduce(tensor, async_op=True).get_future().wait()
 
 
-def test_every_operation_is_seen(ranks):
+def test_every_operation_is_seen(ranks: Ranks) -> None:
     ranks.start(every_operation).results()
     ledger = ranks.ledger(0)
     assert all(operation.state is State.COMPLETED for operation in ledger.operations)
@@ -188,7 +203,7 @@ def test_every_operation_is_seen(ranks):
     assert others == [*kinds[:1], "recv", "send", *kinds[3:]]
 
 
-def alike(me):
+def alike(me: Rank) -> None:
     """One line of code, many operations that differ in one thing each; and again."""
     import torch
 
@@ -204,7 +219,7 @@ def alike(me):
         (dist.reduce, torch.ones(3), {"dst": 0}),
     ]
 
-    def go():
+    def go() -> None:
         for function, tensor, options in calls:
             function(tensor, **options)
 
@@ -216,7 +231,7 @@ def alike(me):
         thread.join()
 
 
-def test_operations_from_one_line_are_told_apart(ranks):
+def test_operations_from_one_line_are_told_apart(ranks: Ranks) -> None:
     ranks.start(alike, world=1).results()
     operations = [op for op in ranks.ledger(0).operations if op.way != CREATE]
     told = [
@@ -237,11 +252,11 @@ def test_operations_from_one_line_are_told_apart(ranks):
     assert len({op.site.line for op in operations}) == 1
 
 
-def pending_states(me):
+def pending_states(me: Rank) -> dict[str, object]:
     import torch
 
     dist = me.join_group()
-    seen = {}
+    seen: dict[str, object] = {}
     if me.rank == 0:
         me.kept = dist.isend(torch.ones(2), 1, tag=1)
         seen["isend"] = me.last().state
@@ -269,7 +284,7 @@ def pending_states(me):
     return seen
 
 
-def test_pending_operations_have_their_state(ranks):
+def test_pending_operations_have_their_state(ranks: Ranks) -> None:
     assert ranks.start(pending_states).results()[0] == {
         "isend": State.ISSUED,
         "isend after a look": State.ISSUED,
@@ -281,18 +296,19 @@ def test_pending_operations_have_their_state(ranks):
     assert "waiter" in ranks.ledger(0).threads
 
 
-def errors(me):
+def errors(me: Rank) -> tuple[list[tuple[str, str, int]], bool] | None:
     import torch
 
     dist = me.join_group()
     if me.rank:
         return None
     seen = []
-    for action in (
+    actions: tuple[Callable[[], object], ...] = (
         lambda: dist.group.WORLD.allreduce(3),
         lambda: dist.group.WORLD.send([torch.ones(2)] * 2, 1, 0),
         lambda: dist.irecv(torch.ones(2), 1).wait(timedelta(seconds=0.1)),
-    ):
+    )
+    for action in actions:
         try:
             action()
         except (TypeError, RuntimeError, IndexError, ValueError) as error:
@@ -302,7 +318,7 @@ def errors(me):
     return seen, read_ledger(ledger_file(me.workdir, 0)).complete
 
 
-def test_errors_go_through_unchanged(ranks):
+def test_errors_go_through_unchanged(ranks: Ranks) -> None:
     seen, complete = ranks.start(errors).result(0)
     assert complete
     assert [(name, frames) for name, _, frames in seen] == [
@@ -319,7 +335,7 @@ def test_errors_go_through_unchanged(ranks):
     assert failed.error == seen[2][1].splitlines()[0][:200]
 
 
-def one_receives(me):
+def one_receives(me: Rank) -> None:
     import torch
 
     dist = me.join_group()
@@ -328,10 +344,12 @@ def one_receives(me):
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
-def test_is_read_while_its_rank_cannot_answer(ranks, how):
+def test_is_read_while_its_rank_cannot_answer(ranks: Ranks, how: signal.Signals) -> None:
     ranks.start(one_receives).result(0)
     before = ranks.until_waiting(1, "recv")
-    os.kill(ranks.processes[1].pid, how)
+    pid = ranks.processes[1].pid
+    assert pid
+    os.kill(pid, how)
     if how == signal.SIGKILL:
         ranks.processes[1].join(DEADLINE)
     assert ranks.ledger(1).waiting == (before,)
@@ -345,13 +363,13 @@ def test_is_read_while_its_rank_cannot_answer(ranks, how):
     )
 
 
-def around(me):
+def around(me: Rank) -> None:
     import torch
 
     me.join_group().recv(torch.ones(1), (me.rank + 1) % me.world)
 
 
-def test_three_ranks_in_a_circle(ranks):
+def test_three_ranks_in_a_circle(ranks: Ranks) -> None:
     ranks.start(around, world=3)
     for rank in range(3):
         ranks.until_waiting(rank, "recv")
@@ -361,7 +379,7 @@ def test_three_ranks_in_a_circle(ranks):
     assert ranks.explain().key == waits.key
 
 
-def one_sends(me):
+def one_sends(me: Rank) -> None:
     import torch
 
     dist = me.join_group()
@@ -369,14 +387,14 @@ def one_sends(me):
         dist.send(torch.ones(1), 0)
 
 
-def test_gloo_sends_no_message_before_it_is_received(ranks):
+def test_gloo_sends_no_message_before_it_is_received(ranks: Ranks) -> None:
     """What makes a send that nobody receives a wait, be it ever so small."""
     ranks.start(one_sends).result(0)
     ranks.until_waiting(1, "send")
     assert ranks.explain(r0=FINISHED).hopeless == {1}
 
 
-def different(me):
+def different(me: Rank) -> None:
     import torch
 
     dist = me.join_group()
@@ -386,10 +404,10 @@ def different(me):
         dist.all_reduce(torch.ones(4))
 
 
-def test_different_collectives(ranks):
+def test_different_collectives(ranks: Ranks) -> None:
     ranks.start(different)
 
-    def mismatch():
+    def mismatch() -> Waits | None:
         waits = ranks.explain()
         return waits if waits.mismatch else None
 
@@ -397,20 +415,20 @@ def test_different_collectives(ranks):
     assert re.search(r"rank 0 all_reduce #1 \(.* SUM, .*rank 1 broadcast #1 \(.* root 0, ", line)
 
 
-def one_creates(me):
+def one_creates(me: Rank) -> None:
     dist = me.join_group()
     if me.rank == 1:
         dist.new_group([0, 1])
 
 
-def test_a_group_that_one_rank_creates_alone(ranks):
+def test_a_group_that_one_rank_creates_alone(ranks: Ranks) -> None:
     ranks.start(one_creates).result(0)
     operation = ranks.until_waiting(1, "new_group")
     assert (operation.way, operation.site.function) == (CREATE, "one_creates")
     assert ranks.explain(r0=FINISHED).hopeless == {1}
 
 
-def again(me):
+def again(me: Rank) -> None:
     import torch
 
     for _ in range(2):
@@ -424,7 +442,7 @@ def again(me):
         me.pipe.recv()
 
 
-def test_a_group_that_is_created_again_counts_from_one(ranks):
+def test_a_group_that_is_created_again_counts_from_one(ranks: Ranks) -> None:
     ranks.start(again)
     for _ in range(2):
         for pipe in ranks.pipes:
@@ -440,21 +458,21 @@ def test_a_group_that_is_created_again_counts_from_one(ranks):
     assert len({op.group for op in ranks.ledger(0).operations if op.way != CREATE}) == 2
 
 
-def waits_for_a_key(me):
+def waits_for_a_key(me: Rank) -> None:
     from torch.distributed import FileStore
 
     if me.rank == 0:
         FileStore(f"{me.workdir}/other", 2).get("a key")
 
 
-def test_a_wait_for_a_key_of_a_store(ranks):
+def test_a_wait_for_a_key_of_a_store(ranks: Ranks) -> None:
     ranks.start(waits_for_a_key).result(1)
     assert ranks.until_waiting(0, "store.get").detail == "key a key"
     (line,) = ranks.explain(r1=FINISHED).lines
     assert line.endswith("in waits_for_a_key, key a key)")
 
 
-def methods(_):
+def methods(_: Rank) -> set[str]:
     from torch._C._distributed_c10d import ProcessGroup
 
     from pytest_pprank.oplog.record.calls import KINDS
@@ -467,11 +485,11 @@ def methods(_):
     return returning_work - set(KINDS) - {"_end_coalescing"}
 
 
-def test_no_method_of_torch_is_forgotten(ranks):
+def test_no_method_of_torch_is_forgotten(ranks: Ranks) -> None:
     assert ranks.start(methods, world=1).result(0) == set()
 
 
-def inherits(me):
+def inherits(me: Rank) -> int:
     import torch
 
     dist = me.join_group()
@@ -485,12 +503,12 @@ def inherits(me):
     return len(me.operations()) - before
 
 
-def test_a_child_of_a_rank_writes_nothing_into_its_ledger(ranks):
+def test_a_child_of_a_rank_writes_nothing_into_its_ledger(ranks: Ranks) -> None:
     assert ranks.start(inherits).results() == [0, 0]
 
 
-def start_without_room(me):
-    me.ledger._recorder = None
+def start_without_room(me: Rank) -> None:
+    me.ledger._recorder = None  # type: ignore[attr-defined]
     me.ledger.start_ledger(Path("/dev/null"), 0)
     import torch
 
@@ -499,6 +517,6 @@ def start_without_room(me):
     me.ledger.take_stock()
 
 
-def test_a_ledger_that_cannot_be_written_is_in_nobodys_way(ranks):
+def test_a_ledger_that_cannot_be_written_is_in_nobodys_way(ranks: Ranks) -> None:
     ranks.start(start_without_room).results()
     assert read_ledger(ledger_file(Path("/dev/null"), 0)).problem

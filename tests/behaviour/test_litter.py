@@ -1,15 +1,22 @@
 """However a run ends, it leaves no process and no folder."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import pytest_pprank
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 SOURCE = """
 import pytest, time
@@ -29,14 +36,14 @@ def test_stuck(process_group, pprank):
 
 
 @pytest.fixture
-def own_tmp():
+def own_tmp() -> Iterator[Path]:
     """A temporary folder for the run alone, short enough for the unix sockets in it."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
-def stuck(runner, tmp_path, own_tmp):
+def stuck(runner: Runner, tmp_path: Path, own_tmp: Path) -> Iterator[subprocess.Popen[str]]:
     """A run whose ranks are inside a collective for ever."""
     runner.write(test_it=SOURCE)
     flags = ["--pp-size=2", "--pprank-device=cpu"]
@@ -45,6 +52,7 @@ def stuck(runner, tmp_path, own_tmp):
             runner.wait_for(
                 lambda: (tmp_path / "stuck").exists() or process.poll() is not None, "it is stuck"
             )
+            assert process.stdout
             assert process.poll() is None, process.stdout.read()
             assert len(runner.processes()) >= 4  # controller, launcher, fork server, ranks
             assert semaphores_of((tmp_path / "run").read_text())
@@ -53,11 +61,11 @@ def stuck(runner, tmp_path, own_tmp):
             process.kill()
 
 
-def semaphores_of(run):
+def semaphores_of(run: str) -> list[Path]:
     return list(Path("/dev/shm").glob(f"sem.{run}-*"))
 
 
-def assert_clean(runner, own_tmp):
+def assert_clean(runner: Runner, own_tmp: Path) -> None:
     runner.wait_for(lambda: not runner.processes(), f"these are gone: {runner.processes()}")
     runner.wait_for(lambda: not list(own_tmp.glob("pprank-*")), "the folder is gone")
     if (runner.folder / "run").exists():
@@ -65,14 +73,16 @@ def assert_clean(runner, own_tmp):
         runner.wait_for(lambda: not semaphores_of(run), "the semaphores are gone")
 
 
-def test_controller_killed(stuck, runner, own_tmp):
+def test_controller_killed(stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path) -> None:
     stuck.kill()
     stuck.wait()
     assert_clean(runner, own_tmp)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_controller_gone_before_the_launcher_has_come_up(runner, own_tmp, how):
+def test_controller_gone_before_the_launcher_has_come_up(
+    runner: Runner, own_tmp: Path, how: signal.Signals
+) -> None:
     """While it still imports torch: it finds nobody to talk to."""
     runner.write(test_it="def test_it(pprank): pass")
     flags = ["--pp-size=2", "--pprank-device=cpu"]
@@ -84,7 +94,7 @@ def test_controller_gone_before_the_launcher_has_come_up(runner, own_tmp, how):
     assert_clean(runner, own_tmp)
 
 
-def test_controller_gone_before_it_has_said_a_word(runner, own_tmp):
+def test_controller_gone_before_it_has_said_a_word(runner: Runner, own_tmp: Path) -> None:
     """The launcher has nothing but the folder in which it was started."""
     folder = own_tmp / "pprank-run"
     folder.mkdir()
@@ -101,13 +111,15 @@ def test_controller_gone_before_it_has_said_a_word(runner, own_tmp):
     assert_clean(runner, own_tmp)
 
 
-def test_controller_terminated(stuck, runner, own_tmp):
+def test_controller_terminated(stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path) -> None:
     stuck.terminate()
     stuck.wait()
     assert_clean(runner, own_tmp)
 
 
-def test_interrupted_once_it_reports_and_says_where_the_ranks_were(stuck, runner, own_tmp):
+def test_interrupted_once_it_reports_and_says_where_the_ranks_were(
+    stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path
+) -> None:
     stuck.send_signal(signal.SIGINT)
     out, _ = stuck.communicate(timeout=60)
     assert_clean(runner, own_tmp)
@@ -119,7 +131,9 @@ def test_interrupted_once_it_reports_and_says_where_the_ranks_were(stuck, runner
     assert "in test_stuck" in where.partition("Stacks of ranks 0,1")[2]
 
 
-def test_interrupted_twice_it_ends_at_once(stuck, runner, own_tmp):
+def test_interrupted_twice_it_ends_at_once(
+    stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path
+) -> None:
     stuck.send_signal(signal.SIGINT)
     # the second comes while the first is being dealt with: both ranks are asked for their stacks
     stuck.send_signal(signal.SIGINT)
@@ -139,7 +153,7 @@ test_run.TestRun.wait = broken
 """
 
 
-def test_a_crash_of_the_plugin(runner, own_tmp):
+def test_a_crash_of_the_plugin(runner: Runner, own_tmp: Path) -> None:
     runner.write(conftest=CRASH, test_it="def test_it(pprank): pass")
     run = runner.run("--pp-size=2", "--pprank-device=cpu", env={"TMPDIR": str(own_tmp)})
     assert run.ret == pytest.ExitCode.INTERNAL_ERROR
@@ -166,14 +180,14 @@ def test_leaves_children_and_passes(pprank):
 """
 
 
-def test_children_of_ranks_are_ended_wherever_they_went(runner, own_tmp):
+def test_children_of_ranks_are_ended_wherever_they_went(runner: Runner, own_tmp: Path) -> None:
     runner.write(test_it=CHILDREN)
     run = runner.run("--pp-size=2", "--pprank-device=cpu", env={"TMPDIR": str(own_tmp)})
     assert run.counts() == {"failed": 2, "passed": 1}
     assert runner.processes() == {}
 
 
-def test_launcher_killed(stuck, runner, own_tmp):
+def test_launcher_killed(stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path) -> None:
     children = Path(f"/proc/{stuck.pid}/task/{stuck.pid}/children").read_text().split()
     (launcher,) = [pid for pid in runner.processes() if str(pid) in children]
     os.kill(launcher, signal.SIGKILL)
@@ -182,7 +196,7 @@ def test_launcher_killed(stuck, runner, own_tmp):
     assert_clean(runner, own_tmp)
 
 
-def test_nothing_in_the_temporary_folder_after_a_good_run(runner, own_tmp):
+def test_nothing_in_the_temporary_folder_after_a_good_run(runner: Runner, own_tmp: Path) -> None:
     runner.write(
         test_it="""
         import multiprocessing, pathlib, tempfile
@@ -202,7 +216,7 @@ def test_nothing_in_the_temporary_folder_after_a_good_run(runner, own_tmp):
     assert tempfile.gettempdir() != str(own_tmp)
 
 
-def _user():
+def _user() -> str:
     import getpass
 
     return getpass.getuser()

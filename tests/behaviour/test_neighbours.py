@@ -1,6 +1,13 @@
 """Ranked tests among other kinds of tests, and under plugins that need nothing of us on a rank."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 MIXED = """
 '''
@@ -53,7 +60,7 @@ def test_ranked(pprank):
 
 
 @pytest.fixture(scope="module")
-def mixed(module_runner):
+def mixed(module_runner: Runner) -> Run:
     module_runner.write(test_it=MIXED)
     return module_runner.run("--pp-size=2", "--pprank-device=cpu", "--doctest-modules")
 
@@ -72,15 +79,15 @@ def mixed(module_runner):
         ("test_ranked[pp2]", "PASSED"),
     ],
 )
-def test_kinds_of_tests(mixed, test, outcome):
+def test_kinds_of_tests(mixed: Run, test: str, outcome: str) -> None:
     assert mixed.outcome(test) == outcome
 
 
-def test_failure_in_a_test_case(mixed):
+def test_failure_in_a_test_case(mixed: Run) -> None:
     assert "failed on rank 1 of 2" in mixed.failure("TestClass.test_one_rank_fails")
 
 
-def test_subtests(runner):
+def test_subtests(runner: Runner) -> None:
     runner.write(
         test_it="""
         import unittest, pytest
@@ -122,7 +129,7 @@ def test_four(pprank):
 """
 
 
-def test_randomly(runner):
+def test_randomly(runner: Runner) -> None:
     """The same order and the same random numbers on all ranks, and again with the same seed."""
     pytest.importorskip("pytest_randomly")
     runner.write(test_it=RANDOM)
@@ -137,7 +144,7 @@ def test_randomly(runner):
     assert orders[0] == orders[1] != orders[2]
 
 
-def _order(run):
+def _order(run: Run) -> list[str]:
     return [line.split()[0] for line in run.out.splitlines() if line.startswith("test_it.py::")]
 
 
@@ -167,7 +174,7 @@ async def test_unmarked(pprank):
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])
-def test_asyncio(runner, mode):
+def test_asyncio(runner: Runner, mode: str) -> None:
     pytest.importorskip("pytest_asyncio")
     runner.write(test_it=ASYNC)
     run = runner.run("-pasyncio", f"--asyncio-mode={mode}", "--pp-size=2", "--pprank-device=cpu")

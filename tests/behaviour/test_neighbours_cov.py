@@ -1,8 +1,17 @@
 """pytest-cov reports what ranks have run, without any set-up by the user."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
+
+    Measure = Callable[..., tuple[Run, dict[str, Any]]]
 
 pytest.importorskip("pytest_cov")
 
@@ -56,10 +65,10 @@ LINES = {name: number for number, name in enumerate(PACKAGE.splitlines(), 1)}
 
 
 @pytest.fixture
-def measured(runner):
+def measured(runner: Runner) -> Measure:
     runner.write(covered=PACKAGE)
 
-    def measure(*options, source=SOURCE, **kwargs):
+    def measure(*options: str, source: str = SOURCE, **kwargs: Any) -> tuple[Run, dict[str, Any]]:
         runner.write(test_it=source)
         run = runner.run(*OPTIONS, *options, **kwargs)
         left = [path.name for path in runner.folder.glob(".coverage*")]
@@ -70,53 +79,53 @@ def measured(runner):
     return measure
 
 
-def line(text):
+def line(text: str) -> int:
     return LINES[f"    {text}"]
 
 
-def test_ranks_count(measured):
+def test_ranks_count(measured: Measure) -> None:
     run, file = measured("--cov-branch")
     assert run.ret == 0
     assert file["missing_lines"] == [line('return "nobody"'), line('return "dead"')]
     assert file["missing_branches"] == []
 
 
-def test_with_xdist(measured):
+def test_with_xdist(measured: Measure) -> None:
     pytest.importorskip("xdist")
     run, file = measured("-n2")
     assert run.ret == 0
     assert file["missing_lines"] == [line('return "nobody"'), line('return "dead"')]
 
 
-def test_contexts_name_the_test(measured, runner):
+def test_contexts_name_the_test(measured: Measure, runner: Runner) -> None:
     (runner.folder / "own.ini").write_text("[json]\nshow_contexts = true\n")
     _, file = measured("--cov-context=test", "--cov-config=own.ini")
     contexts = file["contexts"][str(line('return "other"'))]
     assert contexts == ["test_it.py::test_ranked[pp2]|run"]
 
 
-def test_killed_ranks_lose_no_more_than_their_last_test(measured):
+def test_killed_ranks_lose_no_more_than_their_last_test(measured: Measure) -> None:
     run, file = measured(source=KILLING)
     assert run.counts() == {"failed": 1, "passed": 2}
     assert line('return "other"') in file["executed_lines"]
     assert line('return "dead"') in file["missing_lines"]
 
 
-def test_only_ranks_import_it(measured):
+def test_only_ranks_import_it(measured: Measure) -> None:
     """The controller has nothing to say about it, and does not warn that it has not."""
     run, file = measured(source="def test_it(pprank):\n    import covered\n    covered.here()\n")
     assert line('return "controller"') in file["executed_lines"]
     assert "CoverageWarning" not in run.out
 
 
-def test_stopped_run_leaves_no_data_files(runner):
+def test_stopped_run_leaves_no_data_files(runner: Runner) -> None:
     runner.write(covered=PACKAGE, test_it=SOURCE + "    assert False\n\ndef test_after(): pass\n")
     run = runner.run(*OPTIONS, "-x")
     assert "stopping after 1 failures" in run.out
     assert not list(runner.folder.glob(".coverage.*"))
 
 
-def test_no_cov(runner):
+def test_no_cov(runner: Runner) -> None:
     runner.write(covered=PACKAGE, test_it=SOURCE.replace("@pytest.mark.no_cover", ""))
     run = runner.run(*OPTIONS, "--no-cov")
     assert run.counts() == {"passed": 3}

@@ -1,8 +1,14 @@
 """hypothesis in ranked tests: the same examples on all ranks, simplified together."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 pytest.importorskip("hypothesis")
 
@@ -132,62 +138,62 @@ FAIL = {
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=SOURCE)
     return module_runner.run("--pp-size=2", "--pprank-device=cpu")
 
 
 @pytest.mark.parametrize("test", PASS)
-def test_passes(run, test):
+def test_passes(run: Run, test: str) -> None:
     assert run.outcome(test) == "PASSED"
 
 
 @pytest.mark.parametrize("test", FAIL)
-def test_fails(run, test):
+def test_fails(run: Run, test: str) -> None:
     assert f"failed on {FAIL[test]} of 2" in run.failure(test)
 
 
 @pytest.mark.parametrize("test", ["one_rank_fails", "all_ranks_fail", "ranks_fail_differently"])
-def test_example_is_minimal(run, test):
+def test_example_is_minimal(run: Run, test: str) -> None:
     block = run.failure(f"test_{test}[pp2]")
     assert re.search(r"number=1000\b", block)
     assert "not minimal" not in block
     assert "hypothesis_lockstep" not in block
 
 
-def test_unused_arguments_are_minimal_too(run):
+def test_unused_arguments_are_minimal_too(run: Run) -> None:
     assert "more=[]" in run.failure("test_one_rank_fails[pp2]")
 
 
-def test_peers_name_the_rank_that_failed(run):
+def test_peers_name_the_rank_that_failed(run: Run) -> None:
     block = run.failure("test_one_rank_fails[pp2]")
     assert "rank 0 failed as a consequence" in block
     assert "this example failed on rank 1: AssertionError" in block
 
 
-def test_failure_in_a_meeting(run):
+def test_failure_in_a_meeting(run: Run) -> None:
     """The peer cannot come to the end of the example: what is known is told, and no time lost."""
     block = run.failure("test_fails_while_its_peer_waits_in_a_meeting[pp2]")
     assert "failed on rank 1 of 2" in block
     assert "rank 0 failed as a consequence" in block
 
 
-def test_different_draws_are_named(run):
+def test_different_draws_are_named(run: Run) -> None:
     block = run.failure("test_draws_by_rank[pp2]")
     assert "hypothesis drew different values on the ranks in example 1" in block
     assert "must not depend on the rank" in block
 
 
-def test_different_assumptions_are_named(run):
+def test_different_assumptions_are_named(run: Run) -> None:
     block = run.failure("test_assumes_by_rank_then_meets[pp2]")
     assert "assume the same things on all ranks" in block
 
 
-def test_state_machines_are_refused(run):
+def test_state_machines_are_refused(run: Run) -> None:
     assert "RuleBasedStateMachine) cannot be ranked" in run.failure("TestMachine.runTest")
 
 
-def test_failure_while_the_peer_is_stuck(runner):
+def test_failure_while_the_peer_is_stuck(runner: Runner) -> None:
     """Costs the grace, and tells both: the failure of the one, and where the other is."""
     runner.write(
         test_it="""
@@ -212,7 +218,7 @@ def test_failure_while_the_peer_is_stuck(runner):
     assert run.outcome("test_next[pp2]") == "PASSED"
 
 
-def test_failing_example_is_kept_and_tried_first(runner):
+def test_failing_example_is_kept_and_tried_first(runner: Runner) -> None:
     runner.write(
         test_it="""
         from pathlib import Path
@@ -234,7 +240,7 @@ def test_failing_example_is_kept_and_tried_first(runner):
     assert (runner.folder / "tried").read_text().split()[0] == "12345"
 
 
-def test_async(runner):
+def test_async(runner: Runner) -> None:
     pytest.importorskip("pytest_asyncio")
     runner.write(
         test_it="""

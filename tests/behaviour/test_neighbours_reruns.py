@@ -1,6 +1,13 @@
 """pytest-rerunfailures decides what runs again; it then runs on all ranks."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 pytest.importorskip("pytest_rerunfailures")
 
@@ -64,7 +71,7 @@ def test_good(pprank):
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=SOURCE)
     return module_runner.run("--pp-size=2", "--pprank-device=cpu", "--reruns=1", "-rR")
 
@@ -82,21 +89,21 @@ def run(module_runner):
         ("test_good[pp2]", ["PASSED"]),
     ],
 )
-def test_outcomes(run, test, outcomes):
+def test_outcomes(run: Run, test: str, outcomes: list[str]) -> None:
     lines = [line.split()[1] for line in run.out.splitlines() if f"::{test} " in f"{line} "]
     assert [word for word in lines if word.isupper()] == outcomes
 
 
-def test_counts(run):
+def test_counts(run: Run) -> None:
     assert run.counts() == {"failed": 3, "passed": 5, "rerun": 6}
     assert run.ret == 1
 
 
-def test_last_attempt_is_explained(run):
+def test_last_attempt_is_explained(run: Run) -> None:
     assert "failed on rank 1 of 2" in run.failure("test_always_fails[pp2]")
 
 
-def test_strict_config_and_markers(runner):
+def test_strict_config_and_markers(runner: Runner) -> None:
     """Its ini options and its marker are known on the ranks, though it does nothing there."""
     (runner.folder / "pytest.ini").write_text(
         "[pytest]\naddopts = --strict-markers --strict-config\nreruns = 1\nfilterwarnings = error\n"
@@ -114,7 +121,7 @@ def test_strict_config_and_markers(runner):
     assert run.counts() == {"passed": 1}
 
 
-def test_with_xdist(runner):
+def test_with_xdist(runner: Runner) -> None:
     pytest.importorskip("xdist")
     runner.write(test_it=SOURCE)
     options = ("--pp-size=2", "--pprank-device=cpu", "-n2", "--reruns=1", "-k", "once or always")

@@ -1,6 +1,13 @@
 """Under pytest-xdist every worker has worker groups of its own."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 pytest.importorskip("xdist")
 
@@ -40,7 +47,7 @@ OPTIONS = ("-n2", "--pp-size=2", "--pprank-device=cpu")
 
 
 @pytest.mark.parametrize("dist", ["loadscope", "worksteal"])
-def test_distribution(runner, dist):
+def test_distribution(runner: Runner, dist: str) -> None:
     runner.write(test_one=SOURCE, test_two="def test_alone(pprank): pprank.barrier()")
     run = runner.run(*OPTIONS, f"--dist={dist}")
     assert run.counts() == {"failed": 2, "passed": 6}
@@ -49,7 +56,7 @@ def test_distribution(runner, dist):
     runner.wait_for(lambda: not runner.processes(), "all processes are gone")
 
 
-def test_stop_at_the_first_failure(runner):
+def test_stop_at_the_first_failure(runner: Runner) -> None:
     runner.write(test_it="import pytest\n" + "".join(FAILING.format(n=n) for n in range(12)))
     run = runner.run(*OPTIONS, "-x")
     assert run.ret == 2
@@ -66,7 +73,7 @@ def test_{n}(pprank):
 """
 
 
-def test_worker_that_crashes(runner):
+def test_worker_that_crashes(runner: Runner) -> None:
     """Its ranks go with it, and its successor goes on."""
     runner.write(
         test_it="""

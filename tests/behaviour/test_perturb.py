@@ -1,8 +1,14 @@
 """A race that goes well by itself comes to light, and does so again with the same seed."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 TESTS = """
     import time
@@ -70,38 +76,38 @@ TESTS = """
 """
 
 
-def run(module_runner, *args):
+def run(module_runner: Runner, *args: str) -> Run:
     module_runner.write(test_it=TESTS)
     return module_runner.run("--pp-size", "2", "--pprank-device", "cpu", *args)
 
 
 @pytest.fixture(scope="module")
-def quiet(module_runner):
+def quiet(module_runner: Runner) -> Run:
     return run(module_runner)
 
 
 @pytest.fixture(scope="module")
-def perturbed(module_runner):
+def perturbed(module_runner: Runner) -> Run:
     return run(module_runner, "--pprank-perturb", "1:late_sends")
 
 
-def outcomes(run):
+def outcomes(run: Run) -> list[str]:
     names = ("overtaken", "right", "left_alone", "perturbed_in_each_run")
     return [run.outcome(f"test_{name}[pp2]") for name in names]
 
 
-def test_race_goes_well_by_itself(quiet):
+def test_race_goes_well_by_itself(quiet: Run) -> None:
     assert outcomes(quiet) == ["PASSED", "PASSED", "PASSED", "FAILED"]
 
 
-def test_rank_that_comes_late(quiet):
+def test_rank_that_comes_late(quiet: Run) -> None:
     assert quiet.outcome("test_written_to_before_it_has_left[alone-pp2]") == "PASSED"
     late = "test_written_to_before_it_has_left[held-pp2]"
     assert quiet.outcome(late) == "FAILED"
     assert "not what was given to isend" in quiet.failure(late)
 
 
-def test_race_comes_to_light(perturbed):
+def test_race_comes_to_light(perturbed: Run) -> None:
     assert outcomes(perturbed) == ["FAILED", "PASSED", "PASSED", "FAILED"]
     assert "pprank: perturbed, --pprank-perturb 1:late_sends" in perturbed.out
     told = perturbed.failure("test_overtaken[pp2]")
@@ -110,7 +116,7 @@ def test_race_comes_to_light(perturbed):
     assert "to repeat: pytest --pp-size 2 --pprank-device cpu --pprank-perturb 1:late_sends" in told
 
 
-def test_same_seed_does_the_same_to_the_test_alone(perturbed, module_runner):
+def test_same_seed_does_the_same_to_the_test_alone(perturbed: Run, module_runner: Runner) -> None:
     """The repeating line of a failure runs one test, first in its worker group."""
     name = "test_perturbed_in_each_run[pp2]"
     before = perturbed.failure(name)

@@ -1,6 +1,13 @@
 """What ranks print arrives per rank and per test, readable, bounded, whatever it is."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 SOURCE = """
 import os, sys
@@ -53,42 +60,42 @@ FLAGS = ["--pp-size=2", "--pprank-device=cpu"]
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=SOURCE)
     # the flood takes a busy machine longer than its peer waits
     return module_runner.run(*FLAGS, "--pprank-grace=120")
 
 
-def test_a_flood_is_kept_to_its_end(run):
+def test_a_flood_is_kept_to_its_end(run: Run) -> None:
     block = run.failure("test_flood[pp2]")
     assert "the end of the flood" in block
     assert "bytes before this are left out" in block
     assert len(block) < 1 << 20
 
 
-def test_junk_is_made_readable(run):
+def test_junk_is_made_readable(run: Run) -> None:
     block = run.failure("test_junk[pp2]")
     assert "\ufffd\ufffd\x00 junk" in block
     assert "surrogate ?" in block
     assert "Captured stderr call (ranks 0,1)" in block
 
 
-def test_a_long_diff_arrives(run):
+def test_a_long_diff_arrives(run: Run) -> None:
     assert "At index 1 diff: 1 != 2" in run.failure("test_a_long_diff[pp2]")
 
 
-def test_last_words_are_kept(run):
+def test_last_words_are_kept(run: Run) -> None:
     block = run.failure("test_last_words[pp2]")
     assert "rank 1 died in call: it exited with code 3; the last line of its stderr: on st" in block
     assert "on stdout, no newline" in block.partition("Captured stdout call (ranks 0,1)")[2]
 
 
 @pytest.mark.parametrize("test", ["test_with_capsys[pp2]", "test_with_capfd[pp2]"])
-def test_the_capture_fixtures_work(run, test):
+def test_the_capture_fixtures_work(run: Run, test: str) -> None:
     assert run.outcome(test) == "PASSED"
 
 
-def test_each_phase_has_its_section(run):
+def test_each_phase_has_its_section(run: Run) -> None:
     block = run.failure("test_phases[pp2]")
     for phase in ("setup", "call"):
         (rest,) = block.split(f"Captured stdout {phase} (ranks 0,1)")[1:]
@@ -106,7 +113,7 @@ def test_talks(pprank):
 
 
 @pytest.mark.parametrize("flags", [["--pprank-live", "-rP"], ["-s"]])
-def test_live_lines(runner, flags):
+def test_live_lines(runner: Runner, flags: list[str]) -> None:
     runner.write(test_it=LIVE)
     run = runner.run(*FLAGS, *flags)
     for rank in range(2):
@@ -119,7 +126,7 @@ def test_live_lines(runner, flags):
     assert in_report == ("-s" not in flags)
 
 
-def test_log_dir(runner):
+def test_log_dir(runner: Runner) -> None:
     runner.write(test_it=LIVE)
     run = runner.run(*FLAGS, "--pprank-log-dir=logs/new")
     assert run.ret == 0, run.out
@@ -130,7 +137,7 @@ def test_log_dir(runner):
         assert text.endswith("no newline at the end")
 
 
-def test_a_log_dir_that_is_a_file(runner):
+def test_a_log_dir_that_is_a_file(runner: Runner) -> None:
     runner.write(test_it=LIVE)
     (runner.folder / "taken").touch()
     run = runner.run(*FLAGS, "--pprank-log-dir=taken")

@@ -1,8 +1,14 @@
 """Ranked tests behave like tests: one run of many small ones, looked at from all sides."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 CONFTEST = """
 import pytest
@@ -191,7 +197,7 @@ class TestCase(unittest.TestCase):
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(conftest=CONFTEST, test_it=SOURCE, test_case=UNITTEST)
     flags = ["-p", "pytest_pprank", "--pp-size=2", "--pprank-device=cpu", "--junitxml=out.xml"]
     flags += ["-o", "junit_logging=all", "--basetemp=bt"]
@@ -224,7 +230,7 @@ PASSED = [
 
 
 @pytest.mark.parametrize("test", PASSED)
-def test_passes(run, test):
+def test_passes(run: Run, test: str) -> None:
     assert run.outcome(test) == "PASSED"
 
 
@@ -239,11 +245,11 @@ def test_passes(run, test):
         ("test_exits[pp2]", "FAILED"),
     ],
 )
-def test_ends(run, test, outcome):
+def test_ends(run: Run, test: str, outcome: str) -> None:
     assert run.outcome(test) == outcome
 
 
-def test_nothing_else_happened(run):
+def test_nothing_else_happened(run: Run) -> None:
     assert run.ret == 1
     # a failing teardown is an error beside the passed test, as pytest has it
     assert run.counts() == {
@@ -256,11 +262,11 @@ def test_nothing_else_happened(run):
     }
 
 
-def test_header(run):
+def test_header(run: Run) -> None:
     assert "pprank: pp=2 device=cpu, torch " in run.out
 
 
-def test_failures_are_pytests_own(run):
+def test_failures_are_pytests_own(run: Run) -> None:
     block = run.failure("test_rewritten_assertion[pp2]")
     assert 'assert left == {"rank": 0}' in block
     assert "assert {'rank': 1} == {'rank': 0}" in block
@@ -268,7 +274,7 @@ def test_failures_are_pytests_own(run):
     assert "failed on rank 1 of 2" in block
 
 
-def test_output_in_a_section_per_rank(run):
+def test_output_in_a_section_per_rank(run: Run) -> None:
     block = run.failure("test_output[pp2]")
     for rank in (0, 1):
         assert f"Captured stdout call (rank {rank})" in block
@@ -278,13 +284,13 @@ def test_output_in_a_section_per_rank(run):
     assert "logged by 1" in run.failure("test_logging[pp2]")
 
 
-def test_skip_on_one_rank_names_both(run):
+def test_skip_on_one_rank_names_both(run: Run) -> None:
     block = run.failure("test_skipped_on_one[pp2]")
     assert "rank 0 passed" in block
     assert "rank 1 skipped: Skipped: only here" in block
 
 
-def test_the_culprit_is_named_and_the_victim_folded(run):
+def test_the_culprit_is_named_and_the_victim_folded(run: Run) -> None:
     block = run.failure("test_one_fails_while_the_other_waits[pp2]")
     assert "ValueError: boom" in block
     assert "rank 1 failed as a consequence" in block
@@ -292,36 +298,36 @@ def test_the_culprit_is_named_and_the_victim_folded(run):
     assert "FAILED test_it.py::test_one_fails_while_the_other_waits[pp2] - [rank 0] Val" in run.out
 
 
-def test_two_meetings_never_pair(run):
+def test_two_meetings_never_pair(run: Run) -> None:
     block = run.failure("test_different_meetings[pp2]")
     assert "in vain: rank 1 is in barrier() at" in block
 
 
-def test_setup_failure_on_one_rank(run):
+def test_setup_failure_on_one_rank(run: Run) -> None:
     block = run.failure("test_setup_fails_on_one[pp2]")
     assert "no fixture for you" in block
     assert "failed on rank 1 of 2" in block
     assert "must not run" not in block.replace('raise AssertionError("must not run', "")
 
 
-def test_teardown_failure(run):
+def test_teardown_failure(run: Run) -> None:
     assert "not torn down" in run.failure("test_teardown_fails[pp2]")
 
 
-def test_session_fixtures_are_torn_down_with_the_group(run):
+def test_session_fixtures_are_torn_down_with_the_group(run: Run) -> None:
     assert run.out.count("session fixture down on 0") >= 1
 
 
-def test_warnings_are_told_once(run):
+def test_warnings_are_told_once(run: Run) -> None:
     assert run.out.count("UserWarning: careful") == 1
 
 
-def test_durations(run):
+def test_durations(run: Run) -> None:
     assert re.search(r"\d\.\d\ds (setup|call) +test_it.py::test_process_group\[pp2\]", run.out)
 
 
 @pytest.mark.usefixtures("run")
-def test_junit(module_runner):
+def test_junit(module_runner: Runner) -> None:
     from xml.etree import ElementTree
 
     suite = ElementTree.parse(module_runner.folder / "out.xml").getroot()[0]
@@ -331,19 +337,19 @@ def test_junit(module_runner):
         p.get("name"): p.get("value") for p in cases["test_properties[pp2]"].iter("property")
     }
     assert properties == {"same[pp0]": "1", "rank[pp0]": "0", "same[pp1]": "1", "rank[pp1]": "1"}
-    output = "".join(e.text for e in cases["test_output[pp2]"].iter("system-out"))
+    output = "".join(str(e.text) for e in cases["test_output[pp2]"].iter("system-out"))
     assert "printed by 0" in output
     assert "printed by 1" in output
 
 
 @pytest.mark.usefixtures("run")
-def test_what_a_test_wrote_can_be_looked_at_afterwards(module_runner):
+def test_what_a_test_wrote_can_be_looked_at_afterwards(module_runner: Runner) -> None:
     kept = module_runner.folder.glob("bt/g*-pp[01]/*/file-for-later")
     assert len({path.resolve() for path in kept}) == 2
 
 
 @pytest.mark.usefixtures("run")
-def test_nothing_is_left_behind(module_runner):
+def test_nothing_is_left_behind(module_runner: Runner) -> None:
     assert module_runner.processes() == {}
 
 
@@ -361,7 +367,7 @@ def test_ranked(pprank): pass
 """
 
 
-def test_plain_tests_around_ranked_ones(module_runner):
+def test_plain_tests_around_ranked_ones(module_runner: Runner) -> None:
     """The last plain test of a file leaves the file's fixtures to the ranked one behind it."""
     module_runner.write(test_around=PLAIN_BEFORE, test_behind="def test_behind(): pass")
     run = module_runner.run(

@@ -1,12 +1,19 @@
 """kill -9 of the regression bench: its pytest and ranks end; the next bench removes its folder."""
 
+from __future__ import annotations
+
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 BENCH = """
 import sys
@@ -33,13 +40,13 @@ def test_stuck(pprank):
 
 
 @pytest.fixture
-def own_tmp():
+def own_tmp() -> Iterator[Path]:
     """A temporary folder for the run alone, short enough for the unix sockets in it."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         yield Path(folder)
 
 
-def start(runner, own_tmp, *tests):
+def start(runner: Runner, own_tmp: Path, *tests: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", BENCH, *map(str, tests)],
         env=runner.environment(TMPDIR=str(own_tmp)),
@@ -49,19 +56,21 @@ def start(runner, own_tmp, *tests):
     )
 
 
-def benches(own_tmp):
+def benches(own_tmp: Path) -> set[str]:
     return {folder.name for folder in own_tmp.glob("*pprank-regressions-*")}
 
 
-def test_nothing_stays_of_a_killed_bench(runner, tmp_path, own_tmp):
+def test_nothing_stays_of_a_killed_bench(runner: Runner, tmp_path: Path, own_tmp: Path) -> None:
     runner.write(test_stuck=STUCK)
     with start(runner, own_tmp, tmp_path / "test_stuck.py") as bench:
         try:
             runner.wait_for(lambda: bench.poll() is not None or _is_up(tmp_path), "ranks are up")
+            assert bench.stdout
             assert bench.poll() is None, bench.stdout.read()
             assert len(runner.processes()) >= 6  # bench, pytest, launcher, fork server, ranks
             (killed,) = benches(own_tmp)
             with start(runner, own_tmp) as other:
+                assert other.stdout
                 assert other.wait() == 0, other.stdout.read()
             assert benches(own_tmp) == {killed}  # a bench that runs keeps its folder
         finally:
@@ -70,9 +79,10 @@ def test_nothing_stays_of_a_killed_bench(runner, tmp_path, own_tmp):
     runner.wait_for(lambda: not list(own_tmp.glob("pprank-[!r]*")), "the ranks' folder is gone")
     assert benches(own_tmp) == {killed}
     with start(runner, own_tmp) as bench:
+        assert bench.stdout
         assert bench.wait() == 0, bench.stdout.read()
     assert benches(own_tmp) == set()
 
 
-def _is_up(folder):
+def _is_up(folder: Path) -> bool:
     return all((folder / f"up{rank}").exists() for rank in (0, 1))

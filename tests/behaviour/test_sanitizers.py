@@ -1,6 +1,13 @@
 """A finding fails its test under a heading of its own, unless it is allowed or expected."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 TESTS = """
     import pytest
@@ -89,7 +96,7 @@ ALLOW = """
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=TESTS)
     (module_runner.folder / "allow.yaml").write_text(ALLOW)
     arguments = ["--pprank-sanitize-allow", "allow.yaml", "--junitxml", "junit.xml"]
@@ -110,11 +117,11 @@ def run(module_runner):
         ("test_failure_comes_first", "FAILED"),
     ],
 )
-def test_outcome(run, test, outcome):
+def test_outcome(run: Run, test: str, outcome: str) -> None:
     assert run.outcome(f"{test}[pp2]") == outcome
 
 
-def test_what_is_told(run):
+def test_what_is_told(run: Run) -> None:
     shapes = run.failure("test_other_shapes[pp2]")
     assert "sanitizer: p2p: messages from rank 0 to rank 1" in shapes
     assert "- sanitizers -" in shapes
@@ -127,31 +134,31 @@ def test_what_is_told(run):
     assert "cure: keep the handle" in handle
 
 
-def test_finding_beside_a_failure(run):
+def test_finding_beside_a_failure(run: Run) -> None:
     failure = run.failure("test_failure_comes_first[pp2]")
     assert "assert 2 == 3" in failure.partition("- sanitizers -")[0]
     assert "isend of float32[4]" in failure.partition("- sanitizers -")[2]
 
 
-def test_allowance_that_matches_nothing_is_told(run):
+def test_allowance_that_matches_nothing_is_told(run: Run) -> None:
     useless = "this entry matched nothing in this run: p2p: 'no such thing' (it was put right)"
     assert useless in run.out
     assert run.out.count("this entry matched nothing") == 1
 
 
-def test_unexpected_pass_is_no_failure_on_the_ranks(run):
+def test_unexpected_pass_is_no_failure_on_the_ranks(run: Run) -> None:
     told = run.failure("test_passes_for_its_fixtures[pp2]")
     assert "[XPASS(strict)] known" in told
     assert "as after a failure" not in run.out
 
 
-def test_verdict_has_a_name(run, module_runner):
+def test_verdict_has_a_name(run: Run, module_runner: Runner) -> None:
     assert run.ret == 1
     told = (module_runner.folder / "junit.xml").read_text()
     assert told.count('name="pprank_verdict" value="sanitizer"') == 3
 
 
-def test_unknown_name_is_a_usage_error(module_runner):
+def test_unknown_name_is_a_usage_error(module_runner: Runner) -> None:
     wrong = module_runner.run("--pp-size", "2", "--pprank-sanitize", "p2q")
     assert wrong.ret == 4
     assert "--pprank-sanitize: there is no sanitizer 'p2q' (did you mean 'p2p'?)" in wrong.out

@@ -1,6 +1,13 @@
 """What the simulated device finds fails the test: the sanitizers h2d and streams."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 TESTS = """
     from types import SimpleNamespace
@@ -75,7 +82,7 @@ ALLOW = """
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=TESTS)
     (module_runner.folder / "allow.yaml").write_text(ALLOW)
     return module_runner.run("--pp-size", "2", "--pprank-sanitize-allow", "allow.yaml")
@@ -93,11 +100,11 @@ def run(module_runner):
         ("test_on_cpu", "PASSED"),
     ],
 )
-def test_outcome(run, test, outcome):
+def test_outcome(run: Run, test: str, outcome: str) -> None:
     assert run.outcome(f"{test}[pp2]") == outcome
 
 
-def test_what_is_told(run):
+def test_what_is_told(run: Run) -> None:
     race = run.failure("test_race[pp2]")
     assert "streams: unordered: Batch.hidden (float32[4, 2]): aten::mul_.Tensor writes" in race
     assert "nothing orders that after: aten::add_.Tensor writes float32[4, 2], on stream" in race
@@ -111,7 +118,7 @@ def test_what_is_told(run):
     assert "on ranks 0,1\n" in staging
 
 
-def test_what_fails_by_itself_says_why(run):
+def test_what_fails_by_itself_says_why(run: Run) -> None:
     late = run.failure("test_arrives_too_late[pp2]")
     assert "isnan" in late.partition("- sanitizers -")[0]
     assert "h2d: copy in flight: there of" in late.partition("- sanitizers -")[2]

@@ -1,11 +1,17 @@
 """What a start waits for is shown on a terminal, and told in reports and durations."""
 
+from __future__ import annotations
+
 import os
 import pty
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 SOURCE = """
 import pytest
@@ -18,7 +24,7 @@ def test_of_another_group(pprank): pass
 """
 
 
-def read_all(fd):
+def read_all(fd: int) -> str:
     said = b""
     try:
         while data := os.read(fd, 1 << 16):
@@ -28,7 +34,7 @@ def read_all(fd):
     return said.decode()
 
 
-def on_a_terminal(runner, *args):
+def on_a_terminal(runner: Runner, *args: str) -> str:
     """Run pytest with a terminal of its own; returns what it has written there."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", *args]
@@ -42,7 +48,7 @@ def on_a_terminal(runner, *args):
     return said
 
 
-def test_start_is_shown_and_told(runner):
+def test_start_is_shown_and_told(runner: Runner) -> None:
     runner.write(test_it=SOURCE)
     flags = ["--pp-size=2", "--pprank-device=cpu", "--durations=0", "-vv", "--junitxml=j.xml"]
     said = on_a_terminal(runner, *flags)
@@ -58,8 +64,8 @@ def test_start_is_shown_and_told(runner):
     rows = re.findall(r"([\d.]+)s start +test_it.py::(\w+)", said)
     assert sorted(test for _, test in rows) == ["test_first", "test_of_another_group"]
     told = {
-        case.get("name").partition("[")[0]: [
-            p.get("value") for p in case.iter("property") if p.get("name") == "pprank_start"
+        case.attrib["name"].partition("[")[0]: [
+            p.attrib["value"] for p in case.iter("property") if p.get("name") == "pprank_start"
         ]
         for case in ElementTree.parse(runner.folder / "j.xml").iter("testcase")
     }

@@ -1,6 +1,13 @@
 """Bad input: one clear message, exit code 4, and no process was started for it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 RANKED = """
     import pytest
@@ -9,7 +16,7 @@ RANKED = """
 """
 
 
-def usage_error(runner, *args, mark=""):
+def usage_error(runner: Runner, *args: str, mark: str = "") -> str:
     runner.write(test_it=RANKED.format(mark=mark))
     run = runner.run("-p", "pytest_pprank", "--pprank-device=cpu", *args)
     assert run.ret == pytest.ExitCode.USAGE_ERROR, run.out
@@ -19,35 +26,35 @@ def usage_error(runner, *args, mark=""):
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "two", "2,x"])
-def test_bad_size(runner, size):
+def test_bad_size(runner: Runner, size: str) -> None:
     error = usage_error(runner, "--pp-size", size)
     assert f"--pp-size: '{size}' is not a number of pipeline stages" in error
 
 
-def test_no_size(runner):
+def test_no_size(runner: Runner) -> None:
     error = usage_error(runner)
     assert "--pp-size N" in error
     assert "@pytest.mark.pprank(pp=N)" in error
 
 
-def test_no_size_is_no_error_for_tests_that_are_deselected(runner):
+def test_no_size_is_no_error_for_tests_that_are_deselected(runner: Runner) -> None:
     runner.write(test_it=RANKED.format(mark="") + "\n    def test_plain(): pass")
     run = runner.run("-k", "plain")
     assert run.ret == 0, run.out
 
 
-def test_unknown_marker_keyword(runner):
+def test_unknown_marker_keyword(runner: Runner) -> None:
     error = usage_error(runner, "--pp-size=2", mark="@pytest.mark.pprank(stages=2)")
     assert "has no keyword 'stages'" in error
     assert "allowed: pp, prefill, decode, device, fresh, timeout, sanitize" in error
 
 
-def test_unknown_revert(runner):
+def test_unknown_revert(runner: Runner) -> None:
     error = usage_error(runner, "--pp-size=2", "--pprank-revert=99999")
     assert "99999" in error
     assert "26883" in error  # the ones that are known
 
 
-def test_missing_revert_file(runner):
+def test_missing_revert_file(runner: Runner) -> None:
     error = usage_error(runner, "--pp-size=2", "--pprank-revert=nowhere/fix.yaml")
     assert "nowhere/fix.yaml" in error

@@ -1,6 +1,13 @@
 """Verdicts under circumstances that a plain pair of ranks does not meet."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 SOURCE = """
 import contextlib, os, signal, threading
@@ -82,7 +89,7 @@ def test_last(pprank, x): pass
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=SOURCE)
     return module_runner.run("--pp-size=2", "--pprank-device=cpu", "--pprank-grace=2")
 
@@ -104,16 +111,16 @@ def run(module_runner):
         ("test_last[two-pp2]", "PASSED"),
     ],
 )
-def test_outcome(run, test, outcome):
+def test_outcome(run: Run, test: str, outcome: str) -> None:
     assert run.outcome(test) == outcome, run.out
 
 
-def test_pytest_timeout_decides_how_long(run):
+def test_pytest_timeout_decides_how_long(run: Run) -> None:
     block = run.failure("test_deadline_of_pytest_timeout[pp2]")
     assert "hung: no rank got through within 2 s" in block
 
 
-def test_subtests_are_reported_one_by_one(runner):
+def test_subtests_are_reported_one_by_one(runner: Runner) -> None:
     if not hasattr(pytest, "Subtests"):
         pytest.skip("subtests came with pytest 9")
     runner.write(
@@ -135,7 +142,7 @@ def test_subtests_are_reported_one_by_one(runner):
     assert run.out.count("SUBFAILED") <= 2  # as it happens, and in the summary
 
 
-def test_a_fixture_of_the_same_name_is_not_ours(runner):
+def test_a_fixture_of_the_same_name_is_not_ours(runner: Runner) -> None:
     runner.write(
         test_it="""
         import pytest
@@ -157,7 +164,7 @@ def test_a_fixture_of_the_same_name_is_not_ours(runner):
     assert run.outcome("test_it") == "PASSED"
 
 
-def test_an_override_that_builds_on_ours_is_ranked(runner):
+def test_an_override_that_builds_on_ours_is_ranked(runner: Runner) -> None:
     runner.write(
         test_it="""
         import pytest
@@ -174,7 +181,7 @@ def test_an_override_that_builds_on_ours_is_ranked(runner):
     assert run.outcome("test_it[pp2]") == "PASSED"
 
 
-def test_a_broken_file_does_not_stop_the_others(runner):
+def test_a_broken_file_does_not_stop_the_others(runner: Runner) -> None:
     runner.write(test_bad="syntax error", test_it="def test_it(pprank): pass")
     flags = ["--pp-size=2", "--pprank-device=cpu", "--continue-on-collection-errors"]
     run = runner.run(*flags)
@@ -182,7 +189,7 @@ def test_a_broken_file_does_not_stop_the_others(runner):
     assert run.counts() == {"passed": 1, "error": 1}
 
 
-def test_a_mark_on_one_parameter_set_is_refused(runner):
+def test_a_mark_on_one_parameter_set_is_refused(runner: Runner) -> None:
     runner.write(
         test_it="""
         import pytest
@@ -195,7 +202,7 @@ def test_a_mark_on_one_parameter_set_is_refused(runner):
     assert "a mark of one parameter set asks for pp=3, and the test is collected" in run.out
 
 
-def test_modules_beside_the_tests_do_not_hide_the_standard_library(runner):
+def test_modules_beside_the_tests_do_not_hide_the_standard_library(runner: Runner) -> None:
     (runner.folder / "sub").mkdir()  # pytest puts it on sys.path
     (runner.folder / "sub" / "queue.py").write_text("raise ImportError('the wrong one')")
     (runner.folder / "sub" / "test_it.py").write_text("def test_it(pprank): pass")
@@ -203,7 +210,7 @@ def test_modules_beside_the_tests_do_not_hide_the_standard_library(runner):
     assert run.ret == 0, run.out
 
 
-def test_options_that_only_one_process_may_act_on(runner):
+def test_options_that_only_one_process_may_act_on(runner: Runner) -> None:
     runner.write(
         test_it="""
         import logging
@@ -216,7 +223,7 @@ def test_options_that_only_one_process_may_act_on(runner):
     assert "from the controller" in (runner.folder / "out.log").read_text()
 
 
-def test_a_launcher_that_died_costs_its_test_and_is_replaced(runner):
+def test_a_launcher_that_died_costs_its_test_and_is_replaced(runner: Runner) -> None:
     runner.write(
         test_it="""
         import os, signal

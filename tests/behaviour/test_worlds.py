@@ -1,6 +1,13 @@
 """What a test leaves behind is told with its name, and never reaches the next one."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 TESTS = """
     import os
@@ -188,29 +195,29 @@ REPLACED = {
 
 
 @pytest.fixture(scope="module")
-def run(module_runner):
+def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=TESTS, test_alone=ALONE)
     limits = ["--pprank-grace", "2", "--pprank-timeout", "30"]
     return module_runner.run("--pp-size", "2", "--pprank-device", "cpu", *limits)
 
 
-def warning(run, test):
+def warning(run: Run, test: str) -> list[str]:
     """What the warnings summary says of a test; its paragraphs begin with those it is about."""
     told = run.out.partition("warnings summary")[2].partition("\n-- Docs")[0]
     return [part for part in told.split("\n\n") if f"::{test}" in part.partition("\n  ")[0]]
 
 
-def line_of(words):
+def line_of(words: str) -> int:
     return 1 + next(n for n, line in enumerate(TESTS.splitlines()) if words in line)
 
 
-def test_outcomes(run):
+def test_outcomes(run: Run) -> None:
     failed = {line.split("::", 1)[1].split()[0] for line in run.out.splitlines()
               if line.startswith("test_") and " FAILED" in line}  # fmt: skip
     assert failed == FAILED, run.out
 
 
-def test_groups_that_one_rank_creates(run):
+def test_groups_that_one_rank_creates(run: Run) -> None:
     told = run.findings("test_uneven_groups[pp2]")
     assert "p2p: groups of torch.distributed do not fit together:" in told
     assert "rank 0 created 0, number 1: none" in told
@@ -221,13 +228,13 @@ def test_groups_that_one_rank_creates(run):
 
 
 @pytest.mark.parametrize("test", REPLACED)
-def test_replaced(run, test):
+def test_replaced(run: Run, test: str) -> None:
     (told,) = warning(run, f"{test}[")
     assert "worker group replaced after this test: " in told
     assert REPLACED[test] in told
 
 
-def test_put_back(run):
+def test_put_back(run: Run) -> None:
     (told,) = warning(run, "test_leaves_settings[")
     assert "it was put back for the next one: torch's default dtype: torch.float64 instead" in told
     assert "torch's default device: meta instead of cpu (ranks 0,1)" in told
@@ -235,20 +242,20 @@ def test_put_back(run):
     assert "<lambda> instead of SIG_DFL (rank 1)" in told
 
 
-def test_nothing_else_is_told(run):
+def test_nothing_else_is_told(run: Run) -> None:
     told = {*REPLACED, "test_leaves_settings", "test_alone"}
     assert run.counts()["warnings"] == len(told), run.out
     assert "EVEN was" not in run.out.replace("UNEVEN was", "")
 
 
-def test_mismatch_that_no_exception_explains(run):
+def test_mismatch_that_no_exception_explains(run: Run) -> None:
     told = run.findings("TestUnittest.test_unexplained")
     place = f"test_it.py:{line_of('the line that is told')} in test_unexplained"
     assert f"rank 0 sent 1, number 1: float32[2, 8] ({place})" in told
     assert "collectives" not in told
 
 
-def test_group_that_a_plain_test_begins(run):
+def test_group_that_a_plain_test_begins(run: Run) -> None:
     (told,) = warning(run, "test_alone[a]")
     assert "this test (and 1 other test) began a torch.distributed group of one rank" in told
     assert "mark it, its class or its module @pytest.mark.pprank," in told

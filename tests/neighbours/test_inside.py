@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 OPTIONS = ("--pp-size=2", "--pprank-device=cpu", "--pprank-lease=off")
 
@@ -43,7 +47,7 @@ def test_hypothesis(pprank, number):
 """
 
 
-def test_inside(module_runner):
+def test_inside(module_runner: Runner) -> None:
     module_runner.write(test_it=SOURCE)
     run = module_runner.run(*OPTIONS)
     for test in ("test_mock[pp2]", "test_anyio[pp2]", "test_hypothesis[pp2]"):
@@ -64,13 +68,13 @@ async def test_it(pprank):
 """
 
 
-def test_asyncio(runner):
+def test_asyncio(runner: Runner) -> None:
     runner.write(test_it=ASYNC)
     run = runner.run("-pasyncio", *OPTIONS)
     assert "failed on rank 1 of 2" in run.failure("test_it[pp2]")
 
 
-def test_cov(runner):
+def test_cov(runner: Runner) -> None:
     runner.write(
         covered="def on_ranks(rank):\n    if rank:\n        return 1\n    return 0\n",
         test_it="def test_it(pprank):\n    import covered\n    covered.on_ranks(pprank.rank)\n",
@@ -81,7 +85,7 @@ def test_cov(runner):
     assert file["missing_lines"] == []
 
 
-def test_rerunfailures(runner):
+def test_rerunfailures(runner: Runner) -> None:
     runner.write(
         test_it="""
         from pathlib import Path

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
 
 OPTIONS = ("--pp-size=2", "--pprank-device=cpu", "--pprank-lease=off")
 
 SOURCE = "".join(f"def test_{n}(pprank):\n    pprank.barrier()\n" for n in range(4))
 
 
-def order(run):
+def order(run: Run) -> list[str]:
     return [
         line.split()[0].rpartition("::")[2] for line in run.out.splitlines() if "PASSED" in line
     ]
 
 
-def test_split(runner):
+def test_split(runner: Runner) -> None:
     runner.write(test_it=SOURCE)
     run = runner.run(*OPTIONS, "--store-durations")
     assert run.counts() == {"passed": 4}
@@ -29,13 +33,13 @@ def test_split(runner):
     assert sorted(order(runs[0]) + order(runs[1])) == [f"test_{n}[pp2]" for n in range(4)]
 
 
-def test_repeat(runner):
+def test_repeat(runner: Runner) -> None:
     runner.write(test_it="def test_it(pprank):\n    pprank.barrier()\n")
     run = runner.run(*OPTIONS, "--count=3")
     assert run.counts() == {"passed": 3}
 
 
-def test_order(runner):
+def test_order(runner: Runner) -> None:
     runner.write(
         test_it="""
         import pytest
@@ -48,7 +52,7 @@ def test_order(runner):
     assert order(runner.run(*OPTIONS)) == ["test_first[pp2]", "test_second[pp2]"]
 
 
-def test_picked(runner):
+def test_picked(runner: Runner) -> None:
     """Only tests of files that have changed."""
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@x"]
     runner.write(test_old=SOURCE)
@@ -59,7 +63,7 @@ def test_picked(runner):
     assert order(run) == ["test_new[pp2]"]
 
 
-def test_testmon(runner):
+def test_testmon(runner: Runner) -> None:
     """It would leave out tests that it must run, and says so instead."""
     runner.write(test_it=SOURCE)
     run = runner.run(*OPTIONS, "--testmon", cache=True)
@@ -68,7 +72,7 @@ def test_testmon(runner):
 
 
 @pytest.mark.parametrize("more", [(), ("-pno:xdist",)], ids=["xdist", "no-xdist"])
-def test_randomly(runner, more):
+def test_randomly(runner: Runner, more: tuple[str]) -> None:
     """The same seed and order on every rank."""
     runner.write(
         test_it="""
@@ -106,13 +110,13 @@ def test_once(made, pprank, request):
 
 
 @pytest.mark.parametrize("more", [(), ("-n2",)], ids=["alone", "n2"])
-def test_xdist(runner, more):
+def test_xdist(runner: Runner, more: tuple[str]) -> None:
     """The recipe by which workers make something once works for ranks, too."""
     runner.write(test_it=ONCE)
     assert runner.run(*OPTIONS, *more).counts() == {"passed": 1}
 
 
-def test_hooks_of_nodes(runner):
+def test_hooks_of_nodes(runner: Runner) -> None:
     """Whoever speaks with workers of xdist speaks with ranks."""
     runner.write(
         conftest="""

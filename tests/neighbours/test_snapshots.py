@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 OPTIONS = ("--pp-size=2", "--pprank-device=cpu", "--pprank-lease=off")
 
@@ -30,13 +34,13 @@ def test_killed(snapshot, pprank):
 NAMES = ["test_by_rank[pp2][rank0]", "test_by_rank[pp2][rank1]", "test_plain", "test_ranked[pp2]"]
 
 
-def names(runner):
+def names(runner: Runner) -> list[str]:
     text = (runner.folder / "__snapshots__" / "test_it.ambr").read_text()
     return sorted(re.findall("^# name: (.*)$", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("more", [(), ("-pno:xdist",), ("-n2",)], ids=["alone", "no-xdist", "n2"])
-def test_syrupy(runner, more):
+def test_syrupy(runner: Runner, more: tuple[str]) -> None:
     """An update keeps what ranks use, and deletes what nobody uses any more."""
     runner.write(test_it=SYRUPY + "def test_gone(snapshot, pprank):\n    assert 1 == snapshot")
     assert runner.run(*OPTIONS, "--snapshot-update").ret == 0
@@ -54,7 +58,7 @@ def test_syrupy(runner, more):
     assert "failed on ranks 0,1 of 2" in run.failure("test_ranked[pp2]")
 
 
-def test_syrupy_and_a_rank_that_dies(runner):
+def test_syrupy_and_a_rank_that_dies(runner: Runner) -> None:
     runner.write(test_it=SYRUPY + KILLED)
     assert runner.run(*OPTIONS, "--snapshot-update").ret == 0
     run = runner.run(*OPTIONS, "--snapshot-update", env={"KILL": "yes"})
@@ -71,7 +75,7 @@ def test_by_rank(pprank, file_regression):
 """
 
 
-def test_regressions(runner):
+def test_regressions(runner: Runner) -> None:
     """A file that is missing is written once, and fails the test; the next run passes."""
     runner.write(test_it=REGRESSIONS)
     run = runner.run(*OPTIONS)
@@ -100,7 +104,7 @@ def test_plain():
 """
 
 
-def test_inline_snapshot(runner):
+def test_inline_snapshot(runner: Runner) -> None:
     """It mends plain tests; ranked ones compare, and their source is left alone."""
     runner.write(test_it=INLINE)
     run = runner.run(*OPTIONS, "--inline-snapshot=fix")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 OPTIONS = ("--pp-size=2", "--pprank-device=cpu", "--pprank-lease=off")
 
@@ -37,7 +41,7 @@ def test_fails(benchmark, pprank, x):
 QUICK = ("--benchmark-max-time=0.05", "--benchmark-min-rounds=3")
 
 
-def test_benchmark(runner):
+def test_benchmark(runner: Runner) -> None:
     runner.write(test_it=BENCHMARK)
     run = runner.run(*OPTIONS, *QUICK, "--benchmark-json=out.json", "--benchmark-only")
     assert run.counts() == {"failed": 1, "passed": 3}, run.out
@@ -50,7 +54,7 @@ def test_benchmark(runner):
 
 
 @pytest.mark.parametrize("more", [("--benchmark-disable",), ("-n2",)], ids=["disabled", "n2"])
-def test_benchmark_that_is_off(runner, more):
+def test_benchmark_that_is_off(runner: Runner, more: tuple[str]) -> None:
     """Each function runs once."""
     runner.write(
         test_it=BENCHMARK.replace("rounds.append(1)", "rounds.append(1); assert rounds[1:] == []")
@@ -78,7 +82,7 @@ def test_too_much(pprank):
 
 
 @pytest.mark.parametrize("more", [(), ("-n2",), ("--memray-bin-path=bin",)], ids=["", "n2", "path"])
-def test_memray(runner, more):
+def test_memray(runner: Runner, more: tuple[str]) -> None:
     """The report has each rank; a limit fails the test on the rank that has broken it."""
     runner.write(test_it=MEMRAY)
     run = runner.run(*OPTIONS, "--memray", *more)

@@ -7,6 +7,10 @@ import pty
 import re
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 OPTIONS = ("--pp-size=2", "--pprank-device=cpu", "--pprank-lease=off")
 
@@ -22,7 +26,7 @@ def test_fails(pprank):
 """
 
 
-def on_a_terminal(runner, *args):
+def on_a_terminal(runner: Runner, *args: str) -> str:
     """Run pytest on a terminal of its own; returns what it has shown, without escapes."""
     ours, its = pty.openpty()
     command = [sys.executable, "-m", "pytest", "-pno:randomly", "-pno:cacheprovider", *args]
@@ -42,7 +46,7 @@ def on_a_terminal(runner, *args):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace"))
 
 
-def test_rich(runner):
+def test_rich(runner: Runner) -> None:
     runner.write(test_it=SOURCE)
     shown = on_a_terminal(runner, *OPTIONS, "--rich")
     assert re.search(r"FAILED\s+test_it.py::test_fails\[pp2\] \[rank 1\] assert 1 == 0", shown), (
@@ -52,7 +56,7 @@ def test_rich(runner):
     assert re.search(r"3\s+Total Tests", shown)
 
 
-def test_sugar(runner):
+def test_sugar(runner: Runner) -> None:
     runner.write(test_it=SOURCE)
     shown = on_a_terminal(runner, *OPTIONS)
     assert re.search(r"2 passed", shown), shown
@@ -60,7 +64,7 @@ def test_sugar(runner):
     assert "100%" in shown
 
 
-def test_instafail(runner):
+def test_instafail(runner: Runner) -> None:
     """A failure is shown before the next test."""
     runner.write(test_it=SOURCE + "\ndef test_last(pprank):\n    pass\n")
     run = runner.run(*OPTIONS, "--instafail")

@@ -5,9 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 OPTIONS = ("--pp-size=2", "--pprank-device=cpu", "--pprank-lease=off")
 SOURCE = """
@@ -97,24 +103,34 @@ WRITERS = (
 )
 
 
+@dataclass
+class Written:
+    """What a run has said and written, and whether it was without pytest-xdist."""
+
+    out: str
+    folder: Path
+    alone: bool
+
+
 @pytest.fixture(
     scope="module", params=[(), ("-pno:xdist",), ("-n2",)], ids=["alone", "without-xdist", "n2"]
 )
-def run(request, module_runner, tmp_path_factory):
+def run(
+    request: pytest.FixtureRequest, module_runner: Runner, tmp_path_factory: pytest.TempPathFactory
+) -> Written:
     runner = type(module_runner)(tmp_path_factory.mktemp("run"))
     runner.write(test_it=SOURCE, conftest=CONFTEST)
     run = runner.run(*OPTIONS, *WRITERS, *request.param, env={"GITHUB_ACTIONS": "true"})
-    run.folder, run.alone = runner.folder, not request.param
     assert " in " in run.out, run.out
     assert run.counts() == {"failed": 3, "passed": 3, "skipped": 1, "error": 1}, run.out
-    return run
+    return Written(run.out, runner.folder, alone=not request.param)
 
 
-def name_of(nodeid):
+def name_of(nodeid: str) -> str:
     return nodeid.rpartition("::")[2]
 
 
-def test_junit(run):
+def test_junit(run: Written) -> None:
     cases = ElementTree.parse(run.folder / "junit.xml").iter("testcase")
     told = {}
     for case in cases:
@@ -125,8 +141,8 @@ def test_junit(run):
     assert told == VERDICTS
 
 
-def test_reportlog(run):
-    phases = {}
+def test_reportlog(run: Written) -> None:
+    phases: dict[str, list[str]] = {}
     for line in map(json.loads, (run.folder / "log.json").read_text().splitlines()):
         if line["$report_type"] == "TestReport":
             phases.setdefault(name_of(line["nodeid"]), []).append(line["when"])
@@ -134,9 +150,11 @@ def test_reportlog(run):
     assert phases == {name: own for name, own in PHASES.items() if "skips" not in name}
 
 
-def test_html(run):
+def test_html(run: Written) -> None:
     page = (run.folder / "report.html").read_text()
-    blob = html.unescape(re.search(r'data-jsonblob="(.*?)"', page, re.DOTALL).group(1))
+    found = re.search(r'data-jsonblob="(.*?)"', page, re.DOTALL)
+    assert found
+    blob = html.unescape(found.group(1))
     rows = json.loads(blob)
     by_name = {name_of(name): own for name, own in rows["tests"].items()}
     assert {name for name in by_name if "setup" not in name} >= set(VERDICTS) - {
@@ -149,7 +167,7 @@ def test_html(run):
     assert len(extras) == 2, extras
 
 
-def test_json_report(run):
+def test_json_report(run: Written) -> None:
     told = json.loads((run.folder / "report.json").read_text())
     tests = {name_of(each["nodeid"]): each for each in told["tests"]}
     assert len(told["tests"]) == len(tests)
@@ -159,13 +177,13 @@ def test_json_report(run):
     assert {"pprank_verdict": "hung"} in tests["test_hangs[pp2]"]["user_properties"]
 
 
-def test_metadata(run):
+def test_metadata(run: Written) -> None:
     told = json.loads((run.folder / "metadata.json").read_text())
     assert told["own"] == "said"
     assert told["of a rank"] == "said there"
 
 
-def test_allure(run):
+def test_allure(run: Written) -> None:
     results = [json.loads(each.read_text()) for each in run.folder.glob("allure/*-result.json")]
     by_test = {each["fullName"].partition("#")[2]: each for each in results}
     assert sorted(by_test) == sorted(name.partition("[")[0] for name in VERDICTS)
@@ -194,7 +212,7 @@ def test_allure(run):
     assert {"name": "ranks", "value": "pp2"} in passes["parameters"]
 
 
-def test_github_annotations(run):
+def test_github_annotations(run: Written) -> None:
     """One for each failed call, at its line, by the process that reports."""
     lines = [line for line in run.out.splitlines() if "::error " in line]
     messages = [line[line.index("::error ") :] for line in lines]
