@@ -31,7 +31,7 @@ from pytest_pprank.sglang.static.arg_values import misfit
         ("Optional[CudaGraphConfig]", object()),
     ],
 )
-def test_what_fits(annotation, value):
+def test_what_fits(annotation: str, value: object) -> None:
     assert misfit(ast.parse(annotation, mode="eval").body, value) == ""
 
 
@@ -52,5 +52,5 @@ def test_what_fits(annotation, value):
         ("str | dict", 3, "a str or a dict"),
     ],
 )
-def test_what_does_not(annotation, value, allowed):
+def test_what_does_not(annotation: str, value: str | bool | int, allowed: str) -> None:
     assert misfit(ast.parse(annotation, mode="eval").body, value) == allowed

@@ -135,7 +135,9 @@ class TestCheckout:
         (root / "docs" / "new.md").write_text("")
         assert product(root).changed == (f"{PACKAGE}/new.py",)
 
-    def test_a_shallow_clone_will_do(self, root: Path, tmp_path_factory) -> None:
+    def test_a_shallow_clone_will_do(
+        self, root: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
         first = product(root)
         now = self.commit(root, claims.PAGE, self.table(first))
         clone = tmp_path_factory.mktemp("clone")

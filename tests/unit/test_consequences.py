@@ -1,5 +1,7 @@
 """What follows from another rank's end is told apart from a first cause."""
 
+from __future__ import annotations
+
 import pytest
 
 from pytest_pprank.errors import PeerError
@@ -25,16 +27,16 @@ OWN = [
 
 
 @pytest.mark.parametrize("message", LOST)
-def test_a_lost_peer(message):
+def test_a_lost_peer(message: str) -> None:
     assert is_lost_peer(message)
 
 
 @pytest.mark.parametrize("message", OWN)
-def test_a_failure_of_its_own(message):
+def test_a_failure_of_its_own(message: str) -> None:
     assert not is_lost_peer(message)
     assert not is_released(message)
 
 
-def test_a_released_rank():
+def test_a_released_rank() -> None:
     name = f"{PeerError.__module__}.{PeerError.__qualname__}"
     assert is_released(f"{name}: rank 0 waits in barrier() at test_x.py:3 in vain")

@@ -1,5 +1,7 @@
 """How long a test may take, with a clock of our own."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
@@ -13,27 +15,27 @@ from pytest_pprank.controller.deadlines import Deadlines, is_traced
 class Clock:
     now = 100.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def deadlines(clock):
+def deadlines(clock: Clock) -> Deadlines:
     return Deadlines(timeout=60, grace=5, clock=clock)
 
 
-def test_the_timeout_counts_from_the_start(deadlines, clock):
+def test_the_timeout_counts_from_the_start(deadlines: Deadlines, clock: Clock) -> None:
     clock.now += 20
     assert deadlines.left(failed=False) == 40
     assert deadlines.since_start == 20
 
 
-def test_after_a_failure_the_grace(deadlines, clock):
+def test_after_a_failure_the_grace(deadlines: Deadlines, clock: Clock) -> None:
     clock.now += 20
     deadlines.mark_arrivals(True)
     clock.now += 2
@@ -41,14 +43,14 @@ def test_after_a_failure_the_grace(deadlines, clock):
     assert deadlines.since_first_arrival == 2
 
 
-def test_after_a_pass_as_long_again_as_it_took(deadlines, clock):
+def test_after_a_pass_as_long_again_as_it_took(deadlines: Deadlines, clock: Clock) -> None:
     clock.now += 20
     deadlines.mark_arrivals(True)
     clock.now += 2
     assert deadlines.left(failed=False) == 18
 
 
-def test_in_setup_ranks_wait_longer_for_each_other(deadlines, clock):
+def test_in_setup_ranks_wait_longer_for_each_other(deadlines: Deadlines, clock: Clock) -> None:
     clock.now += 2
     deadlines.mark_arrivals(True)
     clock.now += 1
@@ -56,13 +58,13 @@ def test_in_setup_ranks_wait_longer_for_each_other(deadlines, clock):
     assert deadlines.left(failed=True, setup=True) == 4
 
 
-def test_but_never_longer_than_the_timeout(deadlines, clock):
+def test_but_never_longer_than_the_timeout(deadlines: Deadlines, clock: Clock) -> None:
     clock.now += 50
     deadlines.mark_arrivals(True)
     assert deadlines.left(failed=False) == 10
 
 
-def test_the_next_phase_begins_anew(deadlines, clock):
+def test_the_next_phase_begins_anew(deadlines: Deadlines, clock: Clock) -> None:
     clock.now += 20
     deadlines.mark_arrivals(True)
     deadlines.mark_arrivals(False)
@@ -72,7 +74,7 @@ def test_the_next_phase_begins_anew(deadlines, clock):
     assert deadlines.since_first_arrival == 0
 
 
-def test_a_pause_does_not_count(deadlines, clock):
+def test_a_pause_does_not_count(deadlines: Deadlines, clock: Clock) -> None:
     clock.now += 10
     deadlines.pause(0, "pdb")
     deadlines.pause(1, "pdb")
@@ -87,7 +89,7 @@ def test_a_pause_does_not_count(deadlines, clock):
     assert not deadlines.paused_by
 
 
-def test_resuming_what_was_not_paused_changes_nothing(deadlines, clock):
+def test_resuming_what_was_not_paused_changes_nothing(deadlines: Deadlines, clock: Clock) -> None:
     deadlines.resume(0)
     clock.now += 1
     assert deadlines.left(failed=False) == 59
@@ -98,7 +100,7 @@ _TRACE_ME = (
 )
 
 
-def test_a_traced_process_is_seen():
+def test_a_traced_process_is_seen() -> None:
     with subprocess.Popen([sys.executable, "-c", _TRACE_ME]) as process:
         os.waitpid(process.pid, os.WUNTRACED)
         try:

@@ -1,5 +1,9 @@
 """A cause of death is told only where something speaks for it."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 from pytest_pprank.report.evidence import MemoryWitness, read_last_words
 
 DUMP = """\
@@ -17,7 +21,7 @@ Extension modules: numpy, torch (total: 2)
 """
 
 
-def test_last_words_are_split():
+def test_last_words_are_split() -> None:
     evidence, rest = read_last_words(DUMP)
     assert evidence.last_line == "oh no"
     assert rest == "warming up\noh no\n\n"
@@ -25,12 +29,12 @@ def test_last_words_are_split():
     assert evidence.dump.endswith('File "test_a.py", line 16 in test_kill')
 
 
-def test_nothing_said():
+def test_nothing_said() -> None:
     evidence, rest = read_last_words("")
     assert (evidence.last_line, evidence.dump, rest) == ("", "", "")
 
 
-def witness(tmp_path, before, after):
+def witness(tmp_path: Path, before: int, after: int) -> MemoryWitness:
     vmstat = tmp_path / "vmstat"
     vmstat.write_text(f"nr_free 7\noom_kill {before}\nlast 1\n")
     found = MemoryWitness(vmstat)
@@ -38,19 +42,19 @@ def witness(tmp_path, before, after):
     return found
 
 
-def test_the_kernel_says_out_of_memory(tmp_path):
+def test_the_kernel_says_out_of_memory(tmp_path: Path) -> None:
     said = witness(tmp_path, 3, 4).testimony("killed by SIGKILL")
     assert said.startswith("out of memory")
     assert "ended 1 process" in said
 
 
-def test_a_kill_without_the_kernels_word(tmp_path):
+def test_a_kill_without_the_kernels_word(tmp_path: Path) -> None:
     assert witness(tmp_path, 3, 3).testimony("killed by SIGKILL") == ""
 
 
-def test_another_signal_is_not_out_of_memory(tmp_path):
+def test_another_signal_is_not_out_of_memory(tmp_path: Path) -> None:
     assert witness(tmp_path, 3, 4).testimony("killed by SIGSEGV") == ""
 
 
-def test_no_counter(tmp_path):
+def test_no_counter(tmp_path: Path) -> None:
     assert MemoryWitness(tmp_path / "none").testimony("killed by SIGKILL") == ""

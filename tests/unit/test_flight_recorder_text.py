@@ -1,6 +1,9 @@
 """NCCL's flight recorder in words."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
 
 from pytest_pprank.oplog.read.flight_recorder import read_dump
 
@@ -16,7 +19,7 @@ ENTRY = {
 }
 
 
-def test_the_last_entries_are_shown(tmp_path):
+def test_the_last_entries_are_shown(tmp_path: Path) -> None:
     file = tmp_path / "dump.json"
     entries = [{**ENTRY, "p2p_seq_id": n} for n in range(20)]
     file.write_text(json.dumps({"entries": entries}))
@@ -27,7 +30,7 @@ def test_the_last_entries_are_shown(tmp_path):
     assert lines[-1].strip() == line
 
 
-def test_no_dump(tmp_path):
+def test_no_dump(tmp_path: Path) -> None:
     assert read_dump(tmp_path / "none") == ""
     (tmp_path / "half").write_text('{"entries": [')
     assert read_dump(tmp_path / "half") == ""

@@ -1,6 +1,10 @@
 """Which GPUs a run may use, on boxes that are folders."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -8,15 +12,17 @@ from pytest_pprank import devices
 from pytest_pprank.devices import device_environment, gpu_environment, sim, visible_gpus
 from pytest_pprank.errors import UsageError
 
+Box = Callable[..., Path]
+
 UUIDS = [f"GPU-{digit}aaa1111-2222-3333-4444-555566667777" for digit in "0123"]
 SECOND_A = "GPU-0bbb1111-2222-3333-4444-555566667777"
 
 
 @pytest.fixture
-def box(tmp_path):
+def box(tmp_path: Path) -> Box:
     """A box with GPUs in the order of the bus; device nodes may be fewer, as in a container."""
 
-    def make(uuids, nodes=None, listed=True):
+    def make(uuids: Sequence[str], nodes: Iterable[int] | None = None, listed: bool = True) -> Path:
         (tmp_path / "dev").mkdir()
         for name in ("nvidiactl", "nvidia-uvm", "nvidia-caps"):
             (tmp_path / "dev" / name).touch()
@@ -34,7 +40,7 @@ def box(tmp_path):
     return make
 
 
-def keys(root, chosen=None):
+def keys(root: Path, chosen: str | None = None) -> list[str]:
     environment = {} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen}
     return [gpu.key for gpu in visible_gpus(environment, root)]
 
@@ -60,22 +66,22 @@ def keys(root, chosen=None):
         ("GPU-f", []),
     ],
 )
-def test_within_cuda_visible_devices(box, chosen, numbers):
+def test_within_cuda_visible_devices(box: Box, chosen: str | None, numbers: list[int]) -> None:
     assert keys(box(UUIDS), chosen) == [UUIDS[number] for number in numbers]
 
 
-def test_the_words_of_the_user_are_passed_on(box):
+def test_the_words_of_the_user_are_passed_on(box: Box) -> None:
     gpus = visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-2,3"}, box(UUIDS))
     assert [gpu.word for gpu in gpus] == ["GPU-2", "3"]
 
 
-def test_a_prefix_of_two_is_none(box):
+def test_a_prefix_of_two_is_none(box: Box) -> None:
     root = box([UUIDS[0], SECOND_A])
     assert keys(root, "GPU-0") == []
     assert keys(root, "GPU-0b") == [SECOND_A]
 
 
-def test_mig_instances(box):
+def test_mig_instances(box: Box) -> None:
     root = box(UUIDS)
     assert keys(root, "MIG-ab-cd,MIG-ef") == ["MIG-ab-cd"]  # CUDA takes no second one
     (gpu,) = visible_gpus({"CUDA_VISIBLE_DEVICES": f"MIG-{UUIDS[0]}/1/0"}, root)
@@ -83,30 +89,30 @@ def test_mig_instances(box):
     assert "/" not in gpu.key
 
 
-def test_a_container_with_a_part_of_the_box(box):
+def test_a_container_with_a_part_of_the_box(box: Box) -> None:
     assert keys(box(UUIDS, nodes=[1, 3])) == [UUIDS[1], UUIDS[3]]
 
 
-def test_without_the_drivers_list(box):
+def test_without_the_drivers_list(box: Box) -> None:
     root = box(UUIDS, listed=False, nodes=[0, 10, 2])
     assert keys(root) == ["gpu0", "gpu2", "gpu10"]
     assert keys(root, "2,0") == ["gpu10", "gpu0"]
     assert keys(root, UUIDS[1]) == [UUIDS[1]]
 
 
-def test_a_box_without_gpus(box):
+def test_a_box_without_gpus(box: Box) -> None:
     root = box([])
     assert keys(root) == keys(root, "0") == keys(root, UUIDS[0]) == []
 
 
-def test_a_uuid_that_is_none_does_not_become_a_path(box):
+def test_a_uuid_that_is_none_does_not_become_a_path(box: Box) -> None:
     assert keys(box(["GPU-../../etc", "GPU-????????-????"])) == [
         "gpu-0000-17-00.0",
         "gpu-0000-18-00.0",
     ]
 
 
-def test_what_the_ranks_are_shown(box, monkeypatch):
+def test_what_the_ranks_are_shown(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     root = box(UUIDS)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     leased = visible_gpus(root=root)[1:3]
@@ -119,7 +125,7 @@ def test_what_the_ranks_are_shown(box, monkeypatch):
     assert gpu_environment(visible_gpus(root=root)) == {"CUDA_VISIBLE_DEVICES": "3,2"}
 
 
-def test_the_kind_of_device_is_chosen_by_what_is_visible(monkeypatch):
+def test_the_kind_of_device_is_chosen_by_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = (devices.Gpu("GPU-1", "0"), devices.Gpu("GPU-2", "1"))
     monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
     assert devices.choose_device("auto", 2) == "cuda"
@@ -139,8 +145,10 @@ def test_the_kind_of_device_is_chosen_by_what_is_visible(monkeypatch):
         (None, "cpu"),
     ],
 )
-def test_sglang_without_gpus_is_on_what_shows_most(monkeypatch, torch, device):
-    def version(name):
+def test_sglang_without_gpus_is_on_what_shows_most(
+    monkeypatch: pytest.MonkeyPatch, torch: str | None, device: str
+) -> None:
+    def version(name: str) -> str | None:
         if torch is None:
             raise metadata.PackageNotFoundError(name)
         return torch
@@ -153,6 +161,6 @@ def test_sglang_without_gpus_is_on_what_shows_most(monkeypatch, torch, device):
     assert devices.choose_device("auto", 2) == "cpu"
 
 
-def test_nothing_starts_cuda_before_the_ranks_do():
+def test_nothing_starts_cuda_before_the_ranks_do() -> None:
     assert device_environment("cpu") == {"CUDA_VISIBLE_DEVICES": ""}
     assert device_environment("cuda") == {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}

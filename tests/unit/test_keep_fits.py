@@ -1,9 +1,14 @@
 """When a kept launcher fits a run, who can reach it, and how it is ended."""
 
+from __future__ import annotations
+
+import argparse
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +22,7 @@ ENVIRONMENT = {"PATH": "/bin", "SECRET": "hunter2", "TERM": "xterm", "PYTEST_XDI
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PPRANK_LEASE_DIR", str(tmp_path))
     return tmp_path / f"pytest-pprank-kept-{os.geteuid()}"
 
@@ -33,17 +38,17 @@ def root(tmp_path, monkeypatch):
         ({"PATH": None}, "environment variable PATH is gone"),
     ],
 )
-def test_environment(change, told):
+def test_environment(change: dict[str, str | None], told: str) -> None:
     changed = {k: v for k, v in {**ENVIRONMENT, **change}.items() if v is not None}
     assert difference(identity(ENVIRONMENT), identity(changed)) == told
 
 
-def test_values_are_not_told():
+def test_values_are_not_told() -> None:
     assert "hunter2" not in str(identity(ENVIRONMENT))
     assert per_run(ENVIRONMENT) == {"TERM": "xterm", "PYTEST_XDIST_WORKER": "gw0"}
 
 
-def test_limits_and_umask():
+def test_limits_and_umask() -> None:
     before = identity({})
     other = os.umask(0o027)
     try:
@@ -54,12 +59,12 @@ def test_limits_and_umask():
     assert difference(before, identity({})) == "resource limit RLIMIT_NOFILE has changed"
 
 
-def test_kinds():
+def test_kinds() -> None:
     assert kind("torch") == kind("torch") != kind("torch, sglang")
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package that this process has imported, and a module beside it."""
     folder = tmp_path / "site"
     made = folder / "kept_package"
@@ -90,7 +95,7 @@ def package(tmp_path, monkeypatch):
         "other-1.0.dist-info",
     ],
 )
-def test_changed_files(package, name):
+def test_changed_files(package: Path, name: str) -> None:
     files = ImportedFiles("/nowhere")
     assert files.changed() == ""
     path = package / name
@@ -98,13 +103,13 @@ def test_changed_files(package, name):
     assert files.changed() in (str(path), str(path.parent))
 
 
-def test_a_file_that_is_gone(package):
+def test_a_file_that_is_gone(package: Path) -> None:
     files = ImportedFiles("/nowhere")
     (package / "kept_module.py").unlink()
     assert files.changed() == str(package / "kept_module.py")
 
 
-def test_what_does_not_matter(package):
+def test_what_does_not_matter(package: Path) -> None:
     files = ImportedFiles("/nowhere")
     (package / "junit.xml").write_text("")
     (package / ".pytest_cache").mkdir()
@@ -114,14 +119,14 @@ def test_what_does_not_matter(package):
     assert files.changed() == ""
 
 
-def test_changed_while_it_was_imported():
+def test_changed_while_it_was_imported() -> None:
     assert ImportedFiles("/nowhere").changed_since(0)
     files = ImportedFiles("/nowhere")
     before = time.time_ns()
     assert not files.changed_since(before + 10**9)
 
 
-def test_only_this_user_can_look_in(root):
+def test_only_this_user_can_look_in(root: Path) -> None:
     with keep_folder.locked() as folder:
         assert folder == root
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -131,37 +136,40 @@ def test_only_this_user_can_look_in(root):
         pass
 
 
-def test_nothing_is_left_where_nothing_is_kept(root):
+def test_nothing_is_left_where_nothing_is_kept(root: Path) -> None:
     with keep_folder.locked():
         assert list(keep_folder.keepers()) == []
     assert not root.exists()
 
 
-def test_stop(root, capsys):
+def test_stop(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever the process does: here it is one that does not listen."""
     process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     try:
         start = process_start(process.pid)
+        assert start
         note = KeeperNote(process.pid, start, time.time(), "kind", "torch", "/python", {}, True)
         with keep_folder.locked():
             note.write(keep_folder.new_folder("kind"))
             keep_folder.new_folder("of-one-that-was-killed")
-        assert stop.run(None) == 0
+        assert stop.run(argparse.Namespace()) == 0
         assert process.wait() == -15
     finally:
         process.kill()
     assert f"(pid {process.pid}), torch imported, of /python" in capsys.readouterr().out
     assert not root.exists()
-    assert stop.run(None) == 0
+    assert stop.run(argparse.Namespace()) == 0
     assert capsys.readouterr().out == f"no launcher is kept in {root}\n"
 
 
-def test_another_process_with_that_number_is_left_alone(root, capsys):
+def test_another_process_with_that_number_is_left_alone(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
         note = KeeperNote(process.pid, 1, time.time(), "kind", "torch", "/python", {}, True)
         with keep_folder.locked():
             note.write(keep_folder.new_folder("kind"))
-        assert stop.run(None) == 0
+        assert stop.run(argparse.Namespace()) == 0
         assert process.poll() is None
         process.kill()
     assert "no launcher is kept" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Leases: what one process holds no other gets, however it ends; and nothing stays behind."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -8,14 +10,19 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from pytest_pprank.launch import leases
 from pytest_pprank.launch.lease_files import LockFolder, Note, default_folder, process_start
 from pytest_pprank.launch.leases import LeaseError, LeaseQueue, cpu_slots
+
+T = TypeVar("T")
+Queue = Callable[..., LeaseQueue]
 
 DEADLINE = 60
 HOLD = """
@@ -28,27 +35,29 @@ HOLD = """
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> LockFolder:
     return LockFolder(tmp_path / "leases")
 
 
 @pytest.fixture
-def queue(folder):
-    def make(timeout=0.01, told=None, turn=0.0):
-        tell = [].append if told is None else told.append
-        return LeaseQueue("our command", timeout, tell, folder=folder, turn=turn)
+def queue(folder: LockFolder) -> Queue:
+    def make(timeout: float = 0.01, told: list[str] | None = None, turn: float = 0.0) -> LeaseQueue:
+        said: list[str] = [] if told is None else told
+        return LeaseQueue("our command", timeout, said.append, folder=folder, turn=turn)
 
     return make
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(leases, "_TELL_AFTER_SECONDS", 0.0)
 
 
 @contextmanager
-def process(folder, names, count, code=HOLD, **kwargs):
+def process(
+    folder: LockFolder, names: Sequence[str], count: int, code: str = HOLD, **kwargs: Any
+) -> Iterator[subprocess.Popen[str]]:
     """Another process with a `queue(timeout)`; it is killed in the end."""
     head = f"""
     import os, sys
@@ -70,16 +79,24 @@ def process(folder, names, count, code=HOLD, **kwargs):
             other.kill()
 
 
+def line_of(process: subprocess.Popen[str]) -> str:
+    """The next line that a process says."""
+    assert process.stdout
+    return process.stdout.readline()
+
+
 @contextmanager
-def holder(folder, names, count=None, **kwargs):
+def holder(
+    folder: LockFolder, names: Sequence[str], count: int | None = None, **kwargs: Any
+) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the names until it is sent a line."""
     with process(folder, names, count or len(names), **kwargs) as other:
-        said = other.stdout.readline()
+        said = line_of(other)
         assert said.startswith("held"), said
         yield other
 
 
-def wait_for(condition, what):
+def wait_for(condition: Callable[[], T | None], what: str) -> T:
     deadline = time.monotonic() + DEADLINE
     while not (value := condition()):
         assert time.monotonic() < deadline, f"timed out waiting until {what}"
@@ -87,12 +104,12 @@ def wait_for(condition, what):
     return value
 
 
-def note(pid=None, command="c", wants=()):
+def note(pid: int | None = None, command: str = "c", wants: Sequence[str] = ()) -> Note:
     pid = pid or os.getpid()
     return Note(pid, process_start(pid) or 0, "u", 0.0, command, tuple(wants))
 
 
-def test_a_lone_run_gets_what_it_wants_and_leaves_nothing(queue, folder):
+def test_a_lone_run_gets_what_it_wants_and_leaves_nothing(queue: Queue, folder: LockFolder) -> None:
     lease = queue().acquire(["a", "b", "c"], 2)
     assert lease.names == ("a", "b")
     assert folder.names() == ["a", "b"]
@@ -101,7 +118,7 @@ def test_a_lone_run_gets_what_it_wants_and_leaves_nothing(queue, folder):
     assert not folder.path.exists()
 
 
-def test_what_another_process_holds_is_left_out(queue, folder):
+def test_what_another_process_holds_is_left_out(queue: Queue, folder: LockFolder) -> None:
     with holder(folder, ["b"]):
         lease = queue().acquire(["a", "b", "c"], 2)
         assert lease.names == ("a", "c")
@@ -109,14 +126,19 @@ def test_what_another_process_holds_is_left_out(queue, folder):
         assert folder.names() == ["b"]
 
 
-def test_waits_and_says_once_who_holds_it(queue, folder):
-    told = []
+def test_waits_and_says_once_who_holds_it(queue: Queue, folder: LockFolder) -> None:
+    told: list[str] = []
     with holder(folder, ["a", "b"]) as other:
-        waiting = queue(timeout=DEADLINE, told=told)
-        waiting._tell = lambda text: (told.append(text), print("", file=other.stdin, flush=True))
+
+        def tell(text: str) -> None:
+            told.append(text)
+            print("", file=other.stdin, flush=True)
+
+        waiting = queue(timeout=DEADLINE)
+        waiting._tell = tell
         lease = waiting.acquire(["a", "b"], 2)
         lease.release()
-        assert other.stdout.readline() == "released\n"
+        assert line_of(other) == "released\n"
         (text,) = told
         assert f"a, b held by pid {other.pid} (" in text
         assert "their command" in text
@@ -125,9 +147,9 @@ def test_waits_and_says_once_who_holds_it(queue, folder):
     assert not folder.path.exists()  # neither ticket nor lock nor folder
 
 
-def test_gives_up_with_the_names_of_the_holders(queue, folder):
+def test_gives_up_with_the_names_of_the_holders(queue: Queue, folder: LockFolder) -> None:
     with holder(folder, ["a"]) as other, holder(folder, ["b"]) as third:
-        told = []
+        told: list[str] = []
         ours = queue(timeout=0.5, told=told)
         with pytest.raises(LeaseError) as error:
             ours.acquire(["a", "b", "c"], 2)
@@ -143,7 +165,7 @@ def test_gives_up_with_the_names_of_the_holders(queue, folder):
 
 
 @pytest.mark.parametrize("way", ["kill", "terminate"])
-def test_a_lease_dies_with_its_owner(queue, folder, way):
+def test_a_lease_dies_with_its_owner(queue: Queue, folder: LockFolder, way: str) -> None:
     with holder(folder, ["a", "b"]) as other:
         getattr(other, way)()
         other.wait()
@@ -154,7 +176,7 @@ def test_a_lease_dies_with_its_owner(queue, folder, way):
         assert not folder.path.exists()
 
 
-def test_children_of_the_owner_do_not_keep_its_lease(queue, folder):
+def test_children_of_the_owner_do_not_keep_its_lease(queue: Queue, folder: LockFolder) -> None:
     code = """
     lease = queue(timeout=60).acquire(names, count)
     import subprocess
@@ -166,28 +188,28 @@ def test_children_of_the_owner_do_not_keep_its_lease(queue, folder):
     os.waitpid(-1, 0)
     """
     with process(folder, ["a"], 1, code=code) as other:
-        child = int(other.stdout.readline().split()[-1])
+        child = int(line_of(other).split()[-1])
         other.kill()
         other.wait()
         assert process_start(child)  # it lives until its input ends
         queue().acquire(["a"], 1).release()
 
 
-def test_all_or_nothing(queue, folder):
+def test_all_or_nothing(queue: Queue, folder: LockFolder) -> None:
     """One who waits for two keeps neither, and gets them both in the end."""
-    told = []
+    told: list[str] = []
     with holder(folder, ["b"]) as other, process(folder, ["a", "b"], 2) as waiting:
         wait_for(lambda: folder.names("wait-"), "it waits")
         # past its ticket: the question is whether it sits on a
         hold = wait_for(lambda: folder.hold("a", note()), "a is free")
         hold.release()
         print("", file=other.stdin, flush=True)
-        assert waiting.stdout.readline() == "held a b\n"
+        assert line_of(waiting) == "held a b\n"
         with pytest.raises(LeaseError):
             queue(told=told).acquire(["a", "b"], 1)
 
 
-def test_contenders_never_meet_nor_lock_each_other_out(folder, tmp_path):
+def test_contenders_never_meet_nor_lock_each_other_out(folder: LockFolder, tmp_path: Path) -> None:
     """Four processes, each forty times any two of three, with locks that come and go as files."""
     code = f"""
     leases._POLL_SECONDS = 0.001
@@ -208,24 +230,26 @@ def test_contenders_never_meet_nor_lock_each_other_out(folder, tmp_path):
         process(folder, names, 2, code=code) as fourth,
     ):
         for contender in (first, second, third, fourth):
+            assert contender.stdout
             assert contender.stdout.read().splitlines()[-1:] == ["done"]
             assert contender.wait() == 0
     assert not folder.path.exists()
 
 
-def test_nobody_overtakes_one_who_wants_the_same(queue, folder):
+def test_nobody_overtakes_one_who_wants_the_same(queue: Queue, folder: LockFolder) -> None:
     with holder(folder, ["a"]) as other, process(folder, ["a", "b"], 2) as waiting:
         wait_for(lambda: queue().ahead(["b"]), "it waits")
         with pytest.raises(LeaseError, match=f"first in the queue is pid {waiting.pid} "):
             queue().acquire(["b"], 1)
         queue().acquire(["c"], 1).release()
         other.kill()
-        assert waiting.stdout.readline() == "held a b\n"
+        assert line_of(waiting) == "held a b\n"
 
 
-def test_one_who_sleeps_or_died_in_the_queue_is_overtaken(queue, folder):
+def test_one_who_sleeps_or_died_in_the_queue_is_overtaken(queue: Queue, folder: LockFolder) -> None:
     with holder(folder, ["a"]), process(folder, ["a", "b"], 2) as waiting:
-        (ticket,) = wait_for(lambda: queue().ahead(["b"]) and folder.names("wait-"), "it waits")
+        wait_for(lambda: queue().ahead(["b"]), "it waits")
+        (ticket,) = folder.names("wait-")
         waiting.send_signal(signal.SIGSTOP)
         wait_for(lambda: "T" in _state(waiting.pid), "it stopped")
         os.utime(folder.path / f"{ticket}.lock", (0, 0))
@@ -237,11 +261,11 @@ def test_one_who_sleeps_or_died_in_the_queue_is_overtaken(queue, folder):
         assert folder.names("wait-") == []
 
 
-def _state(pid):
+def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_a_holder_sees_that_others_wait(queue, folder):
+def test_a_holder_sees_that_others_wait(queue: Queue, folder: LockFolder) -> None:
     lease, patient = queue().acquire(["a"], 1), queue(turn=1e9).acquire(["b"], 1)
     assert not lease.wanted
     with process(folder, ["c"], 1), process(folder, ["a", "b"], 1):
@@ -254,14 +278,17 @@ def test_a_holder_sees_that_others_wait(queue, folder):
     other.release()
 
 
-def test_a_dead_owner_is_never_shown(queue, folder):
+def test_a_dead_owner_is_never_shown(queue: Queue, folder: LockFolder) -> None:
     with holder(folder, ["a"]) as dead:
         dead.kill()
         dead.wait()
     said = (folder.path / "a.lock").read_bytes()
     hold = folder.hold("a", note(command="the living"))
+    assert hold
     try:
-        assert folder.note("a").command == "the living"
+        shown = folder.note("a")
+        assert shown
+        assert shown.command == "the living"
         (folder.path / "a.lock").write_bytes(said)  # between its lock and its note, so to say
         assert json.loads(said)["pid"] == dead.pid
         with pytest.raises(LeaseError, match="a held by a process that cannot be seen from here"):
@@ -271,16 +298,18 @@ def test_a_dead_owner_is_never_shown(queue, folder):
 
 
 @pytest.mark.parametrize("said", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff\x00", b'{"pid": [1]}'])
-def test_junk_in_a_lock_file(folder, said):
+def test_junk_in_a_lock_file(folder: LockFolder, said: bytes) -> None:
     hold = folder.hold("a", note())
+    assert hold
     (folder.path / "a.lock").write_bytes(said)
     assert folder.note("a") is None
     assert folder.is_held("a")
     hold.release()
 
 
-def test_what_others_say_is_cleaned_before_it_is_shown(queue, folder):
+def test_what_others_say_is_cleaned_before_it_is_shown(queue: Queue, folder: LockFolder) -> None:
     hold = folder.hold("a", note(command="\x1b[2Jrm \n" + "x" * 1000))
+    assert hold
     with pytest.raises(LeaseError) as error:
         queue().acquire(["a"], 1)
     hold.release()
@@ -289,7 +318,7 @@ def test_what_others_say_is_cleaned_before_it_is_shown(queue, folder):
     assert len(str(error.value)) < 500
 
 
-def test_links_are_not_followed(queue, folder, tmp_path):
+def test_links_are_not_followed(queue: Queue, folder: LockFolder, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     folder.hold("b", note())
@@ -305,13 +334,13 @@ def test_links_are_not_followed(queue, folder, tmp_path):
 
 
 @pytest.fixture
-def shared_folder():
+def shared_folder() -> Iterator[LockFolder]:
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         os.chmod(name, 0o1777)
         yield LockFolder(Path(name) / "leases")
 
 
-def as_user(number, code=HOLD):
+def as_user(number: int, code: str = HOLD) -> str:
     """`code`, run as another user, after a rehearsal: from then on root's Python may be unreadable,
     and with it whatever filelock and the standard library import only when they need it.
     """
@@ -327,11 +356,12 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs to become anothe
 
 
 @needs_root
-def test_users_share_a_folder(shared_folder):
+def test_users_share_a_folder(shared_folder: LockFolder) -> None:
     """Either may have made it; a file that one's killed run has left is used by the other."""
     folder = shared_folder
     ours = LeaseQueue("ours", 0.01, print, folder=folder)
     hold = folder.hold("z", note())
+    assert hold
     with holder(folder, ["a"], code=as_user(1001)) as other:
         with pytest.raises(LeaseError, match=f"a held by pid {other.pid} .*their command"):
             ours.acquire(["a"], 1)
@@ -349,33 +379,39 @@ def test_users_share_a_folder(shared_folder):
 
 
 @needs_root
-def test_what_a_killed_run_of_one_user_left_bars_no_other(shared_folder):
+def test_what_a_killed_run_of_one_user_left_bars_no_other(shared_folder: LockFolder) -> None:
     """Neither of them is the folder's owner, whom filelock trusts and the kernel lets unlink."""
     hold = shared_folder.hold("z", note())
+    assert hold
     with holder(shared_folder, ["a"], code=as_user(1001)) as killed:
         killed.kill()
         killed.wait()
     assert shared_folder.names() == ["a", "z"]
     with holder(shared_folder, ["a"], code=as_user(1002)) as other:
         print("", file=other.stdin, flush=True)
-        assert other.stdout.readline() == "released\n"
+        assert line_of(other) == "released\n"
     assert shared_folder.names() == ["z"]
     hold.release()
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
-def test_a_folder_of_another_user(folder, monkeypatch, mode):
+def test_a_folder_of_another_user(
+    folder: LockFolder, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
     hold = folder.hold("z", note())
+    assert hold
     monkeypatch.setattr(os, "geteuid", lambda: folder.path.stat().st_uid + 1)
     folder.path.chmod(mode)
-    folder.hold("a", note()).release()
+    again = folder.hold("a", note())
+    assert again
+    again.release()
     folder.path.chmod(mode & ~0o022)
     with pytest.raises(PermissionError, match=f"with mode {mode & ~0o022:o}: it must be 777"):
         folder.hold("a", note())
     hold.release()
 
 
-def test_a_file_that_is_not_ours_any_more_is_left_alone(queue, folder):
+def test_a_file_that_is_not_ours_any_more_is_left_alone(queue: Queue, folder: LockFolder) -> None:
     """A cleaner of /tmp takes our file away, and another run gets the lock under its name."""
     ours = queue().acquire(["a"], 1)
     (folder.path / "a.lock").unlink()
@@ -384,18 +420,18 @@ def test_a_file_that_is_not_ours_any_more_is_left_alone(queue, folder):
         assert folder.names() == ["a"]
 
 
-def test_more_than_there_is_is_refused_at_once(queue, folder):
+def test_more_than_there_is_is_refused_at_once(queue: Queue, folder: LockFolder) -> None:
     with pytest.raises(LeaseError, match="3 asked for, and there are only 2"):
         queue().acquire(["a", "b"], 3)
     assert not folder.path.exists()
 
 
 @pytest.mark.parametrize(("cores", "slots"), [(1, 4), (2, 4), (8, 16)])
-def test_slots(cores, slots):
+def test_slots(cores: int, slots: int) -> None:
     assert len(cpu_slots(cores)) == len(set(cpu_slots(cores))) == slots
 
 
-def test_the_folder_is_one_per_box(monkeypatch, tmp_path):
+def test_the_folder_is_one_per_box(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PPRANK_LEASE_DIR", raising=False)
     usual = default_folder()
     monkeypatch.setenv("TMPDIR", str(tmp_path))

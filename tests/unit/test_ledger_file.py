@@ -1,11 +1,15 @@
 """The ledger file: read from outside at any moment, whatever state it is in."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +35,7 @@ from pytest_pprank.oplog.record.flight_recorder import still_running
 from pytest_pprank.oplog.record.writer import Form, LedgerWriter
 
 
-def call(kind="recv", way=RECV, **changes):
+def call(kind: str = "recv", way: str = RECV, **changes: Any) -> Form:
     fields = {
         "group": "0:1234",
         "label": "default group",
@@ -49,22 +53,22 @@ def call(kind="recv", way=RECV, **changes):
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return ledger_file(tmp_path, 1)
 
 
 @pytest.fixture
-def writer(path):
+def writer(path: Path) -> LedgerWriter:
     writer = LedgerWriter(path, 1)
     writer.begin_test(7)
     return writer
 
 
-def states(path):
+def states(path: Path) -> list[tuple[int, State]]:
     return [(operation.number, operation.state) for operation in read_ledger(path).operations]
 
 
-def test_reads_back_what_was_written(writer, path):
+def test_reads_back_what_was_written(writer: LedgerWriter, path: Path) -> None:
     via = Site("/code/plumbing.py", 3, "send_all")
     writer.issue(call(tag=5, root=1, detail="SUM", via=via), State.WAITING)
     ledger = read_ledger(path)
@@ -83,7 +87,7 @@ def test_reads_back_what_was_written(writer, path):
     assert ledger.waiting == ledger.pending == (operation,)
 
 
-def test_follows_an_operation_to_its_end(writer, path):
+def test_follows_an_operation_to_its_end(writer: LedgerWriter, path: Path) -> None:
     entry = writer.issue(call(), State.ISSUED)
     assert states(path) == [(1, State.ISSUED)]
     writer.set_state(entry, State.WAITING, "other thread")
@@ -96,14 +100,16 @@ def test_follows_an_operation_to_its_end(writer, path):
     assert operation.end >= operation.start
 
 
-def test_what_is_done_stays_done(writer, path):
+def test_what_is_done_stays_done(writer: LedgerWriter, path: Path) -> None:
     entry = writer.issue(call(), State.ISSUED)
     writer.set_state(entry, State.COMPLETED)
     writer.set_state(entry, State.WAITING)
     assert states(path) == [(1, State.COMPLETED)]
 
 
-def test_counts_channels_since_the_beginning_and_turns_since_the_test_began(writer, path):
+def test_counts_channels_since_the_beginning_and_turns_since_the_test_began(
+    writer: LedgerWriter, path: Path
+) -> None:
     for _ in range(3):
         writer.issue(call(), State.COMPLETED)
     writer.begin_test(8)
@@ -117,13 +123,13 @@ def test_counts_channels_since_the_beginning_and_turns_since_the_test_began(writ
     assert ledger.count(Channel(SEND, "0:1234", 0)) == 0
 
 
-def test_nccl_pairs_messages_without_tags(writer, path):
+def test_nccl_pairs_messages_without_tags(writer: LedgerWriter, path: Path) -> None:
     for tag in (1, 2):
         writer.issue(call(backend="nccl", tag=tag), State.QUEUED)
     assert [operation.sequence for operation in read_ledger(path).operations] == [1, 2]
 
 
-def test_what_was_refused_does_not_count(writer, path):
+def test_what_was_refused_does_not_count(writer: LedgerWriter, path: Path) -> None:
     writer.refuse(writer.issue(call(), State.WAITING), "wrong type")
     writer.issue(call(), State.WAITING)
     refused, operation = read_ledger(path).operations
@@ -132,7 +138,7 @@ def test_what_was_refused_does_not_count(writer, path):
     assert read_ledger(path).count(operation.channel) == 1
 
 
-def test_a_new_group_of_the_same_name_begins_at_one(writer, path):
+def test_a_new_group_of_the_same_name_begins_at_one(writer: LedgerWriter, path: Path) -> None:
     writer.issue(call(), State.COMPLETED)
     writer.forget_group("0:1234")
     assert read_ledger(path).counts == {}
@@ -140,12 +146,12 @@ def test_a_new_group_of_the_same_name_begins_at_one(writer, path):
     assert read_ledger(path).waiting[0].sequence == 1
 
 
-def test_waits_for_a_store_do_not_make_a_thread_count(writer, path):
+def test_waits_for_a_store_do_not_make_a_thread_count(writer: LedgerWriter, path: Path) -> None:
     writer.issue(call("store.get", STORE, peer=None, thread="heartbeat"), State.WAITING)
     assert read_ledger(path).threads == ()
 
 
-def test_keeps_all_pending_and_the_last_finished(writer, path):
+def test_keeps_all_pending_and_the_last_finished(writer: LedgerWriter, path: Path) -> None:
     leaked = writer.issue(call(), State.ISSUED)
     for _ in range(3 * OPERATIONS):
         writer.set_state(writer.issue(call(), State.WAITING), State.COMPLETED)
@@ -158,7 +164,7 @@ def test_keeps_all_pending_and_the_last_finished(writer, path):
     assert read_ledger(path).pending == ()
 
 
-def test_tells_how_many_pending_ones_it_has_no_room_for(writer, path):
+def test_tells_how_many_pending_ones_it_has_no_room_for(writer: LedgerWriter, path: Path) -> None:
     entries = [writer.issue(call(), State.ISSUED) for _ in range(OPERATIONS + 3)]
     ledger = read_ledger(path)
     assert (len(ledger.pending), ledger.unrecorded, ledger.complete) == (OPERATIONS, 3, False)
@@ -168,7 +174,9 @@ def test_tells_how_many_pending_ones_it_has_no_room_for(writer, path):
     assert len(read_ledger(path).waiting) == 1
 
 
-def test_tells_that_there_are_more_channels_than_it_counts(writer, path):
+def test_tells_that_there_are_more_channels_than_it_counts(
+    writer: LedgerWriter, path: Path
+) -> None:
     for tag in range(COUNTERS):
         writer.set_state(writer.issue(call(tag=tag), State.ISSUED), State.COMPLETED)
     assert read_ledger(path).complete
@@ -178,7 +186,7 @@ def test_tells_that_there_are_more_channels_than_it_counts(writer, path):
     assert len(ledger.counts) == COUNTERS
 
 
-def test_long_parts_are_cut_and_the_rest_is_kept(writer, path):
+def test_long_parts_are_cut_and_the_rest_is_kept(writer: LedgerWriter, path: Path) -> None:
     huge = Site("/x" * 80, 1, "é" * 60)
     shapes = ((123456789,) * 30,) * 4
     ranks = tuple(range(400))
@@ -190,7 +198,7 @@ def test_long_parts_are_cut_and_the_rest_is_kept(writer, path):
     assert read_ledger(path).torn == 0
 
 
-def test_what_a_device_still_does_is_found_from_the_end(writer, path):
+def test_what_a_device_still_does_is_found_from_the_end(writer: LedgerWriter, path: Path) -> None:
     entries = [writer.issue(call(backend="nccl", group="pp:12~2"), State.ISSUED) for _ in range(4)]
     for entry in entries:
         writer.set_state(entry, State.QUEUED)
@@ -213,11 +221,11 @@ def test_what_a_device_still_does_is_found_from_the_end(writer, path):
     assert asynchronous.state is State.COMPLETED
 
 
-def record(name, state, p2p=False, group="0"):
+def record(name: str, state: str, p2p: bool = False, group: str = "0") -> dict[str, Any]:
     return {"profiling_name": name, "state": state, "is_p2p": p2p, "process_group": [group, "x"]}
 
 
-def test_a_flight_record_tells_what_still_runs():
+def test_a_flight_record_tells_what_still_runs() -> None:
     """The form is that of torch 2.11 on two H200, where only the last of a batch has events."""
     entries = [
         record("nccl:all_reduce", "completed"),
@@ -234,14 +242,14 @@ def test_a_flight_record_tells_what_still_runs():
     assert still_running(dump) == {"0": [False] * 4 + [True] * 2, "1": [True]}
 
 
-def test_a_missing_file_is_a_problem_in_words(tmp_path):
+def test_a_missing_file_is_a_problem_in_words(tmp_path: Path) -> None:
     ledger = read_ledger(tmp_path / "none")
     assert "No such file" in ledger.problem
     assert not ledger.complete
 
 
 @pytest.mark.parametrize("garbage", ["nothing", "one byte", "zeros", "ones", "anything"])
-def test_garbage_is_a_problem_in_words(path, garbage):
+def test_garbage_is_a_problem_in_words(path: Path, garbage: str) -> None:
     contents = {
         "nothing": b"",
         "one byte": b"x",
@@ -253,12 +261,12 @@ def test_garbage_is_a_problem_in_words(path, garbage):
     assert "head" in read_ledger(path).problem
 
 
-def test_a_folder_is_a_problem_in_words(tmp_path):
+def test_a_folder_is_a_problem_in_words(tmp_path: Path) -> None:
     assert read_ledger(tmp_path).problem
 
 
 @pytest.mark.parametrize("cut", [HEAD_BYTES, FIRST_OPERATION, FIRST_OPERATION + 100])
-def test_a_file_cut_short_gives_what_is_left(writer, path, cut):
+def test_a_file_cut_short_gives_what_is_left(writer: LedgerWriter, path: Path, cut: int) -> None:
     writer.issue(call(), State.WAITING)
     os.truncate(path, cut)
     ledger = read_ledger(path)
@@ -266,7 +274,9 @@ def test_a_file_cut_short_gives_what_is_left(writer, path, cut):
 
 
 @pytest.mark.parametrize("offset", [3, 12, 40, 150])
-def test_a_torn_record_is_left_out_and_counted(writer, path, offset):
+def test_a_torn_record_is_left_out_and_counted(
+    writer: LedgerWriter, path: Path, offset: int
+) -> None:
     for _ in range(3):
         writer.issue(call(), State.WAITING)
     with path.open("r+b") as file:
@@ -279,14 +289,14 @@ def test_a_torn_record_is_left_out_and_counted(writer, path, offset):
     assert (ledger.torn, ledger.complete) == (1, False)
 
 
-def test_errors_of_the_recorder_are_told(writer, path):
+def test_errors_of_the_recorder_are_told(writer: LedgerWriter, path: Path) -> None:
     writer.fault("KeyError: 3")
     ledger = read_ledger(path)
     assert (ledger.unrecorded, ledger.fault, ledger.complete) == (1, "KeyError: 3", False)
 
 
-def test_threads_write_while_somebody_reads(writer, path):
-    def work(name):
+def test_threads_write_while_somebody_reads(writer: LedgerWriter, path: Path) -> None:
+    def work(name: str) -> None:
         for _ in range(200):
             entry = writer.issue(call(thread=name), State.ISSUED)
             writer.set_state(entry, State.WAITING, name)
@@ -307,7 +317,7 @@ def test_threads_write_while_somebody_reads(writer, path):
     assert ledger.count(Channel(RECV, "0:1234", 0)) == 800
 
 
-def test_a_forked_child_writes_nothing_into_it(writer, path):
+def test_a_forked_child_writes_nothing_into_it(writer: LedgerWriter, path: Path) -> None:
     child = os.fork()
     if not child:
         writer.issue(call(), State.WAITING)
@@ -317,7 +327,7 @@ def test_a_forked_child_writes_nothing_into_it(writer, path):
     assert read_ledger(path).operations == ()
 
 
-def test_outlives_its_writer(path):
+def test_outlives_its_writer(path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
@@ -331,6 +341,7 @@ sys.stdin.read()
 """
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
         assert process.stdout.readline() == b"written\n"
         process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -338,7 +349,7 @@ sys.stdin.read()
     assert operation.kind == "barrier"
 
 
-def test_reserves_its_room_on_the_disk(path):
+def test_reserves_its_room_on_the_disk(path: Path) -> None:
     """A hole in the file that cannot be filled later would be a SIGBUS in the test."""
     LedgerWriter(path, 1)
     assert path.stat().st_size == FILE_BYTES

@@ -1,6 +1,9 @@
 """Ranks attach pytest's log handlers in a cheaper way than pytest; to the same loggers."""
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Iterator
 
 import pytest
 from _pytest import logging as plugin
@@ -13,7 +16,7 @@ pytest_attaches_to_many = pytest.mark.skipif(
 
 
 @pytest.fixture
-def loggers():
+def loggers() -> Iterator[list[logging.Logger]]:
     """One that propagates, one that does not, one below it, and a name that is no logger yet."""
     found = [logging.getLogger(f"pprank_test.{name}") for name in ("on", "off", "off.x.below")]
     found[1].propagate = False
@@ -21,7 +24,7 @@ def loggers():
     found[1].propagate = True
 
 
-def made_of(catching_logs):
+def made_of(catching_logs: type) -> type:
     """What we make of a `catching_logs` of pytest's; this run's own is not touched for long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plugin, "catching_logs", catching_logs)
@@ -29,7 +32,9 @@ def made_of(catching_logs):
         return plugin.catching_logs
 
 
-def attached(catching_logs, loggers, level):
+def attached(
+    catching_logs: type, loggers: list[logging.Logger], level: int | None
+) -> tuple[int, list[tuple[int, bool]]]:
     handler, before = logging.NullHandler(), [(g.level, list(g.handlers)) for g in loggers]
     with catching_logs(handler, level=level) as same:
         assert same is handler
@@ -40,7 +45,9 @@ def attached(catching_logs, loggers, level):
 
 @pytest_attaches_to_many
 @pytest.mark.parametrize("level", [None, logging.DEBUG, logging.ERROR])
-def test_the_same_loggers_for_the_same_time(loggers, level):
+def test_the_same_loggers_for_the_same_time(
+    loggers: list[logging.Logger], level: int | None
+) -> None:
     own = plugin.catching_logs
     quick = made_of(own)
     assert quick is not own
@@ -50,14 +57,14 @@ def test_the_same_loggers_for_the_same_time(loggers, level):
 
 
 @pytest_attaches_to_many
-def test_a_handler_that_is_gone_already_is_no_error(loggers):
+def test_a_handler_that_is_gone_already_is_no_error(loggers: list[logging.Logger]) -> None:
     handler = logging.NullHandler()
     with made_of(plugin.catching_logs)(handler):
         loggers[2].handlers.clear()
     assert handler not in loggers[0].handlers
 
 
-def test_another_form_of_it_is_left_alone():
+def test_another_form_of_it_is_left_alone() -> None:
     class Unknown:
         __slots__ = ("handler", "proxies")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matrix import command, junit, runs
@@ -183,10 +185,10 @@ class TestStore:
         script = tmp_path / "tox.sh"
         real = subprocess.Popen
 
-        def popen(words: list[str], **rest):
+        def popen(words: list[str], **rest: Any) -> subprocess.Popen[str]:
             return real(["sh", str(script), *words[words.index("-e") + 1 :]], **rest)
 
-        monkeypatch.setattr(runs.subprocess, "Popen", popen)
+        monkeypatch.setattr(subprocess, "Popen", popen)
         monkeypatch.setattr(runs, "end_descendants", lambda: None)  # other tests have some, too
         return script
 
@@ -278,7 +280,7 @@ class TestCommand:
             (store.work_dir / environment(release)).mkdir(exist_ok=True)
             shutil.copy(report, store.file(release, device, "xml"))
             done = run(release, device, code)
-            store.file(release, device, "json").write_text(runs.json.dumps(done.__dict__))
+            store.file(release, device, "json").write_text(json.dumps(done.__dict__))
             return done
 
         monkeypatch.setattr(Store, "run", ended)

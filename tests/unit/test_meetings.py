@@ -1,33 +1,37 @@
 """Meetings take place when all have come, and are called off the moment that is impossible."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 import pytest
 
 from pytest_pprank.oplog.read.meetings import Meetings
-from pytest_pprank.protocol.messages import Exchange
+from pytest_pprank.protocol.messages import Exchange, Exchanged
 
 
-class Answers(dict):
+class Answers(dict[int, Exchanged]):
     """Remembers what each rank was answered."""
 
-    def __call__(self, ranks, message):
+    def __call__(self, ranks: Iterable[int], message: Exchanged) -> None:
         assert not self.keys() & set(ranks), "answered twice"
         self.update(dict.fromkeys(ranks, message))
 
 
 @pytest.fixture
-def answers():
+def answers() -> Answers:
     return Answers()
 
 
-def barrier(number=1):
+def barrier(number: int = 1) -> Exchange:
     return Exchange(number, "barrier()", "test_x.py:3")
 
 
-def phase_end(phase, outcome="passed"):
+def phase_end(phase: str, outcome: str = "passed") -> Exchange:
     return Exchange(9, f"end of {phase}", outcome)
 
 
-def test_takes_place_when_the_last_has_come(answers):
+def test_takes_place_when_the_last_has_come(answers: Answers) -> None:
     meetings = Meetings(3, answers)
     for rank in (2, 0):
         meetings.arrive(rank, Exchange(rank + 5, "gather()", "", b"%d" % rank))
@@ -39,7 +43,7 @@ def test_takes_place_when_the_last_has_come(answers):
     assert {r: a.number for r, a in answers.items()} == {0: 5, 1: 6, 2: 7}
 
 
-def test_two_operations_never_pair(answers):
+def test_two_operations_never_pair(answers: Answers) -> None:
     meetings = Meetings(2, answers)
     meetings.arrive(0, barrier())
     meetings.arrive(1, Exchange(1, "gather()", "test_x.py:7"))
@@ -47,7 +51,7 @@ def test_two_operations_never_pair(answers):
     assert "rank 0 is in barrier() at test_x.py:3" in answers[1].error
 
 
-def test_a_waiting_rank_is_released_when_a_peer_is_through(answers):
+def test_a_waiting_rank_is_released_when_a_peer_is_through(answers: Answers) -> None:
     meetings = Meetings(3, answers)
     meetings.arrive(1, barrier())
     meetings.arrive(0, phase_end("call", "failed"))
@@ -61,28 +65,30 @@ def test_a_waiting_rank_is_released_when_a_peer_is_through(answers):
 
 
 @pytest.mark.parametrize("why", ["died", "finished the test"])
-def test_nobody_waits_for_a_rank_that_is_gone(answers, why):
+def test_nobody_waits_for_a_rank_that_is_gone(answers: Answers, why: str) -> None:
     meetings = Meetings(2, answers)
     meetings.arrive(0, barrier())
     meetings.leave(1, why)
     assert f"rank 1 {why}" in answers[0].error
 
 
-def test_a_thread_left_in_a_meeting_is_released_when_its_own_rank_is_through(answers):
+def test_a_thread_left_in_a_meeting_is_released_when_its_own_rank_is_through(
+    answers: Answers,
+) -> None:
     meetings = Meetings(2, answers)
     meetings.arrive(0, barrier())
     meetings.leave(0, "finished the test")
     assert "rank 0 waits in barrier() at test_x.py:3 in vain: it has itself" in answers[0].error
 
 
-def test_who_comes_too_late_is_told_at_once(answers):
+def test_who_comes_too_late_is_told_at_once(answers: Answers) -> None:
     meetings = Meetings(2, answers)
     meetings.leave(1, "died")
     meetings.arrive(0, phase_end("call"))
     assert "rank 1 died" in answers[0].error
 
 
-def test_where_ranks_are(answers):
+def test_where_ranks_are(answers: Answers) -> None:
     meetings = Meetings(3, answers)
     meetings.arrive(0, phase_end("setup"))
     assert meetings.at_end_of_phase() == {0: "setup"}

@@ -1,26 +1,38 @@
 """N reports of one test become one: who is blamed, what is folded, and when ranks disagree."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 
 from pytest_pprank.planning import Plan
 from pytest_pprank.report.merge import ReportMerger
 from pytest_pprank.report.outcome import TestOutcome
-from pytest_pprank.report.verdicts import RankDied, RanksDiverged
+from pytest_pprank.report.verdicts import RankDied, RanksDiverged, Trouble
 from pytest_pprank.topology import Topology
+
+Merged = Callable[..., dict[str, Any]]
+"""The reports by phase: what `longrepr` is depends on the outcome."""
 
 PLAN = Plan(Topology(2, "cpu", {}), fresh=False, timeout=1.0)
 
 
 @pytest.fixture
-def merged(pytester, monkeypatch):
+def merged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Merged:
     """Run a test in this process once per rank, and merge what it reports."""
 
     # the files of two ranks differ in nothing that a bytecode cache looks at
     monkeypatch.setattr("sys.dont_write_bytecode", True)
 
     def merge(
-        *bodies, troubles=(), reverted=(), phases=("setup", "call", "teardown"), only_rank=None
-    ):
+        *bodies: str,
+        troubles: Sequence[Trouble] = (),
+        reverted: tuple[str, ...] = (),
+        phases: Sequence[str] = ("setup", "call", "teardown"),
+        only_rank: int | None = None,
+    ) -> dict[str, pytest.TestReport]:
         reports = {}
         for rank, body in enumerate(bodies):
             source = f"import pytest\ndef test_func():\n    rank = {rank}\n    {body}\n"
@@ -39,7 +51,7 @@ def merged(pytester, monkeypatch):
     return merge
 
 
-def test_all_passed(merged):
+def test_all_passed(merged: Merged) -> None:
     reports = merged("pass", "pass")
     assert {when: r.outcome for when, r in reports.items()} == {
         "setup": "passed",
@@ -51,7 +63,12 @@ def test_all_passed(merged):
 
 @pytest.mark.parametrize("printed", [{}, {1: {"setup": {"stdout": "a"}, "call": {"stderr": "b"}}}])
 @pytest.mark.parametrize("reverted", [(), ("a fix",)])
-def test_the_short_way_of_what_went_well_tells_the_same(pytester, monkeypatch, printed, reverted):
+def test_the_short_way_of_what_went_well_tells_the_same(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    printed: dict[int, dict[str, dict[str, str]]],
+    reverted: tuple[str],
+) -> None:
     (item,) = pytester.getitems("def test_func(): pass")
     reports = {
         rank: [
@@ -62,7 +79,7 @@ def test_the_short_way_of_what_went_well_tells_the_same(pytester, monkeypatch, p
     }
     merger = ReportMerger(item.config, reverted)
 
-    def merge(plan):
+    def merge(plan: Plan) -> list[dict[str, Any]]:
         outcome = TestOutcome(reports=reports, printed={0: {}, 1: {}, **printed})
         return [vars(report) for report in merger.merge(item, plan, outcome)]
 
@@ -72,7 +89,7 @@ def test_the_short_way_of_what_went_well_tells_the_same(pytester, monkeypatch, p
     assert [r["duration"] for r in short] == [2, 2, 2]
 
 
-def test_a_rank_without_a_report_has_not_gone_well(pytester):
+def test_a_rank_without_a_report_has_not_gone_well(pytester: pytest.Pytester) -> None:
     (item,) = pytester.getitems("def test_func(): pass")
     phase = {"outcome": "passed", "duration": 1, "start": 1, "stop": 2}
     reports = {0: [{"when": w, **phase} for w in ("setup", "call", "teardown")]}
@@ -85,7 +102,7 @@ def test_a_rank_without_a_report_has_not_gone_well(pytester):
     }
 
 
-def test_one_failed(merged):
+def test_one_failed(merged: Merged) -> None:
     call = merged("pass", "assert rank == 0")["call"]
     assert call.outcome == "failed"
     assert call.longrepr.reprcrash.message.startswith("[rank 1] assert 1 == 0")
@@ -93,20 +110,20 @@ def test_one_failed(merged):
     assert ("pprank_verdict", "failed") in call.user_properties
 
 
-def test_equal_failures_are_folded(merged):
+def test_equal_failures_are_folded(merged: Merged) -> None:
     call = merged("assert not 1, f'rank {rank}'", "assert not 1, f'rank {rank}'")["call"]
     assert call.longrepr.reprcrash.message.startswith("[ranks 0,1]")
     assert call.longreprtext.count("AssertionError") == 1 + call.longreprtext.count(": Assertion")
 
 
-def test_different_failures_are_both_told_and_the_first_comes_first(merged):
+def test_different_failures_are_both_told_and_the_first_comes_first(merged: Merged) -> None:
     call = merged("raise ValueError('one')", "raise KeyError('two')")["call"]
     assert call.longrepr.reprcrash.message.startswith("[rank 0] ValueError")
     assert "rank 1 failed at the same place, with other values" in call.longreprtext
     assert "KeyError" in call.longreprtext
 
 
-def test_a_consequence_is_not_the_culprit(merged):
+def test_a_consequence_is_not_the_culprit(merged: Merged) -> None:
     peer = "from pytest_pprank.errors import PeerError; raise PeerError('in vain')"
     call = merged(peer, "raise ValueError('boom')")["call"]
     assert call.longrepr.reprcrash.message.startswith("[rank 1] ValueError")
@@ -114,7 +131,7 @@ def test_a_consequence_is_not_the_culprit(merged):
 
 
 @pytest.mark.parametrize("body", ["pytest.skip('no') if rank else None", "pytest.skip('no')"])
-def test_skips(merged, body):
+def test_skips(merged: Merged, body: str) -> None:
     call = merged(body, body)["call"]
     if "rank" in body:
         assert call.outcome == "failed"
@@ -125,19 +142,19 @@ def test_skips(merged, body):
         assert call.longrepr[2] == "Skipped: no"
 
 
-def test_an_imperative_xfail_on_one_rank_is_a_disagreement(merged):
+def test_an_imperative_xfail_on_one_rank_is_a_disagreement(merged: Merged) -> None:
     call = merged("pass", "pytest.xfail('known')")["call"]
     assert call.outcome == "failed"  # rank 0 knew nothing of it and passed
     assert "rank 1 xfailed: " in call.longreprtext
 
 
-def test_a_rank_that_reports_nothing_is_a_disagreement(merged):
+def test_a_rank_that_reports_nothing_is_a_disagreement(merged: Merged) -> None:
     setup = merged("pass", "pass", phases=("setup",), only_rank=0)["setup"]
     assert setup.outcome == "failed"
     assert "rank 1 reported nothing" in setup.longreprtext
 
 
-def test_trouble_without_reports(merged):
+def test_trouble_without_reports(merged: Merged) -> None:
     trouble = RankDied(rank=1, place="call", how="killed by SIGKILL", details=(("T", "details"),))
     call = merged("pass", "pass", troubles=[trouble], phases=("setup",))["call"]
     assert call.outcome == "failed"
@@ -146,7 +163,7 @@ def test_trouble_without_reports(merged):
     assert ("pprank_verdict", "rank died") in call.user_properties
 
 
-def test_a_victim_does_not_hide_the_trouble(merged):
+def test_a_victim_does_not_hide_the_trouble(merged: Merged) -> None:
     trouble = RankDied(rank=1, place="call", how="killed by SIGKILL")
     peer = "from pytest_pprank.errors import PeerError; raise PeerError('in vain')"
     # a stand-in for a rank without a report of its call: both have nothing but that
@@ -155,7 +172,7 @@ def test_a_victim_does_not_hide_the_trouble(merged):
     assert "ranks 0,1 failed as a consequence" in call.longreprtext
 
 
-def test_a_failure_comes_before_the_trouble_it_caused(merged):
+def test_a_failure_comes_before_the_trouble_it_caused(merged: Merged) -> None:
     through = {0: "failed in call"}
     trouble = RanksDiverged(inside={1: "call"}, through=through, seconds=1.0, limit="")
     call = merged("raise ValueError('boom')", "pass", troubles=[trouble])["call"]
@@ -163,14 +180,14 @@ def test_a_failure_comes_before_the_trouble_it_caused(merged):
     assert "ValueError" in call.longrepr.reprcrash.message
 
 
-def test_reverts_show_in_every_report(merged):
+def test_reverts_show_in_every_report(merged: Merged) -> None:
     reports = merged("pass", "pass", reverted=("26883: some fix",))
     for report in reports.values():
         assert ("pprank", "reverted: 26883: some fix") in report.sections
         assert ("pprank_revert", "26883: some fix") in report.user_properties
 
 
-def test_output_is_kept_per_rank(merged):
+def test_output_is_kept_per_rank(merged: Merged) -> None:
     call = merged("print('from', rank)", "print('from', rank)")["call"]
     assert call.sections == [
         ("Captured stdout call (rank 0)", "from 0\n"),
@@ -179,18 +196,18 @@ def test_output_is_kept_per_rank(merged):
     assert call.capstdout == "from 0\nfrom 1\n"
 
 
-def test_equal_output_is_told_once(merged):
+def test_equal_output_is_told_once(merged: Merged) -> None:
     call = merged("print('the same')", "print('the same')")["call"]
     assert call.sections == [("Captured stdout call (ranks 0,1)", "the same\n")]
 
 
-def test_errors_of_ours_lead_with_what_they_say(merged):
+def test_errors_of_ours_lead_with_what_they_say(merged: Merged) -> None:
     body = "from pytest_pprank.errors import StartFailed; raise StartFailed('no good')"
     call = merged(body, body)["call"]
     assert call.longrepr.reprcrash.message == "[ranks 0,1] StartFailed: no good"
 
 
-def test_a_revert_is_told_once_in_a_failure(merged):
+def test_a_revert_is_told_once_in_a_failure(merged: Merged) -> None:
     call = merged("assert 0", "assert 0", reverted=("26883: some fix",))["call"]
     told = [text for _, text in call.sections] + call.longreprtext.splitlines()
     assert sum("reverted: 26883" in text for text in told) == 1

@@ -1,5 +1,7 @@
 """What the command line may say, and what it is told when it says something else."""
 
+from __future__ import annotations
+
 import pytest
 
 from pytest_pprank.errors import UsageError
@@ -9,26 +11,26 @@ from pytest_pprank.options import options_of, parse_sizes
 @pytest.mark.parametrize(
     ("text", "sizes"), [("2", (2,)), ("2,4", (2, 4)), (" 8 , 2 ", (8, 2)), ("3,3", (3,))]
 )
-def test_sizes(text, sizes):
+def test_sizes(text: str, sizes: tuple[int] | tuple[int, ...]) -> None:
     assert parse_sizes(text, "--pp-size") == sizes
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "2,", "2.5", ",", "1e3", "2;4"])
-def test_sizes_that_are_none(text):
+def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match=r"--pp-size: .* is not a number of pipeline stages") as e:
         parse_sizes(text, "--pp-size")
     assert repr(text) in str(e.value)
     assert "2,4" in str(e.value)  # says what is allowed
 
 
-def test_defaults(pytester):
+def test_defaults(pytester: pytest.Pytester) -> None:
     options = options_of(pytester.parseconfig())
     assert options.sizes == ()
     assert options.device == "auto"
     assert options.grace < options.timeout
 
 
-def test_ini_and_command_line(pytester):
+def test_ini_and_command_line(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\npp_size = 4\npprank_timeout = 7\npprank_revert = a b\n")
     options = options_of(pytester.parseconfig("--pp-size", "2"))
     assert (options.sizes, options.timeout) == ((2,), 7.0)
@@ -48,13 +50,15 @@ def test_ini_and_command_line(pytester):
         ("--pprank-grace", "nan", "seconds above 0"),
     ],
 )
-def test_bad_values_name_option_value_and_choices(pytester, flag, value, allowed):
+def test_bad_values_name_option_value_and_choices(
+    pytester: pytest.Pytester, flag: str, value: str, allowed: str
+) -> None:
     result = pytester.runpytest_inprocess(f"{flag}={value}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {flag}: '{value}' is not *{allowed}*"])
 
 
-def test_every_hook_of_the_plugin_is_offered_to_pytest():
+def test_every_hook_of_the_plugin_is_offered_to_pytest() -> None:
     import pytest_pprank
     from pytest_pprank import plugin
 

@@ -1,9 +1,11 @@
 """Which tests are ranked, on which topology, and in which order they run."""
 
+from __future__ import annotations
+
 import pytest
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.planning import group_by_topology, make_plans, plan_of
+from pytest_pprank.planning import Plan, group_by_topology, make_plans, plan_of
 from pytest_pprank.sglang.static import sglang_version
 from pytest_pprank.topology import Sizes, Topology
 
@@ -27,13 +29,19 @@ def test_param(pprank, x): pass
 """
 
 
-def collect(pytester, *args, source=SOURCE):
+def collect(pytester: pytest.Pytester, *args: str, source: str = SOURCE) -> list[pytest.Item]:
     path = pytester.makepyfile(source)
     items, _ = pytester.inline_genitems(path, "--pprank-device=cpu", *args)
     return items
 
 
-def test_ids_and_sizes(pytester):
+def planned(item: pytest.Item) -> Plan:
+    plan = plan_of(item)
+    assert plan
+    return plan
+
+
+def test_ids_and_sizes(pytester: pytest.Pytester) -> None:
     items = collect(pytester, "--pp-size=2,4")
     assert [item.name for item in items] == [
         "test_plain",
@@ -50,10 +58,10 @@ def test_ids_and_sizes(pytester):
     ranked = make_plans(items[0].config, items)
     assert len(ranked) == len(items) - 1
     assert plan_of(items[0]) is None
-    assert plan_of(items[2]).topology == Topology(4, "cpu")
+    assert planned(items[2]).topology == Topology(4, "cpu")
 
 
-def test_tests_of_one_topology_run_together_in_the_users_order(pytester):
+def test_tests_of_one_topology_run_together_in_the_users_order(pytester: pytest.Pytester) -> None:
     items = collect(pytester, "--pp-size=2,4")
     make_plans(items[0].config, items)
     group_by_topology(items)
@@ -71,7 +79,7 @@ def test_tests_of_one_topology_run_together_in_the_users_order(pytester):
     ]
 
 
-def test_no_size_says_both_ways_of_giving_one(pytester):
+def test_no_size_says_both_ways_of_giving_one(pytester: pytest.Pytester) -> None:
     items = collect(pytester)
     items[0].config.option.collectonly = False  # looking at tests needs no size
     with pytest.raises(UsageError) as e:
@@ -81,7 +89,7 @@ def test_no_size_says_both_ways_of_giving_one(pytester):
     assert "test_marked" not in str(e.value)
 
 
-def test_a_test_that_cannot_be_parametrized_runs_at_one_size(pytester):
+def test_a_test_that_cannot_be_parametrized_runs_at_one_size(pytester: pytest.Pytester) -> None:
     source = """
     import pytest, unittest
     @pytest.mark.pprank
@@ -90,13 +98,15 @@ def test_a_test_that_cannot_be_parametrized_runs_at_one_size(pytester):
     """
     items = collect(pytester, "--pp-size=2", source=source)
     make_plans(items[0].config, items)
-    assert plan_of(items[0]).topology.pp == 2
+    assert planned(items[0]).topology.pp == 2
     items = collect(pytester, "--pp-size=2,4", source=source)
     with pytest.raises(UsageError, match=r"cannot be parametrized"):
         make_plans(items[0].config, items)
 
 
-def test_more_gpus_than_there_are(pytester, monkeypatch):
+def test_more_gpus_than_there_are(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     pytester.makepyfile("def test_it(pprank): pass")
     result = pytester.runpytest_inprocess("--pp-size=2", "--pprank-device=cuda")
@@ -104,7 +114,7 @@ def test_more_gpus_than_there_are(pytester, monkeypatch):
     result.stderr.fnmatch_lines(["ERROR: *: device cuda: 2 stages need 2 GPUs, 0 visible here*"])
 
 
-def test_server_args_are_part_of_the_topology():
+def test_server_args_are_part_of_the_topology() -> None:
     plain, defaults = Topology(2, "cpu"), Topology(2, "cpu", {})
     page2, page2_again = Topology(2, "cpu", {"page_size": 2}), Topology(2, "cpu", {"page_size": 2})
     assert len({plain, defaults, page2, page2_again}) == 3
@@ -121,12 +131,12 @@ def test_marked(pprank): pass
 """
 
 
-def wants_sglang():
+def wants_sglang() -> None:
     if sglang_version() is None:
         pytest.skip("server args are looked up in the installed SGLang")
 
 
-def test_sizes_of_prefill_and_decode(pytester):
+def test_sizes_of_prefill_and_decode(pytester: pytest.Pytester) -> None:
     items = collect(pytester, "--pp-size=2", "--pprank-decode=1,2", source=ROLES)
     assert [item.name for item in items] == [
         "test_both[prefill2-decode1]",
@@ -136,7 +146,7 @@ def test_sizes_of_prefill_and_decode(pytester):
     ]
     wants_sglang()
     make_plans(items[0].config, items)
-    topology = plan_of(items[1]).topology
+    topology = planned(items[1]).topology
     assert (topology.world_size, topology.sizes) == (4, Sizes(2, 2))
     assert [(r.name, r.first, r.stages) for r in topology.sizes.roles] == [
         ("prefill", 0, 2),
@@ -161,7 +171,9 @@ def test_sizes_of_prefill_and_decode(pytester):
         ("pprank(prefill=3, decode=2)", "disagg", "allowed with prefill=3: decode=1 or decode=3"),
     ],
 )
-def test_roles_that_make_no_sense(pytester, mark, fixture, words):
+def test_roles_that_make_no_sense(
+    pytester: pytest.Pytester, mark: str, fixture: str, words: str
+) -> None:
     if "sglang" in mark or fixture == "engine" or "prefill=3" in mark:
         wants_sglang()
     source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({fixture}): pass\n"

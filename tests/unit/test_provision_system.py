@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,8 +29,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(system, "_apt", apt)
     simulated = ("libnl-3-200", "libibverbs1")
     monkeypatch.setattr(system, "_with_dependencies", lambda _: simulated)
-    monkeypatch.setattr(system.shutil, "which", lambda name: str(tmp_path / name))
-    monkeypatch.setattr(system.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     return calls
 
 
@@ -58,7 +60,7 @@ def test_root_installs_after_an_update_of_the_lists(machine: list[str]) -> None:
 
 
 def test_others_are_told_the_command(machine: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     told = system.complete_mooncake(print, agree, dry=False)
     assert machine == []
     assert told.endswith("run as root: apt-get update && apt-get install -y libibverbs1")

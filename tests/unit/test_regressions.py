@@ -106,7 +106,7 @@ class Bench:
             "def f():\n    x = 1\n\ndef g():\n    x = 1\n\ndef h():\n    x = 1\n"
             "\ndef waits(event):\n    event.synchronize()\n    return event\n"
         )
-        self.store: dict[str, Run | BaseException] = {"baseline": GREEN}
+        self.store: dict[str, Run | BaseException | signal.Signals] = {"baseline": GREEN}
         self.calls: list[tuple[str, list[str], frozenset[str]]] = []
         monkeypatch.setattr(FakeRunner, "store", self.store, raising=False)
         monkeypatch.setattr(FakeRunner, "calls", self.calls, raising=False)
@@ -405,7 +405,7 @@ def test_nothing_is_left_out_where_something_outside_of_a_test_gets_there(bench:
 
 
 RED_PROBE = run_of(red(), reached=reached("test_a.py::test_c[pp2]"))
-HALF = {"topologies": {"t": "", "u": ""}, "seconds_of": {"t": 1.0}}
+HALF: dict[str, Any] = {"topologies": {"t": "", "u": ""}, "seconds_of": {"t": 1.0}}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,10 @@
 """How pytest-rerunfailures is let run a test on ranks, with a stand-in for that plugin."""
 
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
 import pytest
 
 from pytest_pprank.controller import reruns
@@ -8,26 +13,30 @@ from pytest_pprank.controller import reruns
 class Rerunner:
     """Does what pytest-rerunfailures does: runs once by its global, looks at each report."""
 
-    def __init__(self, wants=True):
+    def __init__(self, wants: bool = True) -> None:
         self.wants = wants
-        self.runtestprotocol = "its own"
-        self.seen = []
-        self.reports = []
+        self.runtestprotocol: Any = "its own"
+        self.seen: list[tuple[pytest.TestReport, pytest.CallInfo[None]]] = []
+        self.reports: list[pytest.TestReport] = []
 
-    def pytest_runtest_protocol(self, item, nextitem):
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
         if self.wants:
             self.reports = self.runtestprotocol(item, nextitem=nextitem, log=False)
         return self.wants or None
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, call):
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         self.seen.append((report, call))
         return report
 
 
 @pytest.fixture
-def item(request):
+def item(request: pytest.FixtureRequest) -> Iterator[pytest.Item]:
     # the item of the running test, in a session that must not get our plugin
     node = request.node
     yield node
@@ -37,7 +46,7 @@ def item(request):
 
 
 @pytest.fixture
-def rerunner(item):
+def rerunner(item: pytest.Item) -> Rerunner:
     if item.config.pluginmanager.hasplugin("rerunfailures"):
         pytest.skip("the real one is here")
     plugin = Rerunner()
@@ -45,35 +54,37 @@ def rerunner(item):
     return plugin
 
 
-def failed(text):
+def failed(text: str) -> pytest.TestReport:
     return pytest.TestReport("id", ("file", 1, "test"), {}, "failed", text, "call")
 
 
-def passed():
+def passed() -> pytest.TestReport:
     return pytest.TestReport("id", ("file", 1, "test"), {}, "passed", None, "call")
 
 
-def test_without_the_plugin(item):
+def test_without_the_plugin(item: pytest.Item) -> None:
     if any(map(item.config.pluginmanager.hasplugin, ("rerunfailures", "pytest_rerunfailures"))):
         pytest.skip("the real one is here")
     assert reruns.run(item, None, list) is False
 
 
 @pytest.mark.usefixtures("rerunner")
-def test_runs_by_what_was_given_and_gives_its_own_back(item, rerunner):
+def test_runs_by_what_was_given_and_gives_its_own_back(
+    item: pytest.Item, rerunner: Rerunner
+) -> None:
     reports = [passed()]
     assert reruns.run(item, None, lambda: reports) is True
     assert rerunner.reports == reports
     assert rerunner.runtestprotocol == "its own"
 
 
-def test_not_interested(item, rerunner):
+def test_not_interested(item: pytest.Item, rerunner: Rerunner) -> None:
     rerunner.wants = False
     assert reruns.run(item, None, lambda: pytest.fail("must not run")) is False
 
 
 class OwnError(Exception):
-    def __init__(self, left, right):
+    def __init__(self, left: str, right: str) -> None:
         super().__init__(left, right)
 
 
@@ -87,17 +98,20 @@ class OwnError(Exception):
         ("UnicodeDecodeError: bad", UnicodeDecodeError, "bad"),
     ],
 )
-def test_what_was_raised_is_made_up_from_text(item, rerunner, text, kind, message):
+def test_what_was_raised_is_made_up_from_text(
+    item: pytest.Item, rerunner: Rerunner, text: str, kind: type[Exception], message: str
+) -> None:
     reruns.run(item, None, lambda: [failed(text)])
     report, call = rerunner.seen[-1]  # it also sees this test itself
     assert report.longrepr == text
     assert call.when == "call"
+    assert call.excinfo
     assert isinstance(call.excinfo.value, kind)
     assert BaseException.__str__(call.excinfo.value) == message
     assert type(call.excinfo.value).__name__ == text.split("] ")[-1].split(": ")[0].split(".")[-1]
 
 
-def test_passed_report_has_no_exception(item, rerunner):
+def test_passed_report_has_no_exception(item: pytest.Item, rerunner: Rerunner) -> None:
     reruns.run(item, None, lambda: [passed()])
     _, call = rerunner.seen[-1]
     assert call.excinfo is None

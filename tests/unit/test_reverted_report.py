@@ -13,13 +13,13 @@ RAN = ["t.py::a", "t.py::b", "t.py::c"]
 
 
 @pytest.fixture
-def report(monkeypatch) -> RevertReport:
+def report(monkeypatch: pytest.MonkeyPatch) -> RevertReport:
     monkeypatch.delenv(reached.VARIABLE, raising=False)
     monkeypatch.setattr(reached, "_seen", set())
     return RevertReport(("26883: a fix",))
 
 
-def reach(report: RevertReport, folder: Path, monkeypatch, *tests: str) -> None:
+def reach(report: RevertReport, folder: Path, monkeypatch: pytest.MonkeyPatch, *tests: str) -> None:
     """Note what a rank would note, in the way in which it does."""
     for name, value in report.environment(folder).items():
         monkeypatch.setenv(name, value)
@@ -29,7 +29,9 @@ def reach(report: RevertReport, folder: Path, monkeypatch, *tests: str) -> None:
     report.collect(folder)
 
 
-def test_nobody_came_to_it(report, tmp_path, monkeypatch):
+def test_nobody_came_to_it(
+    report: RevertReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reach(report, tmp_path, monkeypatch, "other.py::x")
     assert list(report.lines(RAN, [])) == [
         "reverted: 26883: a fix",
@@ -37,7 +39,9 @@ def test_nobody_came_to_it(report, tmp_path, monkeypatch):
     ]
 
 
-def test_none_went_red(report, tmp_path, monkeypatch):
+def test_none_went_red(
+    report: RevertReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reach(report, tmp_path, monkeypatch, "t.py::a", "t.py::b")
     assert (
         "2 of 3 tests came to the reverted code; none of them went red"
@@ -45,18 +49,22 @@ def test_none_went_red(report, tmp_path, monkeypatch):
     )
 
 
-def test_some_went_red(report, tmp_path, monkeypatch):
+def test_some_went_red(
+    report: RevertReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reach(report, tmp_path, monkeypatch, "t.py::a", "t.py::c")
     told = list(report.lines(RAN, ["t.py::c"]))
     assert told[-1] == "2 of 3 tests came to the reverted code; 1 of them went red"
 
 
-def test_the_file_that_somebody_else_reads_is_kept(monkeypatch, tmp_path):
+def test_the_file_that_somebody_else_reads_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv(reached.VARIABLE, str(tmp_path / "theirs"))
     assert RevertReport(("26883: a fix",)).environment(tmp_path) == {}
 
 
-def test_nothing_without_a_revert(tmp_path):
+def test_nothing_without_a_revert(tmp_path: Path) -> None:
     report = RevertReport(())
     report.collect(tmp_path)
     assert report.environment(tmp_path) == {}

@@ -28,7 +28,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
     def make(case: Case) -> Revert:
         (tmp_path / "toy_lines" / "mod.py").write_text(case["source"])
-        patch = {k: case[k] for k in ("preamble", "edits") if k in case}
+        patch: dict[str, object] = {k: case[k] for k in ("preamble", "edits") if k in case}
         patch["target"] = f"toy_lines.mod.{case.get('target', 'f')}"
         (tmp_path / "r.yaml").write_text(yaml.safe_dump({"patches": [patch]}))
         return resolve(str(tmp_path / "r.yaml"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,7 @@ NAMES = tuple(row.name for row in SANITIZERS)
         ("all, -logs", NAMES[1:]),
     ],
 )
-def test_names(given, names):
+def test_names(given: str | list[str], names: tuple[str, ...]) -> None:
     assert parse_names(given, "x") == names
 
 
@@ -44,18 +46,18 @@ def test_names(given, names):
         ("all,logs", "no sanitizer 'all'"),
     ],
 )
-def test_wrong_names(given, words):
+def test_wrong_names(given: str | bool, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         parse_names(given, "x")
 
 
-def test_those_for_sglang_need_it():
+def test_those_for_sglang_need_it() -> None:
     assert "logs" not in chosen_for(NAMES, "cpu", sglang=False)
     assert "p2p" in chosen_for(NAMES, "cpu", sglang=False)
     assert "logs" in chosen_for(NAMES, "cpu", sglang=True)
 
 
-def test_equal_findings_are_one():
+def test_equal_findings_are_one() -> None:
     findings = Findings(["logs"])
     for rank in (1, 0):
         findings.add(rank, Finding("logs", f"req-00{rank} lost 1{rank} tokens", ("a.py:3 in f",)))
@@ -70,13 +72,13 @@ def test_equal_findings_are_one():
     ]
 
 
-def allow(tmp_path, text):
+def allow(tmp_path: Path, text: str) -> Allowances:
     file = tmp_path / "allow.yaml"
     file.write_text(text)
     return read_allowances(str(file))
 
 
-def test_allowed_findings(tmp_path):
+def test_allowed_findings(tmp_path: Path) -> None:
     allowances = allow(
         tmp_path,
         "- {sanitizer: logs, match: lost, reason: known, test: '*::test_a*'}\n"
@@ -95,7 +97,7 @@ def test_allowed_findings(tmp_path):
     assert Allowances().sift(found, "t.py::test_a[pp2]") == found
 
 
-def test_an_allowance_may_want_several_words(tmp_path):
+def test_an_allowance_may_want_several_words(tmp_path: Path) -> None:
     allowances = allow(
         tmp_path, "- {sanitizer: streams, match: [writer, reader], reason: the host orders it}"
     )
@@ -104,7 +106,7 @@ def test_an_allowance_may_want_several_words(tmp_path):
     assert allowances.sift([both, one], "t.py::test") == [one]
 
 
-def test_what_the_package_allows_is_never_useless():
+def test_what_the_package_allows_is_never_useless() -> None:
     allowances = read_allowances("")
     allowances.note_watched(tuple(row.name for row in SANITIZERS))
     assert allowances.useless() == []
@@ -123,12 +125,18 @@ def test_what_the_package_allows_is_never_useless():
         ("- {", "while parsing"),
     ],
 )
-def test_wrong_allowances(tmp_path, text, words):
+def test_wrong_allowances(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError, match=rf"--pprank-sanitize-allow: .*{words}"):
         allow(tmp_path, text)
 
 
-def log(way, *operations, peer=None, ranks=(0, 1), group="g"):
+def log(
+    way: str,
+    *operations: Any,
+    peer: int | None = None,
+    ranks: tuple[int, ...] = (0, 1),
+    group: str = "g",
+) -> dict[str, Any]:
     kinds = [[operation, f"a.py:{n} in f"] for n, operation in enumerate(operations)]
     return {
         "way": way, "group": group, "label": "group pp", "peer": peer, "tag": 0,
@@ -136,14 +144,14 @@ def log(way, *operations, peer=None, ranks=(0, 1), group="g"):
     }  # fmt: skip
 
 
-def test_messages_that_fit():
+def test_messages_that_fit() -> None:
     sent, received = log("send", "int64[1]", peer=1), log("recv", "int64[1]", peer=0)
     assert not list(compare({0: [sent], 1: [received]}))
     assert not list(compare({0: None, 1: None}))
     assert not list(compare({0: [sent], 1: [log("recv", "int64[1]", peer=None)]}))
 
 
-def test_messages_that_do_not_fit():
+def test_messages_that_do_not_fit() -> None:
     sent = log("send", "int64[1]", "int64[2]", peer=1)
     (other,) = compare({0: [sent], 1: [log("recv", "int64[1]", "int32[4]", peer=0)]})
     assert other.text.splitlines() == [
@@ -156,7 +164,7 @@ def test_messages_that_do_not_fit():
     assert "  rank 1 received 0, number 1: none" in lost.text
 
 
-def test_collectives():
+def test_collectives() -> None:
     both = log("collective", "all_reduce of float32, 16 B", "barrier")
     one = log("collective", "barrier", "all_reduce of float32, 16 B")
     assert not list(compare({0: [both], 1: [both]}))
@@ -166,7 +174,7 @@ def test_collectives():
     assert not list(compare({0: [both]})), "not all members are here"
 
 
-def test_an_exception_explains_what_does_not_fit_after_it():
+def test_an_exception_explains_what_does_not_fit_after_it() -> None:
     raised = {**log("collective", "barrier", "all_reduce of float32, 16 B"), "failed": 0}
     assert not list(compare({0: [raised], 1: None}))
     fits = {**raised, "failed": 1}
@@ -176,18 +184,18 @@ def test_an_exception_explains_what_does_not_fit_after_it():
     assert finding.text.startswith("messages from rank 0 to rank 1")
 
 
-def test_groups_that_not_all_ranks_create():
+def test_groups_that_not_all_ranks_create() -> None:
     created = {**log("create", "new_group of ranks 0,1"), "group": ""}
     assert not list(compare({0: [created], 1: [created]}))
     (finding,) = compare({0: [created], 1: None})
     assert "  rank 1 created 0, number 1: none" in finding.text
 
 
-def ran(stage, count, told="decode of a"):
+def ran(stage: int, count: int, told: str = "decode of a") -> dict[str, Any]:
     return {"role": "pp", "stage": stage, "count": count, "hash": count, "last": told}
 
 
-def test_stages_that_ran_other_forwards():
+def test_stages_that_ran_other_forwards() -> None:
     assert not list(consensus_compare.compare({0: ran(0, 3), 1: ran(1, 3)}))
     assert not list(consensus_compare.compare({0: None, 1: None}))
     (finding,) = consensus_compare.compare({0: ran(0, 3), 1: ran(1, 2)})
@@ -196,7 +204,7 @@ def test_stages_that_ran_other_forwards():
     assert not list(consensus_compare.compare({0: ran(0, 3), 1: ran(1, 3), 2: other_role}))
 
 
-def test_group_that_is_given_up_is_not_compared():
+def test_group_that_is_given_up_is_not_compared() -> None:
     """What its ranks did last was left in the middle."""
     for given_up, found in ((False, 1), (True, 0)):
         findings = Findings(["consensus"])
@@ -217,9 +225,9 @@ def test_group_that_is_given_up_is_not_compared():
         ("Failed to load generation config for /m: there is no generation_config.json", False),
     ],
 )
-def test_warnings_that_are_findings_of_logs(logged, found):
+def test_warnings_that_are_findings_of_logs(logged: str, found: bool) -> None:
     findings: list[Finding] = []
-    logs = Logs(Watch("logs", None, findings.append))
+    logs = Logs(Watch("logs", None, findings.append))  # type: ignore[arg-type]
     record = logging.LogRecord("sglang", logging.WARNING, "a.py", 3, logged, (), None, "f")
     logs._logged(log_record(record))
     assert [logged in finding.text for finding in findings] == [True] * found

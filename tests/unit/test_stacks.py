@@ -1,8 +1,11 @@
 """Stacks of all threads, taken from outside, without the frames that are ours."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from pytest_pprank.controller.stacks import ask_for_stacks
 from pytest_pprank.protocol.stacks import stacks_file
@@ -25,7 +28,7 @@ pytest_pyfunc_call()
 """
 
 
-def test_stacks_of_a_blocked_process(tmp_path):
+def test_stacks_of_a_blocked_process(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(stacks_file(tmp_path, 1))],
         stdin=subprocess.PIPE,
@@ -33,6 +36,7 @@ def test_stacks_of_a_blocked_process(tmp_path):
         text=True,
     )
     with child:
+        assert child.stdout
         assert child.stdout.readline() == "up\n"
         ((title, text),) = ask_for_stacks(tmp_path, {1: child.pid})
         child.kill()
@@ -46,14 +50,14 @@ def test_stacks_of_a_blocked_process(tmp_path):
     assert "in pytest_pyfunc_call" not in text  # ours, and below
 
 
-def test_a_process_that_is_gone_stays_silent(tmp_path):
+def test_a_process_that_is_gone_stays_silent(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     ((_, text),) = ask_for_stacks(tmp_path, {0: child.pid})
     assert "no answer" in text
 
 
-def test_equal_stacks_are_told_once():
+def test_equal_stacks_are_told_once() -> None:
     stack = (
         "Current thread 0x00007f29{}efa12b80 (most recent call first):\n  File a.py, line 3 in f"
     )

@@ -27,7 +27,9 @@ def sglang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callabl
     return names
 
 
-def told(function: Callable[..., None], *args: object, role: str = "pp", **changes: object) -> str:
+def told(
+    function: Callable[..., object], *args: object, role: str = "pp", **changes: object
+) -> str:
     try:
         function(*args)
     except Exception as error:
@@ -35,7 +37,9 @@ def told(function: Callable[..., None], *args: object, role: str = "pp", **chang
     raise AssertionError("nothing was raised")
 
 
-def test_its_sentence_the_marker_and_its_line(sglang, tmp_path):
+def test_its_sentence_the_marker_and_its_line(
+    sglang: dict[str, Callable[..., None]], tmp_path: Path
+) -> None:
     assert told(sglang["refuse"], "no good", page_size=0, dtype="half") == (
         "SGLang does not start with these server args: no good\n"
         "  @pytest.mark.sglang(page_size=0, dtype='half')\n"
@@ -44,7 +48,9 @@ def test_its_sentence_the_marker_and_its_line(sglang, tmp_path):
     )
 
 
-def test_error_of_a_library_names_the_line_of_sglang_that_called_it(sglang, tmp_path):
+def test_error_of_a_library_names_the_line_of_sglang_that_called_it(
+    sglang: dict[str, Callable[..., None]], tmp_path: Path
+) -> None:
     def library() -> None:
         raise OSError
 
@@ -57,5 +63,5 @@ def test_error_of_a_library_names_the_line_of_sglang_that_called_it(sglang, tmp_
 
 
 @pytest.mark.usefixtures("sglang")
-def test_error_from_elsewhere():
+def test_error_from_elsewhere() -> None:
     assert told(int, "x").endswith("\n  ValueError, raised outside SGLang")

@@ -1,5 +1,7 @@
 """Each verdict says who, where and why in words of its own."""
 
+from __future__ import annotations
+
 import pytest
 
 from pytest_pprank.report.evidence import Evidence
@@ -17,20 +19,20 @@ from pytest_pprank.report.verdicts import (
 from pytest_pprank.words import plural_ranks
 
 
-def test_rank_died():
+def test_rank_died() -> None:
     verdict = RankDied(rank=1, place="call", how="killed by SIGKILL")
     assert verdict.kind == "rank died"
     assert verdict.text == "rank 1 died in call: killed by SIGKILL"
 
 
-def test_rank_died_with_evidence():
+def test_rank_died_with_evidence() -> None:
     evidence = Evidence(last_line="cannot allocate", out_of_memory="out of memory: one killed")
     text = RankDied(rank=0, place="setup", how="killed by SIGKILL", evidence=evidence).text
     assert "killed by SIGKILL; out of memory: one killed" in text
     assert text.endswith("the last line of its stderr: cannot allocate")
 
 
-def test_ranks_diverged():
+def test_ranks_diverged() -> None:
     verdict = RanksDiverged(
         inside={1: "call", 2: "call", 3: "setup"},
         through={0: "failed in call"},
@@ -45,7 +47,7 @@ def test_ranks_diverged():
     )
 
 
-def test_hung():
+def test_hung() -> None:
     verdict = Hung(inside={0: "call", 1: "teardown"}, timeout=2)
     assert verdict.kind == "hung"
     assert verdict.text == (
@@ -54,7 +56,7 @@ def test_hung():
     )
 
 
-def test_stuck():
+def test_stuck() -> None:
     inside = {0: "call", 1: "call"}
     verdict = Stuck(inside=inside, waits=("deadlock: both",), how="deadlock", seconds=5)
     assert verdict.kind == "hung"
@@ -64,7 +66,7 @@ def test_stuck():
     )
 
 
-def test_collection_failed():
+def test_collection_failed() -> None:
     verdict = CollectionFailed(reasons={1: "ImportError: no"})
     assert verdict.kind == "collection failed on a rank"
     assert verdict.text == "rank 1: ImportError: no"
@@ -78,7 +80,9 @@ def test_collection_failed():
         (GroupCouldNotEnd, "worker group could not be ended"),
     ],
 )
-def test_group_as_a_whole(verdict, kind):
+def test_group_as_a_whole(
+    verdict: type[GroupCouldNotStart | GroupDied | GroupCouldNotEnd], kind: str
+) -> None:
     assert verdict.kind == kind
     assert verdict(error="why").text == "why"
 
@@ -92,10 +96,10 @@ def test_group_as_a_whole(verdict, kind):
         (None, "it closed its connection"),
     ],
 )
-def test_exit_codes(code, words):
+def test_exit_codes(code: int | None, words: str) -> None:
     assert describe_exit(code) == words
 
 
-def test_plural_ranks():
+def test_plural_ranks() -> None:
     assert plural_ranks([3]) == "rank 3"
     assert plural_ranks([2, 0]) == "ranks 0,2"

@@ -8,11 +8,11 @@ from pytest_pprank.controller.worlds import differences, why_spoiled
 from pytest_pprank.protocol.messages import TestDone
 from pytest_pprank.protocol.world import World
 
-PAIR = {"1:ab": ("group 1", (0, 1), 3)}
+PAIR: dict[str, tuple[str, tuple[int, ...], int]] = {"1:ab": ("group 1", (0, 1), 3)}
 EVEN = World(default="gloo", created=2, groups=PAIR)
 
 
-def test_even_worlds():
+def test_even_worlds() -> None:
     assert differences({0: EVEN, 1: EVEN}) == []
     assert differences({0: World(), 1: World()}) == []
     # roles with a world of their own
@@ -22,7 +22,7 @@ def test_even_worlds():
     assert differences({0: EVEN, 1: replace(EVEN, groups=None)}) == []
 
 
-def test_what_differs():
+def test_what_differs() -> None:
     (default,) = differences({0: World(), 1: EVEN})
     assert default.endswith("not the same on all ranks: none on rank 0, gloo on rank 1")
     (created,) = differences({0: EVEN, 1: replace(EVEN, created=4, groups={}), 2: EVEN})
@@ -36,7 +36,7 @@ def test_what_differs():
     assert differences({rank: replace(EVEN, environment=("A",)) for rank in (0, 1)}) == []
 
 
-def test_what_a_group_is_replaced_for_without_a_word():
+def test_what_a_group_is_replaced_for_without_a_word() -> None:
     uneven = {0: TestDone(world=World(default="gloo")), 1: TestDone(world=World())}
     assert why_spoiled(uneven, list)
     assert why_spoiled({**uneven, 1: TestDone(unsettled=True)}, list) == ""
@@ -46,7 +46,7 @@ def test_what_a_group_is_replaced_for_without_a_word():
     assert why_spoiled(spoiled, list) == "ranks 0,1: why"
 
 
-def test_what_is_on_its_way_comes_first():
+def test_what_is_on_its_way_comes_first() -> None:
     left = {0: TestDone(unfinished=True, world=World(default="gloo")), 1: TestDone()}
     assert why_spoiled(left, lambda: list("abcde")) == "a; b; c; and 2 more"
     assert "default process group" in why_spoiled(left, list)
