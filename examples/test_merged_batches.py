@@ -3,10 +3,17 @@
 pytest -p pytest_pprank --pp-size 2 examples/test_merged_batches.py
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 from pytest_pprank import assert_materialized_on_device
 
 
-def test_merged_batches_decode(make_schedule_batch, make_forward_batch):
+def test_merged_batches_decode(
+    make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[[Any], Any]
+) -> None:
     running, joining = make_schedule_batch([5, 9]), make_schedule_batch([7])
     for batch in (running, joining):
         assert_materialized_on_device(make_forward_batch(batch))

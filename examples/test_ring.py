@@ -3,13 +3,20 @@
 pytest -p pytest_pprank --pp-size 2 examples/test_ring.py
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
 
 from pytest_pprank import assert_ranks_agree
 
+if TYPE_CHECKING:
+    from pytest_pprank import Pprank
+
 
 @pytest.mark.usefixtures("process_group")
-def test_ring(pprank):
+def test_ring(pprank: Pprank) -> None:
     import torch
     import torch.distributed as dist
 
@@ -23,7 +30,7 @@ def test_ring(pprank):
 
 
 @pytest.mark.usefixtures("process_group")
-def test_all_reduce(pprank):
+def test_all_reduce(pprank: Pprank) -> None:
     import torch
     import torch.distributed as dist
 
@@ -36,7 +43,7 @@ def test_all_reduce(pprank):
 @pytest.mark.pprank(pp=3)  # whatever --pp-size says
 @pytest.mark.parametrize("dtype", ["float32", "int64"])
 @pytest.mark.usefixtures("process_group")
-def test_sum_goes_round_three_stages(pprank, dtype):
+def test_sum_goes_round_three_stages(pprank: Pprank, dtype: str) -> None:
     import torch
     import torch.distributed as dist
 

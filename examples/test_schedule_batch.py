@@ -3,6 +3,11 @@
 pytest -p pytest_pprank --pp-size 2 examples/test_schedule_batch.py
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from pytest_pprank import (
@@ -12,7 +17,9 @@ from pytest_pprank import (
 )
 
 
-def test_extend_stages_its_ids_until_the_forward(schedule_batch, make_forward_batch):
+def test_extend_stages_its_ids_until_the_forward(
+    schedule_batch: Any, make_forward_batch: Callable[[Any], Any]
+) -> None:
     assert schedule_batch.input_ids is None  # still on the host, in prefill_input_ids_cpu
     forward_batch = make_forward_batch(schedule_batch)
     assert_staging_consumed(schedule_batch)
@@ -20,6 +27,8 @@ def test_extend_stages_its_ids_until_the_forward(schedule_batch, make_forward_ba
 
 
 @pytest.mark.parametrize("mode", ["extend", "decode"])
-def test_stages_feed_the_same_ids(make_schedule_batch, make_forward_batch, mode):
+def test_stages_feed_the_same_ids(
+    make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[[Any], Any], mode: str
+) -> None:
     batch = make_schedule_batch([[1, 2, 3], 20], mode=mode)
     assert_ranks_agree(make_forward_batch(batch).input_ids, what=f"input ids of the {mode} batch")

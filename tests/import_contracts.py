@@ -10,7 +10,7 @@ from typing import Any
 from importlinter import Contract, ContractCheck, output
 
 
-class NoCycles(Contract):
+class NoCycles(Contract):  # type: ignore[misc]
     """Breaks at each import whose module leads back to the one that imports it."""
 
     def check(self, graph: Any, verbose: bool) -> ContractCheck:

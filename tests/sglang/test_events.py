@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from pytest_pprank.sglang.events import hooks  # noqa: F401  (its table register
 from pytest_pprank.sglang.events.hook_points import taps
 from pytest_pprank.sglang.events.types import Event, Message
 
-Heard = list[tuple[str, Event]]
+Heard = list[tuple[str, Any]]
+"""Seams and their events, of a type for each seam."""
 
 
 class Everywhere(Watch):
@@ -32,9 +34,12 @@ def hear(pprank: Any) -> Iterator[Callable[..., Heard]]:
     heard: Heard = []
     twice: list[Event] = []
 
+    def note(seam: str, event: Event) -> None:
+        heard.append((seam, event))
+
     def begin(*seams: str) -> Heard:
         for seam in seams or taps.names:
-            watch.listen(seam, lambda event, seam=seam: heard.append((seam, event)))
+            watch.listen(seam, partial(note, seam))
             again.listen(seam, twice.append)
         return heard
 
@@ -97,7 +102,11 @@ def test_tokens(hear: Callable[..., Heard], scheduler: Any) -> None:
     allocator = scheduler.token_to_kv_pool_allocator
     for seam in ("kv_alloc", "kv_free"):
         free: list[set[int]] = []
-        end = taps.listen(seam, lambda passage, to=free: to.append({*passage.event.pool.free()}))
+
+        def note(passage: Any, to: list[set[int]] = free) -> None:
+            to.append({*passage.event.pool.free()})
+
+        end = taps.listen(seam, note)
         tokens = allocator.alloc(3)
         allocator.free(tokens)
         end()

@@ -23,8 +23,10 @@ WRAPPED = (
 def _methods() -> list[Any]:
     from importlib import import_module
 
-    modules = [(import_module(f"sglang.srt.{module}"), *names) for module, *names in WRAPPED]
-    return [vars(getattr(module, owner))[name] for module, owner, name in modules]
+    owners = [
+        (getattr(import_module(f"sglang.srt.{m}"), owner), name) for m, owner, name in WRAPPED
+    ]
+    return [vars(owner)[name] for owner, name in owners]
 
 
 def _channels(calls: list[Any]) -> dict[tuple[str, int], list[int]]:
@@ -127,7 +129,8 @@ def test_method_that_somebody_else_wraps_meanwhile(scheduler: Any) -> None:
     from pytest_pprank.sglang.events.hook_points import taps
 
     allocator = type(scheduler.token_to_kv_pool_allocator)
-    original, heard = vars(allocator)["alloc"], []
+    original = vars(allocator)["alloc"]
+    heard: list[Any] = []
     end = taps.listen("kv_alloc", heard.append)
     with pytest.MonkeyPatch.context() as patch:
         ours = vars(allocator)["alloc"]

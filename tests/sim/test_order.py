@@ -29,7 +29,8 @@ def pinned(*values: int) -> torch.Tensor:
 
 def peek(tensor: torch.Tensor) -> list[int]:
     """What is in device memory now, without waiting for anything."""
-    return memory.host_alias(tensor).tolist()
+    there: list[int] = memory.host_alias(tensor).tolist()
+    return there
 
 
 def the(findings: list[Any], kind: Kind) -> Any:

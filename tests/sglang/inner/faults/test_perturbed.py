@@ -1,16 +1,22 @@
 """Perturbation of real Schedulers: what it brings to light, and what it leaves as it was."""
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
+
 pytestmark = pytest.mark.pprank(pp=2)
 
 
 @pytest.mark.pprank(perturb="1:kv_pressure")
-def test_retraction(engine):
+def test_retraction(engine: Engine) -> None:
     results = engine.generate([20, 30, 40], max_new_tokens=30)
     assert any(result.retractions for result in results)
     assert_tokens_equal_reference(results)
@@ -18,12 +24,12 @@ def test_retraction(engine):
 
 
 @pytest.mark.pprank(perturb="1:aborts,skew,messages,late_sends")
-def test_aborts(engine, pprank):
+def test_aborts(engine: Engine, pprank: Pprank) -> None:
     for length in range(10, 100, 10):
         engine.submit(length, 20)
         engine.step(3)
     engine.drain()
-    reasons = [result.finish_reason["type"] for result in engine.results.values()]
+    reasons = [(result.finish_reason or {})["type"] for result in engine.results.values()]
     assert_tokens_equal_reference(engine.results.values())
     assert {"abort", "length"} == set(reasons)
     assert_kv_balanced(engine.scheduler)
@@ -38,7 +44,7 @@ def test_aborts(engine, pprank):
         pytest.param("perturbed", marks=pytest.mark.pprank(perturb="6274:skew")),
     ],
 )
-def test_message_beside_the_pipeline(engine, pprank, how):  # noqa: ARG001
+def test_message_beside_the_pipeline(engine: Engine, pprank: Pprank, how: str) -> None:  # noqa: ARG001
     """Wrong: the first stage writes to what it has sent, and waits for the send only then. Gloo
     lets it, where the next stage has begun its iteration and waits for the message.
     """
@@ -48,11 +54,11 @@ def test_message_beside_the_pipeline(engine, pprank, how):  # noqa: ARG001
     message = torch.full((4,), 7 * pprank.is_first_stage)
     works = []
 
-    def expect():
+    def expect() -> None:
         if engine.iterations == 2:  # that of the forward
             works.append(dist.irecv(message, 0, tag=77))
 
-    def send(_):
+    def send(_: Any) -> None:
         if not works:
             time.sleep(0.03)  # the forward of a larger model
             works.append(dist.isend(message, 1, tag=77))

@@ -1,13 +1,19 @@
 """Faults planted into real Schedulers, each for one sanitizer."""
 
+from __future__ import annotations
+
 import logging
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank import assert_tokens_equal_reference
 
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
 
-def only(*names):
+
+def only(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.pprank(sanitize=list(names))
 
 
@@ -15,7 +21,7 @@ log = logging.getLogger("sglang.srt.somewhere")
 
 
 @only("kv")
-def test_double_free(scheduler):
+def test_double_free(scheduler: Any) -> None:
     allocator = scheduler.token_to_kv_pool_allocator
     taken = allocator.alloc(3)
     allocator.free(taken)
@@ -24,14 +30,14 @@ def test_double_free(scheduler):
 
 
 @only("kv")
-def test_leak(engine):
+def test_leak(engine: Engine) -> None:
     engine.generate([5])
     engine.leave()
     engine.scheduler.token_to_kv_pool_allocator.alloc(3)
 
 
 @only("kv")
-def test_request_that_is_kept(engine, scheduler):
+def test_request_that_is_kept(engine: Engine, scheduler: Any) -> None:
     from pytest_pprank.sglang.stage.holders import seen_requests
 
     engine.generate([5])
@@ -40,14 +46,14 @@ def test_request_that_is_kept(engine, scheduler):
 
 
 @only("kv")
-def test_use_after_free(engine):
+def test_use_after_free(engine: Engine) -> None:
     engine.on_forward(lambda batch: batch.token_to_kv_pool_allocator.free(batch.out_cache_loc))
     engine.generate([5], max_new_tokens=1)
 
 
 @only("forward")
-def test_token_of_another_request(engine):
-    def change(batch):
+def test_token_of_another_request(engine: Engine) -> None:
+    def change(batch: Any) -> None:
         if batch.forward_mode.is_decode():
             batch.reqs[0].output_ids[-1] += 1
 
@@ -56,8 +62,8 @@ def test_token_of_another_request(engine):
 
 
 @only("forward")
-def test_stale_mirror(engine):
-    def change(batch):
+def test_stale_mirror(engine: Engine) -> None:
+    def change(batch: Any) -> None:
         if batch.forward_mode.is_decode():
             batch.seq_lens_cpu = batch.seq_lens_cpu - 1
 
@@ -67,13 +73,13 @@ def test_stale_mirror(engine):
 
 @only("logs")
 @pytest.mark.sglang
-def test_swallowed_failure():
+def test_swallowed_failure() -> None:
     log.warning("Failed to profile prefill latency. Dynamic chunking will be disabled.")
 
 
 @only("logs")
 @pytest.mark.sglang
-def test_caught_traceback():
+def test_caught_traceback() -> None:
     try:
         int("nothing")
     except ValueError:
@@ -82,15 +88,15 @@ def test_caught_traceback():
 
 @only("logs")
 @pytest.mark.sglang
-def test_harmless_warning():
+def test_harmless_warning() -> None:
     log.warning("Cuda graph is disabled")
 
 
 @only("liveness")
-def test_starving_request(engine, scheduler, monkeypatch):
+def test_starving_request(engine: Engine, scheduler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original = scheduler.get_new_batch_prefill
 
-    def hide(running_batch):
+    def hide(running_batch: Any) -> Any:
         waiting = scheduler.waiting_queue[:]
         if engine.iterations < 140:
             scheduler.waiting_queue.clear()
@@ -107,7 +113,9 @@ def test_starving_request(engine, scheduler, monkeypatch):
 
 
 @only("p2p")
-def test_handles_nobody_waits_for(engine, scheduler, monkeypatch, pprank):
+def test_handles_nobody_waits_for(
+    engine: Engine, scheduler: Any, monkeypatch: pytest.MonkeyPatch, pprank: Pprank
+) -> None:
     if pprank.rank == 0:
         monkeypatch.setattr(
             scheduler, "_pp_commit_comm_work", lambda work, **_: work.clear(), raising=False
@@ -116,7 +124,9 @@ def test_handles_nobody_waits_for(engine, scheduler, monkeypatch, pprank):
 
 
 @only("consensus")
-def test_stage_that_runs_a_batch_twice(engine, scheduler, monkeypatch, pprank):
+def test_stage_that_runs_a_batch_twice(
+    engine: Engine, scheduler: Any, monkeypatch: pytest.MonkeyPatch, pprank: Pprank
+) -> None:
     if pprank.is_last_stage:
         run = scheduler.tp_worker.forward_batch_generation
         monkeypatch.setattr(

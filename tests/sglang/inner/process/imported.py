@@ -1,5 +1,7 @@
 """Imports SGLang as the fork server does: what the process is like then, what reverts change."""
 
+from __future__ import annotations
+
 import json
 import logging
 import sys
@@ -27,15 +29,17 @@ process = {
 }
 
 
-def names(target):
+def names(target: str) -> set[str]:
     module, cls, function = target.rsplit(".", 2)
     codes = [f.__code__ for f in functions_behind(attribute(module, (cls, function)))]
     return {name for code in codes for name in (*code.co_names, *code.co_varnames)}
 
 
+root = package_root()
+assert root
 changed = {}
 for name, revert in NAMED.items():
-    (edited,) = edited_in(revert, package_root())
+    (edited,) = edited_in(revert, root)
     before = names(edited.target)
     (done,) = apply(revert)
     after = names(edited.target)

@@ -7,12 +7,15 @@ ships, with the functions as edited, or null where SGLang's patcher refuses it i
 The packages above the patcher are not run: they would import torch and SGLang's engine.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib
 import json
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,6 +23,7 @@ from pytest_pprank.sglang.reverts.locate import TargetMissing, find_definition
 from pytest_pprank.sglang.static import package_root
 
 root = package_root()
+assert root
 for name in ("sglang", "sglang.srt", "sglang.srt.debug_utils"):
     package = types.ModuleType(name)
     package.__path__ = [str(root.parent.joinpath(*name.split(".")))]
@@ -29,7 +33,7 @@ from sglang.srt.debug_utils import pr_fix_toggle, source_patcher  # noqa: E402
 from sglang.srt.debug_utils.source_patcher import source_editor  # noqa: E402
 
 
-def result(text, module, expression):
+def result(text: str, module: str, expression: str) -> dict[str, str]:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             source_patcher.apply_patches_from_config(text)
@@ -38,7 +42,7 @@ def result(text, module, expression):
     return {"result": repr(eval(expression, vars(importlib.import_module(module))))}
 
 
-def edited(text):
+def edited(text: str) -> list[str] | None:
     config = source_patcher.PatchConfig(**yaml.safe_load(text))
     try:
         return [edited_source(patch) for patch in config.patches]
@@ -46,15 +50,17 @@ def edited(text):
         return None
 
 
-def edited_source(patch):
+def edited_source(patch: Any) -> str:
+    assert root
     lines = find_definition(patch.target, root).source.lines
-    return source_editor.apply_edits(source="\n".join(lines), edits=patch.edits)
+    done: str = source_editor.apply_edits(source="\n".join(lines), edits=patch.edits)
+    return done
 
 
 if len(sys.argv) > 1:
     folder = Path(sys.argv[1])
     sys.path.insert(0, str(folder))
-    answer = [result(*case) for case in json.loads((folder / "cases.json").read_text())]
+    answer: list[Any] = [result(*case) for case in json.loads((folder / "cases.json").read_text())]
 else:
     shipped = pr_fix_toggle._PR_FIX_REVERT_YAML
     answer = [[number, text, edited(text)] for number, text in shipped.items()]

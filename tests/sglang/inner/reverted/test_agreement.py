@@ -1,13 +1,20 @@
 """Prefill and decode that take for done what is not: what it takes to bring that to light."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
 
 from pytest_pprank import assert_tokens_equal_reference
 
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Pprank
+
 pytestmark = pytest.mark.pprank(prefill=2, decode=1, sanitize="-kv")
 
 
-def perturbed_or_not(perturbed):
+def perturbed_or_not(perturbed: str) -> pytest.MarkDecorator:
     marks = {"alone": "none", "perturbed": perturbed}
     return pytest.mark.parametrize(
         "how", [pytest.param(k, marks=pytest.mark.pprank(perturb=v)) for k, v in marks.items()]
@@ -16,26 +23,26 @@ def perturbed_or_not(perturbed):
 
 # a seed with which stage 1 hears of its first room 6 iterations late, and stage 0 at once
 @pytest.mark.pprank(perturb="131:polls")
-def test_stages_that_hear_late(disagg):
+def test_stages_that_hear_late(disagg: Disagg) -> None:
     disagg.submit(17, 2, rid="trusted")
     disagg.drain()
 
 
 # a seed with which stage 1 holds its first transfer back for 87 iterations
 @perturbed_or_not("651:transfers")
-def test_stage_whose_transfer_takes_long(disagg, how):  # noqa: ARG001
+def test_stage_whose_transfer_takes_long(disagg: Disagg, how: str) -> None:  # noqa: ARG001
     disagg.late_poll(stages=[0], iterations=15, role="prefill")  # enough for stage 1, by itself
     disagg.submit(17, 2, rid="trusted")
     disagg.drain()
 
 
 @perturbed_or_not("1:metadata")
-def test_slot_that_still_has_the_last_room(disagg, how, pprank):  # noqa: ARG001
+def test_slot_that_still_has_the_last_room(disagg: Disagg, how: str, pprank: Pprank) -> None:  # noqa: ARG001
     slots = disagg.scheduler.req_to_metadata_buffer_idx_allocator.size
     assert_tokens_equal_reference(disagg.generate([5] * (8 + max(pprank.gather(slots))), 2))
 
 
-def test_request_lost_after_agreement(disagg):
+def test_request_lost_after_agreement(disagg: Disagg) -> None:
     rid = disagg.submit(30, to="decode", rid="lonely")
     disagg.step()
     ready = "WaitingForInput"

@@ -1,12 +1,21 @@
 """A stage that does not come back."""
 
+from __future__ import annotations
+
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
+
 
 @pytest.mark.pprank(pp=2, timeout=8)
-def test_stage_that_does_not_come_back(engine, pprank):
+def test_stage_that_does_not_come_back(engine: Engine, pprank: Pprank) -> None:
+    def wait(_: object) -> None:
+        threading.Event().wait()
+
     if pprank.rank == 1:
-        engine.on_forward(lambda _: threading.Event().wait())
+        engine.on_forward(wait)
     engine.generate([20])

@@ -1,6 +1,9 @@
 """Looks at what forwards, copies and KV transfers work on, while they may still be under way."""
 
+from __future__ import annotations
+
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from _pytest._io.saferepr import saferepr
@@ -13,11 +16,14 @@ from pytest_pprank import (
     assert_staging_consumed,
 )
 
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Engine, Pprank
+
 one_stage = pytest.mark.pprank(pp=1)
 overlap = pytest.mark.sglang(disable_overlap_schedule=False)
 
 
-def look(engine, scheduler, pprank):
+def look(engine: Engine, scheduler: Any, pprank: Pprank) -> None:
     """Look at all that there is, in every way; what is found is not of interest."""
     rows = scheduler.req_to_token_pool.req_to_token
     assert str(rows)
@@ -40,8 +46,11 @@ def look(engine, scheduler, pprank):
                     check(batch)
 
 
-def step_and_look(engine, scheduler, pprank):
-    engine.on_forward(lambda batch: saferepr(vars(batch), maxsize=10_000))
+def step_and_look(engine: Engine, scheduler: Any, pprank: Pprank) -> None:
+    def show(batch: Any) -> None:
+        saferepr(vars(batch), maxsize=10_000)
+
+    engine.on_forward(show)
     engine.submit(70, 4)
     engine.submit(12, 7)
     for _ in range(9):
@@ -51,17 +60,17 @@ def step_and_look(engine, scheduler, pprank):
     assert_kv_balanced(scheduler)
 
 
-def test_pipeline(engine, scheduler, pprank):
+def test_pipeline(engine: Engine, scheduler: Any, pprank: Pprank) -> None:
     step_and_look(engine, scheduler, pprank)
 
 
 @one_stage
 @overlap
-def test_overlap(engine, scheduler, pprank):
+def test_overlap(engine: Engine, scheduler: Any, pprank: Pprank) -> None:
     step_and_look(engine, scheduler, pprank)
 
 
 @pytest.mark.pprank(prefill=1, decode=1)
 @overlap
-def test_disagg(disagg, scheduler, pprank):
+def test_disagg(disagg: Disagg, scheduler: Any, pprank: Pprank) -> None:
     step_and_look(disagg, scheduler, pprank)

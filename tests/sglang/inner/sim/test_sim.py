@@ -1,17 +1,25 @@
 """Faults planted into real Schedulers on device sim."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from pytest_pprank import assert_tokens_equal_reference
 
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Observe
 
-def only(*names):
+
+def only(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.pprank(sanitize=list(names))
 
 
 @only("h2d")
-def test_host_tensor(engine, observe):
-    def forget(_, batch):
+def test_host_tensor(engine: Engine, observe: Observe) -> None:
+    def forget(_: Any, batch: Any) -> None:
         batch.positions = batch.positions.cpu()
 
     observe.on("init_new", forget)
@@ -19,18 +27,20 @@ def test_host_tensor(engine, observe):
 
 
 @only("streams")
-def test_forward_waits_for_nothing(engine, scheduler, monkeypatch):
+def test_forward_waits_for_nothing(
+    engine: Engine, scheduler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scheduler, "_pp_wait_forward_dependencies", lambda: None, raising=False)
     engine.generate([5], max_new_tokens=2)
 
 
 @only("h2d")
-def test_staging_is_written_again(engine, monkeypatch):
+def test_staging_is_written_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     from sglang.srt.managers import scheduler as module
 
     original = module.resolve_forward_inputs
 
-    def resolve(batch, future_map):
+    def resolve(batch: Any, future_map: Any) -> None:
         staging = batch.prefill_input_ids_cpu
         original(batch, future_map)
         if staging is not None:
@@ -43,7 +53,7 @@ def test_staging_is_written_again(engine, monkeypatch):
 @only("streams")
 @pytest.mark.pprank(pp=1)
 @pytest.mark.sglang(disable_overlap_schedule=False)
-def test_memory_of_a_download_is_freed(engine, monkeypatch):
+def test_memory_of_a_download_is_freed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.Tensor.record_stream", lambda *_: None)
     for length in (5, 12, 9):
         engine.submit(length, 6)
@@ -52,7 +62,7 @@ def test_memory_of_a_download_is_freed(engine, monkeypatch):
 
 
 @pytest.fixture
-def strict():
+def strict() -> Iterator[None]:
     from pytest_pprank.devices.sim.settings import changed
 
     with changed(strict=True):
@@ -60,17 +70,17 @@ def strict():
 
 
 @pytest.mark.usefixtures("strict")
-def test_strict(engine, scheduler, monkeypatch):
+def test_strict(engine: Engine, scheduler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     test_forward_waits_for_nothing(engine, scheduler, monkeypatch)
 
 
 @pytest.mark.usefixtures("strict")
-def test_unchanged(engine):
+def test_unchanged(engine: Engine) -> None:
     assert_tokens_equal_reference(engine.generate([5, 17], max_new_tokens=3))
 
 
 @pytest.mark.sglang(disable_overlap_schedule=False)
 @pytest.mark.pprank(pp=1)
-def test_unchanged_overlap(engine, scheduler):
+def test_unchanged_overlap(engine: Engine, scheduler: Any) -> None:
     assert scheduler.enable_overlap
     engine.generate([5, 7, 40], max_new_tokens=6)
