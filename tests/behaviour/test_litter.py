@@ -19,6 +19,9 @@ from pytest_pprank.protocol.launcher import LauncherSpec
 if TYPE_CHECKING:
     from tests.conftest import Runner
 
+if TYPE_CHECKING:
+    from tests.conftest import Runner
+
 SOURCE = """
 import pytest, time
 
