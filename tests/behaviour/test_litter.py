@@ -19,9 +19,6 @@ from pytest_pprank.protocol.launcher import LauncherSpec
 if TYPE_CHECKING:
     from tests.conftest import Runner
 
-if TYPE_CHECKING:
-    from tests.conftest import Runner
-
 SOURCE = """
 import pytest, time
 

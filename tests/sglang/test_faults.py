@@ -14,9 +14,6 @@ from pytest_pprank.sglang.static import release
 if TYPE_CHECKING:
     from tests.conftest import Run, Runner
 
-if TYPE_CHECKING:
-    from tests.conftest import Run, Runner
-
 SHM = Path("/dev/shm")
 
 
