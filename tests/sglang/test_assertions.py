@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,9 @@ from pytest_pprank import (
     assert_staging_consumed,
 )
 
+if TYPE_CHECKING:
+    from pytest_pprank import Pprank
+
 Make = Callable[..., Any]
 
 
@@ -27,7 +30,7 @@ def failure(check: Callable[..., None], *args: Any, **kwargs: Any) -> str:
     return str(error.value)
 
 
-def test_staged_ids_are_named_with_rank_and_cause(schedule_batch: Any, pprank: Any) -> None:
+def test_staged_ids_are_named_with_rank_and_cause(schedule_batch: Any, pprank: Pprank) -> None:
     message = failure(assert_materialized_on_device, schedule_batch)
     assert f"on rank {pprank.rank} (pp stage {pprank.stage} of {pprank.num_stages})" in message
     assert "ScheduleBatch.input_ids: found None" in message
@@ -113,7 +116,7 @@ def test_unknown_tensor_field_is_never_ignored(
     assert "does not know this field" in message
 
 
-def test_plain_tensor(pprank: Any) -> None:
+def test_plain_tensor(pprank: Pprank) -> None:
     import torch
 
     assert_materialized_on_device(torch.zeros(2, device=pprank.device))
@@ -137,7 +140,7 @@ def test_fields_as_one_str(schedule_batch: Any) -> None:
         assert_materialized_on_device(schedule_batch, fields="input_ids")
 
 
-def test_ranks_that_differ_are_named_with_their_values(pprank: Any) -> None:
+def test_ranks_that_differ_are_named_with_their_values(pprank: Pprank) -> None:
     import torch
 
     assert_ranks_agree({"a": [torch.arange(3)], "b": None})
@@ -159,7 +162,7 @@ def test_ranks_agree_on_nan_and_on_arrays() -> None:
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_dtype_shape_and_values_of_arrays_must_agree(pprank: Any, library: str) -> None:
+def test_dtype_shape_and_values_of_arrays_must_agree(pprank: Pprank, library: str) -> None:
     from importlib import import_module
 
     make = import_module(library)
@@ -201,7 +204,7 @@ class Incomparable:
     ],
 )
 def test_errors_show_no_source_of_the_plugin(
-    pprank: Any, check: Callable[..., None], options: dict[str, Any]
+    pprank: Pprank, check: Callable[..., None], options: dict[str, Any]
 ) -> None:
     import torch
 
@@ -216,7 +219,9 @@ def shown_files(error: pytest.ExceptionInfo[Any]) -> set[str]:
     return {Path(entry.path).name for entry in error.traceback if not entry.ishidden(error)}
 
 
-def test_kv_that_was_not_given_back(scheduler: Any, make_schedule_batch: Make, pprank: Any) -> None:
+def test_kv_that_was_not_given_back(
+    scheduler: Any, make_schedule_batch: Make, pprank: Pprank
+) -> None:
     assert_kv_balanced(scheduler)
     make_schedule_batch([30])
     message = failure(assert_kv_balanced, scheduler)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank import UsageError, assert_kv_balanced, assert_ranks_agree
+
+if TYPE_CHECKING:
+    from pytest_pprank import Pprank
 
 Make = Callable[..., Any]
 
@@ -77,7 +80,7 @@ def shown_files(error: pytest.ExceptionInfo[Any]) -> set[str]:
 
 
 def test_forward_runs_on_every_stage(
-    scheduler: Any, schedule_batch: Any, make_forward_batch: Make, pprank: Any
+    scheduler: Any, schedule_batch: Any, make_forward_batch: Make, pprank: Pprank
 ) -> None:
     from pytest_pprank.sglang.batches.build import run_forward
 

@@ -6,16 +6,19 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank import UsageError, assert_kv_balanced, assert_ranks_agree
 
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Pprank
+
 pytestmark = [pytest.mark.pprank(prefill=2, decode=1)]
 
 
-def test_each_role_has_a_world_of_its_own(disagg: Any, pprank: Any) -> None:
+def test_each_role_has_a_world_of_its_own(disagg: Disagg, pprank: Pprank) -> None:
     import torch.distributed as dist
 
     assert (dist.get_world_size(), dist.get_rank()) == (pprank.num_stages, pprank.stage)
@@ -43,7 +46,7 @@ def _listening() -> list[socket.socket]:
     return found
 
 
-def test_ports_are_private(disagg: Any) -> None:
+def test_ports_are_private(disagg: Disagg) -> None:
     """Mooncake listens on all interfaces; its sockets are tied to the loopback device."""
     disagg.generate([5], 2)
     listening = _listening()
@@ -56,7 +59,7 @@ def test_ports_are_private(disagg: Any) -> None:
     assert any(tied)
 
 
-def test_results_of_both_roles(disagg: Any) -> None:
+def test_results_of_both_roles(disagg: Disagg) -> None:
     (result,) = disagg.generate([300], 4)
     assert len(result.token_ids) == 4
     assert result.extends == [(0, 256), (256, 300)]
@@ -65,7 +68,7 @@ def test_results_of_both_roles(disagg: Any) -> None:
     assert_ranks_agree((result.token_ids, disagg.stages))
 
 
-def test_views_of_a_transfer_that_is_held(disagg: Any, pprank: Any) -> None:
+def test_views_of_a_transfer_that_is_held(disagg: Disagg, pprank: Pprank) -> None:
     slow = disagg.slow_transfer(stages=[0, 1])
     rid = disagg.submit(30, 4)
     assert disagg.state(rid) == {"prefill": (), "decode": ()}  # before the first step
@@ -90,10 +93,10 @@ def test_views_of_a_transfer_that_is_held(disagg: Any, pprank: Any) -> None:
     assert_kv_balanced(disagg.scheduler)
 
 
-def test_transfer_is_held_for_some_iterations(disagg: Any) -> None:
+def test_transfer_is_held_for_some_iterations(disagg: Disagg) -> None:
     disagg.slow_transfer(stages=[1], iterations=12)
     (result,) = disagg.generate([30], 4)
-    assert result.finish_reason["type"] == "length"
+    assert (result.finish_reason or {})["type"] == "length"
     assert disagg.iterations > 12
 
 
@@ -108,6 +111,6 @@ def test_transfer_is_held_for_some_iterations(disagg: Any) -> None:
         (lambda d: d.generate([]), "disagg.generate: prompts must be a list"),
     ],
 )
-def test_wrong_calls(disagg: Any, call: Any, words: str) -> None:
+def test_wrong_calls(disagg: Disagg, call: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         call(disagg)

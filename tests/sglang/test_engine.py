@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,8 +15,11 @@ from pytest_pprank import (
     assert_tokens_equal_reference,
 )
 
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
 
-def test_results_are_the_same_on_all_ranks(engine: Any) -> None:
+
+def test_results_are_the_same_on_all_ranks(engine: Engine) -> None:
     results = engine.generate([300, [5, 6, 7]], max_new_tokens=3)
     assert [(r.rid, len(r.prompt), len(r.token_ids)) for r in results] == [
         ("req-000", 300, 3),
@@ -26,14 +29,14 @@ def test_results_are_the_same_on_all_ranks(engine: Any) -> None:
     assert_ranks_agree([(r.rid, r.token_ids, r.finish_reason, r.extends) for r in results])
 
 
-def test_stages_do_the_iterations_that_were_asked_for(engine: Any, pprank: Any) -> None:
+def test_stages_do_the_iterations_that_were_asked_for(engine: Engine, pprank: Pprank) -> None:
     engine.step(5)
     assert engine.iterations == 5 - pprank.stage
     engine.step()
     assert [view.iterations for view in engine.stages] == [6 - p for p in range(pprank.num_stages)]
 
 
-def test_request_moves_one_iteration_at_a_time(engine: Any) -> None:
+def test_request_moves_one_iteration_at_a_time(engine: Engine) -> None:
     rid = engine.submit(30)
     assert (engine.idle, engine.results[rid].token_ids) == (False, [])
     engine.step()
@@ -46,7 +49,7 @@ def test_request_moves_one_iteration_at_a_time(engine: Any) -> None:
     assert engine.idle
 
 
-def test_chunks_are_seen(engine: Any) -> None:
+def test_chunks_are_seen(engine: Engine) -> None:
     rid = engine.submit(600)
     engine.run_until(lambda: engine.is_chunking(rid))
     assert engine.chunks_done(rid) == 1
@@ -55,19 +58,19 @@ def test_chunks_are_seen(engine: Any) -> None:
     assert engine.results[rid].extends == [(0, 256), (256, 512), (512, 600)]
 
 
-def test_condition_that_holds_already_costs_no_step(engine: Any) -> None:
+def test_condition_that_holds_already_costs_no_step(engine: Engine) -> None:
     engine.step(3)
     engine.run_until(lambda: True)
     assert engine.stages[0].iterations == 3
 
 
-def test_condition_on_all_stages(engine: Any) -> None:
+def test_condition_on_all_stages(engine: Engine) -> None:
     rid = engine.submit(30, 100)
     engine.run_until(lambda: engine.forwards, where="all")
     assert all(rid in view.rids for view in engine.stages)
 
 
-def test_condition_that_never_comes_true(engine: Any) -> None:
+def test_condition_that_never_comes_true(engine: Engine) -> None:
     engine.submit(30, 100)
     with pytest.raises(AssertionError) as error:
         engine.run_until(lambda: False, max_iterations=4)
@@ -77,7 +80,7 @@ def test_condition_that_never_comes_true(engine: Any) -> None:
     assert "stage 0, 4 iterations: " in message
 
 
-def test_loops_are_left_and_entered_again(engine: Any, scheduler: Any) -> None:
+def test_loops_are_left_and_entered_again(engine: Engine, scheduler: Any) -> None:
     first = engine.generate([40])
     loops = [thread for thread in threading.enumerate() if thread.name == "sglang-event-loop"]
     engine.leave()
@@ -88,7 +91,7 @@ def test_loops_are_left_and_entered_again(engine: Any, scheduler: Any) -> None:
     assert again[0].token_ids == first[0].token_ids
 
 
-def test_busy_loops_are_not_left(engine: Any) -> None:
+def test_busy_loops_are_not_left(engine: Engine) -> None:
     engine.submit(40)
     engine.step()
     with pytest.raises(UsageError, match="not idle") as error:
@@ -96,15 +99,15 @@ def test_busy_loops_are_not_left(engine: Any) -> None:
     assert "req-000" in str(error.value)
 
 
-def test_what_is_left_is_aborted(engine: Any, scheduler: Any) -> None:
+def test_what_is_left_is_aborted(engine: Engine, scheduler: Any) -> None:
     rid = engine.submit(40, 500)
     engine.step(3)
     assert engine.close() == [rid]
-    assert engine.results[rid].finish_reason["type"] == "abort"
+    assert (engine.results[rid].finish_reason or {})["type"] == "abort"
     assert_kv_balanced(scheduler)
 
 
-def test_scheduler_is_as_before(engine: Any, scheduler: Any) -> None:
+def test_scheduler_is_as_before(engine: Engine, scheduler: Any) -> None:
     receiver = scheduler.request_receiver
     engine.generate([3])
     engine.close()
@@ -113,23 +116,23 @@ def test_scheduler_is_as_before(engine: Any, scheduler: Any) -> None:
     assert scheduler.scripted_scheduler_hook is None
 
 
-def test_abort_of_all(engine: Any) -> None:
+def test_abort_of_all(engine: Engine) -> None:
     for _ in range(3):
         engine.submit(20, 300)
     engine.step(4)
     engine.abort()
     engine.drain()
-    assert {r.finish_reason["type"] for r in engine.results.values()} == {"abort"}
+    assert {(r.finish_reason or {})["type"] for r in engine.results.values()} == {"abort"}
 
 
-def test_ranks_that_ask_for_different_things(engine: Any, pprank: Any) -> None:
+def test_ranks_that_ask_for_different_things(engine: Engine, pprank: Pprank) -> None:
     engine.submit(3 + pprank.rank)
     with pytest.raises(UsageError, match="asked the engine for different things") as error:
         engine.step()
     assert "rank 1: submit('req-000', 4 tokens" in str(error.value)
 
 
-def test_abort_that_is_lost(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abort_that_is_lost(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_pprank.sglang.driver.messages import abort_request
 
     rid = engine.submit(20, 60)
@@ -149,7 +152,7 @@ def test_abort_that_is_lost(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.pprank(pp=1)
-def test_failure_inside_the_loop(engine: Any, scheduler: Any) -> None:
+def test_failure_inside_the_loop(engine: Engine, scheduler: Any) -> None:
     from pytest_pprank.sglang.stage.idle import reset_scheduler
 
     engine.on_forward(lambda _: int("a wrong step"))
@@ -162,14 +165,14 @@ def test_failure_inside_the_loop(engine: Any, scheduler: Any) -> None:
 
 
 @pytest.mark.pprank(pp=1)
-def test_one_stage(engine: Any) -> None:
+def test_one_stage(engine: Engine) -> None:
     results = engine.generate([300, 5])
     assert_tokens_equal_reference(results)
     engine.leave()
     assert_tokens_equal_reference(engine.generate([7]))
 
 
-def test_callback_sees_each_batch_of_its_stage(engine: Any) -> None:
+def test_callback_sees_each_batch_of_its_stage(engine: Engine) -> None:
     seen: list[list[str]] = []
     engine.on_forward(lambda batch: seen.append([req.rid for req in batch.reqs]))
     engine.generate([5, 6], max_new_tokens=2)
@@ -177,7 +180,7 @@ def test_callback_sees_each_batch_of_its_stage(engine: Any) -> None:
     assert [forward.mode for forward in engine.forwards] == ["extend", "decode"]
 
 
-def test_stages_that_run_other_batches(engine: Any, pprank: Any) -> None:
+def test_stages_that_run_other_batches(engine: Engine, pprank: Pprank) -> None:
     def swap(_: Any) -> None:
         if pprank.is_last_stage and engine.iterations == 2:
             engine.forwards[-1] = replace(engine.forwards[-1], rids=("req-001", "req-000"))
@@ -203,18 +206,18 @@ def test_stages_that_run_other_batches(engine: Any, pprank: Any) -> None:
         (lambda e: e.run_until(bool, where="some"), "allowed: 'any', 'all'"),
     ],
 )
-def test_wrong_calls(engine: Any, call: Any, words: str) -> None:
+def test_wrong_calls(engine: Engine, call: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         call(engine)
 
 
-def test_id_is_used_once(engine: Any) -> None:
+def test_id_is_used_once(engine: Engine) -> None:
     engine.submit(3, rid="mine")
     with pytest.raises(UsageError, match="'mine' has been used already"):
         engine.submit(3, rid="mine")
 
 
-def test_balance_names_who_holds(engine: Any, scheduler: Any) -> None:
+def test_balance_names_who_holds(engine: Engine, scheduler: Any) -> None:
     rid = engine.submit(30, 50)
     engine.run_until(lambda: len(engine.results[rid].token_ids) >= 2)
     with pytest.raises(AssertionError, match="held by req-000: request slot") as error:
@@ -225,7 +228,7 @@ def test_balance_names_who_holds(engine: Any, scheduler: Any) -> None:
     assert_kv_balanced(scheduler)
 
 
-def test_wrong_token_is_told(engine: Any) -> None:
+def test_wrong_token_is_told(engine: Engine) -> None:
     (result,) = engine.generate([300])
     right = result.token_ids[5]
     result.token_ids[5] = 17
@@ -237,7 +240,7 @@ def test_wrong_token_is_told(engine: Any) -> None:
     assert "run as 0-256, 256-300" in message
 
 
-def test_missing_token_is_told(engine: Any) -> None:
+def test_missing_token_is_told(engine: Engine) -> None:
     (result,) = engine.generate([9])
     result.token_ids.pop()
     with pytest.raises(AssertionError, match="7 tokens came out, 8 were asked for"):
@@ -245,14 +248,14 @@ def test_missing_token_is_told(engine: Any) -> None:
 
 
 @pytest.mark.pprank(sanitize="-logs")
-def test_refused_request_is_told(engine: Any) -> None:
+def test_refused_request_is_told(engine: Engine) -> None:
     results = engine.generate([4095, 5])
     assert results[1].finish_reason == {"type": "length", "length": 8}
     with pytest.raises(AssertionError, match=r"req-000: SGLang refused .*Input length"):
         assert_tokens_equal_reference(results)
 
 
-def test_wrong_logprob_is_told(engine: Any) -> None:
+def test_wrong_logprob_is_told(engine: Engine) -> None:
     (result,) = engine.generate([9], logprobs=True)
     assert_tokens_equal_reference(result)
     result.logprobs[2] -= 0.5
@@ -260,7 +263,7 @@ def test_wrong_logprob_is_told(engine: Any) -> None:
         assert_tokens_equal_reference(result)
 
 
-def test_tie_is_called_one(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tie_is_called_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_pprank.sglang.model import reference
 
     (result,) = engine.generate([9])
@@ -270,7 +273,7 @@ def test_tie_is_called_one(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None
         assert_tokens_equal_reference(result)
 
 
-def test_where_the_kv_begins_to_differ(engine: Any, pprank: Any) -> None:
+def test_where_the_kv_begins_to_differ(engine: Engine, pprank: Pprank) -> None:
     """Nothing of a prompt's last layer is left when its second token is made."""
 
     def wipe(batch: Any) -> None:
@@ -289,7 +292,7 @@ def test_where_the_kv_begins_to_differ(engine: Any, pprank: Any) -> None:
         assert line in str(error.value)
 
 
-def test_sampled_tokens_have_no_reference(engine: Any) -> None:
+def test_sampled_tokens_have_no_reference(engine: Engine) -> None:
     results = engine.generate([9], temperature=0.7)
     with pytest.raises(UsageError, match=r"temperature=0\.7"):
         assert_tokens_equal_reference(results)

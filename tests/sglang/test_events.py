@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ from pytest_pprank.sglang.compat.consensus import by_store
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (its table registers itself)
 from pytest_pprank.sglang.events.hook_points import taps
 from pytest_pprank.sglang.events.types import Event, Message
+
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Engine, Pprank
 
 Heard = list[tuple[str, Any]]
 """Seams and their events, of a type for each seam."""
@@ -27,7 +30,7 @@ class Everywhere(Watch):
 
 
 @pytest.fixture
-def hear(pprank: Any) -> Iterator[Callable[..., Heard]]:
+def hear(pprank: Pprank) -> Iterator[Callable[..., Heard]]:
     """Begin to listen to these seams; returns what is filled with (seam, event)."""
     found: list[Finding] = []
     watch, again = (Everywhere("kv", pprank, found.append) for _ in range(2))
@@ -57,7 +60,7 @@ def _of(heard: Heard, *seams: str) -> list[Any]:
 
 
 @pytest.mark.pprank(sanitize="none")
-def test_one_request(hear: Callable[..., Heard], engine: Any, pprank: Any) -> None:
+def test_one_request(hear: Callable[..., Heard], engine: Engine, pprank: Pprank) -> None:
     heard = hear()
     engine.generate([[*range(10, 30)]], max_new_tokens=2)
     extend, decode = _of(heard, "prepare_for_extend", "prepare_for_decode")
@@ -125,7 +128,7 @@ def test_tokens(hear: Callable[..., Heard], scheduler: Any) -> None:
 
 
 @pytest.mark.pprank(sanitize="none")
-def test_keys_and_values_of_a_request(hear: Callable[..., Heard], engine: Any) -> None:
+def test_keys_and_values_of_a_request(hear: Callable[..., Heard], engine: Engine) -> None:
     heard = hear("forward")
     engine.generate([8], max_new_tokens=1)
     reader = _of(heard, "forward")[0].kv
@@ -140,7 +143,7 @@ def test_keys_and_values_of_a_request(hear: Callable[..., Heard], engine: Any) -
 
 
 @pytest.mark.pprank(sanitize="none")
-def test_batch_that_is_not_sound(hear: Callable[..., Heard], engine: Any) -> None:
+def test_batch_that_is_not_sound(hear: Callable[..., Heard], engine: Engine) -> None:
     heard = hear("forward")  # what the batch was made of is noted all the same
 
     def change(batch: Any) -> None:
@@ -154,7 +157,9 @@ def test_batch_that_is_not_sound(hear: Callable[..., Heard], engine: Any) -> Non
 
 
 @pytest.mark.pprank(sanitize="none")
-def test_messages_between_stages(hear: Callable[..., Heard], engine: Any, pprank: Any) -> None:
+def test_messages_between_stages(
+    hear: Callable[..., Heard], engine: Engine, pprank: Pprank
+) -> None:
     heard = hear("p2p_send", "p2p_recv")
     engine.generate([8], max_new_tokens=1)
     engine.leave()
@@ -168,7 +173,7 @@ def test_messages_between_stages(hear: Callable[..., Heard], engine: Any, pprank
 
 
 @pytest.mark.pprank(prefill=2, decode=1, sanitize="none")
-def test_transfer(hear: Callable[..., Heard], disagg: Any, pprank: Any) -> None:
+def test_transfer(hear: Callable[..., Heard], disagg: Disagg, pprank: Pprank) -> None:
     heard = hear()
     disagg.generate([20], max_new_tokens=2)
     metadata = _of(heard, "metadata_alloc")
@@ -195,7 +200,7 @@ def test_transfer(hear: Callable[..., Heard], disagg: Any, pprank: Any) -> None:
 
 
 @pytest.mark.pprank(prefill=2, decode=1, sanitize="none")
-def test_quiescent(disagg: Any, scheduler: Any, pprank: Any) -> None:
+def test_quiescent(disagg: Disagg, scheduler: Any, pprank: Pprank) -> None:
     from pytest_pprank.sglang.events.quiescent import quiescent
 
     disagg.generate([20], max_new_tokens=2)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank.sglang.static import release
 
+if TYPE_CHECKING:
+    from tests.conftest import Run, Runner
+
 SHM = Path("/dev/shm")
 
 
 @pytest.fixture(scope="module")
-def run(inner: Any) -> Any:
+def run(inner: Callable[..., Run]) -> Run:
     return inner("faults", "--pp-size", "2", "--pprank-device", "cpu", "--pprank-timeout", "60",
                  "--pprank-grace", "3")  # fmt: skip
 
@@ -67,16 +71,16 @@ def run(inner: Any) -> Any:
         ),
     ],
 )
-def test_fault_is_found(run: Any, test: str, words: list[str]) -> None:
+def test_fault_is_found(run: Run, test: str, words: list[str]) -> None:
     found = run.findings(f"{test}[pp2]")
     assert [expected for expected in words if expected not in found] == [], found
 
 
-def test_harmless_warning_passes(run: Any) -> None:
+def test_harmless_warning_passes(run: Run) -> None:
     assert run.outcome("test_harmless_warning[pp2]") == "PASSED"
 
 
-def test_a_leak_is_a_warning_of_the_test_that_left_it(run: Any) -> None:
+def test_a_leak_is_a_warning_of_the_test_that_left_it(run: Run) -> None:
     assert [run.outcome(f"test_{name}[pp2]") for name in ("leaks", "next")] == ["PASSED"] * 2
     assert "comes back all the same" in run.failure("test_leaks_and_fails[pp2]")
     busy = r"\n.*rank (\d): this test left the Scheduler busy: KV pool: 16 of 4096 tokens"
@@ -86,13 +90,13 @@ def test_a_leak_is_a_warning_of_the_test_that_left_it(run: Any) -> None:
     ]
 
 
-def test_server_args_are_read_only(run: Any) -> None:
+def test_server_args_are_read_only(run: Run) -> None:
     assert "'mappingproxy' object does not support item" in run.failure(
         "test_args_are_read_only[pp2]"
     )
 
 
-def test_scheduler_that_fails_to_start_leaves_no_file(run: Any, module_runner: Any) -> None:
+def test_scheduler_that_fails_to_start_leaves_no_file(run: Run, module_runner: Runner) -> None:
     assert run.outcome("test_of_the_same_group[pp1]") == "PASSED"
     told = run.failure("test_without_a_scheduler[pp1]")
     assert "Invalid attention backend: nope" in told
@@ -114,7 +118,7 @@ def test_scheduler_that_fails_to_start_leaves_no_file(run: Any, module_runner: A
         ),
     ],
 )
-def test_refused_server_args(run: Any, test: str, ranks: str, of_role: str) -> None:
+def test_refused_server_args(run: Run, test: str, ranks: str, of_role: str) -> None:
     """By what only SGLang's launcher calls, in SGLang's words, in few lines."""
     told, _, harness = run.failure(test).partition("- ranks -")
     mark = "@pytest.mark.sglang(chunked_prefill_size=100, page_size=64)"
@@ -131,12 +135,12 @@ def test_refused_server_args(run: Any, test: str, ranks: str, of_role: str) -> N
 
 
 @pytest.mark.parametrize(("role", "rank"), [("prefill", 0), ("decode", 2)])
-def test_death_of_a_role(run: Any, role: str, rank: int) -> None:
+def test_death_of_a_role(run: Run, role: str, rank: int) -> None:
     told = run.failure(f"test_killed[{role}-prefill2-decode1]")
     assert f"rank died: rank {rank} died in call: killed by SIGKILL" in told
 
 
-def test_after_a_death_all_is_new(run: Any) -> None:
+def test_after_a_death_all_is_new(run: Run) -> None:
     assert run.outcome("test_next[prefill2-decode1]") == "PASSED"
 
 
@@ -148,17 +152,17 @@ def test_sglang_still_refuses_the_sizes_that_we_refuse() -> None:
     assert any("should be equal to prefill pp size" in file.read_text("utf-8") for file in files)
 
 
-def test_pressure_is_borne(run: Any) -> None:
+def test_pressure_is_borne(run: Run) -> None:
     assert run.outcome("test_retraction[pp2]") == "PASSED"
 
 
-def test_nothing_else_has_gone_wrong_under_aborts(run: Any) -> None:
+def test_nothing_else_has_gone_wrong_under_aborts(run: Run) -> None:
     told = run.failure("test_aborts[pp2]")
     assert "2 == 3" in told
     assert re.search(r"  rank \d: .*skew .*messages .*late_sends .*aborts", told)
 
 
-def test_stage_that_is_held_back_brings_a_race_to_light(run: Any) -> None:
+def test_stage_that_is_held_back_brings_a_race_to_light(run: Run) -> None:
     test = "test_message_beside_the_pipeline"
     assert run.outcome(f"{test}[alone-pp2]") == "PASSED"
     told = run.failure(f"{test}[perturbed-pp2]")

@@ -5,11 +5,14 @@ With the fix taken out it runs in test_reverted.py, in a pytest of its own.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank import assert_profiler_ready
+
+if TYPE_CHECKING:
+    from pytest_pprank import Pprank
 
 pytestmark = pytest.mark.sglang(enable_dynamic_chunking=True)
 
@@ -18,7 +21,9 @@ def test_healthy_profiler(scheduler: Any) -> None:
     assert_profiler_ready(scheduler)
 
 
-def test_only_the_first_stage_runs_forwards_and_finds_nothing(scheduler: Any, pprank: Any) -> None:
+def test_only_the_first_stage_runs_forwards_and_finds_nothing(
+    scheduler: Any, pprank: Pprank
+) -> None:
     from pytest_pprank.sglang.stage.scheduler import started
 
     run = started(scheduler).profiler_run

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
 
+if TYPE_CHECKING:
+    from pytest_pprank import Pprank
+
 SHM = Path("/dev/shm")
 
 
-def test_name_is_the_runs_own(scheduler: Any, pprank: Any) -> None:
+def test_name_is_the_runs_own(scheduler: Any, pprank: Pprank) -> None:
     writer = scheduler.load_snapshot_writer
     if pprank.is_first_stage:
         assert f"sglang_loads_{pprank.workdir.parent.name}-" in writer.path

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank import UsageError, assert_ranks_agree
+
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Observe, Pprank
 
 WRAPPED = (
     ("managers.schedule_batch", "ScheduleBatch", "prepare_for_extend"),
@@ -48,7 +51,9 @@ def untouched() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("untouched")
-def test_one_request_passes_every_seam_in_order(observe: Any, engine: Any, pprank: Any) -> None:
+def test_one_request_passes_every_seam_in_order(
+    observe: Observe, engine: Engine, pprank: Pprank
+) -> None:
     engine.generate([20], max_new_tokens=2)
     between = {"p2p_send", "p2p_recv", "schedule", "lock", "unlock"}
     names = [call.seam for call in observe.calls() if call.seam not in between]
@@ -77,7 +82,7 @@ def test_one_request_passes_every_seam_in_order(observe: Any, engine: Any, ppran
     assert "kv_alloc (stage" in str(taken[0])
 
 
-def test_messages_between_stages(observe: Any, engine: Any, pprank: Any) -> None:
+def test_messages_between_stages(observe: Observe, engine: Engine, pprank: Pprank) -> None:
     engine.generate([20], max_new_tokens=2)
     engine.leave()
     sent, received = observe.calls("p2p_send"), observe.calls("p2p_recv")
@@ -89,7 +94,7 @@ def test_messages_between_stages(observe: Any, engine: Any, pprank: Any) -> None
     assert any("_pp_send" in site.function for call in sent for site in call.stack)
 
 
-def test_callbacks_get_the_objects(observe: Any, make_schedule_batch: Any) -> None:
+def test_callbacks_get_the_objects(observe: Observe, make_schedule_batch: Any) -> None:
     seen: list[Any] = []
     observe.on("prepare_for_extend", lambda call, batch: seen.append((call, batch)))
     observe.on("slot_alloc", lambda call, pool: seen.append((call, pool)))
@@ -104,7 +109,7 @@ def test_callbacks_get_the_objects(observe: Any, make_schedule_batch: Any) -> No
 
 
 def test_what_a_callback_raises_is_not_swallowed(
-    observe: Any, make_schedule_batch: Any, scheduler: Any
+    observe: Observe, make_schedule_batch: Any, scheduler: Any
 ) -> None:
     from pytest_pprank.sglang.stage.idle import reset_scheduler
 
@@ -115,7 +120,7 @@ def test_what_a_callback_raises_is_not_swallowed(
 
 
 @pytest.mark.parametrize("ask", ["calls", "on"])
-def test_wrong_name(observe: Any, ask: str) -> None:
+def test_wrong_name(observe: Observe, ask: str) -> None:
     arguments = ("prepare_for_extned",) if ask == "calls" else ("prepare_for_extned", print)
     with pytest.raises(UsageError, match=r"'prepare_for_extned' \(did you mean 'prepare_for_ext"):
         getattr(observe, ask)(*arguments)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from tests.conftest import Run
+
 
 @pytest.fixture(scope="module")
-def run(inner: Any) -> Any:
+def run(inner: Callable[..., Run]) -> Run:
     return inner("sim", "--pp-size", "2", "--pprank-timeout", "100", "--pprank-device", "sim")
 
 
@@ -44,19 +48,19 @@ def run(inner: Any) -> Any:
         ),
     ],
 )
-def test_fault_is_found(run: Any, test: str, words: list[str]) -> None:
+def test_fault_is_found(run: Run, test: str, words: list[str]) -> None:
     found = run.findings(f"{test}[{'pp1' if 'download' in test else 'pp2'}]")
     assert [expected for expected in words if expected not in found] == [], found
 
 
-def test_strict_mode_raises_in_sglang(run: Any) -> None:
+def test_strict_mode_raises_in_sglang(run: Run) -> None:
     told = run.failure("test_strict[pp2]").partition("- sanitizers -")[0]
     assert "EventLoopFailed: SGLang's event loop failed in " in told
     assert "SimRaceError: unordered: " in told
     assert " in event_loop_pp" in told
 
 
-def test_unchanged_passes(run: Any) -> None:
+def test_unchanged_passes(run: Run) -> None:
     """The first one also in strict mode."""
     assert run.outcome("test_unchanged[pp2]") == "PASSED"
     assert run.outcome("test_unchanged_overlap[pp1]") == "PASSED"
@@ -65,7 +69,7 @@ def test_unchanged_passes(run: Any) -> None:
 @pytest.mark.parametrize(
     "test", ["test_pipeline[pp2]", "test_overlap[pp1]", "test_disagg[prefill1-decode1]"]
 )
-def test_looking_is_no_access(run: Any, test: str) -> None:
+def test_looking_is_no_access(run: Run, test: str) -> None:
     """Not even at what is written at that moment."""
     assert run.outcome(test) == "PASSED", run.failure(test)
 
@@ -79,6 +83,6 @@ def test_looking_is_no_access(run: Any, test: str) -> None:
         "test_attention[_run_sdpa_forward_decode-pp1]",
     ],
 )
-def test_layers_are_one_kernel_each(run: Any, test: str) -> None:
+def test_layers_are_one_kernel_each(run: Run, test: str) -> None:
     name = test if "[" in test else f"{test}[pp1]"
     assert run.outcome(name) == "PASSED", run.failure(name)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
 
 MIRROR = """
 id: mirror
@@ -21,7 +24,7 @@ patches:
 """
 
 
-def test_a_bug_is_caught_and_another_is_missed(runner: Any) -> None:
+def test_a_bug_is_caught_and_another_is_missed(runner: Runner) -> None:
     folder = runner.folder
     (folder / "mirror.yaml").write_text(MIRROR)
     command = [sys.executable, "-m", "pytest_pprank", "regressions", "mirror.yaml", "26883"]

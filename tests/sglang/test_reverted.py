@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank.sglang.compat.consensus import by_store
+
+if TYPE_CHECKING:
+    from tests.conftest import Run
 
 REVERTS = ("loops.yaml", "agreement.yaml", "26883", "27374")
 SUITE = (
@@ -20,7 +24,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "test_profiler_h2d.py"
 
 
 @pytest.fixture(scope="module")
-def run(inner: Any) -> Any:
+def run(inner: Callable[..., Run]) -> Run:
     args = ["--rootdir", ".", "--pp-size", "2", "--pprank-device", "cpu", "--pprank-timeout", "60"]
     args += ["--pprank-grace", "3"]
     args += [f"--pprank-revert={revert}" for revert in REVERTS]
@@ -30,7 +34,7 @@ def run(inner: Any) -> Any:
     )
 
 
-def test_founding_case(run: Any) -> None:
+def test_founding_case(run: Run) -> None:
     """The example is red with the fix of SGLang PR 26883 taken out."""
     told = run.failure("test_profiler_is_ready[pp2]")
     for expected in (
@@ -75,7 +79,7 @@ def test_founding_case(run: Any) -> None:
         ),
     ],
 )
-def test_fault_in_the_loops_is_told(run: Any, test: str, words: list[str]) -> None:
+def test_fault_in_the_loops_is_told(run: Run, test: str, words: list[str]) -> None:
     told = run.failure(f"{test}[pp2]")
     for expected in words:
         assert expected in told
@@ -84,7 +88,7 @@ def test_fault_in_the_loops_is_told(run: Any, test: str, words: list[str]) -> No
 BRINGS = "consensus: this stage brings trusted as ready, and is not ready for it"
 
 
-def test_stage_that_hears_late(run: Any) -> None:
+def test_stage_that_hears_late(run: Run) -> None:
     told = run.failure("test_stages_that_hear_late[prefill2-decode1]")
     assert BRINGS in told
     assert re.search(
@@ -92,7 +96,7 @@ def test_stage_that_hears_late(run: Any) -> None:
     )
 
 
-def test_request_lost_after_agreement(run: Any) -> None:
+def test_request_lost_after_agreement(run: Run) -> None:
     told = run.failure("test_request_lost_after_agreement[prefill2-decode1]")
     if by_store():
         assert "hung: deadlock: ranks 0,1" in told
@@ -109,13 +113,13 @@ def test_request_lost_after_agreement(run: Any) -> None:
         ("metadata", "test_slot_that_still_has_the_last_room", "Context corruption detected"),
     ],
 )
-def test_race_that_goes_well_by_itself(run: Any, perturbation: str, test: str, words: str) -> None:
+def test_race_that_goes_well_by_itself(run: Run, perturbation: str, test: str, words: str) -> None:
     assert run.outcome(f"{test}[alone-prefill2-decode1]") == "PASSED"
     told = run.failure(f"{test}[perturbed-prefill2-decode1]")
     assert words in told
     assert re.search(rf"  rank \d: {perturbation} \w+", told)
 
 
-def test_what_the_run_says_of_the_reverted_code(run: Any) -> None:
+def test_what_the_run_says_of_the_reverted_code(run: Run) -> None:
     """How many tests came to it, at the end of the run."""
     assert re.search(r"\d+ of \d+ tests came to the reverted code; \d+ of them went red", run.out)

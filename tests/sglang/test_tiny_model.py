@@ -6,12 +6,15 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank import assert_tokens_equal_reference
 from pytest_pprank.sglang.model.families import FAMILIES
+
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
 
 pytest.importorskip("safetensors")
 
@@ -85,7 +88,7 @@ def test_transformers_finds_every_weight(tmp_path: Path, family: str) -> None:
         for family in FAMILIES
     ],
 )
-def test_wrong_kv_gives_wrong_tokens(engine: Any, pprank: Any, family: str) -> None:
+def test_wrong_kv_gives_wrong_tokens(engine: Engine, pprank: Pprank, family: str) -> None:
     """One stage reads the keys and values of one token where those of another one are."""
     right, wrong = engine.submit(40, 12), engine.submit(41, 12)
     engine.run_until(lambda: engine.results[wrong].token_ids)

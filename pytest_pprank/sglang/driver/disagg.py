@@ -60,6 +60,10 @@ class _Request:
         return generate_request(self.rid, self.ids, self.params, **options)
 
 
+def _views(conductor: Conductor) -> tuple[DisaggView, ...]:
+    return tuple(view for view in conductor.stages if isinstance(view, DisaggView))
+
+
 class Side:
     """One role of a Disagg: what its stages hold and what its first stage has answered."""
 
@@ -70,8 +74,7 @@ class Side:
     @property
     def stages(self) -> tuple[DisaggView, ...]:
         """What each stage held after the last step; the same on all ranks, empty before it."""
-        views = [view for view in self._all.stages if isinstance(view, DisaggView)]
-        return tuple(view for view in views if view.role == self.name)
+        return tuple(view for view in _views(self._all) if view.role == self.name)
 
     @property
     def results(self) -> dict[str, Result]:
@@ -126,6 +129,11 @@ class Disagg(Engine):
 
     def _conductor(self, pprank: Pprank) -> Conductor:
         return Conductor(self.scheduler, pprank, view_disagg)
+
+    @property
+    def stages(self) -> tuple[DisaggView, ...]:
+        """What each stage of both roles held after the last step; the same on all ranks."""
+        return _views(self._all)
 
     @property
     def prefill_stages(self) -> int:

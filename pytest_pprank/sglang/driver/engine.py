@@ -311,7 +311,7 @@ class Engine:
         """Number of forwards of this request's prompt that the first stage has run."""
         return len(self.results[rid].extends)
 
-    def on_forward(self, callback: Callable[[Any], None]) -> None:
+    def on_forward(self, callback: Callable[[Any], object]) -> None:
         """Call `callback(batch)` before each forward of this stage, with its ScheduleBatch.
 
         It is called in the event loop's thread; what it raises ends the loop and fails the test.
@@ -320,11 +320,11 @@ class Engine:
 
     # for perturbations
 
-    def at_start_of_iteration(self, callback: Callable[[], None]) -> None:
+    def at_start_of_iteration(self, callback: Callable[[], object]) -> None:
         """Have `callback()` called in the event loop's thread when an iteration begins."""
         self._all.at_start.append(callback)
 
-    def before_each_step(self, callback: Callable[[], None]) -> None:
+    def before_each_step(self, callback: Callable[[], object]) -> None:
         """Have `callback()` called before the loops go on; it may call `submit` and `abort`."""
         self._all.before_step.append(callback)
 

@@ -78,10 +78,10 @@ class Conductor:
         self._look = view
         self.stages: tuple[StageView, ...] = ()
         self._roles: tuple[str, ...] = ()
-        self.callbacks: list[Callable[[Any], None]] = []
-        self.at_top: list[Callable[[], None]] = []
-        self.at_start: list[Callable[[], None]] = []
-        self.before_step: list[Callable[[], None]] = []
+        self.callbacks: list[Callable[[Any], object]] = []
+        self.at_top: list[Callable[[], object]] = []
+        self.at_start: list[Callable[[], object]] = []
+        self.before_step: list[Callable[[], object]] = []
         self._scheduler = scheduler
         self._pprank = pprank
         self._calls: list[str] = []

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 @pytest.mark.pprank(pp=2, timeout=8)
 def test_stage_that_does_not_come_back(engine: Engine, pprank: Pprank) -> None:
-    def wait(_: object) -> None:
-        threading.Event().wait()
-
     if pprank.rank == 1:
-        engine.on_forward(wait)
+        engine.on_forward(lambda _: threading.Event().wait())
     engine.generate([20])

@@ -47,10 +47,7 @@ def look(engine: Engine, scheduler: Any, pprank: Pprank) -> None:
 
 
 def step_and_look(engine: Engine, scheduler: Any, pprank: Pprank) -> None:
-    def show(batch: Any) -> None:
-        saferepr(vars(batch), maxsize=10_000)
-
-    engine.on_forward(show)
+    engine.on_forward(lambda batch: saferepr(vars(batch), maxsize=10_000))
     engine.submit(70, 4)
     engine.submit(12, 7)
     for _ in range(9):
