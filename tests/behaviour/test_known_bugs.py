@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 CONFTEST = """
     from pathlib import Path
 
-    from pytest_pprank.known import marks
-    from pytest_pprank.sglang import known_bugs
+    from pytest_pprank.known import bugs, marks
 
-    BUGS = known_bugs.read(Path(__file__).with_name("bugs.yaml"))
-    known_bugs.known_bugs = lambda: BUGS
+    BUGS = bugs.read(Path(__file__).with_name("bugs.yaml"))
+    bugs.known_bugs = lambda: BUGS
     marks.sglang_version = lambda: "0.5.19"
 """
 BUGS = """
