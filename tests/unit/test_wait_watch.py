@@ -4,54 +4,40 @@ from dataclasses import replace
 
 import pytest
 
-import pytest_pprank.oplog.read.watch as wait_watch
-from pytest_pprank.oplog.file import Ledger
-from pytest_pprank.oplog.read.wait_graph import Waits
+from pytest_pprank.oplog.read.waits import Waits
+from pytest_pprank.oplog.read.watch import WaitWatch
+
+NOBODY = frozenset()
 
 
 @pytest.fixture
-def waits(monkeypatch):
-    """What the wait-for graph says: a list, of which the last is what it says now."""
-    said = [Waits()]
-    monkeypatch.setattr(wait_watch, "explain_waits", lambda *_: said[-1])
-    return said
+def watch():
+    return WaitWatch()
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    now = [50.0]
-    monkeypatch.setattr(wait_watch.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_the_same_finding_gets_older(waits, clock, tmp_path):
-    watch = wait_watch.WaitWatch(tmp_path, 2)
-    waits.append(Waits(stuck=frozenset({1}), key=frozenset({(1, 7)})))
-    assert watch.look({}, {}).seconds == 0
-    clock[0] += 3
-    found = watch.look({}, {})
+def test_the_same_finding_gets_older(watch):
+    in_vain = Waits(stuck=frozenset({1}), key=frozenset({(1, 7)}))
+    assert watch.look(in_vain, NOBODY, 50).seconds == 0
+    found = watch.look(in_vain, NOBODY, 53)
     assert found.seconds == 3
     assert found.wait_in_vain([1])
     assert not found.wait_in_vain([0, 1])
     assert not found.wait_in_vain([])
 
 
-def test_another_finding_starts_anew(waits, clock, tmp_path):
-    watch = wait_watch.WaitWatch(tmp_path, 2)
-    waits.append(Waits(deadlock=(0, 1), key=frozenset({(0, 1), (1, 1)})))
-    watch.look({}, {})
-    clock[0] += 3
-    waits.append(replace(waits[-1], key=frozenset({(0, 2), (1, 2)})))
-    assert watch.look({}, {}).seconds == 0
+def test_another_finding_starts_anew(watch):
+    waits = Waits(deadlock=(0, 1), key=frozenset({(0, 1), (1, 1)}))
+    watch.look(waits, NOBODY, 50)
+    later = replace(waits, key=frozenset({(0, 2), (1, 2)}))
+    assert watch.look(later, NOBODY, 53).seconds == 0
 
 
-def test_a_deadlock_is_a_standstill(waits, tmp_path):
-    waits.append(Waits(deadlock=(0, 1), key=frozenset({(0, 1)})))
-    assert wait_watch.WaitWatch(tmp_path, 2).look({}, {}).standstill([0, 1, 2]) == "deadlock"
+def test_a_deadlock_is_a_standstill(watch):
+    waits = Waits(deadlock=(0, 1), key=frozenset({(0, 1)}))
+    assert watch.look(waits, NOBODY, 50).standstill([0, 1, 2]) == "deadlock"
 
 
-def test_a_mismatch_is_one_only_if_nobody_still_works(waits, tmp_path):
-    waits.append(Waits(mismatch=True, key=frozenset({(0, 1)})))
-    found = wait_watch.WaitWatch(tmp_path, 2).look({}, {})
-    assert all(isinstance(ledger, Ledger) for ledger in found.ledgers.values())
-    assert found.standstill([0, 1]) == ""  # neither ledger says that its rank waits
+def test_a_mismatch_is_one_only_if_nobody_still_works(watch):
+    waits = Waits(mismatch=True, key=frozenset({(0, 1)}))
+    assert watch.look(waits, frozenset({0}), 50).standstill([0, 1]) == ""
+    assert watch.look(waits, frozenset({0, 1}), 50).standstill([0, 1]) == "mismatch"
