@@ -127,7 +127,7 @@ class Judge:
     def _pointless(self, seen: StoppedFound, now: float) -> Trouble | None:
         """Give up before the deadline where nothing can end the waiting; the ledgers prove it."""
         inside, grace = self._state.inside(), self._deadlines.grace
-        stopped = self._stops.look(inside, seen.ranks, now)
+        stopped = self._stops.look(seen.ranks, now)
         if long := {rank: seconds for rank, seconds in stopped.items() if seconds >= grace}:
             ranks = tuple(sorted(long))
             return Stopped(inside=inside, stopped=ranks, seconds=max(long.values()))

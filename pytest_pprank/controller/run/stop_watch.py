@@ -11,13 +11,7 @@ class StopWatch:
     def __init__(self) -> None:
         self._since: dict[int, float] = {}
 
-    def look(
-        self, ranks: Collection[int], stopped: Collection[int], now: float
-    ) -> dict[int, float]:
-        """Return, by rank, for how many seconds it has been seen stopped, of all `ranks`."""
-        for rank in ranks:
-            if rank in stopped:
-                self._since.setdefault(rank, now)
-            else:
-                self._since.pop(rank, None)
+    def look(self, stopped: Collection[int], now: float) -> dict[int, float]:
+        """Take who is seen `stopped`, of those still inside; returns for how many seconds it is."""
+        self._since = {rank: self._since.get(rank, now) for rank in stopped}
         return {rank: now - since for rank, since in self._since.items()}
