@@ -43,6 +43,8 @@ class Seeable:
     """Seconds that a look at the ledgers takes."""
     ends: GroupEnded | None = None
     """How the group ends by itself, where that is waited for."""
+    ends_at_once: bool = False
+    """Whether that is known without waiting."""
     ends_forced: GroupEnded | None = None
     """How it ends when it is told to."""
 
@@ -54,7 +56,7 @@ class Seeable:
             return StoppedFound(self.stopped & {*look.ranks})
         if isinstance(look, AwaitEnd):
             ends = self.ends_forced if look.forced else self.ends
-            return EndAwaited(ends if look.seconds else None, look.forced)
+            return EndAwaited(ends if look.seconds or self.ends_at_once else None, look.forced)
         return Debugged(self.debugged)
 
 

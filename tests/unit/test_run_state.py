@@ -76,6 +76,11 @@ VERDICTS = {
         43,
         "ranks diverged: rank 1 is still inside teardown, 20.0 s after rank 0 passed in teardown",
     ),
+    "after a quick pass, the grace": (
+        [*IN_CALL, (2, 0, through("call"))],
+        7,
+        "rank 1 is still inside call, 5.0 s after rank 0 passed in call (--pprank-grace: 5 s)",
+    ),
     "in setup the grace is six-fold": (
         [(1, 0, through("setup"))],
         31,
@@ -87,7 +92,12 @@ VERDICTS = {
         6,
         "5.0 s after rank 0 failed in setup (--pprank-grace: 5 s)",
     ),
-    "nor where a rank has done more than its setup": (
+    "nor where a rank is done, however far it came": (
+        [(1, 0, TestDone(report=report("setup")))],
+        6,
+        "rank 1 is still inside setup, 5.0 s after rank 0 passed in setup (--pprank-grace: 5 s)",
+    ),
+    "nor where a rank has told nothing": (
         [(1, 0, TestDone())],
         6,
         "rank 1 is still inside setup, 5.0 s after rank 0 finished the test (--pprank-grace: 5 s)",
@@ -184,6 +194,14 @@ VERDICTS = {
         [*IN_CALL, seen(0, ends=ended(first=0, r0=1, r1=1)), (3, 1, RankBroken("no memory"))],
         3,
         "rank died: rank 1 died in call: no memory",
+    ),
+    "broken, and the group has ended already": (
+        [
+            seen(0, ends=ended(first=0, r0=1, r1=1), ends_at_once=True),
+            (3, 1, RankBroken("no memory")),
+        ],
+        3,
+        "rank died: rank 1 died in setup: no memory",
     ),
     "who has said what is wrong counts before who is gone": (
         [(3, 0, GONE), (3, 1, RankBroken("no memory"))],
@@ -344,6 +362,7 @@ NO_VERDICT = {
         (45, 0, DONE),
     ],
     "both fail": [*IN_CALL, *both(2, through("call", "failed")), *both(3, DONE)],
+    "in the last moment": [*PASSED[:-2], *both(TIMEOUT, DONE)],
     "just within the grace": [
         *IN_CALL,
         (3, 0, through("call", "failed")),
@@ -424,7 +443,7 @@ def test_what_is_printed_belongs_to_the_phase_that_ends():
 
 
 def test_a_short_test_is_not_looked_at():
-    run = SimulatedRun().play(until=0.25)
+    run = SimulatedRun().play((0.4, 0, meeting()), until=0.45)
     assert not run.looks
     run.play(until=1)
     assert {type(look) for _, look in run.looks} == {FindDebuggers, ReadLedgers, FindStopped}
@@ -468,6 +487,17 @@ def test_stock_is_taken_when_all_that_can_answer_have():
     run.happen(1, GONE)
     assert not run.state.taking_stock([0, 1])
     assert run.state.taking_stock([0, 1, 2])
+
+
+def test_who_is_dead_is_not_inside():
+    run = SimulatedRun().play((1, 1, GONE))
+    assert run.state.inside() == {0: "setup"}
+    assert run.state.progress() == {1: "died"}
+
+
+def test_paused_ranks_are_listened_to():
+    run = SimulatedRun().play((1, 0, Pause(True, "pdb")), until=80)
+    assert run.judge.patience(80) == TICK
 
 
 def test_a_verdict_is_final():
