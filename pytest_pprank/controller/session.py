@@ -9,7 +9,6 @@ import time
 import pytest
 
 from pytest_pprank._pytest_compat import basetemp_of
-from pytest_pprank.controller.deadlines import Deadlines
 from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.lease_group import GroupLease
 from pytest_pprank.controller.listeners import Listeners
@@ -188,7 +187,7 @@ class ControllerSession:
         return self._tests
 
     def _run_test(self, group: WorkerGroup, order: RunTest, plan: Plan, nodeid: str) -> TestOutcome:
-        run = TestRun(group, order, Deadlines(plan.timeout, self._options.grace))
+        run = TestRun(group, order, plan.timeout, self._options.grace)
         try:
             return run.wait()
         except KeyboardInterrupt:

@@ -87,7 +87,7 @@ class RankDied(Trouble):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Late(Trouble):
+class Late(Trouble):
     """Ranks are still `inside` (rank to place); `waits` says in words for what and for whom."""
 
     inside: Mapping[int, str]
@@ -104,7 +104,7 @@ class _Late(Trouble):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RanksDiverged(_Late):
+class RanksDiverged(Late):
     """Some ranks are through (`through`: rank to progress), the others did not follow in time."""
 
     kind = "ranks diverged"
@@ -121,7 +121,7 @@ class RanksDiverged(_Late):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hung(_Late):
+class Hung(Late):
     """No rank got through within `timeout` seconds."""
 
     kind = "hung"
@@ -133,7 +133,7 @@ class Hung(_Late):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stuck(_Late):
+class Stuck(Late):
     """Ranks wait for each other in a way that cannot end: no need to wait for the deadline.
 
     `how`: in a circle (``deadlock``), or in different operations at the same place (``mismatch``).
@@ -150,7 +150,7 @@ class Stuck(_Late):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stopped(_Late):
+class Stopped(Late):
     """A signal has stopped ranks, and the others cannot go on without them."""
 
     kind = "hung"

@@ -1,4 +1,4 @@
-"""How long a test may take, with a clock of our own."""
+"""How long a test may take, at times of our own."""
 
 from __future__ import annotations
 
@@ -9,90 +9,65 @@ import sys
 
 import pytest
 
-from pytest_pprank.controller.deadlines import Deadlines, is_traced
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from pytest_pprank.controller.process_state import is_traced
+from pytest_pprank.controller.run.deadlines import Deadlines
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def deadlines() -> Deadlines:
+    """Those of a test that begins at 100 seconds."""
+    return Deadlines(timeout=60, grace=5, now=100)
 
 
-@pytest.fixture
-def deadlines(clock: Clock) -> Deadlines:
-    return Deadlines(timeout=60, grace=5, clock=clock)
+def test_the_timeout_counts_from_the_start(deadlines: Deadlines) -> None:
+    assert deadlines.left(120, failed=False) == 40
+    assert deadlines.since_start(120) == 20
 
 
-def test_the_timeout_counts_from_the_start(deadlines: Deadlines, clock: Clock) -> None:
-    clock.now += 20
-    assert deadlines.left(failed=False) == 40
-    assert deadlines.since_start == 20
+def test_after_a_failure_the_grace(deadlines: Deadlines) -> None:
+    deadlines.mark_arrivals(True, 120)
+    assert deadlines.left(122, failed=True) == 3
+    assert deadlines.since_first_arrival(122) == 2
 
 
-def test_after_a_failure_the_grace(deadlines: Deadlines, clock: Clock) -> None:
-    clock.now += 20
-    deadlines.mark_arrivals(True)
-    clock.now += 2
-    assert deadlines.left(failed=True) == 3
-    assert deadlines.since_first_arrival == 2
+def test_after_a_pass_as_long_again_as_it_took(deadlines: Deadlines) -> None:
+    deadlines.mark_arrivals(True, 120)
+    assert deadlines.left(122, failed=False) == 18
 
 
-def test_after_a_pass_as_long_again_as_it_took(deadlines: Deadlines, clock: Clock) -> None:
-    clock.now += 20
-    deadlines.mark_arrivals(True)
-    clock.now += 2
-    assert deadlines.left(failed=False) == 18
+def test_in_setup_ranks_wait_longer_for_each_other(deadlines: Deadlines) -> None:
+    deadlines.mark_arrivals(True, 102)
+    assert deadlines.left(103, failed=False, setup=True) == 29
+    assert deadlines.left(103, failed=True, setup=True) == 4
 
 
-def test_in_setup_ranks_wait_longer_for_each_other(deadlines: Deadlines, clock: Clock) -> None:
-    clock.now += 2
-    deadlines.mark_arrivals(True)
-    clock.now += 1
-    assert deadlines.left(failed=False, setup=True) == 29
-    assert deadlines.left(failed=True, setup=True) == 4
+def test_but_never_longer_than_the_timeout(deadlines: Deadlines) -> None:
+    deadlines.mark_arrivals(True, 150)
+    assert deadlines.left(150, failed=False) == 10
 
 
-def test_but_never_longer_than_the_timeout(deadlines: Deadlines, clock: Clock) -> None:
-    clock.now += 50
-    deadlines.mark_arrivals(True)
-    assert deadlines.left(failed=False) == 10
+def test_the_next_phase_begins_anew(deadlines: Deadlines) -> None:
+    deadlines.mark_arrivals(True, 120)
+    deadlines.mark_arrivals(False, 120)
+    deadlines.mark_arrivals(True, 121)
+    assert deadlines.left(121, failed=False) == 5
+    assert deadlines.since_first_arrival(121) == 0
 
 
-def test_the_next_phase_begins_anew(deadlines: Deadlines, clock: Clock) -> None:
-    clock.now += 20
-    deadlines.mark_arrivals(True)
-    deadlines.mark_arrivals(False)
-    clock.now += 1
-    deadlines.mark_arrivals(True)
-    assert deadlines.left(failed=False) == 5
-    assert deadlines.since_first_arrival == 0
-
-
-def test_a_pause_does_not_count(deadlines: Deadlines, clock: Clock) -> None:
-    clock.now += 10
-    deadlines.pause(0, "pdb")
-    deadlines.pause(1, "pdb")
-    clock.now += 1000
-    assert deadlines.left(failed=False) == 50
-    deadlines.resume(0)
-    clock.now += 1000
+def test_a_pause_does_not_count(deadlines: Deadlines) -> None:
+    deadlines.pause(0, "pdb", 110)
+    deadlines.pause(1, "pdb", 110)
+    assert deadlines.left(1110, failed=False) == 50
+    deadlines.resume(0, 1110)
     assert deadlines.paused_by == {1: "pdb"}
-    deadlines.resume(1)
-    clock.now += 1
-    assert deadlines.left(failed=False) == 49
+    deadlines.resume(1, 2110)
+    assert deadlines.left(2111, failed=False) == 49
     assert not deadlines.paused_by
 
 
-def test_resuming_what_was_not_paused_changes_nothing(deadlines: Deadlines, clock: Clock) -> None:
-    deadlines.resume(0)
-    clock.now += 1
-    assert deadlines.left(failed=False) == 59
+def test_resuming_what_was_not_paused_changes_nothing(deadlines: Deadlines) -> None:
+    deadlines.resume(0, 100)
+    assert deadlines.left(101, failed=False) == 59
 
 
 _TRACE_ME = (

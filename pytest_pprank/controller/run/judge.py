@@ -1,0 +1,149 @@
+"""Decides when waiting for the ranks of a test has become pointless, and whose fault that is. Pure:
+it is told the time, and asks for what has to be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pytest_pprank.controller.run.deadlines import IN_SETUP
+from pytest_pprank.controller.run.deaths import Deaths
+from pytest_pprank.controller.run.state import RunState
+from pytest_pprank.controller.run.steps import (
+    Debugged,
+    EndAwaited,
+    FindDebuggers,
+    FindStopped,
+    LedgersRead,
+    Look,
+    ReadLedgers,
+    Seen,
+    StoppedFound,
+)
+from pytest_pprank.controller.run.stop_watch import StopWatch
+from pytest_pprank.oplog.read.waits import Waits
+from pytest_pprank.oplog.read.watch import Waiting, WaitWatch
+from pytest_pprank.report.verdicts import Hung, Late, RanksDiverged, Stopped, Stuck, Trouble
+
+TICK_SECONDS = 0.25
+_CERTAIN_SECONDS = 0.75
+"""How long a wait that nobody can end must have lasted before it is believed."""
+_SHORT_SECONDS = 0.5
+"""A test that is younger is not looked at: most are over by then."""
+_DEBUGGER = "a debugger is attached"
+
+
+class Judge:
+    """Gives the verdict on one test, if it needs one: a test whose ranks all finish has none."""
+
+    def __init__(self, state: RunState, now: float) -> None:
+        self._state = state
+        self._deadlines = state.deadlines
+        self._deaths = Deaths(state)
+        self._stops = StopWatch()
+        self._watch = WaitWatch()
+        self._waiting = Waiting(Waits(), frozenset(), 0.0)
+        self._verdict: Trouble | None = None
+        self._looked, self._cost = now, 0.0
+
+    def patience(self, now: float) -> float:
+        """Seconds to listen before `trouble` is asked again."""
+        if self._deadlines.paused_by:
+            return TICK_SECONDS
+        return min(TICK_SECONDS, max(0.0, self._left(now, TICK_SECONDS)))
+
+    def trouble(self, now: float, seen: Seen | None = None) -> Trouble | Look | None:
+        """Return the verdict, still without evidence, or None where the ranks may go on.
+
+        A Look asks for something first: call again, with what was `seen`. A verdict is final, but
+        for a rank that dies while evidence is collected.
+        """
+        step = self._begin(now) if seen is None else self._weigh(now, seen)
+        if isinstance(step, Trouble):
+            self._verdict = step
+        return step
+
+    def _begin(self, now: float) -> Trouble | Look | None:
+        if self._verdict is not None:
+            # a rank that could not even hear us ends itself when it is asked what it does
+            revise = isinstance(self._verdict, Late) and self._state.dead
+            return self._deaths.begin() if revise else self._verdict
+        self._state.mark_arrivals(now)
+        if self._state.dead or self._state.group_ended:
+            return self._deaths.begin()
+        if self._state.over:
+            return None
+        if self._deadlines.since_start(now) > _SHORT_SECONDS:
+            return FindDebuggers()
+        return self._unless_paused(now)
+
+    def _weigh(self, now: float, seen: Seen) -> Trouble | Look | None:
+        if isinstance(seen, EndAwaited):
+            return self._deaths.verdict(seen)
+        if isinstance(seen, Debugged):
+            self._pause(seen.ranks, now)
+            return self._unless_paused(now)
+        if isinstance(seen, LedgersRead):
+            return self._read(seen, now)
+        return self._pointless(seen, now)
+
+    def _pause(self, debugged: Collection[int], now: float) -> None:
+        for rank in self._state.ranks:
+            if rank in debugged:
+                self._deadlines.pause(rank, _DEBUGGER, now)
+            elif self._deadlines.paused_by.get(rank) == _DEBUGGER:
+                self._deadlines.resume(rank, now)
+
+    def _unless_paused(self, now: float) -> Trouble | Look | None:
+        if self._deadlines.paused_by:
+            return None
+        if self._left(now, 0) <= 0:
+            return self._late(now)
+        if self._deadlines.since_start(now) < _SHORT_SECONDS or not self._time_to_look(now):
+            return None
+        return ReadLedgers(self._state.progress(), self._state.meetings.blocked())
+
+    def _left(self, now: float, enough: float) -> float:
+        """Seconds left; where that is more than `enough`, it may be even more."""
+        least = self._deadlines.left(now, failed=True)
+        if least > enough:
+            return least
+        failed, setup = self._state.failed(), self._state.only_set_up()
+        return self._deadlines.left(now, failed=failed, setup=setup)
+
+    def _time_to_look(self, now: float) -> bool:
+        # many ranks with full ledgers take their time to read: never more than a tenth of ours
+        return now > self._looked + max(TICK_SECONDS, 10 * self._cost)
+
+    def _read(self, seen: LedgersRead, now: float) -> Trouble | Look:
+        self._looked, self._cost = now, seen.cost
+        self._waiting = self._watch.look(seen.waits, seen.blocked, now)
+        inside, seconds = self._state.inside(), self._waiting.seconds
+        how = self._waiting.standstill(inside)
+        if how and seconds >= self._deadlines.grace:
+            return Stuck(inside=inside, how=how, seconds=seconds)
+        return FindStopped(tuple(inside))
+
+    def _pointless(self, seen: StoppedFound, now: float) -> Trouble | None:
+        """Give up before the deadline where nothing can end the waiting; the ledgers prove it."""
+        inside, grace = self._state.inside(), self._deadlines.grace
+        stopped = self._stops.look(seen.ranks, now)
+        if long := {rank: seconds for rank, seconds in stopped.items() if seconds >= grace}:
+            ranks = tuple(sorted(long))
+            return Stopped(inside=inside, stopped=ranks, seconds=max(long.values()))
+        certain = _CERTAIN_SECONDS if self._state.failed() else grace
+        if self._waiting.wait_in_vain(inside) and self._waiting.seconds >= certain:
+            return self._diverged("they wait for what can no longer come", now)
+        return None
+
+    def _late(self, now: float) -> Trouble:
+        if not self._state.arrived():
+            return Hung(inside=self._state.inside(), timeout=self._deadlines.timeout)
+        more = f", {IN_SETUP}-fold in setup" if self._state.only_set_up() else ""
+        return self._diverged(f"--pprank-grace: {self._deadlines.grace:g} s{more}", now)
+
+    def _diverged(self, limit: str, now: float) -> RanksDiverged:
+        return RanksDiverged(
+            inside=self._state.inside(), through=self._state.progress(),
+            seconds=self._deadlines.since_first_arrival(now), limit=limit,
+        )  # fmt: skip

@@ -1,0 +1,168 @@
+"""What is known of a running test: who is in which phase, through, dead. Pure: messages go in,
+and what has to be done at once comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from pytest_pprank.controller.run.deadlines import Deadlines
+from pytest_pprank.controller.run.reports import PhaseReports
+from pytest_pprank.controller.run.steps import Action, Answer, PhaseOver
+from pytest_pprank.oplog.read.meetings import Meetings
+from pytest_pprank.protocol.messages import (
+    Exchange,
+    Exchanged,
+    Found,
+    GroupEnded,
+    Message,
+    Pause,
+    PhaseReport,
+    RankBroken,
+    Report,
+    RunTest,
+    StockTaken,
+    TestDone,
+)
+from pytest_pprank.report.findings import Findings
+
+LAUNCHER = -1
+"""Whom GroupEnded is from; its number in Hello, too."""
+
+
+class RunState:
+    """One test on `world_size` ranks. It decides nothing: see `Judge`."""
+
+    def __init__(self, order: RunTest, world_size: int, deadlines: Deadlines) -> None:
+        self.ranks = range(world_size)
+        self.deadlines = deadlines
+        self.reports = PhaseReports(self.ranks)
+        self.findings = Findings(order.sanitizers, order.perturb.names if order.perturb else ())
+        self.meetings = Meetings(world_size, self._answer)
+        self.done: dict[int, TestDone] = {}
+        self.dead: dict[int, str] = {}
+        """Ranks that are lost, the first one first, with what they had to say about it."""
+        self.group_ended = False
+        self._serial = order.serial
+        self._stock_taken: set[int] = set()
+        self._actions: list[Action] = []
+        self._handlers: Mapping[type, Callable[[int, Any, float], None]] = {
+            type(None): self._lost,
+            RankBroken: self._lost,
+            PhaseReport: self._reported,
+            Found: self._found,
+            Exchange: self._exchange,
+            TestDone: self._finished,
+            Pause: self._pause,
+            StockTaken: self._took_stock,
+            GroupEnded: self._group_gone,
+        }
+
+    def take(self, rank: int, message: Message | None, now: float) -> Iterable[Action]:
+        """Take what a rank has said (None: it is gone); returns what is to be done at once."""
+        handler = self._handlers.get(type(message))
+        if handler is not None:
+            handler(rank, message, now)
+        return self._to_do()
+
+    def take_last(self, rank: int, message: Message | None) -> Iterable[Action]:
+        """As `take`, once the test is given up: only what may tell of the first cause."""
+        if isinstance(message, (PhaseReport, Exchange, TestDone)):
+            self._keep(rank, message.report)
+        elif isinstance(message, Found):
+            self.findings.add(rank, message.finding)
+        return self._to_do()
+
+    def mark_arrivals(self, now: float) -> None:
+        """Let the grace begin when the first rank is through, once all that was said is taken."""
+        self.deadlines.mark_arrivals(bool(self.done) or self.meetings.any_at_end_of_phase(), now)
+
+    @property
+    def over(self) -> bool:
+        """Whether every rank is through with the test."""
+        return len(self.done) == len(self.ranks)
+
+    def arrived(self) -> set[int]:
+        """Return the ranks that are through with their phase, or the test."""
+        return set(self.meetings.at_end_of_phase()) | set(self.done)
+
+    def inside(self) -> dict[int, str]:
+        """Return the ranks that still have something to do, and where each is."""
+        inside = set(self.ranks) - self.arrived() - set(self.dead)
+        return {rank: self.place(rank) for rank in sorted(inside)}
+
+    def place(self, rank: int) -> str:
+        """Say where a rank is."""
+        phase, waiting = self.reports.phase(rank), self.meetings.waiting().get(rank)
+        return f"{phase} (waiting {waiting})" if waiting else phase
+
+    def progress(self) -> dict[int, str]:
+        """Say what became of the ranks that are no longer inside."""
+        through = {rank: self.reports.last(rank) for rank in sorted(self.arrived())}
+        return {**through, **dict.fromkeys(self.dead, "died")}
+
+    def failed(self) -> bool:
+        """Whether a rank that is through has failed."""
+        return any(self.reports.failed(rank) for rank in self.arrived())
+
+    def only_set_up(self) -> bool:
+        """Whether those that are through are through with no more than setup, and went well."""
+        if self.done or self.failed():
+            return False
+        return all(self.reports.only_set_up(rank) for rank in self.arrived())
+
+    def taking_stock(self, asked: Collection[int]) -> bool:
+        """Whether the answer of a rank that was asked to take stock can still come."""
+        return not set(asked) <= self._stock_taken | set(self.dead)
+
+    # what comes in
+
+    def _lost(self, rank: int, message: RankBroken | None, _now: float) -> None:
+        self.dead.setdefault(rank, message.text if message else "")
+        self.meetings.leave(rank, "died")
+
+    def _reported(self, rank: int, message: PhaseReport, _now: float) -> None:
+        self._keep(rank, message.report)
+
+    def _found(self, rank: int, message: Found, _now: float) -> None:
+        self.findings.add(rank, message.finding)
+
+    def _exchange(self, rank: int, exchange: Exchange, _now: float) -> None:
+        if exchange.serial == self._serial:
+            self._keep(rank, exchange.report)
+            self.meetings.arrive(rank, exchange)
+        else:
+            error = f"{exchange.operation} belongs to a test that has ended"
+            self._answer((rank,), Exchanged(exchange.number, error=error))
+
+    def _finished(self, rank: int, message: TestDone, _now: float) -> None:
+        self._keep(rank, message.report)
+        self.findings.brought(rank, message.sanitizers)
+        self.done[rank] = message
+        self.meetings.leave(rank, "finished the test")
+
+    def _pause(self, rank: int, message: Pause, now: float) -> None:
+        if message.paused:
+            self.deadlines.pause(rank, message.reason, now)
+        else:
+            self.deadlines.resume(rank, now)
+
+    def _took_stock(self, rank: int, _message: StockTaken, _now: float) -> None:
+        self._stock_taken.add(rank)
+
+    def _group_gone(self, _launcher: int, _message: GroupEnded, _now: float) -> None:
+        self.group_ended = True
+
+    # what goes out
+
+    def _keep(self, rank: int, report: Report) -> None:
+        if phase := self.reports.keep(rank, report):
+            self._actions.append(PhaseOver(rank, phase))
+
+    def _answer(self, ranks: Collection[int], message: Exchanged) -> None:
+        self._actions.append(Answer(tuple(ranks), message))
+
+    def _to_do(self) -> Iterable[Action]:
+        actions, self._actions = self._actions, []
+        return actions

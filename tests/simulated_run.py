@@ -1,0 +1,152 @@
+"""A test run without ranks: a script says what they say and what is seen of them, at what time.
+
+It does what controller.test_run.TestRun does, with a clock of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_pprank.controller.run.deadlines import Deadlines
+from pytest_pprank.controller.run.judge import Judge
+from pytest_pprank.controller.run.state import LAUNCHER, RunState
+from pytest_pprank.controller.run.steps import (
+    Action,
+    AwaitEnd,
+    Debugged,
+    EndAwaited,
+    FindStopped,
+    LedgersRead,
+    Look,
+    ReadLedgers,
+    Seen,
+    StoppedFound,
+)
+from pytest_pprank.oplog.read.waits import Waits
+from pytest_pprank.protocol.messages import Exchange, GroupEnded, Message, Report, RunTest
+from pytest_pprank.report.verdicts import Trouble
+
+SERIAL = 7
+
+
+@dataclass
+class Seeable:
+    """What would be seen of the ranks by looking at them."""
+
+    debugged: frozenset[int] = frozenset()
+    stopped: frozenset[int] = frozenset()
+    waits: Waits = field(default_factory=Waits)
+    blocked: frozenset[int] = frozenset()
+    cost: float = 0.0
+    """Seconds that a look at the ledgers takes."""
+    ends: GroupEnded | None = None
+    """How the group ends by itself, where that is waited for."""
+    ends_at_once: bool = False
+    """Whether that is known without waiting."""
+    ends_forced: GroupEnded | None = None
+    """How it ends when it is told to."""
+
+    def see(self, look: Look) -> Seen:
+        """Answer a look."""
+        if isinstance(look, ReadLedgers):
+            return LedgersRead(self.waits, self.blocked, self.cost)
+        if isinstance(look, FindStopped):
+            return StoppedFound(self.stopped & {*look.ranks})
+        if isinstance(look, AwaitEnd):
+            ends = self.ends_forced if look.forced else self.ends
+            return EndAwaited(ends if look.seconds or self.ends_at_once else None, look.forced)
+        return Debugged(self.debugged)
+
+
+Event = tuple[float, int, "Message | None"] | tuple[float, dict[str, Any]]
+"""When, which rank, what it says (None: its connection closes); or when, what would be seen."""
+
+
+class SimulatedRun:
+    """Plays events from second 0 on. `verdict` and `now` are those of the end."""
+
+    def __init__(self, world_size: int = 2, timeout: float = 60, grace: float = 5) -> None:
+        self.now = 0.0
+        self.seeable = Seeable()
+        order = RunTest(("test_it.py", "test_it"), None, SERIAL, "test_it.py::test_it[pp2]")
+        self.state = RunState(order, world_size, Deadlines(timeout, grace, self.now))
+        self.judge = Judge(self.state, self.now)
+        self.verdict: Trouble | None = None
+        self.looks: list[tuple[float, Look]] = []
+        self.actions: list[Action] = []
+        self._spun = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is waited for any more."""
+        return self.verdict is not None or self.state.over
+
+    def play(self, *events: Event, until: float = 1000) -> SimulatedRun:
+        """Let everything happen, and time go on until the run ends, or that second."""
+        coming = sorted(events, key=lambda event: event[0])
+        while not self.ended and self.now < until:
+            patience = self.judge.patience(self.now)
+            assert patience or not self._spun, "it does not wait, nor does it give up"
+            self._spun = not patience
+            self.now = min([self.now + patience, until, *_times(coming)])
+            while coming and coming[0][0] <= self.now:
+                self.happen(*coming.pop(0)[1:])
+            self.decide()
+        return self
+
+    def happen(self, *what: Any) -> None:
+        """Let a rank say something, or change what would be seen."""
+        if len(what) == 1:
+            vars(self.seeable).update(what[0])
+        else:
+            rank, message = what
+            self.actions += self.state.take(rank, message, self.now)
+
+    def decide(self) -> Trouble | None:
+        """Ask the judge, and look at what it wants looked at."""
+        step = self.judge.trouble(self.now)
+        while isinstance(step, Look):
+            self.looks.append((self.now, step))
+            step = self.judge.trouble(self.now, self.seeable.see(step))
+        self.verdict = step
+        return step
+
+    def looked(self, kind: type[Look]) -> list[float]:
+        """When such a look was asked for."""
+        return [when for when, look in self.looks if type(look) is kind]
+
+    def __str__(self) -> str:
+        return "" if self.verdict is None else f"{self.verdict.kind}: {self.verdict.text}"
+
+
+def report(when: str, outcome: str = "passed", **more: Any) -> Report:
+    """Return the report of a phase."""
+    return json.dumps({"when": when, "outcome": outcome, **more})
+
+
+def through(phase: str, outcome: str = "passed", **more: Any) -> Exchange:
+    """A rank is through with setup or call, and waits there for the others."""
+    number = ("setup", "call").index(phase) + 101
+    operation = f"end of {phase}"
+    return Exchange(number, operation, outcome, b"", SERIAL, report(phase, outcome, **more))
+
+
+def meeting(number: int = 1, operation: str = "barrier()", serial: int = SERIAL) -> Exchange:
+    """A rank comes to a meeting of the test."""
+    return Exchange(number, operation, "test_it.py:3", None, serial)
+
+
+def ended(error: str = "", first: int = -1, **exits: int) -> GroupEnded:
+    """All processes are gone; `exits` by rank: ``r1=-9``."""
+    return GroupEnded("g1", {int(rank[1:]): code for rank, code in exits.items()}, error, first)
+
+
+def launcher(when: float, message: GroupEnded) -> Event:
+    """The launcher tells how the group has ended."""
+    return when, LAUNCHER, message
+
+
+def _times(events: list[Event]) -> list[float]:
+    return [event[0] for event in events[:1]]
