@@ -71,8 +71,10 @@ class Rank:
 class AnyOrder(RuleBasedStateMachine):
     """Ranks on one side, the state machine of the controller on the other, time between them."""
 
-    @initialize(world_size=st.integers(2, 4), phases=st.integers(0, 2))
-    def begin(self, world_size, phases):
+    @initialize(
+        world_size=st.integers(2, 4), phases=st.integers(0, 2), ticks=st.sampled_from([0, 20])
+    )
+    def begin(self, world_size, phases, ticks):
         self.run = SimulatedRun(world_size, TIMEOUT, GRACE)
         self.ranks = [Rank() for _ in range(world_size)]
         self.deaths = []  # as they happen; they are heard of in any order
@@ -85,6 +87,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.since = {}
         for _ in range(phases):
             self.all_end_their_phase(range(4), "passed")
+        self.time_passes(ticks)
 
     # what ranks do
 
@@ -108,9 +111,11 @@ class AnyOrder(RuleBasedStateMachine):
         return self.numbers % 100 + 1
 
     @precondition(lambda self: self.some(lambda rank: rank.works))
-    @rule(data=st.data(), outcome=OUTCOMES)
-    def ends_its_phase(self, data, outcome):
-        self.end_phase(self.pick(data, lambda rank: rank.works), outcome)
+    @rule(data=st.data(), outcome=OUTCOMES, after=st.sampled_from([0, 0, 20]))
+    def ends_its_phase(self, data, outcome, after):
+        self.time_passes(after)
+        if self.some(lambda rank: rank.works):
+            self.end_phase(self.pick(data, lambda rank: rank.works), outcome)
 
     @precondition(lambda self: self.some(lambda rank: rank.works))
     @rule(order=st.permutations(range(4)), outcome=OUTCOMES)
@@ -263,8 +268,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.note()
 
     @precondition(lambda self: self.some(lambda rank: rank.works))
-    @rule(data=st.data(), reason=st.sampled_from(["a look", None]))
-    def is_debugged(self, data, reason):
+    @rule(data=st.data(), reason=st.sampled_from(["a look", None]), ticks=st.sampled_from([0, 20]))
+    def is_debugged(self, data, reason, ticks):
         index = self.pick(data, lambda rank: rank.works)
         if reason:
             self.say(index, Pause(True, reason))
@@ -272,6 +277,7 @@ class AnyOrder(RuleBasedStateMachine):
         else:
             self.slack += 1  # it is not seen at once
             self.run.seeable.debugged |= {index}
+        self.time_passes(ticks)
 
     @precondition(lambda self: not self.run.ended)
     @rule()
