@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 pytest.importorskip("hypothesis")
@@ -57,7 +60,7 @@ class Rank:
         held_up = self.meets or self.at_end or self.stopped or self.recv or self.answer_is_coming
         return not (self.done or self.dead or held_up)
 
-    def answered(self, message) -> None:
+    def answered(self, message: Any) -> None:
         """Go on, from the end of a phase or from a meeting, when it has heard so."""
         self.answer_is_coming = True
         if self.at_end and message.number > 100:
@@ -74,30 +77,31 @@ class AnyOrder(RuleBasedStateMachine):
     @initialize(
         world_size=st.integers(2, 4), phases=st.integers(0, 2), ticks=st.sampled_from([0, 20])
     )
-    def begin(self, world_size, phases, ticks):
+    def begin(self, world_size: int, phases: int, ticks: int) -> None:
         self.run = SimulatedRun(world_size, TIMEOUT, GRACE)
         self.ranks = [Rank() for _ in range(world_size)]
-        self.deaths = []  # as they happen; they are heard of in any order
-        self.exits = {}
-        self.told = []
+        self.deaths: list[int] = []  # as they happen; they are heard of in any order
+        self.exits: dict[str, Any] = {}
+        self.told: list[int] = []
         self.numbers = 0
-        self.paused = set()
+        self.paused: set[int] = set()
         self.counted = 0.0  # seconds that count
         self.slack = 2 * TICK
-        self.since = {}
+        self.since: dict[Any, Any] = {}
+        self.stuck_since: dict[Any, float] = {}
         for _ in range(phases):
             self.all_end_their_phase(range(4), "passed")
         self.time_passes(ticks)
 
     # what ranks do
 
-    def pick(self, data, of):
+    def pick(self, data: Any, of: Callable[[Rank], object]) -> Any:
         return data.draw(st.sampled_from([r for r, rank in enumerate(self.ranks) if of(rank)]))
 
-    def some(self, of):
+    def some(self, of: Callable[[Rank], object]) -> Any:
         return not self.run.ended and any(of(rank) for rank in self.ranks)
 
-    def say(self, rank, message):
+    def say(self, rank: int, message: Any) -> None:
         before = len(self.run.actions)
         self.run.happen(rank, message)
         for action in self.run.actions[before:]:
@@ -106,20 +110,20 @@ class AnyOrder(RuleBasedStateMachine):
                     self.ranks[each].answered(action.message)
         self.note()
 
-    def number(self):
+    def number(self) -> Any:
         self.numbers += 1
         return self.numbers % 100 + 1
 
     @precondition(lambda self: self.some(lambda rank: rank.works))
     @rule(data=st.data(), outcome=OUTCOMES, after=st.sampled_from([0, 0, 20]))
-    def ends_its_phase(self, data, outcome, after):
+    def ends_its_phase(self, data: Any, outcome: str, after: int) -> None:
         self.time_passes(after)
         if self.some(lambda rank: rank.works):
             self.end_phase(self.pick(data, lambda rank: rank.works), outcome)
 
     @precondition(lambda self: self.some(lambda rank: rank.works))
     @rule(order=st.permutations(range(4)), outcome=OUTCOMES)
-    def all_end_their_phase(self, order, outcome):
+    def all_end_their_phase(self, order: list[int], outcome: str) -> None:
         for index in order:
             if index < len(self.ranks) and self.ranks[index].works:
                 self.end_phase(index, outcome)
@@ -127,7 +131,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.some(bool) and not self.deaths)
     @rule(order=st.permutations(range(4)))
-    def nothing_holds_them_up_any_more(self, order):
+    def nothing_holds_them_up_any_more(self, order: list[int]) -> None:
         for rank in self.ranks:
             rank.stopped, rank.recv = False, None
         self.nobody_is_debugged()
@@ -138,7 +142,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.run.state.over
         assert self.run.verdict is None
 
-    def end_phase(self, index, outcome):
+    def end_phase(self, index: int, outcome: str) -> None:
         rank = self.ranks[index]
         rank.failed = outcome == "failed"
         if rank.phase == "teardown":
@@ -152,14 +156,14 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.some(lambda rank: rank.works))
     @rule(data=st.data(), operation=st.sampled_from(["barrier()", "gather()"]))
-    def meets(self, data, operation):
+    def meets(self, data: Any, operation: str) -> None:
         index = self.pick(data, lambda rank: rank.works)
         self.ranks[index].meets = self.number()
         self.say(index, meeting(self.ranks[index].meets, operation))
 
     @precondition(lambda self: self.some(lambda rank: rank.works))
     @rule(data=st.data(), what=st.integers(0, 3))
-    def says_something(self, data, what):
+    def says_something(self, data: Any, what: int) -> None:
         index = self.pick(data, lambda rank: rank.works)
         stale = through("setup", "failed")
         object.__setattr__(stale, "serial", SERIAL - 1)
@@ -170,7 +174,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.some(lambda rank: rank.works))
     @rule(data=st.data(), peer=st.integers(1, 3))
-    def waits_for_a_message(self, data, peer):
+    def waits_for_a_message(self, data: Any, peer: int) -> None:
         index = self.pick(data, lambda rank: rank.works)
         peer = (index + peer) % len(self.ranks)
         if peer != index:
@@ -179,7 +183,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.some(lambda rank: rank.works))
     @rule(often=st.integers(0, 3))
-    def each_waits_for_the_next(self, often):
+    def each_waits_for_the_next(self, often: int) -> None:
         for index, rank in enumerate(self.ranks):
             if rank.works and often == 3:
                 rank.recv = ((index + 1) % len(self.ranks), self.number())
@@ -187,9 +191,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.some(lambda rank: rank.recv))
     @rule(data=st.data())
-    def gets_its_message(self, data):
+    def gets_its_message(self, data: Any) -> None:
         rank = self.ranks[self.pick(data, lambda rank: rank.recv)]
-        if self.ranks[rank.recv[0]].works:
+        if rank.recv is not None and self.ranks[rank.recv[0]].works:
             rank.recv = None
             self.note()
 
@@ -197,7 +201,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.some(lambda rank: not rank.dead))
     @rule(data=st.data(), how=st.sampled_from([BY_SIGNAL, BY_ITSELF, WITH_WORDS]))
-    def dies(self, data, how):
+    def dies(self, data: Any, how: Any) -> None:
         self.die(self.pick(data, lambda rank: not rank.dead), how)
 
     @precondition(lambda self: not self.run.ended)
@@ -207,7 +211,7 @@ class AnyOrder(RuleBasedStateMachine):
         how=st.lists(st.sampled_from([BY_SIGNAL, BY_ITSELF, WITH_WORDS]), min_size=4, max_size=4),
         together=st.integers(0, 2),
     )
-    def all_die(self, deaths, closings, how, together):
+    def all_die(self, deaths: list[int], closings: list[int], how: Any, together: int) -> None:
         for index in deaths if together == 2 else ():
             if index < len(self.ranks) and not self.ranks[index].dead:
                 self.die(index, how[index], heard=False)
@@ -215,7 +219,7 @@ class AnyOrder(RuleBasedStateMachine):
             if index < len(self.ranks) and not self.ranks[index].heard:
                 self.close(index)
 
-    def die(self, index, how, heard=True):
+    def die(self, index: int, how: Any, heard: bool = True) -> None:
         self.ranks[index].dead = True
         self.deaths.append(index)
         self.exits[f"r{index}"] = -9 if how == BY_SIGNAL else 3
@@ -224,7 +228,7 @@ class AnyOrder(RuleBasedStateMachine):
         if heard and how == WITH_WORDS:
             self.close(index)
 
-    def close(self, index):
+    def close(self, index: int) -> None:
         """The connection of a rank closes, when it has said what it wanted to."""
         rank = self.ranks[index]
         rank.heard = True
@@ -235,27 +239,27 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.some(lambda rank: rank.dead and not rank.heard))
     @rule(data=st.data())
-    def its_connection_closes(self, data):
+    def its_connection_closes(self, data: Any) -> None:
         self.close(self.pick(data, lambda rank: rank.dead and not rank.heard))
 
     @precondition(lambda self: self.some(self.can_be_stopped))
     @rule(data=st.data())
-    def is_stopped(self, data):
+    def is_stopped(self, data: Any) -> None:
         self.ranks[self.pick(data, self.can_be_stopped)].stopped = True
         self.note()
 
-    def can_be_stopped(self, rank):
+    def can_be_stopped(self, rank: Rank) -> bool:
         # again only after a time in which somebody could have seen it go on
         return rank.works and self.run.now >= rank.went_on + 3 * TICK
 
     @precondition(lambda self: self.some(lambda rank: rank.stopped))
     @rule(data=st.data())
-    def goes_on(self, data):
+    def goes_on(self, data: Any) -> None:
         self.go_on(self.pick(data, lambda rank: rank.stopped))
 
     @precondition(lambda self: self.some(self.can_be_stopped))
     @rule(data=st.data(), ticks=st.integers(0, 7))
-    def is_stopped_before_it_ends_its_phase(self, data, ticks):
+    def is_stopped_before_it_ends_its_phase(self, data: Any, ticks: int) -> None:
         index = self.pick(data, self.can_be_stopped)
         self.ranks[index].stopped = True
         self.time_passes(ticks)
@@ -263,13 +267,13 @@ class AnyOrder(RuleBasedStateMachine):
             self.go_on(index)
             self.end_phase(index, "passed")
 
-    def go_on(self, index):
+    def go_on(self, index: int) -> None:
         self.ranks[index].stopped, self.ranks[index].went_on = False, self.run.now
         self.note()
 
     @precondition(lambda self: self.some(lambda rank: rank.works))
     @rule(data=st.data(), reason=st.sampled_from(["a look", None]), ticks=st.sampled_from([0, 20]))
-    def is_debugged(self, data, reason, ticks):
+    def is_debugged(self, data: Any, reason: Any, ticks: int) -> None:
         index = self.pick(data, lambda rank: rank.works)
         if reason:
             self.say(index, Pause(True, reason))
@@ -281,7 +285,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.run.ended)
     @rule()
-    def nobody_is_debugged(self):
+    def nobody_is_debugged(self) -> None:
         self.slack += bool(self.run.seeable.debugged)
         for index in self.paused:
             self.say(index, Pause(False))
@@ -292,7 +296,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.run.ended)
     @rule(ticks=st.sampled_from([1, 2, 3, 5, 9, 9, 20, 60]))
-    def time_passes(self, ticks):
+    def time_passes(self, ticks: int) -> None:
         self.decide()
         for _ in range(ticks):
             if not self.run.ended:
@@ -303,7 +307,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.note()
                 self.judged()
 
-    def decide(self):
+    def decide(self) -> None:
         self.note()
         self.run.decide()
         self.judged()
@@ -312,28 +316,31 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.run.ended)
     @rule(seconds=st.integers(0, 100))
-    def the_end_is_final(self, seconds):
+    def the_end_is_final(self, seconds: float) -> None:
         before = self.run.verdict
         self.run.now += seconds
         assert self.run.decide() is before
 
     # what must be so
 
-    def note(self):
+    def note(self) -> None:
         """Note since when something is as it is, in seconds that count, and what is to be seen."""
         ranks, see = dict(enumerate(self.ranks)), self.run.seeable
         see.stopped = frozenset(r for r, rank in ranks.items() if rank.stopped)
         see.waits = self.waits()
         arrived = [rank for rank in self.ranks if rank.at_end or rank.done]
         inside = {r for r, rank in ranks.items() if rank.inside}
-        now = {("stopped", rank) for rank in see.stopped & inside}
+        now: set[Any] = {("stopped", rank) for rank in see.stopped & inside}
         now |= {"through"} if arrived else set()
         now |= {"failed"} if any(rank.failed for rank in arrived) else set()
         if see.waits.deadlock or (inside and see.waits.stuck >= inside):
             now |= {("in vain", see.waits.key)}
+        # what the ledgers say counts from when they say it, whoever else could still help then
+        key = see.waits.key
+        self.stuck_since = {key: self.stuck_since.get(key, self.run.now)} if key else {}
         self.since = {what: self.since.get(what, (self.counted, self.run.now)) for what in now}
 
-    def waits(self):
+    def waits(self) -> Any:
         """What the ledgers would say."""
         waiting = {r: rank.recv for r, rank in enumerate(self.ranks) if rank.recv and rank.inside}
         gone = {r for r, rank in enumerate(self.ranks) if not rank.inside}
@@ -345,7 +352,7 @@ class AnyOrder(RuleBasedStateMachine):
         return Waits(deadlock=tuple(circle), stuck=frozenset(stuck), key=key)
 
     @staticmethod
-    def comes_back(start, waiting):
+    def comes_back(start: Any, waiting: Any) -> Any:
         rank = start
         for _ in waiting:
             rank = waiting[rank][0]
@@ -355,13 +362,13 @@ class AnyOrder(RuleBasedStateMachine):
                 return False
         return False
 
-    def judged(self):
+    def judged(self) -> None:
         if self.run.verdict is None:
             self.nothing_is_overdue()
         else:
             self.the_verdict_is_right(self.run.verdict)
 
-    def nothing_is_overdue(self):
+    def nothing_is_overdue(self) -> None:
         assert not any(rank.heard for rank in self.ranks)
         if self.run.state.over:
             assert all(rank.done for rank in self.ranks)
@@ -370,16 +377,20 @@ class AnyOrder(RuleBasedStateMachine):
         for what in self.since.keys() - {"through"}:
             assert self.age(what) < GRACE + 2 * TICK + self.slack, what
 
-    def age(self, what):
+    def age(self, what: Any) -> Any:
         """For how many seconds that count something has been so."""
         return self.counted - self.since[what][0] if what in self.since else 0.0
 
-    def real_age(self, kind):
+    def stuck_for(self) -> float:
+        """For how many seconds, on the clock, the ledgers have said the same."""
+        return self.run.now - max(self.stuck_since.values())
+
+    def real_age(self, kind: Any) -> Any:
         """The most seconds, on the clock, that anything of that kind has been so."""
         whens = [when for what, (_, when) in self.since.items() if what[0] == kind]
         return self.run.now - min(whens)
 
-    def the_verdict_is_right(self, verdict):
+    def the_verdict_is_right(self, verdict: Any) -> None:
         if isinstance(verdict, RankDied):
             self.the_first_cause_is_named(verdict)
             return
@@ -394,7 +405,7 @@ class AnyOrder(RuleBasedStateMachine):
         elif isinstance(verdict, RanksDiverged):
             assert verdict.through.keys() == {*range(len(self.ranks))} - {*inside}
             if verdict.limit.startswith("they wait"):
-                assert self.real_age("in vain") >= (0.75 if "failed" in self.since else GRACE)
+                assert self.stuck_for() >= (0.75 if "failed" in self.since else GRACE)
             else:
                 assert self.age("through") + self.slack >= min(GRACE, TIMEOUT - self.counted)
         elif isinstance(verdict, Stopped):
@@ -403,20 +414,20 @@ class AnyOrder(RuleBasedStateMachine):
         else:
             assert isinstance(verdict, Stuck)
             assert self.waits().deadlock
-            assert self.real_age("in vain") >= GRACE
+            assert self.stuck_for() >= GRACE
 
-    def the_first_cause_is_named(self, verdict):
+    def the_first_cause_is_named(self, verdict: Any) -> None:
         assert any(rank.heard for rank in self.ranks)
         assert verdict.rank == (self.told or self.deaths)[0]
         words = {-9: BY_SIGNAL, 3: BY_ITSELF}[self.exits[f"r{verdict.rank}"]]
         assert verdict.how == (WITH_WORDS if self.told else words)
 
     @invariant()
-    def the_same_ranks_are_through(self):
+    def the_same_ranks_are_through(self) -> None:
         through = {r for r, rank in enumerate(self.ranks) if rank.at_end or rank.done}
         assert self.run.state.arrived() == through
 
-    def teardown(self):
+    def teardown(self) -> None:
         """Whatever has happened: once nobody is debugged it ends."""
         if hasattr(self, "run") and not self.run.ended:
             self.nobody_is_debugged()
@@ -424,7 +435,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.run.ended
 
 
-def test_any_order():
+def test_any_order() -> None:
     run_state_machine_as_test(
         AnyOrder,
         settings=settings(

@@ -23,6 +23,7 @@ from pytest_pprank.controller.run.steps import (
     AwaitEnd,
     FindDebuggers,
     FindStopped,
+    Look,
     PhaseOver,
     ReadLedgers,
 )
@@ -326,6 +327,16 @@ VERDICTS = {
         498 + TIMEOUT,
         "hung: no rank got through within 60 s",
     ),
+    "who is stopped again after a pause has the grace anew": (
+        [
+            *IN_CALL,
+            seen(2, stopped=frozenset({1})),
+            (3, 0, Pause(True, "pdb")),
+            (100, 0, Pause(False)),
+        ],
+        100 + GRACE,
+        "hung: rank 1 stopped (by a signal such as SIGSTOP) for 5.0 s",
+    ),
     "also who is paused can die": (
         [*IN_CALL, (2, 0, Pause(True, "pdb")), (500, 1, GONE)],
         500,
@@ -433,6 +444,7 @@ def test_a_meeting_of_an_earlier_test_is_refused() -> None:
     late = Exchange(9, "barrier()", "", serial=SERIAL - 1, report=report("setup", "failed"))
     run = SimulatedRun().play((1, 0, late), until=2)
     (answer,) = run.actions  # nothing that it brings is kept
+    assert isinstance(answer, Answer)
     assert (answer.ranks, answer.message.number) == ((0,), 9)
     assert answer.message.error == "barrier() belongs to a test that has ended"
     assert run.state.reports.by_rank == {0: [], 1: []}
@@ -466,9 +478,13 @@ def test_the_ledgers_are_told_who_is_gone_and_who_meets() -> None:
         (2, 0, through("call", "failed")),
         until=4,
     )
-    assert run.looks[-2][1].gone == {0: "failed in call"}
+    look = run.looks[-2][1]
+    assert isinstance(look, ReadLedgers)
+    assert look.gone == {0: "failed in call"}
     run = SimulatedRun().play((1, 1, meeting(4)), until=2)
-    (waits,) = run.looks[-2][1].meetings.items()
+    look = run.looks[-2][1]
+    assert isinstance(look, ReadLedgers)
+    (waits,) = look.meetings.items()
     assert (waits[0], waits[1].number, waits[1].missing) == (1, 4, (0,))
 
 
@@ -479,7 +495,7 @@ def test_the_ledgers_are_told_who_is_gone_and_who_meets() -> None:
         (RankBroken("no memory"), [AwaitEnd(0)]),
     ],
 )
-def test_how_long_the_end_of_a_group_is_awaited(message: Any, waits: float) -> None:
+def test_how_long_the_end_of_a_group_is_awaited(message: Any, waits: list[Look]) -> None:
     run = SimulatedRun().play((0.25, 1, message))
     assert [look for _, look in run.looks] == waits
 
@@ -507,6 +523,7 @@ def test_paused_ranks_are_listened_to() -> None:
 def test_a_verdict_is_final() -> None:
     run = SimulatedRun().play((1, 0, through("setup", "failed")))
     given = run.verdict
+    assert given is not None
     assert given.kind == "ranks diverged"
     run.happen(1, through("setup", "failed"))
     run.now += 100

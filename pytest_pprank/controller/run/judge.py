@@ -96,6 +96,8 @@ class Judge:
 
     def _unless_paused(self, now: float) -> Trouble | Look | None:
         if self._deadlines.paused_by:
+            # nobody looks meanwhile: what was seen before may have ended and begun again
+            self._stops, self._watch = StopWatch(), WaitWatch()
             return None
         if self._left(now, 0) <= 0:
             return self._late(now)
