@@ -1,0 +1,84 @@
+"""Prefill and decode of one stage each: what SGLang's loops do only where there is no pipeline.
+
+With the overlap schedule and without it. Stages of a pipeline have loops of their own (test_disagg).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_pprank import Disagg, Pprank, assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.sglang.static.release import server_arg_names
+
+CHUNK = 32
+
+pytestmark = [
+    pytest.mark.pprank(prefill=1, decode=1),
+    pytest.mark.sglang(chunked_prefill_size=CHUNK),
+]
+schedules = [
+    pytest.param(marks=pytest.mark.sglang(disable_overlap_schedule=True), id="normal"),
+    pytest.param(marks=pytest.mark.sglang(disable_overlap_schedule=False), id="overlap"),
+]
+each_schedule = pytest.mark.parametrize((), schedules)
+# before 0.5.16, in which it has another name, such a request may stay for ever (PR 31075)
+early_prefill = (
+    pytest.mark.sglang(prefill={"optimistic_prefill_attempts": 2})
+    if "optimistic_prefill_attempts" in server_arg_names()
+    else pytest.mark.skip(reason="no optimistic_prefill_attempts in this SGLang")
+)
+
+
+def settle(disagg: Disagg, *aborted: str) -> None:
+    """Hold what follows: aborted requests end as such, all tokens are right, nothing is held."""
+    disagg.drain()
+    for rid, result in disagg.results.items():
+        assert (result.finish_reason or {})["type"] == ("abort" if rid in aborted else "length")
+    finished = [result for rid, result in disagg.results.items() if rid not in aborted]
+    assert_tokens_equal_reference(finished)
+    assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
+
+
+@each_schedule
+def test_no_forward_runs_while_paused(disagg: Disagg) -> None:
+    """Whoever pauses writes new weights next: requests wait, wherever they are on either role."""
+    decoding = disagg.submit(20, 40)
+    disagg.run_until(lambda: len(disagg.results[decoding].token_ids) >= 2)
+    disagg.submit(6 * CHUNK, 4)
+    disagg.step(2)
+    disagg.control("pause_generation", mode="in_place", wait=True)
+    disagg.step(2)  # what was launched comes out
+    before = len(disagg.forwards)
+    disagg.submit(2 * CHUNK + 3, 3)
+    disagg.step(8)
+    ran = [str(forward) for forward in disagg.forwards[before:]]
+    assert not ran, "forwards of this role while it is paused"
+    disagg.control("continue_generation", wait=True)
+    settle(disagg)
+
+
+@early_prefill
+@each_schedule
+def test_prompt_that_is_computed_before_decode_has_the_request(disagg: Disagg) -> None:
+    """Prefill does not wait for decode; the KV is sent once that has said where to."""
+    early = disagg.submit(2 * CHUNK + 5, 6, to="prefill")
+    disagg.run_until(lambda: len(disagg.prefill.results[early].extends) >= 3)
+    disagg.step(3)
+    disagg.forward(early, to="decode")
+    disagg.submit(17, 5)
+    settle(disagg)
+
+
+@early_prefill
+@each_schedule
+def test_abort_of_a_prompt_that_was_computed_early(disagg: Disagg, pprank: Pprank) -> None:
+    early = disagg.submit(2 * CHUNK + 5, 6, to="prefill")
+    disagg.run_until(lambda: len(disagg.prefill.results[early].extends) >= 3)
+    disagg.step(3)
+    disagg.abort(early, role="prefill")
+    disagg.submit(17, 5)
+    disagg.drain()
+    if pprank.role == "prefill":
+        reason = disagg.prefill.results[early].finish_reason or {}
+        assert reason["type"] == "abort"
+    assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
