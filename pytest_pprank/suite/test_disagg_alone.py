@@ -1,6 +1,6 @@
 """Prefill and decode of one stage each: what SGLang's loops do only where there is no pipeline.
 
-With the overlap schedule and without it; stages of a pipeline have loops of their own (test_disagg).
+With the overlap schedule and without it. A pipeline's stages have other loops (test_disagg).
 """
 
 from __future__ import annotations
