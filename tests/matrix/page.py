@@ -27,6 +27,7 @@ CAPABILITIES = {
     "test_generate_models": "models",
     "test_overlap": "overlap schedule",
     "test_disagg_reasons": "reasons for a failure",
+    "test_disagg_alone": "prefill/decode, one stage each",
     "test_disagg": "prefill/decode",
 }
 """Files of the suite -> what they test, in the order of the columns."""
