@@ -68,11 +68,8 @@ def add_options(parser: pytest.Parser) -> None:
          "auto")  # fmt: skip
     _add(group, parser, "--pprank-lease-timeout", "S", "seconds to wait for GPUs or cores that "
          "other runs on this machine use; who uses them is shown", "600")  # fmt: skip
-    live = (
-        "show what the ranks print as it comes, whole lines with the rank's prefix; also under -s"
-    )
-    group.addoption("--pprank-live", action="store_true", default=None, help=live)
-    parser.addini("pprank_live", live, type="bool", default=False)
+    _add_flag(group, parser, "--pprank-live", "show what the ranks print as it comes, whole lines "
+              "with the rank's prefix; also under -s")  # fmt: skip
     _add(group, parser, "--pprank-log-dir", "DIR", "keep everything the ranks print in files of "
          "DIR (pp0.stdout.log ...), rotated at 64 MiB, five of each")  # fmt: skip
     _add(group, parser, "--pprank-sanitize", "LIST", "sanitizers that watch every ranked test: "
@@ -82,12 +79,9 @@ def add_options(parser: pytest.Parser) -> None:
     _add(group, parser, "--pprank-perturb", "SEED[:NAMES]", "run ranked tests under seeded "
          "disturbances: late ranks, messages and KV transfers, KV that runs out; the same seed "
          "gives the same disturbances")  # fmt: skip
-    keep = (
-        "keep the launcher, with torch and SGLang imported, for the next runs of this user in this "
-        "environment; python -m pytest_pprank stop ends it"
-    )
-    group.addoption("--pprank-keep", action="store_true", default=None, help=keep)
-    parser.addini("pprank_keep", keep, type="bool", default=False)
+    _add_flag(group, parser, "--pprank-keep", "keep the launcher, with torch and SGLang imported, "
+              "for the next runs of this user in this environment; python -m pytest_pprank stop "
+              "ends it")  # fmt: skip
     _add(group, parser, "--pprank-keep-minutes", "M", "minutes after which a kept launcher ends "
          "if no run has used it", "10")  # fmt: skip
     help_text = (
@@ -98,6 +92,11 @@ def add_options(parser: pytest.Parser) -> None:
         "--pprank-revert", action="append", metavar="NAME|FILE", default=None, help=help_text
     )
     parser.addini("pprank_revert", help_text, type="args", default=[])
+
+
+def _add_flag(group: pytest.OptionGroup, parser: pytest.Parser, name: str, text: str) -> None:
+    group.addoption(name, action="store_true", default=None, help=text)
+    parser.addini(_ini_name(name), text, type="bool", default=False)
 
 
 def _add(
