@@ -88,8 +88,9 @@ def _of_ours(arguments: Sequence[str]) -> Iterator[str]:
 
 def _tox(arguments: Sequence[str], folder: Path) -> Iterator[str]:
     del folder
-    if arguments[:1] == ["-e"] and arguments[1] not in tox_environments():
-        yield f"tox.ini has no environment {arguments[1]}"
+    asked = arguments[1].split(",") if arguments[:1] == ["-e"] else []
+    known = tox_environments()
+    yield from (f"tox.ini has no environment {each}" for each in asked if each not in known)
     elif arguments[:1] not in ([], ["-e"]):
         yield "only `tox` and `tox -e NAME` are known"
 
