@@ -88,9 +88,10 @@ def _of_ours(arguments: Sequence[str]) -> Iterator[str]:
 
 def _tox(arguments: Sequence[str], folder: Path) -> Iterator[str]:
     del folder
-    asked = arguments[1].split(",") if arguments[:1] == ["-e"] else []
-    known = tox_environments()
-    yield from (f"tox.ini has no environment {each}" for each in asked if each not in known)
+    if arguments[:1] == ["-e"]:
+        known = tox_environments()
+        asked = arguments[1].split(",")
+        yield from (f"tox.ini has no environment {it}" for it in asked if it not in known)
     elif arguments[:1] not in ([], ["-e"]):
         yield "only `tox` and `tox -e NAME` are known"
 
