@@ -59,9 +59,9 @@ class Endings:
     """What is to be undone, the last one first."""
 
     def __init__(self) -> None:
-        self._endings: list[Callable[[], None]] = []
+        self._endings: list[Callable[[], object]] = []
 
-    def at_end(self, ending: Callable[[], None]) -> None:
+    def at_end(self, ending: Callable[[], object]) -> None:
         """Call `ending()` when it is over (for a check or fault: the test), the last one first."""
         self._endings.append(ending)
 
@@ -70,7 +70,7 @@ class Endings:
         while self._endings:
             self._undo(self._endings.pop())
 
-    def _undo(self, ending: Callable[[], None]) -> None:
+    def _undo(self, ending: Callable[[], object]) -> None:
         ending()
 
 
@@ -157,5 +157,5 @@ class Means(Endings):
     def _lacks(self, lacking: SeamMissing) -> None:
         self._broken, self.off = True, str(lacking)
 
-    def _undo(self, ending: Callable[[], None]) -> None:
+    def _undo(self, ending: Callable[[], object]) -> None:
         self._try(ending)  # also of one that has failed: others would go on with what it has done

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pytest_pprank.proc import stat_of
+
 _STATES = {
     "D": "in an uninterruptible wait of the kernel",
     "S": "sleeping, and its signals do not get through",
@@ -59,8 +61,5 @@ def _py_spy() -> str | None:
 
 
 def _state(pid: int) -> str:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return _GONE
-    return _STATES.get(stat.rpartition(")")[2].split()[0], "in an unknown state")
+    seen = stat_of(pid)
+    return _GONE if seen is None else _STATES.get(seen.state, "in an unknown state")

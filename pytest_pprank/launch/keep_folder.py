@@ -23,6 +23,7 @@ from typing import Any
 from pytest_pprank.errors import PprankError
 from pytest_pprank.launch.lease_files import Hold, default_folder, process_start
 from pytest_pprank.launch.semaphores import remove_semaphores
+from pytest_pprank.proc import stat_of
 
 SOCKET, NOTE, LOG = "socket", "note.json", "log"
 _ONLY_OURS = 0o700
@@ -161,7 +162,5 @@ def semaphore_name(folder: Path) -> str:
 
 
 def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
-    except (OSError, IndexError):
-        return False
+    seen = stat_of(pid)
+    return seen is not None and seen.state == "Z"

@@ -26,6 +26,8 @@ from typing import Any
 
 from filelock import Timeout, UnixFileLock
 
+from pytest_pprank.proc import stat_of
+
 FOLDER_VARIABLE = "PPRANK_LEASE_DIR"
 _FOLDER = "pytest-pprank-leases"
 _SUFFIX = ".lock"
@@ -81,11 +83,8 @@ class Note:
 
 def process_start(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None if it cannot be seen."""
-    try:
-        # the name of the program, in brackets, may hold anything
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
+    seen = stat_of(pid)
+    return None if seen is None else seen.started
 
 
 def _clean(text: str) -> str:

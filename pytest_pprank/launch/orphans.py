@@ -12,7 +12,8 @@ import signal
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from pathlib import Path
+
+from pytest_pprank.proc import children_of
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SECONDS = 5.0
@@ -29,7 +30,7 @@ def adopt_orphans() -> None:
 def kill_orphans(keep: Collection[int]) -> None:
     """SIGKILL and reap this process's children, and theirs as they become ours, except `keep`."""
     deadline = time.monotonic() + _SECONDS
-    while (orphans := _children() - set(keep)) and time.monotonic() < deadline:
+    while (orphans := children_of(os.getpid()) - set(keep)) and time.monotonic() < deadline:
         for pid in orphans:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -37,17 +38,3 @@ def kill_orphans(keep: Collection[int]) -> None:
         for pid in orphans:
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-
-
-def _children() -> set[int]:
-    own = os.getpid()
-    return {int(e.name) for e in Path("/proc").iterdir() if e.name.isdigit() and _parent(e) == own}
-
-
-def _parent(entry: Path) -> int:
-    try:
-        stat = (entry / "stat").read_text()
-    except OSError:
-        return 0  # gone meanwhile
-    # the name before it may hold anything, also parentheses
-    return int(stat.rpartition(")")[2].split()[1])

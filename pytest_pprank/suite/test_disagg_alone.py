@@ -5,10 +5,15 @@ With the overlap schedule and without it. A pipeline's stages have other loops (
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from pytest_pprank import Disagg, Pprank, assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.static.release import server_arg_names
+
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Pprank
 
 CHUNK = 32
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from pytest_pprank.lifecycle import Endings, Life
+from pytest_pprank.rank.patches import put
 from pytest_pprank.sglang.compat.disagg import (
     deferred_release,
     kv_manager,
@@ -107,16 +108,7 @@ class Fault(Life):
 
     def replace(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
         """Put ``wrap(method)`` in the place of a method until the fault is released."""
-        before = vars(owner).get(name)
-        setattr(owner, name, wrap(need(owner, name)))
-
-        def undo() -> None:
-            if before is None:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
-
-        self._undo.at_end(undo)
+        self._undo.at_end(put(owner, name, wrap(need(owner, name))))
 
     def afterwards(self, action: Callable[[], None]) -> None:
         """Do `action` when the fault is released."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.rank.context import current_rank
+from pytest_pprank.rank.patches import put
 from pytest_pprank.sglang.compat.consensus import first_message_of_an_iteration
 from pytest_pprank.sglang.compat.disagg import role_of
 from pytest_pprank.sglang.compat.messages import receiver, sender
@@ -156,7 +157,7 @@ class Attachment:
         if not _has(receiver, "scripted_scheduler_hook"):
             raise missing("SchedulerRequestReceiver.scripted_scheduler_hook")
         changes: dict[str, Any] = {"scripted_scheduler_hook": hook}
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []
         side = started(scheduler).tokenizer_side
         if side is not None:
             self.wire = Wire(scheduler, side)
@@ -186,13 +187,10 @@ class Attachment:
         self._set(self._scheduler, "_request_dispatcher", notes.dispatcher(dispatch))
         sender = need(need(self._scheduler, "ipc_channels"), "send_to_tokenizer")
         # a method: put before it, and taken away, so that it is the class's again
-        vars(sender)["send_output"] = notes.sender(need(sender, "send_output"))
-        self._undo.append(lambda: vars(sender).pop("send_output", None))
+        self._set(sender, "send_output", notes.sender(need(sender, "send_output")))
 
     def _set(self, owner: Any, name: str, value: Any) -> None:
-        before = need(owner, name)
-        self._undo.append(lambda: setattr(owner, name, before))
-        setattr(owner, name, value)
+        self._undo.append(put(owner, name, value))
 
 
 def enter_loop(scheduler: Any) -> None:

@@ -19,6 +19,7 @@ from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.oplog.file import Call as Operation
 from pytest_pprank.oplog.record import ledger
 from pytest_pprank.oplog.record.writer import ISSUED
+from pytest_pprank.rank.patches import put
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.events.facts import Facts
@@ -92,7 +93,7 @@ class Taps:
     def __init__(self) -> None:
         self._seams: dict[str, Seam] = {}
         self._listeners: dict[str, tuple[Listener, ...]] = {}
-        self._undo: dict[tuple[type, str], tuple[Any, Any]] = {}
+        self._undo: dict[tuple[type, str], Callable[[], bool]] = {}
         self._inside = threading.local()
 
     def register(self, seams: Iterable[Seam]) -> None:
@@ -153,19 +154,16 @@ class Taps:
             if (owner, name) not in self._undo:
                 original = owner.__dict__[name]
                 tapped = self._wrap(seam, original)
-                self._undo[owner, name] = (original, tapped)
-                setattr(owner, name, tapped)
+                self._undo[owner, name] = put(owner, name, tapped)
 
     def _remove(self, seam: Seam) -> None:
         assert seam.way or seam.places is not None
         places = [] if seam.places is None else list(seam.places())
         for place in places:
-            original, tapped = self._undo.get(place, (None, None))
-            owner, name = place
+            back = self._undo.get(place)
             # else somebody has wrapped ours, and will put it back: it stays, and does nothing
-            if tapped is not None and owner.__dict__[name] is tapped:
+            if back is not None and back():
                 del self._undo[place]
-                setattr(owner, name, original)
 
     def _wrap(self, seam: Seam, original: Any) -> Any:
         function = original.__func__ if isinstance(original, classmethod) else original

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from pytest_pprank.rank.patches import put
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.stage.event_loop import iteration_of_this_thread
 
 
-def let_kv_run_out(runs_out: Callable[[], bool]) -> Callable[[], None]:
+def let_kv_run_out(runs_out: Callable[[], bool]) -> Callable[[], object]:
     """Have ``ScheduleBatch.check_decode_mem`` say no where `runs_out()`; returns what ends that.
 
     Asked in event loops, for two requests or more (of a single one SGLang would give up the only
@@ -24,11 +25,4 @@ def let_kv_run_out(runs_out: Callable[[], bool]) -> Callable[[], None]:
         asked = "selected_indices" not in kwargs and iteration_of_this_thread() is not None
         return fits and not (asked and len(self.reqs) > 1 and runs_out())
 
-    batch_class.check_decode_mem = check_decode_mem
-
-    def end() -> None:
-        # else somebody has wrapped ours, and will put it back
-        if batch_class.check_decode_mem is check_decode_mem:
-            batch_class.check_decode_mem = check
-
-    return end
+    return put(batch_class, "check_decode_mem", check_decode_mem)
