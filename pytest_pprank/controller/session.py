@@ -46,7 +46,6 @@ from pytest_pprank.report.verdicts import (
     GroupCouldNotStart,
     Trouble,
 )
-from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
 from pytest_pprank.topology import Topology
 
 _PLAIN_PRELOAD = ("torch", "torch.distributed", "pytest", "pytest_pprank.host.preload")
@@ -378,5 +377,3 @@ class ControllerSession:
         if launcher is not None:
             self.reverted.collect(launcher.run_dir)
             launcher.close()
-            # a rank that was killed while its Scheduler started could not do it
-            remove_load_snapshots(launcher.run_dir.name)

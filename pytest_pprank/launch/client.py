@@ -23,7 +23,7 @@ from pytest_pprank.launch.kept import Command, Keep, KeptProcess
 from pytest_pprank.launch.owned_folder import OwnedFolder, remove_leftovers
 from pytest_pprank.launch.preload import IMPORTING
 from pytest_pprank.launch.process import LauncherProcess, OwnProcess
-from pytest_pprank.launch.semaphores import remove_semaphores
+from pytest_pprank.launch.shared_memory import remove_shared_memory
 from pytest_pprank.protocol.channel import Channel, ChannelClosed, Listener
 from pytest_pprank.protocol.launcher import LAUNCHER_RANK, PRELOAD_VARIABLE, LauncherSpec
 from pytest_pprank.protocol.messages import Hello, Preloaded, Shutdown
@@ -55,7 +55,7 @@ class LauncherClient:
         keep: Keep | None = None,
     ) -> None:
         for leftover in remove_leftovers(_FOLDER, _short_folder()):
-            remove_semaphores(leftover.name)
+            remove_shared_memory(leftover.name)
         self._folder = OwnedFolder.make(_FOLDER, _short_folder())
         self.run_dir = self._folder.path
         self.key = secrets.token_bytes(32)
@@ -217,7 +217,7 @@ class LauncherClient:
         if self.channel is not None:
             self.channel.close()
         self._log.close()
-        remove_semaphores(self.run_dir.name)
+        remove_shared_memory(self.run_dir.name)  # ranks that were killed could not do it
         self._folder.remove()
 
     def _wait_gone(self, deadline: float) -> None:

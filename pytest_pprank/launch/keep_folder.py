@@ -22,7 +22,7 @@ from typing import Any
 
 from pytest_pprank.errors import PprankError
 from pytest_pprank.launch.lease_files import Hold, default_folder, process_start
-from pytest_pprank.launch.semaphores import remove_semaphores
+from pytest_pprank.launch.shared_memory import remove_semaphores
 from pytest_pprank.proc import stat_of
 
 SOCKET, NOTE, LOG = "socket", "note.json", "log"

@@ -30,7 +30,7 @@ from pytest_pprank.launch.keep_folder import KeeperNote
 from pytest_pprank.launch.keep_identity import is_per_run
 from pytest_pprank.launch.launcher import Launcher, unsafe_to_fork
 from pytest_pprank.launch.lease_files import process_start
-from pytest_pprank.launch.semaphores import name_semaphores
+from pytest_pprank.launch.shared_memory import name_semaphores
 from pytest_pprank.protocol.keeper import KeeperSpec, LaunchRequest
 from pytest_pprank.protocol.launcher import LauncherSpec
 

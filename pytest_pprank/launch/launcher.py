@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pytest_pprank.launch import forked_server, preload
 from pytest_pprank.launch.orphans import adopt_orphans, kill_orphans
 from pytest_pprank.launch.owned_folder import OwnedFolder
-from pytest_pprank.launch.semaphores import name_semaphores, remove_semaphores
+from pytest_pprank.launch.shared_memory import name_semaphores, remove_shared_memory
 from pytest_pprank.protocol.channel import Channel, ChannelClosed, connect
 from pytest_pprank.protocol.launcher import LAUNCHER_RANK, LauncherSpec
 from pytest_pprank.protocol.messages import GroupEnded, Hello, KillGroup, Preloaded, StartGroup
@@ -157,7 +157,7 @@ class Launcher:
         self._folder.remove()
         if gone:
             import_module("pytest_pprank.launch.lease_files").sweep()
-        remove_semaphores(Path(self._spec.run_dir).name)
+        remove_shared_memory(Path(self._spec.run_dir).name)
         os._exit(0)
 
     def _kill(self, group: str | None) -> None:

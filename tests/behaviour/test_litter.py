@@ -57,14 +57,17 @@ def stuck(runner: Runner, tmp_path: Path, own_tmp: Path) -> Iterator[subprocess.
             assert process.stdout
             assert process.poll() is None, process.stdout.read()
             assert len(runner.processes()) >= 4  # controller, launcher, fork server, ranks
-            assert semaphores_of((tmp_path / "run").read_text())
+            run = (tmp_path / "run").read_text()
+            assert shared_memory_of(run)
+            # what SGLang's Scheduler would have there, and leaves
+            Path(f"/dev/shm/sglang_loads_{run}-g1-pp_0000.shm").touch()
             yield process
         finally:
             process.kill()
 
 
-def semaphores_of(run: str) -> list[Path]:
-    return list(Path("/dev/shm").glob(f"sem.{run}-*"))
+def shared_memory_of(run: str) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"*{run}-*"))
 
 
 def assert_clean(runner: Runner, own_tmp: Path) -> None:
@@ -72,7 +75,7 @@ def assert_clean(runner: Runner, own_tmp: Path) -> None:
     runner.wait_for(lambda: not list(own_tmp.glob("pprank-*")), "the folder is gone")
     if (runner.folder / "run").exists():
         run = (runner.folder / "run").read_text()
-        runner.wait_for(lambda: not semaphores_of(run), "the semaphores are gone")
+        runner.wait_for(lambda: not shared_memory_of(run), "its shared memory is gone")
 
 
 def test_controller_killed(stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path) -> None:
@@ -176,7 +179,7 @@ def test_all_killed_at_once_then_the_next_run_removes_what_is_left(
     runner.wait_for(lambda: not runner.processes(), "all are gone")
     killed = (runner.folder / "run").read_text()
     assert (own_tmp / killed).exists()
-    assert semaphores_of(killed)
+    assert shared_memory_of(killed)
     runner.write(test_other="def test_it(pprank): pass")
     run = runner.run(
         "--pp-size=2", "--pprank-device=cpu", "test_other.py", env={"TMPDIR": str(own_tmp)}
@@ -194,7 +197,7 @@ def test_another_run_leaves_the_folder_of_one_under_way(
     assert run.counts() == {"passed": 1}
     under_way = (runner.folder / "run").read_text()
     assert [path.name for path in own_tmp.glob("pprank-*")] == [under_way]
-    assert semaphores_of(under_way)
+    assert shared_memory_of(under_way)
     stuck.kill()
     stuck.wait()
     assert_clean(runner, own_tmp)
@@ -299,7 +302,7 @@ def test_nothing_in_the_temporary_folder_after_a_good_run(runner: Runner, own_tm
     run = runner.run("--pp-size=2", "--pprank-device=cpu", env={"TMPDIR": str(own_tmp)})
     assert run.ret == 0, run.out
     assert [p.name for p in own_tmp.iterdir()] == [f"pytest-of-{_user()}"]
-    assert not semaphores_of((runner.folder / "run").read_text())
+    assert not shared_memory_of((runner.folder / "run").read_text())
     assert tempfile.gettempdir() != str(own_tmp)
 
 
