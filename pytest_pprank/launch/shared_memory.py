@@ -1,4 +1,5 @@
-"""multiprocessing's semaphores of a run carry its name, so that none can stay behind.
+"""What a run has in /dev/shm carries its name, so that nothing can stay behind: semaphores of
+multiprocessing, and what SGLang shares.
 
 Python's resource tracker unlinks those that killed processes have left, but it is a process like
 any other: killed itself, or slow, it leaves them in /dev/shm for ever.
@@ -10,6 +11,8 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
+
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -20,6 +23,12 @@ def name_semaphores(run: str) -> None:
     """
     config: dict[str, Any] = getattr(multiprocessing.current_process(), "_config", {})
     config["semprefix"] = f"/{run}"
+
+
+def remove_shared_memory(run: str) -> None:
+    """Unlink all that the processes of a run have left in /dev/shm."""
+    remove_semaphores(run)
+    remove_load_snapshots(run)
 
 
 def remove_semaphores(run: str) -> None:
