@@ -19,6 +19,7 @@ from pytest_pprank.registry import Registry
 if TYPE_CHECKING:
     from pytest_pprank.protocol.messages import RunTest
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.compat.objects import Scheduler
     from pytest_pprank.sglang.driver.engine import Engine
     from pytest_pprank.sglang.events.types import Quiescent
 
@@ -168,7 +169,7 @@ def call_begins() -> None:
         _running.faults.begin()
 
 
-def at_quiescence(scheduler: Any, pprank: Pprank) -> None:
+def at_quiescence(scheduler: Scheduler, pprank: Pprank) -> None:
     """Say that the event loops of a Scheduler have been left in good order, with all work done.
 
     The test counts as failed on this rank where a check finds something then.

@@ -7,7 +7,10 @@ annotated is SGLang's own object. Neither torch nor SGLang is imported.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class SglangObject:
@@ -29,7 +32,10 @@ class ServerArgs(SglangObject):
 
 
 class PortArgs(SglangObject):
-    """``PortArgs`` in srt/server_args.py: the names of the sockets."""
+    """``PortArgs`` in srt/server_args.py, a dataclass: the names of the sockets."""
+
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 class Message(SglangObject):
@@ -72,9 +78,10 @@ class KVCache(SglangObject):
     """``KVCache`` in srt/mem_cache/memory_pool.py: keys and values by layer."""
 
 
-class Layer(SglangObject):
-    """A module of SGLang's models: the classes in srt/layers."""
-
-
 class Socket(SglangObject):
     """A socket of zmq's, or one of ours in its place, as SGLang uses it."""
+
+
+if TYPE_CHECKING:
+    Prompt = int | Sequence[int] | Req
+    """What a test may give for a prompt: a length, token ids, or (to a batch) a Req."""

@@ -105,7 +105,7 @@ def no_progress_bars() -> Iterator[None]:
     bar = importlib.import_module("tqdm").tqdm
     start = bar.__init__
 
-    def silent(self: Any, *args: Any, **kwargs: Any) -> None:
+    def silent(self: Any, *args: object, **kwargs: object) -> None:
         start(self, *args, **{**kwargs, "disable": True})
 
     bar.__init__ = silent
