@@ -50,10 +50,10 @@ def attention_class() -> Any:
                 if publish_reads_done(self._runner, event):
                     self._copied = copied
 
-        def _run_sdpa_forward_extend(self, *args: Any, **options: Any) -> torch.Tensor:
+        def _run_sdpa_forward_extend(self, *args: object, **options: object) -> torch.Tensor:
             return _attend(super()._run_sdpa_forward_extend, "extend attention", args, options)
 
-        def _run_sdpa_forward_decode(self, *args: Any, **options: Any) -> torch.Tensor:
+        def _run_sdpa_forward_decode(self, *args: object, **options: object) -> torch.Tensor:
             if self._copied is not None:
                 args = (*args[:4], *self._copied, *args[6:])
             return _attend(super()._run_sdpa_forward_decode, "decode attention", args, options)
