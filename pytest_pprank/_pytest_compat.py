@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 from _pytest._code.code import ExceptionRepr as ExceptionRepr
 from _pytest._code.code import ReprEntry, ReprTraceback
 from _pytest._code.code import ReprFileLocation as ReprFileLocation
+from _pytest._code.code import TerminalRepr as TerminalRepr
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
 
 _NONE = logging.PlaceHolder
 _UNEXPECTED = "[XPASS(strict)]"
@@ -25,7 +29,7 @@ def basetemp_of(config: pytest.Config) -> Path | None:
     return None if factory is None else factory.getbasetemp()
 
 
-def fixtures_from(module: str, node: Any) -> set[str]:
+def fixtures_from(module: str, node: pytest.Item | pytest.Collector) -> set[str]:
     """Return the fixtures a test uses, however indirectly, that are defined in `module`.
 
     A name alone says little: a project may have a fixture ``scheduler`` of its own. The last
@@ -87,7 +91,7 @@ def retell_unexpected_pass(report: pytest.TestReport, words: str) -> None:
 _OWN = frozenset(vars(pytest.TestReport("", ("", None, ""), {}, "passed", None, "call")))
 
 
-def added(report: pytest.TestReport) -> dict[str, Any]:
+def added(report: pytest.TestReport) -> dict[str, object]:
     """Return what is in a report beside pytest's own: other plugins put it there."""
     return {name: value for name, value in vars(report).items() if name not in _OWN}
 
@@ -121,10 +125,10 @@ def silence_terminal(config: pytest.Config) -> None:
 class _Unhooked:
     """All attributes of another plugin, but none of its hooks: pluggy looks for these by dir()."""
 
-    def __init__(self, plugin: Any) -> None:
+    def __init__(self, plugin: object) -> None:
         self._plugin = plugin
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name == "_plugin":
             raise AttributeError(name)  # not yet initialised
         return getattr(self._plugin, name)
@@ -202,14 +206,14 @@ def folders_of_pytest() -> tuple[str, ...]:
     return tuple(os.path.dirname(spec.origin) for spec in specs if spec and spec.origin)
 
 
-def terminal_of_user(reporter: Any) -> TextIO | None:
+def terminal_of_user(reporter: TerminalReporter) -> TextIO | None:
     """Return the file a terminal reporter writes to, if that is a terminal that obeys escapes."""
     file: TextIO | None = getattr(getattr(reporter, "_tw", None), "_file", None)
     escapes = os.environ.get("TERM", "dumb") != "dumb"
     return file if file is not None and escapes and file.isatty() else None
 
 
-def room_in_line(reporter: Any) -> int:
+def room_in_line(reporter: TerminalReporter) -> int:
     """Return how many columns are free behind what a terminal reporter has written of a line."""
     writer = reporter._tw
     return int(writer.fullwidth - writer.width_of_current_line)

@@ -18,6 +18,8 @@ from pytest_pprank.rank.portable import pickled
 if TYPE_CHECKING:
     import torch
 
+    from pytest_pprank.sglang.compat.objects import ScheduleBatch, Scheduler
+    from pytest_pprank.sglang.driver.messages import Result
     from pytest_pprank.sglang.stage.profiler import ProfilerRun
 
 
@@ -26,7 +28,7 @@ class UnknownObjectError(UsageError, TypeError):
 
 
 def assert_materialized_on_device(
-    obj: Any, *, fields: Iterable[str] | None = None, device: str | torch.device | None = None
+    obj: object, *, fields: Iterable[str] | None = None, device: str | torch.device | None = None
 ) -> None:
     """Assert that a tensor, or each tensor that a batch needs for its forward, is on the device.
 
@@ -74,7 +76,7 @@ def assert_materialized_on_device(
     _fail_on("not materialized on the device", check_batch(obj, table, where, wanted))
 
 
-def assert_no_pending_copies(obj: Any = None) -> None:
+def assert_no_pending_copies(obj: object = None) -> None:
     """Assert that the host has waited for all copies between host and device.
 
     Then a download may be read, and a staging buffer written again.
@@ -107,7 +109,7 @@ def assert_no_pending_copies(obj: Any = None) -> None:
     _fail_on("copies are still under way", pending_copies(tensors))
 
 
-def assert_staging_consumed(batch: Any) -> None:
+def assert_staging_consumed(batch: ScheduleBatch) -> None:
     """Assert that a ScheduleBatch has no staged copy left that its forward should have consumed.
 
     A staged copy that stays is uploaded again by the batch's next step.
@@ -123,7 +125,7 @@ def assert_staging_consumed(batch: Any) -> None:
     _fail_on("staging not consumed", check_staging(batch))
 
 
-def assert_ranks_agree(value: Any, *, what: str | None = None) -> None:
+def assert_ranks_agree(value: object, *, what: str | None = None) -> None:
     """Assert that all ranks have the same value.
 
     All ranks must call it. Tensors and numpy arrays (also inside lists, tuples and dicts) are
@@ -134,7 +136,7 @@ def assert_ranks_agree(value: Any, *, what: str | None = None) -> None:
     __tracebackhide__ = True
     payloads = current_rank().gather(pickled(value, "assert_ranks_agree"))
     values = [pickle.loads(payload) for payload in payloads]
-    groups: list[tuple[Any, list[int]]] = []
+    groups: list[tuple[object, list[int]]] = []
     for rank, found in enumerate(values):
         for known, ranks in groups:
             if _equal(known, found):
@@ -147,7 +149,7 @@ def assert_ranks_agree(value: Any, *, what: str | None = None) -> None:
         raise AssertionError("\n".join([f"ranks disagree on {what or 'the value'}:", *lines]))
 
 
-def assert_kv_balanced(scheduler: Any, *, allow_failed_rooms: bool = False) -> None:
+def assert_kv_balanced(scheduler: Scheduler, *, allow_failed_rooms: bool = False) -> None:
     """Assert that a Scheduler has no request left, and that all its KV and request slots are free.
 
     That is: every queue, batch and microbatch slot empty, all request slots free, all KV tokens
@@ -171,7 +173,7 @@ def assert_kv_balanced(scheduler: Any, *, allow_failed_rooms: bool = False) -> N
         raise AssertionError("\n  ".join([f"KV is not balanced{_here()}:", *problems, cause]))
 
 
-def assert_tokens_equal_reference(outputs: Any) -> None:
+def assert_tokens_equal_reference(outputs: Result | Iterable[Result]) -> None:
     """Assert that greedy tokens (and logprobs) are those of the same model in transformers.
 
     `outputs`: what ``engine.generate`` returns, or one Result. A meeting of all ranks: the first
@@ -200,7 +202,7 @@ def assert_tokens_equal_reference(outputs: Any) -> None:
         raise AssertionError("\n  ".join(lines))
 
 
-def assert_profiler_ready(scheduler: Any) -> None:
+def assert_profiler_ready(scheduler: Scheduler) -> None:
     """Assert that SGLang's dynamic-chunk profiler, run again, works on every stage.
 
     A meeting of all stages. Each batch is checked where it enters the model; what SGLang swallows
@@ -264,7 +266,7 @@ def _fail_on_reports(reports: Mapping[int, Sequence[str]]) -> None:
     raise AssertionError("\n".join(lines))
 
 
-def _fail_on(what: str, findings: Sequence[Any]) -> None:
+def _fail_on(what: str, findings: Sequence[object]) -> None:
     __tracebackhide__ = True
     if findings:
         items = [str(finding).replace("\n", "\n  ") for finding in findings]
@@ -279,7 +281,7 @@ def _here() -> str:
     return f" on rank {rank.rank} ({rank.role} stage {rank.stage} of {rank.num_stages})"
 
 
-def _own_device(obj: Any) -> Any:
+def _own_device(obj: object) -> str | torch.device:
     if is_rank():
         return current_rank().device
     from pytest_pprank.sglang.compat.batches import device_of
@@ -293,7 +295,7 @@ def _no_fields(name: str, fields: Iterable[str] | None) -> None:
         raise UsageError(f"{name}: fields= is for a ScheduleBatch or ForwardBatch, not a tensor")
 
 
-def _must_be_scheduler(name: str, scheduler: Any) -> None:
+def _must_be_scheduler(name: str, scheduler: Scheduler) -> None:
     __tracebackhide__ = True
     from pytest_pprank.sglang.compat.scheduler import is_scheduler
 
@@ -304,7 +306,7 @@ def _must_be_scheduler(name: str, scheduler: Any) -> None:
         )
 
 
-def _type(obj: Any) -> str:
+def _type(obj: object) -> str:
     return f"{type(obj).__module__}.{type(obj).__qualname__}"
 
 

@@ -19,13 +19,20 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.compat.objects import (
+        ForwardBatch,
+        Prompt,
+        Req,
+        ScheduleBatch,
+        Scheduler,
+    )
     from pytest_pprank.sglang.driver.disagg import Disagg
     from pytest_pprank.sglang.driver.engine import Engine
     from pytest_pprank.sglang.stage.observe import Observe
 
 
 @pytest.fixture
-def _pprank_size(request: pytest.FixtureRequest) -> Any:
+def _pprank_size(request: pytest.FixtureRequest) -> object:
     """The pipeline stages that this instance of a ranked test runs on, by role."""
     return request.param
 
@@ -95,7 +102,7 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, 
 @pytest.fixture(scope="session")
 def _started_scheduler(
     sglang_args: Mapping[str, object], pprank: Pprank, request: pytest.FixtureRequest
-) -> Any:
+) -> Scheduler:
     __tracebackhide__ = True
     from pytest_pprank.sglang.stage.scheduler import start_scheduler
     from pytest_pprank.sglang.stage.start_failure import start_failed
@@ -113,7 +120,7 @@ def _started_scheduler(
 
 
 @pytest.fixture
-def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
+def scheduler(_started_scheduler: Scheduler, pprank: Pprank) -> Iterator[Scheduler]:
     """The real SGLang Scheduler of this stage, with all its mixins, started and idle.
 
     One per worker group. What a test leaves behind (requests, KV, locks) is reported in a warning,
@@ -141,7 +148,7 @@ def scheduler(_started_scheduler: Any, pprank: Pprank) -> Iterator[Any]:
 
 
 @pytest.fixture
-def engine(scheduler: Any, pprank: Pprank) -> Iterator[Engine]:
+def engine(scheduler: Scheduler, pprank: Pprank) -> Iterator[Engine]:
     """Requests through SGLang's real event loops, all stages in lockstep.
 
     ``engine.generate(prompts)`` returns the same results on every rank. What a test leaves under
@@ -173,7 +180,7 @@ def observe(pprank: Pprank) -> Iterator[Observe]:
 
 
 @pytest.fixture
-def disagg(scheduler: Any, pprank: Pprank) -> Iterator[Disagg]:
+def disagg(scheduler: Scheduler, pprank: Pprank) -> Iterator[Disagg]:
     """Requests through the real event loops of prefill and decode, all stages in lockstep, with the
     real transfer of KV between them.
 
@@ -191,7 +198,7 @@ def disagg(scheduler: Any, pprank: Pprank) -> Iterator[Disagg]:
 
 
 @pytest.fixture
-def make_req(scheduler: Any) -> Callable[..., Any]:
+def make_req(scheduler: Scheduler) -> Callable[..., Req]:
     """Makes real `Req`s with greedy sampling: ``make_req(input_ids=[...])`` or
     ``make_req(prompt_len=N)``, with `max_new_tokens` and `rid`.
 
@@ -203,7 +210,7 @@ def make_req(scheduler: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def make_schedule_batch(scheduler: Any) -> Iterator[Callable[..., Any]]:
+def make_schedule_batch(scheduler: Scheduler) -> Iterator[Callable[..., ScheduleBatch]]:
     """Makes real `ScheduleBatch`es: ``make_schedule_batch([5, 17], mode="extend"|"decode",
     chunk=None)``, where a prompt is a length, a list of token ids or a `Req`.
 
@@ -211,9 +218,9 @@ def make_schedule_batch(scheduler: Any) -> Iterator[Callable[..., Any]]:
     """
     from pytest_pprank.sglang.batches import build as batches
 
-    made: list[tuple[Any, list[Any]]] = []
+    made: list[tuple[ScheduleBatch, list[Req]]] = []
 
-    def make(prompts: Sequence[Any], **options: Any) -> Any:
+    def make(prompts: Sequence[Prompt], **options: Any) -> ScheduleBatch:
         __tracebackhide__ = True
         batch = batches.make_schedule_batch(scheduler, prompts, **options)
         made.append((batch, list(batch.reqs)))  # a test may filter some of them out
@@ -225,13 +232,13 @@ def make_schedule_batch(scheduler: Any) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def schedule_batch(make_schedule_batch: Callable[..., Any]) -> Any:
+def schedule_batch(make_schedule_batch: Callable[..., ScheduleBatch]) -> ScheduleBatch:
     """A real extend batch of 5, 17 and 40 tokens, whose ids are still staged on the host."""
     return make_schedule_batch([5, 17, 40])
 
 
 @pytest.fixture
-def make_forward_batch(scheduler: Any) -> Callable[[Any], Any]:
+def make_forward_batch(scheduler: Scheduler) -> Callable[[ScheduleBatch], ForwardBatch]:
     """Makes a real `ForwardBatch` as SGLang's run_batch does: ``make_forward_batch(batch)``
     resolves the staged inputs and calls `ForwardBatch.init_new`.
     """

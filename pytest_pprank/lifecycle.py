@@ -6,7 +6,7 @@ Neither torch nor SGLang is imported here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pytest_pprank.errors import SeamMissing
 from pytest_pprank.protocol.findings import Finding, own_failure
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.events.hook_points import Passage
     from pytest_pprank.sglang.events.types import Quiescent
 
+_T = TypeVar("_T")
 _MOST = 8
 """Different findings of one check in one test on one rank; more would say nothing new."""
 
@@ -48,7 +49,7 @@ class Life:
     def end(self) -> None:
         """The test is over on this rank, its fixtures torn down; it has not failed here."""
 
-    def evidence(self) -> Any:
+    def evidence(self) -> object:
         """Return what the row's `compare` needs of this rank, as JSON can have it; None for
         nothing.
         """
@@ -136,7 +137,7 @@ class Means(Endings):
     def _note(self, passage: Passage) -> None:
         self.guard(lambda: passage.event)
 
-    def guard(self, function: Callable[..., Any], *args: Any) -> Any:
+    def guard(self, function: Callable[..., _T], *args: object) -> _T | None:
         """Call `function` and return what it returns; what it raises is a finding, and None comes
         back: SGLang must not see it, the user must. After that nothing is called any more.
 
@@ -144,7 +145,7 @@ class Means(Endings):
         """
         return None if self._broken else self._try(function, *args)
 
-    def _try(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _try(self, function: Callable[..., _T], *args: object) -> _T | None:
         try:
             return function(*args)
         except SeamMissing as lacking:

@@ -62,7 +62,7 @@ class RankMark:
 
 def read_rank_mark(node: pytest.Item | pytest.Collector) -> RankMark:
     """Merge the ``pprank`` markers of a test, the closest winning; raises UsageError."""
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for mark in reversed(list(node.iter_markers("pprank"))):
         if mark.args:
             raise UsageError(
@@ -82,7 +82,7 @@ def read_rank_mark(node: pytest.Item | pytest.Collector) -> RankMark:
     return RankMark(**checked)
 
 
-def _check_roles(merged: Mapping[str, Any]) -> None:
+def _check_roles(merged: Mapping[str, object]) -> None:
     roles = [name for name in ("prefill", "decode") if name in merged]
     shown = ", ".join(
         f"{name}={merged[name]!r}" for name in ("pp", "prefill", "decode") if name in merged
@@ -108,9 +108,9 @@ def sanitizers_asked(node: pytest.Item | pytest.Collector) -> frozenset[str] | N
     return None
 
 
-def read_server_args(node: pytest.Item | pytest.Collector) -> Mapping[str, Any]:
+def read_server_args(node: pytest.Item | pytest.Collector) -> Mapping[str, object]:
     """Merge the ``sglang`` markers of a test, the closest winning; raises UsageError."""
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for mark in reversed(list(node.iter_markers("sglang"))):
         if mark.args:
             raise UsageError(
@@ -120,7 +120,7 @@ def read_server_args(node: pytest.Item | pytest.Collector) -> Mapping[str, Any]:
     return merged
 
 
-def _sizes(name: str, value: Any) -> tuple[int, ...]:
+def _sizes(name: str, value: object) -> tuple[int, ...]:
     shown = f"@pytest.mark.pprank({name}={value!r})"
     values = value if isinstance(value, (tuple, list)) else (value,)
     if any(isinstance(v, bool) for v in values) or not values:
@@ -128,33 +128,33 @@ def _sizes(name: str, value: Any) -> tuple[int, ...]:
     return parse_sizes(",".join(str(v) for v in values), shown)
 
 
-def _device(value: Any) -> str:
+def _device(value: object) -> str:
     if value not in DEVICES:
         raise UsageError(f"@pytest.mark.pprank(device={value!r}): allowed are {', '.join(DEVICES)}")
     return str(value)
 
 
-def _fresh(value: Any) -> bool:
+def _fresh(value: object) -> bool:
     if not isinstance(value, bool):
         raise UsageError(f"@pytest.mark.pprank(fresh={value!r}): allowed are True and False")
     return value
 
 
-def _timeout(value: Any) -> float:
+def _timeout(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise UsageError(f"@pytest.mark.pprank(timeout={value!r}): a number of seconds above 0")
     return float(value)
 
 
-def _sanitize(value: Any) -> tuple[str, ...]:
+def _sanitize(value: object) -> tuple[str, ...]:
     return parse_names(value, f"@pytest.mark.pprank(sanitize={value!r})")
 
 
-def _perturb(value: Any) -> Allowed:
+def _perturb(value: object) -> Allowed:
     return parse_mark(value, f"@pytest.mark.pprank(perturb={value!r})")
 
 
-def _known_bug(value: Any) -> tuple[str, ...]:
+def _known_bug(value: object) -> tuple[str, ...]:
     from pytest_pprank.known.bugs import bugs_named
 
     shown = f"@pytest.mark.pprank(known_bug={value!r})"
@@ -167,7 +167,7 @@ def _known_bug(value: Any) -> tuple[str, ...]:
         raise UsageError(f"{shown}: {error}") from error
 
 
-_CHECKS: dict[str, Callable[[Any], Any]] = {
+_CHECKS: dict[str, Callable[[object], object]] = {
     "pp": partial(_sizes, "pp"),
     "prefill": partial(_sizes, "prefill"),
     "decode": partial(_sizes, "decode"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -100,7 +99,12 @@ def _add_flag(group: pytest.OptionGroup, parser: pytest.Parser, name: str, text:
 
 
 def _add(
-    group: Any, parser: pytest.Parser, flag: str, metavar: str, text: str, default: str = ""
+    group: pytest.OptionGroup,
+    parser: pytest.Parser,
+    flag: str,
+    metavar: str,
+    text: str,
+    default: str = "",
 ) -> None:
     shown = f"{text} (default: {default})" if default else text
     group.addoption(flag, action="store", metavar=metavar, default=None, help=shown)

@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -129,7 +129,7 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
         return None
     used = fixtures_from(_FIXTURES, item)
     _check_drivers(used)
-    server_args: Mapping[str, Any] | None = None
+    server_args: Mapping[str, object] | None = None
     if used & SGLANG_FIXTURES or item.get_closest_marker("sglang") is not None:
         server_args = _checked_server_args(item, sizes)
     if sizes.decode:
@@ -191,7 +191,7 @@ def _size(item: pytest.Item, options: Options) -> Sizes | None:
     return sizes[0] if sizes else None
 
 
-def _check_roles(used: set[str], server_args: Mapping[str, Any] | None, sizes: Sizes) -> None:
+def _check_roles(used: set[str], server_args: Mapping[str, object] | None, sizes: Sizes) -> None:
     if "engine" in used:
         raise UsageError(
             "the fixture 'engine' is for stages that do prefill and decode (pp=N); with "
@@ -223,7 +223,7 @@ def _check_drivers(used: set[str]) -> None:
         )
 
 
-def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, Any]:
+def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, object]:
     from pytest_pprank.sglang.static import release
     from pytest_pprank.sglang.static.arguments import args_of_role
 

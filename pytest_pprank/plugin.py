@@ -168,7 +168,7 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
+def pytest_testnodedown(node: pytest.Item | pytest.Collector) -> None:
     """Let plugins have what the ranks of a worker of pytest-xdist have left."""
     left = getattr(node, "workeroutput", {}).get("pprank_nodes")
     if left:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from sys import modules
-from typing import Any
 
 import pytest
 
@@ -95,7 +94,7 @@ def _problems(row: Row) -> Iterator[str]:
     yield from _class_problems(row)
 
 
-def _list_problems(field: str, given: Any, known: Sequence[str]) -> Iterator[str]:
+def _list_problems(field: str, given: object, known: Sequence[str]) -> Iterator[str]:
     if not isinstance(given, (list, tuple)):
         yield f"{field} must be a list or tuple, not {given!r}"
         return
@@ -105,7 +104,7 @@ def _list_problems(field: str, given: Any, known: Sequence[str]) -> Iterator[str
             yield f"{field}: there is no {word!r}{near}; known: {', '.join(known)}"
 
 
-def _place_problems(field: str, place: Any, form: str) -> Iterator[str]:
+def _place_problems(field: str, place: object, form: str) -> Iterator[str]:
     if callable(place):
         return
     module, colon, name = place.partition(":") if isinstance(place, str) else ("", "", "")

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_pprank import names
 from pytest_pprank.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from pytest_pprank.protocol.findings import Finding
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,22 @@ class Row:
 
     name: str
     about: str
-    place: str | type[Any]
+    place: str | type
     sglang: bool = True
     devices: Sequence[str] = ()
     hooks: Sequence[str] = ()
-    compare: str | Callable[..., Any] = ""
+    compare: str | Callable[..., Iterable[Finding]] = ""
     opt_in: bool = False
 
     what: ClassVar[str] = ""
     base: ClassVar[str] = ""
     """Where the class is that `place` must be a subclass of."""
 
-    def load(self) -> Any:
+    def load(self) -> type:
         """Return the class. Raises what its import raises."""
         return _resolved(self.place) if isinstance(self.place, str) else self.place
 
-    def load_compare(self) -> Callable[..., Any] | None:
+    def load_compare(self) -> Callable[..., Iterable[Finding]] | None:
         """Return the controller's part; None where there is none."""
         compare = self.compare or None
         return _resolved(compare) if isinstance(compare, str) else compare

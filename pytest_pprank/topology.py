@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 SIZE_FIXTURE = "_pprank_size"
 """The parameter of a ranked test that has its `Sizes`."""
@@ -61,7 +60,7 @@ class Topology:
 
     pp: int
     device: str
-    server_args: Mapping[str, Any] | None = field(default=None, compare=False)
+    server_args: Mapping[str, object] | None = field(default=None, compare=False)
     decode: int = 0
     args_key: str = field(init=False, default="")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 from pytest_pprank.bench import table
 from pytest_pprank.bench.judgement import Baseline, Result, Status
@@ -109,7 +108,7 @@ def _row(result: Result) -> str:
 
 
 def _more(result: Result) -> str:
-    facts: dict[str, Any] = {"edits": ", ".join(result.targets), "why": result.reason}
+    facts: dict[str, object] = {"edits": ", ".join(result.targets), "why": result.reason}
     if result.others:
         facts["also red"] = ", ".join(result.others)
     if result.tests:

@@ -20,7 +20,6 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -146,7 +145,7 @@ def _failure(report: pytest.TestReport) -> dict[str, object]:
     }
 
 
-def _seen_by(verdict: str, message: str, longrepr: Any) -> str:
+def _seen_by(verdict: str, message: str, longrepr: object) -> str:
     """Name the sanitizer, the assertion, else the exception or verdict that made the test red."""
     sanitizer = re.match(r"sanitizer: ([\w-]+)", message)
     if sanitizer:
@@ -165,7 +164,7 @@ def _seen_by(verdict: str, message: str, longrepr: Any) -> str:
     return name[0].rpartition(".")[2] if name else verdict
 
 
-def _failing_lines(longrepr: Any) -> Iterator[str]:
+def _failing_lines(longrepr: object) -> Iterator[str]:
     """Yield the line that pytest points at in each frame that it shows, the innermost first."""
     entries = getattr(getattr(longrepr, "reprtraceback", None), "reprentries", ())
     for entry in reversed(entries):

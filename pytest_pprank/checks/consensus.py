@@ -9,7 +9,7 @@ rooms; each stage applies its verdicts.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 from zlib import crc32
 
 from pytest_pprank.checks.base import Sanitizer
@@ -45,7 +45,7 @@ class Consensus(Sanitizer):
         self.watch.listen("consensus_apply", self._apply)
         self.watch.listen("handshake", self._start)
 
-    def evidence(self) -> dict[str, Any]:
+    def evidence(self) -> dict[str, object]:
         text = "\n".join(self._ran)
         return {
             "role": self.watch.pprank.role,

@@ -7,11 +7,11 @@ On a test that is through. While ranks still wait for each other, the wait graph
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_pprank.checks.base import Sanitizer
 from pytest_pprank.checks.p2p_compare import Evidence
-from pytest_pprank.oplog.file import COLLECTIVE, CREATE, RECV, SEND, Call, Channel
+from pytest_pprank.oplog.file import COLLECTIVE, CREATE, RECV, SEND, Call, Channel, Site
 from pytest_pprank.oplog.record.ledger import listen, open_calls, world_ranks
 from pytest_pprank.oplog.record.writer import CREATED, DROPPED, FAILED, ISSUED, REFUSED
 from pytest_pprank.words import plural_ranks
@@ -86,7 +86,7 @@ class _Log:
 
     def __init__(self, first: Call) -> None:
         self._first = first
-        self._kinds: dict[tuple[Any, ...], int] = {}
+        self._kinds: dict[tuple[object, ...], int] = {}
         self._told: list[tuple[str, str]] = []
         self._operations: list[int] = []
         self._numbers: list[int] = []
@@ -115,7 +115,7 @@ class _Log:
             at = self._numbers.index(own)
             self._failed = at if self._failed is None else min(at, self._failed)
 
-    def evidence(self, channel: Channel) -> dict[str, Any]:
+    def evidence(self, channel: Channel) -> dict[str, object]:
         first = self._first
         return {
             "way": channel.way,
@@ -159,5 +159,5 @@ def _words(call: Call) -> str:
     return f"{kind} of {call.dtype}{shapes}{peer} ({call.label}, tag {call.tag})"
 
 
-def _sites(call: Call) -> tuple[Any, ...]:
+def _sites(call: Call) -> tuple[Site, ...]:
     return (call.site,) if call.via is None else (call.site, call.via)

@@ -118,5 +118,5 @@ def _why(found: Iterable[tuple[str, str] | None]) -> str:
     return f" (the {' and the '.join(names)} differ{'s' * (len(names) == 1)})" if names else ""
 
 
-def _operations(log: dict[str, Any] | None) -> Iterable[tuple[str, str]]:
+def _operations(log: Mapping[str, Any] | None) -> Iterable[tuple[str, str]]:
     return () if log is None else (log["kinds"][number] for number in log["operations"])

@@ -27,7 +27,7 @@ def register(config: pytest.Config) -> None:
         config.pluginmanager.register(RanksCoverage(plugin, basetemp_of(config)), _OURS)
 
 
-def rank_options(config: pytest.Config) -> dict[str, Any]:
+def rank_options(config: pytest.Config) -> dict[str, object]:
     """Return the options by which a rank knows what to measure; none if nothing is."""
     ours = config.pluginmanager.get_plugin(_OURS)
     if ours is None:

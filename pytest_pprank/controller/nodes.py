@@ -27,7 +27,7 @@ _NOT_FOR_RANKS = ("_cov", "dsession", "terminaldistreporter")
 class RankNode:
     """A rank: what plugins use of xdist's WorkerController. `workeroutput` comes when it leaves."""
 
-    def __init__(self, config: pytest.Config, workerinput: dict[str, Any]) -> None:
+    def __init__(self, config: pytest.Config, workerinput: dict[str, object]) -> None:
         self.config = config
         self.workerinput = workerinput
         self.gateway = self
@@ -46,7 +46,7 @@ class RankNodes:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._outer: dict[str, Any] = getattr(config, "workerinput", {})
+        self._outer: dict[str, object] = getattr(config, "workerinput", {})
         self._testrun = self._outer.get("testrunuid", uuid.uuid4().hex)
         self._groups: dict[str, tuple[RankNode, ...]] = {}
 
@@ -84,13 +84,15 @@ class RankNodes:
             _down(self._config, told, left, error)
 
 
-def down_with_worker(config: pytest.Config, entries: Iterable[tuple[bytes, Any, str]]) -> None:
+def down_with_worker(
+    config: pytest.Config, entries: Iterable[tuple[bytes, bytes | None, str]]
+) -> None:
     """Do for the ranks of a worker of xdist what `RankNodes.down` does for the controller's own."""
     for told, left, error in entries:
         _down(config, unpack(told), left, error)
 
 
-def _down(config: pytest.Config, told: dict[str, Any], left: bytes | None, error: str) -> None:
+def _down(config: pytest.Config, told: dict[str, object], left: bytes | None, error: str) -> None:
     node = RankNode(config, told)
     if left is not None:
         node.workeroutput = unpack(left)  # type: ignore[attr-defined]

@@ -10,13 +10,16 @@ import functools
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.options import options_of
 from pytest_pprank.planning import plan_of
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup, Store
 
 _C10D = "torch.distributed.distributed_c10d"
 _BEGINS = "_new_process_group_helper"
@@ -89,9 +92,11 @@ def _noting_sizes(sizes: list[int]) -> Iterator[None]:
             setattr(module, _BEGINS, original)
 
 
-def _noting(original: Callable[..., Any], sizes: list[int]) -> Callable[..., Any]:
+def _noting(
+    original: Callable[..., tuple[ProcessGroup, Store]], sizes: list[int]
+) -> Callable[..., tuple[ProcessGroup, Store]]:
     @functools.wraps(original)
-    def helper(*args: Any, **kwargs: Any) -> Any:
+    def helper(*args: object, **kwargs: object) -> tuple[ProcessGroup, Store]:
         __tracebackhide__ = True
         begun = original(*args, **kwargs)
         members = args[2] if len(args) > 2 else kwargs.get("global_ranks_in_group")

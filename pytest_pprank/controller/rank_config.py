@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from pytest_pprank.controller import coverage
 
 # Options that speak of which tests run, of the terminal or of files only one process may write.
 # Most plugins see to that themselves: a rank is a worker to them (controller.nodes).
-_NEUTRAL: dict[str, Any] = {
+_NEUTRAL: dict[str, object] = {
     "keyword": "",
     "markexpr": "",
     "deselect": None,
@@ -149,7 +148,7 @@ def _neighbours(config: pytest.Config) -> list[str]:
     return [module for module, names in _NEIGHBOURS.items() if any(map(has, names))]
 
 
-def _pickles(value: Any) -> bool:
+def _pickles(value: object) -> bool:
     try:
         pickle.dumps(value)
         return True

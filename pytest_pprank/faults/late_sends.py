@@ -18,6 +18,8 @@ from pytest_pprank.faults.base import Disturbance, Perturbation
 from pytest_pprank.oplog.record.ledger import carry_sends
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup, Work
+
     from pytest_pprank.faults.late_work import Message
 
 _CHANCE, _MOST_S = 0.15, 0.006
@@ -42,7 +44,9 @@ class LateSends(Perturbation):
         self.disturbance.at_end(self._post.close)
         self.disturbance.at_end(carry_sends(self._carry))
 
-    def _carry(self, send: Callable[[], Any], group: Any, receiver: tuple[Any, ...]) -> Any:
+    def _carry(
+        self, send: Callable[[], Work], group: ProcessGroup, receiver: tuple[object, ...]
+    ) -> Work:
         from pytest_pprank.faults.late_work import LateWork, Message
 
         assert self._post is not None

@@ -17,12 +17,12 @@ from pytest_pprank.oplog.record.hooks import noting_question, noting_wait
 class Message:
     """A message, and how to send it: `send` returns torch's own Work. For all threads."""
 
-    def __init__(self, send: Callable[[], Any]) -> None:
-        self._send: Callable[[], Any] | None = send
+    def __init__(self, send: Callable[[], Work]) -> None:
+        self._send: Callable[[], Work] | None = send
         self._where = _on_a_stream_behind_this()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
-        self.work: Any = None
+        self.work: Work | None = None
 
     def leave(self) -> None:
         """Send it, if nobody has done so."""
@@ -36,7 +36,7 @@ class Message:
             except BaseException as error:  # for who waits, whatever it is
                 self._error = error
 
-    def sent(self) -> Any:
+    def sent(self) -> Work:
         """Return torch's Work; raises what the sending has raised."""
         self.leave()
         if self._error is not None:
@@ -44,7 +44,7 @@ class Message:
         return self.work
 
 
-def _on_a_stream_behind_this() -> AbstractContextManager[Any]:
+def _on_a_stream_behind_this() -> AbstractContextManager[object]:
     """Return what makes a later send, by any thread, be after what is enqueued here now, and after
     nothing else: torch lets a message wait for the stream that is current.
     """
@@ -66,7 +66,7 @@ class LateWork(Work):  # type: ignore[misc]
         super().__init__()
         self._message = message
 
-    def _wait(self, *args: Any, **kwargs: Any) -> bool:
+    def _wait(self, *args: object, **kwargs: object) -> bool:
         return bool(self._message.sent().wait(*args, **kwargs))
 
     def _is_completed(self) -> bool:
@@ -80,9 +80,10 @@ class LateWork(Work):  # type: ignore[misc]
         """As torch's."""
         return bool(self._message.sent().is_success())
 
-    def exception(self) -> Any:
+    def exception(self) -> BaseException | None:
         """As torch's."""
-        return self._message.sent().exception()
+        error: BaseException | None = self._message.sent().exception()
+        return error
 
     def synchronize(self) -> None:
         """As torch's."""

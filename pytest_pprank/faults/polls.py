@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_pprank.faults.base import Perturbation
 
 if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Scheduler
     from pytest_pprank.sglang.driver.engine import Engine
 
 _CHANCE, _MOST = 0.4, 6
@@ -23,7 +24,7 @@ class Polls(Perturbation):
 
         if isinstance(engine, Disagg):
 
-            def install(scheduler: Any, fault: Fault) -> None:
+            def install(scheduler: Scheduler, fault: Fault) -> None:
                 late_answers(scheduler, fault, self._iterations)
 
             engine.disturb(install)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pdb
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pytest_pprank.errors import PprankError
 from pytest_pprank.rank.context import current_rank
@@ -23,7 +23,7 @@ def refuse_debuggers() -> None:
     pdb.set_trace = _refuse  # what pytest has put there stops output capture, and reads stdin
 
 
-def _refuse(*_: Any, **__: Any) -> NoReturn:
+def _refuse(*_: object, **__: object) -> NoReturn:
     __tracebackhide__ = True
     raise PprankError(
         f"breakpoint() on rank {current_rank().rank}: a ranked test runs in a process without a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.checks import CHECKS
 from pytest_pprank.checks.base import Watch
@@ -19,6 +19,7 @@ from pytest_pprank.registry import Registry
 if TYPE_CHECKING:
     from pytest_pprank.protocol.messages import RunTest
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.compat.objects import Scheduler
     from pytest_pprank.sglang.driver.engine import Engine
     from pytest_pprank.sglang.events.types import Quiescent
 
@@ -53,7 +54,7 @@ class Lives:
             for means, life in wanting:
                 means.guard(life.quiescent, left)
 
-    def end(self, *, failed: bool) -> dict[str, Any]:
+    def end(self, *, failed: bool) -> dict[str, object]:
         """End them, and return their evidence by name."""
         for means, life in () if failed else self._all:
             means.guard(life.end)
@@ -80,7 +81,7 @@ def _each_iteration(means: Means, life: Life, engine: Engine) -> Callable[[], No
     return lambda: means.guard(life.iteration, engine.iterations)
 
 
-def _evidence(life: Life) -> Any:
+def _evidence(life: Life) -> object:
     brought = life.evidence()
     json.dumps(brought)  # what cannot travel is a failure of this one, not of all
     return brought
@@ -94,7 +95,7 @@ class TestLives:
         watching = (Watch(name, pprank, send) for name in order.sanitizers)
         self.checks = Lives(CHECKS, watching)
         self.faults = Lives(FAULTS, _disturbances(order, pprank, send))
-        self.evidence: dict[str, Any] = {}
+        self.evidence: dict[str, object] = {}
 
     def quiescent(self, look: Callable[[], Quiescent]) -> bool:
         """Nothing may be held now; returns whether something was found."""
@@ -112,7 +113,7 @@ class TestLives:
         """Return, as JSON, what the controller needs to know beside the findings."""
         means = (*self.checks.means, *self.faults.means)
         counts = {key: n for each in means for key, n in each.counts.items() if n > 1}
-        told: dict[str, Any] = {"evidence": self.evidence, "counts": counts}
+        told: dict[str, object] = {"evidence": self.evidence, "counts": counts}
         told["given_up"] = bool(means and self._pprank.spoiled)
         told["off"] = {each.name: each.off for each in self.checks.means if each.off}
         return json.dumps(told) if any(told.values()) else ""
@@ -168,7 +169,7 @@ def call_begins() -> None:
         _running.faults.begin()
 
 
-def at_quiescence(scheduler: Any, pprank: Pprank) -> None:
+def at_quiescence(scheduler: Scheduler, pprank: Pprank) -> None:
     """Say that the event loops of a Scheduler have been left in good order, with all work done.
 
     The test counts as failed on this rank where a check finds something then.

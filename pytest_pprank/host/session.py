@@ -6,7 +6,6 @@ import json
 import sys
 import warnings
 from collections.abc import Generator
-from typing import Any
 
 import pytest
 
@@ -57,9 +56,9 @@ def become_worker(config: pytest.Config, workerinput: bytes) -> None:
     config.workeroutput = {}  # type: ignore[attr-defined]
 
 
-def worker_output(config: pytest.Config) -> dict[str, Any]:
+def worker_output(config: pytest.Config) -> dict[str, object]:
     """Return what plugins of a rank leave for those of the controller."""
-    output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+    output: dict[str, object] = config.workeroutput  # type: ignore[attr-defined]
     return output
 
 
@@ -222,7 +221,7 @@ class RankSession:
             self._world.end_call()
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> None:
         """Note that more than a test's own code runs."""
         self._world.set_up(fixturedef.scope)
 

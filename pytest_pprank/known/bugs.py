@@ -6,7 +6,7 @@ The controller reads this while it collects: neither torch nor SGLang is importe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -132,7 +132,7 @@ def _bug(data: dict[str, Any], where: str) -> KnownBug:
     return bug
 
 
-def _key_problems(data: dict[str, Any]) -> Iterator[str]:
+def _key_problems(data: Mapping[str, object]) -> Iterator[str]:
     known = [field.name for field in fields(KnownBug)]
     for key in data:
         if key not in known:
@@ -142,7 +142,7 @@ def _key_problems(data: dict[str, Any]) -> Iterator[str]:
             yield f"{key!r} is missing"
 
 
-def _type_problems(data: dict[str, Any]) -> Iterator[str]:
+def _type_problems(data: Mapping[str, object]) -> Iterator[str]:
     for key, value in data.items():
         if key in _TEXTS and not isinstance(value, str):
             yield f"{key!r} must be a text, not {value!r}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from pytest_pprank.known.bugs import FILE, KnownBug, bugs_named
@@ -54,7 +52,7 @@ def mended(bug: KnownBug) -> str:
     )
 
 
-def expected_by(bug: KnownBug) -> tuple[Any, ...]:
+def expected_by(bug: KnownBug) -> tuple[type, ...]:
     """Return what ``xfail(raises=...)`` takes: a class of the exceptions that are this bug's.
 
     Where a sanitizer's finding or a verdict shows it there is no such exception:

@@ -9,13 +9,16 @@ import sys
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.distributed.elastic.agent.server import WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.rendezvous import RendezvousParameters, dynamic_rendezvous
 from torch.distributed.elastic.rendezvous import registry as rendezvous_registry
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
 
 MONITOR_SECONDS = 0.05
 SHUTDOWN_SECONDS = 5
@@ -34,8 +37,8 @@ class ElasticGroup:
         nproc: int,
         log_dir: str,
         start_method: str,
-        entrypoint: Callable[..., Any],
-        arguments: tuple[Any, ...],
+        entrypoint: Callable[..., object],
+        arguments: tuple[object, ...],
     ) -> None:
         log_plainly()
         name_methods_quickly()
@@ -81,7 +84,7 @@ class ElasticGroup:
         codes = dict(enumerate(process.exitcode for process in self._processes()))
         return {**codes, **failed}, next(iter(failed), -1)
 
-    def _processes(self) -> list[Any]:
+    def _processes(self) -> list[BaseProcess]:
         """elastic tells of the first one that failed alone; its processes know of each."""
         context = getattr(self._agent, "_pcontext", None)
         return list(getattr(getattr(context, "_pc", None), "processes", ()))

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pytest_pprank.errors import PprankError
 from pytest_pprank.launch.lease_files import Hold, default_folder, process_start
@@ -48,7 +47,7 @@ class KeeperNote:
     kind: str
     words: str
     python: str
-    identity: dict[str, dict[str, Any]]
+    identity: dict[str, dict[str, object]]
     ready: bool = False
 
     def __str__(self) -> str:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 _PER_RUN = frozenset(
     {
@@ -78,7 +77,7 @@ def kind(text: str) -> str:
     return _hash(f"{sys.version} {text}")
 
 
-def identity(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def identity(environment: Mapping[str, str]) -> dict[str, dict[str, object]]:
     """Return what must be the same, by heading and name; plain data for JSON."""
     return {
         "environment variable": {
@@ -99,7 +98,9 @@ def identity(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def difference(kept: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> str:
+def difference(
+    kept: Mapping[str, Mapping[str, object]], now: Mapping[str, Mapping[str, object]]
+) -> str:
     """Say what is not the same, the first thing alone; empty if all is."""
     for heading in sorted({*kept, *now}):
         before, after = kept.get(heading, {}), now.get(heading, {})

@@ -22,7 +22,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pytest_pprank.launch import forked_server, preload
 from pytest_pprank.launch.orphans import adopt_orphans, kill_orphans
@@ -173,22 +173,26 @@ class Launcher:
             time.sleep(_KILL_AGAIN_SECONDS)
 
 
-def _describe_fork_server() -> Any:
+_Described = tuple[float, tuple[str, ...], dict[str, str], tuple[str, ...], bool]
+"""Seconds, modules, failures, threads, and whether there is a CUDA context: see Preloaded."""
+
+
+def _describe_fork_server() -> _Described:
     """Fork a process from it that tells what a rank would inherit; see preload.describe."""
     context: ForkServerContext = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=preload.describe, args=(theirs,))
     process.start()
     theirs.close()
-    answer = ours.recv()
+    answer: _Described = ours.recv()
     process.join()
     return answer
 
 
 def _helpers() -> set[int]:
     """The process ids of multiprocessing's fork server and resource tracker."""
-    server: Any = getattr(forkserver._forkserver, "_forkserver_pid", None)
-    tracker: Any = getattr(resource_tracker._resource_tracker, "_pid", None)
+    server: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    tracker: int | None = getattr(resource_tracker._resource_tracker, "_pid", None)
     return {pid for pid in (server, tracker) if pid is not None}
 
 
@@ -199,11 +203,11 @@ def _end_helpers() -> None:
     to tear down an interpreter full of torch, and the zombies would be left to init. The tracker
     gets its time: it unlinks the semaphores that killed ranks have left in /dev/shm.
     """
-    lock: Any = getattr(forkserver._forkserver, "_lock", None)
+    lock: threading.Lock | None = getattr(forkserver._forkserver, "_lock", None)
     if lock is not None:
         # for good: the main thread, where it starts a rank now, would start another fork server
         lock.acquire(timeout=_KILL_SECONDS)
-    server: Any = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    server: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if server is not None:
         os.kill(server, signal.SIGKILL)
         with suppress(ChildProcessError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
-from typing import Any
 
 from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
 
@@ -21,7 +20,7 @@ def name_semaphores(run: str) -> None:
 
     multiprocessing hands a process's configuration on to its children (BaseProcess.__init__).
     """
-    config: dict[str, Any] = getattr(multiprocessing.current_process(), "_config", {})
+    config: dict[str, object] = getattr(multiprocessing.current_process(), "_config", {})
     config["semprefix"] = f"/{run}"
 
 

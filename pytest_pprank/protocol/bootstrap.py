@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.protocol.messages import ItemKey
 from pytest_pprank.topology import Sizes
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.reverts.model import Revert
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class RankBootstrap:
     options: bytes
     items: tuple[ItemKey, ...]
     basetemp: str
-    server_args: dict[str, Any] | None = None
-    reverts: tuple[Any, ...] = ()
+    server_args: dict[str, object] | None = None
+    reverts: tuple[Revert, ...] = ()
     environment: dict[str, str | None] = field(default_factory=dict)
     workerinputs: tuple[bytes, ...] = ()

@@ -13,7 +13,7 @@ from typing import Any
 
 def pack(data: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
     """Return `data` as bytes, and the names of what cannot cross, with the reason."""
-    plain: dict[str, Any] = {}
+    plain: dict[str, object] = {}
     left: dict[str, str] = {}
     for name, value in data.items():
         try:

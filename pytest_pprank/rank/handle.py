@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pytest_pprank.errors import PeerError, UsageError
 from pytest_pprank.frames import caller
@@ -28,6 +28,9 @@ class Meeting(Protocol):
 
     def resume(self) -> None:
         """Let them go on."""
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Pprank:
         __tracebackhide__ = True
         self._meeting.exchange("barrier()", None, _caller())
 
-    def gather(self, obj: Any) -> list[Any]:
+    def gather(self, obj: _T) -> list[_T]:
         """Return every rank's `obj`, in rank order, on every rank; tensors arrive on the host.
 
         Raises UsageError for an `obj` that does not pickle.
@@ -96,7 +99,7 @@ class Pprank:
         payloads = self._meeting.exchange("gather()", pickled(obj, "gather"), _caller())
         return [pickle.loads(p) for p in payloads if p is not None]
 
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
+    def broadcast(self, obj: object, src: int = 0) -> Any:
         """Return rank `src`'s `obj` on every rank; tensors arrive on the host.
 
         What the other ranks pass as `obj` is ignored. Raises UsageError for a rank that is not
@@ -112,7 +115,7 @@ class Pprank:
             raise PeerError(f"broadcast: rank {src} brought nothing")
         return pickle.loads(sent)
 
-    def meet(self, operation: str, obj: Any, where: str) -> list[Any]:
+    def meet(self, operation: str, obj: _T, where: str) -> list[_T]:
         """Gather under a name: for fixtures whose methods are calls of all ranks together.
 
         `operation` and `where` (file and line of the test) are told when a peer does not come.

@@ -10,7 +10,7 @@ from typing import Any
 from pytest_pprank.errors import UsageError
 
 
-def pickled(value: Any, call: str) -> bytes:
+def pickled(value: object, call: str) -> bytes:
     """Pickle `value`, its tensors as host tensors: no peer has this rank's device memory.
 
     Taking them to the host is a look, on devices where that costs nothing: it makes nothing wait.
@@ -30,7 +30,7 @@ def pickled(value: Any, call: str) -> bytes:
 
 
 class _Pickler(pickle.Pickler):
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: object) -> Any:
         torch = sys.modules.get("torch")
         if torch is None or not isinstance(obj, torch.Tensor) or obj.is_cpu:
             return NotImplemented

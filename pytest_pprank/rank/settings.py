@@ -19,7 +19,7 @@ class Setting:
     """`name`: in words. `read` may raise where there is nothing to read, `write` never should."""
 
     name: str
-    read: Callable[[], Any]
+    read: Callable[[], object]
     write: Callable[[Any], object]
 
 
@@ -51,12 +51,12 @@ def settings() -> tuple[Setting, ...]:
     )
 
 
-def values() -> tuple[Any, ...]:
+def values() -> tuple[object, ...]:
     """Return the values of all settings; None for one that cannot be read."""
     return tuple([_read(setting) for setting in settings()])
 
 
-def put_back(before: tuple[Any, ...], after: tuple[Any, ...]) -> list[str]:
+def put_back(before: tuple[object, ...], after: tuple[object, ...]) -> list[str]:
     """Put back what was changed from `before` to `after` and still is; returns it in words."""
     told = []
     for setting, old, new in zip(settings(), before, after, strict=True):
@@ -70,14 +70,14 @@ def put_back(before: tuple[Any, ...], after: tuple[Any, ...]) -> list[str]:
     return told
 
 
-def _read(setting: Setting) -> Any:
+def _read(setting: Setting) -> object:
     try:
         return setting.read()
     except OSError:  # a current directory that was removed
         return None
 
 
-def _set_default_device(device: Any) -> None:
+def _set_default_device(device: object) -> None:
     import torch
 
     # "cpu" would be a mode through which every call of torch goes; None is how it was
@@ -90,6 +90,6 @@ def _cuda_device() -> int | None:
     return torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     name = getattr(value, "__qualname__", getattr(value, "name", None))
     return str(name or ("none" if value is None else value))

@@ -94,7 +94,7 @@ def _keep_worlds_apart(address: tuple[str, int]) -> None:
     original = rendezvous._create_c10d_store
 
     @functools.wraps(original)
-    def create(hostname: str, port: int, rank: int, world_size: int, *rest: Any) -> Store:
+    def create(hostname: str, port: int, rank: int, world_size: int, *rest: object) -> Store:
         store = original(hostname, port, rank, world_size, *rest)
         if (hostname, port) != address:
             return store

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_pprank.oplog.record import ledger
 from pytest_pprank.protocol.world import Groups, World
@@ -33,8 +33,8 @@ _THREAD = (
 
 @dataclass(frozen=True)
 class _State:
-    settings: tuple[Any, ...]
-    environment: dict[Any, Any]
+    settings: tuple[object, ...]
+    environment: Mapping[str | bytes, str | bytes]
     threads: frozenset[threading.Thread]
     has_default: bool
 
@@ -107,12 +107,14 @@ def _state() -> _State:
     )
 
 
-def _environment() -> dict[Any, Any]:
+def _environment() -> dict[str | bytes, str | bytes]:
     # as it is kept: to decode all of it takes longer than all else in here
-    return dict(getattr(os.environ, "_data", os.environ))
+    return {**getattr(os.environ, "_data", os.environ)}
 
 
-def _changed(before: dict[Any, Any], after: dict[Any, Any]) -> tuple[str, ...]:
+def _changed(
+    before: Mapping[str | bytes, str | bytes], after: Mapping[str | bytes, str | bytes]
+) -> tuple[str, ...]:
     """Return the names of the variables that were changed and still are."""
     if before == after:
         return ()

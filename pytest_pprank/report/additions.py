@@ -7,7 +7,6 @@ as with pytest-xdist.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pytest_pprank._pytest_compat import added
 from pytest_pprank.report.rank_report import FAILED, RankReport
@@ -16,7 +15,7 @@ _NOT_ADDED = frozenset({"wasxfail", "context", "nodeid", "rerun"})
 """What says how a phase ended, and of what it is a phase: the merged report has its own."""
 
 
-def merged_additions(ranks: Sequence[RankReport]) -> dict[str, Any]:
+def merged_additions(ranks: Sequence[RankReport]) -> dict[str, object]:
     """Return what reports of a phase have beside pytest's own.
 
     What ranks have alike is there once. Lists that differ come one behind the other, mappings are
@@ -24,7 +23,7 @@ def merged_additions(ranks: Sequence[RankReport]) -> dict[str, Any]:
     """
     first_to_fail = sorted(ranks, key=lambda r: (r.kind != FAILED, r.report.stop, r.rank))
     failed = any(r.kind == FAILED for r in ranks)
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for rank in first_to_fail if failed else sorted(ranks, key=lambda r: r.rank):
         for name, value in added(rank.report).items():
             if name not in _NOT_ADDED:
@@ -32,7 +31,7 @@ def merged_additions(ranks: Sequence[RankReport]) -> dict[str, Any]:
     return merged
 
 
-def _both(first: Any, other: Any) -> Any:
+def _both(first: object, other: object) -> object:
     if first == other:
         return first
     if isinstance(first, list) and isinstance(other, list):

@@ -111,7 +111,7 @@ class ReportMerger:
             for d in data
         ]
         for revived in reports:
-            longrepr: Any = revived.report.longrepr
+            longrepr: object = revived.report.longrepr
             if isinstance(longrepr, list):
                 revived.report.longrepr = (longrepr[0], longrepr[1], longrepr[2])  # not in JSON
         return reports
@@ -203,7 +203,7 @@ def _fail_for_subtests(merged: list[pytest.TestReport]) -> None:
 
 
 def _add_footnote(report: pytest.TestReport, text: str) -> None:
-    longrepr: Any = report.longrepr
+    longrepr: object = report.longrepr
     if report.outcome == FAILED and hasattr(longrepr, "addsection"):
         longrepr.addsection("pprank", text)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+
+import pytest
 
 from pytest_pprank.sglang.reverts import reached
 
@@ -57,6 +58,6 @@ class RevertReport:
             )
 
 
-def red_tests(stats: dict[str, list[Any]]) -> set[str]:
+def red_tests(stats: dict[str, list[pytest.TestReport]]) -> set[str]:
     """Return the node ids of the tests that failed, from the terminal reporter's statistics."""
     return {report.nodeid for kind in ("failed", "error") for report in stats.get(kind, ())}

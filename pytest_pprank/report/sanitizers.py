@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from pytest_pprank.planning import planned
@@ -62,7 +60,7 @@ def _report_for(reports: list[pytest.TestReport]) -> pytest.TestReport:
 
 
 def _add_section(report: pytest.TestReport, text: str) -> None:
-    longrepr: Any = report.longrepr
+    longrepr: object = report.longrepr
     if hasattr(longrepr, "addsection"):
         longrepr.addsection(HEADING, text)
     else:
@@ -81,14 +79,16 @@ def _expects(item: pytest.Item, found: list[SeenFinding]) -> bool:
     return any(names == {bug.sanitizer} and bug.says in text for bug in planned(item).known_bugs)
 
 
-def _expected(item: pytest.Item, report: pytest.TestReport, failure: Any) -> None:
+def _expected(item: pytest.Item, report: pytest.TestReport, failure: PlainFailure) -> None:
     """The test was expected to fail, and so it does: by a sanitizer."""
     mark = item.get_closest_marker("xfail")
     report.outcome, report.longrepr = "skipped", failure
     report.wasxfail = str(mark.kwargs.get("reason", "")) if mark is not None else ""
 
 
-def _failure(item: pytest.Item, found: list[SeenFinding], text: str, outcome: TestOutcome) -> Any:
+def _failure(
+    item: pytest.Item, found: list[SeenFinding], text: str, outcome: TestOutcome
+) -> PlainFailure:
     first = found[0].lines()[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     failure = PlainFailure(KIND, first + more)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank._pytest_compat import ExceptionRepr, ReprFileLocation, one_entry
+
+if TYPE_CHECKING:
+    from _pytest._io import TerminalWriter
 
 
 class Crash(ReprFileLocation):
@@ -33,7 +36,7 @@ class PlainFailure(ExceptionRepr):
         first = self._text.partition("\n")[0]
         self.reprtraceback = one_entry(self._lines, path, lineno, first)
 
-    def toterminal(self, tw: Any) -> None:
+    def toterminal(self, tw: TerminalWriter) -> None:
         """Write everything to pytest's terminal."""
         for line in self._lines:
             tw.line(line, bold=True, red=True)

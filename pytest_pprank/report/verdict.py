@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from pytest_pprank._pytest_compat import ExceptionRepr
 from pytest_pprank.report.rank_report import (
     FAILED,
     PASSED,
@@ -55,7 +56,7 @@ class Verdict:
         """The reason of an xfail; None if it is none."""
         return None
 
-    def explain(self) -> Any:
+    def explain(self) -> object:
         """Return what pytest shows of it: a longrepr."""
         raise NotImplementedError
 
@@ -74,7 +75,7 @@ class Agreed(Verdict):
         reason = getattr(self.ranks[0].report, "wasxfail", None)
         return None if reason is None else str(reason)
 
-    def explain(self) -> Any:
+    def explain(self) -> object:
         return self.ranks[0].report.longrepr
 
 
@@ -95,7 +96,7 @@ class FailedAsExpected(Verdict):
     def xfail(self) -> str | None:
         return self._first.reason
 
-    def explain(self) -> Any:
+    def explain(self) -> object:
         return self._first.report.longrepr
 
 
@@ -106,7 +107,7 @@ class Failed(Verdict):
     kind = "failed"
     troubles: tuple[Trouble, ...] = ()
 
-    def explain(self) -> Any:
+    def explain(self) -> object:
         culprits, *others = _fold(_failed(self.ranks))
         longrepr: Any = culprits[0].report.longrepr
         names = plural_ranks(r.rank for r in culprits)
@@ -142,7 +143,7 @@ class Disagreed(Verdict):
 
     kind = "ranks disagree"
 
-    def explain(self) -> Any:
+    def explain(self) -> object:
         lines = ["the ranks of one test did not end it in the same way:"]
         for report in self.ranks:
             reason = f": {report.reason}" if report.kind != PASSED and report.reason else ""
@@ -163,7 +164,7 @@ class Broken(Verdict):
         """That of the first trouble."""
         return self.troubles[0].kind
 
-    def explain(self) -> Any:
+    def explain(self) -> object:
         first, *more = self.troubles
         failure = PlainFailure(first.kind, first.text)
         for title, text in first.details:
@@ -217,14 +218,16 @@ def _fold(failed: list[RankReport]) -> list[list[RankReport]]:
     return groups
 
 
-def _add_other_failure(longrepr: Any, culprit: RankReport, group: list[RankReport]) -> None:
+def _add_other_failure(
+    longrepr: ExceptionRepr, culprit: RankReport, group: list[RankReport]
+) -> None:
     same = group[0].place == culprit.place
     how = "at the same place, with other values" if same else "later, in another way"
     title = f"{plural_ranks(r.rank for r in group)} failed {how}"
     longrepr.addsection(title, group[0].report.longreprtext)
 
 
-def _add_trouble(longrepr: Any, trouble: Trouble) -> None:
+def _add_trouble(longrepr: ExceptionRepr, trouble: Trouble) -> None:
     longrepr.addsection(trouble.kind, trouble.text)
     for title, text in trouble.details:
         longrepr.addsection(title, text)

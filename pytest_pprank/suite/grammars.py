@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank.sglang.static.release import is_older_than
+
+if TYPE_CHECKING:
+    from pytest_pprank import Pprank
 
 # token N below 256 reads as that byte, any other one as "N "
 NUMBERS = r"(4[0-9]{3} )+"
@@ -37,7 +40,7 @@ needs_grammars = (
 )
 
 
-def skip_where_there_are_no_grammars(pprank: Any) -> None:
+def skip_where_there_are_no_grammars(pprank: Pprank) -> None:
     """Skip where SGLang cannot apply a grammar: its kernel for that was for GPUs only."""
     if not pprank.device.startswith("cuda") and is_older_than("0.5.18"):
         pytest.skip("before 0.5.18 SGLang has grammars on a GPU only: --pprank-device cuda")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_ranks_agree
+
+if TYPE_CHECKING:
+    from pytest_pprank import Pprank
+    from pytest_pprank.sglang.compat.objects import ScheduleBatch, Scheduler
 
 
 # First of all tests, and so its server args: the profiler that runs while a Scheduler starts with
 # them is what has broken most often (SGLang PR 26883; 0.5.19, where the other stages then hang).
 @pytest.mark.pprank(known_bug="profiler-fails-on-first-stage")
 @pytest.mark.sglang(enable_dynamic_chunking=True)
-def test_stages_agree_on_chunk_sizes(scheduler: Any, pprank: Any) -> None:
+def test_stages_agree_on_chunk_sizes(scheduler: Scheduler, pprank: Pprank) -> None:
     from pytest_pprank.sglang.stage.facts import stage_facts
     from pytest_pprank.sglang.stage.profiler import profiler_name
     from pytest_pprank.sglang.stage.scheduler import started
@@ -28,13 +32,13 @@ def test_stages_agree_on_chunk_sizes(scheduler: Any, pprank: Any) -> None:
         assert all(size is not None and size > 0 for size in sizes)
 
 
-def test_stages_agree_on_their_limits(scheduler: Any) -> None:
+def test_stages_agree_on_their_limits(scheduler: Scheduler) -> None:
     from pytest_pprank.sglang.stage.facts import stage_facts
 
     assert_ranks_agree(stage_facts(scheduler).shared, what="what all stages must have in common")
 
 
-def test_layers_tile_the_model(scheduler: Any, pprank: Any) -> None:
+def test_layers_tile_the_model(scheduler: Scheduler, pprank: Pprank) -> None:
     from pytest_pprank.sglang.stage.facts import stage_facts
 
     facts = pprank.gather(stage_facts(scheduler))
@@ -44,7 +48,7 @@ def test_layers_tile_the_model(scheduler: Any, pprank: Any) -> None:
     )
 
 
-def test_stages_build_the_same_batch(make_schedule_batch: Callable[..., Any]) -> None:
+def test_stages_build_the_same_batch(make_schedule_batch: Callable[..., ScheduleBatch]) -> None:
     batch = make_schedule_batch([5, 17, 40])
     assert_ranks_agree(batch.prefill_input_ids_cpu, what="staged token ids")
     assert_ranks_agree(batch.seq_lens_cpu, what="sequence lengths")

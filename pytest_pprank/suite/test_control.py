@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.suite.ends import end_of
+
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
 
 CHUNK = 256
 """The default of ``chunked_prefill_size``: see `sglang_args`."""
 
 
-def check(engine: Any) -> None:
+def check(engine: Engine) -> None:
     """Hold what follows: no request is lost, all tokens are right, nothing is held."""
     engine.drain()
-    assert all(result.finish_reason["type"] == "length" for result in engine.results.values())
+    assert all(end_of(result) == "length" for result in engine.results.values())
     assert_tokens_equal_reference(engine.results.values())
     assert_kv_balanced(engine.scheduler)
 
 
-def idle(engine: Any) -> str:
+def idle(engine: Engine) -> str:
     """Go to where all requests are over, and the loops have turned empty for a while."""
     (result,) = engine.generate([30], max_new_tokens=2)
     engine.step(3)
     return str(result.rid)
 
 
-def amid_a_prompt(engine: Any) -> str:
+def amid_a_prompt(engine: Engine) -> str:
     """Go to where one request is decoded and another one in the middle of its prompt."""
     engine.submit(20, 12)
     rid: str = engine.submit(3 * CHUNK, 3)
@@ -36,19 +40,19 @@ def amid_a_prompt(engine: Any) -> str:
     return rid
 
 
-def amid_decoding(engine: Any) -> str:
+def amid_decoding(engine: Engine) -> str:
     """Go to where some requests are decoded, in several microbatch slots."""
     rids = [engine.submit(20 + 7 * index, 14) for index in range(3)]
     engine.run_until(lambda: all(len(engine.results[rid].token_ids) >= 2 for rid in rids))
     return str(rids[0])
 
 
-def cached(engine: Any) -> int:
+def cached(engine: Engine) -> int:
     """Return how many tokens of the tree cache on this stage could be evicted."""
     return int(engine.scheduler.tree_cache.evictable_size())
 
 
-def test_cache_is_flushed_on_every_stage(engine: Any) -> None:
+def test_cache_is_flushed_on_every_stage(engine: Engine) -> None:
     prompt = [*range(1000, 1300)]
     engine.generate([prompt, 40], max_new_tokens=3)
     assert cached(engine)
@@ -60,7 +64,7 @@ def test_cache_is_flushed_on_every_stage(engine: Any) -> None:
     check(engine)
 
 
-def test_flush_is_refused_while_requests_run(engine: Any) -> None:
+def test_flush_is_refused_while_requests_run(engine: Engine) -> None:
     """On all stages alike, also on those that are behind; none of the KV in use goes."""
     idle(engine)
     for go_to in (amid_a_prompt, amid_decoding):
@@ -71,7 +75,7 @@ def test_flush_is_refused_while_requests_run(engine: Any) -> None:
     check(engine)
 
 
-def test_flush_that_may_wait_is_done_when_all_is_idle(engine: Any) -> None:
+def test_flush_that_may_wait_is_done_when_all_is_idle(engine: Engine) -> None:
     rid = amid_a_prompt(engine)
     flush = engine.control("flush_cache", timeout_s=3600.0)
     engine.step(4)
@@ -83,7 +87,7 @@ def test_flush_that_may_wait_is_done_when_all_is_idle(engine: Any) -> None:
     check(engine)
 
 
-def test_setting_takes_effect_on_every_stage(engine: Any, pprank: Any) -> None:
+def test_setting_takes_effect_on_every_stage(engine: Engine, pprank: Pprank) -> None:
     """From then on one request runs at a time in a microbatch slot."""
     amid_decoding(engine)
     before = engine.scheduler.max_running_requests // pprank.num_stages
@@ -102,7 +106,7 @@ def test_setting_takes_effect_on_every_stage(engine: Any, pprank: Any) -> None:
 
 
 @pytest.mark.pprank(known_bug="refused-setting-is-told-as-set")
-def test_setting_that_is_refused(engine: Any) -> None:
+def test_setting_that_is_refused(engine: Engine) -> None:
     amid_decoding(engine)
     none = engine.control("set_internal_state", server_args={"pp_max_micro_batch_size": 0})
     assert not none.wait().updated, "a value that was refused is told as set"
@@ -110,7 +114,7 @@ def test_setting_that_is_refused(engine: Any) -> None:
 
 
 @pytest.mark.pprank(known_bug="remote-call-waits-for-later-stages")
-def test_remote_call_is_made_on_every_stage(engine: Any) -> None:
+def test_remote_call_is_made_on_every_stage(engine: Engine) -> None:
     """It ends in a barrier, which must not be one with stages that have not heard of the call yet
     (PR 25213).
     """
@@ -128,7 +132,7 @@ def test_remote_call_is_made_on_every_stage(engine: Any) -> None:
 
 
 @pytest.mark.pprank(sanitize="-logs", known_bug="remote-call-waits-for-later-stages")
-def test_remote_call_that_fails(engine: Any) -> None:
+def test_remote_call_that_fails(engine: Engine) -> None:
     amid_decoding(engine)
     failed = engine.control("rpc", method="no_such_method", wait=True)
     assert not failed.answer.success
@@ -136,7 +140,7 @@ def test_remote_call_that_fails(engine: Any) -> None:
     check(engine)
 
 
-def test_requests_of_several_kinds_at_once(engine: Any) -> None:
+def test_requests_of_several_kinds_at_once(engine: Engine) -> None:
     """Sent in one go: each is answered once, and all of them are done on every stage."""
     for go_to in (idle, amid_a_prompt):
         go_to(engine)
@@ -156,7 +160,7 @@ def test_requests_of_several_kinds_at_once(engine: Any) -> None:
 
 @pytest.mark.pprank(known_bug="pause-does-not-pause-a-pipeline")
 @pytest.mark.parametrize("mode", ["in_place", "retract"])
-def test_nothing_is_generated_while_paused(engine: Any, mode: str, pprank: Any) -> None:
+def test_nothing_is_generated_while_paused(engine: Engine, mode: str, pprank: Pprank) -> None:
     rid = engine.submit(30, 12 * pprank.num_stages)
     engine.run_until(lambda: len(engine.results[rid].token_ids) >= 2)
     engine.control("pause_generation", mode=mode, wait=True)
@@ -169,7 +173,7 @@ def test_nothing_is_generated_while_paused(engine: Any, mode: str, pprank: Any) 
     check(engine)
 
 
-def test_weights_are_read_again_on_every_stage(engine: Any, pprank: Any) -> None:
+def test_weights_are_read_again_on_every_stage(engine: Engine, pprank: Pprank) -> None:
     """Every stage has spoiled its own; the answer is sent by the first one alone."""
     import torch
 

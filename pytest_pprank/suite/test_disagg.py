@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.driver.series import StagesDiffer
 from pytest_pprank.sglang.static.release import is_older_than
+from pytest_pprank.suite.ends import end_of
+
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Pprank
 
 CHUNK = 64
 FREED_EARLY = "decode-frees-what-an-aborted-transfer-still-writes"
@@ -21,23 +25,21 @@ pytestmark = [
 ]
 
 
-def settle(disagg: Any, *, allow_failed_rooms: bool = False) -> None:
+def settle(disagg: Disagg, *, allow_failed_rooms: bool = False) -> None:
     """Run until nothing is under way; the requests that finished have the reference's tokens."""
     disagg.drain()
-    finished = [
-        result for result in disagg.results.values() if result.finish_reason["type"] != "abort"
-    ]
+    finished = [result for result in disagg.results.values() if end_of(result) != "abort"]
     if finished:
         assert_tokens_equal_reference(finished)
     assert_kv_balanced(disagg.scheduler, allow_failed_rooms=allow_failed_rooms)
 
 
-def test_one_request(disagg: Any) -> None:
+def test_one_request(disagg: Disagg) -> None:
     assert_tokens_equal_reference(disagg.generate([17]))
     assert_kv_balanced(disagg.scheduler)
 
 
-def test_requests_of_many_lengths(disagg: Any) -> None:
+def test_requests_of_many_lengths(disagg: Disagg) -> None:
     lengths = [1, 2, 31, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 5 * CHUNK - 7]
     results = disagg.generate(lengths, logprobs=True)
     assert len(results[-1].extends) >= 5
@@ -45,19 +47,19 @@ def test_requests_of_many_lengths(disagg: Any) -> None:
     settle(disagg)
 
 
-def test_requests_that_come_one_after_another(disagg: Any) -> None:
+def test_requests_that_come_one_after_another(disagg: Disagg) -> None:
     for length in (70, 5, 200, 12):
         disagg.submit(length, 6)
         disagg.step(3)
     settle(disagg)
 
 
-def test_more_requests_than_may_run(disagg: Any) -> None:
+def test_more_requests_than_may_run(disagg: Disagg) -> None:
     disagg.generate([10 + 5 * index for index in range(32)], max_new_tokens=3)
     settle(disagg)
 
 
-def test_prefix_that_is_cached(disagg: Any) -> None:
+def test_prefix_that_is_cached(disagg: Disagg) -> None:
     prompt = [*range(1000, 1200)]
     disagg.generate([prompt])
     results = disagg.generate([[*prompt, 7, 8, 9], [*prompt[:120], 5], prompt])
@@ -65,29 +67,29 @@ def test_prefix_that_is_cached(disagg: Any) -> None:
     settle(disagg)
 
 
-def test_abort_of_what_only_prefill_knows(disagg: Any) -> None:
+def test_abort_of_what_only_prefill_knows(disagg: Disagg) -> None:
     rid = disagg.submit(30, to="prefill")
     disagg.abort_when(rid, "bootstrapping", at="prefill", role="prefill")
     settle(disagg)
-    assert disagg.prefill.results[rid].finish_reason["type"] == "abort"
+    assert end_of(disagg.prefill.results[rid]) == "abort"
 
 
 @pytest.mark.pprank(known_bug="prefill-not-told-of-abort-before-it-has-the-request")
-def test_abort_of_what_only_decode_knows(disagg: Any) -> None:
+def test_abort_of_what_only_decode_knows(disagg: Disagg) -> None:
     """Prefill gets the request when decode has given it up."""
     rid = disagg.submit(30, to="decode")
     disagg.abort_when(rid, "transferring", role="decode")
     disagg.drain()
     disagg.forward(rid, to="prefill")
     settle(disagg)
-    assert disagg.results[rid].finish_reason["type"] == "abort"
-    assert disagg.prefill.results[rid].finish_reason["type"] == "abort"
+    assert end_of(disagg.results[rid]) == "abort"
+    assert end_of(disagg.prefill.results[rid]) == "abort"
 
 
 # where that bug shows, decode's thread has died, which pytest tells as a warning
 @pytest.mark.filterwarnings(*([_DEAD_THREAD] if is_older_than("0.5.17") else []))
 @pytest.mark.pprank(known_bug=("threads-of-prefill-mix-their-messages", FREED_EARLY))
-def test_abort_while_transferring(disagg: Any) -> None:
+def test_abort_while_transferring(disagg: Disagg) -> None:
     slow = disagg.slow_transfer(stages=[0])
     aborted, other = disagg.submit(30), disagg.submit(40)
     disagg.run_until_state(aborted, "transferring", role="prefill")
@@ -95,20 +97,19 @@ def test_abort_while_transferring(disagg: Any) -> None:
     disagg.step(4)
     slow.release()
     settle(disagg)
-    assert disagg.results[aborted].finish_reason["type"] == "abort"
-    assert disagg.results[other].finish_reason["type"] == "length"
+    assert [end_of(disagg.results[rid]) for rid in (aborted, other)] == ["abort", "length"]
 
 
-def test_abort_while_decoding(disagg: Any) -> None:
+def test_abort_while_decoding(disagg: Disagg) -> None:
     aborted, _ = disagg.submit(40, 100), disagg.submit(41, 12)
     disagg.abort_when(aborted, "decoding")
     settle(disagg)
-    assert disagg.results[aborted].finish_reason["type"] == "abort"
+    assert end_of(disagg.results[aborted]) == "abort"
     assert len(disagg.results[aborted].token_ids) < 100
 
 
 @pytest.mark.pprank(sanitize="-logs")
-def test_transfer_that_fails(disagg: Any) -> None:
+def test_transfer_that_fails(disagg: Disagg) -> None:
     """On the first stage of prefill, when the last one has written all that it has."""
     disagg.fail_transfer(stages=[0])
     slow = disagg.slow_transfer(stages=[0])  # first held, then refused
@@ -117,12 +118,12 @@ def test_transfer_that_fails(disagg: Any) -> None:
     disagg.run_until(lambda: "Success" in disagg.prefill.stages[-1].rooms.values())
     slow.release()
     disagg.drain()
-    assert disagg.results[failed].finish_reason["type"] == "abort"
+    assert end_of(disagg.results[failed]) == "abort"
     assert_kv_balanced(disagg.scheduler)
 
 
 @pytest.mark.pprank(sanitize="-logs", known_bug="decode-frees-what-prefill-still-writes")
-def test_transfer_that_fails_while_another_stage_writes(disagg: Any) -> None:
+def test_transfer_that_fails_while_another_stage_writes(disagg: Disagg) -> None:
     slow = disagg.slow_transfer(stages=[disagg.prefill_stages - 1])
     disagg.fail_transfer(stages=[0])
     failed = disagg.submit(30)
@@ -130,11 +131,11 @@ def test_transfer_that_fails_while_another_stage_writes(disagg: Any) -> None:
     slow.release()
     disagg.drain()
     disagg.leave()
-    assert disagg.results[failed].finish_reason["type"] == "abort"
+    assert end_of(disagg.results[failed]) == "abort"
     assert_kv_balanced(disagg.scheduler)
 
 
-def test_stage_that_hears_late(disagg: Any, pprank: Any) -> None:
+def test_stage_that_hears_late(disagg: Disagg, pprank: Pprank) -> None:
     """The stages of prefill let a request go together, when the last one has sent its KV."""
     last = disagg.prefill_stages - 1
     late = disagg.late_poll(stages=[last], iterations=9, role="prefill")
@@ -147,7 +148,7 @@ def test_stage_that_hears_late(disagg: Any, pprank: Any) -> None:
 # the iteration in which the room is lost is counted from when its stage has heard of it: where the
 # others hear late, it is lost while they agree, and that SGLang does not survive (0.5.21)
 @pytest.mark.pprank(perturb="-polls", known_bug="prefill-stages-start-other-requests-than-agreed")
-def test_request_given_up_between_agreement_and_start(disagg: Any) -> None:
+def test_request_given_up_between_agreement_and_start(disagg: Disagg) -> None:
     """One stage of prefill learns that decode gives a request up when all have agreed to start
     it: they all start it, or none (PR 31869).
     """
@@ -166,7 +167,7 @@ def test_request_given_up_between_agreement_and_start(disagg: Any) -> None:
 
 
 @pytest.mark.pprank(sanitize="-logs", known_bug="prefill-stages-differ-by-room-lost-while-agreeing")
-def test_room_that_is_lost_while_the_stages_agree(disagg: Any, pprank: Any) -> None:
+def test_room_that_is_lost_while_the_stages_agree(disagg: Disagg, pprank: Pprank) -> None:
     rid = disagg.submit(30, to="decode")
     disagg.step()
     ready = "WaitingForInput"
@@ -181,11 +182,11 @@ def test_room_that_is_lost_while_the_stages_agree(disagg: Any, pprank: Any) -> N
     lost.release()
     disagg.abort(rid)
     settle(disagg)
-    assert disagg.results[rid].finish_reason["type"] == "abort"
+    assert end_of(disagg.results[rid]) == "abort"
 
 
 @pytest.mark.pprank(perturb="-polls")  # the first request must be the first to be ready
-def test_abort_while_waiting_for_prefill(disagg: Any) -> None:
+def test_abort_while_waiting_for_prefill(disagg: Disagg) -> None:
     """It has a metadata slot already, but no KV (PR 17483).
 
     `release_aborted_prefill_waiting_req` (0.5.21) does not clear the sender, so its room stays.
@@ -199,11 +200,11 @@ def test_abort_while_waiting_for_prefill(disagg: Any) -> None:
     assert all(view.metadata_slots == 2 for view in disagg.prefill.stages)
     disagg.abort(aborted)
     settle(disagg, allow_failed_rooms=True)
-    assert disagg.results[aborted].finish_reason["type"] == "abort"
+    assert end_of(disagg.results[aborted]) == "abort"
 
 
 @pytest.mark.pprank(known_bug="prefill-keeps-room-of-request-aborted-while-waiting")
-def test_no_room_is_left_by_an_abort_in_the_waiting_queue(disagg: Any) -> None:
+def test_no_room_is_left_by_an_abort_in_the_waiting_queue(disagg: Disagg) -> None:
     disagg.submit(8 * CHUNK)
     aborted = disagg.submit(30)
     disagg.step()
@@ -217,7 +218,7 @@ def test_no_room_is_left_by_an_abort_in_the_waiting_queue(disagg: Any) -> None:
     assert_kv_balanced(disagg.scheduler)
 
 
-def test_abort_in_the_middle_of_its_prompt(disagg: Any) -> None:
+def test_abort_in_the_middle_of_its_prompt(disagg: Disagg) -> None:
     """Some chunks have been sent, one is being computed, and decode waits for the rest.
 
     The room of the request stays with prefill (0.5.21), as where it waits for its turn.
@@ -227,11 +228,11 @@ def test_abort_in_the_middle_of_its_prompt(disagg: Any) -> None:
     assert disagg.is_chunking(aborted)
     disagg.abort(aborted, in_time=False)
     settle(disagg, allow_failed_rooms=True)
-    assert disagg.results[aborted].finish_reason["type"] == "abort"
+    assert end_of(disagg.results[aborted]) == "abort"
 
 
 @pytest.mark.pprank(known_bug="remote-call-waits-for-later-stages")
-def test_control_requests_while_kv_is_on_its_way(disagg: Any) -> None:
+def test_control_requests_while_kv_is_on_its_way(disagg: Disagg) -> None:
     """Each role answers for itself: no cache is flushed that is still to be sent or written."""
     calls = []
     disagg.scheduler.note_call = lambda: calls.append(1)
@@ -250,14 +251,14 @@ def test_control_requests_while_kv_is_on_its_way(disagg: Any) -> None:
     assert len(calls) == 1, "how often it was called on this rank"
     slow.release()
     disagg.drain()
-    assert disagg.results[rid].finish_reason["type"] == "length"
+    assert end_of(disagg.results[rid]) == "length"
     flush = disagg.control("flush_cache", role="prefill", wait=True)
     assert flush.answer.success
     settle(disagg)
 
 
 @pytest.mark.pprank(known_bug="prefill-computes-aborted-prompt-to-its-end")
-def test_abort_ends_a_prompt_at_once(disagg: Any) -> None:
+def test_abort_ends_a_prompt_at_once(disagg: Disagg) -> None:
     aborted, _ = disagg.submit(8 * CHUNK), disagg.submit(2 * CHUNK + 3)
     disagg.run_until(lambda: disagg.chunks_done(aborted) >= 3)
     disagg.abort(aborted)
@@ -265,7 +266,7 @@ def test_abort_ends_a_prompt_at_once(disagg: Any) -> None:
 
 
 @pytest.mark.pprank(sanitize="-logs")
-def test_stage_that_is_not_done_after_all(disagg: Any) -> None:
+def test_stage_that_is_not_done_after_all(disagg: Disagg) -> None:
     """A stage hears that its KV is sent, all agree to let the request go, and it is not: SGLang
     goes on (PR 20686), though that stage then keeps the request.
     """
@@ -278,7 +279,7 @@ def test_stage_that_is_not_done_after_all(disagg: Any) -> None:
 
 
 @pytest.mark.sglang(max_running_requests=1)
-def test_one_request_at_a_time(disagg: Any) -> None:
+def test_one_request_at_a_time(disagg: Disagg) -> None:
     disagg.generate([50, 3 * CHUNK, 60], max_new_tokens=4)
     settle(disagg)
 
@@ -287,14 +288,14 @@ little_kv = pytest.mark.sglang(decode={"max_total_tokens": 128, "num_reserved_de
 
 
 @little_kv
-def test_requests_that_are_retracted(disagg: Any) -> None:
+def test_requests_that_are_retracted(disagg: Disagg) -> None:
     results = disagg.generate([20 + index for index in range(5)], max_new_tokens=14)
     assert any(result.retractions for result in results)
     settle(disagg)
 
 
 @little_kv
-def test_abort_while_decode_has_no_room(disagg: Any) -> None:
+def test_abort_while_decode_has_no_room(disagg: Disagg) -> None:
     """Decode has met prefill, and waits for KV to put the request's into."""
     disagg.submit(100, 12)
     aborted, _ = disagg.submit(60, 5), disagg.submit(50, 5)
@@ -303,12 +304,12 @@ def test_abort_while_decode_has_no_room(disagg: Any) -> None:
     assert disagg.state(aborted)["decode"] == ("bootstrapping",)
     disagg.abort(aborted)
     settle(disagg)
-    assert disagg.results[aborted].finish_reason["type"] == "abort"
+    assert end_of(disagg.results[aborted]) == "abort"
 
 
 @pytest.mark.pprank(known_bug="profiler-fails-on-first-stage")
 @pytest.mark.sglang(chunked_prefill_size=2 * CHUNK, prefill={"enable_dynamic_chunking": True})
-def test_chunks_of_predicted_sizes(disagg: Any) -> None:
+def test_chunks_of_predicted_sizes(disagg: Disagg) -> None:
     """A later chunk is smaller than the first one; KV is sent for each as it is."""
     results = disagg.generate([900, 40, 5 * CHUNK], 4, logprobs=True)
     sizes = [end - start for start, end in results[0].extends]
@@ -317,7 +318,7 @@ def test_chunks_of_predicted_sizes(disagg: Any) -> None:
 
 
 @pytest.mark.pprank(prefill=1, decode=1)
-def test_one_stage_each(disagg: Any) -> None:
+def test_one_stage_each(disagg: Disagg) -> None:
     disagg.generate([5, 3 * CHUNK + 1], logprobs=True)
     rid = disagg.submit(30, 100)
     disagg.abort_when(rid, "decoding")
@@ -325,23 +326,23 @@ def test_one_stage_each(disagg: Any) -> None:
 
 
 @pytest.mark.pprank(prefill=1, decode=1, known_bug="aborted-prompt-is-computed-to-its-end")
-def test_abort_ends_a_prompt_at_once_on_one_stage(disagg: Any) -> None:
+def test_abort_ends_a_prompt_at_once_on_one_stage(disagg: Disagg) -> None:
     aborted, _ = disagg.submit(8 * CHUNK), disagg.submit(2 * CHUNK + 3)
     disagg.run_until(lambda: disagg.chunks_done(aborted) >= 3)
     disagg.abort(aborted)
     settle(disagg, allow_failed_rooms=True)
-    assert disagg.prefill.results[aborted].finish_reason["type"] == "abort"
+    assert end_of(disagg.prefill.results[aborted]) == "abort"
 
 
 # late metadata: the known bug decode-stages-differ-by-late-metadata
 @pytest.mark.pprank(prefill=2, decode=2, perturb="-metadata")
 class TestTwoStagesOfDecode:
-    def test_requests_of_many_lengths(self, disagg: Any) -> None:
+    def test_requests_of_many_lengths(self, disagg: Disagg) -> None:
         disagg.generate([1, 3 * CHUNK + 1, 31, CHUNK, 2 * CHUNK - 1], 6, logprobs=True)
         settle(disagg)
 
     @pytest.mark.pprank(known_bug="decode-stages-differ-by-late-metadata")
-    def test_metadata_that_comes_late(self, disagg: Any, pprank: Any) -> None:
+    def test_metadata_that_comes_late(self, disagg: Disagg, pprank: Pprank) -> None:
         """Late on the first stage alone, or with one stage, this passes."""
         late = disagg.late_metadata(stages=[1])
         disagg.submit(30, 6)
@@ -351,7 +352,7 @@ class TestTwoStagesOfDecode:
             assert late.hits
         settle(disagg)
 
-    def test_prefix_that_is_cached(self, disagg: Any) -> None:
+    def test_prefix_that_is_cached(self, disagg: Disagg) -> None:
         """Found in prefill's tree; decode gets all of it, in the same turn and in the next one."""
         prompt = [*range(1000, 1000 + 3 * CHUNK)]
         disagg.generate([prompt], 3)
@@ -359,7 +360,7 @@ class TestTwoStagesOfDecode:
         assert [result.cached_tokens for result in results] == [192, 120, 191]
         settle(disagg)
 
-    def test_abort_while_decoding(self, disagg: Any) -> None:
+    def test_abort_while_decoding(self, disagg: Disagg) -> None:
         aborted = []
         for turn in range(2):
             aborted.append(disagg.submit(40, 100))
@@ -368,10 +369,10 @@ class TestTwoStagesOfDecode:
             disagg.step(1 + turn)
             disagg.abort(aborted[-1])
         settle(disagg)
-        assert {disagg.results[rid].finish_reason["type"] for rid in aborted} == {"abort"}
+        assert {end_of(disagg.results[rid]) for rid in aborted} == {"abort"}
 
     @pytest.mark.pprank(known_bug="decode-stage-keeps-failed-transfer")
-    def test_abort_while_transferring(self, disagg: Any) -> None:
+    def test_abort_while_transferring(self, disagg: Disagg) -> None:
         """With one stage of decode this passes."""
         slow = disagg.slow_transfer(stages=[1])
         aborted, _ = disagg.submit(30), disagg.submit(40)
@@ -381,19 +382,19 @@ class TestTwoStagesOfDecode:
         slow.release()
         settle(disagg)
 
-    def test_abort_of_what_only_prefill_knows(self, disagg: Any) -> None:
+    def test_abort_of_what_only_prefill_knows(self, disagg: Disagg) -> None:
         rid = disagg.submit(30, to="prefill")
         disagg.abort_when(rid, "bootstrapping", at="prefill", role="prefill")
         settle(disagg)
 
 
 @pytest.mark.pprank(prefill=4, decode=1)
-def test_four_stages_of_prefill(disagg: Any) -> None:
+def test_four_stages_of_prefill(disagg: Disagg) -> None:
     disagg.generate([17, 3 * CHUNK + 1])
     settle(disagg)
 
 
 @pytest.mark.sglang(model_path="tiny:llama:5")
 @pytest.mark.pprank(known_bug="kv-of-uneven-stages-lands-in-other-layers")
-def test_stages_of_which_one_has_a_layer_more(disagg: Any) -> None:
+def test_stages_of_which_one_has_a_layer_more(disagg: Disagg) -> None:
     assert_tokens_equal_reference(disagg.generate([17]))

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.static.release import server_arg_names
+from pytest_pprank.suite.ends import end_of
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Pprank
@@ -38,7 +39,7 @@ def settle(disagg: Disagg, *aborted: str) -> None:
     """Hold what follows: aborted requests end as such, all tokens are right, nothing is held."""
     disagg.drain()
     for rid, result in disagg.results.items():
-        assert (result.finish_reason or {})["type"] == ("abort" if rid in aborted else "length")
+        assert end_of(result) == ("abort" if rid in aborted else "length")
     finished = [result for rid, result in disagg.results.items() if rid not in aborted]
     assert_tokens_equal_reference(finished)
     assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)

@@ -4,12 +4,13 @@ not as if all had gone well.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.static.release import is_older_than
+from pytest_pprank.suite.ends import end_of
 from pytest_pprank.suite.grammars import (
     NUMBERS,
     OTHERS,
@@ -17,6 +18,10 @@ from pytest_pprank.suite.grammars import (
     needs_grammars,
     skip_where_there_are_no_grammars,
 )
+
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Pprank
+    from pytest_pprank.sglang.driver.disagg import Side
 
 CHUNK = 64
 FAILED = 500
@@ -29,19 +34,20 @@ pytestmark = [
 ]
 
 
-def settle(disagg: Any, *ended: str, allow_failed_rooms: bool = False) -> None:
+def settle(disagg: Disagg, *ended: str, allow_failed_rooms: bool = False) -> None:
     """Run until nothing is under way; the others than those `ended` have their tokens."""
     disagg.drain()
     others = [result for rid, result in disagg.results.items() if rid not in ended]
-    assert {result.finish_reason["type"] for result in others} <= {"length"}
+    assert {end_of(result) for result in others} <= {"length"}
     if others:
         assert_tokens_equal_reference(others)
     assert_kv_balanced(disagg.scheduler, allow_failed_rooms=allow_failed_rooms)
 
 
-def check_reason(side: Any, rid: str, words: str, status: int | None = None) -> None:
+def check_reason(side: Side, rid: str, words: str, status: int | None = None) -> None:
     """Hold that a role has ended a request as aborted, for the reason with these words."""
     reason = side.results[rid].finish_reason
+    assert reason is not None, f"{side.name}: {rid} is not finished"
     assert reason["type"] == "abort", f"{side.name}: {reason}"
     assert words in str(reason.get("message")), f"{side.name}: {reason}"
     assert status is None or reason["status_code"] == status, f"{side.name}: {reason}"
@@ -53,7 +59,7 @@ def refuse_tokens(monkeypatch: pytest.MonkeyPatch, grammar: str) -> None:
 
     accept = XGrammarGrammar.accept_token
 
-    def refuse(self: Any, token: int) -> Any:
+    def refuse(self: XGrammarGrammar, token: int) -> object:
         if self.key_string == grammar:
             raise ValueError("refused by the test")
         return accept(self, token)
@@ -66,12 +72,12 @@ def refuse_tokens(monkeypatch: pytest.MonkeyPatch, grammar: str) -> None:
 @needs_grammars[1]
 class TestGrammars:
     @pytest.fixture(autouse=True)
-    def _grammars_work_here(self, pprank: Any) -> None:
+    def _grammars_work_here(self, pprank: Pprank) -> None:
         skip_where_there_are_no_grammars(pprank)
 
     @pytest.mark.parametrize("slow", [False, True], ids=["fast", "slow"])
     def test_grammar_that_fails_on_prefill(
-        self, disagg: Any, pprank: Any, monkeypatch: pytest.MonkeyPatch, slow: bool
+        self, disagg: Disagg, pprank: Pprank, monkeypatch: pytest.MonkeyPatch, slow: bool
     ) -> None:
         """Its first token is none that the grammar takes: when its KV is on its way (PR 30937), or,
         from SGLang 0.5.20 on, before the last of it is sent.
@@ -100,7 +106,7 @@ class TestGrammars:
     )
     @pytest.mark.pprank(known_bug="decode-not-told-of-failure-on-prefill")
     def test_decode_hears_of_a_grammar_that_fails_on_prefill(
-        self, disagg: Any, pprank: Any, monkeypatch: pytest.MonkeyPatch
+        self, disagg: Disagg, pprank: Pprank, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         if pprank.role == "prefill":
             refuse_tokens(monkeypatch, OTHERS)
@@ -109,7 +115,7 @@ class TestGrammars:
         check_reason(disagg.decode, failing, "", FAILED)
 
     def test_grammar_that_fails_on_decode(
-        self, disagg: Any, pprank: Any, monkeypatch: pytest.MonkeyPatch
+        self, disagg: Disagg, pprank: Pprank, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         if pprank.role == "decode":
             refuse_tokens(monkeypatch, OTHERS)
@@ -117,12 +123,12 @@ class TestGrammars:
         bound = disagg.submit(30, 4, regex=NUMBERS)
         disagg.drain()
         disagg.leave()
-        assert disagg.prefill.results[failing].finish_reason["type"] == "length"
+        assert end_of(disagg.prefill.results[failing]) == "length"
         check_reason(disagg.decode, failing, "Grammar accept_token failed", FAILED)
         settle(disagg, failing, bound)
 
 
-def fail_on(disagg: Any, stage: int) -> str:
+def fail_on(disagg: Disagg, stage: int) -> str:
     """Let a transfer fail on one stage of prefill when the other one has sent its part."""
     disagg.fail_transfer(stages=[stage])
     slow = disagg.slow_transfer(stages=[stage])  # first held, then refused
@@ -134,14 +140,14 @@ def fail_on(disagg: Any, stage: int) -> str:
     return failed
 
 
-def test_transfer_that_fails(disagg: Any) -> None:
+def test_transfer_that_fails(disagg: Disagg) -> None:
     failed = fail_on(disagg, stage=0)
     check_reason(disagg.prefill, failed, "Prefill transfer failed", FAILED)
     check_reason(disagg.decode, failed, "Decode transfer failed", FAILED)
 
 
 @pytest.mark.pprank(known_bug="prefill-answers-by-its-first-stage-alone")
-def test_transfer_that_fails_on_a_later_stage(disagg: Any) -> None:
+def test_transfer_that_fails_on_a_later_stage(disagg: Disagg) -> None:
     failed = fail_on(disagg, stage=1)
     check_reason(disagg.decode, failed, "Decode transfer failed", FAILED)
     check_reason(disagg.prefill, failed, "Prefill transfer failed", FAILED)
@@ -160,7 +166,7 @@ freed_early = pytest.param(
 
 
 @pytest.mark.parametrize("state", [pytest.param("waiting", marks=agreed_start), freed_early])
-def test_abort_on_both_roles(disagg: Any, state: str) -> None:
+def test_abort_on_both_roles(disagg: Disagg, state: str) -> None:
     """An abort ends it on both roles as such, wherever it is on prefill."""
     slow = disagg.slow_transfer(stages=[1])
     aborted, _ = disagg.submit(3 * CHUNK + 5), disagg.submit(40)
@@ -179,7 +185,7 @@ in_agreement = pytest.mark.skipif(
 
 
 @in_agreement
-def test_running_too_long(disagg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_too_long(disagg: Disagg, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode ends it; prefill has done with it long before."""
     late = disagg.submit(30, 200)
     disagg.run_until_state(late, "decoding")
@@ -187,13 +193,13 @@ def test_running_too_long(disagg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     disagg.run_until(lambda: disagg.results[late].finished)
     monkeypatch.delenv("SGLANG_REQ_RUNNING_TIMEOUT")
     check_reason(disagg.decode, late, "running timeout", 503)
-    assert disagg.prefill.results[late].finish_reason["type"] == "length"
+    assert end_of(disagg.prefill.results[late]) == "length"
     settle(disagg, late)
 
 
 @in_agreement
 @pytest.mark.pprank(perturb="-polls")  # the long prompt must not be heard of after the other one
-def test_waiting_too_long(disagg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_too_long(disagg: Disagg, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefill ends it before its turn has come; decode does not hear of it by itself.
 
     So may the other one, where its handshake takes longer.

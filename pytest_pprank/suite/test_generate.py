@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.suite.ends import end_of
+
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
 
 
-def test_one_request(engine: Any) -> None:
+def test_one_request(engine: Engine) -> None:
     """All microbatch slots but one are empty."""
     assert_tokens_equal_reference(engine.generate([17]))
     assert_kv_balanced(engine.scheduler)
 
 
-def test_requests_of_many_lengths(engine: Any) -> None:
+def test_requests_of_many_lengths(engine: Engine) -> None:
     assert_tokens_equal_reference(engine.generate([1, 2, 31, 100, 255, 256, 257, 3]))
     assert_kv_balanced(engine.scheduler)
 
 
-def test_requests_that_end_at_different_times(engine: Any) -> None:
+def test_requests_that_end_at_different_times(engine: Engine) -> None:
     """Batches shrink to nothing, in some microbatch slots sooner than in others."""
     for max_new_tokens in (1, 2, 5, 1, 9, 14, 1):
         engine.submit(20 + max_new_tokens, max_new_tokens, stream=False)
@@ -29,7 +34,7 @@ def test_requests_that_end_at_different_times(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-def test_requests_that_come_one_after_another(engine: Any) -> None:
+def test_requests_that_come_one_after_another(engine: Engine) -> None:
     """Each finds the pipeline busy with those before it, in another state."""
     for length in (70, 5, 300, 12, 33, 150):
         engine.submit(length, 6)
@@ -39,7 +44,7 @@ def test_requests_that_come_one_after_another(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-def test_requests_after_a_pause(engine: Any) -> None:
+def test_requests_after_a_pause(engine: Engine) -> None:
     """The loops turn empty in between, and what the last batch left behind must not matter."""
     for length in (9, 270):
         engine.generate([length, 14])
@@ -48,13 +53,13 @@ def test_requests_after_a_pause(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-def test_more_requests_than_may_run(engine: Any) -> None:
+def test_more_requests_than_may_run(engine: Engine) -> None:
     results = engine.generate([10 + 5 * index for index in range(32)], max_new_tokens=4)
     assert_tokens_equal_reference(results)
     assert_kv_balanced(engine.scheduler)
 
 
-def test_prefix_that_is_cached(engine: Any) -> None:
+def test_prefix_that_is_cached(engine: Engine) -> None:
     prompt = [*range(1000, 1200)]
     engine.generate([prompt])
     results = engine.generate([[*prompt, 7, 8, 9], [*prompt[:120], 5], prompt])
@@ -63,7 +68,7 @@ def test_prefix_that_is_cached(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-def test_prefix_of_a_request_that_still_runs(engine: Any) -> None:
+def test_prefix_of_a_request_that_still_runs(engine: Engine) -> None:
     prompt = [*range(2000, 2100)]
     first = engine.submit(prompt, 12)
     engine.run_until(lambda: len(engine.results[first].token_ids) >= 3)
@@ -74,7 +79,7 @@ def test_prefix_of_a_request_that_still_runs(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-def test_stop_token(engine: Any) -> None:
+def test_stop_token(engine: Engine) -> None:
     """One request of a batch stops in the middle, the other one goes on."""
     (whole,) = engine.generate([60])
     stop = whole.token_ids[3]
@@ -85,16 +90,16 @@ def test_stop_token(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-def test_first_token_is_the_stop_token(engine: Any) -> None:
+def test_first_token_is_the_stop_token(engine: Engine) -> None:
     """The request is over before it is ever decoded."""
     (whole,) = engine.generate([60], max_new_tokens=1)
     results = engine.generate([whole.prompt, 20], stop_token_ids=[whole.token_ids[0]])
-    assert results[0].finish_reason["type"] == "stop"
+    assert end_of(results[0]) == "stop"
     assert_tokens_equal_reference(results)
     assert_kv_balanced(engine.scheduler)
 
 
-def test_logprobs_are_those_of_the_tokens(engine: Any) -> None:
+def test_logprobs_are_those_of_the_tokens(engine: Engine) -> None:
     engine.submit(33, 7)  # one without, in the same batches
     results = engine.generate([12, 90], logprobs=True)
     assert_tokens_equal_reference(engine.results.values())
@@ -104,20 +109,23 @@ def test_logprobs_are_those_of_the_tokens(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-def test_stages_of_different_speed(engine: Any, pprank: Any) -> None:
+def test_stages_of_different_speed(engine: Engine, pprank: Pprank) -> None:
     """One stage takes its time before each forward, another one in each round."""
     import time
 
+    def pause(delay: float, _: object) -> None:
+        time.sleep(delay)
+
     for slow in (0, pprank.num_stages - 1):
         slows_down = pprank.stage == slow
-        engine.on_forward(lambda _, delay=0.004 * slows_down: time.sleep(delay))
+        engine.on_forward(partial(pause, 0.004 * slows_down))
         engine.generate([30, 280, 3], max_new_tokens=5)
     assert_tokens_equal_reference(engine.results.values())
     assert_kv_balanced(engine.scheduler)
 
 
 @pytest.mark.sglang(enable_priority_scheduling=True, max_running_requests=2)
-def test_requests_that_push_others_aside(engine: Any, pprank: Any) -> None:
+def test_requests_that_push_others_aside(engine: Engine, pprank: Pprank) -> None:
     """Those of a higher priority come first, also at the cost of one that runs (SGLang wants it to
     be higher by ten for that).
     """

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.static.release import is_older_than
+from pytest_pprank.suite.ends import end_of
+
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
 
 CHUNK = 64
 
 chunked = pytest.mark.sglang(chunked_prefill_size=CHUNK)
 
 
-def check(engine: Any, *aborted: str) -> None:
+def check(engine: Engine, *aborted: str) -> None:
     """Hold what follows: aborted requests end as such, all tokens are right, nothing is held."""
     engine.drain()
     for rid in aborted:
-        assert engine.results[rid].finish_reason["type"] == "abort", rid
+        assert end_of(engine.results[rid]) == "abort", rid
     assert_tokens_equal_reference(engine.results.values())
     assert_kv_balanced(engine.scheduler)
 
 
-def test_request_that_has_not_begun(engine: Any) -> None:
+def test_request_that_has_not_begun(engine: Engine) -> None:
     aborted, _ = engine.submit(40), engine.submit(41)
     engine.abort(aborted)
     check(engine, aborted)
 
 
 @pytest.mark.pprank(perturb="-kv_pressure")  # a retracted request would wait, too
-def test_request_that_waits_for_its_turn(engine: Any) -> None:
+def test_request_that_waits_for_its_turn(engine: Engine) -> None:
     """There are 8 request slots; it never gets one."""
     running = [engine.submit(20 + index, 12) for index in range(8)]
     waiting = [engine.submit(60 + index, 5) for index in range(3)]
@@ -39,10 +43,10 @@ def test_request_that_waits_for_its_turn(engine: Any) -> None:
     engine.abort(waiting[1])
     check(engine, waiting[1])
     assert not any(waiting[1] in forward.rids for forward in engine.forwards)
-    assert all(engine.results[rid].finish_reason["type"] == "length" for rid in running)
+    assert all(end_of(engine.results[rid]) == "length" for rid in running)
 
 
-def test_running_request(engine: Any) -> None:
+def test_running_request(engine: Engine) -> None:
     aborted, _ = engine.submit(40, 200), engine.submit(41, 12)
     engine.run_until(lambda: len(engine.results[aborted].token_ids) >= 3)
     engine.abort(aborted)
@@ -50,7 +54,7 @@ def test_running_request(engine: Any) -> None:
     assert len(engine.results[aborted].token_ids) < 200
 
 
-def test_request_in_every_slot(engine: Any, pprank: Any) -> None:
+def test_request_in_every_slot(engine: Engine, pprank: Pprank) -> None:
     """It is in another microbatch slot than the one whose turn it is (PR 29405)."""
     for turn in range(pprank.num_stages):
         rid = engine.submit(20, 100)
@@ -58,13 +62,13 @@ def test_request_in_every_slot(engine: Any, pprank: Any) -> None:
         engine.step(1 + turn)
         engine.abort(rid)
         engine.drain()
-        assert engine.results[rid].finish_reason["type"] == "abort"
+        assert end_of(engine.results[rid]) == "abort"
         assert len(engine.results[rid].token_ids) < 100
     check(engine)
 
 
 @pytest.mark.pprank(known_bug="abort-misses-other-microbatch-slots")
-def test_request_at_its_first_token(engine: Any, pprank: Any) -> None:
+def test_request_at_its_first_token(engine: Engine, pprank: Pprank) -> None:
     """Its prompt is under way somewhere between the first stage and the last one."""
     for turn in range(2 * pprank.num_stages):
         rid = engine.submit(20 + turn, 100)
@@ -72,11 +76,11 @@ def test_request_at_its_first_token(engine: Any, pprank: Any) -> None:
         engine.abort(rid)
         engine.submit(5 + turn, 3)
         engine.drain()
-        assert engine.results[rid].finish_reason["type"] == "abort"
+        assert end_of(engine.results[rid]) == "abort"
     check(engine)
 
 
-def test_request_at_its_last_token(engine: Any, pprank: Any) -> None:
+def test_request_at_its_last_token(engine: Engine, pprank: Pprank) -> None:
     """The abort comes while the last token is made, or when all is over."""
     for turn in range(2 * pprank.num_stages):
         rid = engine.submit(20 + turn, 5)
@@ -91,17 +95,17 @@ def test_request_at_its_last_token(engine: Any, pprank: Any) -> None:
     is_older_than("0.5.16"), reason="known bug abort-misses-other-microbatch-slots, by chance"
 )
 @pytest.mark.pprank(perturb="1:+aborts")
-def test_requests_in_any_state(engine: Any) -> None:
+def test_requests_in_any_state(engine: Engine) -> None:
     """Whatever the seed chooses, also in the middle of the skew that it brings."""
     for length in range(10, 130, 10):
         engine.submit(length, 16)
         engine.step(2)
     check(engine)
-    reasons = {result.finish_reason["type"] for result in engine.results.values()}
+    reasons = {end_of(result) for result in engine.results.values()}
     assert reasons <= {"abort", "length"}
 
 
-def test_all_requests_at_once(engine: Any) -> None:
+def test_all_requests_at_once(engine: Engine) -> None:
     """The pipeline is empty from one iteration to the next, and new requests come at once."""
     aborted = [engine.submit(20 + index, 100) for index in range(10)]
     engine.run_until(lambda: len(engine.results[aborted[0]].token_ids) >= 2)
@@ -114,7 +118,7 @@ def test_all_requests_at_once(engine: Any) -> None:
 
 @chunked
 @pytest.mark.pprank(known_bug="aborted-prompt-is-computed-to-its-end")
-def test_request_in_the_middle_of_its_prompt(engine: Any) -> None:
+def test_request_in_the_middle_of_its_prompt(engine: Engine) -> None:
     aborted, _ = engine.submit(8 * CHUNK), engine.submit(30)
     engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
     engine.abort(aborted)
@@ -123,7 +127,7 @@ def test_request_in_the_middle_of_its_prompt(engine: Any) -> None:
 
 @chunked
 @pytest.mark.pprank(known_bug="aborted-prompt-is-computed-to-its-end")
-def test_request_at_each_chunk_beside_others(engine: Any) -> None:
+def test_request_at_each_chunk_beside_others(engine: Engine) -> None:
     """Others are decoded or wait; each time the chunks have got somewhere else."""
     aborted = []
     engine.submit(20, 60)
@@ -138,7 +142,7 @@ def test_request_at_each_chunk_beside_others(engine: Any) -> None:
 
 @chunked
 @pytest.mark.pprank(known_bug="abort-misses-other-microbatch-slots")
-def test_all_requests_while_one_is_in_the_middle_of_its_prompt(engine: Any) -> None:
+def test_all_requests_while_one_is_in_the_middle_of_its_prompt(engine: Engine) -> None:
     aborted = [engine.submit(length, 50) for length in (10, 6 * CHUNK, 3 * CHUNK)]
     engine.run_until(lambda: engine.chunks_done(aborted[1]) >= 2)
     engine.abort()

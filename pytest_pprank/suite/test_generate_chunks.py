@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
 
 CHUNK = 64
 PAGE = 16
@@ -16,7 +19,7 @@ mixed = pytest.mark.sglang(chunked_prefill_size=CHUNK, page_size=PAGE, enable_mi
 
 
 @chunked
-def test_chunked_prompt(engine: Any) -> None:
+def test_chunked_prompt(engine: Engine) -> None:
     (result,) = engine.generate([5 * CHUNK - 1])
     assert len(result.extends) == 5
     assert_tokens_equal_reference([result])
@@ -24,14 +27,14 @@ def test_chunked_prompt(engine: Any) -> None:
 
 
 @chunked
-def test_chunked_prompts_beside_others(engine: Any) -> None:
+def test_chunked_prompts_beside_others(engine: Engine) -> None:
     lengths = [3 * CHUNK, 3 * CHUNK + 1, 5, 2 * CHUNK - 1, CHUNK, 9, 4 * CHUNK + 7]
     assert_tokens_equal_reference(engine.generate(lengths))
     assert_kv_balanced(engine.scheduler)
 
 
 @chunked
-def test_chunks_while_others_are_decoded(engine: Any) -> None:
+def test_chunks_while_others_are_decoded(engine: Engine) -> None:
     """Some end while the prompt is at its chunks, so a slot is empty in between."""
     for max_new_tokens in (3, 20, 5):
         engine.submit(20, max_new_tokens)
@@ -53,7 +56,7 @@ def skipped_output(monkeypatch: pytest.MonkeyPatch) -> None:
 @chunked
 @pytest.mark.pprank(sanitize="-streams")  # the next test's
 @pytest.mark.usefixtures("skipped_output")
-def test_chunks_whose_output_is_not_sent(engine: Any) -> None:
+def test_chunks_whose_output_is_not_sent(engine: Engine) -> None:
     assert_tokens_equal_reference(engine.generate([5 * CHUNK + 3, 6, 2 * CHUNK]))
     assert_kv_balanced(engine.scheduler)
 
@@ -61,14 +64,16 @@ def test_chunks_whose_output_is_not_sent(engine: Any) -> None:
 @chunked
 @pytest.mark.pprank(known_bug="forward-of-skipped-chunk-not-waited-for")
 @pytest.mark.usefixtures("skipped_output")
-def test_last_stage_waits_for_chunks_whose_output_is_not_sent(engine: Any, pprank: Any) -> None:
+def test_last_stage_waits_for_chunks_whose_output_is_not_sent(
+    engine: Engine, pprank: Pprank
+) -> None:
     if pprank.device != "sim" or pprank.num_stages == 1:
         pytest.skip("several stages, on device sim: no other sees what is in order")
     engine.generate([5 * CHUNK + 3, 6])
 
 
 @chunked
-def test_chunks_of_a_prompt_whose_beginning_is_cached(engine: Any) -> None:
+def test_chunks_of_a_prompt_whose_beginning_is_cached(engine: Engine) -> None:
     prompt = [*range(3000, 3000 + 3 * CHUNK + 10)]
     engine.generate([prompt], max_new_tokens=2)
     longer = [*prompt, *range(5000, 5000 + 2 * CHUNK + 5)]
@@ -79,7 +84,7 @@ def test_chunks_of_a_prompt_whose_beginning_is_cached(engine: Any) -> None:
 
 
 @chunked
-def test_logprobs_of_chunked_prompts(engine: Any) -> None:
+def test_logprobs_of_chunked_prompts(engine: Engine) -> None:
     engine.submit(2 * CHUNK, 4)  # one without, in the same batches
     results = engine.generate([3 * CHUNK + 5, 20, CHUNK], prompt_logprobs=True, logprobs=True)
     for result in results:
@@ -89,14 +94,14 @@ def test_logprobs_of_chunked_prompts(engine: Any) -> None:
 
 
 @mixed
-def test_prompts_around_a_page(engine: Any) -> None:
+def test_prompts_around_a_page(engine: Engine) -> None:
     lengths = [PAGE - 1, PAGE, PAGE + 1, CHUNK - 1, CHUNK + PAGE, 2 * CHUNK + PAGE + 1]
     assert_tokens_equal_reference(engine.generate(lengths, max_new_tokens=PAGE + 2))
     assert_kv_balanced(engine.scheduler)
 
 
 @mixed
-def test_pages_that_are_cached(engine: Any) -> None:
+def test_pages_that_are_cached(engine: Engine) -> None:
     """Whole pages are found again, a part of one is not."""
     prompt = [*range(1000, 1000 + 3 * CHUNK + 5)]
     engine.generate([prompt])
@@ -107,7 +112,7 @@ def test_pages_that_are_cached(engine: Any) -> None:
 
 
 @mixed
-def test_chunks_in_one_batch_with_decoded_requests(engine: Any) -> None:
+def test_chunks_in_one_batch_with_decoded_requests(engine: Engine) -> None:
     for max_new_tokens in (20, 4, 12):
         engine.submit(20 + max_new_tokens, max_new_tokens)
     engine.run_until(lambda: all(result.token_ids for result in engine.results.values()))
@@ -123,7 +128,7 @@ def test_chunks_in_one_batch_with_decoded_requests(engine: Any) -> None:
 
 @pytest.mark.pprank(known_bug="profiler-fails-on-first-stage")
 @pytest.mark.sglang(enable_dynamic_chunking=True)
-def test_chunks_of_predicted_sizes(engine: Any, pprank: Any) -> None:
+def test_chunks_of_predicted_sizes(engine: Engine, pprank: Pprank) -> None:
     if pprank.num_stages < 2:
         pytest.skip("SGLang sizes chunks dynamically on two stages or more")
     assert_tokens_equal_reference(engine.generate([1500, 40, 700]))

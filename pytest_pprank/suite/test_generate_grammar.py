@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.suite.ends import end_of
 from pytest_pprank.suite.grammars import (
     NUMBERS,
     OTHERS,
@@ -18,16 +19,20 @@ from pytest_pprank.suite.grammars import (
     skip_where_there_are_no_grammars,
 )
 
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
+    from pytest_pprank.sglang.compat.objects import Scheduler
+
 pytestmark = [pytest.mark.sglang(grammar_backend="xgrammar"), *needs_grammars]
 
 
 @pytest.fixture(autouse=True)
-def _grammars_work_here(pprank: Any) -> None:
+def _grammars_work_here(pprank: Pprank) -> None:
     skip_where_there_are_no_grammars(pprank)
 
 
 @contextmanager
-def late(scheduler: Any, *, here: bool) -> Iterator[Event]:
+def late(scheduler: Scheduler, *, here: bool) -> Iterator[Event]:
     """Let no grammar be compiled before the event, on the ranks with `here`."""
     backend, go = scheduler.grammar_manager.grammar_backend, Event()
     pool = backend.executor
@@ -48,7 +53,7 @@ def follows(tokens: list[int], first: int) -> bool:
     return all(first <= token < first + 1000 for token in tokens)
 
 
-def test_output_follows_the_grammar(engine: Any) -> None:
+def test_output_follows_the_grammar(engine: Engine) -> None:
     bound = [engine.submit(20, 7, regex=NUMBERS), engine.submit(300, 5, regex=OTHERS)]
     free = engine.submit(30, 6)
     engine.drain()
@@ -60,7 +65,7 @@ def test_output_follows_the_grammar(engine: Any) -> None:
     assert_kv_balanced(engine.scheduler)
 
 
-def test_stages_wait_for_the_grammar_of_the_first_one(engine: Any, pprank: Any) -> None:
+def test_stages_wait_for_the_grammar_of_the_first_one(engine: Engine, pprank: Pprank) -> None:
     """The first stage is the last one to have it (PR 30747)."""
     with late(engine.scheduler, here=pprank.is_first_stage) as go:
         bound = engine.submit(20, 4, regex=NUMBERS)
@@ -75,7 +80,7 @@ def test_stages_wait_for_the_grammar_of_the_first_one(engine: Any, pprank: Any) 
     assert_kv_balanced(engine.scheduler)
 
 
-def test_abort_of_a_request_that_waits_for_its_grammar(engine: Any, pprank: Any) -> None:
+def test_abort_of_a_request_that_waits_for_its_grammar(engine: Engine, pprank: Pprank) -> None:
     with late(engine.scheduler, here=pprank.is_first_stage) as go:
         aborted = engine.submit(20, 4, regex=OTHERS)
         other = engine.submit(21, 4)
@@ -83,6 +88,6 @@ def test_abort_of_a_request_that_waits_for_its_grammar(engine: Any, pprank: Any)
         engine.abort(aborted)
         go.set()
         engine.drain()
-    assert engine.results[aborted].finish_reason["type"] == "abort"
+    assert end_of(engine.results[aborted]) == "abort"
     assert_tokens_equal_reference(engine.results[other])
     assert_kv_balanced(engine.scheduler)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.static.release import is_in, is_older_than
+from pytest_pprank.suite.ends import end_of
+
+if TYPE_CHECKING:
+    from pytest_pprank import Engine
 
 CHUNK = 64
 PAGE = 16
 
 
-def check(engine: Any) -> None:
+def check(engine: Engine) -> None:
     """Hold what all models must hold: chunked, cached and mixed prompts, aborted ones beside."""
     prompt = [*range(1000, 1000 + CHUNK + 2 * PAGE)]
     engine.generate([prompt, 5, 3 * CHUNK + 1], max_new_tokens=6)
@@ -24,19 +28,19 @@ def check(engine: Any) -> None:
     if not is_older_than("0.5.14"):  # a bug of 0.5.13's, known to test_generate_aborts
         engine.abort(long)
         engine.drain()
-        assert engine.results[long].finish_reason["type"] == "abort"
+        assert end_of(engine.results[long]) == "abort"
     engine.drain()
     assert_tokens_equal_reference(engine.results.values())
     assert_kv_balanced(engine.scheduler)
 
 
 @pytest.mark.sglang(model_path="tiny:qwen3", chunked_prefill_size=CHUNK)
-def test_qwen_with_tied_embeddings(engine: Any) -> None:
+def test_qwen_with_tied_embeddings(engine: Engine) -> None:
     check(engine)
 
 
 @pytest.mark.sglang(model_path="tiny:qwen3-moe", chunked_prefill_size=CHUNK)
-def test_mixture_of_experts(engine: Any) -> None:
+def test_mixture_of_experts(engine: Engine) -> None:
     check(engine)
 
 
@@ -45,5 +49,5 @@ def test_mixture_of_experts(engine: Any) -> None:
     reason="SGLang 0.5.15's DeepSeek models import cutlass (nvidia-cutlass-dsl), a CUDA package",
 )
 @pytest.mark.sglang(model_path="tiny:deepseek-v3", chunked_prefill_size=CHUNK, page_size=PAGE)
-def test_latent_attention(engine: Any) -> None:
+def test_latent_attention(engine: Engine) -> None:
     check(engine)

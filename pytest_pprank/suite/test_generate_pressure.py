@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.suite.ends import end_of
+
+if TYPE_CHECKING:
+    from pytest_pprank import Engine, Pprank
 
 CHUNK = 64
 
@@ -17,7 +21,7 @@ one_at_a_time = pytest.mark.sglang(max_running_requests=1, chunked_prefill_size=
 
 
 @little_kv
-def test_requests_that_are_retracted(engine: Any) -> None:
+def test_requests_that_are_retracted(engine: Engine) -> None:
     """More tokens than there is KV for: some requests give theirs back, and are computed again."""
     results = engine.generate([20 + index for index in range(5)], max_new_tokens=24)
     assert any(result.retractions for result in results)
@@ -27,7 +31,7 @@ def test_requests_that_are_retracted(engine: Any) -> None:
 
 @little_kv
 @pytest.mark.pprank(perturb="-kv_pressure")  # who is retracted, and when, is of the essence
-def test_retracted_requests_beside_chunks(engine: Any, pprank: Any) -> None:
+def test_retracted_requests_beside_chunks(engine: Engine, pprank: Pprank) -> None:
     """What was retracted comes back as a longer prompt, itself in chunks, behind another one's."""
     for length in (28, 26, 24):
         engine.submit(length, 24)
@@ -44,7 +48,7 @@ def test_retracted_requests_beside_chunks(engine: Any, pprank: Any) -> None:
 
 
 @little_kv
-def test_abort_of_a_retracted_request(engine: Any) -> None:
+def test_abort_of_a_retracted_request(engine: Engine) -> None:
     rids = [engine.submit(20 + index, 24) for index in range(5)]
     engine.run_until(
         lambda: any(
@@ -63,7 +67,7 @@ def test_abort_of_a_retracted_request(engine: Any) -> None:
 
 
 @little_kv
-def test_cached_prefixes_that_make_room(engine: Any) -> None:
+def test_cached_prefixes_that_make_room(engine: Engine) -> None:
     """The tree cache is full of what was, and gives it up for what comes."""
     for length in (70, 71, 72, 90):
         engine.generate([length], max_new_tokens=3)
@@ -72,7 +76,7 @@ def test_cached_prefixes_that_make_room(engine: Any) -> None:
 
 
 @one_at_a_time
-def test_one_request_at_a_time(engine: Any) -> None:
+def test_one_request_at_a_time(engine: Engine) -> None:
     """A chunked prompt then fills all there is to fill (PR 23006)."""
     results = engine.generate([50, 3 * CHUNK, 60, 70], max_new_tokens=4)
     assert_tokens_equal_reference(results)
@@ -82,13 +86,13 @@ def test_one_request_at_a_time(engine: Any) -> None:
 
 @one_at_a_time
 @pytest.mark.pprank(known_bug="aborted-prompt-is-computed-to-its-end")
-def test_abort_of_the_only_request(engine: Any) -> None:
+def test_abort_of_the_only_request(engine: Engine) -> None:
     """Its place goes to the next one at once."""
     aborted = engine.submit(4 * CHUNK, 50)
     engine.submit(2 * CHUNK, 3)
     engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
     engine.abort(aborted)
     engine.drain()
-    assert engine.results[aborted].finish_reason["type"] == "abort"
+    assert end_of(engine.results[aborted]) == "abort"
     assert_tokens_equal_reference(engine.results.values())
     assert_kv_balanced(engine.scheduler)

@@ -7,7 +7,7 @@ must bring them to the device.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +17,12 @@ from pytest_pprank import (
     assert_staging_consumed,
 )
 
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import ForwardBatch, ScheduleBatch, Scheduler
+
+    MakeScheduleBatch = Callable[..., ScheduleBatch]
+    MakeForwardBatch = Callable[[ScheduleBatch], ForwardBatch]
+
 PROMPTS = [[11, 12, 13], 40, 7]
 # What a batch carries from one step to the next; the rest is made anew for each forward.
 STATE = ["seq_lens", "seq_lens_cpu", "req_pool_indices", "req_pool_indices_cpu", "orig_seq_lens"]
@@ -24,7 +30,9 @@ STATE = ["seq_lens", "seq_lens_cpu", "req_pool_indices", "req_pool_indices_cpu",
 
 @pytest.mark.parametrize("mode", ["extend", "decode"])
 def test_batch_materializes(
-    make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[[Any], Any], mode: str
+    make_schedule_batch: MakeScheduleBatch,
+    make_forward_batch: MakeForwardBatch,
+    mode: str,
 ) -> None:
     batch = make_schedule_batch(PROMPTS, mode=mode)
     forward_batch = make_forward_batch(batch)
@@ -34,9 +42,9 @@ def test_batch_materializes(
 
 
 def test_every_chunk_materializes(
-    scheduler: Any,
-    make_schedule_batch: Callable[..., Any],
-    make_forward_batch: Callable[[Any], Any],
+    scheduler: Scheduler,
+    make_schedule_batch: MakeScheduleBatch,
+    make_forward_batch: MakeForwardBatch,
 ) -> None:
     from pytest_pprank.sglang.batches.build import make_next_chunk, release, run_forward
 
@@ -57,9 +65,9 @@ def test_every_chunk_materializes(
 
 @pytest.mark.parametrize("mode", ["extend", "decode"])
 def test_forward_gives_kv_back(
-    scheduler: Any,
-    make_schedule_batch: Callable[..., Any],
-    make_forward_batch: Callable[[Any], Any],
+    scheduler: Scheduler,
+    make_schedule_batch: MakeScheduleBatch,
+    make_forward_batch: MakeForwardBatch,
     mode: str,
 ) -> None:
     from pytest_pprank.sglang.batches.build import release, run_forward
@@ -71,7 +79,8 @@ def test_forward_gives_kv_back(
 
 
 def test_batches_do_not_share_their_staging(
-    make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[[Any], Any]
+    make_schedule_batch: MakeScheduleBatch,
+    make_forward_batch: MakeForwardBatch,
 ) -> None:
     first, second = make_schedule_batch([40]), make_schedule_batch([40])
     for batch in (first, second):  # the microbatches of a pipeline are staged before they run
@@ -79,7 +88,9 @@ def test_batches_do_not_share_their_staging(
 
 
 def test_filtered_batch_keeps_its_mirrors(
-    scheduler: Any, make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[..., Any]
+    scheduler: Scheduler,
+    make_schedule_batch: MakeScheduleBatch,
+    make_forward_batch: MakeForwardBatch,
 ) -> None:
     from pytest_pprank.sglang.batches.build import release_reqs
 
@@ -91,7 +102,8 @@ def test_filtered_batch_keeps_its_mirrors(
 
 
 def test_merged_batch_keeps_its_mirrors(
-    make_schedule_batch: Callable[..., Any], make_forward_batch: Callable[..., Any]
+    make_schedule_batch: MakeScheduleBatch,
+    make_forward_batch: MakeForwardBatch,
 ) -> None:
     batches = [make_schedule_batch(PROMPTS, mode="decode"), make_schedule_batch([9], mode="decode")]
     for batch in batches:

@@ -8,13 +8,17 @@ that of prefill or decode.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.static.release import is_older_than
+from pytest_pprank.suite.ends import end_of
 from pytest_pprank.suite.grammars import NUMBERS, follows
+
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Engine, Pprank
 
 CHUNK = 32
 LOST_ABORT = "aborted-prompt-is-computed-to-its-end"
@@ -34,19 +38,19 @@ little_kv = pytest.mark.sglang(
 pytestmark = pytest.mark.sglang(disable_overlap_schedule=False, chunked_prefill_size=CHUNK)
 
 
-def in_flight(engine: Any) -> list[int]:
+def in_flight(engine: Engine) -> list[int]:
     """Return a list that grows by how many results are awaited when a forward is launched."""
     counts: list[int] = []
     engine.on_forward(lambda _: counts.append(len(engine.scheduler.result_queue)))
     return counts
 
 
-def check(engine: Any, *aborted: str) -> None:
+def check(engine: Engine, *aborted: str) -> None:
     """Hold what follows: aborted requests end as such, all tokens are right, nothing is held."""
     engine.drain()
     for rid in aborted:
-        assert engine.results[rid].finish_reason["type"] == "abort", rid
-    finished = [r for r in engine.results.values() if r.finish_reason["type"] != "abort"]
+        assert end_of(engine.results[rid]) == "abort", rid
+    finished = [r for r in engine.results.values() if end_of(r) != "abort"]
     assert_tokens_equal_reference(finished)
     # prefill keeps the room of a request that is aborted while it waits: a bug known to test_disagg
     assert_kv_balanced(engine.scheduler, allow_failed_rooms=True)
@@ -56,7 +60,7 @@ def check(engine: Any, *aborted: str) -> None:
 @little_kv
 class TestOneStage:
     @late_fence
-    def test_rows_that_are_given_out_while_a_forward_runs(self, engine: Any) -> None:
+    def test_rows_that_are_given_out_while_a_forward_runs(self, engine: Engine) -> None:
         """Requests end one by one, and others take their rows and KV at once."""
         awaited = in_flight(engine)
         for index in range(12):
@@ -66,7 +70,7 @@ class TestOneStage:
         assert 1 in awaited, "no forward was launched before the last one's result was taken"
 
     @late_fence
-    def test_chunks_beside_decoding(self, engine: Any) -> None:
+    def test_chunks_beside_decoding(self, engine: Engine) -> None:
         awaited = in_flight(engine)
         engine.submit(9, 30)
         engine.step(3)
@@ -77,7 +81,7 @@ class TestOneStage:
         assert 1 in awaited
 
     @late_fence
-    def test_prefixes(self, engine: Any) -> None:
+    def test_prefixes(self, engine: Engine) -> None:
         """Of a request that runs, of one that has just ended, and of one that is gone."""
         prompt = [*range(1000, 1000 + 2 * CHUNK)]
         first = engine.submit(prompt, 6)
@@ -93,7 +97,7 @@ class TestOneStage:
 
     @pytest.mark.pprank(perturb="-kv_pressure")  # who is retracted, and when, is of the essence
     @late_fence
-    def test_requests_that_are_retracted(self, engine: Any) -> None:
+    def test_requests_that_are_retracted(self, engine: Engine) -> None:
         """They give back KV that the forward under way still writes, and come back in chunks."""
         for index in range(4):
             # SGLang hopes that they end before they have all their tokens: not all at once, and
@@ -104,7 +108,7 @@ class TestOneStage:
         assert any(result.retractions for result in engine.results.values())
 
     @late_fence
-    def test_stop_token(self, engine: Any) -> None:
+    def test_stop_token(self, engine: Engine) -> None:
         """Known one step late: there has been another forward, whose token is nobody's."""
         (whole,) = engine.generate([60])
         stop = whole.token_ids[3]
@@ -119,7 +123,7 @@ class TestOneStage:
         assert len(decoded) == last, "as many as tokens, the first of which is not decode's"
 
     @late_fence
-    def test_logprobs_and_sampling(self, engine: Any) -> None:
+    def test_logprobs_and_sampling(self, engine: Engine) -> None:
         """More comes back from the forward than tokens, and more goes in."""
         results = engine.generate([12, 50], logprobs=True, max_new_tokens=9)
         engine.generate([20, 33], temperature=0.7, top_k=5, frequency_penalty=0.5)
@@ -131,7 +135,7 @@ class TestOneStage:
     @pytest.mark.skipif(
         is_older_than("0.5.18"), reason="before 0.5.18 SGLang has no grammars on device cpu"
     )
-    def test_grammar(self, engine: Any) -> None:
+    def test_grammar(self, engine: Engine) -> None:
         """What is sampled depends on the token before, which the host must have seen."""
         rid, free = engine.submit(17, 8, regex=NUMBERS), engine.submit(20, 12)
         engine.drain()
@@ -141,7 +145,7 @@ class TestOneStage:
 
     # perturbed, there is not the KV that the requests need
     @pytest.mark.pprank(perturb="-kv_pressure", known_bug=(LOST_ABORT, LATE_FENCE))
-    def test_aborts(self, engine: Any) -> None:
+    def test_aborts(self, engine: Engine) -> None:
         """In each state, with a forward of the same request under way or just launched."""
         aborted = []
         engine.submit(6, 60)
@@ -157,7 +161,7 @@ class TestOneStage:
 @little_kv
 @late_fence
 @pytest.mark.sglang(enable_mixed_chunk=True)
-def test_chunks_in_one_batch_with_decoding(engine: Any) -> None:
+def test_chunks_in_one_batch_with_decoding(engine: Engine) -> None:
     """Such a batch takes some of its tokens from the forward before it."""
     awaited = in_flight(engine)
     for index in range(6):
@@ -170,7 +174,7 @@ def test_chunks_in_one_batch_with_decoding(engine: Any) -> None:
 
 @one_stage_each
 class TestOneStageEach:
-    def test_requests_that_come_one_after_another(self, disagg: Any) -> None:
+    def test_requests_that_come_one_after_another(self, disagg: Disagg) -> None:
         """Rows and KV of those that end are given to those whose KV is on its way."""
         awaited = in_flight(disagg)
         for index in range(10):
@@ -179,7 +183,7 @@ class TestOneStageEach:
         check(disagg)
         assert 1 in awaited or disagg.scheduler.disaggregation_mode.value == "prefill"
 
-    def test_prefix_that_is_cached(self, disagg: Any) -> None:
+    def test_prefix_that_is_cached(self, disagg: Disagg) -> None:
         """Its KV is sent before the forward of the rest, behind one that may still write it."""
         awaited = in_flight(disagg)
         prompt = [*range(1000, 1000 + 2 * CHUNK)]
@@ -190,7 +194,7 @@ class TestOneStageEach:
         assert 1 in awaited
 
     @pytest.mark.pprank(perturb="-polls")  # the two are to be heard of at about the same time
-    def test_prefix_that_is_still_computed(self, disagg: Any, pprank: Any) -> None:
+    def test_prefix_that_is_still_computed(self, disagg: Disagg, pprank: Pprank) -> None:
         """Two prompts begin with two chunks that are the same. The second chunk of whichever comes
         first is in the cache as soon as its forward is launched: the other one's prefix, which may
         be sent at once. When a handshake is done is up to threads: some pairs may miss each other.
@@ -211,7 +215,7 @@ class TestOneStageEach:
             pytest.fail("no prompt began while the forward of its prefix was under way")
         check(disagg)
 
-    def test_stop_token(self, disagg: Any) -> None:
+    def test_stop_token(self, disagg: Disagg) -> None:
         (whole,) = disagg.generate([60])
         stop = whole.token_ids[3]
         last = whole.token_ids.index(stop) + 1
@@ -230,7 +234,7 @@ class TestOneStageEach:
             "decoding",
         ],
     )
-    def test_abort(self, disagg: Any, state: str) -> None:
+    def test_abort(self, disagg: Disagg, state: str) -> None:
         disagg.submit(8, 20)
         rid = disagg.submit(3 * CHUNK, 50)
         disagg.abort_when(rid, state, at="prefill" if state == "waiting" else "decode")
@@ -242,7 +246,7 @@ class TestOneStageEach:
 @pytest.mark.sglang(decode={"max_total_tokens": 192, "num_reserved_decode_tokens": 2})
 class TestLittleKvOnDecode:
     @pytest.mark.pprank(known_bug="decode-offers-kv-that-a-forward-still-writes")
-    def test_kv_that_goes_from_one_request_to_the_next(self, disagg: Any) -> None:
+    def test_kv_that_goes_from_one_request_to_the_next(self, disagg: Disagg) -> None:
         """The next one has no room on decode before the first one ends, whose last forward may
         still write when prefill is told where to write.
         """
@@ -250,7 +254,7 @@ class TestLittleKvOnDecode:
             disagg.submit(length, 3)
         check(disagg)
 
-    def test_requests_that_are_retracted(self, disagg: Any) -> None:
+    def test_requests_that_are_retracted(self, disagg: Disagg) -> None:
         """Decode keeps their KV on the host, and writes it back beside a forward that runs."""
         for index in range(4):  # no two of them fit, each lets others come back when it ends
             disagg.submit(20 + index, 80 + 5 * index)
@@ -259,7 +263,7 @@ class TestLittleKvOnDecode:
 
 
 @pytest.mark.pprank(prefill=2, decode=1)
-def test_decode_behind_a_pipeline(disagg: Any, pprank: Any) -> None:
+def test_decode_behind_a_pipeline(disagg: Disagg, pprank: Pprank) -> None:
     """Stages of a pipeline do not overlap, whatever is asked for; decode's only one does."""
     awaited = in_flight(disagg) if pprank.role == "decode" else [1]
     for index in range(6):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_profiler_ready
 
+if TYPE_CHECKING:
+    from pytest_pprank import Pprank
+    from pytest_pprank.sglang.compat.objects import Scheduler
+
 
 @pytest.mark.pprank(known_bug="profiler-fails-on-first-stage")
 @pytest.mark.sglang(enable_dynamic_chunking=True)
-def test_profiler_is_ready(scheduler: Any, pprank: Any) -> None:
+def test_profiler_is_ready(scheduler: Scheduler, pprank: Pprank) -> None:
     if pprank.num_stages < 2:
         pytest.skip("SGLang sizes chunks dynamically on two stages or more")
     assert_profiler_ready(scheduler)

@@ -9,17 +9,22 @@ other, or get KV that was never computed (SGLang PR 38935).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.suite.ends import end_of
 from pytest_pprank.suite.grammars import (
     NUMBERS,
     follows,
     needs_grammars,
     skip_where_there_are_no_grammars,
 )
+
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Engine, Observe, Pprank, Result
+    from pytest_pprank.sglang.driver.disagg_views import DisaggView
 
 CHUNK = 64
 ROLES = ("prefill", "decode")
@@ -43,7 +48,7 @@ REFUSED = {
 """Requests that any Scheduler here refuses, and words of its answer."""
 NO_SESSION = "session id nobody does not exist"
 
-INVALID = {
+INVALID: dict[str, dict[str, Any]] = {
     "invalid-regex": {"regex": "([0-9"},
     "invalid-json-schema": {"json_schema": '{"type": 7}'},
     "invalid-ebnf": {"ebnf": "root ::= ("},
@@ -51,7 +56,7 @@ INVALID = {
 """Requests whose grammar cannot be compiled."""
 
 
-def submit_refused(engine: Any, kind: str, **more: Any) -> str:
+def submit_refused(engine: Engine, kind: str, **more: Any) -> str:
     """Send a request of this kind of `REFUSED` and return its id."""
     longest = int(engine.scheduler.max_req_input_len)
     requests: dict[str, tuple[int, dict[str, Any]]] = {
@@ -68,14 +73,14 @@ def submit_refused(engine: Any, kind: str, **more: Any) -> str:
     return str(engine.submit(prompt, **options, **more))
 
 
-def submit_to_no_session(engine: Any) -> str:
+def submit_to_no_session(engine: Engine) -> str:
     """Send a request of a session that SGLang does not know, and return its id."""
     from sglang.srt.managers.io_struct import SessionParams
 
     return str(engine.submit(20, fields={"session_params": SessionParams(id="nobody")}))
 
 
-def check_answer(result: Any, words: str, status: int = 400) -> None:
+def check_answer(result: Result, words: str, status: int = 400) -> None:
     """Hold that a request was refused, with this status and these words."""
     reason = result.finish_reason
     assert reason is not None, f"{result.rid} has not been answered"
@@ -87,7 +92,7 @@ def check_answer(result: Any, words: str, status: int = 400) -> None:
 class Watch:
     """Steps the loops one by one, and sees what each stage has let in of refused requests."""
 
-    def __init__(self, disagg: Any, observe: Any, pprank: Any) -> None:
+    def __init__(self, disagg: Disagg, observe: Observe, pprank: Pprank) -> None:
         self._disagg, self._observe, self._pprank = disagg, observe, pprank
 
     def run(self, *refused: str, alone: bool, roles: tuple[str, ...] = ROLES) -> None:
@@ -112,7 +117,7 @@ class Watch:
                 return
         raise AssertionError(f"{', '.join(refused)}: no answer")
 
-    def _held(self, view: Any, refused: tuple[str, ...], alone: bool) -> list[str]:
+    def _held(self, view: DisaggView, refused: tuple[str, ...], alone: bool) -> list[str]:
         """What a stage of either role holds between two iterations."""
         found = [
             f"{view.place}: {rid} in {name}"
@@ -146,21 +151,21 @@ class Watch:
 
 
 @pytest.fixture
-def watch(disagg: Any, observe: Any, pprank: Any) -> Watch:
+def watch(disagg: Disagg, observe: Observe, pprank: Pprank) -> Watch:
     return Watch(disagg, observe, pprank)
 
 
-def settle(engine: Any, *refused: str) -> None:
+def settle(engine: Engine, *refused: str) -> None:
     """Run until nothing is under way; the requests that were not refused have their tokens."""
     engine.drain()
     others = [result for rid, result in engine.results.items() if rid not in refused]
-    assert all(result.finish_reason["type"] == "length" for result in others)
+    assert all(end_of(result) == "length" for result in others)
     if others:
         assert_tokens_equal_reference(others)
     assert_kv_balanced(engine.scheduler)
 
 
-def check_one_token_at_most(engine: Any, rid: str) -> None:
+def check_one_token_at_most(engine: Engine, rid: str) -> None:
     """Hold that no more was computed of a refused request than one forward of one token."""
     extends = [
         extend
@@ -173,7 +178,7 @@ def check_one_token_at_most(engine: Any, rid: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_refused_beside_others(engine: Any, kind: str) -> None:
+def test_refused_beside_others(engine: Engine, kind: str) -> None:
     engine.submit(300, 12)
     engine.step(2)
     refused = submit_refused(engine, kind)
@@ -183,7 +188,7 @@ def test_refused_beside_others(engine: Any, kind: str) -> None:
     check_one_token_at_most(engine, refused)
 
 
-def test_session_that_is_not_there(engine: Any) -> None:
+def test_session_that_is_not_there(engine: Engine) -> None:
     engine.submit(40, 6)
     refused = submit_to_no_session(engine)
     settle(engine, refused)
@@ -191,7 +196,7 @@ def test_session_that_is_not_there(engine: Any) -> None:
     check_one_token_at_most(engine, refused)
 
 
-def test_priority_where_there_are_none(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_priority_where_there_are_none(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with ``abort_on_priority_when_disabled``."""
     monkeypatch.setattr(engine.scheduler, "abort_on_priority_when_disabled", True)
     engine.submit(40, 6)
@@ -202,7 +207,7 @@ def test_priority_where_there_are_none(engine: Any, monkeypatch: pytest.MonkeyPa
     assert not any(refused in forward.rids for forward in engine.forwards)
 
 
-def test_queue_that_is_full(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_that_is_full(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine.scheduler, "max_queued_requests", 2)
     rids = [engine.submit(20 + index, 5) for index in range(5)]
     settle(engine, *rids[2:])
@@ -212,7 +217,7 @@ def test_queue_that_is_full(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         assert not any(rid in forward.rids for forward in engine.forwards)
 
 
-def test_more_refused_than_there_are_request_slots(engine: Any) -> None:
+def test_more_refused_than_there_are_request_slots(engine: Engine) -> None:
     refused = []
     for index in range(12):
         refused.append(submit_refused(engine, "too-long"))
@@ -226,7 +231,7 @@ class _Grammars:
     """Requests whose grammar cannot be compiled."""
 
     @pytest.fixture(autouse=True)
-    def _grammars_work_here(self, pprank: Any) -> None:
+    def _grammars_work_here(self, pprank: Pprank) -> None:
         skip_where_there_are_no_grammars(pprank)
 
 
@@ -235,7 +240,7 @@ class _Grammars:
 @needs_grammars[1]
 class TestGrammars(_Grammars):
     @pytest.mark.parametrize("kind", INVALID)
-    def test_grammar_that_cannot_be_compiled(self, engine: Any, kind: str) -> None:
+    def test_grammar_that_cannot_be_compiled(self, engine: Engine, kind: str) -> None:
         """The second one is refused by what SGLang remembers of the first one."""
         engine.submit(300, 8)
         refused = [engine.submit(40, **INVALID[kind])]
@@ -258,7 +263,7 @@ known = pytest.mark.pprank(known_bug="refused-request-is-let-into-handoff")
 class TestDisagg:
     @known
     @pytest.mark.parametrize("kind", REFUSED)
-    def test_refused_alone(self, disagg: Any, watch: Watch, kind: str) -> None:
+    def test_refused_alone(self, disagg: Disagg, watch: Watch, kind: str) -> None:
         refused = submit_refused(disagg, kind)
         watch.run(refused, alone=True)
         for role in ROLES:
@@ -266,14 +271,14 @@ class TestDisagg:
         settle(disagg, refused)
 
     @pytest.mark.pprank(known_bug="unknown-session-ends-decode")
-    def test_session_that_is_not_there(self, disagg: Any, watch: Watch) -> None:
+    def test_session_that_is_not_there(self, disagg: Disagg, watch: Watch) -> None:
         refused = submit_to_no_session(disagg)
         watch.run(refused, alone=True)
         for role in ROLES:
             check_answer(disagg.side(role).results[refused], NO_SESSION)
         settle(disagg, refused)
 
-    def test_no_room(self, disagg: Any, watch: Watch) -> None:
+    def test_no_room(self, disagg: Disagg, watch: Watch) -> None:
         refused = disagg.submit(20, fields={"bootstrap_room": None})
         watch.run(refused, alone=True)
         for role in ROLES:
@@ -281,7 +286,7 @@ class TestDisagg:
         settle(disagg, refused)
 
     def test_priority_where_there_are_none(
-        self, disagg: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
+        self, disagg: Disagg, watch: Watch, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(disagg.scheduler, "abort_on_priority_when_disabled", True)
         refused = disagg.submit(30, priority=5)
@@ -293,7 +298,7 @@ class TestDisagg:
     @known
     @pytest.mark.parametrize("role", ROLES)
     def test_refused_by_the_only_role_that_knows_it(
-        self, disagg: Any, watch: Watch, role: str
+        self, disagg: Disagg, watch: Watch, role: str
     ) -> None:
         """Neither role needs the other one to refuse it."""
         refused = submit_refused(disagg, "too-long", to=role)
@@ -304,7 +309,7 @@ class TestDisagg:
 
     @known
     @pytest.mark.parametrize("state", ["transferring", "decoding"])
-    def test_refused_beside_others(self, disagg: Any, watch: Watch, state: str) -> None:
+    def test_refused_beside_others(self, disagg: Disagg, watch: Watch, state: str) -> None:
         slow = disagg.slow_transfer(stages=[1])
         first = disagg.submit(3 * CHUNK + 1, 12)
         if state == "decoding":
@@ -321,7 +326,7 @@ class TestDisagg:
                 check_answer(disagg.side(role).results[rid], words)
 
     @known
-    def test_more_refused_than_there_are_metadata_slots(self, disagg: Any, watch: Watch) -> None:
+    def test_more_refused_than_there_are_metadata_slots(self, disagg: Disagg, watch: Watch) -> None:
         slots = disagg.scheduler.req_to_metadata_buffer_idx_allocator.size
         refused = [submit_refused(disagg, "too-long") for _ in range(slots + 4)]
         disagg.submit(31, 6)
@@ -332,7 +337,7 @@ class TestDisagg:
 @in_disagg
 @known
 @pytest.mark.pprank(prefill=2, decode=2)
-def test_refused_with_two_stages_of_each_role(disagg: Any, watch: Watch) -> None:
+def test_refused_with_two_stages_of_each_role(disagg: Disagg, watch: Watch) -> None:
     refused = [submit_refused(disagg, kind) for kind in REFUSED]
     watch.run(*refused, alone=True)
     for rid, words in zip(refused, REFUSED.values(), strict=True):
@@ -349,7 +354,7 @@ def test_refused_with_two_stages_of_each_role(disagg: Any, watch: Watch) -> None
 class TestGrammarsInDisagg(_Grammars):
     @known
     @pytest.mark.parametrize("kind", INVALID)
-    def test_grammar_that_cannot_be_compiled(self, disagg: Any, watch: Watch, kind: str) -> None:
+    def test_grammar_that_cannot_be_compiled(self, disagg: Disagg, watch: Watch, kind: str) -> None:
         refused = [disagg.submit(40, **INVALID[kind])]
         watch.run(*refused, alone=True)
         refused.append(disagg.submit(41, **INVALID[kind]))  # by what SGLang remembers
@@ -361,7 +366,7 @@ class TestGrammarsInDisagg(_Grammars):
         settle(disagg, *refused)
 
     @known
-    def test_grammar_that_is_refused_beside_others(self, disagg: Any, watch: Watch) -> None:
+    def test_grammar_that_is_refused_beside_others(self, disagg: Disagg, watch: Watch) -> None:
         disagg.submit(3 * CHUNK + 1, 8)
         bound = disagg.submit(30, 4, regex=NUMBERS)
         disagg.step(3)

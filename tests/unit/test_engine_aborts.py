@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -127,8 +128,8 @@ class FINISH_LENGTH: ...
 
 
 def test_reason_that_is_overwritten_while_it_is_held_and_when_it_has_gone() -> None:
-    held = SimpleNamespace(rid="held", finished_reason=None)
-    gone = SimpleNamespace(rid="gone", finished_reason=FINISH_ABORT())
+    held: Any = SimpleNamespace(rid="held", finished_reason=None)
+    gone: Any = SimpleNamespace(rid="gone", finished_reason=FINISH_ABORT())
     watch = ReasonWatch()
     watch.look([held, gone, gone])
     held.finished_reason = FINISH_LENGTH()

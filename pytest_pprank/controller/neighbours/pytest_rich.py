@@ -18,7 +18,7 @@ class Neighbour:
             self._summary = self._reporter.print_summary
             self._reporter.print_summary = self._print_summary
 
-    def _print_sections(self, report: Any) -> None:
+    def _print_sections(self, report: pytest.TestReport) -> None:
         from rich.rule import Rule
         from rich.text import Text
 

@@ -39,7 +39,7 @@ class Neighbour:
             raise pytest.UsageError(_TOO_OLD)
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any, error: object) -> None:
+    def pytest_testnodedown(self, node: object, error: object) -> None:
         """Let no snapshot count as unused that a rank may have used which is lost."""
         if not error or not isinstance(node, RankNode) or self._lost or not self._in_use:
             return

@@ -35,7 +35,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, Any, Any]:
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let the last report of a test bring all that the listener has noted."""
     report = yield
     listener: Any = item.config.pluginmanager.get_plugin(_LISTENER)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from typing import Any
 
 import pytest
 
@@ -24,7 +23,7 @@ _STATEFUL = (
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: Any) -> Generator[None, None, None]:
+def pytest_runtest_call(item: pytest.Function) -> Generator[None, None, None]:
     """Keep the ranks together while a property-based test runs."""
     test = getattr(item, "obj", None)
     if "hypothesis" not in sys.modules or not getattr(test, "is_hypothesis_test", False):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import hypothesis
 import pytest
@@ -27,6 +27,7 @@ from hypothesis.internal.conjecture import engine
 from pytest_pprank.errors import PeerError, UsageError
 from pytest_pprank.rank.handle import Pprank
 
+_T = TypeVar("_T")
 _PASSED, _REJECTED, _STOPPED, _FAILED = "passed", "rejected", "stopped", "failed"
 _FAILURES = (Exception, SystemExit, pytest.fail.Exception)
 _SETTINGS = "_hypothesis_internal_use_settings"
@@ -103,7 +104,7 @@ class Lockstep:
             setattr(function, _SETTINGS, settings)
             setattr(function, _SEED, seed)
 
-    def _common(self, settings: Any) -> Any:
+    def _common(self, settings: hypothesis.settings) -> hypothesis.settings:
         by_the_clock = (HealthCheck.too_slow,)
         return hypothesis.settings(
             settings,
@@ -115,7 +116,7 @@ class Lockstep:
 
     def _wrap(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(inner)
-        def example(*args: Any, **kwargs: Any) -> Any:
+        def example(*args: object, **kwargs: object) -> object:
             __tracebackhide__ = True
             self._start()
             result, error = None, None
@@ -127,7 +128,7 @@ class Lockstep:
             return result
 
         @functools.wraps(inner)
-        async def async_example(*args: Any, **kwargs: Any) -> Any:
+        async def async_example(*args: object, **kwargs: object) -> object:
             __tracebackhide__ = True
             self._start()
             result, error = None, None
@@ -179,7 +180,7 @@ class Lockstep:
             raise RanksApart(error)
         raise ExampleFailed(error)
 
-    def _meet(self, operation: str, mine: Any, error: BaseException | None) -> list[Any]:
+    def _meet(self, operation: str, mine: _T, error: BaseException | None) -> list[_T]:
         """Gather every rank's `mine`; a rank that fails waits no longer than for the grace."""
         __tracebackhide__ = True
         patience = max(self._grace, time.monotonic() - self._last_meeting)
@@ -219,7 +220,7 @@ class Lockstep:
 class SharedDatabase(ExampleDatabase):  # type: ignore[misc]  # untyped
     """The example database of rank 0 on all ranks."""
 
-    def __init__(self, pprank: Pprank, own: Any) -> None:
+    def __init__(self, pprank: Pprank, own: ExampleDatabase) -> None:
         super().__init__()
         self._pprank = pprank
         self._own = own if pprank.rank == 0 else None
@@ -241,7 +242,7 @@ class SharedDatabase(ExampleDatabase):  # type: ignore[misc]  # untyped
             self._own.delete(key, value)
 
 
-def _with_settings(test: Any) -> Iterator[Any]:
+def _with_settings(test: Callable[..., object]) -> Iterator[Callable[..., object]]:
     """The functions that carry hypothesis's settings: @given's, and what was wrapped around it."""
     function = getattr(test, "__func__", test)
     while function is not None:
@@ -273,7 +274,7 @@ def _status(error: BaseException | None) -> str:
     return _STOPPED if isinstance(error, StopTest) else _FAILED
 
 
-def _place(test: Any) -> str:
+def _place(test: Callable[..., object]) -> str:
     code = inspect.unwrap(test).__code__
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
 
@@ -288,9 +289,9 @@ def _add_note(error: BaseException, text: str) -> None:
     error.__notes__ = [*getattr(error, "__notes__", ()), text]  # type: ignore[attr-defined]
 
 
-def _telling_own_error(test: Callable[..., Any]) -> Callable[..., Any]:
+def _telling_own_error(test: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(test)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
         try:
             return test(*args, **kwargs)

@@ -43,9 +43,9 @@ def _agree() -> None:
     kind._get_precision = lambda self, timer: _longest(own_precision(self, timer))
 
 
-def _with_agreed_runner(method: Callable[..., Any]) -> Callable[..., Any]:
+def _with_agreed_runner(method: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(method)
-    def agreed(self: Any, runner: Callable[..., float], *args: Any) -> Any:
+    def agreed(self: object, runner: Callable[..., float], *args: object) -> object:
         return method(self, lambda *given: _longest(runner(*given)), *args)
 
     return agreed
@@ -56,7 +56,9 @@ def _longest(seconds: float) -> float:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: Any, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let the report of the call say what was measured."""
     report = yield
     fixture = getattr(item, "funcargs", {}).get("benchmark")

@@ -27,7 +27,7 @@ def pytest_configure() -> None:
     lock = FileLock(current_rank().workdir / "regressions.lock")
 
     @functools.wraps(check)
-    def one_at_a_time(*args: Any, **kwargs: Any) -> Any:
+    def one_at_a_time(*args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
         with lock:
             return check(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def read_dump(path: Path) -> str:
     return "\n".join(([f"({left_out} earlier ones)"] if left_out else []) + lines)
 
 
-def _line(entry: dict[str, Any]) -> str:
+def _line(entry: Mapping[str, Any]) -> str:
     number = entry.get("p2p_seq_id") if entry.get("is_p2p") else entry.get("collective_seq_id")
     group = " ".join(map(str, entry.get("process_group", ())))
     sizes = f"{entry.get('input_sizes')} {entry.get('input_dtypes')}"

@@ -24,6 +24,7 @@ from pytest_pprank.oplog.file import (
 from pytest_pprank.oplog.record.writer import NAME_LENGTH, Form
 
 if TYPE_CHECKING:
+    import torch
     from torch.distributed import ProcessGroup
 
 _SHOWN_SHAPES = 4
@@ -100,10 +101,10 @@ class CallDescriber:
         self._standing: dict[str, int] = {}
         self._groups: dict[int, _Group] = {}
         self._created: dict[str, int] = {}
-        self._dtypes: dict[Any, str] = {}
-        self._reductions: dict[Any, str] = {}
+        self._dtypes: dict[torch.dtype, str] = {}
+        self._reductions: dict[int | None, str] = {}
         self._has: dict[type, tuple[bool, bool]] = {}
-        self._forms: dict[tuple[Any, ...], Form] = {}
+        self._forms: dict[tuple[object, ...], Form] = {}
         self._codes: dict[int, CodeType] = {}
 
     def operation(self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]) -> Form:
@@ -153,7 +154,7 @@ class CallDescriber:
             form = self._remember(key, Form(call), caller, via)
         return form
 
-    def _remember(self, key: tuple[Any, ...], form: Form, *frames: FrameType | None) -> Form:
+    def _remember(self, key: tuple[object, ...], form: Form, *frames: FrameType | None) -> Form:
         if len(self._forms) >= _FORMS:
             self._forms.clear()
             self._codes.clear()
@@ -256,7 +257,7 @@ class CallDescriber:
             name = self._reductions[number] = getattr(operator, "name", "")
         return root, name
 
-    def _dtype(self, dtype: Any) -> str:
+    def _dtype(self, dtype: torch.dtype) -> str:
         name = self._dtypes.get(dtype)
         if name is None:
             name = self._dtypes[dtype] = str(dtype).removeprefix("torch.")
@@ -318,7 +319,7 @@ def _site(frame: FrameType | None) -> Site:
     return Site(code.co_filename[-_FILE:], frame.f_lineno, code.co_name[:_TEXT])
 
 
-def _tensors(argument: Any) -> list[Any]:
+def _tensors(argument: Any) -> list[torch.Tensor]:
     """Return the tensors of an argument: a tensor, or sequences of them."""
     if not isinstance(argument, (list, tuple)):
         return [argument]

@@ -11,12 +11,19 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.oplog.file import SEND
 from pytest_pprank.oplog.record.calls import KINDS, Kind
 from pytest_pprank.oplog.record.recorder import Handle, LedgerRecorder, first_line
 from pytest_pprank.oplog.record.writer import ISSUED
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup, Work
+
+    from pytest_pprank.oplog.record.writer import Entry
+
+    Carrier = Callable[[Callable[[], Work], ProcessGroup, tuple[object, ...]], Work]
 
 _Method = Callable[..., Any]
 _HELPER_ARGUMENTS = (
@@ -28,7 +35,7 @@ _HELPER_ARGUMENTS = (
     "group_name",
 )
 _recorder: LedgerRecorder | None = None
-carrier: Callable[[Callable[[], Any], Any, tuple[Any, ...]], Any] | None = None
+carrier: Carrier | None = None
 """Asked to send in torch's place: ``carrier(send, group, receiver)`` returns a Work, as `send()`
 does; `receiver` is what torch was told beside the tensors (rank and tag)."""
 _local = threading.local()
@@ -57,13 +64,13 @@ def install(recorder: LedgerRecorder) -> None:
     _recorder = recorder
 
 
-def _replace(owner: Any, name: str, make: Callable[[_Method], _Method]) -> None:
+def _replace(owner: object, name: str, make: Callable[[_Method], _Method]) -> None:
     original = getattr(owner, name)
     setattr(owner, name, functools.wraps(original)(make(original)))
 
 
 def _issuing(kind: Kind, original: _Method) -> _Method:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def method(self: object, *args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
         assert _recorder is not None
         arguments = (*args, *kwargs.values()) if kwargs else args
@@ -88,7 +95,7 @@ def _issuing(kind: Kind, original: _Method) -> _Method:
 def noting_wait(original: _Method) -> _Method:
     """Have the ledger told of a Work's or Future's ``wait``."""
 
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def method(self: object, *args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
         assert _recorder is not None
         handle = _recorder.waits(self)
@@ -103,7 +110,7 @@ def noting_wait(original: _Method) -> _Method:
     return method
 
 
-def _failed(work: Any, handle: Handle | None, error: BaseException) -> None:
+def _failed(work: Work, handle: Handle | None, error: BaseException) -> None:
     assert _recorder is not None
     done = handle is None or handle.on_device or not hasattr(work, "is_completed")
     _recorder.waited(handle, first_line(error), done or work.is_completed())
@@ -112,7 +119,7 @@ def _failed(work: Any, handle: Handle | None, error: BaseException) -> None:
 def noting_question(original: _Method) -> _Method:
     """Have the ledger told of a Work's ``is_completed``."""
 
-    def method(self: Any) -> Any:
+    def method(self: object) -> object:
         __tracebackhide__ = True
         assert _recorder is not None
         completed = original(self)
@@ -124,7 +131,7 @@ def noting_question(original: _Method) -> _Method:
 
 
 def _deriving(original: _Method) -> _Method:
-    def method(self: Any) -> Any:
+    def method(self: object) -> object:
         __tracebackhide__ = True
         assert _recorder is not None
         future = original(self)
@@ -135,7 +142,7 @@ def _deriving(original: _Method) -> _Method:
 
 
 def _start_coalescing(original: _Method) -> _Method:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def method(self: object, *args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
         assert _recorder is not None
         result = original(self, *args, **kwargs)
@@ -146,7 +153,7 @@ def _start_coalescing(original: _Method) -> _Method:
 
 
 def _end_coalescing(original: _Method) -> _Method:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def method(self: object, *args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
         assert _recorder is not None
         work = None
@@ -160,7 +167,7 @@ def _end_coalescing(original: _Method) -> _Method:
 
 
 def _store_waiting(name: str, original: _Method) -> _Method:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def method(self: object, *args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
         assert _recorder is not None
         if getattr(_local, "creating", False):
@@ -173,7 +180,7 @@ def _store_waiting(name: str, original: _Method) -> _Method:
 
 
 def _creating(original: _Method) -> _Method:
-    def helper(*args: Any, **kwargs: Any) -> Any:
+    def helper(*args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
         assert _recorder is not None
         entry = _recorder.creation(_by_name(args, kwargs))
@@ -186,7 +193,7 @@ def _creating(original: _Method) -> _Method:
     return helper
 
 
-def _noted(entry: Any, original: _Method, *args: Any, **kwargs: Any) -> Any:
+def _noted(entry: Entry | None, original: _Method, *args: object, **kwargs: object) -> object:
     """Call what blocks until it is done."""
     __tracebackhide__ = True
     assert _recorder is not None
@@ -199,6 +206,6 @@ def _noted(entry: Any, original: _Method, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _by_name(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
     """Return the arguments of torch's `_new_process_group_helper` by their names."""
     return {**dict(zip(_HELPER_ARGUMENTS, args, strict=False)), **kwargs}

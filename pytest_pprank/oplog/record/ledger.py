@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.oplog.file import Call, flight_recorder_file, ledger_file
 from pytest_pprank.oplog.record.writer import LedgerWriter
 from pytest_pprank.protocol.world import Groups
 
 if TYPE_CHECKING:
+    from pytest_pprank.oplog.record.hooks import Carrier
     from pytest_pprank.oplog.record.recorder import LedgerRecorder
 
 Listener = Callable[[str, Call, int], None]
@@ -104,7 +105,7 @@ def note_told(how: str, what: str) -> None:
 
 
 def carry_sends(
-    carrier: Callable[[Callable[[], Any], Any, tuple[Any, ...]], Any],
+    carrier: Carrier,
 ) -> Callable[[], None]:
     """Have all sends go through `carrier` (see oplog.record.hooks); returns what ends that.
 

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +31,16 @@ from pytest_pprank.sglang.compat.requests import (
 )
 from pytest_pprank.sglang.compat.seams import fill, need
 
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import (
+        ForwardBatch,
+        PPProxyTensors,
+        Prompt,
+        Req,
+        ScheduleBatch,
+        Scheduler,
+    )
+
 _serial = itertools.count()
 _MODES = ("extend", "decode")
 
@@ -42,13 +52,13 @@ def restart_serial() -> None:
 
 
 def make_req(
-    scheduler: Any,
+    scheduler: Scheduler,
     *,
     input_ids: Sequence[int] | None = None,
     prompt_len: int | None = None,
     max_new_tokens: int = 8,
     rid: str | None = None,
-) -> Any:
+) -> Req:
     """Return a real greedy Req, known to no queue yet.
 
     Give `input_ids`, or `prompt_len` for that many ids which differ from request to request and
@@ -71,19 +81,19 @@ def make_req(
         "sampling_params": sampling,
         "vocab_size": vocabulary,
     }
-    req = req_class(**fill(req_class.__init__, known))
+    req: Req = req_class(**fill(req_class.__init__, known))
     req.logprob_start_len = -1
     return req
 
 
 def make_schedule_batch(
-    scheduler: Any,
-    prompts: Sequence[Any],
+    scheduler: Scheduler,
+    prompts: Sequence[Prompt],
     *,
     mode: str = "extend",
     chunk: int | None = None,
     max_new_tokens: int = 8,
-) -> Any:
+) -> ScheduleBatch:
     """Return a real ScheduleBatch, prepared for its forward, its token ids still staged.
 
     `prompts`: per request a Req, a sequence of token ids, or a length. `chunk`: the last request
@@ -106,7 +116,9 @@ def make_schedule_batch(
     return batch
 
 
-def make_next_chunk(scheduler: Any, batch: Any, *, chunk: int | None = None) -> Any:
+def make_next_chunk(
+    scheduler: Scheduler, batch: ScheduleBatch, *, chunk: int | None = None
+) -> ScheduleBatch:
     """Return the batch with the next `chunk` tokens (default: all that are left) of a chunked_req.
 
     The batch before must have run its forward; it is not to be used or released any more.
@@ -120,7 +132,7 @@ def make_next_chunk(scheduler: Any, batch: Any, *, chunk: int | None = None) -> 
     return _extend(scheduler, [req], chunk)
 
 
-def make_forward_batch(scheduler: Any, batch: Any) -> Any:
+def make_forward_batch(scheduler: Scheduler, batch: ScheduleBatch) -> ForwardBatch:
     """Return the real ForwardBatch of a ScheduleBatch, made as the scheduler's run_batch does.
 
     SGLang's own resolve_forward_inputs first brings the staged token ids to the device. Raises
@@ -142,12 +154,14 @@ def make_forward_batch(scheduler: Any, batch: Any) -> Any:
         "model_runner": need(need(scheduler, "tp_worker"), "model_runner"),
         "return_hidden_states_before_norm": False,
     }
-    made = forward_batch_class.init_new(**fill(forward_batch_class.init_new, known))
+    made: ForwardBatch = forward_batch_class.init_new(**fill(forward_batch_class.init_new, known))
     note_origin(made, batch)
     return made
 
 
-def run_forward(scheduler: Any, forward_batch: Any, *, proxy: Any = None) -> Any:
+def run_forward(
+    scheduler: Scheduler, forward_batch: ForwardBatch, *, proxy: PPProxyTensors | None = None
+) -> Any:
     """Run this stage's layers on `forward_batch` and return what the model runner returns.
 
     `proxy`: the PPProxyTensors of the stage before; by default zeros of the real shape
@@ -161,12 +175,12 @@ def run_forward(scheduler: Any, forward_batch: Any, *, proxy: Any = None) -> Any
     return logits_of(output)
 
 
-def zero_proxy(scheduler: Any, tokens: int) -> Any:
+def zero_proxy(scheduler: Scheduler, tokens: int) -> PPProxyTensors:
     """Return PPProxyTensors of zeros as a previous stage would send for `tokens` tokens."""
     info = import_module("sglang.srt.model_executor.forward_batch_info")
     runner = scheduler.tp_worker.model_runner
     config = runner.model_config
-    return need(info, "PPProxyTensors")(
+    proxy: PPProxyTensors = need(info, "PPProxyTensors")(
         {
             name: torch.zeros(
                 (tokens, config.hidden_size), dtype=config.dtype, device=scheduler.device
@@ -174,14 +188,15 @@ def zero_proxy(scheduler: Any, tokens: int) -> Any:
             for name in ("hidden_states", "residual")
         }
     )
+    return proxy
 
 
-def release(scheduler: Any, batch: Any) -> None:
+def release(scheduler: Scheduler, batch: ScheduleBatch) -> None:
     """Give back all that the batch's requests hold; harmless for those that hold nothing."""
     release_reqs(scheduler, batch.reqs)
 
 
-def release_reqs(scheduler: Any, reqs: Sequence[Any]) -> None:
+def release_reqs(scheduler: Scheduler, reqs: Sequence[Req]) -> None:
     """Give back the KV, slots and locks of requests, in whichever batch they were."""
     give_back = need(import_module("sglang.srt.mem_cache.common"), "release_kv_cache")
     known = {"is_insert": False, "checkpoint": False}  # the former up to 0.5.21
@@ -190,12 +205,12 @@ def release_reqs(scheduler: Any, reqs: Sequence[Any]) -> None:
             give_back(**fill(give_back, {"req": req, "tree_cache": scheduler.tree_cache, **known}))
 
 
-def _extend(scheduler: Any, reqs: list[Any], chunk: int | None) -> Any:
+def _extend(scheduler: Scheduler, reqs: list[Req], chunk: int | None) -> ScheduleBatch:
     for req in reqs:
         set_extend(req, None)
     chunked = reqs[-1] if chunk is not None and set_extend(reqs[-1], chunk) else None
     batch_class = need(import_module("sglang.srt.managers.schedule_batch"), "ScheduleBatch")
-    batch = batch_class.init_new(
+    batch: ScheduleBatch = batch_class.init_new(
         reqs,
         scheduler.req_to_token_pool,
         scheduler.token_to_kv_pool_allocator,
@@ -210,7 +225,7 @@ def _extend(scheduler: Any, reqs: list[Any], chunk: int | None) -> Any:
     return batch
 
 
-def _to_decode(scheduler: Any, batch: Any) -> None:
+def _to_decode(scheduler: Scheduler, batch: ScheduleBatch) -> None:
     """Take the step between two forwards: append one token per request, relay, prepare."""
     keep = cache_keeper()
     tokens = [100 + index for index in range(len(batch.reqs))]
@@ -223,7 +238,7 @@ def _to_decode(scheduler: Any, batch: Any) -> None:
     batch.prepare_for_decode()
 
 
-def _check_batch_arguments(prompts: Any, mode: str, chunk: int | None) -> None:
+def _check_batch_arguments(prompts: object, mode: str, chunk: int | None) -> None:
     __tracebackhide__ = True
     if mode not in _MODES:
         raise UsageError(
@@ -252,7 +267,7 @@ def _shown(value: object) -> str:
     return repr(value) if plain else f"a {type(value).__name__}"
 
 
-def _as_req(scheduler: Any, max_new_tokens: int, prompt: Any) -> Any:
+def _as_req(scheduler: Scheduler, max_new_tokens: int, prompt: Prompt) -> Req:
     __tracebackhide__ = True
     if isinstance(prompt, int):
         return make_req(scheduler, prompt_len=prompt, max_new_tokens=max_new_tokens)

@@ -33,7 +33,7 @@ def watch(batch_class: type) -> None:
     if assign is not object.__setattr__:
         return  # watched already, or SGLang does something of its own here
 
-    def noting(batch: Any, name: str, value: Any) -> None:
+    def noting(batch: object, name: str, value: object) -> None:
         held = vars(batch)
         if value is None:
             if held.get(name) is not None:
@@ -45,14 +45,14 @@ def watch(batch_class: type) -> None:
     batch_class.__setattr__ = noting  # type: ignore[assignment]
 
 
-def cleared_by(batch: Any, field: str) -> str:
+def cleared_by(batch: object, field: str) -> str:
     """Return who has set a field to None and from where that was called; empty where nobody was
     seen.
     """
     return str(vars(batch).get(NOTES, {}).get(field, ""))
 
 
-def _note(batch: Any, field: str, frame: FrameType) -> None:
+def _note(batch: object, field: str, frame: FrameType) -> None:
     if not matters(frame.f_code.co_filename):
         return  # a batch that is built here, step by step
     by = f"{qualified(frame)} ({_line(frame)})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,9 @@ from pytest_pprank.sglang.batches.fields import (
     Table,
 )
 from pytest_pprank.sglang.compat.batches import is_plain_extend, mode_of, tensors_of_proxy
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import ForwardBatch, PPProxyTensors, ScheduleBatch
 
 _NOTE = "_pprank_note"
 _UNORDERED = (
@@ -58,11 +61,11 @@ class Note:
     """What was seen of a batch earlier: its staged copies, and the batch it was made from."""
 
     staged: dict[str, torch.Tensor]
-    locations: Any = None
-    origin: Any = None
+    locations: object = None
+    origin: object = None
 
 
-def note_staging(batch: Any) -> None:
+def note_staging(batch: ScheduleBatch) -> None:
     """Remember what a ScheduleBatch has staged now, to compare with what becomes of it."""
     staged = {
         name: value.clone()
@@ -75,7 +78,7 @@ def note_staging(batch: Any) -> None:
         setattr(batch, _NOTE, Note(staged, locations=batch.out_cache_loc))
 
 
-def note_origin(forward_batch: Any, schedule_batch: Any) -> None:
+def note_origin(forward_batch: ForwardBatch, schedule_batch: ScheduleBatch) -> None:
     """Remember from which ScheduleBatch a ForwardBatch was made."""
     setattr(forward_batch, _NOTE, Note({}, origin=schedule_batch))
 
@@ -89,7 +92,7 @@ def table_of(obj: object) -> Table | None:
 
 
 def check_batch(
-    batch: Any, table: Table, device: torch.device, fields: Iterable[str] | None = None
+    batch: object, table: Table, device: torch.device, fields: Iterable[str] | None = None
 ) -> list[BadField]:
     """Return what is wrong with `batch` at a forward's entry; `fields` limits the look."""
     wanted = None if fields is None else frozenset(fields)
@@ -100,14 +103,14 @@ def check_batch(
     return sorted(findings, key=lambda found: not _is_always(table.get(found.field)))
 
 
-def tensors_of(batch: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_of(batch: object) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of all tensors that a batch holds in its fields."""
     for name, value in vars(batch).items():
         if name != _NOTE:
             yield from ((f"{type(batch).__name__}.{name}", one) for one in _tensors(value))
 
 
-def host_tensors(batch: Any, proxy: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def host_tensors(batch: object, proxy: PPProxyTensors | None) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of what a forward reads on its device and gets on the host.
 
     `batch`: a ForwardBatch; `proxy`: the PPProxyTensors of the stage before, None on the first.
@@ -122,7 +125,7 @@ def host_tensors(batch: Any, proxy: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"{type(proxy).__name__}[{key!r}]", tensor
 
 
-def check_staging(batch: Any) -> list[BadField]:
+def check_staging(batch: object) -> list[BadField]:
     """Return what a ScheduleBatch has staged and not consumed."""
     findings = []
     for name, kind in SCHEDULE_BATCH.items():
@@ -151,7 +154,7 @@ def describe(value: object) -> str:
 
 
 def bad_tensor(
-    value: Any, name: str, owner: str, device: torch.device, cause: str = ""
+    value: object, name: str, owner: str, device: torch.device, cause: str = ""
 ) -> BadField | None:
     """Return what is wrong with a tensor that must be on `device`, None when it is there."""
     expected = f"a tensor on {device}"
@@ -166,7 +169,9 @@ def bad_tensor(
     return None
 
 
-def _check_field(batch: Any, name: str, table: Table, device: torch.device) -> Iterator[BadField]:
+def _check_field(
+    batch: object, name: str, table: Table, device: torch.device
+) -> Iterator[BadField]:
     kind, value = table[name], getattr(batch, name, None)
     owner = type(batch).__name__
     if isinstance(kind, Device):
@@ -186,19 +191,19 @@ def _check_field(batch: Any, name: str, table: Table, device: torch.device) -> I
                 yield BadField(owner, name, describe(tensor), "a host tensor")
 
 
-def _usual_cause(batch: Any, kind: Device) -> str:
+def _usual_cause(batch: object, kind: Device) -> str:
     mode = mode_of(batch)
     decode = mode is not None and mode.is_decode()
     return (kind.decode_cause if decode else "") or kind.cause
 
 
-def _required(batch: Any, kind: Device) -> bool:
+def _required(batch: object, kind: Device) -> bool:
     mode = mode_of(batch)
     extend = mode is not None and is_plain_extend(mode)
     return kind.when == ALWAYS or (kind.when == EXTEND and extend)
 
 
-def _check_mirror(batch: Any, name: str, of: str, value: Any) -> Iterator[BadField]:
+def _check_mirror(batch: object, name: str, of: str, value: object) -> Iterator[BadField]:
     owner, device_value = type(batch).__name__, getattr(batch, of, None)
     if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
         yield BadField(owner, name, describe(value), f"a host mirror of {of}")
@@ -214,7 +219,7 @@ def _check_mirror(batch: Any, name: str, of: str, value: Any) -> Iterator[BadFie
             )
 
 
-def _contents(batch: Any, name: str, tensor: torch.Tensor) -> Iterator[BadField]:
+def _contents(batch: object, name: str, tensor: torch.Tensor) -> Iterator[BadField]:
     """Compare a materialised field with the copy that was staged for it, if that was seen."""
     schedule_batch = origin_of(batch)
     note = getattr(schedule_batch, _NOTE, None)
@@ -236,7 +241,7 @@ def _contents(batch: Any, name: str, tensor: torch.Tensor) -> Iterator[BadField]
             )
 
 
-def _with_staging(finding: BadField, batch: Any) -> BadField:
+def _with_staging(finding: BadField, batch: object) -> BadField:
     """Say in a finding which staged copy never became the field."""
     schedule_batch = origin_of(batch)
     for name, kind in SCHEDULE_BATCH.items():
@@ -247,7 +252,7 @@ def _with_staging(finding: BadField, batch: Any) -> BadField:
     return finding
 
 
-def _with_clearing(finding: BadField, batch: Any) -> BadField:
+def _with_clearing(finding: BadField, batch: object) -> BadField:
     """Say in a finding who has emptied the field, or that of the ScheduleBatch it comes from."""
     if getattr(batch, finding.field, None) is not None:
         return finding
@@ -255,13 +260,13 @@ def _with_clearing(finding: BadField, batch: Any) -> BadField:
     return replace(finding, cleared_by=next(filter(None, seen), ""))
 
 
-def origin_of(batch: Any) -> Any:
+def origin_of(batch: object) -> Any:
     """Return the ScheduleBatch that a ForwardBatch was made of, if that was seen; else itself."""
     note = getattr(batch, _NOTE, None)
     return note.origin if note is not None and note.origin is not None else batch
 
 
-def _unknown(batch: Any, table: Table) -> Iterator[BadField]:
+def _unknown(batch: object, table: Table) -> Iterator[BadField]:
     for name, value in vars(batch).items():
         if name not in table and name != _NOTE and _tensors(value):
             yield BadField(
@@ -272,7 +277,7 @@ def _unknown(batch: Any, table: Table) -> Iterator[BadField]:
             )
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
+def _tensors(value: object) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, (list, tuple)):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from importlib import import_module
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from pytest_pprank.sglang.compat.seams import missing, need
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Req
 
 
 def kv_of(req: Any) -> Any:
@@ -88,7 +91,7 @@ def wrapped_request(value: Any) -> Any:
     return value.req if wraps else value
 
 
-def is_request(value: Any) -> bool:
+def is_request(value: object) -> TypeGuard[Req]:
     """Whether this is one of SGLang's requests."""
     return type(value).__name__ == "Req"
 

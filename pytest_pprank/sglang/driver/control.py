@@ -11,7 +11,7 @@ import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.compat.messages import rid_of
@@ -23,6 +23,9 @@ from pytest_pprank.sglang.driver.control_requests import (
     verdicts,
 )
 from pytest_pprank.sglang.driver.series import StagesDiffer
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Message
 
 _RID = "pprank-control-"
 _SHOWN = 120
@@ -38,7 +41,7 @@ class Noted:
 
     rid: str
     answered: bool = False
-    answer: Any = None
+    answer: object = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class News:
     """What a stage tells in a meeting; `came`: the answers that came out of its socket."""
 
     noted: tuple[Noted, ...]
-    came: tuple[Any, ...] = ()
+    came: tuple[Message, ...] = ()
 
 
 class ControlNotes:
@@ -54,7 +57,7 @@ class ControlNotes:
 
     def __init__(self) -> None:
         self._fresh: list[Noted] = []
-        self._returned: Any = None
+        self._returned: object = None
 
     def fresh(self) -> tuple[Noted, ...]:
         """Return what has come since the last call."""
@@ -62,10 +65,10 @@ class ControlNotes:
         self._fresh.clear()
         return fresh
 
-    def dispatcher(self, inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def dispatcher(self, inner: Callable[[object], object]) -> Callable[[object], object]:
         """Return what takes the place of the Scheduler's dispatcher."""
 
-        def dispatch(request: Any) -> Any:
+        def dispatch(request: object) -> object:
             answer = inner(request)
             if (rid := _rid_of(request)) is not None:
                 self._fresh.append(Noted(rid))
@@ -76,10 +79,10 @@ class ControlNotes:
 
         return dispatch
 
-    def sender(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def sender(self, inner: Callable[..., object]) -> Callable[..., object]:
         """Return what takes the place of the sender's method: it sees answers that come later."""
 
-        def send_output(output: Any, recv_obj: Any = None) -> Any:
+        def send_output(output: object, recv_obj: object = None) -> object:
             rid = _rid_of(recv_obj)
             if rid is not None and output is not self._returned:
                 self._fresh.append(Noted(rid, answered=True, answer=output))
@@ -99,13 +102,13 @@ class Control:
     """
 
     name: str
-    fields: Mapping[str, Any]
+    fields: Mapping[str, object]
     rid: str = field(repr=False)
     kind: Kind = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
     run: Callable[[Control, int | None], None] = field(repr=False)
-    answers: dict[str, Any] = field(default_factory=dict)
-    told: dict[str, dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))
+    answers: dict[str, Message] = field(default_factory=dict)
+    told: dict[str, dict[int, object]] = field(default_factory=lambda: defaultdict(dict))
     handled: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     @property
@@ -160,11 +163,11 @@ class ControlDesk:
     def new(
         self,
         name: str,
-        fields: Mapping[str, Any],
+        fields: Mapping[str, object],
         sizes: Mapping[str, int],
         run: Callable[[Control, int | None], None],
         call: str,
-    ) -> tuple[Control, Any]:
+    ) -> tuple[Control, Message]:
         """Return a request to the roles of `sizes`, and its message. Raises UsageError.
 
         `run`: steps until it is done. `call`: who asks, for errors.
@@ -231,12 +234,12 @@ class ControlDesk:
         yield from (f"  {control}: {'; '.join(control.due())}" for control in self._open)
 
 
-def answers_in(messages: Iterable[Any]) -> tuple[Any, ...]:
+def answers_in(messages: Iterable[Message]) -> tuple[Message, ...]:
     """Return those of the Scheduler's messages that answer control requests."""
     return tuple(message for message in messages if type(message).__name__ in ANSWERS)
 
 
-def shown_control(name: str, fields: Mapping[str, Any]) -> str:
+def shown_control(name: str, fields: Mapping[str, object]) -> str:
     """Describe a request so that ranks that ask for another one are seen to differ."""
     text = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in fields.items())])
     cut = f"{text[:_SHOWN]}..., hash {zlib.crc32(text.encode()) & 0xFFFF:04x}"
@@ -247,7 +250,7 @@ def _stage(stage: int, role: str) -> str:
     return f"stage {stage}" + (f" of {role}" if role != "pp" else "")
 
 
-def _rid_of(message: Any) -> str | None:
+def _rid_of(message: object) -> str | None:
     """Return the id of one of our requests, None for any other."""
     rid = rid_of(message)
     return rid if isinstance(rid, str) and rid.startswith(_RID) else None

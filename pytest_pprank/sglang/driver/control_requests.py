@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.sglang.compat.messages import message_class, problem_with
 from pytest_pprank.sglang.compat.seams import need
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Message
 
 _OWN = ("rid", "http_worker_ipc")
 """Fields of every message, with which SGLang finds the way back."""
@@ -108,7 +111,7 @@ def kind_named(name: str, call: str) -> Kind:
     )
 
 
-def control_request(kind: Kind, rid: str, fields: Mapping[str, Any], call: str) -> Any:
+def control_request(kind: Kind, rid: str, fields: Mapping[str, object], call: str) -> Message:
     """Return the message, known by `rid`; raises UsageError for fields that do not fit."""
     message = message_class(kind.request)
     known = {
@@ -126,13 +129,13 @@ def control_request(kind: Kind, rid: str, fields: Mapping[str, Any], call: str) 
     missing = [name for name, required in known.items() if required and name not in fields]
     if missing:
         raise UsageError(f"{call}: {kind.request} needs {', '.join(missing)}; allowed: {allowed}")
-    made = message(**{"rid": rid, **fields})
+    made: Message = message(**{"rid": rid, **fields})
     if problem := problem_with(made):
         raise UsageError(f"{call}: SGLang does not take {dict(fields)!r}: {problem}")
     return made
 
 
-def verdicts(answers: Mapping[int, Any]) -> dict[int, tuple[tuple[str, bool], ...]]:
+def verdicts(answers: Mapping[int, object]) -> dict[int, tuple[tuple[str, bool], ...]]:
     """Return, by stage, what an answer says of success: its fields that are true or false."""
     return {
         stage: tuple(

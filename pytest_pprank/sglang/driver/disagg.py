@@ -34,6 +34,7 @@ from pytest_pprank.sglang.stage.holders import note_room
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.compat.objects import Message, Prompt, Scheduler
 
 ROLES = ("prefill", "decode")
 _rooms = itertools.count(1000)
@@ -46,12 +47,12 @@ class _Request:
 
     rid: str
     ids: list[int]
-    params: dict[str, Any]
+    params: dict[str, object]
     options: dict[str, Any]
     room: int
 
-    def message(self, port: int, role: str) -> Any:
-        meeting: dict[str, Any] = {
+    def message(self, port: int, role: str) -> Message:
+        meeting: dict[str, object] = {
             "bootstrap_host": LOOPBACK,
             "bootstrap_port": port,
             "bootstrap_room": self.room,
@@ -108,7 +109,7 @@ class Disagg(Engine):
     _answers = "decode"
     _slack_s = 5.0
 
-    def __init__(self, scheduler: Any, pprank: Pprank) -> None:
+    def __init__(self, scheduler: Scheduler, pprank: Pprank) -> None:
         if pprank.role not in ROLES:
             raise UsageError("disagg: needs @pytest.mark.pprank(prefill=N, decode=M)")
         super().__init__(scheduler, pprank)
@@ -146,7 +147,12 @@ class Disagg(Engine):
         return self._sizes["decode"]
 
     def submit(
-        self, prompt: Any, max_new_tokens: int = 8, *, to: Any = ROLES, **options: Any
+        self,
+        prompt: Prompt,
+        max_new_tokens: int = 8,
+        *,
+        to: str | Sequence[str] = ROLES,
+        **options: Any,
     ) -> str:
         """Send one request to both roles, or to the one named by `to`; returns its id.
 
@@ -166,7 +172,7 @@ class Disagg(Engine):
             raise UsageError(f"disagg.forward: {role} has got {rid!r} already")
         self._send(self._requests[rid], (role,))
 
-    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: Any) -> None:
+    def _submit(self, rid: str, ids: list[int], params: dict[str, object], **options: Any) -> None:
         request = _Request(rid, ids, params, options, next(_rooms))
         self._requests[rid] = request
         self._send(request, self._to)
@@ -179,7 +185,9 @@ class Disagg(Engine):
         message = request.message(port, self._role) if self._role in roles else None
         self._all.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
 
-    def abort(self, rid: str | None = None, *, in_time: bool = True, role: Any = ROLES) -> None:
+    def abort(
+        self, rid: str | None = None, *, in_time: bool = True, role: str | Sequence[str] = ROLES
+    ) -> None:
         """Send an abort of one request (None: all) to both roles or to one (see `engine.abort`)."""
         if rid is not None:
             self._known(rid, "abort")
@@ -189,7 +197,13 @@ class Disagg(Engine):
         self._all.note_abort(rid, roles, in_time=in_time)
 
     def control(
-        self, name: str, /, *, role: Any = ROLES, wait: bool = False, **fields: Any
+        self,
+        name: str,
+        /,
+        *,
+        role: str | Sequence[str] = ROLES,
+        wait: bool = False,
+        **fields: object,
     ) -> Control:
         """Send a control request to both roles or to one (see `engine.control`)."""
         __tracebackhide__ = True
@@ -216,7 +230,9 @@ class Disagg(Engine):
         side = self.side(role)
         self.run_until(lambda: state in side.state(rid), max_iterations=max_iterations)
 
-    def abort_when(self, rid: str, state: str, *, at: str = "decode", role: Any = ROLES) -> None:
+    def abort_when(
+        self, rid: str, state: str, *, at: str = "decode", role: str | Sequence[str] = ROLES
+    ) -> None:
         """Step until `rid` is in `state` on some stage of the role `at`, then abort it."""
         __tracebackhide__ = True
         self.run_until_state(rid, state, role=at)
@@ -278,7 +294,7 @@ class Disagg(Engine):
         role: str,
         stages: Sequence[int],
         iterations: int | None,
-        make: Callable[[Any, Fault], None],
+        make: Callable[[Scheduler, Fault], None],
     ) -> Fault:
         side = _roles(role, "fault")[0]
         here = self._sizes[side]
@@ -290,7 +306,7 @@ class Disagg(Engine):
             make(self.scheduler, fault)
         return fault
 
-    def disturb(self, make: Callable[[Any, Fault], None]) -> None:
+    def disturb(self, make: Callable[[Scheduler, Fault], None]) -> None:
         """Have ``make(scheduler, fault)`` put something in force on this stage, for this test."""
         fault = Fault()
         self._faults.append(fault)

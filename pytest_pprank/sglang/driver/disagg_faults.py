@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.lifecycle import Endings, Life
 from pytest_pprank.rank.patches import put
@@ -21,11 +21,16 @@ from pytest_pprank.sglang.compat.disagg import (
 )
 from pytest_pprank.sglang.compat.seams import missing, need
 from pytest_pprank.sglang.driver.disagg_store_faults import (
+    Answer,
+    Method,
     agrees_by_store,
     lose_before_start,
     lose_when_ready,
     ready_late,
 )
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Scheduler, SglangObject
 
 _RETURN_S = 10.0
 """How long `release` waits for transfers that were held."""
@@ -106,7 +111,7 @@ class Fault(Life):
         """The test is over."""
         self.release()
 
-    def replace(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+    def replace(self, owner: object, name: str, wrap: Callable[[Method], object]) -> None:
         """Put ``wrap(method)`` in the place of a method until the fault is released."""
         self._undo.at_end(put(owner, name, wrap(need(owner, name))))
 
@@ -115,15 +120,15 @@ class Fault(Life):
         self._undo.at_end(action)
 
 
-def slow_transfer(scheduler: Any, fault: Fault) -> None:
+def slow_transfer(scheduler: Scheduler, fault: Fault) -> None:
     """Hold each transfer of this stage in the transfer engine's thread until the fault is over."""
 
     def hold() -> None:
         fault.hit()
         fault.hold()
 
-    def wrap(get: Any) -> Any:
-        def come_back_and_get(*args: Any, **kwargs: Any) -> Any:
+    def wrap(get: Method) -> Method:
+        def come_back_and_get(*args: object, **kwargs: object) -> object:
             fault.let_go()
             return get(*args, **kwargs)
 
@@ -134,17 +139,17 @@ def slow_transfer(scheduler: Any, fault: Fault) -> None:
         fault.replace(queue, "get", wrap)
 
 
-def late_transfers(scheduler: Any, fault: Fault, iterations: Callable[[], int]) -> None:
+def late_transfers(scheduler: Scheduler, fault: Fault, iterations: Callable[[], int]) -> None:
     """Hold each transfer of this stage back for ``iterations()`` iterations of its loop."""
     if role_of(scheduler) == "prefill":
         _before_transfers(scheduler, fault, lambda: fault.sit_out(iterations()))
 
 
-def _before_transfers(scheduler: Any, fault: Fault, action: Callable[[], None]) -> None:
+def _before_transfers(scheduler: Scheduler, fault: Fault, action: Callable[[], None]) -> None:
     """Do `action` before each transfer of this stage, in the transfer engine's thread."""
 
-    def wrap(send: Any) -> Any:
-        def act_and_send(*args: Any, **kwargs: Any) -> Any:
+    def wrap(send: Method) -> Method:
+        def act_and_send(*args: object, **kwargs: object) -> object:
             action()
             return send(*args, **kwargs)
 
@@ -153,7 +158,7 @@ def _before_transfers(scheduler: Any, fault: Fault, action: Callable[[], None]) 
     _wrap_sends(scheduler, fault, wrap)
 
 
-def late_metadata(scheduler: Any, fault: Fault, iterations: Callable[[], int]) -> None:
+def late_metadata(scheduler: Scheduler, fault: Fault, iterations: Callable[[], int]) -> None:
     """Let a request's metadata land ``iterations()`` iterations of decode after it has come, which
     is after the news that the request is done: decode must look whether it is there.
 
@@ -190,11 +195,11 @@ def late_metadata(scheduler: Any, fault: Fault, iterations: Callable[[], int]) -
     fault.each_iteration.append(land)
 
 
-def fail_transfer(scheduler: Any, fault: Fault, times: int) -> None:
+def fail_transfer(scheduler: Scheduler, fault: Fault, times: int) -> None:
     """Let the transfer engine refuse the next `times` transfers of this stage."""
 
-    def wrap(send: Any) -> Any:
-        def refuse(*args: Any, **kwargs: Any) -> Any:
+    def wrap(send: Method) -> Method:
+        def refuse(*args: object, **kwargs: object) -> object:
             if fault.hits >= times or fault.over.is_set():
                 return send(*args, **kwargs)
             fault.hit()
@@ -213,7 +218,7 @@ def fail_transfer(scheduler: Any, fault: Fault, times: int) -> None:
     fault.afterwards(forgive)
 
 
-def short_deferred_release(scheduler: Any, fault: Fault) -> None:
+def short_deferred_release(scheduler: Scheduler, fault: Fault) -> None:
     """Let decode keep for a second only what a failed transfer was to be written to: the faults
     here refuse a transfer before it writes anything.
     """
@@ -221,12 +226,12 @@ def short_deferred_release(scheduler: Any, fault: Fault) -> None:
         fault.replace(queue, seconds, lambda _: 1.0)
 
 
-def late_poll(scheduler: Any, fault: Fault, iterations: int) -> None:
+def late_poll(scheduler: Scheduler, fault: Fault, iterations: int) -> None:
     """Let this stage hear `iterations` later that a transfer has succeeded."""
     late_answers(scheduler, fault, lambda word: iterations if word == "done" else 0)
 
 
-def late_answers(scheduler: Any, fault: Fault, iterations: Callable[[str], int]) -> None:
+def late_answers(scheduler: Scheduler, fault: Fault, iterations: Callable[[str], int]) -> None:
     """Let this stage hear late that a room is ready for its KV, and that the KV has been moved.
 
     So many iterations late as ``iterations("ready")`` and ``iterations("done")`` say, asked once
@@ -239,7 +244,7 @@ def late_answers(scheduler: Any, fault: Fault, iterations: Callable[[str], int])
     }
     due: dict[tuple[int, str], int] = {}
 
-    def answer(room: int, status: Any) -> Any:
+    def answer(room: int, status: object) -> object:
         if status not in words or fault.over.is_set():
             return status
         word, before = words[status]
@@ -255,14 +260,14 @@ def late_answers(scheduler: Any, fault: Fault, iterations: Callable[[str], int])
         ready_late(scheduler, fault, answer)
 
 
-def flaky_poll(scheduler: Any, fault: Fault) -> None:
+def flaky_poll(scheduler: Scheduler, fault: Fault) -> None:
     """Let this stage hear that a transfer has succeeded at the first poll of an iteration only, in
     which the stages begin to agree on what is done, and later that it is still under way.
     """
     poll = poll_class()
     polled: dict[int, int] = {}
 
-    def answer(room: int, status: Any) -> Any:
+    def answer(room: int, status: object) -> object:
         first = polled.get(room) != fault.count
         polled[room] = fault.count
         if status != poll.Success or fault.over.is_set() or first:
@@ -273,7 +278,7 @@ def flaky_poll(scheduler: Any, fault: Fault) -> None:
     _wrap_polls(scheduler, fault, answer)
 
 
-def lose_room(scheduler: Any, fault: Fault, rounds: int) -> None:
+def lose_room(scheduler: Scheduler, fault: Fault, rounds: int) -> None:
     """Mark each room of this stage as failed, `rounds` iterations after the stage has first heard
     that it is ready, when it has asked for it again (0: as soon as it has heard it).
 
@@ -288,7 +293,7 @@ def lose_room(scheduler: Any, fault: Fault, rounds: int) -> None:
         manager.record_failure(room, "room lost on this stage (pytest-pprank)")
         manager.update_status(room, poll.Failed)
 
-    def answer(room: int, status: Any) -> Any:
+    def answer(room: int, status: object) -> object:
         if status != poll.WaitingForInput or fault.over.is_set():
             return status
         if fault.count - heard.setdefault(room, fault.count) >= rounds:
@@ -303,7 +308,7 @@ def lose_room(scheduler: Any, fault: Fault, rounds: int) -> None:
         lose_when_ready(scheduler, fault, lose)
 
 
-def _wrap_sends(scheduler: Any, fault: Fault, wrap: Callable[[Any], Any]) -> None:
+def _wrap_sends(scheduler: Scheduler, fault: Fault, wrap: Callable[[Method], Method]) -> None:
     engine = need(kv_manager(scheduler), "engine")
     found = [name for name in _SENDS if hasattr(engine, name)]
     if not found:
@@ -312,11 +317,11 @@ def _wrap_sends(scheduler: Any, fault: Fault, wrap: Callable[[Any], Any]) -> Non
         fault.replace(engine, name, wrap)
 
 
-def _wrap_polls(scheduler: Any, fault: Fault, answer: Callable[[int, Any], Any]) -> None:
+def _wrap_polls(scheduler: Scheduler, fault: Fault, answer: Answer) -> None:
     """Have each poll of this stage's senders or receivers answered by ``answer(room, status)``."""
 
-    def wrap(ask: Any) -> Any:
-        def poll(self: Any) -> Any:
+    def wrap(ask: Method) -> Method:
+        def poll(self: SglangObject) -> object:
             return answer(self.bootstrap_room, ask(self))
 
         return poll

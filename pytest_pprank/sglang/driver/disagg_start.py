@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.errors import PprankError
 from pytest_pprank.rank.store import LOOPBACK
@@ -18,12 +18,13 @@ from pytest_pprank.sglang.platform.loopback import listeners_on_loopback
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.compat.objects import ServerArgs
 
 _UP_S = 30.0
 """How long the bootstrap server may take to listen; it takes a hundredth of a second."""
 
 _reserved: list[socket.socket] = []
-_services: list[Any] = []
+_services: list[object] = []
 
 
 def prepare_disagg(pprank: Pprank) -> dict[str, object]:
@@ -50,7 +51,7 @@ def prepare_disagg(pprank: Pprank) -> dict[str, object]:
     return {"disaggregation_bootstrap_port": pprank.broadcast(port, src=0), "host": LOOPBACK}
 
 
-def start_bootstrap(server_args: Any, pprank: Pprank) -> None:
+def start_bootstrap(server_args: ServerArgs, pprank: Pprank) -> None:
     """Start SGLang's bootstrap server on the first prefill stage, and wait until it listens.
 
     The config must have been published.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.consensus import is_store, rooms_here
 from pytest_pprank.sglang.compat.disagg import kv_manager, poll_class, role_of
@@ -17,19 +17,21 @@ from pytest_pprank.sglang.compat.requests import room_of
 from pytest_pprank.sglang.compat.seams import need
 
 if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Scheduler
     from pytest_pprank.sglang.driver.disagg_faults import Fault
 
-Answer = Callable[[int, Any], Any]
+Answer = Callable[[int, object], object]
+Method = Callable[..., object]
 
 
-def agrees_by_store(scheduler: Any) -> bool:
+def agrees_by_store(scheduler: Scheduler) -> bool:
     """Say whether the stages of this Scheduler, one of prefill, agree through a store."""
     if role_of(scheduler) != "prefill":
         return False
     return is_store(need(kv_manager(scheduler), "request_status"))
 
 
-def lose_when_ready(scheduler: Any, fault: Fault, lose: Callable[[int], None]) -> None:
+def lose_when_ready(scheduler: Scheduler, fault: Fault, lose: Callable[[int], None]) -> None:
     """Call ``lose(room)`` for each room of this stage that is ready, at the end of an iteration:
     before the first stage has decided on it.
     """
@@ -44,7 +46,7 @@ def lose_when_ready(scheduler: Any, fault: Fault, lose: Callable[[int], None]) -
     fault.each_iteration.append(look)
 
 
-def lose_before_start(scheduler: Any, fault: Fault, lose: Callable[[int], None]) -> None:
+def lose_before_start(scheduler: Scheduler, fault: Fault, lose: Callable[[int], None]) -> None:
     """Call ``lose(room)`` for each ready room of this stage when the first stage has decided on it:
     before this stage acts on that, on the first stage itself after it has.
     """
@@ -58,8 +60,8 @@ def lose_before_start(scheduler: Any, fault: Fault, lose: Callable[[int], None])
             if known.get(room) == ready:
                 lose(room)
 
-    def wrap(pop: Any) -> Any:
-        def pop_and_lose(*args: Any, **kwargs: Any) -> Any:
+    def wrap(pop: Method) -> Method:
+        def pop_and_lose(*args: object, **kwargs: object) -> object:
             before = [room_of(req) for req in queue.queue]
             if not first:
                 lose_ready()
@@ -73,17 +75,17 @@ def lose_before_start(scheduler: Any, fault: Fault, lose: Callable[[int], None])
     fault.replace(queue, "pop_bootstrapped", wrap)
 
 
-def ready_late(scheduler: Any, fault: Fault, answer: Answer) -> None:
+def ready_late(scheduler: Scheduler, fault: Fault, answer: Answer) -> None:
     """Keep the news that a room is ready out of this stage's table until ``answer(room, status)``,
     asked in each iteration, is the status itself, or the fault is over.
     """
     manager, states = kv_manager(scheduler), poll_class()
     begun, ready = states.Bootstrapping, states.WaitingForInput
-    kept: dict[int, Callable[[], None]] = {}
+    kept: dict[int, Callable[[], object]] = {}
     lock = threading.Lock()  # the manager's threads write to its table
 
-    def wrap(update: Any) -> Any:
-        def update_late(room: int, status: Any) -> None:
+    def wrap(update: Method) -> Method:
+        def update_late(room: int, status: object) -> None:
             with lock:
                 if status != begun:  # which SGLang does not let a room go back to
                     kept.pop(room, None)  # what comes later counts

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.disagg import metadata_slots, queues, role_of, rooms, rooms_told
 from pytest_pprank.sglang.driver.views import StageView, view_stage
 from pytest_pprank.sglang.stage.holders import room_owner
 from pytest_pprank.sglang.stage.idle import free_tokens, request_slots
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Req, Scheduler
 
 _SHOWN = 6
 STATES = ("bootstrapping", "waiting", "transferring", "decoding", "done")
@@ -92,7 +95,7 @@ _QUEUES = {
 }
 
 
-def view_disagg(scheduler: Any, stage: int, iterations: int, forwards: int) -> DisaggView:
+def view_disagg(scheduler: Scheduler, stage: int, iterations: int, forwards: int) -> DisaggView:
     """Look at this rank's Scheduler, which must be between two iterations."""
     plain = view_stage(scheduler, stage, iterations, forwards)
     held = {name: rids_of(reqs) for name, reqs in queues(scheduler).items()}
@@ -121,6 +124,6 @@ def view_disagg(scheduler: Any, stage: int, iterations: int, forwards: int) -> D
     )
 
 
-def rids_of(reqs: Iterable[Any]) -> tuple[str, ...]:
+def rids_of(reqs: Iterable[Req]) -> tuple[str, ...]:
     """Return the ids of requests."""
     return tuple(req.rid for req in reqs)

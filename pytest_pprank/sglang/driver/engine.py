@@ -24,6 +24,7 @@ from pytest_pprank.sglang.events.types import Forward
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.compat.objects import Prompt, ScheduleBatch, Scheduler
 
 _STALLED = 48
 """Iterations per microbatch slot without progress after which nothing will come any more."""
@@ -62,7 +63,7 @@ class Engine:
     _slack_s = 0.0
     """How long nothing may move before it counts: for what moves in threads of its own."""
 
-    def __init__(self, scheduler: Any, pprank: Pprank) -> None:
+    def __init__(self, scheduler: Scheduler, pprank: Pprank) -> None:
         check_engine_args(scheduler)
         self.scheduler = scheduler
         self._num_stages = pprank.num_stages
@@ -86,7 +87,7 @@ class Engine:
 
     def generate(
         self,
-        prompts: Sequence[Any],
+        prompts: Sequence[Prompt],
         max_new_tokens: int = 8,
         *,
         logprobs: bool = False,
@@ -115,7 +116,7 @@ class Engine:
 
     def submit(
         self,
-        prompt: Any,
+        prompt: Prompt,
         max_new_tokens: int = 8,
         *,
         rid: str | None = None,
@@ -123,7 +124,7 @@ class Engine:
         prompt_logprobs: bool = False,
         stream: bool = True,
         priority: int | None = None,
-        fields: Mapping[str, Any] | None = None,
+        fields: Mapping[str, object] | None = None,
         **sampling: Any,
     ) -> str:
         """Send one request and return its id; the first stage receives it in its next iteration.
@@ -144,10 +145,9 @@ class Engine:
         if any(rid in results for results in self._all.results.values()):
             raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
         vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
-        made_up = isinstance(prompt, int) and not isinstance(prompt, bool)
         ids = (
             made_up_prompt(prompt, serial, vocabulary)
-            if made_up
+            if isinstance(prompt, int) and not isinstance(prompt, bool)
             else token_ids(prompt, f"{self._name}.submit")
         )
         if not ids or not all(0 <= token < vocabulary for token in ids):
@@ -160,12 +160,12 @@ class Engine:
         self._submit(rid, ids, sampling_of(max_new_tokens, sampling), **options)
         return rid
 
-    def _submit(self, rid: str, ids: list[int], params: dict[str, Any], **options: Any) -> None:
+    def _submit(self, rid: str, ids: list[int], params: dict[str, object], **options: Any) -> None:
         request = generate_request(rid, ids, params, **options)
         self._expect(self._answers, rid, ids, params)
         self._all.send(shown_request(rid, ids), request)
 
-    def _expect(self, role: str, rid: str, ids: list[int], params: dict[str, Any]) -> None:
+    def _expect(self, role: str, rid: str, ids: list[int], params: dict[str, object]) -> None:
         model = str(need(self.scheduler.server_args, "model_path"))
         self._all.results[role][rid] = Result(rid, tuple(ids), params, model)
 
@@ -199,7 +199,7 @@ class Engine:
         return self._control(name, {self._answers: self._num_stages}, fields, "", wait=wait)
 
     def _control(
-        self, name: str, sizes: dict[str, int], fields: dict[str, Any], to: str, *, wait: bool
+        self, name: str, sizes: dict[str, int], fields: dict[str, object], to: str, *, wait: bool
     ) -> Control:
         """Send a control request to the roles of `sizes`; `to` says so in words."""
         __tracebackhide__ = True
@@ -311,7 +311,7 @@ class Engine:
         """Number of forwards of this request's prompt that the first stage has run."""
         return len(self.results[rid].extends)
 
-    def on_forward(self, callback: Callable[[Any], object]) -> None:
+    def on_forward(self, callback: Callable[[ScheduleBatch], object]) -> None:
         """Call `callback(batch)` before each forward of this stage, with its ScheduleBatch.
 
         It is called in the event loop's thread; what it raises ends the loop and fails the test.

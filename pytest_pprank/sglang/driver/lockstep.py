@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from pytest_pprank.errors import PeerError, UsageError
 from pytest_pprank.frames import Whose, caller
@@ -40,6 +40,9 @@ from pytest_pprank.sglang.stage.holders import holders, note_forward
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.compat.objects import Message, ScheduleBatch, Scheduler
+
+_T = TypeVar("_T")
 
 
 class EventLoopFailed(AssertionError):
@@ -70,7 +73,7 @@ class Conductor:
     """
 
     def __init__(
-        self, scheduler: Any, pprank: Pprank, view: Callable[..., StageView] = view_stage
+        self, scheduler: Scheduler, pprank: Pprank, view: Callable[..., StageView] = view_stage
     ) -> None:
         self.results: dict[str, dict[str, Result]] = defaultdict(dict)
         self.controls = ControlDesk()
@@ -78,7 +81,7 @@ class Conductor:
         self._look = view
         self.stages: tuple[StageView, ...] = ()
         self._roles: tuple[str, ...] = ()
-        self.callbacks: list[Callable[[Any], object]] = []
+        self.callbacks: list[Callable[[ScheduleBatch], object]] = []
         self.at_top: list[Callable[[], object]] = []
         self.at_start: list[Callable[[], object]] = []
         self.before_step: list[Callable[[], object]] = []
@@ -127,7 +130,7 @@ class Conductor:
         """Iterations of this stage since its loop was entered."""
         return self._loop.completed if self._loop is not None else 0
 
-    def send(self, call: str, message: Any, *, rpc: bool = False) -> None:
+    def send(self, call: str, message: Message | None, *, rpc: bool = False) -> None:
         """Send a message to the first stage of this rank's role (None: there is none for it).
 
         `call` says in words what all ranks ask for. `rpc`: by the socket for remote calls.
@@ -170,7 +173,7 @@ class Conductor:
         )
         self._take_in(self.meet(operation, report))
 
-    def meet(self, operation: str, obj: Any) -> list[Any]:
+    def meet(self, operation: str, obj: _T) -> list[_T]:
         """Return what every rank has brought."""
         __tracebackhide__ = True
         return self._pprank.meet(operation, obj, _users_line())
@@ -332,7 +335,7 @@ class Conductor:
         for callback in self.at_start:
             callback()
 
-    def _at_forward(self, batch: Any) -> None:
+    def _at_forward(self, batch: ScheduleBatch) -> None:
         forward = forward_of(batch, self.iterations)
         self.forwards.append(forward)
         note_forward(self._scheduler, batch.reqs, forward.mode)

@@ -6,11 +6,14 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.sglang.compat.messages import request_fields, sampling_fields, stamp
 from pytest_pprank.sglang.compat.seams import fill, need
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Message
 
 _SHOWN = 8
 """Tokens in the repr of a Result."""
@@ -70,7 +73,7 @@ class Output:
     retractions: int = 0
 
 
-def sampling_of(max_new_tokens: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+def sampling_of(max_new_tokens: int, changes: Mapping[str, object]) -> dict[str, object]:
     """Return SGLang's sampling params: greedy, and deaf to the end-of-text token unless `changes`
     name tokens to stop at (SGLang is deaf to both or to none), then `changes`.
     """
@@ -87,15 +90,15 @@ def sampling_of(max_new_tokens: int, changes: Mapping[str, Any]) -> dict[str, An
 def generate_request(
     rid: str,
     prompt: Sequence[int],
-    sampling: Mapping[str, Any],
+    sampling: Mapping[str, object],
     *,
     logprobs: bool,
     stream: bool,
     prompt_logprobs: bool = False,
     priority: int | None = None,
     role: str = "null",
-    **more: Any,
-) -> Any:
+    **more: object,
+) -> Message:
     """Return the message with which SGLang's tokenizer asks its Scheduler for tokens.
 
     `role`: of the Scheduler, where it is one of prefill or decode. `more`: fields of the message,
@@ -120,10 +123,11 @@ def generate_request(
         "priority": priority,
     }
     request = need(io_struct, "TokenizedGenerateReqInput")
-    return stamp(request(**fill(request, {**known, **more})), role)
+    made: Message = stamp(request(**fill(request, {**known, **more})), role)
+    return made
 
 
-def check_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def check_fields(fields: Mapping[str, object]) -> Mapping[str, object]:
     """Return `fields` of SGLang's message for a request; raises UsageError for one it has not."""
     known = request_fields()
     for name in fields:
@@ -135,13 +139,14 @@ def check_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     return fields
 
 
-def abort_request(rid: str | None) -> Any:
+def abort_request(rid: str | None) -> Message:
     """Return the message that aborts one request, or all of them."""
     abort = need(import_module("sglang.srt.managers.io_struct"), "AbortReq")
-    return abort(abort_all=True) if rid is None else abort(rid=rid)
+    made: Message = abort(abort_all=True) if rid is None else abort(rid=rid)
+    return made
 
 
-def outputs_of(message: Any) -> list[Output]:
+def outputs_of(message: Message) -> list[Output]:
     """Return what a message of the Scheduler says about requests; empty for any other message."""
     io_struct = import_module("sglang.srt.managers.io_struct")
     if isinstance(message, need(io_struct, "AbortReq")):
@@ -153,7 +158,7 @@ def outputs_of(message: Any) -> list[Output]:
     return []
 
 
-def _output(message: Any, index: int) -> Output:
+def _output(message: Message, index: int) -> Output:
     reason = message.finished_reasons[index]
     logprobs = message.output_token_logprobs_val
     values = logprobs[index] if logprobs else None

@@ -8,9 +8,12 @@ iteration, and once more at those that have gone meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.requests import finish_reason_of
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Req
 
 _CAUSE = (
     "usual cause: what lets a request go sets a reason without looking whether there is one "
@@ -26,10 +29,10 @@ class ReasonWatch:
     """Follows the finish reasons of the requests of one stage."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Any, str]] = {}
+        self._known: dict[str, tuple[Req, str]] = {}
         self._changes: list[str] = []
 
-    def look(self, requests: Iterable[Any]) -> None:
+    def look(self, requests: Iterable[Req]) -> None:
         """Look at the requests that this stage holds now, and at those that it held before."""
         held = {req.rid: req for req in requests}
         for rid, (req, before) in [*self._known.items()]:

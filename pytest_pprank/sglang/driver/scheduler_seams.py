@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.rank.context import current_rank
@@ -28,6 +28,9 @@ from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
 from pytest_pprank.sglang.stage.event_loop import LeaveLoop
 from pytest_pprank.sglang.stage.scheduler import started
 
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Message, ScheduleBatch, Scheduler, Socket
+
 _ARRIVAL_S = 20.0
 """A message between two threads of one process that is not there by then never will be."""
 
@@ -35,7 +38,9 @@ _ARRIVAL_S = 20.0
 class SchedulerHook:
     """Stands where SGLang's ScriptedSchedulerHook does."""
 
-    def __init__(self, step: Callable[[], None], on_run_batch: Callable[[Any], None]) -> None:
+    def __init__(
+        self, step: Callable[[], None], on_run_batch: Callable[[ScheduleBatch], None]
+    ) -> None:
         self.step = step
         self.on_run_batch = on_run_batch
 
@@ -43,7 +48,7 @@ class SchedulerHook:
 class Inbox:
     """The Scheduler's end of the request socket: receives, when asked, all that was sent."""
 
-    def __init__(self, socket: Any) -> None:
+    def __init__(self, socket: Socket | _Outbox) -> None:
         self._socket = socket
         self._buffer: deque[bytes] = deque()
         self._zmq = import_module("zmq")
@@ -61,7 +66,7 @@ class Inbox:
             raise self._zmq.Again
         return self._buffer.popleft()
 
-    def recv_pyobj(self, flags: int = 0) -> Any:
+    def recv_pyobj(self, flags: int = 0) -> object:
         """Return the next message, unpickled."""
         return pickle.loads(self.recv(flags))
 
@@ -72,13 +77,13 @@ class Inbox:
 class _Mail:
     """What the Scheduler sends through one socket: how much was sent, how much has been read."""
 
-    def __init__(self, socket: Any) -> None:
+    def __init__(self, socket: Socket) -> None:
         self._socket = socket
         self._recv = receiver()
         self.announced = 0
         self._read = 0
 
-    def receive(self) -> list[Any]:
+    def receive(self) -> list[Message]:
         """Return all messages that the Scheduler has sent since the last call."""
         messages = []
         while self._read < self.announced:
@@ -92,15 +97,15 @@ class _Mail:
 class _Outbox:
     """A socket that counts what is sent through it."""
 
-    def __init__(self, socket: Any, mail: _Mail) -> None:
+    def __init__(self, socket: Socket, mail: _Mail) -> None:
         self._socket = socket
         self._mail = mail
 
-    def send(self, *args: Any, **kwargs: Any) -> Any:
+    def send(self, *args: object, **kwargs: object) -> object:
         self._mail.announced += 1
         return self._socket.send(*args, **kwargs)
 
-    def send_pyobj(self, *args: Any, **kwargs: Any) -> Any:
+    def send_pyobj(self, *args: object, **kwargs: object) -> object:
         self._mail.announced += 1
         return self._socket.send_pyobj(*args, **kwargs)
 
@@ -111,7 +116,7 @@ class _Outbox:
 class Wire:
     """The tokenizer's side of the sockets of the first stage."""
 
-    def __init__(self, scheduler: Any, side: TokenizerSide) -> None:
+    def __init__(self, scheduler: Scheduler, side: TokenizerSide) -> None:
         self._side = side
         self._send = sender()
         ends = need(scheduler, "request_receiver")
@@ -122,24 +127,24 @@ class Wire:
         if self._calls is not None:  # one socket for both ways
             self.rpc = Inbox(_Outbox(need(ends, "recv_from_rpc"), self._calls))
 
-    def send(self, message: Any) -> None:
+    def send(self, message: Message) -> None:
         """Send a message to the Scheduler; it takes it in its next iteration."""
         self._send(self._side.requests, message)
         self.inbox.sent += 1
 
-    def send_call(self, message: Any) -> None:
+    def send_call(self, message: Message) -> None:
         """Send a message through the socket for remote calls."""
         if self.rpc is None:
             raise missing("PortArgs.rpc_ipc_name")
         self._send(self._side.rpc, message)
         self.rpc.sent += 1
 
-    def receive(self) -> list[Any]:
+    def receive(self) -> list[Message]:
         """Return all messages that the Scheduler has sent since the last call."""
         calls = [] if self._calls is None else self._calls.receive()
         return [*self._outputs.receive(), *calls]
 
-    def outbox(self, socket: Any) -> Any:
+    def outbox(self, socket: Socket) -> _Outbox:
         """Return a socket that sends through this one, and counts."""
         return _Outbox(socket, self._outputs)
 
@@ -150,13 +155,13 @@ class Attachment:
     `notes` hears of the control requests that this stage has handled.
     """
 
-    def __init__(self, scheduler: Any, hook: SchedulerHook, notes: ControlNotes) -> None:
+    def __init__(self, scheduler: Scheduler, hook: SchedulerHook, notes: ControlNotes) -> None:
         self._scheduler = scheduler
         self.wire: Wire | None = None
         receiver = need(scheduler, "request_receiver")
         if not _has(receiver, "scripted_scheduler_hook"):
             raise missing("SchedulerRequestReceiver.scripted_scheduler_hook")
-        changes: dict[str, Any] = {"scripted_scheduler_hook": hook}
+        changes: dict[str, object] = {"scripted_scheduler_hook": hook}
         self._undo: list[Callable[[], object]] = []
         side = started(scheduler).tokenizer_side
         if side is not None:
@@ -171,7 +176,7 @@ class Attachment:
         while self._undo:
             self._undo.pop()()
 
-    def _tap(self, wire: Wire) -> dict[str, Any]:
+    def _tap(self, wire: Wire) -> dict[str, Inbox]:
         """Count what is sent; returns what the request receiver is to receive from."""
         channels = need(self._scheduler, "ipc_channels")
         for name in ("send_to_tokenizer", "send_to_detokenizer"):
@@ -189,11 +194,11 @@ class Attachment:
         # a method: put before it, and taken away, so that it is the class's again
         self._set(sender, "send_output", notes.sender(need(sender, "send_output")))
 
-    def _set(self, owner: Any, name: str, value: Any) -> None:
+    def _set(self, owner: object, name: str, value: object) -> None:
         self._undo.append(put(owner, name, value))
 
 
-def enter_loop(scheduler: Any) -> None:
+def enter_loop(scheduler: Scheduler) -> None:
     """Run the event loop that SGLang chooses for this Scheduler. Blocks."""
     __tracebackhide__ = True
     device = current_rank().device
@@ -204,7 +209,7 @@ def enter_loop(scheduler: Any) -> None:
     need(scheduler, "run_event_loop")()
 
 
-def talks_when_idle(scheduler: Any) -> bool:
+def talks_when_idle(scheduler: Scheduler) -> bool:
     """Say whether the stages of this Scheduler's loop exchange messages in each iteration, so that
     one cannot do an iteration more alone: those of prefill and of decode do.
     """
@@ -213,10 +218,10 @@ def talks_when_idle(scheduler: Any) -> bool:
 
 
 @contextmanager
-def leave_before_sending(scheduler: Any) -> Iterator[None]:
+def leave_before_sending(scheduler: Scheduler) -> Iterator[None]:
     """In this block a loop for which `talks_when_idle` ends where it would send to other stages."""
 
-    def leave(*_: Any) -> None:
+    def leave(*_: object) -> None:
         raise LeaveLoop
 
     first = first_message_of_an_iteration(role_of(scheduler))
@@ -228,11 +233,11 @@ def leave_before_sending(scheduler: Any) -> Iterator[None]:
         delattr(scheduler, first)
 
 
-def check_engine_args(scheduler: Any) -> None:
+def check_engine_args(scheduler: Scheduler) -> None:
     """Raise UsageError for server args with which the engine cannot work."""
     if not need(need(scheduler, "server_args"), "skip_tokenizer_init"):
         raise UsageError("engine: needs skip_tokenizer_init=True, the default: it speaks token ids")
 
 
-def _has(instance: Any, name: str) -> bool:
+def _has(instance: object, name: str) -> bool:
     return is_dataclass(instance) and any(field.name == name for field in fields(instance))

@@ -7,9 +7,12 @@ process alive at exit.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.messages import rpc_socket_of
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import PortArgs, Socket
 
 
 class TokenizerSide:
@@ -19,7 +22,7 @@ class TokenizerSide:
     ``skip_tokenizer_init`` (else the detokenizer's socket, `texts`, does).
     """
 
-    def __init__(self, ports: Any) -> None:
+    def __init__(self, ports: PortArgs) -> None:
         zmq = import_module("zmq")
         self._zmq, self._context = zmq, zmq.Context()
         self.outputs = self._bind(zmq.PULL, ports.tokenizer_ipc_name)
@@ -28,8 +31,8 @@ class TokenizerSide:
         rpc = rpc_socket_of(ports)
         self.rpc = None if rpc is None else self._bind(zmq.DEALER, rpc)
 
-    def _bind(self, kind: int, name: str) -> Any:
-        socket = self._context.socket(kind)
+    def _bind(self, kind: int, name: str) -> Socket:
+        socket: Socket = self._context.socket(kind)
         socket.setsockopt(self._zmq.LINGER, 0)
         socket.bind(name)
         return socket

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat import scheduler as held
 from pytest_pprank.sglang.compat.disagg import queues
 from pytest_pprank.sglang.compat.requests import ends_by_abort
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events.types import Forward
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Req, Scheduler
 
 
 def first_difference(
@@ -84,7 +87,7 @@ class StageView:
         return False
 
 
-def held_requests(scheduler: Any) -> Iterator[Any]:
+def held_requests(scheduler: Scheduler) -> Iterator[Req]:
     """Yield the requests that this rank's Scheduler holds, some of them more than once."""
     yield from (req for reqs in queues(scheduler).values() for req in reqs)
     yield from (req for slot in _slots(scheduler) for req in slot)
@@ -93,14 +96,14 @@ def held_requests(scheduler: Any) -> Iterator[Any]:
         yield chunked
 
 
-def ending_requests(scheduler: Any) -> Iterator[str]:
+def ending_requests(scheduler: Scheduler) -> Iterator[str]:
     """Yield the queued requests that SGLang ends with the result of their next forward."""
     retracted = queues(scheduler).get("retracted", ())
     queued = (*scheduler.waiting_queue, *held.waiting_for_grammar(scheduler), *retracted)
     yield from (req.rid for req in queued if ends_by_abort(req))
 
 
-def view_stage(scheduler: Any, stage: int, iterations: int, forwards: int) -> StageView:
+def view_stage(scheduler: Scheduler, stage: int, iterations: int, forwards: int) -> StageView:
     """Look at this rank's Scheduler, which must be between two iterations."""
     from pytest_pprank.sglang.stage.idle import busy_problems  # here: it imports torch
 
@@ -123,7 +126,7 @@ def view_stage(scheduler: Any, stage: int, iterations: int, forwards: int) -> St
     )
 
 
-def _slots(scheduler: Any) -> Iterable[tuple[Any, ...]]:
+def _slots(scheduler: Scheduler) -> Iterable[tuple[Req, ...]]:
     for batches in held.microbatch_pairs(scheduler):
         reqs = {req.rid: req for batch in batches if batch is not None for req in batch.reqs}
         yield tuple(reqs.values())

@@ -14,6 +14,7 @@ from pytest_pprank.sglang.events import consensus
 from pytest_pprank.sglang.events.forwards import forward_of
 
 if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import ForwardBatch
     from pytest_pprank.sglang.events.hook_points import Passage
 
 
@@ -66,7 +67,7 @@ def forward(passage: Passage) -> Facts:
     return _of_forward_batch(passage.argument(1, "forward_batch"))
 
 
-def _of_forward_batch(batch: Any) -> Facts:
+def _of_forward_batch(batch: ForwardBatch) -> Facts:
     mode = need(batch, "forward_mode")
     names = ("input_ids", "positions", "seq_lens", "req_pool_indices", "out_cache_loc")
     ids = tensor_field(batch, "input_ids")
@@ -162,7 +163,7 @@ def message(passage: Passage) -> Facts:
     )
 
 
-def _tensors(owner: Any, *names: str) -> dict[str, str]:
+def _tensors(owner: object, *names: str) -> dict[str, str]:
     values = {name: tensor_field(owner, name) for name in names}
     return {
         name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"

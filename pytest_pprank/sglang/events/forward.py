@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -35,6 +35,7 @@ from pytest_pprank.sglang.events.types import (
 from pytest_pprank.sglang.stage.event_loop import iteration_of_this_thread
 
 if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import ModelRunner, ScheduleBatch
     from pytest_pprank.sglang.events.hook_points import Passage
 
 _PER_TOKEN = ("input_ids", "positions", "out_cache_loc")
@@ -57,7 +58,7 @@ def decode_prepared(passage: Passage) -> BatchPrepared:
     return _prepared(batch, (1,) * len(batch.reqs))
 
 
-def _prepared(batch: Any, lengths: tuple[int, ...]) -> BatchPrepared:
+def _prepared(batch: ScheduleBatch, lengths: tuple[int, ...]) -> BatchPrepared:
     rids, tokens = tuple(req.rid for req in batch.reqs), batch.out_cache_loc
     pool = None if tokens is None else token_pool(batch.token_to_kv_pool_allocator)
     if pool is None:
@@ -92,12 +93,12 @@ def forward_entry(passage: Passage) -> ForwardEntry:
     )
 
 
-def _problems(batch: Any, device: torch.device, free: bool) -> tuple[str, ...]:
+def _problems(batch: ScheduleBatch, device: torch.device, free: bool) -> tuple[str, ...]:
     fields = None if free else _CHEAP
     return tuple(str(finding) for finding in check_batch(batch, FORWARD_BATCH, device, fields))
 
 
-def _sizes(batch: Any) -> dict[str, int]:
+def _sizes(batch: ScheduleBatch) -> dict[str, int]:
     """Return how many entries each tensor has (the last dimension counts tokens)."""
     tensors = {name: batches.tensor_field(batch, name) for name in (*_PER_TOKEN, *_PER_REQUEST)}
     return {
@@ -107,7 +108,7 @@ def _sizes(batch: Any) -> dict[str, int]:
     }
 
 
-def _origin(origin: Any, forward_batch: Any) -> Origin | None:
+def _origin(origin: ScheduleBatch, forward_batch: object) -> Origin | None:
     if origin is forward_batch:
         return None
     mode, reqs = origin.forward_mode, origin.reqs
@@ -123,7 +124,7 @@ def _origin(origin: Any, forward_batch: Any) -> Origin | None:
     )
 
 
-def _contents(runner: Any, batch: Any) -> ForwardContents | None:
+def _contents(runner: ModelRunner, batch: ScheduleBatch) -> ForwardContents | None:
     fields = ("input_ids", "positions", *_PER_REQUEST, "out_cache_loc")
     ids, positions, seq_lens, slots, taken = (batches.tensor_field(batch, f) for f in fields)
     if seq_lens is None or slots is None or taken is None:
@@ -140,7 +141,9 @@ def _contents(runner: Any, batch: Any) -> ForwardContents | None:
     )
 
 
-def _on_host(batch: Any, passage: Passage, device: torch.device) -> tuple[HostTensor, ...]:
+def _on_host(
+    batch: ScheduleBatch, passage: Passage, device: torch.device
+) -> tuple[HostTensor, ...]:
     if device.type == "cpu":
         return ()
     found = host_tensors(batch, passage.argument(3, "pp_proxy_tensors"))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events.types import Forward
 
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import ScheduleBatch
 
-def forward_of(batch: Any, iteration: int) -> Forward:
+
+def forward_of(batch: ScheduleBatch, iteration: int) -> Forward:
     """Describe a ScheduleBatch that is about to run."""
     mode = need(batch, "forward_mode")
     rids = tuple(req.rid for req in batch.reqs)

@@ -83,7 +83,7 @@ class Seam:
     places: Places | None = None
     moment: str = AFTER
     way: str = ""
-    subject: Callable[[Passage], Any] = lambda passage: passage.args[0]
+    subject: Callable[[Passage], object] = lambda passage: passage.args[0]
     needs: tuple[str, ...] = ()
 
 
@@ -165,14 +165,14 @@ class Taps:
             if back is not None and back():
                 del self._undo[place]
 
-    def _wrap(self, seam: Seam, original: Any) -> Any:
-        function = original.__func__ if isinstance(original, classmethod) else original
+    def _wrap(self, seam: Seam, original: object) -> object:
+        function = _function_of(original)
 
         @functools.wraps(function)
-        def tapped(*args: Any, **kwargs: Any) -> Any:
+        def tapped(*args: object, **kwargs: object) -> object:
             __tracebackhide__ = True
             listeners = self._listeners.get(seam.name, ())
-            inside: list[Any] = self._inside.__dict__.setdefault(seam.name, [])
+            inside: list[object] = self._inside.__dict__.setdefault(seam.name, [])
             # an override that calls its base class's, or one method the other, passes once
             if not listeners or any(args[0] is owner for owner in inside):
                 return function(*args, **kwargs)
@@ -189,6 +189,11 @@ class Taps:
             return result
 
         return classmethod(tapped) if isinstance(original, classmethod) else tapped
+
+
+def _function_of(original: Any) -> Callable[..., object]:
+    function: Callable[..., object] = original
+    return original.__func__ if isinstance(original, classmethod) else function
 
 
 def _tell(listeners: Iterable[Listener], passage: Passage) -> None:

@@ -49,7 +49,7 @@ def _in_family(methods: Methods) -> Iterator[tuple[type, str]]:
                 yield cls, name
 
 
-def _is_method(attribute: Any) -> bool:
+def _is_method(attribute: object) -> bool:
     abstract = getattr(attribute, "__isabstractmethod__", False)
     return not abstract and (callable(attribute) or isinstance(attribute, classmethod))
 

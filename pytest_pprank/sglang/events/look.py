@@ -166,7 +166,7 @@ class Classes:
 class _Loaded:
     """Members that are looked up when they are asked for: signatures take time."""
 
-    def __init__(self, spaces: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, spaces: Sequence[Mapping[str, object]]) -> None:
         self._spaces = spaces
 
     def __contains__(self, name: object) -> bool:
@@ -184,8 +184,8 @@ def family(cls: type) -> Iterable[type]:
         yield from family(subclass)
 
 
-def _signature(value: Any) -> tuple[str, ...]:
+def _signature(value: object) -> tuple[str, ...]:
     function = getattr(value, "__func__", value)  # of a classmethod or staticmethod
-    if not inspect.isfunction(inspect.unwrap(function) if callable(function) else None):
+    if not callable(function) or not inspect.isfunction(inspect.unwrap(function)):
         return ()
     return tuple(inspect.signature(function).parameters)

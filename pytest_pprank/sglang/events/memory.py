@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.devices.look import costs_nothing, host_values
 from pytest_pprank.devices.sim.looking import looking
@@ -23,10 +23,14 @@ from pytest_pprank.sglang.events.types import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from pytest_pprank.sglang.compat.objects import KVCache, ReqToTokenPool, TokenAllocator
     from pytest_pprank.sglang.events.hook_points import Passage
 
 
-def token_pool(allocator: Any) -> TokenPool | None:
+def token_pool(allocator: TokenAllocator) -> TokenPool | None:
     """Return the tokens of an allocator, None where they cannot be followed."""
     if not pools.keeps_single_tokens(allocator):
         return None
@@ -35,7 +39,7 @@ def token_pool(allocator: Any) -> TokenPool | None:
     return TokenPool(id(allocator), int(allocator.size), lambda: _free_tokens(allocator))
 
 
-def numbers(tensor: Any) -> list[int]:
+def numbers(tensor: torch.Tensor) -> list[int]:
     """Return the numbers in a tensor that can be looked at for nothing."""
     found: list[int] = host_values(tensor).tolist()
     return found
@@ -106,7 +110,7 @@ def prefix_unlocked(passage: Passage) -> PrefixUnlocked:
 class PoolReader:
     """A KvReader of this stage's KV pool: see `events.types`."""
 
-    def __init__(self, slots: Any, pool: Any) -> None:
+    def __init__(self, slots: ReqToTokenPool, pool: KVCache) -> None:
         self._slots, self._pool = slots, pool
         buffers = pools.kv_buffers_of(pool)
         assert buffers is not None
@@ -129,7 +133,7 @@ class PoolReader:
         return tuple((_taken(keys, where), _taken(values, where)) for keys, values in layers)
 
 
-def kv_reader(slots: Any, pool: Any) -> PoolReader | None:
+def kv_reader(slots: ReqToTokenPool, pool: KVCache) -> PoolReader | None:
     """Return what reads a KV pool, None where it has no keys and values, or where that costs."""
     buffers = pools.kv_buffers_of(pool)
     if buffers is None or not costs_nothing(buffers[0][0].device):
@@ -137,10 +141,11 @@ def kv_reader(slots: Any, pool: Any) -> PoolReader | None:
     return PoolReader(slots, pool)
 
 
-def _taken(buffer: Any, tokens: Any) -> Any:
-    return host_values(buffer)[tokens].float().numpy()
+def _taken(buffer: torch.Tensor, tokens: torch.Tensor) -> np.ndarray:
+    values: np.ndarray = host_values(buffer)[tokens].float().numpy()
+    return values
 
 
-def _free_tokens(allocator: Any) -> list[int]:
+def _free_tokens(allocator: TokenAllocator) -> list[int]:
     with looking():
         return [token for pages in pools.all_free_pages_of(allocator) for token in numbers(pages)]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat import requests
 from pytest_pprank.sglang.events.types import Quiescent, SentPrompt
 from pytest_pprank.sglang.stage.holders import seen_requests
 from pytest_pprank.sglang.stage.idle import idle_problems
 
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Scheduler
 
-def quiescent(scheduler: Any) -> Quiescent:
+
+def quiescent(scheduler: Scheduler) -> Quiescent:
     """Return the event; the Scheduler is looked at when its fields are asked for."""
     return Quiescent(lambda: idle_problems(scheduler), lambda: list(_sent(scheduler)))
 
 
-def _sent(scheduler: Any) -> Iterator[SentPrompt]:
+def _sent(scheduler: Scheduler) -> Iterator[SentPrompt]:
     if scheduler.token_to_kv_pool_allocator.page_size != 1:
         return
     for req in seen_requests(scheduler):

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.devices.sim import in_use
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.compat.seams import need
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Scheduler
 
 _BYTES = 256
 
@@ -31,7 +34,7 @@ class _MadeUpTokenizer:
         return info, None
 
 
-def start_grammars(scheduler: Any, backend: object) -> None:
+def start_grammars(scheduler: Scheduler, backend: object) -> None:
     """Give a Scheduler the grammar backend that its server args ask for; only xgrammar is known."""
     manager = need(scheduler, "grammar_manager")
     if backend in (None, "none") or manager.grammar_backend is not None:

@@ -18,6 +18,9 @@ from pytest_pprank.sglang.events.types import Layer
 from pytest_pprank.sglang.model.kv_values import first_differences, kept_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
     from pytest_pprank.rank.handle import Pprank
 
 _EXPLAINED = 2
@@ -93,9 +96,10 @@ def kv_of(model_path: str, tokens: Sequence[int]) -> tuple[list[Layer], str]:
     return [(_by_token(layer.keys), _by_token(layer.values)) for layer in layers], dtype
 
 
-def _by_token(tensor: Any) -> Any:
+def _by_token(tensor: torch.Tensor) -> np.ndarray:
     """Turn [1, heads, tokens, size] into a numpy array [tokens, heads, size]."""
-    return tensor[0].transpose(0, 1).float().numpy()
+    values: np.ndarray = tensor[0].transpose(0, 1).float().numpy()
+    return values
 
 
 def differing(results: Sequence[Result]) -> list[Result]:

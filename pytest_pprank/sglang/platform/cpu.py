@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 from sglang.srt.platforms.interface import PlatformEnum, SRTPlatform
@@ -12,6 +12,9 @@ from sglang.srt.platforms.interface import PlatformEnum, SRTPlatform
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.platform.paging import paged_allocator_class
+
+if TYPE_CHECKING:
+    import torch
 
 
 class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
@@ -30,7 +33,7 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
     def get_device_total_memory(self, device_id: int = 0) -> int:  # noqa: ARG002
         return int(psutil.virtual_memory().total)
 
-    def get_current_memory_usage(self, device: Any = None) -> float:  # noqa: ARG002
+    def get_current_memory_usage(self, device: torch.device | None = None) -> float:  # noqa: ARG002
         memory = psutil.virtual_memory()
         return float(memory.total - memory.available)
 
@@ -58,7 +61,9 @@ def _mla_kv_pool_class() -> type:
     from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
 
     class MLAPool(MLATokenToKVPool):  # type: ignore[misc]
-        def __init__(self, *args: Any, index_head_dim: int | None = None, **kwargs: Any) -> None:
+        def __init__(
+            self, *args: object, index_head_dim: int | None = None, **kwargs: object
+        ) -> None:
             if index_head_dim is not None:
                 raise UsageError("device cpu has no KV pool for sparse attention (index_head_dim)")
             super().__init__(*args, **kwargs)

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
-from typing import Any
 
 from pytest_pprank.sglang.compat.accelerator import use_accelerator
 from pytest_pprank.sglang.platform import NAMES, select_platform
@@ -105,7 +104,7 @@ def no_progress_bars() -> Iterator[None]:
     bar = importlib.import_module("tqdm").tqdm
     start = bar.__init__
 
-    def silent(self: Any, *args: Any, **kwargs: Any) -> None:
+    def silent(self: object, *args: object, **kwargs: object) -> None:
         start(self, *args, **{**kwargs, "disable": True})
 
     bar.__init__ = silent

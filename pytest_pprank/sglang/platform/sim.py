@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from pytest_pprank.sglang.platform import sim_kernels
@@ -16,7 +14,7 @@ class PprankSimPlatform(PprankCpuPlatform):
     device_name = "pprank-sim"
     device_type = "sim"
 
-    def is_pin_memory_available(self, device: Any = None) -> bool:
+    def is_pin_memory_available(self, device: torch.device = None) -> bool:
         return device is None or str(device).startswith("sim")
 
     def get_dispatch_key_name(self) -> str:

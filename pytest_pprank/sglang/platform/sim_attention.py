@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,9 @@ from pytest_pprank.devices.sim import NAME
 from pytest_pprank.devices.sim.accesses import rows_of
 from pytest_pprank.devices.sim.fused import Launch
 from pytest_pprank.sglang.compat.kernels import overlaps, publish_reads_done
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import ForwardBatch, ModelRunner
 
 
 def attention_class() -> Any:
@@ -30,12 +33,12 @@ def attention_class() -> Any:
     class SimAttention(native.TorchNativeAttnBackend):  # type: ignore[misc,name-defined]
         """Attention to a paged KV cache in one kernel."""
 
-        def __init__(self, model_runner: Any) -> None:
+        def __init__(self, model_runner: ModelRunner) -> None:
             super().__init__(model_runner)
             self._runner = model_runner if overlaps(model_runner) else None
             self._copied: tuple[torch.Tensor, torch.Tensor] | None = None
 
-        def init_forward_metadata(self, forward_batch: Any) -> None:
+        def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
             super().init_forward_metadata(forward_batch)
             self._copied = None
             if self._runner is not None and forward_batch.forward_mode.is_decode():
@@ -47,10 +50,10 @@ def attention_class() -> Any:
                 if publish_reads_done(self._runner, event):
                     self._copied = copied
 
-        def _run_sdpa_forward_extend(self, *args: Any, **options: Any) -> Any:
+        def _run_sdpa_forward_extend(self, *args: object, **options: object) -> torch.Tensor:
             return _attend(super()._run_sdpa_forward_extend, "extend attention", args, options)
 
-        def _run_sdpa_forward_decode(self, *args: Any, **options: Any) -> Any:
+        def _run_sdpa_forward_decode(self, *args: object, **options: object) -> torch.Tensor:
             if self._copied is not None:
                 args = (*args[:4], *self._copied, *args[6:])
             return _attend(super()._run_sdpa_forward_decode, "decode attention", args, options)
@@ -77,8 +80,8 @@ def _copy_rows(
 
 
 def _attend(
-    native: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
+    native: Callable[..., torch.Tensor], name: str, args: tuple[Any, ...], options: dict[str, Any]
+) -> torch.Tensor:
     """Run one attention. The host does not wait for the lengths, as it does in the native one: no
     kernel of a GPU does, and what the host has waited for hides what is not in order.
     """

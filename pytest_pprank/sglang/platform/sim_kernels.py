@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pytest_pprank.devices.sim.fused import Launch, fused
 from pytest_pprank.sglang.compat.kernels import fused_operator
 from pytest_pprank.sglang.platform.sim_attention import attention_class
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import SglangObject
 
 KEY = "pprank_sim"
 """What BaseFusedOp calls the platform."""
@@ -59,7 +62,9 @@ def register_grammar() -> None:
     if getattr(native, "is_of_sim", False):
         return
 
-    def apply_vocab_mask(self: Any, logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
+    def apply_vocab_mask(
+        self: SglangObject, logits: torch.Tensor, vocab_mask: torch.Tensor
+    ) -> None:
         launch = Launch("apply_token_bitmask")
         given = launch.writes(logits, "logits"), launch.reads(vocab_mask, "vocab_mask")
         launch.check()
@@ -76,11 +81,11 @@ def _layers() -> Iterator[Any]:
             yield from (getattr(found, name) for name in names if hasattr(found, name))
 
 
-def _layer_kernel(cls: Any) -> Callable[..., Any]:
+def _layer_kernel(cls: Any) -> Callable[..., object]:
     """Return a layer's forward: its native one, on a copy of the layer that lies on the CPU."""
     native, name = cls.forward_native, cls.__name__
 
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: SglangObject, *args: object, **kwargs: object) -> object:
         if self._modules or torch.is_grad_enabled():
             return native(self, *args, **kwargs)
         launch = Launch(name)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -150,7 +149,7 @@ def _match(data: object, where: str) -> Text | Shape:
     return Text(text)
 
 
-def _shape(data: dict[Any, Any], where: str) -> Shape:
+def _shape(data: dict[object, object], where: str) -> Shape:
     _demand_keys(data, where, required=("kind", "mentions"), optional=("assigns", "part"))
     kind = _text(data["kind"], f"{where}.kind")
     node = getattr(ast, kind, None)
@@ -174,7 +173,7 @@ def _names(data: object, where: str) -> tuple[str, ...]:
 
 
 def _demand_keys(
-    data: dict[Any, Any], where: str, *, required: tuple[str, ...], optional: tuple[str, ...]
+    data: dict[object, object], where: str, *, required: tuple[str, ...], optional: tuple[str, ...]
 ) -> None:
     allowed = tuple(dict.fromkeys((*required, *optional)))
     for key in data:
@@ -186,13 +185,13 @@ def _demand_keys(
             raise _Invalid(f"{key!r} is missing in {where}")
 
 
-def _mapping(data: object, where: str) -> dict[Any, Any]:
+def _mapping(data: object, where: str) -> dict[object, object]:
     if not isinstance(data, dict):
         raise _Invalid(f"{where} is to be a mapping of keys to values, not {_kind(data)}")
     return data
 
 
-def _items(data: object, where: str) -> list[Any]:
+def _items(data: object, where: str) -> list[object]:
     if not isinstance(data, list) or not data:
         raise _Invalid(f"{where!r} is to be a list with at least one item, not {_kind(data)}")
     return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.consensus import forget_rooms
 from pytest_pprank.sglang.compat.disagg import (
@@ -22,11 +22,14 @@ from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.stage.holders import room_owner
 from pytest_pprank.sglang.stage.kv_book import current_book
 
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Scheduler
+
 _SHOWN = 6
 _HEARD_S = 2.0
 
 
-def queue_problems(scheduler: Any) -> Iterator[str]:
+def queue_problems(scheduler: Scheduler) -> Iterator[str]:
     """Yield, in words, the requests in the queues of prefill or decode."""
     for name, reqs in queues(scheduler).items():
         if reqs:
@@ -34,7 +37,7 @@ def queue_problems(scheduler: Any) -> Iterator[str]:
             yield f"{role_of(scheduler)}'s {name} queue: {len(reqs)} requests ({rids})"
 
 
-def transfer_problems(scheduler: Any, *, failed_rooms: bool = False) -> Iterator[str]:
+def transfer_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> Iterator[str]:
     """Yield what a Scheduler without requests should have got back from KV transfers and has not.
 
     Metadata slots: all free, and a free slot of decode's names no room. Rooms: none known; those
@@ -58,7 +61,7 @@ def transfer_problems(scheduler: Any, *, failed_rooms: bool = False) -> Iterator
         yield from _stale_rooms(scheduler)
 
 
-def _rooms_of_other_stages(scheduler: Any, *, failed_rooms: bool) -> Iterator[str]:
+def _rooms_of_other_stages(scheduler: Scheduler, *, failed_rooms: bool) -> Iterator[str]:
     """Yield what the first stage still believes of the rooms of others, which are done with them.
 
     They tell it by messages in a thread of their own, so it is given a moment to hear.
@@ -77,7 +80,7 @@ def _rooms_of_other_stages(scheduler: Any, *, failed_rooms: bool) -> Iterator[st
             yield f"rooms of stage {stage} that the first stage still knows: {shown}"
 
 
-def _held_slots(scheduler: Any) -> Iterator[str]:
+def _held_slots(scheduler: Scheduler) -> Iterator[str]:
     """Yield whose each metadata slot is that is held, and where it was taken."""
     named = {slot: rid for rid, slot in slots_by_rid(scheduler)}
     allocator, book = need(scheduler, "req_to_metadata_buffer_idx_allocator"), current_book()
@@ -87,7 +90,7 @@ def _held_slots(scheduler: Any) -> Iterator[str]:
         yield f"metadata slot {slot} is held by {who}"
 
 
-def _stale_rooms(scheduler: Any) -> Iterator[str]:
+def _stale_rooms(scheduler: Scheduler) -> Iterator[str]:
     """A free slot that names an old room makes its next owner look corrupt (SGLang PR 27374)."""
     named = need(need(scheduler, "disagg_metadata_buffers"), "bootstrap_room")
     free = need(scheduler, "req_to_metadata_buffer_idx_allocator").free_slots
@@ -103,7 +106,7 @@ def _stale_rooms(scheduler: Any) -> Iterator[str]:
         yield from (f"such a slot was given back {place}" for place in [*places][:_SHOWN])
 
 
-def drop_transfers(scheduler: Any) -> None:
+def drop_transfers(scheduler: Scheduler) -> None:
     """Forget all that the queues, the metadata slots and the KV manager hold."""
     if role_of(scheduler) == "null":
         return

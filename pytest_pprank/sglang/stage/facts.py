@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.model import layers_of
 from pytest_pprank.sglang.compat.profiler import predict_chunk
 from pytest_pprank.sglang.compat.seams import need
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Scheduler
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,13 @@ class StageFacts:
     chunk_sizes: tuple[int | None, ...]
 
     @property
-    def shared(self) -> dict[str, Any]:
+    def shared(self) -> dict[str, object]:
         """The facts that are the same on every stage of a sound pipeline."""
         own = ("stage", "layers")
         return {name: value for name, value in vars(self).items() if name not in own}
 
 
-def stage_facts(scheduler: Any) -> StageFacts:
+def stage_facts(scheduler: Scheduler) -> StageFacts:
     """Read the facts of this rank's stage; raises SeamMissing for one that SGLang lacks."""
     group = need(scheduler, "pp_group")
     runner = need(need(scheduler, "tp_worker"), "model_runner")

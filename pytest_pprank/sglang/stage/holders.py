@@ -7,12 +7,15 @@ went through a forward are kept here until the Scheduler is reset.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat import requests
 from pytest_pprank.sglang.stage.kv_book import current_book
 
-_seen: dict[int, dict[str, tuple[Any, str]]] = {}
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Req, Scheduler
+
+_seen: dict[int, dict[str, tuple[Req, str]]] = {}
 """By id of a Scheduler, of which a rank has one: request id to Req and mode of its last forward."""
 _rooms: dict[int, str] = {}
 """Request id by bootstrap room; a room is never used twice."""
@@ -28,23 +31,23 @@ def room_owner(room: int) -> str:
     return _rooms.get(room, "nobody known")
 
 
-def note_forward(scheduler: Any, reqs: Iterable[Any], mode: str) -> None:
+def note_forward(scheduler: Scheduler, reqs: Iterable[Req], mode: str) -> None:
     """Note the requests of a batch that is about to run on this stage."""
     seen = _seen.setdefault(id(scheduler), {})
     seen.update({req.rid: (req, mode) for req in reqs})
 
 
-def forget_forwards(scheduler: Any) -> None:
+def forget_forwards(scheduler: Scheduler) -> None:
     """Forget all requests: a reset has taken everything from them."""
     _seen.pop(id(scheduler), None)
 
 
-def seen_requests(scheduler: Any) -> list[Any]:
+def seen_requests(scheduler: Scheduler) -> list[Req]:
     """Return the Reqs that went through a forward here since the last reset."""
     return [req for req, _ in _seen.get(id(scheduler), {}).values()]
 
 
-def holders(scheduler: Any) -> Iterator[str]:
+def holders(scheduler: Scheduler) -> Iterator[str]:
     """Yield, in words, each noted request that holds KV tokens or a request slot on this stage."""
     for rid, (req, mode) in _seen.get(id(scheduler), {}).items():
         slot, tokens = requests.slot_of(req), requests.allocated_tokens_of(req)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.devices.sim.looking import looking
 from pytest_pprank.errors import PprankError
@@ -26,8 +26,11 @@ from pytest_pprank.sglang.stage.holders import forget_forwards, holders
 from pytest_pprank.sglang.stage.kv_book import current_book
 from pytest_pprank.sglang.stage.scheduler import started
 
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Scheduler
 
-def idle_problems(scheduler: Any, *, failed_rooms: bool = False) -> list[str]:
+
+def idle_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> list[str]:
     """Return, in words, all that is not idle or not balanced; empty when there is nothing.
 
     `failed_rooms`: whether rooms that have failed count (see `transfer_problems`).
@@ -35,7 +38,7 @@ def idle_problems(scheduler: Any, *, failed_rooms: bool = False) -> list[str]:
     return [*busy_problems(scheduler), *kv_problems(scheduler, failed_rooms=failed_rooms)]
 
 
-def kv_problems(scheduler: Any, *, failed_rooms: bool = False) -> list[str]:
+def kv_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> list[str]:
     """Return what a Scheduler without requests should have got back and has not.
 
     Tokens: free + evictable in the tree cache must be the whole pool, nothing locked. Request
@@ -60,7 +63,7 @@ def kv_problems(scheduler: Any, *, failed_rooms: bool = False) -> list[str]:
     return [*problems, *holders(scheduler), *_taken(scheduler)] if problems else []
 
 
-def _taken(scheduler: Any) -> Iterator[str]:
+def _taken(scheduler: Scheduler) -> Iterator[str]:
     """Yield where what is held was taken, as far as a book was kept (see kv_book)."""
     book, tree = current_book(), scheduler.tree_cache
     if book is None:
@@ -76,12 +79,12 @@ def _taken(scheduler: Any) -> Iterator[str]:
         yield from book.open_locks()
 
 
-def free_tokens(scheduler: Any) -> int:
+def free_tokens(scheduler: Scheduler) -> int:
     """Return how many KV tokens are free (those that the tree cache could evict not counted)."""
     return int(need(scheduler.token_to_kv_pool_allocator, "available_size")())
 
 
-def request_slots(scheduler: Any) -> tuple[int, int]:
+def request_slots(scheduler: Scheduler) -> tuple[int, int]:
     """Return how many request slots are held, and how many there are.
 
     Decode has more than its batches take: for requests whose KV is on its way.
@@ -91,7 +94,7 @@ def request_slots(scheduler: Any) -> tuple[int, int]:
     return slots - int(pool.available_size()), slots
 
 
-def reset_scheduler(scheduler: Any) -> None:
+def reset_scheduler(scheduler: Scheduler) -> None:
     """Drop all requests and bring the Scheduler back to the state after its start.
 
     That is: no requests, an empty cache, the seed, and the Scheduler's own plain values (numbers,
@@ -112,7 +115,7 @@ def reset_scheduler(scheduler: Any) -> None:
     restart_serial()
 
 
-def drop_new_attributes(scheduler: Any) -> None:
+def drop_new_attributes(scheduler: Scheduler) -> None:
     """Remove the attributes that the Scheduler did not have after its start: call before a test.
 
     Not part of the reset after a test: a fixture that is torn down later, such as pytest-mock's,
@@ -122,14 +125,14 @@ def drop_new_attributes(scheduler: Any) -> None:
         delattr(scheduler, name)
 
 
-def _drop_requests(scheduler: Any) -> None:
+def _drop_requests(scheduler: Scheduler) -> None:
     held.drop_batches(scheduler)
     drop_transfers(scheduler)
     # SGLang calls it at the start of each pipeline loop; flush_cache reads what it sets.
     need(scheduler, "init_pp_loop_state")()
 
 
-def busy_problems(scheduler: Any) -> Iterator[str]:
+def busy_problems(scheduler: Scheduler) -> Iterator[str]:
     """Yield, in words, what a Scheduler has in a queue, a batch, a slot or between two stages."""
     waiting = [req.rid for req in need(scheduler, "waiting_queue")]
     if waiting:
@@ -147,7 +150,7 @@ def busy_problems(scheduler: Any) -> Iterator[str]:
     yield from _between_stages(scheduler)
 
 
-def _between_stages(scheduler: Any) -> Iterator[str]:
+def _between_stages(scheduler: Scheduler) -> Iterator[str]:
     """Yield what a pipeline's loop has in its hands for another microbatch or another stage.
 
     Not the requests that it passes on: of these the last ones are on their way in each iteration.
@@ -166,7 +169,7 @@ def _between_stages(scheduler: Any) -> Iterator[str]:
         yield f"open send handles: {len(calls)}, issued at {places}"
 
 
-def _tree_tokens(scheduler: Any, what: str) -> int:
+def _tree_tokens(scheduler: Scheduler, what: str) -> int:
     """Return the tree cache's evictable or protected tokens, counted as SGLang's own check does.
 
     Caches of one kind count in ``evictable_size``; hybrid ones (SWA, SSM) in ``full_...``, which

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -34,6 +34,9 @@ from pytest_pprank.sglang.events.hook_points import Passage, taps
 from pytest_pprank.sglang.events.logs import is_swallowed, listen_to_logs
 from pytest_pprank.sglang.events.sites import qualified
 from pytest_pprank.sglang.events.types import LogRecord
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Scheduler
 
 # Seconds for a forward of n tokens: quadratic with a > 0, as the fit demands; 3.4 ms at n = 256.
 _A, _B, _C = 1e-8, 1e-5, 2e-4
@@ -82,7 +85,7 @@ class VirtualTime:
         """Let as much time pass as a forward of `tokens` takes in the model of this clock."""
         self.now += _A * tokens * tokens + _B * tokens + _C
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(time, name)
 
 
@@ -95,7 +98,7 @@ def watch_profiler() -> Iterator[ProfilerRun]:
         if home is not None:
             entry = getattr(home.owner, home.method)
 
-            def observed(*args: Any, **kwargs: Any) -> Any:
+            def observed(*args: object, **kwargs: object) -> object:
                 run.ran, run.entry = True, str(home)
                 with profiler_clock() as clock, _observed_forwards(run, clock):
                     try:
@@ -124,7 +127,7 @@ def profiler_clock() -> Iterator[VirtualTime]:
         yield clock
 
 
-def run_profiler(scheduler: Any) -> ProfilerRun:
+def run_profiler(scheduler: Scheduler) -> ProfilerRun:
     """Run the profiler again through SGLang's own entry. A meeting of all stages."""
     with watch_profiler() as run:
         run_again(scheduler)
@@ -137,7 +140,7 @@ def profiler_name() -> str:
     return "" if home is None else str(home)
 
 
-def dynamic_chunking_enabled(scheduler: Any) -> bool:
+def dynamic_chunking_enabled(scheduler: Scheduler) -> bool:
     """Say whether the server args ask for dynamic chunking on more than one stage."""
     args = need(scheduler, "server_args")
     return bool(need(args, "enable_dynamic_chunking")) and int(need(args, "pp_size")) > 1

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.sglang.batches.cleared import watch_batches
@@ -34,6 +34,7 @@ from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.compat.objects import PortArgs, Scheduler, ServerArgs
 
 _MAX_SOCKET_PATH = 100
 """Bytes of a unix socket's path that Linux takes (108), less what zmq may add."""
@@ -51,14 +52,14 @@ class Started:
 
     tokenizer_side: TokenizerSide | None
     profiler_run: ProfilerRun
-    attributes: Mapping[str, Any]
+    attributes: Mapping[str, object]
     names: frozenset[str]
 
 
-_started: dict[int, tuple[Any, Started]] = {}
+_started: dict[int, tuple[Scheduler, Started]] = {}
 
 
-def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
+def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
     """Return this stage's real Scheduler, ready to run. A meeting of all ranks of the pipeline.
 
     `args` are complete server args (see `arguments`). Sockets and temporary files lie in
@@ -106,7 +107,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Any:
     return scheduler
 
 
-def started(scheduler: Any) -> Started:
+def started(scheduler: Scheduler) -> Started:
     """Return what belongs to a Scheduler that `start_scheduler` made; raises UsageError else."""
     try:
         return _started[id(scheduler)][1]
@@ -130,7 +131,7 @@ def device_index(pprank: Pprank) -> int:
     return int(index or 0) if kind != "cpu" else pprank.stage
 
 
-def _snapshot(scheduler: Any, side: TokenizerSide | None, run: ProfilerRun) -> Started:
+def _snapshot(scheduler: Scheduler, side: TokenizerSide | None, run: ProfilerRun) -> Started:
     attributes = vars(scheduler)
     kept = {
         name: value
@@ -140,7 +141,7 @@ def _snapshot(scheduler: Any, side: TokenizerSide | None, run: ProfilerRun) -> S
     return Started(side, run, kept, frozenset(attributes))
 
 
-def _construct(server_args: Any, ports: Any, pprank: Pprank) -> Any:
+def _construct(server_args: ServerArgs, ports: PortArgs, pprank: Pprank) -> Scheduler:
     known = {
         "server_args": server_args,
         "port_args": ports,
@@ -152,15 +153,16 @@ def _construct(server_args: Any, ports: Any, pprank: Pprank) -> Any:
     scheduler_class = need(import_module("sglang.srt.managers.scheduler"), "Scheduler")
     _publish(server_args, pprank)
     start_bootstrap(server_args, pprank)
-    return scheduler_class(**fill(scheduler_class.__init__, known))
+    scheduler: Scheduler = scheduler_class(**fill(scheduler_class.__init__, known))
+    return scheduler
 
 
-def _publish(server_args: Any, pprank: Pprank) -> None:
+def _publish(server_args: ServerArgs, pprank: Pprank) -> None:
     """Install the process-wide config, where this SGLang has one."""
     if (found := publisher()) is None:
         return
     context, publish = found
-    known: dict[str, Any] = {"server_args": server_args, "role": "scheduler"}
+    known: dict[str, object] = {"server_args": server_args, "role": "scheduler"}
     if takes(publish, "ranks"):
         world_rank = need(context, "spawn_world_rank")
         known["ranks"] = need(context, "SpawnRanks")(
@@ -171,9 +173,11 @@ def _publish(server_args: Any, pprank: Pprank) -> None:
     publish(**fill(publish, known))
 
 
-def _port_args(port_args_class: Any, server_args: Any, pprank: Pprank) -> Any:
+def _port_args(
+    port_args_class: type[PortArgs], server_args: ServerArgs, pprank: Pprank
+) -> PortArgs:
     """Return PortArgs whose sockets lie in the workdir: the same names on every rank."""
-    ports = need(port_args_class, "init_new")(server_args)
+    ports: PortArgs = need(port_args_class, "init_new")(server_args)
     names = [field.name for field in fields(ports) if field.name.endswith("_ipc_name")]
     if "scheduler_input_ipc_name" not in names:
         raise missing("PortArgs.scheduler_input_ipc_name")
