@@ -220,7 +220,7 @@ def make_schedule_batch(scheduler: Scheduler) -> Iterator[Callable[..., Schedule
 
     made: list[tuple[ScheduleBatch, list[Req]]] = []
 
-    def make(prompts: Sequence[Prompt], **options: Any) -> ScheduleBatch:
+    def make(prompts: Sequence[Prompt | Req], **options: Any) -> ScheduleBatch:
         __tracebackhide__ = True
         batch = batches.make_schedule_batch(scheduler, prompts, **options)
         made.append((batch, list(batch.reqs)))  # a test may filter some of them out

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.oplog.file import SEND
 from pytest_pprank.oplog.record.calls import KINDS, Kind
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Carrier = Callable[[Callable[[], Work], ProcessGroup, tuple[object, ...]], Work]
 
-_Method = Callable[..., Any]
+_Method = Callable[..., object]
 _HELPER_ARGUMENTS = (
     "group_size",
     "group_rank",

@@ -88,7 +88,7 @@ def make_req(
 
 def make_schedule_batch(
     scheduler: Scheduler,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | Req],
     *,
     mode: str = "extend",
     chunk: int | None = None,
@@ -267,7 +267,7 @@ def _shown(value: object) -> str:
     return repr(value) if plain else f"a {type(value).__name__}"
 
 
-def _as_req(scheduler: Scheduler, max_new_tokens: int, prompt: Prompt) -> Req:
+def _as_req(scheduler: Scheduler, max_new_tokens: int, prompt: Prompt | Req) -> Req:
     __tracebackhide__ = True
     if isinstance(prompt, int):
         return make_req(scheduler, prompt_len=prompt, max_new_tokens=max_new_tokens)

@@ -83,5 +83,5 @@ class Socket(SglangObject):
 
 
 if TYPE_CHECKING:
-    Prompt = int | Sequence[int] | Req
-    """What a test may give for a prompt: a length, token ids, or (to a batch) a Req."""
+    Prompt = int | Sequence[int]
+    """What a test may give for a prompt: a length, or token ids."""
