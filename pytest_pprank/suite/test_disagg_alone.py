@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.sglang.static.release import server_arg_names
+from pytest_pprank.sglang.static.release import is_older_than
 from pytest_pprank.suite.ends import end_of
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ schedules = [
 each_schedule = pytest.mark.parametrize((), schedules)
 # before 0.5.16, in which it has another name, such a request may stay for ever (PR 31075)
 early_prefill = (
-    pytest.mark.sglang(prefill={"optimistic_prefill_attempts": 2})
-    if "optimistic_prefill_attempts" in server_arg_names()
-    else pytest.mark.skip(reason="no optimistic_prefill_attempts in this SGLang")
+    pytest.mark.skip(reason="no optimistic_prefill_attempts before 0.5.16")
+    if is_older_than("0.5.16")
+    else pytest.mark.sglang(prefill={"optimistic_prefill_attempts": 2})
 )
 
 
