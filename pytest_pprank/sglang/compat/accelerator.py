@@ -71,9 +71,8 @@ def _fence_overlap() -> None:
     module = sys.modules.get(_SCHEDULER)
     loop = getattr(getattr(module, "Scheduler", None), "run_event_loop", None)
     names = () if loop is None else inspect.unwrap(loop).__code__.co_names
-    if (
-        module is not None and "is_cuda" in names and _SWITCH_OF_FENCE not in names
-    ):  # for that alone
+    if module is not None and "is_cuda" in names and _SWITCH_OF_FENCE not in names:
+        # the module asks it for nothing else: what depends on the device was decided at its import
         module.is_cuda = lambda: True  # type: ignore[attr-defined]
 
 

@@ -59,6 +59,7 @@ class Fault(Life):
         self._iterations = iterations
         self._first = 0
         self._undo = Endings()
+        self._backs: list[Callable[[], bool]] = []
 
     def hit(self) -> None:
         """Note that the fault has struck; where it has a number of iterations, they begin now."""
@@ -108,12 +109,16 @@ class Fault(Life):
         self._undo.close()
 
     def end(self) -> None:
-        """The test is over."""
+        """The test is over, and so are the faults that came after this one."""
         self.release()
+        # where a later one had wrapped ours, `release` could not put back what was there
+        for back in reversed(self._backs):
+            back()
 
     def replace(self, owner: object, name: str, wrap: Callable[[Method], object]) -> None:
         """Put ``wrap(method)`` in the place of a method until the fault is released."""
-        self._undo.at_end(put(owner, name, wrap(need(owner, name))))
+        self._backs.append(put(owner, name, wrap(need(owner, name))))
+        self._undo.at_end(self._backs[-1])
 
     def afterwards(self, action: Callable[[], None]) -> None:
         """Do `action` when the fault is released."""

@@ -191,10 +191,10 @@ class Attachment:
         dispatch = need(self._scheduler, "_request_dispatcher")
         self._set(self._scheduler, "_request_dispatcher", notes.dispatcher(dispatch))
         sender = need(need(self._scheduler, "ipc_channels"), "send_to_tokenizer")
-        # a method: put before it, and taken away, so that it is the class's again
         self._set(sender, "send_output", notes.sender(need(sender, "send_output")))
 
     def _set(self, owner: object, name: str, value: object) -> None:
+        need(owner, name)  # what SGLang does not have it would not look at either
         self._undo.append(put(owner, name, value))
 
 

@@ -1,0 +1,23 @@
+"""What the engine puts into a Scheduler is something that this Scheduler has."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_pprank.errors import SeamMissing
+from pytest_pprank.sglang.driver.scheduler_seams import Attachment
+
+
+def test_a_place_that_sglang_lacks_is_named() -> None:
+    """Set all the same, it would be a hook that nobody calls: a loop that never stops."""
+    attachment: Any = object.__new__(Attachment)
+    attachment._undo = []
+    scheduler = SimpleNamespace(there="before")
+    with pytest.raises(SeamMissing, match="scripted_scheduler_hook"):
+        attachment._set(scheduler, "scripted_scheduler_hook", "ours")
+    attachment._set(scheduler, "there", "ours")
+    attachment.detach()
+    assert vars(scheduler) == {"there": "before"}
