@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -121,3 +122,23 @@ def test_who_only_looks_changes_nothing(found: Found) -> None:
 def test_what_cannot_be_asked_about() -> None:
     with pytest.raises(TypeError, match=r"assert_no_pending_copies: .*list.* is not known"):
         assert_no_pending_copies([torch.ones(1)])
+
+
+def test_a_thread_that_waits_while_another_one_looks_has_waited(found: Found) -> None:
+    there = torch.arange(8, dtype=torch.int32).to("sim")
+    here = torch.empty(8, dtype=torch.int32, pin_memory=True)
+    here.copy_(there, non_blocking=True)
+    copied = sim().current_stream().record_event()
+    read: list[int] = []
+
+    def wait_and_read() -> None:  # past torch, as SGLang's transfer threads do
+        copied.synchronize()
+        read.extend(here.numpy().tolist())
+
+    thread = threading.Thread(target=wait_and_read)
+    with looking():
+        thread.start()
+        thread.join(0.5)  # it has read the wrong values by now, or it waits for this block's end
+    thread.join()
+    assert read == list(range(8))
+    assert found() == []

@@ -132,13 +132,13 @@ host.after_wait(_after_host_wait)
 
 def host_access(tensor: torch.Tensor, *, write: bool, what: str) -> None:
     """Check that the host may read or write a CPU tensor now."""
-    if not _hosts or not tensor.is_cpu or tensor.layout is not torch.strided or settings.looking:
+    if not _hosts or not tensor.is_cpu or tensor.layout is not torch.strided:
         return
     address = tensor.untyped_storage().data_ptr()
     if address not in _hosts:
         return
     with lock:
-        for copy in list(_hosts.get(address, ())):
+        for copy in () if settings.looking else tuple(_hosts.get(address, ())):
             lo, hi = byte_range(tensor)
             first, last = byte_range(copy.pinned)
             if lo >= last or first >= hi:

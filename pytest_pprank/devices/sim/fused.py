@@ -98,8 +98,8 @@ class Launch:
             result = result.clone()
         storages.add(result.untyped_storage()._cdata)
         tensor = sim_tensor(result, work.stream.device_index)
-        if settings.tracking:
-            with lock:
+        with lock:
+            if settings.tracking:
                 tracker.made(tensor, work)
         return tensor
 

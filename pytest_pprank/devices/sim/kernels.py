@@ -251,8 +251,8 @@ def _one(
     kind, argument = plan.results[place] if place < len(plan.results) else plan.results[0]
     if kind is Result.NEW:
         tensor = sim_tensor(result, work.stream.device_index)
-        if settings.tracking:
-            with lock:
+        with lock:
+            if settings.tracking:
                 tracker.made(tensor, work)
         return tensor
     if kind is Result.VIEW:

@@ -60,9 +60,9 @@ class Host:
 
     def sees(self, clock: Clock) -> None:
         """Note that the host has waited for everything in `clock`."""
-        if settings.looking:
-            return
-        with lock:
+        with lock:  # first: a thread that looks at the device holds it, and this may be another
+            if settings.looking:
+                return
             join(self.clock, clock)
             join(_local.waited, clock)
             self.version += 1
