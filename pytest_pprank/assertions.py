@@ -218,7 +218,7 @@ def assert_profiler_ready(scheduler: Scheduler) -> None:
         profiler_name,
         run_profiler,
     )
-    from pytest_pprank.sglang.stage.scheduler import started
+    from pytest_pprank.sglang.stage.stage import this_stage
 
     _must_be_scheduler("assert_profiler_ready", scheduler)
     if not dynamic_chunking_enabled(scheduler):
@@ -231,7 +231,7 @@ def assert_profiler_ready(scheduler: Scheduler) -> None:
     predictions = [predict_chunk(scheduler, history) for history in (0, 512, 1024)]
     problems = _profiler_problems(run, predictions[0], free - free_tokens(scheduler))
     if not problems:
-        first = started(scheduler).profiler_run.problems()
+        first = this_stage().started(scheduler).profiler_run.problems()
         problems = [f"while the Scheduler started (a second run was fine): {p}" for p in first]
     reports = current_rank().gather((problems, predictions))
     _fail_on_reports({rank: report for rank, (report, _) in enumerate(reports)})

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from typing import ClassVar
 
 from pytest_pprank.checks.base import Sanitizer
+from pytest_pprank.rank.patches import put
 from pytest_pprank.sglang.events.types import (
     ForwardEntry,
     KvReader,
@@ -15,8 +16,9 @@ from pytest_pprank.sglang.events.types import (
     SlotFreed,
     Stack,
 )
-from pytest_pprank.sglang.model.kv_values import KvValues, open_values
-from pytest_pprank.sglang.stage.kv_book import KvBook, open_book
+from pytest_pprank.sglang.model.kv_values import KvValues
+from pytest_pprank.sglang.stage.kv_book import KvBook
+from pytest_pprank.sglang.stage.stage import this_stage
 
 _LEAK = (
     "every path that ends a request (finish, abort, error, retraction) must give back its KV, "
@@ -38,13 +40,11 @@ class Kv(Sanitizer):
         self._sent: Counter[Hashable] = Counter()
         self.watch.listen("forward", self._forward)
         self.watch.listen("transfer_send", self._send)
-        open_book(self._book)
-        self.watch.at_end(lambda: open_book(None))
+        self.watch.at_end(put(this_stage(), "book", self._book))
         self._values = KvValues()
         self._kv: KvReader | None = None
         self.watch.listen("slot_free", self._slot_free)
-        open_values(self._values)
-        self.watch.at_end(lambda: open_values(None))
+        self.watch.at_end(put(this_stage(), "values", self._values))
 
     def quiescent(self, left: Quiescent) -> None:
         if problems := left.problems():

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def test_stages_agree_on_chunk_sizes(scheduler: Scheduler, pprank: Pprank) -> None:
     from pytest_pprank.sglang.stage.facts import stage_facts
     from pytest_pprank.sglang.stage.profiler import profiler_name
-    from pytest_pprank.sglang.stage.scheduler import started
+    from pytest_pprank.sglang.stage.stage import this_stage
 
-    by_stage = enumerate(pprank.gather(started(scheduler).profiler_run.problems()))
+    by_stage = enumerate(pprank.gather(this_stage().started(scheduler).profiler_run.problems()))
     problems = [f"stage {stage}: {problem}" for stage, said in by_stage for problem in said]
     assert not problems, "the profiler, while the Schedulers started:\n" + "\n".join(problems)
     sizes = stage_facts(scheduler).chunk_sizes

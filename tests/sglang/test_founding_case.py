@@ -24,9 +24,9 @@ def test_healthy_profiler(scheduler: Any) -> None:
 def test_only_the_first_stage_runs_forwards_and_finds_nothing(
     scheduler: Any, pprank: Pprank
 ) -> None:
-    from pytest_pprank.sglang.stage.scheduler import started
+    from pytest_pprank.sglang.stage.stage import this_stage
 
-    run = started(scheduler).profiler_run
+    run = this_stage().started(scheduler).profiler_run
     assert run.ran
     assert (run.findings, run.warnings) == ([], [])
     assert (run.forwards > 8) == pprank.is_first_stage

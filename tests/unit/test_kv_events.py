@@ -28,8 +28,8 @@ from pytest_pprank.sglang.events.types import (
     SlotFreed,
     TokenPool,
 )
-from pytest_pprank.sglang.model.kv_values import Kept, kept_of
-from pytest_pprank.sglang.stage.kv_book import current_book
+from pytest_pprank.sglang.model.kv_values import Kept
+from pytest_pprank.sglang.stage.stage import this_stage
 
 TAKEN = (Site("a/scheduler.py", 7, "take"),)
 GIVEN = (Site("a/scheduler.py", 9, "give"),)
@@ -107,7 +107,7 @@ class TestTokens:
         # lengths that do not fit, and a batch whose tokens are not followed, say nothing
         watch.tell("prepare_for_decode", BatchPrepared(("d",), _pool(), (2,), (4,)))
         watch.tell("prepare_for_decode", BatchPrepared(("d",)))
-        book = current_book()
+        book = this_stage().book
         assert book is not None
         assert list(book.held_tokens(_pool(), [2])) == [
             f"1 KV tokens of {rid}: taken at scheduler.py:7 in take" for rid in "abc"
@@ -163,7 +163,7 @@ class TestQuiescent:
 
 class TestBook:
     def test_slots(self, watch: Any) -> None:
-        book = current_book()
+        book = this_stage().book
         assert book is not None
         watch.tell("slot_alloc", SlotAllocated(("a", "b"), TAKEN))
         watch.tell("slot_alloc", SlotAllocated(("a",), GIVEN))
@@ -183,7 +183,7 @@ class TestBook:
         }
 
     def test_locks(self, watch: Any) -> None:
-        book = current_book()
+        book = this_stage().book
         assert book is not None
         for rid in ("a", "b", "a"):
             watch.tell("lock", PrefixLocked(5, rid, TAKEN))
@@ -197,9 +197,9 @@ class TestBook:
         assert list(book.open_locks()) == []
 
     def test_it_is_the_books_of_this_test_only(self, watch: Any) -> None:
-        assert current_book() is not None
+        assert this_stage().book is not None
         watch.close()
-        assert current_book() is None
+        assert this_stage().book is None
 
 
 class Reader:
@@ -209,6 +209,12 @@ class Reader:
 
     def read(self, slot: int, tokens: int) -> tuple[Layer, ...]:
         return ((slot, tokens),)
+
+
+def _kept(rids: list[str]) -> dict[str, Kept]:
+    values = this_stage().values
+    assert values is not None
+    return values.of(rids)
 
 
 class TestValues:
@@ -223,7 +229,7 @@ class TestValues:
         ):
             watch.tell("slot_free", event)
         names = ["early", "a", "no slot", "no tokens", "large"]
-        assert kept_of(names) == {"a": Kept(2, ((3, 10),))}
+        assert _kept(names) == {"a": Kept(2, ((3, 10),))}
         assert watch.told == []
 
     def test_as_far_as_it_is_few(self, watch: Any) -> None:
@@ -231,4 +237,4 @@ class TestValues:
         names = [str(number) for number in range(70)]
         for name in (*names, "0"):
             watch.tell("slot_free", SlotFreed(name, int(name), 5 if name != "0" else 6))
-        assert list(kept_of(names)) == names[:64]
+        assert list(_kept(names)) == names[:64]

@@ -30,7 +30,7 @@ from pytest_pprank.sglang.driver.messages import Result, abort_request, generate
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.events.hook_points import Passage, taps
 from pytest_pprank.sglang.events.types import Forward, RoomTold
-from pytest_pprank.sglang.stage.holders import note_room
+from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
@@ -178,7 +178,7 @@ class Disagg(Engine):
         self._send(request, self._to)
 
     def _send(self, request: _Request, roles: tuple[str, ...]) -> None:
-        note_room(request.room, request.rid)
+        this_stage().note_room(request.room, request.rid)
         for role in roles:
             self._expect(role, request.rid, request.ids, request.params)
         port = int(self.scheduler.server_args.disaggregation_bootstrap_port)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.disagg import metadata_slots, queues, role_of, rooms, rooms_told
 from pytest_pprank.sglang.driver.views import StageView, view_stage
-from pytest_pprank.sglang.stage.holders import room_owner
 from pytest_pprank.sglang.stage.idle import free_tokens, request_slots
+from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Req, Scheduler
@@ -45,9 +45,9 @@ class DisaggView(StageView):
     @property
     def more(self) -> str:
         """The rooms that the KV manager knows, with the state that it is in."""
-        shown = [f"room {room} of {room_owner(room)} {self.rooms[room]}" for room in self.rooms]
+        shown = [f"{this_stage().room(room)} {self.rooms[room]}" for room in self.rooms]
         shown += [
-            f"told by stage {stage}: room {room} of {room_owner(room)} {status}"
+            f"told by stage {stage}: {this_stage().room(room)} {status}"
             for stage, rooms_there in self.told.items()
             for room, status in rooms_there.items()
         ]

@@ -36,7 +36,7 @@ from pytest_pprank.sglang.events.forwards import forward_of
 from pytest_pprank.sglang.events.sites import innermost_places
 from pytest_pprank.sglang.events.types import Forward
 from pytest_pprank.sglang.stage.event_loop import LoopThread
-from pytest_pprank.sglang.stage.holders import holders, note_forward
+from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
@@ -268,7 +268,7 @@ class Conductor:
         """Yield what this stage was at; nothing in it differs from stage to stage by itself."""
         if self.forwards:
             yield f"  last forward: {self.forwards[-1]}"
-        yield from (f"  {line}" for line in holders(self._scheduler))
+        yield from (f"  {line}" for line in this_stage().holders())
 
     def _take_in(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
@@ -338,7 +338,7 @@ class Conductor:
     def _at_forward(self, batch: ScheduleBatch) -> None:
         forward = forward_of(batch, self.iterations)
         self.forwards.append(forward)
-        note_forward(self._scheduler, batch.reqs, forward.mode)
+        this_stage().note_forward(batch.reqs, forward.mode)
         for callback in self.callbacks:
             callback(batch)
 

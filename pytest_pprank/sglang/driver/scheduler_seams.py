@@ -26,7 +26,7 @@ from pytest_pprank.sglang.compat.seams import missing, need
 from pytest_pprank.sglang.driver.control import ControlNotes
 from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
 from pytest_pprank.sglang.stage.event_loop import LeaveLoop
-from pytest_pprank.sglang.stage.scheduler import started
+from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Message, ScheduleBatch, Scheduler, Socket
@@ -163,7 +163,7 @@ class Attachment:
             raise missing("SchedulerRequestReceiver.scripted_scheduler_hook")
         changes: dict[str, object] = {"scripted_scheduler_hook": hook}
         self._undo: list[Callable[[], object]] = []
-        side = started(scheduler).tokenizer_side
+        side = this_stage().started(scheduler).tokenizer_side
         if side is not None:
             self.wire = Wire(scheduler, side)
             changes |= self._tap(self.wire)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat import requests
 from pytest_pprank.sglang.events.types import Quiescent, SentPrompt
-from pytest_pprank.sglang.stage.holders import seen_requests
 from pytest_pprank.sglang.stage.idle import idle_problems
+from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler
@@ -22,7 +22,7 @@ def quiescent(scheduler: Scheduler) -> Quiescent:
 def _sent(scheduler: Scheduler) -> Iterator[SentPrompt]:
     if scheduler.token_to_kv_pool_allocator.page_size != 1:
         return
-    for req in seen_requests(scheduler):
+    for req in this_stage().seen_requests():
         if requests.finished_by_length(req) and requests.sender_of(req) is not None:
             tokens = requests.tokens_to_send_of(req)
             yield SentPrompt(req.rid, requests.sender_of(req), tokens)

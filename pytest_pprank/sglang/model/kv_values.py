@@ -7,7 +7,7 @@ layer (not that of latent attention), as far as it is small.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_pprank.sglang.events.types import KvReader, Layer, SlotFreed
@@ -43,20 +43,9 @@ class KvValues:
         layers = kv.read(event.slot, event.tokens)
         self.kept[event.rid] = Kept(kv.first_layer, layers)
 
-
-_current: KvValues | None = None
-
-
-def open_values(values: KvValues | None) -> None:
-    """Make `values` those that failures are explained from; None: there are none."""
-    global _current
-    _current = values
-
-
-def kept_of(rids: Sequence[str]) -> dict[str, Kept]:
-    """Return what this rank has kept of these requests in the running test."""
-    kept = _current.kept if _current is not None else {}
-    return {rid: kept[rid] for rid in rids if rid in kept}
+    def of(self, rids: Iterable[str]) -> dict[str, Kept]:
+        """Return what has been kept of these requests."""
+        return {rid: self.kept[rid] for rid in rids if rid in self.kept}
 
 
 def first_differences(

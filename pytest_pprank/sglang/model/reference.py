@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.driver.messages import Result
 from pytest_pprank.sglang.events.types import Layer
-from pytest_pprank.sglang.model.kv_values import first_differences, kept_of
+from pytest_pprank.sglang.model.kv_values import first_differences
+from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,10 +147,11 @@ def all_findings(results: Sequence[Result], rank: Pprank) -> list[str]:
     if not rids:
         return list(lines)
     place = f"rank {rank.rank} ({rank.role} stage {rank.stage})"
-    told = rank.gather((place, kept_of(rids)))
+    values = this_stage().values
+    told = rank.gather((place, values.of(rids) if values is not None else {}))
     for result in wrong:
         tokens = [*result.prompt, *result.token_ids][:-1]
-        kept = {place: values[result.rid] for place, values in told if result.rid in values}
+        kept = {place: kv[result.rid] for place, kv in told if result.rid in kv}
         lines += first_differences(result.rid, kept, *kv_of(result.model_path, tokens))
     return list(rank.broadcast(lines))
 

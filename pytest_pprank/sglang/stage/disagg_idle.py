@@ -19,8 +19,7 @@ from pytest_pprank.sglang.compat.disagg import (
     slots_by_rid,
 )
 from pytest_pprank.sglang.compat.seams import need
-from pytest_pprank.sglang.stage.holders import room_owner
-from pytest_pprank.sglang.stage.kv_book import current_book
+from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler
@@ -54,7 +53,7 @@ def transfer_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> It
         if failed_rooms or status != "Failed"
     }
     if known:
-        shown = [f"room {room} of {room_owner(room)} {known[room]}" for room in sorted(known)]
+        shown = [f"{this_stage().room(room)} {known[room]}" for room in sorted(known)]
         yield f"rooms that the KV manager still knows: {', '.join(shown)}"
     yield from _rooms_of_other_stages(scheduler, failed_rooms=failed_rooms)
     if role_of(scheduler) == "decode":
@@ -71,7 +70,7 @@ def _rooms_of_other_stages(scheduler: Scheduler, *, failed_rooms: bool) -> Itera
         time.sleep(0.005)
     for stage, rooms_there in told.items():
         known = [
-            f"room {room} of {room_owner(room)} {status}"
+            f"{this_stage().room(room)} {status}"
             for room, status in sorted(rooms_there.items())
             if failed_rooms or status != "Failed"
         ]
@@ -83,7 +82,7 @@ def _rooms_of_other_stages(scheduler: Scheduler, *, failed_rooms: bool) -> Itera
 def _held_slots(scheduler: Scheduler) -> Iterator[str]:
     """Yield whose each metadata slot is that is held, and where it was taken."""
     named = {slot: rid for rid, slot in slots_by_rid(scheduler)}
-    allocator, book = need(scheduler, "req_to_metadata_buffer_idx_allocator"), current_book()
+    allocator, book = need(scheduler, "req_to_metadata_buffer_idx_allocator"), this_stage().book
     for slot in sorted({*range(allocator.size)} - {*allocator.free_slots})[:_SHOWN]:
         taken = book.metadata.get(slot) if book is not None else None
         who = taken or named.get(slot, "nobody known")
@@ -98,10 +97,10 @@ def _stale_rooms(scheduler: Scheduler) -> Iterator[str]:
     stale = {slot: room for slot, room in stale.items() if room}
     if stale:
         shown = ", ".join(
-            f"slot {slot} room {room} of {room_owner(room)}" for slot, room in sorted(stale.items())
+            f"slot {slot} {this_stage().room(room)}" for slot, room in sorted(stale.items())
         )
         yield f"free metadata slots that still name a room: {shown}"
-        freed = book.metadata_freed if (book := current_book()) is not None else {}
+        freed = book.metadata_freed if (book := this_stage().book) is not None else {}
         places = dict.fromkeys(str(freed[slot].place) for slot in stale if slot in freed)
         yield from (f"such a slot was given back {place}" for place in [*places][:_SHOWN])
 

@@ -22,9 +22,7 @@ from pytest_pprank.sglang.stage.disagg_idle import (
     transfer_problems,
 )
 from pytest_pprank.sglang.stage.event_loop import loop_is_running
-from pytest_pprank.sglang.stage.holders import forget_forwards, holders
-from pytest_pprank.sglang.stage.kv_book import current_book
-from pytest_pprank.sglang.stage.scheduler import started
+from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler
@@ -60,12 +58,12 @@ def kv_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> list[str
     if taken:
         problems.append(f"request slots: {taken} of {slots} were not given back")
     problems += transfer_problems(scheduler, failed_rooms=failed_rooms)
-    return [*problems, *holders(scheduler), *_taken(scheduler)] if problems else []
+    return [*problems, *this_stage().holders(), *_taken(scheduler)] if problems else []
 
 
 def _taken(scheduler: Scheduler) -> Iterator[str]:
     """Yield where what is held was taken, as far as a book was kept (see kv_book)."""
-    book, tree = current_book(), scheduler.tree_cache
+    book, tree = this_stage().book, scheduler.tree_cache
     if book is None:
         return
     pool = token_pool(scheduler.token_to_kv_pool_allocator)
@@ -102,7 +100,7 @@ def reset_scheduler(scheduler: Scheduler) -> None:
     ...) stays. Attributes that a test added stay until `drop_new_attributes`.
     Raises PprankError when SGLang itself refuses to call the result idle.
     """
-    vars(scheduler).update(started(scheduler).attributes)
+    vars(scheduler).update(this_stage().started(scheduler).attributes)
     _drop_requests(scheduler)
     if not need(scheduler, "flush_cache")():
         problems = "; ".join(idle_problems(scheduler)) or "SGLang's flush_cache refused"
@@ -111,7 +109,7 @@ def reset_scheduler(scheduler: Scheduler) -> None:
     need(utils, "set_random_seed")(scheduler.random_seed)
     held.reset_estimates(scheduler)
     scheduler.forward_ct = 0
-    forget_forwards(scheduler)
+    this_stage().forget_forwards()
     restart_serial()
 
 
@@ -121,7 +119,7 @@ def drop_new_attributes(scheduler: Scheduler) -> None:
     Not part of the reset after a test: a fixture that is torn down later, such as pytest-mock's,
     deletes the attribute that it patched, and fails when that is gone.
     """
-    for name in vars(scheduler).keys() - started(scheduler).names:
+    for name in vars(scheduler).keys() - this_stage().started(scheduler).names:
         delattr(scheduler, name)
 
 

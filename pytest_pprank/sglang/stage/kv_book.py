@@ -201,17 +201,3 @@ class KvBook:
 
 def _where(stack: Stack) -> str:
     return "at " + " < ".join(map(str, stack[:4])) if stack else "before this test"
-
-
-_current: KvBook | None = None
-
-
-def open_book(book: KvBook | None) -> None:
-    """Make `book` the one that failures are explained from; None: there is none."""
-    global _current
-    _current = book
-
-
-def current_book() -> KvBook | None:
-    """Return the book of the running test, None where nobody keeps one."""
-    return _current

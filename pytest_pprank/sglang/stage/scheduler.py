@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import Enum
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
 from pytest_pprank.sglang.model.grammar import start_grammars
 from pytest_pprank.sglang.platform.preload import no_progress_bars
 from pytest_pprank.sglang.stage.profiler import ProfilerRun, watch_profiler
+from pytest_pprank.sglang.stage.stage import Started, this_stage
 from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
 
 if TYPE_CHECKING:
@@ -38,25 +39,6 @@ if TYPE_CHECKING:
 
 _MAX_SOCKET_PATH = 100
 """Bytes of a unix socket's path that Linux takes (108), less what zmq may add."""
-
-
-@dataclass(frozen=True)
-class Started:
-    """What `start_scheduler` keeps beside the Scheduler itself.
-
-    `tokenizer_side` is bound on the first stage only; `profiler_run` is what SGLang's
-    dynamic-chunk profiler did while the Scheduler started; `attributes` holds the Scheduler's own
-    plain values (numbers, strings, None, enums) and the chunk sizer, which a test or a later run
-    of the profiler may change; `names` are those of all its attributes.
-    """
-
-    tokenizer_side: TokenizerSide | None
-    profiler_run: ProfilerRun
-    attributes: Mapping[str, object]
-    names: frozenset[str]
-
-
-_started: dict[int, tuple[Scheduler, Started]] = {}
 
 
 def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
@@ -103,18 +85,8 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
         import_module("torch").get_device_module(pprank.device).synchronize()
     start_grammars(scheduler, args.get("grammar_backend"))
     watch_batches()
-    _started[id(scheduler)] = (scheduler, _snapshot(scheduler, side, run))
+    this_stage().start(scheduler, _snapshot(scheduler, side, run))
     return scheduler
-
-
-def started(scheduler: Scheduler) -> Started:
-    """Return what belongs to a Scheduler that `start_scheduler` made; raises UsageError else."""
-    try:
-        return _started[id(scheduler)][1]
-    except KeyError:
-        raise UsageError(
-            f"{type(scheduler).__name__} was not started by the fixture 'scheduler'"
-        ) from None
 
 
 def instance_id(pprank: Pprank) -> str:

@@ -38,11 +38,11 @@ def test_leak(engine: Engine) -> None:
 
 @only("kv")
 def test_request_that_is_kept(engine: Engine, scheduler: Any) -> None:
-    from pytest_pprank.sglang.stage.holders import seen_requests
+    from pytest_pprank.sglang.stage.stage import this_stage
 
     engine.generate([5])
     engine.leave()
-    scheduler.req_to_token_pool.alloc([seen_requests(scheduler)[0]])
+    scheduler.req_to_token_pool.alloc(this_stage().seen_requests()[:1])
 
 
 @only("kv")

@@ -1,0 +1,112 @@
+"""What a rank knows of its pipeline stage: one `Stage` for as long as the rank lives.
+
+A rank has one Scheduler at most. What belongs to a test hangs here, too, while the test runs: the
+books that its checks keep and that failures are explained from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pytest_pprank.errors import UsageError
+from pytest_pprank.sglang.compat import requests
+
+if TYPE_CHECKING:
+    from pytest_pprank.sglang.compat.objects import Req, Scheduler
+    from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
+    from pytest_pprank.sglang.model.kv_values import KvValues
+    from pytest_pprank.sglang.stage.kv_book import KvBook
+    from pytest_pprank.sglang.stage.profiler import ProfilerRun
+
+
+@dataclass(frozen=True)
+class Started:
+    """What `start_scheduler` keeps beside the Scheduler itself.
+
+    `tokenizer_side` is bound on the first stage only; `profiler_run` is what SGLang's
+    dynamic-chunk profiler did while the Scheduler started; `attributes` holds the Scheduler's own
+    plain values (numbers, strings, None, enums) and the chunk sizer, which a test or a later run
+    of the profiler may change; `names` are those of all its attributes.
+    """
+
+    tokenizer_side: TokenizerSide | None
+    profiler_run: ProfilerRun
+    attributes: Mapping[str, object]
+    names: frozenset[str]
+
+
+@dataclass
+class Stage:
+    """The Scheduler that was started here, its requests, and the books of the running test.
+
+    A request that has been forgotten everywhere leaves its tokens behind without a name, so those
+    that went through a forward are kept until the Scheduler is reset.
+    """
+
+    book: KvBook | None = None
+    """Who took which KV and slots in the running test; None where no check keeps it."""
+    values: KvValues | None = None
+    """The KV of the running test's requests; None where no check keeps it."""
+    _scheduler: Scheduler | None = None
+    _started: Started | None = None
+    _forwards: dict[str, tuple[Req, str]] = field(default_factory=dict)
+    """By request id the Req and the mode of its last forward."""
+    _rooms: dict[int, str] = field(default_factory=dict)
+    """Request id by bootstrap room; a room is never used twice."""
+
+    def start(self, scheduler: Scheduler, started: Started) -> None:
+        """Take a Scheduler that has started."""
+        self._scheduler, self._started = scheduler, started
+
+    def started(self, scheduler: Scheduler) -> Started:
+        """Return what belongs to the Scheduler that was started here; UsageError for another."""
+        if scheduler is not self._scheduler or self._started is None:
+            raise UsageError(
+                f"{type(scheduler).__name__} was not started by the fixture 'scheduler'"
+            )
+        return self._started
+
+    def note_room(self, room: int, rid: str) -> None:
+        """Note in which room the two roles meet for a request."""
+        self._rooms[room] = rid
+
+    def room(self, number: int) -> str:
+        """Name a room, with the request that it is of."""
+        return f"room {number} of {self._rooms.get(number, 'nobody known')}"
+
+    def note_forward(self, reqs: Iterable[Req], mode: str) -> None:
+        """Note the requests of a batch that is about to run."""
+        self._forwards.update({req.rid: (req, mode) for req in reqs})
+
+    def forget_forwards(self) -> None:
+        """Forget all requests: a reset has taken everything from them."""
+        self._forwards.clear()
+
+    def seen_requests(self) -> list[Req]:
+        """Return the Reqs that went through a forward since the last reset."""
+        return [req for req, _ in self._forwards.values()]
+
+    def holders(self) -> Iterator[str]:
+        """Yield, in words, each request seen that holds KV tokens or a request slot."""
+        for rid, (req, mode) in self._forwards.items():
+            slot, tokens = requests.slot_of(req), requests.allocated_tokens_of(req)
+            if slot is None:
+                continue
+            reason = requests.finish_reason_of(req)
+            end = f"finished ({reason})" if reason else "not finished"
+            stack = self.book.slots.get(rid, ()) if self.book is not None else ()
+            taken = f"; taken at {' < '.join(map(str, stack[:4]))}" if stack else ""
+            yield (
+                f"held by {rid}: request slot {slot}, {tokens} KV tokens of its own or locked; "
+                f"last forward: {mode}; {end}, {len(req.output_ids)} output tokens{taken}"
+            )
+
+
+_here = Stage()
+
+
+def this_stage() -> Stage:
+    """Return what this rank knows of its stage."""
+    return _here
