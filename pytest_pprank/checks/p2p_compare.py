@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pytest_pprank.oplog.file import COLLECTIVE, CREATE, RECV, SEND
+from pytest_pprank.oplog.file import COLLECTIVE, CREATE, RECV, SEND, Channel
 from pytest_pprank.protocol.findings import Finding
 
 NAME = "p2p"
@@ -26,7 +26,7 @@ was the first to raise, else None."""
 def compare(evidence: Mapping[int, Evidence | None]) -> Iterator[Finding]:
     """Yield what does not fit, out of what each rank has brought."""
     told = {
-        (rank, log["way"], log["group"], log["peer"], log["tag"]): log
+        (rank, Channel(log["way"], log["group"], log["peer"], log["tag"])): log
         for rank, logs in evidence.items()
         for log in logs or ()
     }
@@ -35,47 +35,46 @@ def compare(evidence: Mapping[int, Evidence | None]) -> Iterator[Finding]:
     yield from _creations(told, set(evidence))
 
 
-_Told = Mapping[tuple[int, str, str, "int | None", int], dict[str, Any]]
+_Told = Mapping[tuple[int, Channel], dict[str, Any]]
 
 
 def _messages(told: _Told, ranks: set[int]) -> Iterator[Finding]:
     # messages for who takes them from anybody cannot be told apart
-    anybody = {(rank, group) for rank, way, group, peer, _ in told if way == RECV and peer is None}
-    pairs = dict.fromkeys(
-        (rank, peer, group, tag) if way == SEND else (peer, rank, group, tag)
-        for rank, way, group, peer, tag in told
-        if way in (SEND, RECV) and peer is not None
+    anybody = {(rank, it.group) for rank, it in told if it.way == RECV and it.peer is None}
+    sends = dict.fromkeys(
+        (rank, it) if it.way == SEND else (it.peer, it.met_by(rank))
+        for rank, it in told
+        if it.way in (SEND, RECV) and it.peer is not None
     )
-    for source, to, group, tag in pairs:
-        if not {source, to} <= ranks or (to, group) in anybody:
+    for source, send in sends:
+        to = send.peer
+        if source is None or to is None or not {source, to} <= ranks:
             continue
-        sent = told.get((source, SEND, group, to, tag))
-        received = told.get((to, RECV, group, source, tag))
+        if (to, send.group) in anybody:
+            continue
+        sent, received = told.get((source, send)), told.get((to, send.met_by(source)))
         label = (sent or received or {})["label"]
-        where = f"from rank {source} to rank {to} ({label}, tag {tag})"
+        where = f"from rank {source} to rank {to} ({label}, tag {send.tag})"
         sides = {f"rank {source} sent": sent, f"rank {to} received": received}
         yield from _difference(f"messages {where}", sides, _PAIRS)
 
 
 def _collectives(told: _Told, ranks: set[int]) -> Iterator[Finding]:
-    groups = {group: log for (_, way, group, _, _), log in told.items() if way == COLLECTIVE}
-    for group, log in groups.items():
+    groups = {channel: log for (_, channel), log in told.items() if channel.way == COLLECTIVE}
+    for channel, log in groups.items():
         members = log["ranks"]
         if not members or not set(members) <= ranks:
             continue
-        sides = {
-            f"rank {rank} issued": told.get((rank, COLLECTIVE, group, None, 0)) for rank in members
-        }
+        sides = {f"rank {rank} issued": told.get((rank, channel)) for rank in members}
         yield from _difference(f"collectives of {log['label']}", sides, _SAME)
 
 
 def _creations(told: _Told, ranks: set[int]) -> Iterator[Finding]:
-    worlds = {tuple(log["ranks"]) for (_, way, *_), log in told.items() if way == CREATE}
+    worlds = {tuple(log["ranks"]) for (_, it), log in told.items() if it.way == CREATE}
     for members in sorted(worlds):
         if set(members) <= ranks:
-            sides = {
-                f"rank {rank} created": told.get((rank, CREATE, "", None, 0)) for rank in members
-            }
+            created = Channel(CREATE, "")
+            sides = {f"rank {rank} created": told.get((rank, created)) for rank in members}
             yield from _difference("groups of torch.distributed", sides, _EVERY)
 
 

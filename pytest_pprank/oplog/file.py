@@ -91,6 +91,14 @@ class Channel(NamedTuple):
     peer: int | None = None
     tag: int = 0
 
+    def met_by(self, rank: int) -> Channel:
+        """Return the channel of `rank`'s peer whose n-th operation meets the n-th of this one,
+        which is `rank`'s. A recv from any rank may be met by each of them, and a send by one.
+        """
+        if self.way not in (SEND, RECV):
+            return self
+        return Channel(RECV if self.way == SEND else SEND, self.group, rank, self.tag)
+
 
 @dataclass(frozen=True)
 class Call:

@@ -49,7 +49,7 @@ def _collectives(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
 def _messages(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
     """A receiver with less room than the message needs: gloo and NCCL do not put up with it."""
     sends = {
-        (op.group, rank, op.peer, op.channel.tag, op.sequence): op
+        (rank, op.channel, op.sequence): op
         for rank, ledger in ledgers.items()
         for op in ledger.operations
         if op.way == SEND and op.sequence
@@ -58,7 +58,7 @@ def _messages(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
         for recv in ledger.operations:
             if recv.way != RECV or recv.peer is None or not recv.sequence:
                 continue
-            sent = sends.get((recv.group, recv.peer, rank, recv.channel.tag, recv.sequence))
+            sent = sends.get((recv.peer, recv.channel.met_by(rank), recv.sequence))
             if sent is None or sent.nbytes == recv.nbytes:
                 continue
             pair = {recv.peer: sent, rank: recv}

@@ -23,7 +23,6 @@ from pytest_pprank.oplog.file import (
     Ledger,
     Operation,
     State,
-    channel_of,
 )
 from pytest_pprank.oplog.read.mismatches import find_mismatches
 from pytest_pprank.oplog.read.text import describe, group, name, place, summary
@@ -158,7 +157,7 @@ class _Graph:
     def _given_up(self, rank: int, recv: Operation) -> bool:
         """Whether the send that `recv` waits for has lost its handle."""
         ledger = None if recv.peer is None else self._ledgers.get(recv.peer)
-        channel = channel_of(SEND, recv.group, recv.backend, rank, recv.tag)
+        channel = recv.channel.met_by(rank)
         return ledger is not None and any(
             sent.state is State.DROPPED
             and sent.channel == channel
@@ -171,12 +170,9 @@ class _Graph:
         ledger = self._ledgers.get(peer)
         if ledger is None:
             return 0
-        way = SEND if operation.way == RECV else RECV
-        sources = (rank,) if way == SEND else (rank, None)
-        return sum(
-            ledger.count(channel_of(way, operation.group, operation.backend, source, operation.tag))
-            for source in sources
-        )
+        channel = operation.channel.met_by(rank)
+        from_anybody = channel._replace(peer=None)
+        return ledger.count(channel) + (ledger.count(from_anybody) if channel.way == RECV else 0)
 
     # what follows from it
 
@@ -268,7 +264,7 @@ class _Graph:
         """Point at a message between the same two that nobody has taken: a wrong tag or group."""
         operation, peer = wait.operation, wait.operation.peer
         assert peer is not None
-        way = SEND if operation.way == RECV else RECV
+        way = operation.channel.met_by(wait.rank).way
         for other in self._ledgers[peer].operations:
             if other.way != way or other.peer != wait.rank or not _undone(other):
                 continue
