@@ -21,11 +21,15 @@ from pytest_pprank.launch import kept
 from pytest_pprank.launch.keep_folder import KeepError
 from pytest_pprank.launch.kept import Command, Keep, KeptProcess
 from pytest_pprank.launch.owned_folder import OwnedFolder, remove_leftovers
-from pytest_pprank.launch.preload import IMPORTING
 from pytest_pprank.launch.process import LauncherProcess, OwnProcess
 from pytest_pprank.launch.shared_memory import remove_shared_memory
 from pytest_pprank.protocol.channel import Channel, ChannelClosed, Listener
-from pytest_pprank.protocol.launcher import LAUNCHER_RANK, PRELOAD_VARIABLE, LauncherSpec
+from pytest_pprank.protocol.launcher import (
+    IMPORTING,
+    LAUNCHER_RANK,
+    PRELOAD_VARIABLE,
+    LauncherSpec,
+)
 from pytest_pprank.protocol.messages import Hello, Preloaded, Shutdown
 
 _CODE = "from pytest_pprank.launch.launcher import main; main()"

@@ -83,7 +83,7 @@ class Keeper:
         if preload.failures:
             return f"{next(iter(preload.failures))} cannot be imported"
         threads = tuple(preload.threads_of(os.getpid()))
-        if reason := unsafe_to_fork(threads, preload.cuda_initialized()):
+        if reason := unsafe_to_fork(threads, preload.cuda_started()):
             return reason
         path = self._imported.changed_since(self._spec.started)
         return f"{path} has changed while it was imported" if path else ""

@@ -17,9 +17,8 @@ from typing import Any
 from pytest_pprank.launch import keep_folder
 from pytest_pprank.launch.keep_folder import KeeperNote, KeepError
 from pytest_pprank.launch.keep_identity import difference, identity, kind, per_run
-from pytest_pprank.launch.preload import IMPORTING
 from pytest_pprank.protocol.keeper import KeeperSpec, LaunchRequest
-from pytest_pprank.protocol.launcher import LauncherSpec
+from pytest_pprank.protocol.launcher import IMPORTING, LauncherSpec
 
 _CODE = "from pytest_pprank.launch.keeper import main; main()"
 _ANSWER_SECONDS = 15.0

@@ -93,14 +93,12 @@ class Launcher:
         """Wait for its imports, and decide whether ranks may be forked from it."""
         import_module("pytest_pprank.launch.elastic")
         if not self._spec.fork:
-            return Preloaded(0.0, (), {}, (), False, "spawn", "asked for")
+            return Preloaded(0.0, (), {}, (), "", "spawn", "asked for")
         try:
             seconds, modules, failures, threads, cuda = _describe_fork_server()
         except (EOFError, ConnectionError):
             self._start_method = "spawn"
-            return Preloaded(
-                0.0, (), {}, (), False, "spawn", "the fork server died while importing"
-            )
+            return Preloaded(0.0, (), {}, (), "", "spawn", "the fork server died while importing")
         reason = unsafe_to_fork(threads, cuda)
         if reason:
             self._start_method = "spawn"
@@ -173,8 +171,8 @@ class Launcher:
             time.sleep(_KILL_AGAIN_SECONDS)
 
 
-_Described = tuple[float, tuple[str, ...], dict[str, str], tuple[str, ...], bool]
-"""Seconds, modules, failures, threads, and whether there is a CUDA context: see Preloaded."""
+_Described = tuple[float, tuple[str, ...], dict[str, str], tuple[str, ...], str]
+"""Seconds, modules, failures, threads, and where CUDA was started: see Preloaded."""
 
 
 def _describe_fork_server() -> _Described:
@@ -226,10 +224,13 @@ def _serve_rendezvous() -> str:
     return f"{host}:{port}"
 
 
-def unsafe_to_fork(threads: tuple[str, ...], cuda: bool) -> str:
-    """Say why a process with such threads cannot be forked; empty if it can."""
+def unsafe_to_fork(threads: tuple[str, ...], cuda: str) -> str:
+    """Say why a process with such threads cannot be forked; empty if it can.
+
+    `cuda`: where CUDA was started in it, "" if nowhere.
+    """
     if cuda:
-        return "an imported module initialised CUDA, which does not survive a fork"
+        return f"an import started CUDA {cuda}, which does not survive a fork"
     if len(threads) > 1:
         names = ", ".join(threads[1:])
         return f"imports left {len(threads) - 1} thread(s) behind ({names}), which no fork survives"

@@ -14,20 +14,24 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 
-IMPORTING = "importing"
-"""The file, in the launcher's TMPDIR, that says which package is being imported."""
+from pytest_pprank.devices import visible_gpus
+from pytest_pprank.devices.unstarted_cuda import driver_started, unstarted
+from pytest_pprank.protocol.launcher import IMPORTING
+
 _NOTE_SECONDS = 0.1
 
 failures: dict[str, str] = {}
 imported: list[str] = []
 seconds = 0.0
+cuda = ""
+"""Where the imports have started CUDA, in words; "" if nowhere."""
 
 
 class _Note:
@@ -67,13 +71,15 @@ def import_all(entries: list[str], optional: list[str], folder: str) -> None:
     Modules stay for ever: the garbage collector need not look at them, neither now nor in the
     ranks, where looking would also copy the memory that they share with the fork server.
     """
-    global seconds
+    global seconds, cuda
     start = time.perf_counter()
     gc.disable()
     noting = _Note(Path(folder, IMPORTING))
     sys.meta_path.insert(0, noting)
-    for entry in (*entries, *optional):
-        _import(entry)
+    with unstarted() if visible_gpus() else nullcontext() as answers:
+        for entry in (*entries, *optional):
+            _import(entry)
+    cuda = (answers.started if answers else "") or cuda_started()
     with suppress(ValueError):
         sys.meta_path.remove(noting)
     for entry in optional:
@@ -87,10 +93,10 @@ def describe(answer: Connection) -> None:
     """Run in a process forked from the fork server: tell what a rank inherits from it.
 
     Threads do not survive a fork, so they are looked up in the parent (the fork server) through
-    /proc; a CUDA context does not survive one either, and torch remembers that it had one.
+    /proc.
     """
     threads = tuple(threads_of(os.getppid()))
-    answer.send((seconds, tuple(imported), failures, threads, cuda_initialized()))
+    answer.send((seconds, tuple(imported), failures, threads, cuda))
 
 
 def threads_of(pid: int) -> list[str]:
@@ -99,7 +105,8 @@ def threads_of(pid: int) -> list[str]:
     return [(task / "comm").read_text().strip() for task in tasks]
 
 
-def cuda_initialized() -> bool:
-    """Whether this process, or the one it was forked from, has a CUDA context."""
+def cuda_started() -> str:
+    """Say that CUDA was started in this process, where nobody has seen who did it; else ""."""
     torch = sys.modules.get("torch")
-    return bool(torch is not None and torch.cuda.is_initialized())
+    started = (torch is not None and torch.cuda.is_initialized()) or driver_started()
+    return "by code that did not ask torch" if started else ""

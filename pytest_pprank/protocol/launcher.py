@@ -10,6 +10,8 @@ LAUNCHER_RANK = -1
 """The launcher's number on the channel, where ranks count from 0."""
 PRELOAD_VARIABLE = "PPRANK_PRELOAD"
 """The environment variable that names what the fork server imports."""
+IMPORTING = "importing"
+"""The file, in the launcher's TMPDIR, that says which package is being imported."""
 
 
 @dataclass(frozen=True)

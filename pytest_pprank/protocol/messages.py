@@ -211,13 +211,16 @@ class KillGroup:
 
 @dataclass(frozen=True)
 class Preloaded:
-    """What the fork server looks like after its imports; `threads` by name, the main one first."""
+    """What the fork server looks like after its imports; `threads` by name, the main one first.
+
+    `cuda`: where its imports have started CUDA, in words; "" if nowhere.
+    """
 
     seconds: float
     modules: tuple[str, ...]
     failures: dict[str, str]
     threads: tuple[str, ...]
-    cuda_initialized: bool
+    cuda: str
     start_method: str
     reason: str = ""
 

@@ -26,6 +26,10 @@ def default_group(pprank: Pprank) -> Iterator[ProcessGroup]:
             install()
         if pprank.device != "cpu":
             torch.get_device_module(pprank.device).set_device(pprank.device)
+        if cuda:
+            from pytest_pprank.devices.unstarted_cuda import check_answers
+
+            check_answers(torch.device(pprank.device).index or 0)
         dist.init_process_group(
             "nccl" if cuda else "gloo",
             init_method="env://",

@@ -45,6 +45,8 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # pyarrow's jemalloc starts a thread on import: a fork would lose it.
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
     # Progress bars would fill the captured output of each test, and start a thread.
     "TQDM_DISABLE": "1",
 }

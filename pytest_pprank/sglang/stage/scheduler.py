@@ -15,6 +15,7 @@ from enum import Enum
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pytest_pprank.devices.unstarted_cuda import check_answers
 from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.sglang.batches.cleared import watch_batches
 from pytest_pprank.sglang.compat.profiler import SIZING, strands_peers
@@ -55,6 +56,8 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
     host, port = serve_store_of_role(pprank)
     of_this_group = prepare_disagg(pprank)
     _spread_threads(pprank)
+    if pprank.device.startswith("cuda"):
+        check_answers(device_index(pprank))
     server_args = need(server_args_module, "ServerArgs")(
         **{**args, **of_this_group, "dist_init_addr": f"{host}:{port}"}
     )
