@@ -58,7 +58,8 @@ def add_options(parser: pytest.Parser) -> None:
     _add(group, parser, "--pprank-timeout", "S", "seconds a ranked test may take before its "
          "worker group is killed and replaced", "300")  # fmt: skip
     _add(group, parser, "--pprank-grace", "S", "seconds the other ranks get after the first one "
-         "has failed, died or finished; six times that in setup", "5")  # fmt: skip
+         "has failed, died or finished; six times that in setup and for the report of a failure",
+         "5")  # fmt: skip
     _add(group, parser, "--pprank-fresh", "WHEN", "auto (new worker group when the topology "
          "changes or a test asks for one), test (for every test) or never (ignore fresh=True)",
          "auto")  # fmt: skip

@@ -39,6 +39,7 @@ from pytest_pprank.protocol.messages import (
     TestDone,
     TornDown,
     WarningSeen,
+    WritesReport,
 )
 from pytest_pprank.protocol.worker_data import pack, unpack
 from pytest_pprank.rank import store
@@ -219,6 +220,15 @@ class RankSession:
             return (yield)
         finally:
             self._world.end_call()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Say that a failure is being written down: pytest parses the test's files for it."""
+        if call.excinfo is not None:
+            self._link.send(WritesReport())
+        return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> None:

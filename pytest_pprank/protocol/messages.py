@@ -178,6 +178,11 @@ class StockTaken:
 
 
 @dataclass(frozen=True)
+class WritesReport:
+    """A phase has failed on a rank, which writes its report: none of the test's code runs now."""
+
+
+@dataclass(frozen=True)
 class Shutdown:
     """Finish the pytest session on this rank."""
 
@@ -253,6 +258,7 @@ Message: TypeAlias = (
     | Pause
     | TakeStock
     | StockTaken
+    | WritesReport
     | Shutdown
     | TornDown
     | StartGroup

@@ -245,3 +245,28 @@ def test_a_launcher_that_died_costs_its_test_and_is_replaced(runner: Runner) -> 
     run = runner.run("--pp-size=2", "--pprank-device=cpu")
     assert run.counts() == {"failed": 1, "passed": 5}, run.out
     assert runner.processes() == {}
+
+
+def test_a_report_that_takes_its_time_is_waited_for(runner: Runner) -> None:
+    runner.write(
+        conftest="""
+        import os, time
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            if call.excinfo is not None and os.environ.get("RANK") == "0":
+                time.sleep(2)  # twice the grace
+            return (yield)
+        """,
+        test_slow_report="""
+        def test_fails(pprank):
+            assert pprank.rank == 2, "the reason"
+
+        def test_next(pprank): pass
+        """,
+    )
+    run = runner.run("--pp-size=2", "--pprank-device=cpu", "--pprank-grace=1")
+    assert "the reason" in run.failure("test_fails[pp2]")
+    assert "ranks diverged" not in run.out
+    assert run.counts() == {"failed": 1, "passed": 1}

@@ -37,8 +37,8 @@ def test_after_a_pass_as_long_again_as_it_took(deadlines: Deadlines) -> None:
 
 def test_in_setup_ranks_wait_longer_for_each_other(deadlines: Deadlines) -> None:
     deadlines.mark_arrivals(True, 102)
-    assert deadlines.left(103, failed=False, setup=True) == 29
-    assert deadlines.left(103, failed=True, setup=True) == 4
+    assert deadlines.left(103, failed=False, slow=True) == 29
+    assert deadlines.left(103, failed=True) == 4
 
 
 def test_but_never_longer_than_the_timeout(deadlines: Deadlines) -> None:

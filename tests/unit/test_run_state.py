@@ -35,6 +35,7 @@ from pytest_pprank.protocol.messages import (
     RankBroken,
     StockTaken,
     TestDone,
+    WritesReport,
 )
 
 GRACE, TIMEOUT, TICK = 5, 60, 0.25
@@ -70,6 +71,17 @@ VERDICTS = {
         8,
         "ranks diverged: rank 1 is still inside call, 5.0 s after rank 0 failed in call "
         "(--pprank-grace: 5 s)",
+    ),
+    "a report that is being written gets longer": (
+        [*IN_CALL, (3, 0, through("call", "failed")), (4, 1, WritesReport())],
+        33,
+        "ranks diverged: rank 1 is still inside call (through, and writes its report), 30.0 s "
+        "after rank 0 failed in call (--pprank-grace: 5 s, 6-fold for a report)",
+    ),
+    "a report that has been written": (
+        [*IN_CALL, (1.5, 1, WritesReport()), (2, 1, through("call", "failed"))],
+        7,
+        "ranks diverged: rank 0 is still inside call, 5.0 s after rank 1 failed in call",
     ),
     "a failure that was expected is one": (
         [*IN_CALL, (21, 0, through("call", "skipped", wasxfail="reason"))],
@@ -361,6 +373,17 @@ def test_verdict(events: list[Any], when: float, words: Any) -> None:
     run = SimulatedRun(2, TIMEOUT, GRACE).play(*events)
     assert words in str(run)
     assert when <= run.now <= when + TICK
+
+
+def test_a_report_that_is_written_beside_a_rank_that_hangs() -> None:
+    run = SimulatedRun(3, TIMEOUT, GRACE).play(
+        *[(1, rank, through("setup")) for rank in range(3)],
+        (3, 0, through("call", "failed")),
+        (4, 1, WritesReport()),
+    )
+    assert "rank 2 is still inside call" in str(run)
+    assert "(--pprank-grace: 5 s)" in str(run)
+    assert 8 <= run.now <= 8 + TICK
 
 
 PASSED = [*IN_CALL, *both(2, through("call")), *both(3, DONE)]

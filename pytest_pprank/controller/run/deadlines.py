@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-IN_SETUP = 6
-"""How many times the grace the peers of a rank get that has got through setup.
+SLOW = 6
+"""How many times the grace ranks get in setup, and while they write the report of a failure.
 
-Roles start different things: prefill profiles its chunk sizes while decode has nothing to do. Who
-waits there for a rank that is through is found without it, by the ledgers.
+In setup, roles start different things: prefill profiles its chunk sizes while decode has nothing to
+do. Who waits there for a rank that is through is found without it, by the ledgers. A report runs
+none of the test's code, but pytest's, on whole files of SGLang's.
 """
 
 
@@ -60,9 +61,9 @@ class Deadlines:
         elif not arrived and self._first_arrival is not None:
             self._phase_start, self._first_arrival = self._counted(now), None
 
-    def left(self, now: float, *, failed: bool, setup: bool = False) -> float:
-        """Seconds left; `failed`: whether a rank that is through has failed; `setup`: whether it is
-        only through with its setup.
+    def left(self, now: float, *, failed: bool, slow: bool = False) -> float:
+        """Seconds left; `failed`: whether a rank that is through has failed; `slow`: whether the
+        others are at what may take SLOW times the grace.
 
         A failed rank will not come back: the plain grace. After one that went well its peers may
         take as long again as it took: machines are shared, and stages are not equal.
@@ -70,8 +71,8 @@ class Deadlines:
         end = self._start + self.timeout
         if self._first_arrival is not None:
             took = self._first_arrival - self._phase_start
-            grace = self.grace * (IN_SETUP if setup else 1)
-            patience = self.grace if failed else max(grace, took)
+            grace = self.grace * (SLOW if slow else 1)
+            patience = grace if failed else max(grace, took)
             end = min(end, self._first_arrival + patience)
         return end - self._counted(now)
 

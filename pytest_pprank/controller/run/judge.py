@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pytest_pprank.controller.run.deadlines import IN_SETUP
+from pytest_pprank.controller.run.deadlines import SLOW
 from pytest_pprank.controller.run.deaths import Deaths
 from pytest_pprank.controller.run.state import RunState
 from pytest_pprank.controller.run.steps import (
@@ -110,8 +110,13 @@ class Judge:
         least = self._deadlines.left(now, failed=True)
         if least > enough:
             return least
-        failed, setup = self._state.failed(), self._state.only_set_up()
-        return self._deadlines.left(now, failed=failed, setup=setup)
+        return self._deadlines.left(now, failed=self._state.failed(), slow=bool(self._slow()))
+
+    def _slow(self) -> str:
+        """What the ranks are at that may take longer, in words; "" where they are not."""
+        if self._state.only_reports_left():
+            return "for a report"
+        return "in setup" if self._state.only_set_up() else ""
 
     def _time_to_look(self, now: float) -> bool:
         # many ranks with full ledgers take their time to read: never more than a tenth of ours
@@ -141,7 +146,7 @@ class Judge:
     def _late(self, now: float) -> Trouble:
         if not self._state.arrived():
             return Hung(inside=self._state.inside(), timeout=self._deadlines.timeout)
-        more = f", {IN_SETUP}-fold in setup" if self._state.only_set_up() else ""
+        more = f", {SLOW}-fold {slow}" if (slow := self._slow()) else ""
         return self._diverged(f"--pprank-grace: {self._deadlines.grace:g} s{more}", now)
 
     def _diverged(self, limit: str, now: float) -> RanksDiverged:

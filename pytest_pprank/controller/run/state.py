@@ -24,6 +24,7 @@ from pytest_pprank.protocol.messages import (
     RunTest,
     StockTaken,
     TestDone,
+    WritesReport,
 )
 from pytest_pprank.report.findings import Findings
 
@@ -46,6 +47,7 @@ class RunState:
         self.group_ended = False
         self._serial = order.serial
         self._stock_taken: set[int] = set()
+        self._writing: set[int] = set()
         self._actions: list[Action] = []
         self._handlers: Mapping[type, Callable[[int, Any, float], None]] = {
             type(None): self._lost,
@@ -56,6 +58,7 @@ class RunState:
             TestDone: self._finished,
             Pause: self._pause,
             StockTaken: self._took_stock,
+            WritesReport: self._writes,
             GroupEnded: self._group_gone,
         }
 
@@ -95,6 +98,8 @@ class RunState:
     def place(self, rank: int) -> str:
         """Say where a rank is."""
         phase, waiting = self.reports.phase(rank), self.meetings.waiting().get(rank)
+        if rank in self._writing:
+            return f"{phase} (through, and writes its report)"
         return f"{phase} (waiting {waiting})" if waiting else phase
 
     def progress(self) -> dict[int, str]:
@@ -111,6 +116,10 @@ class RunState:
         if self.done or self.failed():
             return False
         return all(self.reports.only_set_up(rank) for rank in self.arrived())
+
+    def only_reports_left(self) -> bool:
+        """Whether the ranks that still have something to do write the report of a failure."""
+        return self._writing.issuperset(self.inside())
 
     def taking_stock(self, asked: Collection[int]) -> bool:
         """Whether the answer of a rank that was asked to take stock can still come."""
@@ -151,12 +160,16 @@ class RunState:
     def _took_stock(self, rank: int, _message: StockTaken, _now: float) -> None:
         self._stock_taken.add(rank)
 
+    def _writes(self, rank: int, _message: WritesReport, _now: float) -> None:
+        self._writing.add(rank)
+
     def _group_gone(self, _launcher: int, _message: GroupEnded, _now: float) -> None:
         self.group_ended = True
 
     # what goes out
 
     def _keep(self, rank: int, report: Report) -> None:
+        self._writing.discard(rank)
         if phase := self.reports.keep(rank, report):
             self._actions.append(PhaseOver(rank, phase))
 
