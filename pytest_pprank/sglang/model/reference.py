@@ -244,7 +244,7 @@ def _ranges(extends: Sequence[tuple[int, int]]) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _model(model_path: str) -> tuple[Any, str]:
-    """Return the model in its own dtype, and that dtype's name."""
+    """Return the model in float32, so that only SGLang rounds, and the name of its own dtype."""
     transformers = import_module("transformers")
     logging = transformers.utils.logging
     if bar := getattr(logging, "disable_progress_bar", None):
@@ -252,4 +252,5 @@ def _model(model_path: str) -> tuple[Any, str]:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         model_path, torch_dtype="auto", attn_implementation="eager"
     ).eval()
-    return model, str(model.dtype)
+    dtype = str(model.dtype)
+    return model.float(), dtype

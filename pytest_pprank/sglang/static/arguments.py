@@ -96,5 +96,5 @@ _KIND: dict[str, dict[str, object]] = {
     "cpu": {"dtype": "float32", "attention_backend": "torch_native"},
     "sim": {"dtype": "float32", "attention_backend": "torch_native"},
     # sgl_kernel's rmsnorm has no float32 path (FACTS, two H200s).
-    "cuda": {"dtype": "bfloat16", "attention_backend": "triton"},
+    "cuda": {"dtype": "float16", "attention_backend": "triton"},
 }
