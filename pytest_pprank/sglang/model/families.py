@@ -77,11 +77,12 @@ def _normed_attention(shape: Shape) -> Iterator[Weight]:
 
 def _latent_attention(shape: Shape) -> Iterator[Weight]:
     """Multi-head latent attention: of a token only a latent and a rotated part are kept."""
-    latent, rotated = _latent(shape), shape.head_dim
+    latent, rotated = _latent(shape)
     # it makes keys and values at once
     gain = _WEIGHT_OF_ATTENTION
+    queries = shape.heads * (shape.head_dim + rotated)
     width = shape.heads * 2 * shape.head_dim
-    yield Weight("self_attn.q_proj.weight", width, shape.hidden, _PEAK**2 / gain)
+    yield Weight("self_attn.q_proj.weight", queries, shape.hidden, _PEAK**2 / gain)
     yield Weight("self_attn.kv_a_proj_with_mqa.weight", latent + rotated, shape.hidden, gain)
     yield Weight("self_attn.kv_a_layernorm.weight", latent)
     yield Weight("self_attn.kv_b_proj.weight", width, latent, gain)
@@ -110,8 +111,15 @@ def _heads(shape: Shape) -> dict[str, object]:
     return {"num_key_value_heads": shape.heads // 2, "head_dim": shape.head_dim}
 
 
-def _latent(shape: Shape) -> int:
-    return shape.hidden // 2
+def _latent(shape: Shape) -> tuple[int, int]:
+    """Width of what latent attention keeps of a token: the latent, and the rotated part.
+
+    SGLang's Triton kernel for it (kernels/ops/attention/decode_attention.py) knows 512 and 64, and
+    256 and 32; for others it takes keys and values to be padded alike.
+    """
+    if shape.hidden == 256:
+        return 256, 32
+    return shape.hidden // 2, shape.head_dim
 
 
 def _llama_layer(shape: Shape, index: int) -> Iterator[Weight]:  # noqa: ARG001
@@ -148,14 +156,15 @@ def _moe_config(shape: Shape) -> dict[str, object]:
 
 
 def _deepseek_config(shape: Shape) -> dict[str, object]:
+    latent, rotated = _latent(shape)
     return {
         "architectures": ["DeepseekV3ForCausalLM"],
         "model_type": "deepseek_v3",
         "num_key_value_heads": shape.heads,
         "q_lora_rank": None,
-        "kv_lora_rank": _latent(shape),
+        "kv_lora_rank": latent,
         "qk_nope_head_dim": shape.head_dim,
-        "qk_rope_head_dim": shape.head_dim,
+        "qk_rope_head_dim": rotated,
         "v_head_dim": shape.head_dim,
         "n_routed_experts": _EXPERTS,
         "n_shared_experts": 1,

@@ -30,6 +30,7 @@ from pytest_pprank.sglang.driver.disagg_start import prepare_disagg, private_por
 from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
 from pytest_pprank.sglang.model.grammar import start_grammars
 from pytest_pprank.sglang.platform.preload import no_progress_bars
+from pytest_pprank.sglang.stage.connect import connect_stages
 from pytest_pprank.sglang.stage.profiler import ProfilerRun, watch_profiler
 from pytest_pprank.sglang.stage.stage import Started, this_stage
 from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
@@ -83,6 +84,8 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
             "SGLang's dynamic-chunk profiler failed on this stage while the Scheduler started; the "
             f"other stages wait for its samples for ever:\n  {found}"
         )
+    if pprank.device.startswith("cuda"):
+        connect_stages(pprank)
     if pprank.device != "cpu":
         # what the start has written is read on streams of their own, with nothing in between
         import_module("torch").get_device_module(pprank.device).synchronize()
