@@ -19,7 +19,7 @@ from pytest_pprank.controller.run.steps import (
     StoppedFound,
 )
 from pytest_pprank.oplog.file import Ledger, ledger_file, read_ledger
-from pytest_pprank.oplog.read.wait_graph import InMeeting, explain_waits, left_over
+from pytest_pprank.oplog.read.wait_graph import InMeeting, explain_waits, left_over, waits_in
 from pytest_pprank.protocol.messages import KillGroup
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Looks:
         begin = time.monotonic()
         ledgers = self._read()
         waits = explain_waits(ledgers, gone, meetings)
-        blocked = frozenset(rank for rank, ledger in ledgers.items() if ledger.waiting)
+        blocked = frozenset(rank for rank, ledger in ledgers.items() if waits_in(ledger))
         return LedgersRead(waits, blocked, time.monotonic() - begin)
 
     def left_over(self) -> tuple[str, ...]:

@@ -23,6 +23,9 @@ from pytest_pprank.protocol.messages import (
     TakeStock,
 )
 
+_LOOK_SECONDS = 1.0
+"""How often a rank looks what its device is at, where the device works by itself."""
+
 
 class Link:
     """What the controller says: orders (run, leave), answers to meetings, questions in between.
@@ -32,7 +35,15 @@ class Link:
     other threads do meanwhile.
     """
 
-    def __init__(self, channel: Channel, watch: Channel, take_stock: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        watch: Channel,
+        take_stock: Callable[[], None],
+        look_at_device: Callable[[], None] | None = None,
+    ) -> None:
+        """`take_stock` is called on demand, `look_at_device` now and then."""
+        self._look_at_device = look_at_device
         self._channel = channel
         self._watch = watch
         self._take_stock = take_stock
@@ -102,6 +113,8 @@ class Link:
     def _pprank_service(self) -> None:  # see frames.SERVICE
         try:
             while True:
+                while self._look_at_device is not None and not self._watch.wait(_LOOK_SECONDS):
+                    self._look_at_device()
                 message = self._watch.receive()
                 if isinstance(message, Shutdown):
                     self.dismissed = True

@@ -15,7 +15,7 @@ from pytest_pprank._pytest_compat import quicken_log_capture
 from pytest_pprank.errors import PprankError
 from pytest_pprank.host.link import Link
 from pytest_pprank.host.process import prepare_process
-from pytest_pprank.oplog.record.ledger import start_ledger, take_stock
+from pytest_pprank.oplog.record.ledger import look_at_device, start_ledger, take_stock
 from pytest_pprank.protocol.bootstrap import RankBootstrap
 from pytest_pprank.protocol.channel import connect
 from pytest_pprank.protocol.messages import Hello, RankBroken
@@ -35,7 +35,7 @@ def rank_main(pickled: bytes) -> int:
         connect(bootstrap.address, bootstrap.key, replace(hello, watch=which))
         for which in (False, True)
     )
-    link = Link(channel, watch, take_stock)
+    link = Link(channel, watch, take_stock, look_at_device if bootstrap.device == "cuda" else None)
     try:
         pprank = Pprank(_seat(bootstrap, rank, world_size), link)
         set_current_rank(pprank)

@@ -61,7 +61,7 @@ class ReadLedgers(Look):
 
 @dataclass(frozen=True)
 class LedgersRead:
-    """What the ledgers say; `blocked`: ranks with a thread that waits in an operation.
+    """What the ledgers say; `blocked`: ranks with a thread, or a device, that waits in one.
 
     `cost`: how many seconds the look took.
     """

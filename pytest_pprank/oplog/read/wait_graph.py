@@ -72,7 +72,7 @@ class _Graph:
             self._wait(rank, operation)
             for rank, ledger in self._ledgers.items()
             if rank not in places  # what became of it says more than where it was then
-            for operation in (*ledger.waiting, *_first_on_device(ledger))
+            for operation in waits_in(ledger)
         ]
         self._meets = {
             rank: Meets(rank, meeting)
@@ -311,6 +311,11 @@ def _needs_each(rank: int, operation: Operation, missing: tuple[int, ...]) -> bo
     if operation.kind in _TO_ROOT:
         return operation.root == rank
     return True
+
+
+def waits_in(ledger: Ledger) -> tuple[Operation, ...]:
+    """Return the operations that a rank's threads are blocked in, or else its device."""
+    return (*ledger.waiting, *_first_on_device(ledger))
 
 
 def _first_on_device(ledger: Ledger) -> tuple[Operation, ...]:

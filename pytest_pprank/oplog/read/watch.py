@@ -12,7 +12,7 @@ from pytest_pprank.oplog.read.waits import Waits
 class Waiting:
     """Who waits for whom (see waits.Waits); `seconds`: how long exactly so.
 
-    `blocked`: ranks with a thread that waits in an operation.
+    `blocked`: ranks with a thread, or a device, that waits in an operation.
     """
 
     waits: Waits

@@ -131,6 +131,14 @@ def open_calls() -> list[Call]:
     return [] if _recorder is None else _recorder.open_calls()
 
 
+def look_at_device() -> None:
+    """Note which of NCCL's operations are still to be done, so that ranks which wait for each other
+    are seen from outside. For any thread. Raises nothing.
+    """
+    if _recorder is not None:
+        _recorder.look_at_device()
+
+
 def take_stock() -> None:
     """Bring the ledger up to date about operations that nobody waits for. For any thread.
 

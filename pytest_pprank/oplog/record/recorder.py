@@ -296,6 +296,12 @@ class LedgerRecorder:
             self._writer.set_running(still_running(dump))
             save_dump(dump, flight_record)
 
+    @_harmless
+    def look_at_device(self) -> None:
+        """Ask NCCL's own record which operations still run."""
+        if self._used_nccl and (dump := dump_flight_recorder()):
+            self._writer.set_running(still_running(dump))
+
     def fault(self, error: Exception) -> None:
         """Note that noting went wrong."""
         self._writer.fault(f"{type(error).__name__}: {first_line(error)}")
