@@ -46,7 +46,7 @@ def fixtures_from(module: str, node: pytest.Item | pytest.Collector) -> set[str]
     return found
 
 
-def rename(item: pytest.Item, nodeid: str) -> None:
+def set_nodeid(item: pytest.Item, nodeid: str) -> None:
     """Give a test another node id: that of another pytest, with other arguments and rootdir."""
     own: Any = item
     if hasattr(own, "_id"):  # pytest 9.2
@@ -55,13 +55,13 @@ def rename(item: pytest.Item, nodeid: str) -> None:
         own._nodeid = nodeid
 
 
-def whole_tracebacks(config: pytest.Config) -> bool:
+def wants_full_tracebacks(config: pytest.Config) -> bool:
     """Whether somebody wants to see all there is: ``-vv``, or ``--full-trace``."""
     return config.get_verbosity() > 1 or bool(config.getoption("fulltrace", False))
 
 
 @contextmanager
-def logged_if_it_fails(config: pytest.Config) -> Iterator[None]:
+def discard_logs_on_success(config: pytest.Config) -> Iterator[None]:
     """Keep out of the report what the block logs, if it does not raise."""
     plugin = config.pluginmanager.get_plugin("logging-plugin")
     stream = getattr(getattr(plugin, "report_handler", None), "stream", None)
@@ -72,7 +72,7 @@ def logged_if_it_fails(config: pytest.Config) -> Iterator[None]:
         stream.truncate()
 
 
-def one_entry(lines: list[str], path: str, lineno: int, message: str) -> ReprTraceback:
+def single_entry_traceback(lines: list[str], path: str, lineno: int, message: str) -> ReprTraceback:
     """Return a traceback of one entry: some lines, and the place that they speak of."""
     place = ReprFileLocation(path, lineno, message) if path else None
     return ReprTraceback([ReprEntry(lines, None, None, place, "long")], None, "long")
@@ -83,7 +83,7 @@ def passed_unexpectedly(report: pytest.TestReport) -> bool:
     return report.failed and str(report.longrepr).startswith(_UNEXPECTED)
 
 
-def retell_unexpected_pass(report: pytest.TestReport, words: str) -> None:
+def set_unexpected_pass_reason(report: pytest.TestReport, words: str) -> None:
     """Put other words in the place of the reason of the xfail."""
     report.longrepr = f"{_UNEXPECTED} {words}"
 
@@ -91,7 +91,7 @@ def retell_unexpected_pass(report: pytest.TestReport, words: str) -> None:
 _OWN = frozenset(vars(pytest.TestReport("", ("", None, ""), {}, "passed", None, "call")))
 
 
-def added(report: pytest.TestReport) -> dict[str, object]:
+def extra_attributes(report: pytest.TestReport) -> dict[str, object]:
     """Return what is in a report beside pytest's own: other plugins put it there."""
     return {name: value for name, value in vars(report).items() if name not in _OWN}
 
@@ -101,7 +101,7 @@ def subtests_fail_their_test() -> bool:
     return find_spec("_pytest.subtests") is not None
 
 
-def raised(report: pytest.TestReport) -> bool:
+def phase_raised(report: pytest.TestReport) -> bool:
     """Whether a phase ended by a failure, be it an expected one."""
     if report.failed:
         return not passed_unexpectedly(report)
@@ -147,7 +147,7 @@ def drop_plugins(config: pytest.Config) -> None:
             manager.unregister(plugin)
 
 
-def quicken_log_capture() -> None:
+def speed_up_log_capture() -> None:
     """Make pytest's capturing of logs cost less, where it attaches itself to many loggers.
 
     Since pytest-dev/pytest pull request 14375 it looks for the loggers that do not propagate, and
@@ -200,20 +200,20 @@ def tear_down_for(item: pytest.Item | None, session: pytest.Session) -> None:
     session._setupstate.teardown_exact(item)
 
 
-def folders_of_pytest() -> tuple[str, ...]:
+def pytest_folders() -> tuple[str, ...]:
     """Return the folders that pytest's own code lies in, and that of pluggy, which calls hooks."""
     specs = [find_spec(name) for name in ("_pytest", "pytest", "pluggy")]
     return tuple(os.path.dirname(spec.origin) for spec in specs if spec and spec.origin)
 
 
-def terminal_of_user(reporter: TerminalReporter) -> TextIO | None:
+def ansi_terminal(reporter: TerminalReporter) -> TextIO | None:
     """Return the file a terminal reporter writes to, if that is a terminal that obeys escapes."""
     file: TextIO | None = getattr(getattr(reporter, "_tw", None), "_file", None)
     escapes = os.environ.get("TERM", "dumb") != "dumb"
     return file if file is not None and escapes and file.isatty() else None
 
 
-def room_in_line(reporter: TerminalReporter) -> int:
+def columns_left(reporter: TerminalReporter) -> int:
     """Return how many columns are free behind what a terminal reporter has written of a line."""
     writer = reporter._tw
     return int(writer.fullwidth - writer.width_of_current_line)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_pprank._pytest_compat import logged_if_it_fails, whole_tracebacks
+from pytest_pprank._pytest_compat import discard_logs_on_success, wants_full_tracebacks
 from pytest_pprank.errors import PprankError
 from pytest_pprank.rank.context import SERVER_ARGS, current_rank
 
@@ -109,14 +109,14 @@ def _started_scheduler(
     from pytest_pprank.sglang.static.arguments import args_of_role
 
     try:
-        with logged_if_it_fails(request.config):
+        with discard_logs_on_success(request.config):
             return start_scheduler(sglang_args, pprank)
     except PprankError:
         raise
     except Exception as error:
         changes = args_of_role(request.config.stash[SERVER_ARGS], pprank.role)
-        told = start_failed(error, changes, pprank.role)
-        raise told from (error if whole_tracebacks(request.config) else None)
+        failure = start_failed(error, changes, pprank.role)
+        raise failure from (error if wants_full_tracebacks(request.config) else None)
 
 
 @pytest.fixture

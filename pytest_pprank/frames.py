@@ -15,7 +15,7 @@ from enum import Enum
 from functools import lru_cache
 from types import FrameType
 
-from pytest_pprank._pytest_compat import folders_of_pytest
+from pytest_pprank._pytest_compat import pytest_folders
 
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _INTERACTIVE = ("<doctest", "<ipython", "<stdin")
@@ -29,7 +29,7 @@ SERVICE = "_pprank_service"
 """The function that a thread of this plugin runs which serves no test: no stack shows it."""
 
 
-class Whose(Enum):
+class Owner(Enum):
     """Whose code it is. CALLER: SGLang's, a test's or another package's."""
 
     PLUGIN = "plugin"
@@ -55,18 +55,18 @@ class Folders:
         self._torch = _inside(torch) if torch else "\0"
         self._pytest = tuple(map(_inside, pytest))
         self._standard = tuple(map(_inside, standard))
-        self.whose = lru_cache(4096)(self._whose)
+        self.owner_of = lru_cache(4096)(self._owner_of)
 
-    def _whose(self, file: str) -> Whose:
+    def _owner_of(self, file: str) -> Owner:
         if file.startswith(self._suite):
-            return Whose.CALLER
+            return Owner.CALLER
         if file.startswith(self._package):
-            return Whose.PLUGIN
+            return Owner.PLUGIN
         if file.startswith(self._torch):
-            return Whose.TORCH
+            return Owner.TORCH
         if file.startswith(self._pytest):
-            return Whose.PYTEST
-        return Whose.LIBRARY if self._is_library(file) else Whose.CALLER
+            return Owner.PYTEST
+        return Owner.LIBRARY if self._is_library(file) else Owner.CALLER
 
     def _is_library(self, file: str) -> bool:
         if file.startswith("<"):
@@ -80,7 +80,7 @@ class Folders:
         """Whether `file` only calls what it was given: the standard library's, pytest's, and what
         starts ranks.
         """
-        return self.whose(file) in (Whose.LIBRARY, Whose.PYTEST) or file.startswith(self._launch)
+        return self.owner_of(file) in (Owner.LIBRARY, Owner.PYTEST) or file.startswith(self._launch)
 
     def is_wrapper(self, file: str) -> bool:
         """Whether `file` stands between the caller of an operation of torch's and torch."""
@@ -97,7 +97,7 @@ def folders() -> Folders:
     package = os.path.dirname(os.path.abspath(__file__))
     paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
     standard = sorted({*paths, os.path.dirname(os.__file__)})
-    return Folders(package, _folder_of("torch"), folders_of_pytest(), standard)
+    return Folders(package, _folder_of("torch"), pytest_folders(), standard)
 
 
 def _folder_of(module: str) -> str:
@@ -106,9 +106,9 @@ def _folder_of(module: str) -> str:
     return os.path.dirname(spec.origin or "") if spec is not None else ""
 
 
-def whose(file: str) -> Whose:
+def owner_of(file: str) -> Owner:
     """Return whose code a file of a code object is."""
-    return folders().whose(file)
+    return folders().owner_of(file)
 
 
 def only_calls(file: str) -> bool:
@@ -116,27 +116,27 @@ def only_calls(file: str) -> bool:
     return folders().only_calls(file)
 
 
-def matters(file: str) -> bool:
+def is_caller_code(file: str) -> bool:
     """Whether a file is SGLang's or the user's: not torch's, pytest's, a library's or ours."""
-    return whose(file) is Whose.CALLER
+    return owner_of(file) is Owner.CALLER
 
 
-def caller(first: FrameType, *but: Whose) -> FrameType:
+def caller(first: FrameType, *but: Owner) -> FrameType:
     """Return `first`, or the nearest one that has called it and does not only call for others; it
     is none of those named in `but` either.
     """
     frame: FrameType | None = first
     while frame is not None:
         file = frame.f_code.co_filename
-        if not only_calls(file) and whose(file) not in but:
+        if not only_calls(file) and owner_of(file) not in but:
             break
         frame = frame.f_back
     return frame or first
 
 
-def serves(functions: Iterable[tuple[str, str]]) -> bool:
+def is_service_thread(functions: Iterable[tuple[str, str]]) -> bool:
     """Whether a thread is one of this plugin's that serves no test.
 
     `functions`: (file, name) of each frame of its stack.
     """
-    return any(name == SERVICE and whose(file) is Whose.PLUGIN for file, name in functions)
+    return any(name == SERVICE and owner_of(file) is Owner.PLUGIN for file, name in functions)

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.events.types import Quiescent
 
 _T = TypeVar("_T")
-_MOST = 8
+_MAX_FINDINGS = 8
 """Different findings of one check in one test on one rank; more would say nothing new."""
 
 
-class Life:
+class Lifecycle:
     """The life of one check or fault in one test on one rank; every method may be left as it is.
 
     What a method raises fails the test in the name of this check or fault, and is never seen by
-    SGLang. It is not called any more then, but what was given to `Means.at_end` is.
+    SGLang. It is not called any more then, but what was given to `Context.at_end` is.
     """
 
     def begin(self) -> None:
@@ -56,26 +56,26 @@ class Life:
         return None
 
 
-class Endings:
+class Cleanups:
     """What is to be undone, the last one first."""
 
     def __init__(self) -> None:
-        self._endings: list[Callable[[], object]] = []
+        self._cleanups: list[Callable[[], object]] = []
 
-    def at_end(self, ending: Callable[[], object]) -> None:
-        """Call `ending()` when it is over (for a check or fault: the test), the last one first."""
-        self._endings.append(ending)
+    def at_end(self, cleanup: Callable[[], object]) -> None:
+        """Call `cleanup()` when it is over (for a check or fault: the test), the last one first."""
+        self._cleanups.append(cleanup)
 
     def close(self) -> None:
         """It is over."""
-        while self._endings:
-            self._undo(self._endings.pop())
+        while self._cleanups:
+            self._undo(self._cleanups.pop())
 
-    def _undo(self, ending: Callable[[], object]) -> None:
-        ending()
+    def _undo(self, cleanup: Callable[[], object]) -> None:
+        cleanup()
 
 
-class Means(Endings):
+class Context(Cleanups):
     """What a check or fault is given for one test on this rank.
 
     `pprank`: this rank. `send` tells the controller of a new finding.
@@ -100,7 +100,7 @@ class Means(Endings):
     def announce(self, finding: Finding) -> None:
         """Send a finding; one that differs from an earlier one only in numbers is counted."""
         times = self.counts.get(finding.key, 0)
-        if times or len(self.counts) < _MOST:
+        if times or len(self.counts) < _MAX_FINDINGS:
             self.counts[finding.key] = times + 1
         if times == 0 and finding.key in self.counts:
             self._send(finding)
@@ -158,5 +158,5 @@ class Means(Endings):
     def _lacks(self, lacking: SeamMissing) -> None:
         self._broken, self.off = True, str(lacking)
 
-    def _undo(self, ending: Callable[[], object]) -> None:
-        self._try(ending)  # also of one that has failed: others would go on with what it has done
+    def _undo(self, cleanup: Callable[[], object]) -> None:
+        self._try(cleanup)  # also of one that has failed: others would go on with what it has done

@@ -16,7 +16,7 @@ from pytest_pprank.protocol.schedule import Schedule
 DEVICES = ("auto", "cpu", "sim", "cuda")
 FRESH = ("auto", "test", "never")
 LEASES = ("auto", "cuda", "off")
-MOST_STAGES = 128
+MAX_STAGES = 128
 """More than any model is split into; each is a process that imports SGLang."""
 _STASH: pytest.StashKey[Options] = pytest.StashKey()
 _WHERE = "--pp-size N on the command line, pp_size = N in the ini file"
@@ -161,10 +161,10 @@ def parse_sizes(text: str, name: str) -> tuple[int, ...]:
             "up, or several with commas, such as 2 or 2,4"
         )
     sizes = tuple(dict.fromkeys(int(word) for word in words))
-    if max(sizes) > MOST_STAGES:
+    if max(sizes) > MAX_STAGES:
         raise UsageError(
             f"{name}: {text!r}: all ranks run on this machine, which is too little for "
-            f"{max(sizes)}; allowed: 1 to {MOST_STAGES}"
+            f"{max(sizes)}; allowed: 1 to {MAX_STAGES}"
         )
     return sizes
 

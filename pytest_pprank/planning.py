@@ -109,11 +109,11 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
     if unsized and not config.option.collectonly:
         problems[missing_size(unsized)] = []
     if problems:
-        raise UsageError("\n".join(itertools.starmap(_told_once, problems.items())))
+        raise UsageError("\n".join(itertools.starmap(_with_tests, problems.items())))
     return ranked
 
 
-def _told_once(problem: str, tests: list[str]) -> str:
+def _with_tests(problem: str, tests: list[str]) -> str:
     """Say what is wrong, and with which tests: once for all of them."""
     if not tests:
         return problem

@@ -205,7 +205,7 @@ def pytest_terminal_summary(
         for line in controller.checks_off:
             terminalreporter.write_line(line)
     if controller is not None:
-        _tell_reverted(terminalreporter, controller)
+        _show_reverted(terminalreporter, controller)
     if controller is not None and controller.interrupted:
         terminalreporter.section("pprank: where the ranks were", yellow=True)
         for title, text in controller.interrupted:
@@ -213,7 +213,7 @@ def pytest_terminal_summary(
             terminalreporter.write_line(text)
 
 
-def _tell_reverted(reporter: pytest.TerminalReporter, controller: ControllerSession) -> None:
+def _show_reverted(reporter: pytest.TerminalReporter, controller: ControllerSession) -> None:
     from pytest_pprank.report.reverted import red_tests
 
     red = red_tests(reporter.stats)

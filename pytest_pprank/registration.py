@@ -20,7 +20,7 @@ _REGISTRIES: tuple[tuple[str, Registry], ...] = (
 )
 _DEVICES = ("cpu", "sim", "cuda")
 _TYPES = {"name": str, "about": str, "sglang": bool, "opt_in": bool}
-_HEARD: pytest.StashKey[list[object]] = pytest.StashKey()
+_ASKED_HOOKS: pytest.StashKey[list[object]] = pytest.StashKey()
 """The implementations of our hooks that were there when all were called."""
 
 
@@ -36,7 +36,7 @@ def register(config: pytest.Config, *, strict: bool) -> None:
             registry.others, registry.strict = others, was_strict
 
     config.add_cleanup(forget)
-    config.stash[_HEARD] = []
+    config.stash[_ASKED_HOOKS] = []
     for _, registry in _REGISTRIES:
         registry.others, registry.strict = (), strict
     for hook, registry in _REGISTRIES:
@@ -49,7 +49,7 @@ def check_late(config: pytest.Config) -> None:
     """Raise UsageError where a plugin came when all had been asked: its rows are not known."""
     for hook, _ in _REGISTRIES:
         for impl in getattr(config.hook, hook).get_hookimpls():
-            if impl.function not in config.stash[_HEARD]:
+            if impl.function not in config.stash[_ASKED_HOOKS]:
                 raise UsageError(
                     f"{hook} of {impl.plugin_name} comes too late: pytest has loaded it while it "
                     "collected. Move the hook to the conftest.py of the folder that pytest is "
@@ -59,7 +59,7 @@ def check_late(config: pytest.Config) -> None:
 
 def _rows(config: pytest.Config, hook: str, kind: type[Row]) -> Iterator[Row]:
     caller = getattr(config.hook, hook)
-    config.stash[_HEARD] += [impl.function for impl in caller.get_hookimpls()]
+    config.stash[_ASKED_HOOKS] += [impl.function for impl in caller.get_hookimpls()]
     # pluggy calls those registered last first: the order of names is that of registration
     for given in reversed(caller(config=config)):
         if not isinstance(given, (list, tuple)):
@@ -110,13 +110,13 @@ def _place_problems(field: str, place: object, form: str) -> Iterator[str]:
     module, colon, name = place.partition(":") if isinstance(place, str) else ("", "", "")
     if not (module and colon and name):
         yield f"{field} {place!r} is not {form!r}, nor such a thing itself"
-    elif not _is_there(module):
+    elif not _importable(module):
         yield f"{field} {place!r}: there is no module {module!r} that could be imported"
     elif module in modules and not hasattr(modules[module], name.partition(".")[0]):
         yield f"{field} {place!r}: {module} has no {name!r}"
 
 
-def _is_there(module: str) -> bool:
+def _importable(module: str) -> bool:
     try:
         return module in modules or find_spec(module) is not None
     except (ImportError, ValueError):

@@ -8,12 +8,12 @@ from types import FrameType
 from typing import ClassVar
 
 from pytest_pprank.checks import row_of
-from pytest_pprank.lifecycle import Life, Means
+from pytest_pprank.lifecycle import Context, Lifecycle
 from pytest_pprank.oplog.file import Site
 from pytest_pprank.protocol.findings import Finding
 
 
-class Watch(Means):
+class Watch(Context):
     """A sanitizer's view of the running test."""
 
     what = "sanitizer"
@@ -41,12 +41,12 @@ class Watch(Means):
 def _below_the_check() -> FrameType | None:
     """Return the frame that called the check; None where nothing guards it."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not Means.guard.__code__:
+    while frame is not None and frame.f_code is not Context.guard.__code__:
         frame = frame.f_back
     return frame
 
 
-class Sanitizer(Life):
+class Sanitizer(Lifecycle):
     """Base of all. One object on each rank for each test; every method may be left as it is.
 
     `watch`: what it has of the test, and reports to.

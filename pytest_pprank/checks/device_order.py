@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from pytest_pprank.checks.base import Watch
-from pytest_pprank.frames import matters
+from pytest_pprank.frames import is_caller_code
 from pytest_pprank.oplog.file import Site
 
 if TYPE_CHECKING:
@@ -43,4 +43,4 @@ def report_order(watch: Watch, kinds: Collection[Kind]) -> None:
 
 def sites(frames: Collection[tuple[str, int, str]]) -> tuple[Site, ...]:
     """Return the frames that are shown, the innermost first."""
-    return tuple(Site(*frame) for frame in frames if matters(frame[0]))[:SHOWN]
+    return tuple(Site(*frame) for frame in frames if is_caller_code(frame[0]))[:SHOWN]

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from typing import ClassVar
 
 from pytest_pprank.checks.base import Sanitizer
-from pytest_pprank.rank.patches import put
+from pytest_pprank.rank.patches import patch
 from pytest_pprank.sglang.events.types import (
     ForwardEntry,
     KvReader,
@@ -40,11 +40,11 @@ class Kv(Sanitizer):
         self._sent: Counter[Hashable] = Counter()
         self.watch.listen("forward", self._forward)
         self.watch.listen("transfer_send", self._send)
-        self.watch.at_end(put(this_stage(), "book", self._book))
+        self.watch.at_end(patch(this_stage(), "book", self._book))
         self._values = KvValues()
         self._kv: KvReader | None = None
         self.watch.listen("slot_free", self._slot_free)
-        self.watch.at_end(put(this_stage(), "values", self._values))
+        self.watch.at_end(patch(this_stage(), "values", self._values))
 
     def quiescent(self, left: Quiescent) -> None:
         if problems := left.problems():

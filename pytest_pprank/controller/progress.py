@@ -13,7 +13,7 @@ from typing import TextIO
 
 import pytest
 
-from pytest_pprank._pytest_compat import room_in_line, terminal_of_user
+from pytest_pprank._pytest_compat import ansi_terminal, columns_left
 
 _PATIENCE_SECONDS = 0.5
 """What is quicker than that needs no explanation."""
@@ -27,7 +27,7 @@ class Progress:
     def __init__(self, config: pytest.Config) -> None:
         self._reporter = config.pluginmanager.getplugin("terminalreporter")
         self._verbosity = config.get_verbosity()
-        self._file: TextIO | None = terminal_of_user(self._reporter)
+        self._file: TextIO | None = ansi_terminal(self._reporter)
         self._began = time.monotonic()
         self._shown = ""
 
@@ -58,7 +58,7 @@ class Progress:
         words = f" [pprank: {text}, {seconds:.0f} s]"
         if self._file is None or seconds < _PATIENCE_SECONDS or words == self._shown:
             return
-        room = room_in_line(self._reporter)
+        room = columns_left(self._reporter)
         if room >= _LEAST_ROOM:  # never into the next line, from which there is no way back
             self._shown = words
             self._write(f"{_SAVE}{words[:room]}{_ERASE}{_BACK}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pytest_pprank.errors import SeamMissing
 from pytest_pprank.faults import row_of
 from pytest_pprank.faults.dice import Dice
-from pytest_pprank.lifecycle import Life, Means
+from pytest_pprank.lifecycle import Context, Lifecycle
 from pytest_pprank.protocol.findings import Finding
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _to_nobody(_: Finding) -> None:
     pass
 
 
-class Disturbance(Means):
+class Disturbance(Context):
     """A perturbation's means in the running test. `dice` are this rank's, `shared` all ranks'.
 
     `did` counts how often it struck, and `held_s` is how long (in seconds) it meant to hold
@@ -109,7 +109,7 @@ class Disturbance(Means):
         return "; ".join(words)
 
 
-class Perturbation(Life):
+class Perturbation(Lifecycle):
     """Base of all. One object on each rank for each test; every method may be left as it is.
 
     `disturbance`: what it draws from, and has of the test. Its `begin` is called with the test's

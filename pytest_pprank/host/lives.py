@@ -11,7 +11,7 @@ from pytest_pprank.checks import CHECKS
 from pytest_pprank.checks.base import Watch
 from pytest_pprank.faults import FAULTS
 from pytest_pprank.faults.base import Disturbance
-from pytest_pprank.lifecycle import Life, Means
+from pytest_pprank.lifecycle import Context, Lifecycle
 from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.protocol.items import test_name
 from pytest_pprank.registry import Registry
@@ -29,10 +29,12 @@ _running: TestLives | None = None
 class Lives:
     """Those of one kind in one test, in the order of their table."""
 
-    def __init__(self, registry: Registry, means: Iterable[Means]) -> None:
+    def __init__(self, registry: Registry, means: Iterable[Context]) -> None:
         self.means = tuple(means)
         made = [(each, each.guard(_make, registry, each)) for each in self.means]
-        self._all: list[tuple[Means, Life]] = [(m, life) for m, life in made if life is not None]
+        self._all: list[tuple[Context, Lifecycle]] = [
+            (m, life) for m, life in made if life is not None
+        ]
 
     def begin(self) -> None:
         """Begin them."""
@@ -43,12 +45,12 @@ class Lives:
         """An engine was made."""
         for means, life in self._all:
             means.guard(life.loop, engine)
-            if type(life).iteration is not Life.iteration:
+            if type(life).iteration is not Lifecycle.iteration:
                 engine.at_start_of_iteration(_each_iteration(means, life, engine))
 
     def quiescent(self, look: Callable[[], Quiescent]) -> None:
         """Nothing may be held now. `look` is called where somebody wants to know."""
-        wanting = [each for each in self._all if type(each[1]).quiescent is not Life.quiescent]
+        wanting = [each for each in self._all if type(each[1]).quiescent is not Lifecycle.quiescent]
         if wanting:
             left = look()
             for means, life in wanting:
@@ -68,20 +70,20 @@ class Lives:
             means.close()
 
 
-def _make(registry: Registry, means: Means) -> Life:
+def _make(registry: Registry, means: Context) -> Lifecycle:
     row = registry.row_of(means.name)
     life: object = row.load()(means)
-    if not isinstance(life, Life):
+    if not isinstance(life, Lifecycle):
         base = row.base.partition(":")[2]
         raise TypeError(f"{row.place} is not a class with the base pytest_pprank.{base}")
     return life
 
 
-def _each_iteration(means: Means, life: Life, engine: Engine) -> Callable[[], None]:
+def _each_iteration(means: Context, life: Lifecycle, engine: Engine) -> Callable[[], None]:
     return lambda: means.guard(life.iteration, engine.iterations)
 
 
-def _evidence(life: Life) -> object:
+def _evidence(life: Lifecycle) -> object:
     brought = life.evidence()
     json.dumps(brought)  # what cannot travel is a failure of this one, not of all
     return brought

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pprank._pytest_compat import quicken_log_capture
+from pytest_pprank._pytest_compat import speed_up_log_capture
 from pytest_pprank.errors import PprankError
 from pytest_pprank.host.link import Link
 from pytest_pprank.host.process import prepare_process
@@ -89,7 +89,7 @@ def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
     become_worker(config, bootstrap.workerinputs[pprank.rank])
     session = RankSession(config, bootstrap, pprank, link)
     config.pluginmanager.register(session, "pprank-rank")
-    quicken_log_capture()
+    speed_up_log_capture()
     status = int(config.hook.pytest_cmdline_main(config=config))
     if not link.dismissed:
         why = f"its pytest session ended early, with exit status {status}\n{session.broken}"

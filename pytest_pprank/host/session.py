@@ -10,10 +10,10 @@ from collections.abc import Generator
 import pytest
 
 from pytest_pprank._pytest_compat import (
-    added,
     drop_plugins,
-    raised,
-    rename,
+    extra_attributes,
+    phase_raised,
+    set_nodeid,
     silence_terminal,
     tear_down_for,
 )
@@ -154,7 +154,7 @@ class RankSession:
 
     def _run(self, order: RunTest) -> None:
         item = self._items[order.key]
-        rename(item, order.nodeid)
+        set_nodeid(item, order.nodeid)
         following = self._items.get(order.next_key) if order.next_key else None
         if order.key != self._announced:
             # the plan has changed since the last test (-x, xdist, a lost rank)
@@ -191,7 +191,7 @@ class RankSession:
             self._peers_ready = True
             return  # this rank did not really run the call phase
         serialised = self._serialise(report)
-        self._pprank.failed |= raised(report)
+        self._pprank.failed |= phase_raised(report)
         if hasattr(report, "context"):
             self._link.send(PhaseReport(serialised))  # of a subtest: the phase goes on
         elif report.when == "setup":
@@ -249,7 +249,7 @@ class RankSession:
 
 def _is_plain(report: pytest.TestReport) -> bool:
     """Whether a report says nothing but that a phase passed, as most do."""
-    more = report.sections or report.user_properties or any(added(report).values())
+    more = report.sections or report.user_properties or any(extra_attributes(report).values())
     return type(report) is pytest.TestReport and report.outcome == "passed" and not more
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def put(owner: Any, name: str, value: object) -> Callable[[], bool]:
+def patch(owner: Any, name: str, value: object) -> Callable[[], bool]:
     """Set ``owner.name``; returns what puts back the owner's own attribute, or takes it away again
     where it was inherited.
 
@@ -17,7 +17,7 @@ def put(owner: Any, name: str, value: object) -> Callable[[], bool]:
     had, before = name in own, own.get(name)
     setattr(owner, name, value)
 
-    def back() -> bool:
+    def undo() -> bool:
         if vars(owner).get(name) is not value:
             return False
         if had:
@@ -26,4 +26,4 @@ def put(owner: Any, name: str, value: object) -> Callable[[], bool]:
             delattr(owner, name)
         return True
 
-    return back
+    return undo

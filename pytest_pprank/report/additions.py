@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_pprank._pytest_compat import added
+from pytest_pprank._pytest_compat import extra_attributes
 from pytest_pprank.report.rank_report import FAILED, RankReport
 
 _NOT_ADDED = frozenset({"wasxfail", "context", "nodeid", "rerun"})
@@ -25,7 +25,7 @@ def merged_additions(ranks: Sequence[RankReport]) -> dict[str, object]:
     failed = any(r.kind == FAILED for r in ranks)
     merged: dict[str, object] = {}
     for rank in first_to_fail if failed else sorted(ranks, key=lambda r: r.rank):
-        for name, value in added(rank.report).items():
+        for name, value in extra_attributes(rank.report).items():
             if name not in _NOT_ADDED:
                 merged[name] = _both(merged[name], value) if name in merged else value
     return merged

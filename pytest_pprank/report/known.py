@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from pytest_pprank._pytest_compat import passed_unexpectedly, retell_unexpected_pass
+from pytest_pprank._pytest_compat import passed_unexpectedly, set_unexpected_pass_reason
 from pytest_pprank.known.bugs import KnownBug
 from pytest_pprank.report.verdict import PROPERTY
 
@@ -21,7 +21,7 @@ def tell_mended(report: pytest.TestReport, bugs: tuple[KnownBug, ...]) -> None:
 
     for bug in bugs:
         if str(report.longrepr).endswith(bug.summary):
-            retell_unexpected_pass(report, mended(bug))
+            set_unexpected_pass_reason(report, mended(bug))
 
 
 def expect_verdicts(

@@ -32,11 +32,11 @@ def trim_stacks(text: str) -> str:
     """
     threads = re.split(r"\n+(?=(?:Current )?[Tt]hread 0x|Extension modules: )", text.strip())
     shown = [_above_pytest(thread) for thread in threads if not thread.startswith("Extension ")]
-    return "\n".join(_equal_once(thread for thread in shown if not _serves(thread)))
+    return "\n".join(_equal_once(thread for thread in shown if not _is_service_thread(thread)))
 
 
-def _serves(thread: str) -> bool:
-    return frames.serves((file, name) for file, _, name in _FRAME.findall(thread))
+def _is_service_thread(thread: str) -> bool:
+    return frames.is_service_thread((file, name) for file, _, name in _FRAME.findall(thread))
 
 
 def _above_pytest(thread: str) -> str:

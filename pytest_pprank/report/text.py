@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_pprank._pytest_compat import ExceptionRepr, ReprFileLocation, one_entry
+from pytest_pprank._pytest_compat import ExceptionRepr, ReprFileLocation, single_entry_traceback
 
 if TYPE_CHECKING:
     from _pytest._io import TerminalWriter
@@ -27,14 +27,14 @@ class PlainFailure(ExceptionRepr):
     def __init__(self, verdict: str, text: str) -> None:
         self._text = f"{verdict}: {text}" if verdict else text
         self._lines = [f"E   {line}" for line in self._text.splitlines()]
-        super().__init__(one_entry(self._lines, "", 0, ""), Crash("", 0, self._text))
+        super().__init__(single_entry_traceback(self._lines, "", 0, ""), Crash("", 0, self._text))
 
     def locate(self, path: str, lineno: int) -> None:
         """Say which test this is about; `lineno` counts from 1."""
         crash = self.reprcrash
         self.reprcrash = Crash(path, lineno, crash.message if crash else self._text)
         first = self._text.partition("\n")[0]
-        self.reprtraceback = one_entry(self._lines, path, lineno, first)
+        self.reprtraceback = single_entry_traceback(self._lines, path, lineno, first)
 
     def toterminal(self, tw: TerminalWriter) -> None:
         """Write everything to pytest's terminal."""

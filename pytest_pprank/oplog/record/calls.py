@@ -10,7 +10,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
-from pytest_pprank.frames import Whose, folders, only_calls, whose
+from pytest_pprank.frames import Owner, folders, only_calls, owner_of
 from pytest_pprank.oplog.file import (
     COLLECTIVE,
     CREATE,
@@ -288,7 +288,7 @@ class CallDescriber:
 
     def _look_at(self, file: str) -> int:
         standing = _CALLER
-        if whose(file) is Whose.TORCH or folders().is_wrapper(file):
+        if owner_of(file) is Owner.TORCH or folders().is_wrapper(file):
             standing = _SKIPPED
         elif only_calls(file):
             standing = _LIBRARY
