@@ -154,11 +154,11 @@ def engine(scheduler: Scheduler, pprank: Pprank) -> Iterator[Engine]:
     ``engine.generate(prompts)`` returns the same results on every rank. What a test leaves under
     way is aborted.
     """
-    from pytest_pprank.host.lives import at_quiescence, loop_made
+    from pytest_pprank.host.lifecycles import at_quiescence, engine_created
     from pytest_pprank.sglang.driver.engine import Engine
 
     engine = Engine(scheduler, pprank)
-    loop_made(engine)
+    engine_created(engine)
     yield engine
     engine.close()
     if engine.settled:
@@ -186,11 +186,11 @@ def disagg(scheduler: Scheduler, pprank: Pprank) -> Iterator[Disagg]:
 
     ``disagg.generate(prompts)`` returns on every rank what decode has produced.
     """
-    from pytest_pprank.host.lives import at_quiescence, loop_made
+    from pytest_pprank.host.lifecycles import at_quiescence, engine_created
     from pytest_pprank.sglang.driver.disagg import Disagg
 
     disagg = Disagg(scheduler, pprank)
-    loop_made(disagg)
+    engine_created(disagg)
     yield disagg
     disagg.close()
     if disagg.settled:

@@ -15,7 +15,7 @@ from pytest_pprank.controller.run.state import LAUNCHER, RunState
 from pytest_pprank.controller.run.steps import Action, Answer, Look
 from pytest_pprank.controller.worlds import left_changed, why_spoiled
 from pytest_pprank.protocol.channel import pack
-from pytest_pprank.protocol.messages import RunTest, TakeStock
+from pytest_pprank.protocol.messages import RunTest, UpdateLedger
 from pytest_pprank.report.evidence import read_last_words
 from pytest_pprank.report.outcome import Printed, TestOutcome
 from pytest_pprank.report.verdicts import Detail, Late, RankDied, Trouble
@@ -23,7 +23,7 @@ from pytest_pprank.report.verdicts import Detail, Late, RankDied, Trouble
 if TYPE_CHECKING:
     from pytest_pprank.controller.group import WorkerGroup
 
-_STOCK_SECONDS = 1.0
+_LEDGER_SECONDS = 1.0
 
 
 class TestRun:
@@ -140,9 +140,9 @@ class TestRun:
         """Ask the ranks that are still inside, and look at them from outside."""
         inside = tuple(inside)
         for rank in inside:
-            self._group.ask(rank, TakeStock())
-        deadline = time.monotonic() + _STOCK_SECONDS
-        while self._state.taking_stock(inside):
+            self._group.ask(rank, UpdateLedger())
+        deadline = time.monotonic() + _LEDGER_SECONDS
+        while self._state.awaiting_ledgers(inside):
             if time.monotonic() > deadline:
                 break  # blocked with Python's lock held, or stopped
             self._listen(TICK_SECONDS / 10)

@@ -46,7 +46,7 @@ def left_changed(done: Mapping[int, TestDone]) -> str:
     """Say which settings were put back, and on which ranks; empty for none."""
     ranks: dict[str, list[int]] = {}
     for rank, told in sorted(done.items()):
-        for text in told.world.put_back:
+        for text in told.world.restored:
             ranks.setdefault(text, []).append(rank)
     return "; ".join(f"{text} ({plural_ranks(where)})" for text, where in ranks.items())
 

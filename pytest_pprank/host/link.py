@@ -14,13 +14,13 @@ from pytest_pprank.protocol.channel import Channel, ChannelClosed
 from pytest_pprank.protocol.messages import (
     Exchange,
     Exchanged,
+    LedgerUpdated,
     Message,
     Pause,
     Report,
     RunTest,
     Shutdown,
-    StockTaken,
-    TakeStock,
+    UpdateLedger,
 )
 
 
@@ -32,16 +32,16 @@ class Link:
     other threads do meanwhile.
     """
 
-    def __init__(self, channel: Channel, watch: Channel, take_stock: Callable[[], None]) -> None:
+    def __init__(self, channel: Channel, watch: Channel, update_ledger: Callable[[], None]) -> None:
         self._channel = channel
         self._watch = watch
-        self._take_stock = take_stock
+        self._update_ledger = update_ledger
         self._orders: deque[RunTest | Shutdown] = deque()
         self._answer: Exchanged | None = None
         self._meetings = 0
         self._serial = 0
-        self._talking = threading.Lock()
-        self.dismissed = False
+        self._lock = threading.Lock()
+        self.shutting_down = False
         threading.Thread(target=self._pprank_service, name="pprank-link", daemon=True).start()
 
     def send(self, message: Message) -> None:
@@ -51,7 +51,7 @@ class Link:
     def next_order(self) -> RunTest | Shutdown:
         """Wait for the next thing to do."""
         # a thread that is still in a meeting is answered: this rank has finished the test
-        with self._talking:
+        with self._lock:
             while not self._orders:
                 self._receive()
             return self._orders.popleft()
@@ -64,7 +64,7 @@ class Link:
         `report` goes along: that of the phase which ends with this meeting.
         """
         __tracebackhide__ = True
-        with self._talking:
+        with self._lock:
             self._meetings += 1
             number = self._meetings
             self._channel.send(Exchange(number, operation, where, payload, self._serial, report))
@@ -92,11 +92,11 @@ class Link:
         try:
             message = self._channel.receive()
         except ChannelClosed:
-            _end()
+            _kill_own_process_group()
         if isinstance(message, Exchanged):
             self._answer = message
         elif isinstance(message, (RunTest, Shutdown)):
-            self.dismissed |= isinstance(message, Shutdown)
+            self.shutting_down |= isinstance(message, Shutdown)
             self._orders.append(message)
 
     def _pprank_service(self) -> None:  # see frames.SERVICE
@@ -104,15 +104,15 @@ class Link:
             while True:
                 message = self._watch.receive()
                 if isinstance(message, Shutdown):
-                    self.dismissed = True
-                elif isinstance(message, TakeStock):
-                    self._take_stock()
-                    self._channel.send(StockTaken())
+                    self.shutting_down = True
+                elif isinstance(message, UpdateLedger):
+                    self._update_ledger()
+                    self._channel.send(LedgerUpdated())
         except ChannelClosed:
-            _end()
+            _kill_own_process_group()
 
 
-def _end() -> NoReturn:
+def _kill_own_process_group() -> NoReturn:
     """Leave with all children (this rank leads its process group): the controller is gone.
 
     The test's thread may be stuck in a collective for ever, so there is no orderly way.

@@ -15,12 +15,12 @@ from pytest_pprank._pytest_compat import speed_up_log_capture
 from pytest_pprank.errors import PprankError
 from pytest_pprank.host.link import Link
 from pytest_pprank.host.process import prepare_process
-from pytest_pprank.oplog.record.ledger import start_ledger, take_stock
+from pytest_pprank.oplog.record.ledger import start_ledger, update_ledger
 from pytest_pprank.protocol.bootstrap import RankBootstrap
 from pytest_pprank.protocol.channel import connect
 from pytest_pprank.protocol.messages import Hello, RankBroken
 from pytest_pprank.rank.context import set_current_rank
-from pytest_pprank.rank.handle import Pprank, Seat
+from pytest_pprank.rank.handle import Placement, Pprank
 from pytest_pprank.sglang import PLUMBING
 from pytest_pprank.sglang.reverts.apply import apply
 
@@ -35,9 +35,9 @@ def rank_main(pickled: bytes) -> int:
         connect(bootstrap.address, bootstrap.key, replace(hello, watch=which))
         for which in (False, True)
     )
-    link = Link(channel, watch, take_stock)
+    link = Link(channel, watch, update_ledger)
     try:
-        pprank = Pprank(_seat(bootstrap, rank, world_size), link)
+        pprank = Pprank(_placement(bootstrap, rank, world_size), link)
         set_current_rank(pprank)
         _prepare_libraries(bootstrap, pprank)
         return _run_session(bootstrap, pprank, link)
@@ -47,9 +47,9 @@ def rank_main(pickled: bytes) -> int:
         raise
 
 
-def _seat(bootstrap: RankBootstrap, rank: int, world_size: int) -> Seat:
+def _placement(bootstrap: RankBootstrap, rank: int, world_size: int) -> Placement:
     role = next(role for role in reversed(bootstrap.sizes.roles) if rank >= role.first)
-    return Seat(
+    return Placement(
         rank=rank,
         world_size=world_size,
         role=role.name,
@@ -91,7 +91,7 @@ def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
     config.pluginmanager.register(session, "pprank-rank")
     speed_up_log_capture()
     status = int(config.hook.pytest_cmdline_main(config=config))
-    if not link.dismissed:
+    if not link.shutting_down:
         why = f"its pytest session ended early, with exit status {status}\n{session.broken}"
         link.send(RankBroken(why.rstrip()))
     return status

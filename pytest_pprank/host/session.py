@@ -19,8 +19,8 @@ from pytest_pprank._pytest_compat import (
 )
 from pytest_pprank.errors import PeerError
 from pytest_pprank.host.debugger import refuse_debuggers
+from pytest_pprank.host.lifecycles import begin_call, running
 from pytest_pprank.host.link import Link
-from pytest_pprank.host.lives import call_begins, living
 from pytest_pprank.known import marks
 from pytest_pprank.markers import read_rank_mark
 from pytest_pprank.oplog.record.ledger import begin_test, erred, unfinished
@@ -77,12 +77,12 @@ class RankSession:
         config.stash[SERVER_ARGS] = bootstrap.server_args or {}
         self._pprank = pprank
         self._link = link
-        roles_apart = bootstrap.server_args is not None and len(bootstrap.sizes.roles) > 1
-        self._world = WorldWatch(pprank, roles_apart=roles_apart)
+        separate_roles = bootstrap.server_args is not None and len(bootstrap.sizes.roles) > 1
+        self._world = WorldWatch(pprank, separate_roles=separate_roles)
         self._items: dict[ItemKey, pytest.Item] = {}
         self._collect_errors: dict[str, str] = {}
         self._peers_ready = True
-        self._announced: ItemKey | None = None
+        self._expected: ItemKey | None = None
         self._last_report: Report = None
         self.broken = ""
         """Why the session ended by itself; empty while it has not."""
@@ -156,17 +156,17 @@ class RankSession:
         item = self._items[order.key]
         set_nodeid(item, order.nodeid)
         following = self._items.get(order.next_key) if order.next_key else None
-        if order.key != self._announced:
+        if order.key != self._expected:
             # the plan has changed since the last test (-x, xdist, a lost rank)
             tear_down_for(item, item.session)
-        self._announced = order.next_key
+        self._expected = order.next_key
         self._pprank.failed = False
         self._link.begin(order.serial)
         begin_test(order.serial)
         store.begin_test(order.serial)
         self._world.begin_test()
         self._last_report = None
-        with living(order, self._pprank, self._tell) as lives:
+        with running(order, self._pprank, self._send_finding) as lifecycles:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         world = self._world.end(last=order.next_key is None)
         unsettled = (self._pprank.failed or erred()) and _has_process_group()
@@ -176,13 +176,13 @@ class RankSession:
                 unsettled,
                 unfinished(),
                 self._last_report,
-                lives.brought(),
-                lives.did(),
+                lifecycles.results(),
+                lifecycles.describe_faults(),
                 world,
             )
         )
 
-    def _tell(self, finding: Finding) -> None:
+    def _send_finding(self, finding: Finding) -> None:
         self._link.send(Found(finding))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -213,7 +213,7 @@ class RankSession:
         """Run the call phase only where every rank got through setup."""
         if not self._peers_ready:
             raise PeersNotReady
-        call_begins()
+        begin_call()
         self._world.begin_call()
         try:
             return (yield)

@@ -13,17 +13,17 @@ def join_torch_loggers() -> None:
     of each test: more work than all the rest of a small test. What is logged, and where it is
     shown, stays the same; a logger that was set up in another way is left alone.
     """
-    likeness = _likeness(logging.getLogger("torch"))
+    signature = _signature(logging.getLogger("torch"))
     for name, logger in list(logging.Logger.manager.loggerDict.items()):
         if not isinstance(logger, logging.Logger) or not name.startswith("torch."):
             continue
         own_level = logger.level != logging.NOTSET
-        if likeness and not logger.propagate and not own_level and _likeness(logger) == likeness:
+        if signature and not logger.propagate and not own_level and _signature(logger) == signature:
             logger.handlers.clear()
             logger.propagate = True
 
 
-def _likeness(logger: logging.Logger) -> list[object]:
+def _signature(logger: logging.Logger) -> list[object]:
     """What handlers of a logger have in common with others that print the same."""
     return [
         (type(h), type(h.formatter), h.level, getattr(h, "stream", None)) for h in logger.handlers

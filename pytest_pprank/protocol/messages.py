@@ -12,7 +12,7 @@ Every connection starts with a `Hello`; then, for a rank:
 
 A rank reads an answer in the thread that waits for it. What it has to hear whatever its threads
 do comes on a second connection, its watch: that somebody wants to know what only it can tell
-(TakeStock) before its group is given up, Shutdown too, and the end of the controller.
+(UpdateLedger) before its group is given up, Shutdown too, and the end of the controller.
 
 What a sanitizer finds comes alone, at once (Found). Reports of phases ride on the message that
 ends the phase; those of subtests come alone (PhaseReport). A rank may stop the deadlines of its
@@ -32,7 +32,7 @@ from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.protocol.schedule import Schedule
 from pytest_pprank.protocol.world import World
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Raised whenever a message changes; both ends refuse another number."""
 
 ItemKey = tuple[str, ...]
@@ -145,7 +145,7 @@ class TestDone:
     on their way in a process group; the next test would receive them. `unfinished`: nobody has
     waited for the end of some operation, so the other ranks' ledgers must tell whether it has one.
     `report` is that of the last phase. `sanitizers`: JSON of what they bring (see
-    host.lives); `perturbed`: in words, what the perturbations did. `world`: what the next
+    host.lifecycles); `perturbed`: in words, what the perturbations did. `world`: what the next
     test would find.
     """
 
@@ -168,13 +168,13 @@ class Pause:
 
 
 @dataclass(frozen=True)
-class TakeStock:
+class UpdateLedger:
     """Look what became of operations nobody waits for, and dump what only the rank can dump."""
 
 
 @dataclass(frozen=True)
-class StockTaken:
-    """The answer to TakeStock; a rank that is blocked with Python's lock held gives none."""
+class LedgerUpdated:
+    """The answer to UpdateLedger; a rank that is blocked with Python's lock held gives none."""
 
 
 @dataclass(frozen=True)
@@ -248,8 +248,8 @@ Message: TypeAlias = (
     | Exchanged
     | TestDone
     | Pause
-    | TakeStock
-    | StockTaken
+    | UpdateLedger
+    | LedgerUpdated
     | Shutdown
     | TornDown
     | StartGroup

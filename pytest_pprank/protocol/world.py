@@ -22,7 +22,7 @@ class World:
     """The groups this rank is in; None where nothing is known of them."""
     environment: tuple[str, ...] = ()
     """The environment variables that the test's own code has changed and left so."""
-    put_back: tuple[str, ...] = ()
+    restored: tuple[str, ...] = ()
     """In words: settings of the process that the test has left changed, and that were put back."""
     caught: bool = False
     """Whether an operation between ranks has raised, and the test has passed all the same."""

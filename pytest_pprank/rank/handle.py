@@ -15,7 +15,7 @@ from pytest_pprank.frames import caller
 from pytest_pprank.rank.portable import pickled
 
 
-class Meeting(Protocol):
+class ControlPlane(Protocol):
     """The control plane as a rank sees it (see host.link)."""
 
     def exchange(
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Seat:
+class Placement:
     """Where a rank sits in its worker group.
 
     `rank` counts the processes of the group, `stage` the pipeline stages of its `role`
@@ -62,15 +62,15 @@ class Pprank:
     peer fails, dies or finishes the test instead of coming, they raise PeerError at once.
     """
 
-    def __init__(self, seat: Seat, meeting: Meeting) -> None:
-        self.rank = seat.rank
-        self.world_size = seat.world_size
-        self.role = seat.role
-        self.stage = seat.stage
-        self.num_stages = seat.num_stages
-        self.device = seat.device
-        self.workdir = seat.workdir
-        self._meeting = meeting
+    def __init__(self, placement: Placement, control: ControlPlane) -> None:
+        self.rank = placement.rank
+        self.world_size = placement.world_size
+        self.role = placement.role
+        self.stage = placement.stage
+        self.num_stages = placement.num_stages
+        self.device = placement.device
+        self.workdir = placement.workdir
+        self._control = control
         self._spoiled = ""
         self.failed = False
         """Whether the running test has failed on this rank so far."""
@@ -88,7 +88,7 @@ class Pprank:
     def barrier(self) -> None:
         """Wait until every rank of the group is here."""
         __tracebackhide__ = True
-        self._meeting.exchange("barrier()", None, _caller())
+        self._control.exchange("barrier()", None, _caller())
 
     def gather(self, obj: _T) -> list[_T]:
         """Return every rank's `obj`, in rank order, on every rank; tensors arrive on the host.
@@ -96,7 +96,7 @@ class Pprank:
         Raises UsageError for an `obj` that does not pickle.
         """
         __tracebackhide__ = True
-        payloads = self._meeting.exchange("gather()", pickled(obj, "gather"), _caller())
+        payloads = self._control.exchange("gather()", pickled(obj, "gather"), _caller())
         return [pickle.loads(p) for p in payloads if p is not None]
 
     def broadcast(self, obj: object, src: int = 0) -> Any:
@@ -109,7 +109,7 @@ class Pprank:
         if not 0 <= src < self.world_size:
             raise UsageError(f"broadcast: src={src!r} is not a rank: 0 to {self.world_size - 1}")
         mine = pickled(obj, "broadcast") if self.rank == src else None
-        payloads = self._meeting.exchange(f"broadcast(src={src})", mine, _caller())
+        payloads = self._control.exchange(f"broadcast(src={src})", mine, _caller())
         sent = payloads[src]
         if sent is None:
             raise PeerError(f"broadcast: rank {src} brought nothing")
@@ -121,17 +121,17 @@ class Pprank:
         `operation` and `where` (file and line of the test) are told when a peer does not come.
         """
         __tracebackhide__ = True
-        payloads = self._meeting.exchange(operation, pickled(obj, operation), where)
+        payloads = self._control.exchange(operation, pickled(obj, operation), where)
         return [pickle.loads(p) for p in payloads if p is not None]
 
     @contextmanager
     def deadlines_paused(self, reason: str = "a rank asked for it") -> Iterator[None]:
         """Inside this block no deadline of the test runs, on any rank: somebody looks at it."""
-        self._meeting.pause(reason)
+        self._control.pause(reason)
         try:
             yield
         finally:
-            self._meeting.resume()
+            self._control.resume()
 
     def spoil(self, reason: str) -> None:
         """Have this worker group replaced by a fresh one after the running test."""

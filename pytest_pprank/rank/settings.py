@@ -56,18 +56,18 @@ def values() -> tuple[object, ...]:
     return tuple([_read(setting) for setting in settings()])
 
 
-def put_back(before: tuple[object, ...], after: tuple[object, ...]) -> list[str]:
+def restore(before: tuple[object, ...], after: tuple[object, ...]) -> list[str]:
     """Put back what was changed from `before` to `after` and still is; returns it in words."""
-    told = []
+    restored = []
     for setting, old, new in zip(settings(), before, after, strict=True):
         if old == new or old is None or _read(setting) != new:
             continue
-        told.append(f"{setting.name}: {_shown(new)} instead of {_shown(old)}")
+        restored.append(f"{setting.name}: {_shown(new)} instead of {_shown(old)}")
         try:
             setting.write(old)
         except (OSError, ValueError, RuntimeError) as error:
-            told[-1] += f" (it cannot be put back: {error})"
-    return told
+            restored[-1] += f" (it cannot be put back: {error})"
+    return restored
 
 
 def _read(setting: Setting) -> object:

@@ -72,8 +72,8 @@ def serve_store_of_role(pprank: Pprank) -> tuple[str, int]:
     A meeting of all ranks of the group.
     """
     address = listen_on_loopback() if pprank.is_first_stage else None
-    told = pprank.gather((pprank.role, address))
-    host, port = next(address for role, address in told if role == pprank.role and address)
+    addresses = pprank.gather((pprank.role, address))
+    host, port = next(address for role, address in addresses if role == pprank.role and address)
     return host, port
 
 

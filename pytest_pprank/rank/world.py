@@ -42,10 +42,10 @@ class _State:
 class WorldWatch:
     """Looks before and after the call of each test, and at the end of its teardown."""
 
-    def __init__(self, pprank: Pprank, *, roles_apart: bool) -> None:
-        """With `roles_apart` each role has a torch.distributed world of its own, as SGLang's."""
+    def __init__(self, pprank: Pprank, *, separate_roles: bool) -> None:
+        """With `separate_roles` each role has a torch.distributed world of its own, as SGLang's."""
         self._pprank = pprank
-        self._of = pprank.role if roles_apart else ""
+        self._of = pprank.role if separate_roles else ""
         self._before: _State | None = None
         self._after: _State | None = None
         self._shares = False
@@ -75,26 +75,26 @@ class WorldWatch:
         """
         before, after = self._before, self._after
         changed: tuple[str, ...] = ()
-        put_back: list[str] = []
+        restored: list[str] = []
         if before is not None and after is not None and not self._shares:
-            put_back = settings.put_back(before.settings, after.settings)
+            restored = settings.restore(before.settings, after.settings)
             changed = _changed(before.environment, after.environment)
             if not self._pprank.failed and not last:
-                self._look(before, after)
+                self._check(before, after)
         return World(
             self._of,
             *_distributed(),
             environment=changed,
-            put_back=tuple(put_back),
+            restored=tuple(restored),
             caught=ledger.erred() and not self._pprank.failed,
         )
 
-    def _look(self, before: _State, after: _State) -> None:
+    def _check(self, before: _State, after: _State) -> None:
         if before.has_default and not after.has_default and not _has_default():
             self._pprank.spoil(_GONE)
         elif not before.has_default and after.has_default and _has_default():
             self._pprank.spoil(_LEFT)
-        for thread in _speaking(after.threads - before.threads):
+        for thread in _still_communicating(after.threads - before.threads):
             self._pprank.spoil(_THREAD.format(thread.name))
 
 
@@ -124,7 +124,7 @@ def _changed(
     return tuple(sorted(n for n in map(os.fsdecode, changed) if not n.startswith(_NOT_THE_TESTS)))
 
 
-def _speaking(started: frozenset[threading.Thread]) -> list[threading.Thread]:
+def _still_communicating(started: frozenset[threading.Thread]) -> list[threading.Thread]:
     """Return those threads that may still do operations in the next test."""
     if not started:
         return []

@@ -43,7 +43,7 @@ class Findings:
         self._faults = tuple(faults)
         self._seen: dict[str, SeenFinding] = {}
         self._evidence: dict[int, dict[str, Any]] = {}
-        self._given_up = False
+        self._abandoned = False
         self.off: dict[str, str] = {}
         """Checks that could not watch, with what SGLang lacks."""
 
@@ -52,11 +52,11 @@ class Findings:
         seen = self._seen.setdefault(finding.key, SeenFinding(finding))
         seen.times.setdefault(rank, 1)
 
-    def brought(self, rank: int, text: str) -> None:
+    def add_results(self, rank: int, text: str) -> None:
         """Take what a rank brings at the end of the test."""
-        nothing: dict[str, Any] = {"evidence": {}, "counts": {}, "given_up": False}
+        nothing: dict[str, Any] = {"evidence": {}, "counts": {}, "abandoned": False}
         told = json.loads(text) if text else nothing
-        self._given_up |= told["given_up"]
+        self._abandoned |= told["abandoned"]
         self._evidence[rank] = told["evidence"]
         self.off.update(told.get("off", {}))
         for key, times in told["counts"].items():
@@ -68,7 +68,7 @@ class Findings:
 
         Where a rank has given up its group, what the ranks did last need not fit together.
         """
-        if not self._given_up:
+        if not self._abandoned:
             checks = map(CHECKS.find, self.sanitizers)
             for row in filter(None, [*checks, *map(FAULTS.find, self._faults)]):
                 for finding in self._compare(row):

@@ -159,8 +159,8 @@ def test_evidence_of_both_is_compared(config: Config) -> None:
     config.take(checks=[replace(ROW, compare=compare)], faults=[odd, bad])
     findings = Findings(["mine"], ["odd", "bad", "skew"])
     evidence = {"mine": 7, "odd": [1]}
-    findings.brought(0, json.dumps({"evidence": evidence, "counts": {}, "given_up": False}))
-    findings.brought(1, "")
+    findings.add_results(0, json.dumps({"evidence": evidence, "counts": {}, "abandoned": False}))
+    findings.add_results(1, "")
     findings.compare()
     told = [seen.finding.text.partition("\n")[0] for seen in findings.all()]
     assert told == [

@@ -16,13 +16,13 @@ from pytest_pprank.protocol.messages import (
     Exchanged,
     Found,
     GroupEnded,
+    LedgerUpdated,
     Message,
     Pause,
     PhaseReport,
     RankBroken,
     Report,
     RunTest,
-    StockTaken,
     TestDone,
 )
 from pytest_pprank.report.findings import Findings
@@ -45,7 +45,7 @@ class RunState:
         """Ranks that are lost, the first one first, with what they had to say about it."""
         self.group_ended = False
         self._serial = order.serial
-        self._stock_taken: set[int] = set()
+        self._updated_ledgers: set[int] = set()
         self._actions: list[Action] = []
         self._handlers: Mapping[type, Callable[[int, Any, float], None]] = {
             type(None): self._lost,
@@ -55,7 +55,7 @@ class RunState:
             Exchange: self._exchange,
             TestDone: self._finished,
             Pause: self._pause,
-            StockTaken: self._took_stock,
+            LedgerUpdated: self._ledger_updated,
             GroupEnded: self._group_gone,
         }
 
@@ -112,9 +112,9 @@ class RunState:
             return False
         return all(self.reports.only_set_up(rank) for rank in self.arrived())
 
-    def taking_stock(self, asked: Collection[int]) -> bool:
+    def awaiting_ledgers(self, asked: Collection[int]) -> bool:
         """Whether the answer of a rank that was asked to take stock can still come."""
-        return not set(asked) <= self._stock_taken | set(self.dead)
+        return not set(asked) <= self._updated_ledgers | set(self.dead)
 
     # what comes in
 
@@ -138,7 +138,7 @@ class RunState:
 
     def _finished(self, rank: int, message: TestDone, _now: float) -> None:
         self._keep(rank, message.report)
-        self.findings.brought(rank, message.sanitizers)
+        self.findings.add_results(rank, message.sanitizers)
         self.done[rank] = message
         self.meetings.leave(rank, "finished the test")
 
@@ -148,8 +148,8 @@ class RunState:
         else:
             self.deadlines.resume(rank, now)
 
-    def _took_stock(self, rank: int, _message: StockTaken, _now: float) -> None:
-        self._stock_taken.add(rank)
+    def _ledger_updated(self, rank: int, _message: LedgerUpdated, _now: float) -> None:
+        self._updated_ledgers.add(rank)
 
     def _group_gone(self, _launcher: int, _message: GroupEnded, _now: float) -> None:
         self.group_ended = True

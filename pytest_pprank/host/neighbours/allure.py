@@ -44,6 +44,6 @@ def pytest_runtest_makereport(
 
         result = listener.allure_logger.get_test(listener._cache.get(item.nodeid))
         if result is not None:
-            told = asdict(result, filter=lambda _, value: value or value is False)
-            setattr(report, ATTRIBUTE, {str(current_rank().rank): told})
+            noted = asdict(result, filter=lambda _, value: value or value is False)
+            setattr(report, ATTRIBUTE, {str(current_rank().rank): noted})
     return report

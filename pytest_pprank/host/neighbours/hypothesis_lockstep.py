@@ -66,14 +66,14 @@ class _Ending:
     choices: str
     targets: dict[str, float]
     words: str = ""
-    follows: bool = False
+    is_consequence: bool = False
 
 
 class Lockstep:
     """Keeps one property-based test together with its like on the other ranks."""
 
     def __init__(self, test: Any, pprank: Pprank, grace: float) -> None:
-        self.call = _telling_own_error(test)
+        self.call = _raising_own_error(test)
         """The test, raising what this rank has to tell instead of what hypothesis may see."""
         self._handle = test.hypothesis
         self._pprank = pprank
@@ -145,7 +145,7 @@ class Lockstep:
         self._examples += 1
         drawn = self._meet(f"the start of hypothesis example {self._examples}", _choices(), None)
         if len(set(drawn)) > 1:
-            raise RanksApart(UsageError(self._drew_apart(drawn)))
+            raise RanksApart(UsageError(self._describe_draws(drawn)))
 
     def _finish(self, error: BaseException | None) -> None:
         __tracebackhide__ = True
@@ -163,7 +163,7 @@ class Lockstep:
             self._fail(error if status == _FAILED else None, endings)
         drawn = [ending.choices for ending in endings]
         if len(set(drawn)) > 1:
-            raise RanksApart(UsageError(self._drew_apart(drawn)))
+            raise RanksApart(UsageError(self._describe_draws(drawn)))
         if error is not None:
             raise error
         if any(ending.status == _REJECTED for ending in endings):
@@ -173,7 +173,7 @@ class Lockstep:
         __tracebackhide__ = True
         if error is None:
             failed = [(r, e) for r, e in enumerate(endings) if e.status == _FAILED]
-            rank, ending = next(((r, e) for r, e in failed if not e.follows), failed[0])
+            rank, ending = next(((r, e) for r, e in failed if not e.is_consequence), failed[0])
             error = PeerError(f"this example failed on rank {rank}: {ending.words}")
         if len({ending.choices for ending in endings}) > 1:
             _add_note(error, "The example is not minimal: not all ranks have drawn all of it.")
@@ -183,17 +183,17 @@ class Lockstep:
     def _meet(self, operation: str, mine: _T, error: BaseException | None) -> list[_T]:
         """Gather every rank's `mine`; a rank that fails waits no longer than for the grace."""
         __tracebackhide__ = True
-        patience = max(self._grace, time.monotonic() - self._last_meeting)
+        seconds = max(self._grace, time.monotonic() - self._last_meeting)
         missing: BaseException
         try:
-            with _at_most(patience):
-                payloads = self._pprank._meeting.exchange(
+            with _at_most(seconds):
+                payloads = self._pprank._control.exchange(
                     operation, pickle.dumps(mine), self._where
                 )
         except PeerError as peer_error:
             missing = peer_error
         except _TooLate:
-            missing = PeerError(f"not all ranks came to {operation} within {patience:.1f} s")
+            missing = PeerError(f"not all ranks came to {operation} within {seconds:.1f} s")
         else:
             self._last_meeting = time.monotonic()
             return [pickle.loads(payload or b"") for payload in payloads]
@@ -208,7 +208,7 @@ class Lockstep:
             missing = error
         raise RanksApart(missing)
 
-    def _drew_apart(self, drawn: list[str]) -> str:
+    def _describe_draws(self, drawn: list[str]) -> str:
         lines = "\n".join(f"  rank {rank} drew {text[:_SHOWN]}" for rank, text in enumerate(drawn))
         return (
             f"hypothesis drew different values on the ranks in example {self._examples}:\n{lines}\n"
@@ -289,7 +289,7 @@ def _add_note(error: BaseException, text: str) -> None:
     error.__notes__ = [*getattr(error, "__notes__", ()), text]  # type: ignore[attr-defined]
 
 
-def _telling_own_error(test: Callable[..., object]) -> Callable[..., object]:
+def _raising_own_error(test: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(test)
     def call(*args: object, **kwargs: object) -> object:
         __tracebackhide__ = True

@@ -64,7 +64,7 @@ def pytest_runtest_makereport(
     fixture = getattr(item, "funcargs", {}).get("benchmark")
     stats = getattr(fixture, "stats", None)
     if call.when == "call" and stats:
-        told = stats.as_dict(include_data=False, stats=False)
-        told |= {"iterations": stats.iterations, "data": list(stats.stats.data)}
-        setattr(report, ATTRIBUTE, {str(current_rank().rank): told})
+        measured = stats.as_dict(include_data=False, stats=False)
+        measured |= {"iterations": stats.iterations, "data": list(stats.stats.data)}
+        setattr(report, ATTRIBUTE, {str(current_rank().rank): measured})
     return report

@@ -131,10 +131,10 @@ def open_calls() -> list[Call]:
     return [] if _recorder is None else _recorder.open_calls()
 
 
-def take_stock() -> None:
+def update_ledger() -> None:
     """Bring the ledger up to date about operations that nobody waits for. For any thread.
 
     On NCCL, also leave the dump of its flight recorder. Raises nothing.
     """
     if _recorder is not None and _flight_record is not None:
-        _recorder.take_stock(_flight_record)
+        _recorder.update_ledger(_flight_record)

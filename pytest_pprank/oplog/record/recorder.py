@@ -285,7 +285,7 @@ class LedgerRecorder:
                 self._writer.set_state(entry, State.COMPLETED)
 
     @_harmless
-    def take_stock(self, flight_record: Path) -> None:
+    def update_ledger(self, flight_record: Path) -> None:
         """Ask the Works that nobody waits for whether they are done; leave NCCL's own record."""
         self._note_dropped()
         for reference in list(self._handles.values()):

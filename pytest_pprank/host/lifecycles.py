@@ -23,80 +23,84 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.driver.engine import Engine
     from pytest_pprank.sglang.events.types import Quiescent
 
-_running: TestLives | None = None
+_current: TestLifecycles | None = None
 
 
-class Lives:
+class LifecycleGroup:
     """Those of one kind in one test, in the order of their table."""
 
-    def __init__(self, registry: Registry, means: Iterable[Context]) -> None:
-        self.means = tuple(means)
-        made = [(each, each.guard(_make, registry, each)) for each in self.means]
+    def __init__(self, registry: Registry, contexts: Iterable[Context]) -> None:
+        self.contexts = tuple(contexts)
+        made = [(each, each.guard(_make, registry, each)) for each in self.contexts]
         self._all: list[tuple[Context, Lifecycle]] = [
-            (m, life) for m, life in made if life is not None
+            (context, it) for context, it in made if it is not None
         ]
 
     def begin(self) -> None:
         """Begin them."""
-        for means, life in self._all:
-            means.guard(life.begin)
+        for context, lifecycle in self._all:
+            context.guard(lifecycle.begin)
 
     def loop(self, engine: Engine) -> None:
         """An engine was made."""
-        for means, life in self._all:
-            means.guard(life.loop, engine)
-            if type(life).iteration is not Lifecycle.iteration:
-                engine.at_start_of_iteration(_each_iteration(means, life, engine))
+        for context, lifecycle in self._all:
+            context.guard(lifecycle.loop, engine)
+            if type(lifecycle).iteration is not Lifecycle.iteration:
+                engine.at_start_of_iteration(_each_iteration(context, lifecycle, engine))
 
     def quiescent(self, look: Callable[[], Quiescent]) -> None:
         """Nothing may be held now. `look` is called where somebody wants to know."""
         wanting = [each for each in self._all if type(each[1]).quiescent is not Lifecycle.quiescent]
         if wanting:
             left = look()
-            for means, life in wanting:
-                means.guard(life.quiescent, left)
+            for context, lifecycle in wanting:
+                context.guard(lifecycle.quiescent, left)
 
     def end(self, *, failed: bool) -> dict[str, object]:
         """End them, and return their evidence by name."""
-        for means, life in () if failed else self._all:
-            means.guard(life.end)
+        for context, lifecycle in () if failed else self._all:
+            context.guard(lifecycle.end)
         self.close()
-        given = {m.name: m.guard(_evidence, life) for m, life in self._all if not m.off}
-        return {name: brought for name, brought in given.items() if brought is not None}
+        found = {
+            context.name: context.guard(_evidence, lifecycle)
+            for context, lifecycle in self._all
+            if not context.off
+        }
+        return {name: evidence for name, evidence in found.items() if evidence is not None}
 
     def close(self) -> None:
         """Undo what is still in force, the last one's first."""
-        for means in reversed(self.means):
-            means.close()
+        for context in reversed(self.contexts):
+            context.close()
 
 
-def _make(registry: Registry, means: Context) -> Lifecycle:
-    row = registry.row_of(means.name)
-    life: object = row.load()(means)
-    if not isinstance(life, Lifecycle):
+def _make(registry: Registry, context: Context) -> Lifecycle:
+    row = registry.row_of(context.name)
+    lifecycle: object = row.load()(context)
+    if not isinstance(lifecycle, Lifecycle):
         base = row.base.partition(":")[2]
         raise TypeError(f"{row.place} is not a class with the base pytest_pprank.{base}")
-    return life
+    return lifecycle
 
 
-def _each_iteration(means: Context, life: Lifecycle, engine: Engine) -> Callable[[], None]:
-    return lambda: means.guard(life.iteration, engine.iterations)
+def _each_iteration(context: Context, lifecycle: Lifecycle, engine: Engine) -> Callable[[], None]:
+    return lambda: context.guard(lifecycle.iteration, engine.iterations)
 
 
-def _evidence(life: Lifecycle) -> object:
-    brought = life.evidence()
-    json.dumps(brought)  # what cannot travel is a failure of this one, not of all
-    return brought
+def _evidence(lifecycle: Lifecycle) -> object:
+    evidence = lifecycle.evidence()
+    json.dumps(evidence)  # what cannot travel is a failure of this one, not of all
+    return evidence
 
 
-class TestLives:
+class TestLifecycles:
     """The checks and the faults of one test."""
 
     def __init__(self, order: RunTest, pprank: Pprank, send: Callable[[Finding], None]) -> None:
         self._pprank = pprank
         watching = (Watch(name, pprank, send) for name in order.sanitizers)
-        self.checks = Lives(CHECKS, watching)
-        self.faults = Lives(FAULTS, _disturbances(order, pprank, send))
+        self.checks = LifecycleGroup(CHECKS, watching)
+        self.faults = LifecycleGroup(FAULTS, _disturbances(order, pprank, send))
         self.evidence: dict[str, object] = {}
 
     def quiescent(self, look: Callable[[], Quiescent]) -> bool:
@@ -108,21 +112,21 @@ class TestLives:
 
     def end(self) -> None:
         """The test is over, its fixtures torn down. Faults first: checks see what they leave."""
-        for lives in (self.faults, self.checks):
-            self.evidence |= lives.end(failed=self._pprank.failed)
+        for lifecycles in (self.faults, self.checks):
+            self.evidence |= lifecycles.end(failed=self._pprank.failed)
 
-    def brought(self) -> str:
+    def results(self) -> str:
         """Return, as JSON, what the controller needs to know beside the findings."""
-        means = (*self.checks.means, *self.faults.means)
-        counts = {key: n for each in means for key, n in each.counts.items() if n > 1}
-        told: dict[str, object] = {"evidence": self.evidence, "counts": counts}
-        told["given_up"] = bool(means and self._pprank.spoiled)
-        told["off"] = {each.name: each.off for each in self.checks.means if each.off}
-        return json.dumps(told) if any(told.values()) else ""
+        contexts = (*self.checks.contexts, *self.faults.contexts)
+        counts = {key: n for each in contexts for key, n in each.counts.items() if n > 1}
+        results: dict[str, object] = {"evidence": self.evidence, "counts": counts}
+        results["abandoned"] = bool(contexts and self._pprank.spoiled)
+        results["off"] = {each.name: each.off for each in self.checks.contexts if each.off}
+        return json.dumps(results) if any(results.values()) else ""
 
-    def did(self) -> str:
+    def describe_faults(self) -> str:
         """Return, in words, what the faults did."""
-        return "; ".join(filter(None, map(str, self.faults.means)))
+        return "; ".join(filter(None, map(str, self.faults.contexts)))
 
     def close(self) -> None:
         """Leave nothing in force, however the test has ended."""
@@ -130,8 +134,8 @@ class TestLives:
         self.checks.close()
 
     def _found(self) -> int:
-        means = (*self.checks.means, *self.faults.means)
-        return sum(sum(each.counts.values()) for each in means)
+        contexts = (*self.checks.contexts, *self.faults.contexts)
+        return sum(sum(each.counts.values()) for each in contexts)
 
 
 def _disturbances(
@@ -145,30 +149,32 @@ def _disturbances(
 
 
 @contextmanager
-def living(order: RunTest, pprank: Pprank, send: Callable[[Finding], None]) -> Iterator[TestLives]:
+def running(
+    order: RunTest, pprank: Pprank, send: Callable[[Finding], None]
+) -> Iterator[TestLifecycles]:
     """Run a test's checks and faults inside the block; after it they have ended."""
-    global _running
-    _running = lives = TestLives(order, pprank, send)
+    global _current
+    _current = lifecycles = TestLifecycles(order, pprank, send)
     try:
-        lives.checks.begin()
-        yield lives
-        lives.end()
+        lifecycles.checks.begin()
+        yield lifecycles
+        lifecycles.end()
     finally:
-        lives.close()
-        _running = None
+        lifecycles.close()
+        _current = None
 
 
-def loop_made(engine: Engine) -> None:
+def engine_created(engine: Engine) -> None:
     """Say that an engine was made, and its loops have not been entered."""
-    if _running is not None:
-        _running.checks.loop(engine)
-        _running.faults.loop(engine)
+    if _current is not None:
+        _current.checks.loop(engine)
+        _current.faults.loop(engine)
 
 
-def call_begins() -> None:
+def begin_call() -> None:
     """Say that the test's call begins."""
-    if _running is not None:
-        _running.faults.begin()
+    if _current is not None:
+        _current.faults.begin()
 
 
 def at_quiescence(scheduler: Scheduler, pprank: Pprank) -> None:
@@ -176,7 +182,7 @@ def at_quiescence(scheduler: Scheduler, pprank: Pprank) -> None:
 
     The test counts as failed on this rank where a check finds something then.
     """
-    if _running is None or pprank.failed:
+    if _current is None or pprank.failed:
         return
 
     def look() -> Quiescent:
@@ -184,5 +190,5 @@ def at_quiescence(scheduler: Scheduler, pprank: Pprank) -> None:
 
         return quiescent(scheduler)
 
-    if _running.quiescent(look):
+    if _current.quiescent(look):
         pprank.failed = True
