@@ -39,11 +39,11 @@ class Consensus(Sanitizer):
     def begin(self) -> None:
         self._local: frozenset[str] | None = None
         self._ran: list[str] = []
-        self.watch.listen("init_new", self._run)
-        self.watch.listen("consensus_local", self._look)
-        self.watch.listen("consensus_bring", self._bring)
-        self.watch.listen("consensus_apply", self._apply)
-        self.watch.listen("handshake", self._start)
+        self.watch.listen("init_new", self._note_forward)
+        self.watch.listen("consensus_local", self._note_local)
+        self.watch.listen("consensus_bring", self._check_reported)
+        self.watch.listen("consensus_apply", self._check_applied)
+        self.watch.listen("handshake", self._check_started)
 
     def evidence(self) -> dict[str, object]:
         text = "\n".join(self._ran)
@@ -55,15 +55,15 @@ class Consensus(Sanitizer):
             "last": self._ran[-1] if self._ran else "none",
         }
 
-    def _run(self, event: ForwardMade) -> None:
+    def _note_forward(self, event: ForwardMade) -> None:
         # elsewhere, as in the profiler, one stage may run what the others do not
         if event.iteration is not None:
             self._ran.append(str(event.forward))
 
-    def _look(self, event: ConsensusLocal) -> None:
+    def _note_local(self, event: ConsensusLocal) -> None:
         self._local = event.ready
 
-    def _start(self, event: HandshakesDone) -> None:
+    def _check_started(self, event: HandshakesDone) -> None:
         """What all have agreed to start is ready here, too; it may have failed since."""
         for rid in event.rids:
             status = event.status.get(rid, "")
@@ -75,12 +75,12 @@ class Consensus(Sanitizer):
                     _SUBSET,
                 )
 
-    def _bring(self, event: ConsensusBrought) -> None:
-        brought, local = event.ready, self._local
+    def _check_reported(self, event: ConsensusBrought) -> None:
+        ready, local = event.ready, self._local
         self._local = None
-        if brought is None or local is None:
+        if ready is None or local is None:
             return
-        extra = sorted(set(brought) - local)
+        extra = sorted(set(ready) - local)
         if extra:
             self.watch.report(
                 f"this stage brings {', '.join(extra)} as ready, and is not ready for it: its own "
@@ -89,7 +89,7 @@ class Consensus(Sanitizer):
                 _SUBSET,
             )
 
-    def _apply(self, event: ConsensusApplied) -> None:
+    def _check_applied(self, event: ConsensusApplied) -> None:
         if event.received is None or event.applied is None:
             return
         wanted, done = set(event.received), set(event.applied)

@@ -33,7 +33,7 @@ class P2P(Sanitizer):
 
     def begin(self) -> None:
         self._channels: dict[Channel, _Log] = {}
-        self.watch.at_end(listen(lambda *told: self.watch.guard(self._take, *told)))
+        self.watch.at_end(listen(lambda *event: self.watch.guard(self._take, *event)))
 
     def quiescent(self, left: Quiescent) -> None:  # noqa: ARG002
         self._report_open("the event loops have been left")
@@ -87,7 +87,7 @@ class _Log:
     def __init__(self, first: Call) -> None:
         self._first = first
         self._kinds: dict[tuple[object, ...], int] = {}
-        self._told: list[tuple[str, str]] = []
+        self._kind_texts: list[tuple[str, str]] = []
         self._operations: list[int] = []
         self._numbers: list[int] = []
         self._failed: int | None = None
@@ -97,8 +97,8 @@ class _Log:
         key = (call.kind, call.dtype, call.shapes, call.nbytes, call.root, call.site)
         number = self._kinds.get(key)
         if number is None:
-            number = self._kinds[key] = len(self._told)
-            self._told.append((_what(call), str(call.site)))
+            number = self._kinds[key] = len(self._kind_texts)
+            self._kind_texts.append((_what(call), str(call.site)))
         if len(self._operations) < _MOST:
             self._operations.append(number)
             self._numbers.append(own)
@@ -124,7 +124,7 @@ class _Log:
             "peer": channel.peer,
             "tag": channel.tag,
             "ranks": list(first.ranks),
-            "kinds": self._told,
+            "kinds": self._kind_texts,
             "operations": self._operations,
             "failed": self._failed,
         }

@@ -25,25 +25,25 @@ was the first to raise, else None."""
 
 def compare(evidence: Mapping[int, Evidence | None]) -> Iterator[Finding]:
     """Yield what does not fit, out of what each rank has brought."""
-    told = {
+    logs = {
         (rank, Channel(log["way"], log["group"], log["peer"], log["tag"])): log
         for rank, logs in evidence.items()
         for log in logs or ()
     }
-    yield from _messages(told, set(evidence))
-    yield from _collectives(told, set(evidence))
-    yield from _creations(told, set(evidence))
+    yield from _messages(logs, set(evidence))
+    yield from _collectives(logs, set(evidence))
+    yield from _creations(logs, set(evidence))
 
 
-_Told = Mapping[tuple[int, Channel], dict[str, Any]]
+_Logs = Mapping[tuple[int, Channel], dict[str, Any]]
 
 
-def _messages(told: _Told, ranks: set[int]) -> Iterator[Finding]:
+def _messages(logs: _Logs, ranks: set[int]) -> Iterator[Finding]:
     # messages for who takes them from anybody cannot be told apart
-    anybody = {(rank, it.group) for rank, it in told if it.way == RECV and it.peer is None}
+    anybody = {(rank, it.group) for rank, it in logs if it.way == RECV and it.peer is None}
     sends = dict.fromkeys(
-        (rank, it) if it.way == SEND else (it.peer, it.met_by(rank))
-        for rank, it in told
+        (rank, it) if it.way == SEND else (it.peer, it.counterpart(rank))
+        for rank, it in logs
         if it.way in (SEND, RECV) and it.peer is not None
     )
     for source, send in sends:
@@ -52,29 +52,29 @@ def _messages(told: _Told, ranks: set[int]) -> Iterator[Finding]:
             continue
         if (to, send.group) in anybody:
             continue
-        sent, received = told.get((source, send)), told.get((to, send.met_by(source)))
+        sent, received = logs.get((source, send)), logs.get((to, send.counterpart(source)))
         label = (sent or received or {})["label"]
         where = f"from rank {source} to rank {to} ({label}, tag {send.tag})"
         sides = {f"rank {source} sent": sent, f"rank {to} received": received}
         yield from _difference(f"messages {where}", sides, _PAIRS)
 
 
-def _collectives(told: _Told, ranks: set[int]) -> Iterator[Finding]:
-    groups = {channel: log for (_, channel), log in told.items() if channel.way == COLLECTIVE}
+def _collectives(logs: _Logs, ranks: set[int]) -> Iterator[Finding]:
+    groups = {channel: log for (_, channel), log in logs.items() if channel.way == COLLECTIVE}
     for channel, log in groups.items():
         members = log["ranks"]
         if not members or not set(members) <= ranks:
             continue
-        sides = {f"rank {rank} issued": told.get((rank, channel)) for rank in members}
+        sides = {f"rank {rank} issued": logs.get((rank, channel)) for rank in members}
         yield from _difference(f"collectives of {log['label']}", sides, _SAME)
 
 
-def _creations(told: _Told, ranks: set[int]) -> Iterator[Finding]:
-    worlds = {tuple(log["ranks"]) for (_, it), log in told.items() if it.way == CREATE}
+def _creations(logs: _Logs, ranks: set[int]) -> Iterator[Finding]:
+    worlds = {tuple(log["ranks"]) for (_, it), log in logs.items() if it.way == CREATE}
     for members in sorted(worlds):
         if set(members) <= ranks:
             created = Channel(CREATE, "")
-            sides = {f"rank {rank} created": told.get((rank, created)) for rank in members}
+            sides = {f"rank {rank} created": logs.get((rank, created)) for rank in members}
             yield from _difference("groups of torch.distributed", sides, _EVERY)
 
 

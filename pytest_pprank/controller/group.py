@@ -32,7 +32,7 @@ from pytest_pprank.protocol.messages import (
     TornDown,
     WarningSeen,
 )
-from pytest_pprank.report.evidence import MemoryWitness, read_last_words
+from pytest_pprank.report.evidence import OomKillCounter, split_stderr
 from pytest_pprank.report.verdicts import describe_exit
 from pytest_pprank.words import plural_ranks
 
@@ -73,7 +73,7 @@ class WorkerGroup:
         self.ranks: dict[int, RankPeer] = {}  # in rank order, once the group is up
         self.outputs: dict[int, bytes] = {}
         """What plugins of the ranks have left (protocol.worker_data), if they left in order."""
-        self.memory = MemoryWitness()
+        self.oom_kills = OomKillCounter()
         self._on_warning = on_warning
         self._listeners = tuple(listeners)
         self._launcher = launcher
@@ -92,10 +92,10 @@ class WorkerGroup:
         self.workdir.mkdir(mode=0o700)
         self.pipes = RankPipes(self.workdir, self.world_size, self._listeners)
         self._selector.register(self.pipes, selectors.EVENT_READ, self.pipes.read)
-        self.tell_launcher(self._order)
+        self.send_to_launcher(self._order)
         if self._launcher.channel is not None:
             channel = self._launcher.channel
-            self._selector.register(channel, selectors.EVENT_READ, self._hear_launcher)
+            self._selector.register(channel, selectors.EVENT_READ, self._receive_from_launcher)
         try:
             self._admit(deadline, clock.tick)
             clock.lap("ranks")
@@ -141,7 +141,7 @@ class WorkerGroup:
                     errors.lost(peer.rank)
                     meetings.leave(peer.rank, "died")
             if errors.complete(ready):
-                raise GroupError(errors.text(self._last_words))
+                raise GroupError(errors.text(self._describe_exits))
             if not errors:
                 self._check_start(deadline)
 
@@ -159,19 +159,20 @@ class WorkerGroup:
 
     def _why_ended(self) -> str:
         assert self._ended is not None
-        return "\n".join([self._last_words([]), self._ended.error, self._launcher.log_tail()])
+        return "\n".join([self._describe_exits([]), self._ended.error, self._launcher.log_tail()])
 
-    def _last_words(self, lost: list[int]) -> str:
+    def _describe_exits(self, lost: list[int]) -> str:
         """How ranks ended that never came up: those elastic saw fail, or else those we `lost`."""
         ended = self.wait_ended(_REAP_SECONDS)
         exits = ended.exits if ended is not None else {}
         first = [ended.first] if ended is not None and ended.first >= 0 else lost
         return "\n".join(
-            f"rank {rank}: {describe_exit(exits.get(rank))}\n{self._said(rank)}" for rank in first
+            f"rank {rank}: {describe_exit(exits.get(rank))}\n{self._stderr_tail(rank)}"
+            for rank in first
         )
 
-    def _said(self, rank: int) -> str:
-        evidence, said = read_last_words(self.pipes.take(rank).get("stderr", ""))
+    def _stderr_tail(self, rank: int) -> str:
+        evidence, said = split_stderr(self.pipes.take(rank).get("stderr", ""))
         lines = (said or self._early_stderr(rank)).splitlines()[-_SHOWN_LINES:]
         return "\n".join([*lines, evidence.dump]).rstrip()
 
@@ -186,28 +187,28 @@ class WorkerGroup:
         What they print meanwhile is taken from their pipes; all that a rank has printed before it
         said something is.
         """
-        heard: list[tuple[RankPeer, Message | None]] = []
+        received: list[tuple[RankPeer, Message | None]] = []
         for key, _ in self._selector.select(timeout):
             if isinstance(key.data, RankPeer):
-                self._hear(key.data, heard)
+                self._receive(key.data, received)
             else:
                 key.data()
-        if heard:
+        if received:
             self.pipes.read()
-        return heard
+        return received
 
-    def _hear(self, peer: RankPeer, heard: list[tuple[RankPeer, Message | None]]) -> None:
+    def _receive(self, peer: RankPeer, received: list[tuple[RankPeer, Message | None]]) -> None:
         try:
             messages = peer.channel.receive_ready()
         except ChannelClosed:
             self._lose(peer)
-            heard.append((peer, None))
+            received.append((peer, None))
             return
         for message in messages:
             if isinstance(message, WarningSeen):
                 self._on_warning(peer.rank, message)
             else:
-                heard.append((peer, message))
+                received.append((peer, message))
 
     def _lose(self, peer: RankPeer) -> None:
         if peer.alive:
@@ -224,7 +225,7 @@ class WorkerGroup:
             with suppress(ChannelClosed):
                 self.ranks[rank].channel.send_packed(frame)
 
-    def ask(self, rank: int, message: Message) -> None:
+    def send_on_watch(self, rank: int, message: Message) -> None:
         """Send to a rank what it is to hear whatever it does."""
         with suppress(ChannelClosed):
             self.ranks[rank].watch.send(message)
@@ -233,7 +234,7 @@ class WorkerGroup:
         """Answer a meeting of some ranks."""
         self.send_packed(ranks, pack(message))
 
-    def tell_launcher(self, message: Message) -> None:
+    def send_to_launcher(self, message: Message) -> None:
         """Send to the launcher; raises GroupError if it is gone."""
         channel = self._launcher.channel
         try:
@@ -247,7 +248,7 @@ class WorkerGroup:
         """How the group ended; None while the launcher, as far as was heard, still runs it."""
         return self._ended
 
-    def _hear_launcher(self) -> None:
+    def _receive_from_launcher(self) -> None:
         assert self._launcher.channel is not None
         messages: list[Message]
         try:
@@ -280,7 +281,7 @@ class WorkerGroup:
         errors = []
         for rank in self.ranks:
             self.send(rank, Shutdown())
-            self.ask(rank, Shutdown())  # it may not be waiting for an order
+            self.send_on_watch(rank, Shutdown())  # it may not be waiting for an order
         # what is torn down only now may still want to meet
         meetings = Meetings(self.world_size, self.answer)
         deadline = time.monotonic() + seconds
@@ -307,7 +308,7 @@ class WorkerGroup:
         """End every process of the group at once; raises GroupError if even that fails."""
         try:
             if self.ended is None:
-                self.tell_launcher(KillGroup(self.name))
+                self.send_to_launcher(KillGroup(self.name))
                 if self.wait_ended(_LEAVE_SECONDS) is None:
                     raise GroupError(f"worker group {self.name} survived SIGKILL")
         finally:

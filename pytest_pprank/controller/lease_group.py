@@ -23,7 +23,7 @@ class GroupLease:
         given = options_of(config)
         self._what = given.lease
         self._queue = LeaseQueue(
-            _command(config), given.lease_timeout, lambda text: _tell(config, text)
+            _command(config), given.lease_timeout, lambda text: _show(config, text)
         )
         self._lease: Lease | None = None
         self.environment: Mapping[str, str] = {}
@@ -61,7 +61,7 @@ def _command(config: pytest.Config) -> str:
     return shlex.join(worker.get("mainargv", sys.argv)) + (f" [{name}]" if name else "")
 
 
-def _tell(config: pytest.Config, text: str) -> None:
+def _show(config: pytest.Config, text: str) -> None:
     """Print a line at once, whatever is captured."""
     capture = config.pluginmanager.getplugin("capturemanager")
     reporter = config.pluginmanager.getplugin("terminalreporter")

@@ -25,7 +25,7 @@ class LogDir:
         self._limit = limit
         self._files: dict[tuple[int, str], RotatingFileHandler] = {}
         self._test = ""
-        self._told: set[tuple[int, str]] = set()
+        self._headed: set[tuple[int, str]] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f".{prefix}probe").touch()
@@ -39,12 +39,12 @@ class LogDir:
     def begin(self, nodeid: str) -> None:
         """What comes now belongs to this test."""
         self._test = nodeid
-        self._told.clear()
+        self._headed.clear()
 
     def __call__(self, rank: int, stream: str, data: bytes) -> None:
         """Take what a rank has printed."""
-        if (rank, stream) not in self._told:
-            self._told.add((rank, stream))
+        if (rank, stream) not in self._headed:
+            self._headed.add((rank, stream))
             self._write(rank, stream, f"\n=== {self._test or 'start'} ===\n".encode())
         self._write(rank, stream, data)
 

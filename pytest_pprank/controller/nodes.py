@@ -77,23 +77,25 @@ class RankNodes:
         ]
         if self._outer:
             output: dict[str, Any] = self._config.workeroutput  # type: ignore[attr-defined]
-            packed = [(pack(told)[0], left, error) for told, left, error in entries]
+            packed = [(pack(workerinput)[0], left, error) for workerinput, left, error in entries]
             output.setdefault(KEY, []).extend(packed)
             return
-        for told, left, error in entries:
-            _down(self._config, told, left, error)
+        for workerinput, left, error in entries:
+            _down(self._config, workerinput, left, error)
 
 
 def down_with_worker(
     config: pytest.Config, entries: Iterable[tuple[bytes, bytes | None, str]]
 ) -> None:
     """Do for the ranks of a worker of xdist what `RankNodes.down` does for the controller's own."""
-    for told, left, error in entries:
-        _down(config, unpack(told), left, error)
+    for workerinput, left, error in entries:
+        _down(config, unpack(workerinput), left, error)
 
 
-def _down(config: pytest.Config, told: dict[str, object], left: bytes | None, error: str) -> None:
-    node = RankNode(config, told)
+def _down(
+    config: pytest.Config, workerinput: dict[str, object], left: bytes | None, error: str
+) -> None:
+    node = RankNode(config, workerinput)
     if left is not None:
         node.workeroutput = unpack(left)  # type: ignore[attr-defined]
     _call(config, "pytest_testnodedown", node=node, error=error or None)

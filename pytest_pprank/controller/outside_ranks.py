@@ -58,7 +58,7 @@ class OutsideRanks:
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
         """Tell of the first such test, and how many there are."""
         if self._alone:
-            WarningRelay(self._config).tell(self._text(), self._alone[0])
+            WarningRelay(self._config).warn(self._text(), self._alone[0])
         return (yield)
 
     def _text(self) -> str:

@@ -121,12 +121,12 @@ def rank_arguments(config: pytest.Config, items: list[pytest.Item]) -> tuple[str
     """Return the command line of a rank: plugins to load or leave out, then files to collect."""
     blocked = [f"no:{name}" for name in _BLOCKED]
     plugins = [*config.getoption("plugins"), *blocked, *_neighbours(config)]
-    flags = [word for name in _last_words(plugins) for word in ("-p", name)]
+    flags = [word for name in _last_mentions(plugins) for word in ("-p", name)]
     files = dict.fromkeys(str(item.path) for item in items)
     return (*flags, *files)
 
 
-def _last_words(plugins: list[str]) -> list[str]:
+def _last_mentions(plugins: list[str]) -> list[str]:
     """Return what was said last of each plugin: a rank obeys the list twice, as pytest has it."""
     last: dict[str, str] = {}
     for word in plugins:

@@ -38,7 +38,7 @@ from pytest_pprank.report.off import OffReport
 from pytest_pprank.report.outcome import TestOutcome
 from pytest_pprank.report.reverted import RevertReport
 from pytest_pprank.report.sanitizers import SanitizerReport
-from pytest_pprank.report.started import started_text, tell_start
+from pytest_pprank.report.started import add_start, started_text
 from pytest_pprank.report.verdicts import (
     CollectionFailed,
     Detail,
@@ -66,7 +66,7 @@ class ControllerSession:
         self._ranked = ranked
         self._order: dict[pytest.Item, int] = {}
         self._launcher: LauncherClient | None = None
-        self._device = self._preload_words = self._kept_told = ""
+        self._device = self._preload_words = self._kept_shown = ""
         self._progress = Progress(config)
         self._listeners = Listeners(config, self._options, self._progress)
         self._group: WorkerGroup | None = None
@@ -91,7 +91,7 @@ class ControllerSession:
         self._ranked = [item for item in session.items if plan_of(item) is not None]
         self._order = {item: index for index, item in enumerate(session.items)}
         if self._ranked and (flag := debugger_asked(self._config)):
-            self._warnings.tell(
+            self._warnings.warn(
                 f"pprank: {flag} has no effect on the {len(self._ranked)} ranked test(s): they run "
                 "in processes without a terminal; their failures are told as without it"
             )
@@ -115,9 +115,9 @@ class ControllerSession:
             keep=Keep(60 * given.keep_minutes, self._preload_words) if given.keep else None,
         )
         self._device = device
-        self._kept_told = self._launcher.kept
-        if self._kept_told:
-            self._progress.say(self._kept_told)
+        self._kept_shown = self._launcher.kept
+        if self._kept_shown:
+            self._progress.say(self._kept_shown)
 
     def run(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> None:
         """Run one test on its group and report it as pytest would have done."""
@@ -137,15 +137,15 @@ class ControllerSession:
         if self._config.getoption("capture", "fd") == "no":
             outcome.printed.clear()  # it was shown as it came
         reports = self._merger.merge(item, plan, outcome)
-        self._sanitizers.tell(item, outcome, reports)
-        self._off.tell(item, outcome.findings.off, plan.asked, reports)
+        self._sanitizers.add_to(item, outcome, reports)
+        self._off.add_to(item, outcome.findings.off, plan.asked, reports)
         if self._started is not None:
-            tell_start(reports, *self._started)
+            add_start(reports, *self._started)
             self._started = None
         if outcome.spoiled:
-            self._tell_replaced(item, outcome.spoiled, reports)
+            self._report_replaced(item, outcome.spoiled, reports)
         if outcome.left and not any(report.failed for report in reports):
-            self._warnings.tell(
+            self._warnings.warn(
                 f"pprank: this test has left changed, and it was put back for the next one: "
                 f"{outcome.left}",
                 item,
@@ -154,14 +154,16 @@ class ControllerSession:
         self.ran[item.nodeid] = None
         return reports
 
-    def _tell_replaced(self, item: pytest.Item, why: str, reports: list[pytest.TestReport]) -> None:
+    def _report_replaced(
+        self, item: pytest.Item, why: str, reports: list[pytest.TestReport]
+    ) -> None:
         """Say so in the report of a failure; after a test that has passed, as a warning."""
         text = f"worker group replaced after this test: {why}"
         failed = [report for report in reports if report.failed]
         for report in failed[:1]:
             report.sections.append(("pprank", text))
         if not failed:
-            self._warnings.tell(f"pprank: {text}", item)
+            self._warnings.warn(f"pprank: {text}", item)
 
     def _outcome(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> TestOutcome:
         start = time.monotonic()
@@ -259,11 +261,11 @@ class ControllerSession:
         preloaded = self._launcher.wait_preloaded(PRELOAD_SECONDS, self._progress.show)
         for entry, why in preloaded.failures.items():
             raise GroupError(f"the ranks cannot import {entry.partition(':')[0]}:\n{why}")
-        if self._launcher.kept != self._kept_told:
-            self._warnings.tell(f"pprank: {self._launcher.kept}")
-            self._kept_told = self._launcher.kept
+        if self._launcher.kept != self._kept_shown:
+            self._warnings.warn(f"pprank: {self._launcher.kept}")
+            self._kept_shown = self._launcher.kept
         if fresh and preloaded.reason:
-            self._warnings.tell(
+            self._warnings.warn(
                 f"pprank: worker groups are spawned, not forked, and import everything anew: "
                 f"{preloaded.reason}"
             )
@@ -322,23 +324,23 @@ class ControllerSession:
             return
         try:
             if orderly:
-                self._tell_late_errors(group.close())
+                self._report_late_errors(group.close())
             else:
                 group.kill()
         finally:
             self._nodes.down(group.name, group.outputs, "its worker group was ended")
         self._lease.give_back()
 
-    def _tell_late_errors(self, errors: list[str]) -> None:
+    def _report_late_errors(self, errors: list[str]) -> None:
         """No test is left to fail for what goes wrong while a group leaves, but it is told."""
         for error in errors:
-            self._warnings.tell(f"pprank: while its worker group was ending, {error}")
+            self._warnings.warn(f"pprank: while its worker group was ending, {error}")
         self._warnings.flush()
 
     def finish(self, *, orderly: bool) -> None:
         """End the running group; its fixtures are torn down if the session ended in good order."""
-        for allowance in self._sanitizers.useless() if orderly else ():
-            self._warnings.tell(
+        for allowance in self._sanitizers.unused() if orderly else ():
+            self._warnings.warn(
                 f"--pprank-sanitize-allow: this entry matched nothing in this run: {allowance}"
             )
         self._drop_group(orderly=orderly)

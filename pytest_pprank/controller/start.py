@@ -36,22 +36,22 @@ class StartErrors:
 
     def __init__(self, world_size: int) -> None:
         self._world_size = world_size
-        self._told: dict[int, str] = {}
+        self._reported: dict[int, str] = {}
         self._lost: list[int] = []
         self._first = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self._told or self._lost)
+        return bool(self._reported or self._lost)
 
     def add(self, rank: int, text: str) -> None:
         """A rank has said why it cannot start."""
         self._note()
-        self._told[rank] = text
+        self._reported[rank] = text
 
     def lost(self, rank: int) -> None:
         """A rank is gone; it may have said why before."""
         self._note()
-        if rank not in self._told:
+        if rank not in self._reported:
             self._lost.append(rank)
 
     def _note(self) -> None:
@@ -59,19 +59,19 @@ class StartErrors:
 
     def complete(self, ready: set[int]) -> bool:
         """Whether nobody else is to be waited for."""
-        known = len(ready | set(self._told) | set(self._lost))
+        known = len(ready | set(self._reported) | set(self._lost))
         late = time.monotonic() > self._first + _OTHERS_SECONDS
         return bool(self) and (known == self._world_size or late)
 
-    def text(self, last_words: Callable[[list[int]], str]) -> str:
-        """All errors; `last_words(ranks)` tells about ranks that died without a word.
+    def text(self, describe_exits: Callable[[list[int]], str]) -> str:
+        """All errors; `describe_exits(ranks)` tells about ranks that died without a word.
 
         elastic ends the peers of a rank that has failed: their deaths tell nothing.
         """
-        if not self._told:
-            return last_words(self._lost)
+        if not self._reported:
+            return describe_exits(self._lost)
         ranks_by_text: dict[str, list[int]] = {}
-        for rank, text in sorted(self._told.items()):
+        for rank, text in sorted(self._reported.items()):
             ranks_by_text.setdefault(text, []).append(rank)
         return "\n".join(
             f"{plural_ranks(ranks)} could not start: {text}"

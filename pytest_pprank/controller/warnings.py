@@ -21,7 +21,7 @@ class WarningRelay:
         self._seen: set[WarningSeen] = set()
         self._waiting: list[tuple[int, WarningSeen]] = []
 
-    def tell(self, text: str, item: pytest.Item | None = None) -> None:
+    def warn(self, text: str, item: pytest.Item | None = None) -> None:
         """Put a line of our own, about a test if there is one, into pytest's warnings summary."""
         path, line = ("pytest-pprank", 0) if item is None else (item.path, item.location[1] or 0)
         nodeid = "" if item is None else item.nodeid

@@ -19,9 +19,9 @@ class Aborts(Perturbation):
 
     def loop(self, engine: Engine) -> None:
         self._engine = engine
-        engine.before_each_step(self._perhaps_abort)
+        engine.before_each_step(self._maybe_abort)
 
-    def _perhaps_abort(self) -> None:
+    def _maybe_abort(self) -> None:
         dice = self.disturbance.shared
         left = [rid for rid, result in self._engine.results.items() if not result.finished]
         if not left or dice.draw("whether") >= _CHANCE:

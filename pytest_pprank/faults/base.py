@@ -30,7 +30,7 @@ def stretched(amount: float) -> float:
     return amount if rest < 0 else _LONG * rest / _LONG_SHARE
 
 
-def _to_nobody(_: Finding) -> None:
+def _discard(_: Finding) -> None:
     pass
 
 
@@ -50,7 +50,7 @@ class Disturbance(Context):
         seed: int,
         test: str,
         pprank: Pprank,
-        send: Callable[[Finding], None] = _to_nobody,
+        send: Callable[[Finding], None] = _discard,
         *,
         asked: bool = False,
     ) -> None:

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_pprank.faults.base import Disturbance, Perturbation
-from pytest_pprank.oplog.record.ledger import carry_sends
+from pytest_pprank.oplog.record.ledger import intercept_sends
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Work
 
-    from pytest_pprank.faults.late_work import Message
+    from pytest_pprank.faults.late_work import DelayedSend
 
 _CHANCE, _MOST_S = 0.15, 0.006
 _Channel = tuple[int, tuple[Any, ...]]
@@ -35,43 +35,43 @@ class LateSends(Perturbation):
 
     def __init__(self, disturbance: Disturbance) -> None:
         super().__init__(disturbance)
-        self._kept: dict[_Channel, Message] = {}
+        self._kept: dict[_Channel, DelayedSend] = {}
         self._lock = threading.Lock()
-        self._post: _Post | None = None
+        self._sender: _DelayedSender | None = None
 
     def begin(self) -> None:
-        self._post = _Post()
-        self.disturbance.at_end(self._post.close)
-        self.disturbance.at_end(carry_sends(self._carry))
+        self._sender = _DelayedSender()
+        self.disturbance.at_end(self._sender.close)
+        self.disturbance.at_end(intercept_sends(self._intercept))
 
-    def _carry(
+    def _intercept(
         self, send: Callable[[], Work], group: ProcessGroup, receiver: tuple[object, ...]
     ) -> Work:
-        from pytest_pprank.faults.late_work import LateWork, Message
+        from pytest_pprank.faults.late_work import DelayedSend, LateWork
 
-        assert self._post is not None
+        assert self._sender is not None
         channel = (id(group), receiver)
         with self._lock:
             before = self._kept.pop(channel, None)
         if before is not None:
-            before.leave()
+            before.send_now()
         # by thread: which of two comes first is not for us to know
         seconds = self.disturbance.delay(threading.current_thread().name, _CHANCE, _MOST_S)
         if not seconds:
             return send()
-        message = Message(send)
+        message = DelayedSend(send)
         with self._lock:
             self._kept[channel] = message
-        self._post.take(message, seconds)
+        self._sender.schedule(message, seconds)
         return LateWork(message)
 
 
-class _Post:
+class _DelayedSender:
     """A thread that lets messages leave when their time has come."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[float, int, Message]] = []
-        self._all: list[Message] = []
+        self._due: list[tuple[float, int, DelayedSend]] = []
+        self._all: list[DelayedSend] = []
         self._count = itertools.count()
         self._change = threading.Condition()
         self._closed = False
@@ -80,7 +80,7 @@ class _Post:
         )
         self._thread.start()
 
-    def take(self, message: Message, seconds: float) -> None:
+    def schedule(self, message: DelayedSend, seconds: float) -> None:
         """Let `message` leave in so many seconds."""
         with self._change:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._count), message))
@@ -97,9 +97,9 @@ class _Post:
 
     def _pprank_service(self) -> None:  # see frames.SERVICE
         while (message := self._next()) is not None:
-            message.leave()
+            message.send_now()
 
-    def _next(self) -> Message | None:
+    def _next(self) -> DelayedSend | None:
         with self._change:
             while True:
                 now = time.monotonic()

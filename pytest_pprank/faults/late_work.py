@@ -11,20 +11,20 @@ import torch
 from torch.distributed import Work
 
 from pytest_pprank.devices import sim
-from pytest_pprank.oplog.record.hooks import noting_question, noting_wait
+from pytest_pprank.oplog.record.hooks import recording_is_completed, recording_wait
 
 
-class Message:
+class DelayedSend:
     """A message, and how to send it: `send` returns torch's own Work. For all threads."""
 
     def __init__(self, send: Callable[[], Work]) -> None:
         self._send: Callable[[], Work] | None = send
-        self._where = _on_a_stream_behind_this()
+        self._where = _side_stream()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self.work: Work | None = None
 
-    def leave(self) -> None:
+    def send_now(self) -> None:
         """Send it, if nobody has done so."""
         with self._lock:
             send, self._send = self._send, None
@@ -38,13 +38,13 @@ class Message:
 
     def sent(self) -> Work:
         """Return torch's Work; raises what the sending has raised."""
-        self.leave()
+        self.send_now()
         if self._error is not None:
             raise self._error
         return self.work
 
 
-def _on_a_stream_behind_this() -> AbstractContextManager[object]:
+def _side_stream() -> AbstractContextManager[object]:
     """Return what makes a later send, by any thread, be after what is enqueued here now, and after
     nothing else: torch lets a message wait for the stream that is current.
     """
@@ -62,7 +62,7 @@ def _on_a_stream_behind_this() -> AbstractContextManager[object]:
 class LateWork(Work):  # type: ignore[misc]
     """The handle of a message that leaves later, at the latest when it is waited for."""
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self, message: DelayedSend) -> None:
         super().__init__()
         self._message = message
 
@@ -73,8 +73,8 @@ class LateWork(Work):  # type: ignore[misc]
         work = self._message.work
         return work is not None and bool(work.is_completed())
 
-    wait = noting_wait(_wait)
-    is_completed = noting_question(_is_completed)
+    wait = recording_wait(_wait)
+    is_completed = recording_is_completed(_is_completed)
 
     def is_success(self) -> bool:
         """As torch's."""

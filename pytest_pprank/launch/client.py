@@ -113,7 +113,7 @@ class LauncherClient:
         except KeepError as error:
             self.kept = f"launcher: not kept: {error}"
             return self._start()
-        self.kept = process.told
+        self.kept = process.message
         return process
 
     def rank_environment(self) -> dict[str, str | None]:

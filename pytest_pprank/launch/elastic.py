@@ -40,8 +40,8 @@ class ElasticGroup:
         entrypoint: Callable[..., object],
         arguments: tuple[object, ...],
     ) -> None:
-        log_plainly()
-        name_methods_quickly()
+        use_plain_log_format()
+        use_fast_method_names()
         self._handler = rendezvous_registry.get_rendezvous_handler(
             RendezvousParameters(
                 backend="c10d",
@@ -96,7 +96,7 @@ class ElasticGroup:
                 _signal_tree(worker.id, number)
 
 
-def log_plainly() -> None:
+def use_plain_log_format() -> None:
     """Give torch's log lines a plain format.
 
     torch's own formatter (TorchLogsFormatter in torch/_logging/_internal.py) imports torch._dynamo
@@ -107,7 +107,7 @@ def log_plainly() -> None:
             handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
 
 
-def name_methods_quickly() -> None:
+def use_fast_method_names() -> None:
     """Let torch's rendezvous name the method of an event without inspect.stack().
 
     That looks up the module of each frame among all that are loaded: with SGLang's, in a launcher

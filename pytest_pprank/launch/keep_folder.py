@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pytest_pprank.errors import PprankError
-from pytest_pprank.launch.lease_files import Hold, default_folder, process_start
+from pytest_pprank.launch.lease_files import LockFile, default_folder, process_start
 from pytest_pprank.launch.shared_memory import remove_semaphores
 from pytest_pprank.proc import stat_of
 
@@ -75,23 +75,23 @@ def root() -> Path:
 def locked() -> Iterator[Path]:
     """Hold the lock of all keepers of this user; raises KeepError where that is impossible."""
     deadline = time.monotonic() + _LOCK_SECONDS
-    while (hold := _try_lock()) is None:
+    while (lock := _try_lock()) is None:
         if time.monotonic() > deadline:
             raise KeepError(f"somebody holds {_lock_file()} for {_LOCK_SECONDS:g} s already")
         time.sleep(_POLL_SECONDS)
     try:
         yield root()
     finally:
-        hold.release()  # also removes the root, where nothing is kept
+        lock.release()  # also removes the root, where nothing is kept
 
 
-def _try_lock() -> Hold | None:
+def _try_lock() -> LockFile | None:
     try:
         _prepare(root())
-        hold = Hold(_lock_file(), None)
+        lock = LockFile(_lock_file(), None)
         # the root's last user may just have removed it
         with suppress(FileNotFoundError, FileExistsError):
-            return hold if hold.acquire() else None
+            return lock if lock.acquire() else None
     except OSError as error:
         raise KeepError(f"{root()} cannot be used: {error}") from error
     return None

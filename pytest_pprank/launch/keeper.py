@@ -69,7 +69,7 @@ class Keeper:
             for name in _LIBRARIES:
                 import_module(name)
             self._imported = ImportedFiles(str(self._folder))
-            if reason := self._unfit():
+            if reason := self._unfit_reason():
                 self._refuse_all(reason)
             else:
                 replace(self._note, ready=True).write(self._folder)
@@ -78,7 +78,7 @@ class Keeper:
             traceback.print_exc()
         self._leave()
 
-    def _unfit(self) -> str:
+    def _unfit_reason(self) -> str:
         """Why no launcher may be forked from this process; empty if there is nothing."""
         if preload.failures:
             return f"{next(iter(preload.failures))} cannot be imported"
@@ -186,7 +186,7 @@ def _receive(connection: socket.socket) -> LaunchRequest | None:
         request = LaunchRequest(**json.loads(_read_line(connection)))
     except (OSError, ValueError, TypeError):
         return None
-    if _has_gone(connection):
+    if _is_closed(connection):
         # while this process was importing; what the run had made so far is its folder
         shutil.rmtree(request.spec["run_dir"], ignore_errors=True)
         return None
@@ -198,7 +198,7 @@ def _answer(connection: socket.socket, words: dict[str, Any]) -> None:
         connection.sendall(json.dumps(words).encode() + b"\n")
 
 
-def _has_gone(connection: socket.socket) -> bool:
+def _is_closed(connection: socket.socket) -> bool:
     connection.setblocking(False)
     try:
         return not connection.recv(1, socket.MSG_PEEK)

@@ -51,27 +51,27 @@ class Command:
 class KeptProcess:
     """A launcher that a keeper forks or has forked: it runs for as long as the connection stays."""
 
-    def __init__(self, connection: socket.socket, folder: Path, told: str) -> None:
-        self.told = told
+    def __init__(self, connection: socket.socket, folder: Path, message: str) -> None:
+        self.message = message
         """What there is to say to the user: of when it is, or why it is a new one."""
         self.refused = ""
         """Why there will be no launcher; empty while there is no reason."""
         self._connection = connection
         self._folder = folder
-        self._heard = b""
+        self._received = b""
         self._answer: dict[str, Any] = {}
         connection.setblocking(False)
 
     @property
     def pid(self) -> int:
         """Process id of the launcher, also its process group; 0 while there is none yet."""
-        self._hear()
+        self._receive()
         return int(self._answer.get("pid", 0))
 
     @property
     def running(self) -> bool:
         """Whether it still runs, or is still to come."""
-        return self._hear() and not self.refused
+        return self._receive() and not self.refused
 
     @property
     def importing(self) -> str:
@@ -83,7 +83,7 @@ class KeptProcess:
     def wait(self, seconds: float) -> bool:
         """Wait for the keeper's answer; says whether it has come."""
         deadline = time.monotonic() + seconds
-        while not self._answer and self._hear() and time.monotonic() < deadline:
+        while not self._answer and self._receive() and time.monotonic() < deadline:
             time.sleep(0.005)
         return bool(self._answer)
 
@@ -91,22 +91,22 @@ class KeptProcess:
         """Close the connection."""
         self._connection.close()
 
-    def _hear(self) -> bool:
+    def _receive(self) -> bool:
         """Read what has come; says whether the other end is still there."""
         try:
             while data := self._connection.recv(_CHUNK):
-                self._heard += data
+                self._received += data
         except BlockingIOError:
-            return self._understand() or True
+            return self._parse_answer() or True
         except OSError:
             pass
-        if not self._understand():
+        if not self._parse_answer():
             self.refused = self.refused or "it has ended"
         return False
 
-    def _understand(self) -> bool:
-        if not self._answer and self._heard.endswith(b"\n"):
-            self._answer = json.loads(self._heard)
+    def _parse_answer(self) -> bool:
+        if not self._answer and self._received.endswith(b"\n"):
+            self._answer = json.loads(self._received)
             self.refused = self._answer.get("changed") or self._answer.get("refused") or ""
         return bool(self._answer)
 
@@ -172,10 +172,10 @@ def _start(
                 str(folder), listener.fileno(), keep.idle, time.time_ns(), asdict(note)
             )
             _run(command, spec)
-        told = (
+        message = (
             f"launcher: a new one is kept from now on, for {keep.idle / 60:g} min after a run{why}"
         )
-        return KeptProcess(_send(folder, request), folder, told)
+        return KeptProcess(_send(folder, request), folder, message)
     except BaseException:
         keep_folder.remove(folder)
         raise

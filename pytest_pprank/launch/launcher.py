@@ -72,7 +72,7 @@ class Launcher:
                 self._spec.address, bytes.fromhex(self._spec.key), Hello(LAUNCHER_RANK, os.getpid())
             )
         except (ConnectionError, EOFError):  # the controller has gone while we were importing
-            self._leave_nothing(gone=True)
+            self._clean_up_and_exit(gone=True)
         reader = threading.Thread(target=self._read, daemon=True)
         reader.start()
         try:
@@ -145,9 +145,9 @@ class Launcher:
             gone = True  # the controller, without a word: leave nothing behind
         self._leaving.set()
         self._kill(None)
-        self._leave_nothing(gone=gone)
+        self._clean_up_and_exit(gone=gone)
 
-    def _leave_nothing(self, *, gone: bool) -> NoReturn:
+    def _clean_up_and_exit(self, *, gone: bool) -> NoReturn:
         """Remove what the run has made, and end. `gone`: the controller cannot do its part."""
         # The main thread may be inside elastic, which waits for workers that are being killed;
         # nothing of it is worth saving.

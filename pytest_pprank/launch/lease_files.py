@@ -92,7 +92,7 @@ def _clean(text: str) -> str:
     return shown if len(shown) <= _MOST_SHOWN else shown[: _MOST_SHOWN - 3] + "..."
 
 
-class Hold:
+class LockFile:
     """A lock that this process holds until `release`, or until it dies."""
 
     def __init__(self, path: Path, note: Note | None) -> None:
@@ -140,17 +140,17 @@ class LockFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def hold(self, name: str, note: Note) -> Hold | None:
+    def try_lock(self, name: str, note: Note) -> LockFile | None:
         """Take a lock without waiting; None if somebody has it."""
         for _ in range(_TRIES):
             self._prepare()
-            hold = Hold(self._file(name), note)
+            lock = LockFile(self._file(name), note)
             # the folder's last user has just removed it, maybe while filelock was making it
             with suppress(FileNotFoundError, FileExistsError):
-                if not hold.acquire():
+                if not lock.acquire():
                     return None
                 self._prepare()  # if filelock made it, it is not open to all yet
-                return hold
+                return lock
         raise FileNotFoundError(f"{self.path} vanishes again and again")
 
     def names(self, prefix: str = "") -> list[str]:
@@ -183,12 +183,12 @@ class LockFolder:
         except OSError:
             return 0.0
 
-    def is_held(self, name: str) -> bool:
+    def is_locked(self, name: str) -> bool:
         """Say whether anybody holds a lock; one that nobody holds is removed."""
         path = self._file(name)
         if not path.exists():
             return False
-        probe = Hold(path, None)
+        probe = LockFile(path, None)
         try:
             if not probe.acquire():
                 return True
@@ -200,7 +200,7 @@ class LockFolder:
     def sweep(self) -> None:
         """Remove the locks that dead owners have left."""
         for name in self.names():
-            self.is_held(name)
+            self.is_locked(name)
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}{_SUFFIX}"

@@ -27,7 +27,7 @@ from contextlib import ExitStack
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.lease_files import (
     FOLDER_VARIABLE,
-    Hold,
+    LockFile,
     LockFolder,
     Note,
     default_folder,
@@ -36,7 +36,7 @@ from pytest_pprank.launch.lease_files import (
 
 TURN_SECONDS = 10.0
 _POLL_SECONDS = 0.1
-_TELL_AFTER_SECONDS = 0.5
+_SHOW_AFTER_SECONDS = 0.5
 _ASLEEP_SECONDS = 10.0  # a ticket whose owner is stopped must not hold up the queue
 _TICKET = "wait-"
 _counter = itertools.count()
@@ -55,10 +55,10 @@ def cpu_slots(cores: int | None = None) -> tuple[str, ...]:
 class Lease:
     """What a worker group holds: some of the names that were asked for, in the order given."""
 
-    def __init__(self, queue: LeaseQueue, held: dict[str, Hold], turn: float) -> None:
-        self.names = tuple(held)
+    def __init__(self, queue: LeaseQueue, locks: dict[str, LockFile], turn: float) -> None:
+        self.names = tuple(locks)
         self._queue = queue
-        self._holds = list(held.values())
+        self._locks = list(locks.values())
         self._turn_ends = time.monotonic() + turn
 
     @property
@@ -68,14 +68,14 @@ class Lease:
 
     def release(self) -> None:
         """Give everything back; a second call does nothing."""
-        while self._holds:
-            self._holds.pop().release()
+        while self._locks:
+            self._locks.pop().release()
 
 
 class LeaseQueue:
     """Leases for one controller.
 
-    `command` is what others are told of us, `timeout` how long to wait in seconds, `tell` prints a
+    `command` is what others are told of us, `timeout` how long to wait in seconds, `show` prints a
     line for the user, `turn` is the time in seconds that a lease is kept from those who wait.
     """
 
@@ -83,7 +83,7 @@ class LeaseQueue:
         self,
         command: str,
         timeout: float,
-        tell: Callable[[str], None],
+        show: Callable[[str], None],
         *,
         folder: LockFolder | None = None,
         turn: float | None = None,
@@ -91,7 +91,7 @@ class LeaseQueue:
         self._folder = folder or LockFolder(default_folder())
         self._command = command
         self._timeout = timeout
-        self._tell = tell
+        self._show = show
         self._turn = TURN_SECONDS if turn is None else turn
 
     def acquire(self, names: Sequence[str], count: int) -> Lease:
@@ -110,24 +110,24 @@ class LeaseQueue:
             ) from error
 
     def _attempt(self, names: Sequence[str], count: int, ahead: Collection[Note]) -> Lease | None:
-        spoken_for = {name for note in ahead for name in note.wants}
-        free = [name for name in names if name not in spoken_for]
-        held: dict[str, Hold] = {}
+        reserved = {name for note in ahead for name in note.wants}
+        free = [name for name in names if name not in reserved]
+        locks: dict[str, LockFile] = {}
         with ExitStack() as undo:
             for left, name in zip(range(len(free), 0, -1), free, strict=True):
-                if len(held) == count or len(held) + left < count:
+                if len(locks) == count or len(locks) + left < count:
                     break
-                if (hold := self._folder.hold(name, self._note())) is not None:
-                    undo.callback(hold.release)
-                    held[name] = hold
-            if len(held) < count:
+                if (lock := self._folder.try_lock(name, self._note())) is not None:
+                    undo.callback(lock.release)
+                    locks[name] = lock
+            if len(locks) < count:
                 return None
             undo.pop_all()
-        return Lease(self, held, self._turn)
+        return Lease(self, locks, self._turn)
 
     def _wait(self, names: Sequence[str], count: int) -> Lease:
         ticket = self._ticket(names)
-        started, told = time.monotonic(), False
+        started, shown = time.monotonic(), False
         try:
             while True:
                 ahead = self.ahead(names, ticket)
@@ -135,23 +135,23 @@ class LeaseQueue:
                     return lease
                 waited = time.monotonic() - started
                 if waited >= self._timeout:
-                    raise LeaseError(self._given_up(names, count, ahead))
-                if waited >= _TELL_AFTER_SECONDS and not told:
-                    told = True
-                    self._tell(self._waiting(names, count, ahead))
+                    raise LeaseError(self._timed_out(names, count, ahead))
+                if waited >= _SHOW_AFTER_SECONDS and not shown:
+                    shown = True
+                    self._show(self._waiting(names, count, ahead))
                 ticket[1].touch()
                 time.sleep(_POLL_SECONDS * random.uniform(0.5, 1.5))
         finally:
             ticket[1].release()
 
-    def _ticket(self, names: Sequence[str]) -> tuple[str, Hold]:
-        while True:  # somebody who looks whether a ticket is held, holds it for that moment
+    def _ticket(self, names: Sequence[str]) -> tuple[str, LockFile]:
+        while True:  # somebody who looks whether a ticket is locks, holds it for that moment
             # sorted by name is sorted by age
             name = f"{_TICKET}{time.time_ns():020d}-{os.getpid()}-{next(_counter)}"
-            if (hold := self._folder.hold(name, self._note(tuple(names)))) is not None:
-                return name, hold
+            if (lock := self._folder.try_lock(name, self._note(tuple(names)))) is not None:
+                return name, lock
 
-    def ahead(self, names: Sequence[str], ticket: tuple[str, Hold] | None = None) -> list[Note]:
+    def ahead(self, names: Sequence[str], ticket: tuple[str, LockFile] | None = None) -> list[Note]:
         """Return the notes of those who wait for any of `names`, before `ticket` if we have one."""
         found: list[Note] = []
         for name in self._folder.names(_TICKET):
@@ -160,7 +160,7 @@ class LeaseQueue:
             note = self._folder.note(name)
             awake = time.time() - self._folder.touched(name) < _ASLEEP_SECONDS
             if (
-                self._folder.is_held(name)
+                self._folder.is_locked(name)
                 and awake
                 and note
                 and not {*note.wants}.isdisjoint(names)
@@ -178,7 +178,7 @@ class LeaseQueue:
             f"{self._holders(names, ahead)}"
         )
 
-    def _given_up(self, names: Sequence[str], count: int, ahead: Sequence[Note]) -> str:
+    def _timed_out(self, names: Sequence[str], count: int, ahead: Sequence[Note]) -> str:
         waited, self._timeout = self._timeout, 0.0
         return (
             f"no {count} of {_shown(names)} became free within {waited:g} s "
@@ -189,7 +189,7 @@ class LeaseQueue:
     def _holders(self, names: Sequence[str], ahead: Sequence[Note]) -> str:
         by_holder: dict[str, list[str]] = {}
         for name in names:
-            if self._folder.is_held(name):
+            if self._folder.is_locked(name):
                 by_holder.setdefault(_describe(self._folder.note(name)), []).append(name)
         parts = [f"{_shown(held)} held by {who}" for who, held in by_holder.items()]
         parts += [f"first in the queue is {_describe(note)}" for note in ahead[:1]]

@@ -42,8 +42,8 @@ _CRC = struct.Struct("<I")
 _BODY = struct.Struct("<IHBxQdd")
 PAYLOAD_OFFSET = _CRC.size + _BODY.size
 _EMPTY = bytes(PAYLOAD_OFFSET)
-_LOOKS = 20  # in all: a rank cannot be half-way in many records, so the others are damaged
-_LOOK_AGAIN_SECONDS = 0.001
+_MAX_RETRIES = 20  # in all: a rank cannot be half-way in many records, so the others are damaged
+_RETRY_SECONDS = 0.001
 
 
 class State(IntEnum):
@@ -91,7 +91,7 @@ class Channel(NamedTuple):
     peer: int | None = None
     tag: int = 0
 
-    def met_by(self, rank: int) -> Channel:
+    def counterpart(self, rank: int) -> Channel:
         """Return the channel of `rank`'s peer whose n-th operation meets the n-th of this one,
         which is `rank`'s. A recv from any rank may be met by each of them, and a send by one.
         """
@@ -275,7 +275,7 @@ class _Reader:
         operations = os.pread(descriptor, FILE_BYTES, FIRST_OPERATION)
         self._image = os.pread(descriptor, FIRST_OPERATION, 0) + operations
         self.torn = 0
-        self._looks = _LOOKS
+        self._retries = _MAX_RETRIES
 
     def ledger(self) -> Ledger:
         head = self._read(0, HEAD_BYTES)
@@ -315,11 +315,11 @@ class _Reader:
             record = _parse(raw)
             if record is not None:
                 return record
-            if not (raw and self._looks):
+            if not (raw and self._retries):
                 self.torn += 1
                 break
-            self._looks -= 1
-            time.sleep(_LOOK_AGAIN_SECONDS)
+            self._retries -= 1
+            time.sleep(_RETRY_SECONDS)
             raw = os.pread(self._descriptor, size, offset)
         return None
 

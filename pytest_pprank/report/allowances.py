@@ -68,7 +68,7 @@ class Allowances:
         """Note which sanitizers have watched a test."""
         self._watched.update(sanitizers)
 
-    def useless(self) -> list[Allowance]:
+    def unused(self) -> list[Allowance]:
         """Return the user's entries that have matched nothing although their sanitizer watched."""
         return [e for e in self._entries if e.sanitizer in self._watched and e not in self._used]
 

@@ -20,15 +20,15 @@ class Evidence:
     dump: str = ""
     out_of_memory: str = ""
 
-    def with_memory(self, testimony: str) -> Evidence:
+    def with_memory(self, text: str) -> Evidence:
         """Return a copy with what a MemoryWitness says."""
-        return replace(self, out_of_memory=testimony)
+        return replace(self, out_of_memory=text)
 
 
 NO_EVIDENCE = Evidence()
 
 
-def read_last_words(stderr: str) -> tuple[Evidence, str]:
+def split_stderr(stderr: str) -> tuple[Evidence, str]:
     """Split what a dead rank has written to stderr into evidence and the rest."""
     found = _DUMP.search(stderr)
     dump = trim_stacks(found.group()) if found else ""
@@ -37,7 +37,7 @@ def read_last_words(stderr: str) -> tuple[Evidence, str]:
     return Evidence(last_line=lines[-1] if lines else "", dump=dump), rest
 
 
-class MemoryWitness:
+class OomKillCounter:
     """Counts the kernel's out-of-memory kills from now on.
 
     SIGKILL has many senders: without this counter's word a death is never called out of memory.
@@ -48,7 +48,7 @@ class MemoryWitness:
         self._vmstat = vmstat
         self._before = self._kills()
 
-    def testimony(self, how: str) -> str:
+    def explain(self, how: str) -> str:
         """Say that the kernel has killed for memory, if it has; `how` is how the rank ended."""
         kills = self._kills()
         if "SIGKILL" not in how or kills is None or self._before is None or kills <= self._before:

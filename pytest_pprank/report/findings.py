@@ -55,11 +55,11 @@ class Findings:
     def add_results(self, rank: int, text: str) -> None:
         """Take what a rank brings at the end of the test."""
         nothing: dict[str, Any] = {"evidence": {}, "counts": {}, "abandoned": False}
-        told = json.loads(text) if text else nothing
-        self._abandoned |= told["abandoned"]
-        self._evidence[rank] = told["evidence"]
-        self.off.update(told.get("off", {}))
-        for key, times in told["counts"].items():
+        own = json.loads(text) if text else nothing
+        self._abandoned |= own["abandoned"]
+        self._evidence[rank] = own["evidence"]
+        self.off.update(own.get("off", {}))
+        for key, times in own["counts"].items():
             if key in self._seen:
                 self._seen[key].times[rank] = times
 
@@ -75,7 +75,7 @@ class Findings:
                     self._seen.setdefault(finding.key, SeenFinding(finding))
 
     def _compare(self, row: Row) -> list[Finding]:
-        by_rank = {rank: told.get(row.name) for rank, told in sorted(self._evidence.items())}
+        by_rank = {rank: own.get(row.name) for rank, own in sorted(self._evidence.items())}
         try:
             compare = row.load_compare()
             return [] if compare is None else list(compare(by_rank))

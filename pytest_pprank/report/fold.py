@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import reduce
 
-Told = Mapping[tuple[str, str], Collection[int]]
+Sections = Mapping[tuple[str, str], Collection[int]]
 """Title and text of each section, in order, and the ranks that have it."""
 
 _FOLDED = "Captured "
@@ -54,16 +54,16 @@ class _Line:
         return "all" if self.ranks == everybody else ",".join(map(str, sorted(self.ranks)))
 
 
-def fold_equal_lines(told: Told) -> Iterator[tuple[str, str, Collection[int]]]:
+def fold_equal_lines(sections: Sections) -> Iterator[tuple[str, str, Collection[int]]]:
     """Yield title, text and ranks of the sections, those merged that get shorter and stay readable.
 
     A merged one comes where the first of its title came.
     """
     by_title: dict[str, dict[str, Collection[int]]] = {}
-    for (title, text), ranks in told.items():
+    for (title, text), ranks in sections.items():
         by_title.setdefault(title, {})[text] = ranks
     merged = {title: _merged(texts) for title, texts in by_title.items() if _may_fold(title, texts)}
-    for (title, text), ranks in told.items():
+    for (title, text), ranks in sections.items():
         if not merged.get(title):
             yield title, text, ranks
         elif text == next(iter(by_title[title])):

@@ -13,7 +13,7 @@ from pytest_pprank.report.verdict import PROPERTY
 COMMAND = "python -m pytest_pprank known-bugs"
 
 
-def tell_mended(report: pytest.TestReport, bugs: tuple[KnownBug, ...]) -> None:
+def mark_mended(report: pytest.TestReport, bugs: tuple[KnownBug, ...]) -> None:
     """Say, in the report of a rank on which a known bug did not show, what there is to do."""
     if not bugs or not passed_unexpectedly(report):
         return

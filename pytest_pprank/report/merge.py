@@ -11,7 +11,7 @@ from pytest_pprank._pytest_compat import subtests_fail_their_test
 from pytest_pprank.planning import Plan, reaches_sglang
 from pytest_pprank.report.additions import merged_additions
 from pytest_pprank.report.fold import fold_equal_lines
-from pytest_pprank.report.known import expect_verdicts, known_lines, tell_mended
+from pytest_pprank.report.known import expect_verdicts, known_lines, mark_mended
 from pytest_pprank.report.outcome import Printed, TestOutcome
 from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, RankReport
@@ -31,12 +31,12 @@ class ReportMerger:
 
     def merge(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> list[pytest.TestReport]:
         """Return the reports of setup, call and teardown, as far as the test got."""
-        if _went_well(outcome, plan.topology.world_size):
+        if _all_passed(outcome, plan.topology.world_size):
             return [self._passed(item, plan, phase, outcome) for phase in _PHASES]
         by_rank = {rank: self._revive(item, rank, d) for rank, d in outcome.reports.items()}
         for own in by_rank.values():
             for each in own:
-                tell_mended(each.report, plan.known_bugs)
+                mark_mended(each.report, plan.known_bugs)
         merged = []
         for phase in _PHASES:
             reports = [r for own in by_rank.values() for r in own if r.report.when == phase]
@@ -45,7 +45,7 @@ class ReportMerger:
                 merged.append(subtest)
             ranks = [r for r in reports if not r.subtest]
             troubles = outcome.troubles if phase == _phase_of_trouble(outcome) else []
-            if outcome.troubles and not troubles and not _worth_telling(ranks, plan):
+            if outcome.troubles and not troubles and not _worth_reporting(ranks, plan):
                 continue  # some ranks were cut off before it: that is told already
             if ranks or troubles:
                 verdict = judge(phase, ranks, troubles, plan.topology.world_size)
@@ -208,7 +208,7 @@ def _add_footnote(report: pytest.TestReport, text: str) -> None:
         longrepr.addsection("pprank", text)
 
 
-def _went_well(outcome: TestOutcome, world_size: int) -> bool:
+def _all_passed(outcome: TestOutcome, world_size: int) -> bool:
     """Whether every rank passed all phases, and has nothing to tell but when."""
     if outcome.troubles or len(outcome.reports) != world_size:
         return False
@@ -223,7 +223,7 @@ def _plain(item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
     return pytest.TestReport(item.nodeid, item.location, {}, longrepr=None, **data)
 
 
-def _worth_telling(ranks: list[RankReport], plan: Plan) -> bool:
+def _worth_reporting(ranks: list[RankReport], plan: Plan) -> bool:
     """Whether a phase has something to tell beside the trouble in another phase."""
     failed = any(r.kind == FAILED and not r.is_consequence for r in ranks)
     return failed or len(ranks) == plan.topology.world_size

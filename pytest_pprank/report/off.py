@@ -20,7 +20,7 @@ KIND = "check off"
 _ROLES = ("pp", "prefill", "decode")
 
 
-def foreseen(here: Installed, sanitizers: Iterable[str]) -> dict[str, str]:
+def expected_off(here: Installed, sanitizers: Iterable[str]) -> dict[str, str]:
     """Return, by name, which sanitizers will be off with an SGLang, and why, from its files.
 
     One that is off for some roles alone is there with these.
@@ -67,7 +67,7 @@ class OffReport:
         self._tests: dict[str, int] = {}
         self._why: dict[str, str] = {}
 
-    def tell(
+    def add_to(
         self,
         item: pytest.Item,
         off: Mapping[str, str],

@@ -24,11 +24,11 @@ class SanitizerReport:
     def __init__(self, allowances: Allowances) -> None:
         self._allowances = allowances
 
-    def useless(self) -> list[Allowance]:
+    def unused(self) -> list[Allowance]:
         """Return the allowances that were of no use in this run."""
-        return self._allowances.useless()
+        return self._allowances.unused()
 
-    def tell(
+    def add_to(
         self, item: pytest.Item, outcome: TestOutcome, reports: list[pytest.TestReport]
     ) -> None:
         """Change `reports`, those of the test's phases, for what was found and is not allowed."""

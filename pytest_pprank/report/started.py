@@ -45,7 +45,7 @@ def _package(entry: str) -> str:
     return "sglang" if entry.startswith(f"{_OURS}.sglang") else entry.partition(".")[0]
 
 
-def tell_start(reports: list[pytest.TestReport], text: str, seconds: float) -> None:
+def add_start(reports: list[pytest.TestReport], text: str, seconds: float) -> None:
     """Add a group's start to the reports of its first test."""
     for report in reports:
         report.sections.append(("pprank", text))

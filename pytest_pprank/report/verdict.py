@@ -184,19 +184,19 @@ def judge(
     phase: str, ranks: Sequence[RankReport], troubles: Sequence[Trouble], world_size: int
 ) -> Verdict:
     """Return the verdict on a phase (``setup``, ``call``, ``teardown``)."""
-    reports, befell = tuple(ranks), tuple(troubles)
+    reports, all_troubles = tuple(ranks), tuple(troubles)
     kinds = {r.kind for r in reports}
-    if not befell and len(reports) == world_size and len(kinds) == 1 and kinds <= _AGREED:
+    if not all_troubles and len(reports) == world_size and len(kinds) == 1 and kinds <= _AGREED:
         return Agreed(reports, world_size)
     by_itself = {r.kind for r in reports if not r.is_consequence}
-    left_behind = all(isinstance(trouble, RanksDiverged) for trouble in befell)
+    left_behind = all(isinstance(trouble, RanksDiverged) for trouble in all_troubles)
     if XFAILED in kinds and left_behind and by_itself <= {XFAILED, XPASSED, XPASSED_STRICT}:
         return FailedAsExpected(reports, world_size)
     failed = _failed(reports)
-    if befell and all(r.is_consequence for r in failed):
-        return Broken(reports, world_size, befell)
+    if all_troubles and all(r.is_consequence for r in failed):
+        return Broken(reports, world_size, all_troubles)
     if failed:
-        return _FAILED_IN[phase](reports, world_size, befell)
+        return _FAILED_IN[phase](reports, world_size, all_troubles)
     return Disagreed(reports, world_size)
 
 

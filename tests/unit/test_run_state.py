@@ -23,8 +23,8 @@ from pytest_pprank.controller.run.steps import (
     AwaitEnd,
     FindDebuggers,
     FindStopped,
-    Look,
     PhaseOver,
+    Query,
     ReadLedgers,
 )
 from pytest_pprank.oplog.read.waits import Waits
@@ -495,7 +495,7 @@ def test_the_ledgers_are_told_who_is_gone_and_who_meets() -> None:
         (RankBroken("no memory"), [AwaitEnd(0)]),
     ],
 )
-def test_how_long_the_end_of_a_group_is_awaited(message: Any, waits: list[Look]) -> None:
+def test_how_long_the_end_of_a_group_is_awaited(message: Any, waits: list[Query]) -> None:
     run = SimulatedRun().play((0.25, 1, message))
     assert [look for _, look in run.looks] == waits
 

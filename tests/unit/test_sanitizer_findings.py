@@ -89,11 +89,11 @@ def test_allowed_findings(tmp_path: Path) -> None:
     findings.add(0, Finding("logs", "req-001 lost 11 tokens"))
     found = list(findings.all())
     assert allowances.sift(found, "t.py::test_b") == found
-    assert len(allowances.useless()) == 0
+    assert len(allowances.unused()) == 0
     allowances.note_watched(("logs",))
-    assert [entry.match for entry in allowances.useless()] == [("lost",), ("nobody",)]
+    assert [entry.match for entry in allowances.unused()] == [("lost",), ("nobody",)]
     assert allowances.sift(found, "t.py::test_a[pp2]") == []
-    assert [entry.match for entry in allowances.useless()] == [("nobody",)]
+    assert [entry.match for entry in allowances.unused()] == [("nobody",)]
     assert Allowances().sift(found, "t.py::test_a[pp2]") == found
 
 
@@ -109,7 +109,7 @@ def test_an_allowance_may_want_several_words(tmp_path: Path) -> None:
 def test_what_the_package_allows_is_never_useless() -> None:
     allowances = read_allowances("")
     allowances.note_watched(tuple(row.name for row in SANITIZERS))
-    assert allowances.useless() == []
+    assert allowances.unused() == []
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ _HOOKS_OF_NODES = {
 """By module: the name it is registered under, and its class of hooks for nodes. These plugins offer
 the hooks only beside pytest-xdist, and their halves on ranks rely on them."""
 
-_BLIND = ("TestmonCollect", "TestmonSelect")
-_BLIND_WORDS = (
+_UNSUPPORTED = ("TestmonCollect", "TestmonSelect")
+_UNSUPPORTED_TEXT = (
     "--testmon: pytest-testmon does not see what ranks run, so it would leave out ranked tests "
     "whose code has changed; run these without it (with -m 'not pprank', and once more without "
     "--testmon)"
@@ -44,8 +44,8 @@ def register(config: pytest.Config) -> None:
     if config.stash.get(_DONE, False):
         return
     config.stash[_DONE] = True
-    if any(map(manager.hasplugin, _BLIND)):
-        raise UsageError(_BLIND_WORDS)
+    if any(map(manager.hasplugin, _UNSUPPORTED)):
+        raise UsageError(_UNSUPPORTED_TEXT)
     if not manager.hasplugin("xdist") and not manager.hasplugin("xdist.plugin"):
         for module, (name, hooks) in _HOOKS_OF_NODES.items():
             if manager.hasplugin(name) or manager.hasplugin(module):

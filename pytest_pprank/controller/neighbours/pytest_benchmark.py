@@ -19,19 +19,19 @@ class Neighbour:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take what comes with a report."""
-        told = getattr(report, _ATTRIBUTE, None)
-        if told and self._session is not None and not self._session.disabled:
-            self._session.benchmarks.append(_measured(told, failed=report.failed))
+        measured = getattr(report, _ATTRIBUTE, None)
+        if measured and self._session is not None and not self._session.disabled:
+            self._session.benchmarks.append(_measured(measured, failed=report.failed))
 
 
-def _measured(told: Mapping[str, Mapping[str, Any]], *, failed: bool) -> Any:
+def _measured(measured: Mapping[str, Mapping[str, Any]], *, failed: bool) -> Any:
     from pytest_benchmark.stats import Metadata
 
-    first = told[min(told)]
+    first = measured[min(measured)]
     names = ("name", "fullname", "group", "param", "params", "extra_info")
     of_test = {name: first.get(name) for name in names}
     fixture = SimpleNamespace(**of_test, cprofile_stats=None, has_error=failed)
     made = Metadata(fixture, first["iterations"], first["options"])
-    for one_round in zip(*(each["data"] for each in told.values()), strict=False):
+    for one_round in zip(*(each["data"] for each in measured.values()), strict=False):
         made.stats.update(max(one_round))
     return made

@@ -26,7 +26,7 @@ class Neighbour:
         files = [(None, path) for path in manager.result_metadata_path.glob("*.metadata")]
         files += [(p.parent.name, p) for p in manager.result_metadata_path.glob("pp*/*.metadata")]
         for rank, path in files:
-            told = json.loads(path.read_text())
-            name = f"{told['test_id']} (rank {rank[2:]})" if rank else told["test_id"]
-            file = Path(told["result_file"])
-            manager.results.setdefault(name, Result(name, told["peak_memory"], file))
+            metadata = json.loads(path.read_text())
+            name = f"{metadata['test_id']} (rank {rank[2:]})" if rank else metadata["test_id"]
+            file = Path(metadata["result_file"])
+            manager.results.setdefault(name, Result(name, metadata["peak_memory"], file))

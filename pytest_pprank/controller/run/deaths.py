@@ -22,24 +22,24 @@ class Deaths:
 
     def begin(self) -> AwaitEnd:
         """Ask how the group ended: exit codes say more than a connection that closes."""
-        return AwaitEnd(0 if self._told() else _EXIT_CODE_SECONDS)
+        return AwaitEnd(0 if self._self_reported() else _EXIT_CODE_SECONDS)
 
     def verdict(self, seen: EndAwaited) -> RankDied | GroupDied | AwaitEnd:
         """Say who died, and how; or ask for the end of peers that elastic cannot end soon."""
-        ended, told = seen.ended, self._told()
-        if ended is None and not told and not seen.forced:
+        ended, reported = seen.ended, self._self_reported()
+        if ended is None and not reported and not seen.forced:
             return AwaitEnd(_REAP_SECONDS, forced=True)
         if ended is not None and ended.error:
             return GroupDied(error=ended.error)
         state = self._state
-        culprit = (told or list(state.dead) or list(state.inside()) or [0])[0]
-        if ended is not None and not told:
+        culprit = (reported or list(state.dead) or list(state.inside()) or [0])[0]
+        if ended is not None and not reported:
             culprit = _first_dead(culprit, ended, by_itself=not seen.forced)
         code = None if ended is None else ended.exits.get(culprit)
         how = state.dead.get(culprit) or describe_exit(code)
         return RankDied(rank=culprit, place=state.place(culprit), how=how)
 
-    def _told(self) -> list[int]:
+    def _self_reported(self) -> list[int]:
         """Return the ranks that have said themselves what is wrong with them."""
         return [rank for rank, words in self._state.dead.items() if words]
 

@@ -15,12 +15,12 @@ from pytest_pprank.controller.run.steps import (
     FindDebuggers,
     FindStopped,
     LedgersRead,
-    Look,
+    Query,
+    QueryResult,
     ReadLedgers,
-    Seen,
     StoppedFound,
 )
-from pytest_pprank.controller.run.stop_watch import StopWatch
+from pytest_pprank.controller.run.stopped_ranks import StoppedRanks
 from pytest_pprank.oplog.read.waits import Waits
 from pytest_pprank.oplog.read.watch import Waiting, WaitWatch
 from pytest_pprank.report.verdicts import Hung, Late, RanksDiverged, Stopped, Stuck, Trouble
@@ -40,11 +40,11 @@ class Judge:
         self._state = state
         self._deadlines = state.deadlines
         self._deaths = Deaths(state)
-        self._stops = StopWatch()
+        self._stops = StoppedRanks()
         self._watch = WaitWatch()
         self._waiting = Waiting(Waits(), frozenset(), 0.0)
         self._verdict: Trouble | None = None
-        self._looked, self._cost = now, 0.0
+        self._last_read, self._cost = now, 0.0
 
     def patience(self, now: float) -> float:
         """Seconds to listen before `trouble` is asked again."""
@@ -52,7 +52,7 @@ class Judge:
             return TICK_SECONDS
         return min(TICK_SECONDS, max(0.0, self._left(now, TICK_SECONDS)))
 
-    def trouble(self, now: float, seen: Seen | None = None) -> Trouble | Look | None:
+    def trouble(self, now: float, seen: QueryResult | None = None) -> Trouble | Query | None:
         """Return the verdict, still without evidence, or None where the ranks may go on.
 
         A Look asks for something first: call again, with what was `seen`. A verdict is final, but
@@ -63,7 +63,7 @@ class Judge:
             self._verdict = step
         return step
 
-    def _begin(self, now: float) -> Trouble | Look | None:
+    def _begin(self, now: float) -> Trouble | Query | None:
         if self._verdict is not None:
             # a rank that could not even hear us ends itself when it is asked what it does
             revise = isinstance(self._verdict, Late) and self._state.dead
@@ -77,7 +77,7 @@ class Judge:
             return FindDebuggers()
         return self._unless_paused(now)
 
-    def _weigh(self, now: float, seen: Seen) -> Trouble | Look | None:
+    def _weigh(self, now: float, seen: QueryResult) -> Trouble | Query | None:
         if isinstance(seen, EndAwaited):
             return self._deaths.verdict(seen)
         if isinstance(seen, Debugged):
@@ -94,14 +94,14 @@ class Judge:
             elif self._deadlines.paused_by.get(rank) == _DEBUGGER:
                 self._deadlines.resume(rank, now)
 
-    def _unless_paused(self, now: float) -> Trouble | Look | None:
+    def _unless_paused(self, now: float) -> Trouble | Query | None:
         if self._deadlines.paused_by:
             # nobody looks meanwhile: what was seen before may have ended and begun again
-            self._stops, self._watch = StopWatch(), WaitWatch()
+            self._stops, self._watch = StoppedRanks(), WaitWatch()
             return None
         if self._left(now, 0) <= 0:
             return self._late(now)
-        if self._deadlines.since_start(now) < _SHORT_SECONDS or not self._time_to_look(now):
+        if self._deadlines.since_start(now) < _SHORT_SECONDS or not self._time_to_read(now):
             return None
         return ReadLedgers(self._state.progress(), self._state.meetings.blocked())
 
@@ -113,13 +113,13 @@ class Judge:
         failed, setup = self._state.failed(), self._state.only_set_up()
         return self._deadlines.left(now, failed=failed, setup=setup)
 
-    def _time_to_look(self, now: float) -> bool:
+    def _time_to_read(self, now: float) -> bool:
         # many ranks with full ledgers take their time to read: never more than a tenth of ours
-        return now > self._looked + max(TICK_SECONDS, 10 * self._cost)
+        return now > self._last_read + max(TICK_SECONDS, 10 * self._cost)
 
-    def _read(self, seen: LedgersRead, now: float) -> Trouble | Look:
-        self._looked, self._cost = now, seen.cost
-        self._waiting = self._watch.look(seen.waits, seen.blocked, now)
+    def _read(self, seen: LedgersRead, now: float) -> Trouble | Query:
+        self._last_read, self._cost = now, seen.cost
+        self._waiting = self._watch.update(seen.waits, seen.blocked, now)
         inside, seconds = self._state.inside(), self._waiting.seconds
         how = self._waiting.standstill(inside)
         if how and seconds >= self._deadlines.grace:
@@ -129,7 +129,7 @@ class Judge:
     def _pointless(self, seen: StoppedFound, now: float) -> Trouble | None:
         """Give up before the deadline where nothing can end the waiting; the ledgers prove it."""
         inside, grace = self._state.inside(), self._deadlines.grace
-        stopped = self._stops.look(seen.ranks, now)
+        stopped = self._stops.update(seen.ranks, now)
         if long := {rank: seconds for rank, seconds in stopped.items() if seconds >= grace}:
             ranks = tuple(sorted(long))
             return Stopped(inside=inside, stopped=ranks, seconds=max(long.values()))

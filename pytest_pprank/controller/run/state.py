@@ -64,7 +64,7 @@ class RunState:
         handler = self._handlers.get(type(message))
         if handler is not None:
             handler(rank, message, now)
-        return self._to_do()
+        return self._pop_actions()
 
     def take_last(self, rank: int, message: Message | None) -> Iterable[Action]:
         """As `take`, once the test is given up: only what may tell of the first cause."""
@@ -72,7 +72,7 @@ class RunState:
             self._keep(rank, message.report)
         elif isinstance(message, Found):
             self.findings.add(rank, message.finding)
-        return self._to_do()
+        return self._pop_actions()
 
     def mark_arrivals(self, now: float) -> None:
         """Let the grace begin when the first rank is through, once all that was said is taken."""
@@ -163,6 +163,6 @@ class RunState:
     def _answer(self, ranks: Collection[int], message: Exchanged) -> None:
         self._actions.append(Answer(tuple(ranks), message))
 
-    def _to_do(self) -> Iterable[Action]:
+    def _pop_actions(self) -> Iterable[Action]:
         actions, self._actions = self._actions, []
         return actions

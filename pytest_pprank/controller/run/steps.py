@@ -32,12 +32,12 @@ Action = Answer | PhaseOver
 # to be looked at before anything can be decided, and what was seen
 
 
-class Look:
+class Query:
     """Base of the looks; each is answered by the class that follows it."""
 
 
 @dataclass(frozen=True)
-class FindDebuggers(Look):
+class FindDebuggers(Query):
     """Find the ranks that a debugger is attached to."""
 
 
@@ -49,7 +49,7 @@ class Debugged:
 
 
 @dataclass(frozen=True)
-class ReadLedgers(Look):
+class ReadLedgers(Query):
     """Find out who waits for whom, and who in vain.
 
     `gone` says what became of ranks that are no longer inside, `meetings` which ones wait in one.
@@ -72,7 +72,7 @@ class LedgersRead:
 
 
 @dataclass(frozen=True)
-class FindStopped(Look):
+class FindStopped(Query):
     """Find those of `ranks` that a signal such as SIGSTOP has stopped."""
 
     ranks: tuple[int, ...]
@@ -86,7 +86,7 @@ class StoppedFound:
 
 
 @dataclass(frozen=True)
-class AwaitEnd(Look):
+class AwaitEnd(Query):
     """Wait up to `seconds` for the group to be gone; `forced`: have it ended first."""
 
     seconds: float
@@ -101,4 +101,4 @@ class EndAwaited:
     forced: bool = False
 
 
-Seen = Debugged | LedgersRead | StoppedFound | EndAwaited
+QueryResult = Debugged | LedgersRead | StoppedFound | EndAwaited

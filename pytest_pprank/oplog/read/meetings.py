@@ -68,11 +68,11 @@ class Meetings:
     def _settle(self) -> None:
         operations = {exchange.operation for exchange in self._here.values()}
         if len(operations) == 1 and len(self._here) == self._world_size:
-            self._hold()
+            self._complete()
         elif self._here and (len(operations) > 1 or self._gone):
             self._release(operations)
 
-    def _hold(self) -> None:
+    def _complete(self) -> None:
         here, self._here = self._here, {}
         payloads = tuple(here[rank].payload for rank in range(self._world_size))
         by_number: dict[int, list[int]] = {}

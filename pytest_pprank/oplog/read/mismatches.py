@@ -40,8 +40,12 @@ def _collectives(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
                 meeting = meetings.setdefault((operation.group, operation.sequence), {})
                 meeting[rank] = operation
     for meeting in meetings.values():
-        if _differ(meeting.values()) and any(_open(op, ledgers[r]) for r, op in meeting.items()):
-            text = ", ".join(f"rank {r} {name(op)} ({_seen(op)})" for r, op in meeting.items())
+        if _differ(meeting.values()) and any(
+            _relevant(op, ledgers[r]) for r, op in meeting.items()
+        ):
+            text = ", ".join(
+                f"rank {r} {name(op)} ({_facts_without_group(op)})" for r, op in meeting.items()
+            )
             of = group(next(iter(meeting.values())))
             yield Mismatch(f"mismatch in {of}: {text}", _key(meeting))
 
@@ -58,11 +62,11 @@ def _messages(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
         for recv in ledger.operations:
             if recv.way != RECV or recv.peer is None or not recv.sequence:
                 continue
-            sent = sends.get((recv.peer, recv.channel.met_by(rank), recv.sequence))
+            sent = sends.get((recv.peer, recv.channel.counterpart(rank), recv.sequence))
             if sent is None or sent.nbytes == recv.nbytes:
                 continue
             pair = {recv.peer: sent, rank: recv}
-            if any(_open(operation, ledgers[r]) for r, operation in pair.items()):
+            if any(_relevant(operation, ledgers[r]) for r, operation in pair.items()):
                 text = ", ".join(f"rank {r} {name(op)} ({facts(op)})" for r, op in pair.items())
                 yield Mismatch(f"mismatch: {text}", _key(pair))
 
@@ -78,13 +82,13 @@ def _differ(operations: Collection[Operation]) -> bool:
     return max(len(roots), len(details), len(amounts)) > 1
 
 
-def _open(operation: Operation, ledger: Ledger) -> bool:
+def _relevant(operation: Operation, ledger: Ledger) -> bool:
     """Whether it may be the trouble of this test: done ones have fitted after all."""
     failed = operation.state is State.FAILED and operation.serial == ledger.serial
     return operation.pending or failed
 
 
-def _seen(operation: Operation) -> str:
+def _facts_without_group(operation: Operation) -> str:
     return facts(operation).rpartition(f", {group(operation)}")[0] or facts(operation)
 
 

@@ -26,7 +26,7 @@ from pytest_pprank.oplog.file import (
 )
 from pytest_pprank.oplog.read.mismatches import find_mismatches
 from pytest_pprank.oplog.read.text import describe, group, name, place, summary
-from pytest_pprank.oplog.read.waits import Blocked, InMeeting, Meets, Wait, Waits
+from pytest_pprank.oplog.read.waits import Blocked, InMeeting, MeetingWait, Wait, Waits
 from pytest_pprank.words import plural_ranks
 
 __all__ = ["InMeeting", "Waits", "explain_waits", "summary"]
@@ -74,8 +74,8 @@ class _Graph:
             if rank not in places  # what became of it says more than where it was then
             for operation in (*ledger.waiting, *_first_on_device(ledger))
         ]
-        self._meets = {
-            rank: Meets(rank, meeting)
+        self._meeting_waits = {
+            rank: MeetingWait(rank, meeting)
             for rank, meeting in meetings.items()
             if rank not in places and rank in self._ledgers and not self._ledgers[rank].waiting
         }
@@ -83,16 +83,16 @@ class _Graph:
 
     def explain(self) -> Waits:
         proven = self._stuck(self._proven_waits())
-        likely = self._stuck({**self._meets, **{wait.rank: wait for wait in self._waits}})
-        circles = _circles(proven)
-        doubtful = [c for c in _circles(likely) if not any(set(c) <= set(p) for p in circles)]
+        likely = self._stuck({**self._meeting_waits, **{wait.rank: wait for wait in self._waits}})
+        cycles = _cycles(proven)
+        likely_cycles = [c for c in _cycles(likely) if not any(set(c) <= set(p) for p in cycles)]
         hopeless = {wait.rank for wait in self._waits if wait.certain and self._in_vain(wait)}
         key = {wait.part for wait in proven.values()}
         key |= {wait.part for wait in self._waits if wait.rank in hopeless}
         key |= {part for mismatch in self._mismatches for part in mismatch.key}
         return Waits(
-            lines=tuple(self._lines(circles, proven, doubtful, likely)),
-            deadlock=tuple(rank for circle in circles for rank in circle),
+            lines=tuple(self._lines(cycles, proven, likely_cycles, likely)),
+            deadlock=tuple(rank for cycle in cycles for rank in cycle),
             mismatch=bool(self._mismatches),
             hopeless=frozenset(hopeless),
             stuck=frozenset(proven) | hopeless,
@@ -119,7 +119,7 @@ class _Graph:
 
     def _wait(self, rank: int, operation: Operation) -> Wait:
         missing = self._missing(rank, operation)
-        lost = not missing and operation.way == RECV and self._given_up(rank, operation)
+        lost = not missing and operation.way == RECV and self._send_was_dropped(rank, operation)
         if lost and operation.peer is not None:
             missing = (operation.peer,)
         asked = operation.ranks if operation.peer is None else (operation.peer,)
@@ -148,16 +148,16 @@ class _Graph:
 
     def _missing_peers(self, rank: int, operation: Operation) -> tuple[int, ...]:
         if operation.peer is not None:
-            met = self._parts(operation.peer, rank, operation) >= operation.sequence
+            met = self._issued_by(operation.peer, rank, operation) >= operation.sequence
             return () if met else (operation.peer,)
         peers = tuple(member for member in operation.ranks if member != rank)
-        sent = sum(self._parts(peer, rank, operation) for peer in peers)
+        sent = sum(self._issued_by(peer, rank, operation) for peer in peers)
         return () if sent >= operation.sequence else peers
 
-    def _given_up(self, rank: int, recv: Operation) -> bool:
+    def _send_was_dropped(self, rank: int, recv: Operation) -> bool:
         """Whether the send that `recv` waits for has lost its handle."""
         ledger = None if recv.peer is None else self._ledgers.get(recv.peer)
-        channel = recv.channel.met_by(rank)
+        channel = recv.channel.counterpart(rank)
         return ledger is not None and any(
             sent.state is State.DROPPED
             and sent.channel == channel
@@ -165,18 +165,18 @@ class _Graph:
             for sent in ledger.operations
         )
 
-    def _parts(self, peer: int, rank: int, operation: Operation) -> int:
+    def _issued_by(self, peer: int, rank: int, operation: Operation) -> int:
         """How often `peer` has issued what such an operation of `rank` needs (at most)."""
         ledger = self._ledgers.get(peer)
         if ledger is None:
             return 0
-        channel = operation.channel.met_by(rank)
+        channel = operation.channel.counterpart(rank)
         from_anybody = channel._replace(peer=None)
         return ledger.count(channel) + (ledger.count(from_anybody) if channel.way == RECV else 0)
 
     # what follows from it
 
-    def _will_do_nothing(self, rank: int) -> bool:
+    def _is_gone(self, rank: int) -> bool:
         """Whether a rank is gone; a second thread of it may still be there."""
         ledger = self._ledgers.get(rank)
         return rank in self._gone and ledger is not None and len(ledger.threads) < 2
@@ -184,14 +184,14 @@ class _Graph:
     def _in_vain(self, wait: Blocked) -> bool:
         if wait.lost:
             return False
-        gone = [self._will_do_nothing(rank) for rank in wait.missing]
+        gone = [self._is_gone(rank) for rank in wait.missing]
         return any(gone) if wait.needs_all else all(gone)
 
     def _proven_waits(self) -> dict[int, Blocked]:
         proven: dict[int, Blocked] = {
             # another thread of it could still come to the operation
-            rank: meets
-            for rank, meets in self._meets.items()
+            rank: wait
+            for rank, wait in self._meeting_waits.items()
             if set(self._ledgers[rank].threads) <= {_MAIN}
         }
         for wait in self._waits:
@@ -203,32 +203,32 @@ class _Graph:
         """Return the largest part of `waits` that only ranks in it, or gone, could end."""
         stuck = {rank: wait for rank, wait in waits.items() if wait.missing}
         while True:
-            kept = {r: wait for r, wait in stuck.items() if self._held(wait, stuck)}
+            kept = {r: wait for r, wait in stuck.items() if self._is_stuck(wait, stuck)}
             if len(kept) == len(stuck):
                 return kept
             stuck = kept
 
-    def _held(self, wait: Blocked, stuck: Mapping[int, Blocked]) -> bool:
+    def _is_stuck(self, wait: Blocked, stuck: Mapping[int, Blocked]) -> bool:
         if wait.certain and self._in_vain(wait):
             return True
-        held = [rank in stuck or self._will_do_nothing(rank) for rank in wait.missing]
-        return any(held) if wait.needs_all else all(held)
+        stuck_peers = [rank in stuck or self._is_gone(rank) for rank in wait.missing]
+        return any(stuck_peers) if wait.needs_all else all(stuck_peers)
 
     # in words
 
     def _lines(
         self,
-        circles: list[tuple[int, ...]],
+        cycles: list[tuple[int, ...]],
         proven: Mapping[int, Blocked],
-        doubtful: list[tuple[int, ...]],
+        likely_cycles: list[tuple[int, ...]],
         likely: Mapping[int, Blocked],
     ) -> Iterator[str]:
         yield from (mismatch.text for mismatch in self._mismatches)
-        for circle in circles:
-            yield f"deadlock: {_around(circle, proven)}"
-        for circle in doubtful:
-            yield f"likely deadlock: {_around(circle, likely)}"
-        told = {rank for circle in (*circles, *doubtful) for rank in circle}
+        for cycle in cycles:
+            yield f"deadlock: {_describe_cycle(cycle, proven)}"
+        for cycle in likely_cycles:
+            yield f"likely deadlock: {_describe_cycle(cycle, likely)}"
+        reported = {rank for cycle in (*cycles, *likely_cycles) for rank in cycle}
         mismatched = {part for mismatch in self._mismatches for part in mismatch.key}
         meetings: dict[tuple[str, str, int], list[Wait]] = {}
         for wait in self._waits:
@@ -238,10 +238,10 @@ class _Graph:
             if operation.way in (COLLECTIVE, CREATE):
                 meeting = (operation.way, operation.group, operation.sequence)
                 meetings.setdefault(meeting, []).append(wait)
-            elif wait.rank not in told:
+            elif wait.rank not in reported:
                 yield f"{wait.waiter} waits in {describe(operation)}{self._why(wait)}"
         for waits in meetings.values():
-            if not told.issuperset(wait.rank for wait in waits):
+            if not reported.issuperset(wait.rank for wait in waits):
                 yield self._absence(waits)
 
     def _why(self, wait: Wait) -> str:
@@ -249,8 +249,8 @@ class _Graph:
         if operation.way == STORE:
             return ""
         if peer is None:
-            whys = [f"rank {rank} {self._doing(rank)}" for rank in wait.missing]
-            return "; " + "; ".join(whys or ["a message for it is on its way"])
+            reasons = [f"rank {rank} {self._doing(rank)}" for rank in wait.missing]
+            return "; " + "; ".join(reasons or ["a message for it is on its way"])
         doing = "sending" if operation.way == RECV else "receiving"
         if peer not in self._ledgers or self._ledgers[peer].problem:
             return f"; nothing is known of rank {peer}"
@@ -264,7 +264,7 @@ class _Graph:
         """Point at a message between the same two that nobody has taken: a wrong tag or group."""
         operation, peer = wait.operation, wait.operation.peer
         assert peer is not None
-        way = operation.channel.met_by(wait.rank).way
+        way = operation.channel.counterpart(wait.rank).way
         for other in self._ledgers[peer].operations:
             if other.way != way or other.peer != wait.rank or not _undone(other):
                 continue
@@ -334,9 +334,9 @@ def _difference(other: Operation, operation: Operation) -> str:
     return "a handle that was dropped" if other.state is State.DROPPED else "the same tag"
 
 
-def _circles(stuck: Mapping[int, Blocked]) -> list[tuple[int, ...]]:
+def _cycles(stuck: Mapping[int, Blocked]) -> list[tuple[int, ...]]:
     """Return circles of ranks that wait for one another; no rank is in two of them."""
-    circles: list[tuple[int, ...]] = []
+    cycles: list[tuple[int, ...]] = []
     seen: set[int] = set()
     for start in stuck:
         path: list[int] = []
@@ -346,15 +346,15 @@ def _circles(stuck: Mapping[int, Blocked]) -> list[tuple[int, ...]]:
             path.append(rank)
             rank = next((peer for peer in stuck[rank].missing if peer in stuck), None)
         if rank is not None and rank in path:
-            circle = path[path.index(rank) :]
-            first = circle.index(min(circle))
-            circles.append((*circle[first:], *circle[:first]))
-    return circles
+            cycle = path[path.index(rank) :]
+            first = cycle.index(min(cycle))
+            cycles.append((*cycle[first:], *cycle[:first]))
+    return cycles
 
 
-def _around(circle: tuple[int, ...], waits: Mapping[int, Blocked]) -> str:
+def _describe_cycle(cycle: tuple[int, ...], waits: Mapping[int, Blocked]) -> str:
     steps = [
         f"{waits[rank].waiter} waits in {waits[rank].where(following)}"
-        for rank, following in zip(circle, (*circle[1:], circle[0]), strict=True)
+        for rank, following in zip(cycle, (*cycle[1:], cycle[0]), strict=True)
     ]
     return ",\n          ".join(steps)

@@ -73,7 +73,7 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Meets:
+class MeetingWait:
     """A rank that is blocked in a meeting, and comes to no operation meanwhile."""
 
     rank: int
@@ -97,5 +97,5 @@ class Meets:
         return f"{self.meeting.words} for rank {whom}"
 
 
-Blocked = Wait | Meets
+Blocked = Wait | MeetingWait
 """A rank that is blocked, in either way."""

@@ -37,7 +37,7 @@ class WaitWatch:
         self._key: object = None
         self._since = 0.0
 
-    def look(self, waits: Waits, blocked: frozenset[int], now: float) -> Waiting:
+    def update(self, waits: Waits, blocked: frozenset[int], now: float) -> Waiting:
         """Take what the ledgers say `now`; returns it with its age."""
         if waits.key != self._key:
             self._key, self._since = waits.key, now

@@ -21,7 +21,7 @@ from pytest_pprank.oplog.file import (
     Call,
     Site,
 )
-from pytest_pprank.oplog.record.writer import NAME_LENGTH, Form
+from pytest_pprank.oplog.record.writer import NAME_LENGTH, EncodedCall
 
 if TYPE_CHECKING:
     import torch
@@ -98,16 +98,16 @@ class CallDescriber:
         self._first = 0
         self.world: tuple[int, ...] = ()
         """The ranks of torch's default group."""
-        self._standing: dict[str, int] = {}
+        self._origins: dict[str, int] = {}
         self._groups: dict[int, _Group] = {}
         self._created: dict[str, int] = {}
         self._dtypes: dict[torch.dtype, str] = {}
         self._reductions: dict[int | None, str] = {}
-        self._has: dict[type, tuple[bool, bool]] = {}
-        self._forms: dict[tuple[object, ...], Form] = {}
+        self._option_fields: dict[type, tuple[bool, bool]] = {}
+        self._forms: dict[tuple[object, ...], EncodedCall] = {}
         self._codes: dict[int, CodeType] = {}
 
-    def operation(self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]) -> Form:
+    def operation(self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]) -> EncodedCall:
         """Describe the call of a ProcessGroup's method with `arguments` (those by name last)."""
         known = self._known(group)
         tensors = () if kind.tensors is None else _tensors(arguments[kind.tensors])
@@ -151,10 +151,12 @@ class CallDescriber:
                 via=None if via is None else _site(via),
                 thread=thread_name(),
             )
-            form = self._remember(key, Form(call), caller, via)
+            form = self._remember(key, EncodedCall(call), caller, via)
         return form
 
-    def _remember(self, key: tuple[object, ...], form: Form, *frames: FrameType | None) -> Form:
+    def _remember(
+        self, key: tuple[object, ...], form: EncodedCall, *frames: FrameType | None
+    ) -> EncodedCall:
         if len(self._forms) >= _FORMS:
             self._forms.clear()
             self._codes.clear()
@@ -240,10 +242,10 @@ class CallDescriber:
         """Return the root and the reduction of a collective, from its options if it has some."""
         options = arguments[-1] if arguments else None
         # asked of the type, once: pybind11 takes its time to say that it has no such attribute
-        has = self._has.get(type(options))
+        has = self._option_fields.get(type(options))
         if has is None:
             has = hasattr(type(options), "rootRank"), hasattr(type(options), "reduceOp")
-            self._has[type(options)] = has
+            self._option_fields[type(options)] = has
         if options is None:
             return None, ""
         root = _global(int(options.rootRank), ranks) if has[0] else None
@@ -271,31 +273,31 @@ class CallDescriber:
         via: FrameType | None = None
         library: FrameType | None = None
         frame: FrameType | None = sys._getframe(2)
-        standings = self._standing
+        origins = self._origins
         while frame is not None:
             file = frame.f_code.co_filename
-            standing = standings.get(file)
-            if standing is None:
-                standing = self._look_at(file)
-            if standing == _CALLER:
+            origin = origins.get(file)
+            if origin is None:
+                origin = self._classify(file)
+            if origin == _CALLER:
                 return frame, via
-            if standing == _PLUMBING and via is None:
+            if origin == _PLUMBING and via is None:
                 via = frame
-            elif standing == _LIBRARY and library is None:
+            elif origin == _LIBRARY and library is None:
                 library = frame
             frame = frame.f_back
         return via or library, None
 
-    def _look_at(self, file: str) -> int:
-        standing = _CALLER
+    def _classify(self, file: str) -> int:
+        origin = _CALLER
         if owner_of(file) is Owner.TORCH or folders().is_wrapper(file):
-            standing = _SKIPPED
+            origin = _SKIPPED
         elif only_calls(file):
-            standing = _LIBRARY
+            origin = _LIBRARY
         elif any(part in file for part in self._plumbing):
-            standing = _PLUMBING
-        self._standing[file] = standing
-        return standing
+            origin = _PLUMBING
+        self._origins[file] = origin
+        return origin
 
 
 _SKIPPED, _LIBRARY, _PLUMBING, _CALLER = range(4)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_pprank.oplog.record.writer import Entry
 
-    Carrier = Callable[[Callable[[], Work], ProcessGroup, tuple[object, ...]], Work]
+    SendInterceptor = Callable[[Callable[[], Work], ProcessGroup, tuple[object, ...]], Work]
 
 _Method = Callable[..., object]
 _HELPER_ARGUMENTS = (
@@ -35,9 +35,11 @@ _HELPER_ARGUMENTS = (
     "group_name",
 )
 _recorder: LedgerRecorder | None = None
-carrier: Carrier | None = None
-"""Asked to send in torch's place: ``carrier(send, group, receiver)`` returns a Work, as `send()`
-does; `receiver` is what torch was told beside the tensors (rank and tag)."""
+interceptor: SendInterceptor | None = None
+"""Called in place of each send, as ``interceptor(send, group, receiver)``; returns a Work.
+
+`send()` sends as torch would, and returns torch's Work. `receiver`: the arguments of torch's method after the tensors (rank and tag).
+"""
 _local = threading.local()
 
 
@@ -55,8 +57,8 @@ def install(recorder: LedgerRecorder) -> None:
         _replace(ProcessGroup, "_start_coalescing", _start_coalescing)
         _replace(ProcessGroup, "_end_coalescing", _end_coalescing)
         for owner in (Work, Future):
-            _replace(owner, "wait", noting_wait)
-        _replace(Work, "is_completed", noting_question)
+            _replace(owner, "wait", recording_wait)
+        _replace(Work, "is_completed", recording_is_completed)
         _replace(Work, "get_future", _deriving)
         for name in ("get", "wait"):
             _replace(Store, name, functools.partial(_store_waiting, name))
@@ -76,13 +78,13 @@ def _issuing(kind: Kind, original: _Method) -> _Method:
         arguments = (*args, *kwargs.values()) if kwargs else args
         entry = _recorder.operation(kind, self, arguments)
         if _recorder.listeners:
-            _recorder.tell(ISSUED, entry)
+            _recorder.notify(ISSUED, entry)
         try:
-            if carrier is None or kind.way != SEND:
+            if interceptor is None or kind.way != SEND:
                 work = original(self, *args, **kwargs)
             else:
                 send = functools.partial(original, self, *args, **kwargs)
-                work = carrier(send, self, arguments[1:])
+                work = interceptor(send, self, arguments[1:])
         except BaseException as error:
             _recorder.refused(entry, error)
             raise
@@ -92,7 +94,7 @@ def _issuing(kind: Kind, original: _Method) -> _Method:
     return method
 
 
-def noting_wait(original: _Method) -> _Method:
+def recording_wait(original: _Method) -> _Method:
     """Have the ledger told of a Work's or Future's ``wait``."""
 
     def method(self: object, *args: object, **kwargs: object) -> object:
@@ -116,7 +118,7 @@ def _failed(work: Work, handle: Handle | None, error: BaseException) -> None:
     _recorder.waited(handle, first_line(error), done or work.is_completed())
 
 
-def noting_question(original: _Method) -> _Method:
+def recording_is_completed(original: _Method) -> _Method:
     """Have the ledger told of a Work's ``is_completed``."""
 
     def method(self: object) -> object:
@@ -174,7 +176,7 @@ def _store_waiting(name: str, original: _Method) -> _Method:
             return original(self, *args, **kwargs)  # part of a creation, which is noted already
         keys = (*args, *kwargs.values())
         entry = _recorder.store_wait(name, keys[0] if keys else "")
-        return _noted(entry, original, self, *args, **kwargs)
+        return _recorded(entry, original, self, *args, **kwargs)
 
     return method
 
@@ -186,14 +188,14 @@ def _creating(original: _Method) -> _Method:
         entry = _recorder.creation(_by_name(args, kwargs))
         _local.creating = True
         try:
-            return _noted(entry, original, *args, **kwargs)
+            return _recorded(entry, original, *args, **kwargs)
         finally:
             _local.creating = False
 
     return helper
 
 
-def _noted(entry: Entry | None, original: _Method, *args: object, **kwargs: object) -> object:
+def _recorded(entry: Entry | None, original: _Method, *args: object, **kwargs: object) -> object:
     """Call what blocks until it is done."""
     __tracebackhide__ = True
     assert _recorder is not None

@@ -18,7 +18,7 @@ from pytest_pprank.oplog.record.writer import LedgerWriter
 from pytest_pprank.protocol.world import Groups
 
 if TYPE_CHECKING:
-    from pytest_pprank.oplog.record.hooks import Carrier
+    from pytest_pprank.oplog.record.hooks import SendInterceptor
     from pytest_pprank.oplog.record.recorder import LedgerRecorder
 
 Listener = Callable[[str, Call, int], None]
@@ -98,16 +98,16 @@ def world_ranks() -> tuple[int, ...]:
     return () if _recorder is None else _recorder.world
 
 
-def note_told(how: str, what: str) -> None:
+def note_out_of_band(how: str, what: str) -> None:
     """Note a message that was sent past torch.distributed, and that nobody waits for."""
     if _recorder is not None:
         _recorder.ended(_recorder.store_wait(how, what))
 
 
-def carry_sends(
-    carrier: Carrier,
+def intercept_sends(
+    interceptor: SendInterceptor,
 ) -> Callable[[], None]:
-    """Have all sends go through `carrier` (see oplog.record.hooks); returns what ends that.
+    """Have all sends go through `interceptor` (see oplog.record.hooks); returns what ends that.
 
     No ledger, no carrier.
     """
@@ -115,10 +115,10 @@ def carry_sends(
         return lambda: None
     from pytest_pprank.oplog.record import hooks as ledger_hooks
 
-    ledger_hooks.carrier = carrier
+    ledger_hooks.interceptor = interceptor
 
     def end() -> None:
-        ledger_hooks.carrier = None
+        ledger_hooks.interceptor = None
 
     return end
 

@@ -22,8 +22,8 @@ from pytest_pprank.oplog.record.writer import (
     DROPPED,
     FAILED,
     REFUSED,
+    EncodedCall,
     Entry,
-    Form,
     LedgerWriter,
 )
 from pytest_pprank.protocol.world import Groups
@@ -42,11 +42,11 @@ Listener = Callable[[str, Call, int], None]
 class Handle:
     """The operations behind a Work: usually one, several where they were coalesced."""
 
-    __slots__ = ("entries", "holders", "issuer", "on_device")
+    __slots__ = ("entries", "issuer", "on_device", "references")
 
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
-        self.holders = 0
+        self.references = 0
         self.issuer = threading.get_ident()
         # the operations of NCCL and its kin go on by themselves: `wait` blocks the device's
         # stream, not the rank
@@ -61,7 +61,7 @@ class _Reference(weakref.ref[Any]):
     handle: Handle
 
 
-def _harmless(
+def _never_raises(
     method: Callable[Concatenate[LedgerRecorder, _P], _R],
 ) -> Callable[Concatenate[LedgerRecorder, _P], _R | None]:
     """Make what `method` raises an entry in the ledger: the user's operation must not see it."""
@@ -107,22 +107,22 @@ class LedgerRecorder:
 
         return end
 
-    def tell(self, event: str, entry: Entry | Exception) -> None:
+    def notify(self, event: str, entry: Entry | Exception) -> None:
         """Tell the listeners; raises what they raise."""
         if isinstance(entry, Entry):
-            self._tell(event, entry.call, entry.number)
+            self._notify(event, entry.call, entry.number)
 
-    def _tell(self, event: str, call: Call, number: int = 0) -> None:
+    def _notify(self, event: str, call: Call, number: int = 0) -> None:
         for listener in self.listeners:
             listener(event, call, number)
 
-    @_harmless
+    @_never_raises
     def begin_test(self, serial: int) -> None:
         """Count the turns of all channels anew."""
         self._note_dropped()
         self._writer.begin_test(serial)
 
-    @_harmless
+    @_never_raises
     def unfinished(self) -> bool:
         """Whether an operation of this test has not been seen to its end."""
         self._note_dropped()
@@ -138,7 +138,7 @@ class LedgerRecorder:
         """The names of the threads that have done operations in this test."""
         return self._writer.threads
 
-    @_harmless
+    @_never_raises
     def groups(self) -> Groups:
         """Return the groups that there are now, by identity: in words, members, collectives."""
         counts = self._writer.collectives()
@@ -166,7 +166,7 @@ class LedgerRecorder:
         except Exception as error:
             return error  # ours only if torch makes more of these arguments
 
-    @_harmless
+    @_never_raises
     def creation(self, arguments: Mapping[str, Any]) -> Entry | None:
         """Note that a group is about to be created; returns it if this rank is to be in it."""
         members = tuple(arguments["global_ranks_in_group"])
@@ -178,28 +178,30 @@ class LedgerRecorder:
             self._describer.begin_world(len(ranks))
         call = self._describer.creation(name, label, ranks, backend)
         if arguments["group_rank"] is None:
-            self._tell(CREATED, call)
+            self._notify(CREATED, call)
             return None
         self._writer.forget_group(self._describer.begin_group(call))
-        entry = self._writer.issue(Form(call), State.WAITING)
-        self.tell(CREATED, entry)
+        entry = self._writer.issue(EncodedCall(call), State.WAITING)
+        self.notify(CREATED, entry)
         return entry
 
-    @_harmless
+    @_never_raises
     def store_wait(self, method: str, keys: object) -> Entry:
         """Note that a thread is about to wait for keys of a store."""
-        return self._writer.issue(Form(self._describer.store_wait(method, keys)), State.WAITING)
+        return self._writer.issue(
+            EncodedCall(self._describer.store_wait(method, keys)), State.WAITING
+        )
 
-    @_harmless
+    @_never_raises
     def ended(self, entry: Entry | None, error: BaseException | None = None) -> None:
         """Note that a blocking call without a Work has returned or raised."""
         if entry is not None and error is None:
             self._writer.set_state(entry, State.COMPLETED)
         elif entry is not None:
             self._writer.set_state(entry, State.FAILED, error=first_line(error))
-            self.tell(FAILED, entry)
+            self.notify(FAILED, entry)
 
-    @_harmless
+    @_never_raises
     def refused(self, entry: Entry | Exception, error: BaseException) -> None:
         """Note that the call which issues an operation has raised: it was not even begun."""
         if not isinstance(entry, Entry):
@@ -208,9 +210,9 @@ class LedgerRecorder:
             self.ended(entry, error)
         else:
             self._writer.refuse(entry, first_line(error))
-            self.tell(REFUSED, entry)
+            self.notify(REFUSED, entry)
 
-    # The next three run in every operation: they do by themselves what `_harmless` would do.
+    # The next three run in every operation: they do by themselves what `_never_raises` would do.
 
     def issued(self, entry: Entry | Exception, work: Work | None) -> None:
         """Note that the call which issues an operation has returned."""
@@ -252,16 +254,16 @@ class LedgerRecorder:
             for entry in handle.entries:
                 self._writer.set_state(entry, after, error=error)
                 if error:
-                    self.tell(FAILED, entry)
+                    self.notify(FAILED, entry)
         except Exception as fault:
             self.fault(fault)
 
-    @_harmless
+    @_never_raises
     def begin_batch(self) -> None:
         """Operations of this thread from here on share the Work that `end_batch` gets."""
         self._local.batch = []
 
-    @_harmless
+    @_never_raises
     def end_batch(self, work: Work | None) -> None:
         """Bind the operations since `begin_batch` to their Work."""
         batch: list[Entry] = getattr(self._local, "batch", None) or []
@@ -269,14 +271,14 @@ class LedgerRecorder:
         if batch:
             self._bind(batch, work)
 
-    @_harmless
+    @_never_raises
     def derived(self, work: Work, future: object) -> None:
         """Take a wait for `future` as one for `work`."""
         handle = self._handle(work)
         if handle is not None:
-            self._hold(future, handle)
+            self._track(future, handle)
 
-    @_harmless
+    @_never_raises
     def seen_completed(self, work: Work) -> None:
         """Note that somebody has asked a Work, and it is done."""
         handle = self._handle(work)
@@ -284,7 +286,7 @@ class LedgerRecorder:
             if entry.state is not State.WAITING:  # whoever waits says more
                 self._writer.set_state(entry, State.COMPLETED)
 
-    @_harmless
+    @_never_raises
     def update_ledger(self, flight_record: Path) -> None:
         """Ask the Works that nobody waits for whether they are done; leave NCCL's own record."""
         self._note_dropped()
@@ -306,15 +308,15 @@ class LedgerRecorder:
         if work is None:  # done before the call returned, or nothing will ever tell
             self.waited(handle)
             return
-        self._hold(work, handle)
+        self._track(work, handle)
         for entry in entries:
             if entry.state is not State.ISSUED:
                 self._writer.set_state(entry, State.ISSUED)
 
-    def _hold(self, holder: object, handle: Handle) -> None:
-        handle.holders += 1
-        reference = _Reference(holder, self._on_release)
-        reference.key, reference.handle = id(holder), handle
+    def _track(self, owner: object, handle: Handle) -> None:
+        handle.references += 1
+        reference = _Reference(owner, self._on_release)
+        reference.key, reference.handle = id(owner), handle
         self._handles[reference.key] = reference
 
     def _released(self, reference: _Reference) -> None:
@@ -322,16 +324,16 @@ class LedgerRecorder:
             return  # another object has got the same id meanwhile
         del self._handles[reference.key]
         handle = reference.handle
-        handle.holders -= 1
-        if not handle.holders:
+        handle.references -= 1
+        if not handle.references:
             for entry in handle.entries:
                 if entry.state in PENDING:
                     self._dropped.append(handle)
                     break
 
-    def _handle(self, holder: object) -> Handle | None:
-        reference = self._handles.get(id(holder))
-        return reference.handle if reference is not None and reference() is holder else None
+    def _handle(self, owner: object) -> Handle | None:
+        reference = self._handles.get(id(owner))
+        return reference.handle if reference is not None and reference() is owner else None
 
     def _note_dropped(self) -> None:
         while self._dropped:
@@ -340,7 +342,7 @@ class LedgerRecorder:
             for entry in handle.entries:
                 self._writer.set_state(entry, after)
                 if self.listeners and after is State.DROPPED:
-                    self.tell(DROPPED, entry)
+                    self.notify(DROPPED, entry)
 
 
 def first_line(error: BaseException | None) -> str:

@@ -49,7 +49,7 @@ _NUMBERS_BYTES = 64  # three numbers with their commas
 _TAIL_BYTES = OPERATION_BYTES - PAYLOAD_OFFSET - _NUMBERS_BYTES
 
 
-class Form:
+class EncodedCall:
     """A call in the form in which it is counted and written; the same for all that are alike."""
 
     __slots__ = ("call", "channel", "tail")
@@ -66,7 +66,17 @@ class Entry:
     `offset` is where in the file it stands: _NO_ROOM if it does not, or no longer.
     """
 
-    __slots__ = ("call", "counter", "crc", "length", "number", "offset", "place", "start", "state")
+    __slots__ = (
+        "call",
+        "counter",
+        "crc",
+        "length",
+        "number",
+        "numbers",
+        "offset",
+        "start",
+        "state",
+    )
 
     def __init__(
         self, call: Call, counter: _Counter, number: int, serial: int, state: State
@@ -74,7 +84,7 @@ class Entry:
         self.call = call
         self.counter = counter
         self.number = number
-        self.place = (serial, counter.count - counter.before, counter.count)
+        self.numbers = (serial, counter.count - counter.before, counter.count)
         self.state = state
         self.start = time.monotonic()
         self.offset = _NO_ROOM
@@ -132,7 +142,7 @@ class LedgerWriter:
         """Whether an operation of this test has not been seen to its end."""
         with self._lock:
             return self._number > self._before and any(
-                entry.place[0] == self._serial and entry.state in _UNFINISHED
+                entry.numbers[0] == self._serial and entry.state in _UNFINISHED
                 for entry in self._by_offset.values()
             )
 
@@ -161,12 +171,12 @@ class LedgerWriter:
             return [
                 entry.call
                 for entry in self._by_offset.values()
-                if entry.place[0] == self._serial
+                if entry.numbers[0] == self._serial
                 and entry.state is State.ISSUED
                 and not entry.call.error
             ]
 
-    def issue(self, form: Form, state: State) -> Entry:
+    def issue(self, form: EncodedCall, state: State) -> Entry:
         """Note a new operation."""
         call = form.call
         with self._lock:
@@ -195,7 +205,7 @@ class LedgerWriter:
             if state is before or (state in PENDING and before not in PENDING):
                 return  # somebody waits once more for what is done
             entry.state = state
-            self._erred |= bool(error and entry.place[1] and entry.call.way != STORE)
+            self._erred |= bool(error and entry.numbers[1] and entry.call.way != STORE)
             if entry.offset == _NO_ROOM:
                 return
             if error or (thread and thread != entry.call.thread):
@@ -214,7 +224,7 @@ class LedgerWriter:
             counter = entry.counter
             counter.count -= 1
             self._write_count(counter)
-            entry.place = (entry.place[0], 0, 0)
+            entry.numbers = (entry.numbers[0], 0, 0)
             self.set_state(entry, State.FAILED, error=error)
 
     def set_running(self, running: Mapping[str, Sequence[bool]]) -> None:
@@ -291,7 +301,7 @@ class LedgerWriter:
             self._map[counter.offset : counter.offset + PAYLOAD_OFFSET] = head
 
     def _write_all(self, entry: Entry, tail: bytes) -> None:
-        payload = b"[%d,%d,%d,%b" % (*entry.place, tail)
+        payload = b"[%d,%d,%d,%b" % (*entry.numbers, tail)
         entry.crc, entry.length = crc32(payload), len(payload)
         self._write_state(entry, payload)
 

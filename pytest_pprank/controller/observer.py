@@ -13,9 +13,9 @@ from pytest_pprank.controller.run.steps import (
     EndAwaited,
     FindStopped,
     LedgersRead,
-    Look,
+    Query,
+    QueryResult,
     ReadLedgers,
-    Seen,
     StoppedFound,
 )
 from pytest_pprank.oplog.file import Ledger, ledger_file, read_ledger
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from pytest_pprank.controller.group import WorkerGroup
 
 
-class Looks:
+class Observer:
     """The eyes of a test run: files, processes and the end of its group."""
 
     def __init__(self, group: WorkerGroup) -> None:
         self._group = group
 
-    def see(self, look: Look) -> Seen:
-        """Do what `look` asks for."""
-        if isinstance(look, ReadLedgers):
-            return self.ledgers(look.gone, look.meetings)
-        if isinstance(look, AwaitEnd):
-            return self._end(look)
+    def answer(self, query: Query) -> QueryResult:
+        """Do what `query` asks for."""
+        if isinstance(query, ReadLedgers):
+            return self.ledgers(query.gone, query.meetings)
+        if isinstance(query, AwaitEnd):
+            return self._await_end(query)
         ranks = self._group.ranks
-        if isinstance(look, FindStopped):
-            return StoppedFound({rank for rank in look.ranks if is_stopped(ranks[rank].pid)})
+        if isinstance(query, FindStopped):
+            return StoppedFound({rank for rank in query.ranks if is_stopped(ranks[rank].pid)})
         return Debugged({rank for rank, peer in ranks.items() if is_traced(peer.pid)})
 
     def ledgers(self, gone: Mapping[int, str], meetings: Mapping[int, InMeeting]) -> LedgersRead:
@@ -60,7 +60,7 @@ class Looks:
         ranks = range(self._group.world_size)
         return {rank: read_ledger(ledger_file(workdir, rank)) for rank in ranks}
 
-    def _end(self, look: AwaitEnd) -> EndAwaited:
-        if look.forced:
-            self._group.tell_launcher(KillGroup(self._group.name))
-        return EndAwaited(self._group.wait_ended(look.seconds), look.forced)
+    def _await_end(self, query: AwaitEnd) -> EndAwaited:
+        if query.forced:
+            self._group.send_to_launcher(KillGroup(self._group.name))
+        return EndAwaited(self._group.wait_ended(query.seconds), query.forced)
