@@ -1,4 +1,4 @@
-"""The fixtures of ranked tests. Each works on every stage; what they build is real."""
+"""The fixtures of ranked tests. Each works on every stage and builds SGLang's real objects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def _pprank_size(request: pytest.FixtureRequest) -> object:
-    """The pipeline stages that this instance of a ranked test runs on, by role."""
+    """The pipeline stages, by role, on which this instance of a ranked test runs."""
     return request.param
 
 
@@ -123,18 +123,18 @@ def _started_scheduler(
 def scheduler(_started_scheduler: Scheduler, pprank: Pprank) -> Iterator[Scheduler]:
     """The real SGLang Scheduler of this stage, with all its mixins, started and idle.
 
-    One per worker group. What a test leaves behind (requests, KV, locks) is reported in a warning,
-    then the Scheduler is reset to its state after the start; where that fails the worker group is
-    replaced.
+    There is one per worker group. What a test leaves behind (requests, KV, locks) is reported in a
+    warning, and the Scheduler is reset to its state after the start. If the reset fails, the worker
+    group is replaced.
     """
     from pytest_pprank.devices.sim.looking import settle
     from pytest_pprank.sglang.events.hook_points import taps
     from pytest_pprank.sglang.stage.idle import drop_new_attributes, idle_problems, reset_scheduler
 
     settle()
-    # not at the end: fixtures that are torn down later may want to undo their own
+    # before a test, not after it: fixtures that are torn down later may undo their own changes
     drop_new_attributes(_started_scheduler)
-    taps.refresh()  # its start may have imported more
+    taps.refresh()  # the Scheduler's start may have imported more classes to wrap
     yield _started_scheduler
     left = idle_problems(_started_scheduler)
     reset_scheduler(_started_scheduler)

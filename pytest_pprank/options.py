@@ -1,4 +1,4 @@
-"""Command line and ini options, read once into a value object that is checked at once."""
+"""Command line and ini options, read once and validated into `Options`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DEVICES = ("auto", "cpu", "sim", "cuda")
 FRESH = ("auto", "test", "never")
 LEASES = ("auto", "cuda", "off")
 MAX_STAGES = 128
-"""More than any model is split into; each is a process that imports SGLang."""
+"""More than any model is split into; each stage is a process that imports SGLang."""
 _STASH: pytest.StashKey[Options] = pytest.StashKey()
 _WHERE = "--pp-size N on the command line, pp_size = N in the ini file"
 
 
 @dataclass(frozen=True)
 class Options:
-    """The plugin's options after checking. `sizes` is empty where no size was given."""
+    """The plugin's validated options. `sizes` is empty if no size was given."""
 
     sizes: tuple[int, ...]
     decodes: tuple[int, ...]
@@ -116,7 +116,7 @@ def _ini_name(flag: str) -> str:
 
 
 def options_of(config: pytest.Config) -> Options:
-    """Return the checked options; raises UsageError that names option, value and choices."""
+    """Return the validated options; raises UsageError that names option, value and choices."""
     if _STASH not in config.stash:
         config.stash[_STASH] = _read(config)
     return config.stash[_STASH]
@@ -190,7 +190,7 @@ def _above_zero(flag: str, value: str, unit: str) -> float:
 
 
 def missing_size(names: list[str]) -> str:
-    """Say what to do about ranked tests that no size was given for."""
+    """Return the error message for ranked tests that no size was given for."""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return (
         f"{len(names)} ranked test(s) without a number of pipeline stages ({shown}): give "

@@ -1,4 +1,4 @@
-"""Takes in the checks and faults of other plugins, once for a pytest process."""
+"""Registers the checks and faults of other plugins, once per pytest process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _REGISTRIES: tuple[tuple[str, Registry], ...] = (
 _DEVICES = ("cpu", "sim", "cuda")
 _TYPES = {"name": str, "about": str, "sglang": bool, "opt_in": bool}
 _ASKED_HOOKS: pytest.StashKey[list[object]] = pytest.StashKey()
-"""The implementations of our hooks that were there when all were called."""
+"""The implementations of our hooks that existed when the hooks were called."""
 
 
 def register(config: pytest.Config, *, strict: bool) -> None:
-    """Ask all plugins for rows, and know them until this run is over. Raises UsageError.
+    """Call our hooks and register the rows they return until this run ends. Raises UsageError.
 
-    `strict`: False on ranks, which have not to judge what the controller has let pass.
+    `strict`: False on ranks, which accept any name that the controller has accepted.
     """
     before = [(registry, registry.others, registry.strict) for _, registry in _REGISTRIES]
 
@@ -46,7 +46,7 @@ def register(config: pytest.Config, *, strict: bool) -> None:
 
 
 def check_late(config: pytest.Config) -> None:
-    """Raise UsageError where a plugin came when all had been asked: its rows are not known."""
+    """Raise UsageError if a plugin was loaded after the hooks were called: its rows are missing."""
     for hook, _ in _REGISTRIES:
         for impl in getattr(config.hook, hook).get_hookimpls():
             if impl.function not in config.stash[_ASKED_HOOKS]:
@@ -60,7 +60,7 @@ def check_late(config: pytest.Config) -> None:
 def _rows(config: pytest.Config, hook: str, kind: type[Row]) -> Iterator[Row]:
     caller = getattr(config.hook, hook)
     config.stash[_ASKED_HOOKS] += [impl.function for impl in caller.get_hookimpls()]
-    # pluggy calls those registered last first: the order of names is that of registration
+    # pluggy calls the last registered plugin first; reversed, the names are in registration order
     for given in reversed(caller(config=config)):
         if not isinstance(given, (list, tuple)):
             raise UsageError(f"{hook}: must return a list of {kind.__name__}, not {given!r}")
@@ -124,7 +124,10 @@ def _importable(module: str) -> bool:
 
 
 def _class_problems(row: Row) -> Iterator[str]:
-    """Say what is wrong with the class, where it is here already: others' imports may be long."""
+    """Yield what is wrong with a row's class, if its module is imported already.
+
+    Importing another plugin's module here could take long.
+    """
     if isinstance(row.place, str) and row.place.partition(":")[0] not in modules:
         return
     base = type(row)(row.name, "", row.base).load()

@@ -38,7 +38,8 @@ _recorder: LedgerRecorder | None = None
 interceptor: SendInterceptor | None = None
 """Called in place of each send, as ``interceptor(send, group, receiver)``; returns a Work.
 
-`send()` sends as torch would, and returns torch's Work. `receiver`: the arguments of torch's method after the tensors (rank and tag).
+`send()` sends as torch would, and returns torch's Work. `receiver`: the arguments of torch's method
+after the tensors (rank and tag).
 """
 _local = threading.local()
 
