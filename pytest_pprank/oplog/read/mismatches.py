@@ -1,4 +1,4 @@
-"""Operations that ranks have paired although they do not fit together."""
+"""Finds operations that ranks have paired although they do not match."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pytest_pprank.oplog.file import (
 from pytest_pprank.oplog.read.text import facts, group, name
 
 _UNEVEN = ("all_to_all", "monitored_barrier")
-"""Kinds in which ranks may bring different amounts."""
+"""Kinds of operations in which ranks may send different amounts."""
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Operations of several ranks that were paired; `key` has (rank, operation number)."""
+    """Paired operations of several ranks; `key` has (rank, operation number) of each."""
 
     text: str
     key: frozenset[tuple[int, int]]
 
 
 def find_mismatches(ledgers: Mapping[int, Ledger]) -> list[Mismatch]:
-    """Return what does not fit, among operations that are pending or have failed in this test."""
+    """Return mismatches among operations that are pending, or have failed in this test."""
     return [*_collectives(ledgers), *_messages(ledgers)]
 
 
@@ -51,7 +51,7 @@ def _collectives(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
 
 
 def _messages(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
-    """A receiver with less room than the message needs: gloo and NCCL do not put up with it."""
+    """Yield messages whose receiver's buffer has another size: an error with gloo and NCCL."""
     sends = {
         (rank, op.channel, op.sequence): op
         for rank, ledger in ledgers.items()
@@ -72,7 +72,7 @@ def _messages(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
 
 
 def _differ(operations: Collection[Operation]) -> bool:
-    # what an operation's caller has left out is not known, so it differs from nothing
+    # an option the caller has left out is unknown and cannot differ
     roots = {operation.root for operation in operations} - {None}
     details = {operation.detail for operation in operations} - {""}
     amounts = {
@@ -83,7 +83,7 @@ def _differ(operations: Collection[Operation]) -> bool:
 
 
 def _relevant(operation: Operation, ledger: Ledger) -> bool:
-    """Whether it may be the trouble of this test: done ones have fitted after all."""
+    """Return whether it may have caused a failure of this test: finished operations did match."""
     failed = operation.state is State.FAILED and operation.serial == ledger.serial
     return operation.pending or failed
 

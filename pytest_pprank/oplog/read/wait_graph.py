@@ -1,13 +1,13 @@
-"""Who waits for whom, worked out from the ledgers of all ranks. Pure: reads nothing, asks nobody.
+"""Works out who waits for whom from the ledgers of all ranks. Pure functions, without I/O.
 
-Two ranks' operations are paired by counting: the n-th send from rank 0 to rank 1 with some tag in
-some group is received by rank 1's n-th recv of that kind, and the n-th collective of a group on
-one rank belongs to the n-th on the others. An operation is *unmet* while a rank that it needs has
-not issued its part.
+Operations of two ranks are paired by counting: the n-th send from rank 0 to rank 1 with some tag in
+some group is received by rank 1's n-th recv of that tag and group. The n-th collective of a group
+on one rank belongs to the n-th on the others. An operation is *unmet* while a rank that it needs
+has not issued its part.
 
-The ledgers are read one after another while the ranks go on, so one look proves nothing. A caller
-that looks twice and sees the same `key` knows that the named ranks did not move in between, and
-then what is said about them was true all that time.
+The ledgers are read one after another while the ranks go on, so a single reading proves nothing. A
+caller that sees the same `key` in two readings knows that the named ranks did not move in between.
+Then the statements about them were true all that time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pytest_pprank.words import plural_ranks
 __all__ = ["InMeeting", "Waits", "explain_waits", "summary"]
 
 _MAIN = "MainThread"
-"""Of a rank: the one that runs the tests."""
+"""The name of the thread that runs the tests on a rank."""
 _UNFINISHED = (State.ISSUED, State.WAITING, State.DROPPED)
 _FROM_ROOT = ("broadcast", "scatter")
 _TO_ROOT = ("reduce", "gather")
@@ -43,18 +43,18 @@ def explain_waits(
     places: Mapping[int, str],
     meetings: Mapping[int, InMeeting] | None = None,
 ) -> Waits:
-    """Say who waits for whom, and why in vain.
+    """Return who waits for whom, and which waits cannot end.
 
     `places` says of each rank that is no longer inside the test what became of it (``finished the
-    test``, ``failed in call``, ``died``). `meetings`: the ranks that wait in one.
+    test``, ``failed in call``, ``died``). `meetings`: the ranks that wait in a meeting.
     """
     return _Graph(ledgers, places, meetings or {}).explain()
 
 
 def left_over(ledgers: Mapping[int, Ledger]) -> tuple[str, ...]:
-    """Say which operations of a test that is over are still to be met by another rank's.
+    """Return, in words, the operations of a finished test that no other rank has matched yet.
 
-    The next test's would meet them.
+    Operations of the next test would match them.
     """
     return tuple(_Graph(ledgers, {}, {}).left_over())
 
@@ -71,7 +71,7 @@ class _Graph:
         self._waits = [
             self._wait(rank, operation)
             for rank, ledger in self._ledgers.items()
-            if rank not in places  # what became of it says more than where it was then
+            if rank not in places  # for the others `places` says more than their last operation
             for operation in (*ledger.waiting, *_first_on_device(ledger))
         ]
         self._meeting_waits = {
@@ -110,7 +110,7 @@ class _Graph:
                     what = f"{describe(operation)}, which {plural_ranks(missing)} did not {did_not}"
                     yield f"rank {rank} left {what}"
 
-    # what an operation needs
+    # what an operation waits for
 
     def _missing(self, rank: int, operation: Operation) -> tuple[int, ...]:
         if operation.way in (SEND, RECV):
@@ -155,7 +155,7 @@ class _Graph:
         return () if sent >= operation.sequence else peers
 
     def _send_was_dropped(self, rank: int, recv: Operation) -> bool:
-        """Whether the send that `recv` waits for has lost its handle."""
+        """Return whether the handle of the send that `recv` waits for was deleted."""
         ledger = None if recv.peer is None else self._ledgers.get(recv.peer)
         channel = recv.channel.counterpart(rank)
         return ledger is not None and any(
@@ -166,7 +166,7 @@ class _Graph:
         )
 
     def _issued_by(self, peer: int, rank: int, operation: Operation) -> int:
-        """How often `peer` has issued what such an operation of `rank` needs (at most)."""
+        """Return how many operations of `peer` can match one like `operation`, at most."""
         ledger = self._ledgers.get(peer)
         if ledger is None:
             return 0
@@ -174,10 +174,10 @@ class _Graph:
         from_anybody = channel._replace(peer=None)
         return ledger.count(channel) + (ledger.count(from_anybody) if channel.way == RECV else 0)
 
-    # what follows from it
+    # what follows from the waits
 
     def _is_gone(self, rank: int) -> bool:
-        """Whether a rank is gone; a second thread of it may still be there."""
+        """Return whether a rank will issue nothing more: it has left, and has no second thread."""
         ledger = self._ledgers.get(rank)
         return rank in self._gone and ledger is not None and len(ledger.threads) < 2
 
@@ -189,7 +189,7 @@ class _Graph:
 
     def _proven_waits(self) -> dict[int, Blocked]:
         proven: dict[int, Blocked] = {
-            # another thread of it could still come to the operation
+            # a second thread of such a rank could still issue the operation
             rank: wait
             for rank, wait in self._meeting_waits.items()
             if set(self._ledgers[rank].threads) <= {_MAIN}
@@ -200,7 +200,7 @@ class _Graph:
         return proven
 
     def _stuck(self, waits: Mapping[int, Blocked]) -> dict[int, Blocked]:
-        """Return the largest part of `waits` that only ranks in it, or gone, could end."""
+        """Return the largest subset of `waits` that only ranks in it, or gone ones, could end."""
         stuck = {rank: wait for rank, wait in waits.items() if wait.missing}
         while True:
             kept = {r: wait for r, wait in stuck.items() if self._is_stuck(wait, stuck)}
@@ -214,7 +214,7 @@ class _Graph:
         stuck_peers = [rank in stuck or self._is_gone(rank) for rank in wait.missing]
         return any(stuck_peers) if wait.needs_all else all(stuck_peers)
 
-    # in words
+    # descriptions
 
     def _lines(
         self,
@@ -261,7 +261,7 @@ class _Graph:
         return f"; rank {peer} {self._doing(peer)}{self._other_message(wait)}"
 
     def _other_message(self, wait: Wait) -> str:
-        """Point at a message between the same two that nobody has taken: a wrong tag or group."""
+        """Describe an unmatched message between the same ranks: its tag or group may be wrong."""
         operation, peer = wait.operation, wait.operation.peer
         assert peer is not None
         way = operation.channel.counterpart(wait.rank).way
@@ -305,7 +305,7 @@ class _Graph:
 
 
 def _needs_each(rank: int, operation: Operation, missing: tuple[int, ...]) -> bool:
-    """Whether the operation surely cannot end on `rank` without every one of `missing`."""
+    """Return whether the operation surely cannot end on `rank` without each rank in `missing`."""
     if operation.kind in _FROM_ROOT:
         return operation.root in missing
     if operation.kind in _TO_ROOT:
@@ -314,9 +314,9 @@ def _needs_each(rank: int, operation: Operation, missing: tuple[int, ...]) -> bo
 
 
 def _first_on_device(ledger: Ledger) -> tuple[Operation, ...]:
-    """Return what holds up the device of a rank whose threads are in no operation.
+    """Return the operation that blocks the device of a rank whose threads are in no operation.
 
-    The rank itself may not be blocked, or in anything that waits for the device.
+    The rank itself need not be blocked; if it is, it may wait for the device in other code.
     """
     running = [op for op in ledger.operations if op.state is State.RUNNING]
     return () if ledger.waiting else tuple(running[:1])
@@ -335,7 +335,7 @@ def _difference(other: Operation, operation: Operation) -> str:
 
 
 def _cycles(stuck: Mapping[int, Blocked]) -> list[tuple[int, ...]]:
-    """Return circles of ranks that wait for one another; no rank is in two of them."""
+    """Return cycles of ranks that wait for one another; no rank is in two of them."""
     cycles: list[tuple[int, ...]] = []
     seen: set[int] = set()
     for start in stuck:

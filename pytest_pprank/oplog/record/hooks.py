@@ -1,9 +1,9 @@
-"""Hooks in torch.distributed, at the lowest place that Python sees.
+"""Hooks in torch.distributed, at the lowest level that Python can reach.
 
-That is the methods of the C++ classes ProcessGroup and Work, through which everything in
-torch.distributed goes: so operations are seen no matter under which name they were imported, and
-before or after. Not seen is what C++ does by itself (functional collectives, compiled graphs), and
-what goes past ProcessGroup (a Backend's own methods, NCCL called directly).
+They wrap the methods of the C++ classes ProcessGroup and Work, which everything in
+torch.distributed calls. So operations are seen whatever name they were imported under, and whenever
+that was. Not seen are operations that C++ issues itself (functional collectives, compiled graphs),
+and calls that bypass ProcessGroup (a Backend's own methods, NCCL called directly).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _local = threading.local()
 
 
 def install(recorder: LedgerRecorder) -> None:
-    """Tell `recorder` of every operation in this process from here on."""
+    """Report every operation in this process to `recorder` from now on."""
     global _recorder
     from torch._C import Future
     from torch._C._distributed_c10d import ProcessGroup, Store, Work
@@ -96,7 +96,7 @@ def _issuing(kind: Kind, original: _Method) -> _Method:
 
 
 def recording_wait(original: _Method) -> _Method:
-    """Have the ledger told of a Work's or Future's ``wait``."""
+    """Wrap a Work's or Future's ``wait`` so that it is recorded."""
 
     def method(self: object, *args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
@@ -120,7 +120,7 @@ def _failed(work: Work, handle: Handle | None, error: BaseException) -> None:
 
 
 def recording_is_completed(original: _Method) -> _Method:
-    """Have the ledger told of a Work's ``is_completed``."""
+    """Wrap a Work's ``is_completed`` so that a positive answer is recorded."""
 
     def method(self: object) -> object:
         __tracebackhide__ = True
@@ -174,7 +174,7 @@ def _store_waiting(name: str, original: _Method) -> _Method:
         __tracebackhide__ = True
         assert _recorder is not None
         if getattr(_local, "creating", False):
-            return original(self, *args, **kwargs)  # part of a creation, which is noted already
+            return original(self, *args, **kwargs)  # part of a creation, which is recorded already
         keys = (*args, *kwargs.values())
         entry = _recorder.store_wait(name, keys[0] if keys else "")
         return _recorded(entry, original, self, *args, **kwargs)
@@ -197,7 +197,7 @@ def _creating(original: _Method) -> _Method:
 
 
 def _recorded(entry: Entry | None, original: _Method, *args: object, **kwargs: object) -> object:
-    """Call what blocks until it is done."""
+    """Call a function that blocks until the operation is done, and record its end."""
     __tracebackhide__ = True
     assert _recorder is not None
     try:
@@ -210,5 +210,5 @@ def _recorded(entry: Entry | None, original: _Method, *args: object, **kwargs: o
 
 
 def _by_name(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-    """Return the arguments of torch's `_new_process_group_helper` by their names."""
+    """Return the arguments of torch's `_new_process_group_helper` by name."""
     return {**dict(zip(_HELPER_ARGUMENTS, args, strict=False)), **kwargs}
