@@ -1,4 +1,4 @@
-"""Runs what watches a test on this rank, and what disturbs it."""
+"""Runs the checks that watch a test on this rank, and the faults that disturb it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _current: TestLifecycles | None = None
 
 
 class LifecycleGroup:
-    """Those of one kind in one test, in the order of their table."""
+    """The checks, or the faults, of one test, in the order of their table."""
 
     def __init__(self, registry: Registry, contexts: Iterable[Context]) -> None:
         self.contexts = tuple(contexts)
@@ -37,19 +37,19 @@ class LifecycleGroup:
         ]
 
     def begin(self) -> None:
-        """Begin them."""
+        """Call `begin` of each."""
         for context, lifecycle in self._all:
             context.guard(lifecycle.begin)
 
     def loop(self, engine: Engine) -> None:
-        """An engine was made."""
+        """Call `loop` of each, and register their `iteration` with the engine."""
         for context, lifecycle in self._all:
             context.guard(lifecycle.loop, engine)
             if type(lifecycle).iteration is not Lifecycle.iteration:
                 engine.at_start_of_iteration(_each_iteration(context, lifecycle, engine))
 
     def quiescent(self, look: Callable[[], Quiescent]) -> None:
-        """Nothing may be held now. `look` is called where somebody wants to know."""
+        """Call `quiescent` of each that implements it; `look` is called only if there is one."""
         wanting = [each for each in self._all if type(each[1]).quiescent is not Lifecycle.quiescent]
         if wanting:
             left = look()
@@ -57,7 +57,7 @@ class LifecycleGroup:
                 context.guard(lifecycle.quiescent, left)
 
     def end(self, *, failed: bool) -> dict[str, object]:
-        """End them, and return their evidence by name."""
+        """Call `end` of each, unless `failed`; undo everything; return the evidence by name."""
         for context, lifecycle in () if failed else self._all:
             context.guard(lifecycle.end)
         self.close()
@@ -69,7 +69,7 @@ class LifecycleGroup:
         return {name: evidence for name, evidence in found.items() if evidence is not None}
 
     def close(self) -> None:
-        """Undo what is still in force, the last one's first."""
+        """Undo what is still in force, in reverse order."""
         for context in reversed(self.contexts):
             context.close()
 
@@ -89,7 +89,7 @@ def _each_iteration(context: Context, lifecycle: Lifecycle, engine: Engine) -> C
 
 def _evidence(lifecycle: Lifecycle) -> object:
     evidence = lifecycle.evidence()
-    json.dumps(evidence)  # what cannot travel is a failure of this one, not of all
+    json.dumps(evidence)  # raise here, so that only this one fails if its evidence is not JSON
     return evidence
 
 
@@ -104,19 +104,19 @@ class TestLifecycles:
         self.evidence: dict[str, object] = {}
 
     def quiescent(self, look: Callable[[], Quiescent]) -> bool:
-        """Nothing may be held now; returns whether something was found."""
+        """Call `quiescent` of all; return whether there was a new finding."""
         before = self._found()
         self.checks.quiescent(look)
         self.faults.quiescent(look)
         return self._found() > before
 
     def end(self) -> None:
-        """The test is over, its fixtures torn down. Faults first: checks see what they leave."""
+        """End all, after the fixtures are torn down. Faults first: checks see what faults leave."""
         for lifecycles in (self.faults, self.checks):
             self.evidence |= lifecycles.end(failed=self._pprank.failed)
 
     def results(self) -> str:
-        """Return, as JSON, what the controller needs to know beside the findings."""
+        """Return, as JSON, what the controller needs besides the findings; empty for nothing."""
         contexts = (*self.checks.contexts, *self.faults.contexts)
         counts = {key: n for each in contexts for key, n in each.counts.items() if n > 1}
         results: dict[str, object] = {"evidence": self.evidence, "counts": counts}
@@ -129,7 +129,7 @@ class TestLifecycles:
         return "; ".join(filter(None, map(str, self.faults.contexts)))
 
     def close(self) -> None:
-        """Leave nothing in force, however the test has ended."""
+        """Undo everything, however the test has ended."""
         self.faults.close()
         self.checks.close()
 
@@ -152,7 +152,7 @@ def _disturbances(
 def running(
     order: RunTest, pprank: Pprank, send: Callable[[Finding], None]
 ) -> Iterator[TestLifecycles]:
-    """Run a test's checks and faults inside the block; after it they have ended."""
+    """Begin a test's checks; end its checks and faults after the block."""
     global _current
     _current = lifecycles = TestLifecycles(order, pprank, send)
     try:
@@ -165,22 +165,22 @@ def running(
 
 
 def engine_created(engine: Engine) -> None:
-    """Say that an engine was made, and its loops have not been entered."""
+    """Notify checks and faults that an engine was made, whose loops were not entered yet."""
     if _current is not None:
         _current.checks.loop(engine)
         _current.faults.loop(engine)
 
 
 def begin_call() -> None:
-    """Say that the test's call begins."""
+    """Begin the faults: the test's call begins."""
     if _current is not None:
         _current.faults.begin()
 
 
 def at_quiescence(scheduler: Scheduler, pprank: Pprank) -> None:
-    """Say that the event loops of a Scheduler have been left in good order, with all work done.
+    """Notify checks and faults that a Scheduler's event loops have ended, with all work done.
 
-    The test counts as failed on this rank where a check finds something then.
+    If that leads to a finding, the test counts as failed on this rank.
     """
     if _current is None or pprank.failed:
         return

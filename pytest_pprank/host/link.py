@@ -1,4 +1,7 @@
-"""A rank's end of the control plane: who asks reads the answer; a thread watches beside it."""
+"""A rank's end of the control plane.
+
+The thread that sends a request reads its answer; another thread reads the watch connection.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,11 @@ from pytest_pprank.protocol.messages import (
 
 
 class Link:
-    """What the controller says: orders (run, leave), answers to meetings, questions in between.
+    """The rank's connections to the controller: orders, meetings, and requests at any time.
 
-    Orders and answers come by `channel`, and are read by the thread that waits for them: waking
-    another one for it would cost more than all the rest. Questions come by `watch`, whatever the
-    other threads do meanwhile.
+    Orders (RunTest, Shutdown) and answers to meetings come by `channel`, and are read by the thread
+    that waits for them: waking another thread for each would cost more than everything else.
+    Requests come by `watch` and are served whatever the other threads do.
     """
 
     def __init__(self, channel: Channel, watch: Channel, update_ledger: Callable[[], None]) -> None:
@@ -45,12 +48,13 @@ class Link:
         threading.Thread(target=self._pprank_service, name="pprank-link", daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Tell the controller something."""
+        """Send a message to the controller."""
         self._channel.send(message)
 
     def next_order(self) -> RunTest | Shutdown:
-        """Wait for the next thing to do."""
-        # a thread that is still in a meeting is answered: this rank has finished the test
+        """Wait for the next order."""
+        # A thread that is still in a meeting holds the lock until the controller answers. It does:
+        # this rank has finished the test.
         with self._lock:
             while not self._orders:
                 self._receive()
@@ -59,16 +63,16 @@ class Link:
     def exchange(
         self, operation: str, payload: bytes | None, where: str, report: Report = None
     ) -> tuple[bytes | None, ...]:
-        """Meet all ranks. Raises PeerError when one of them cannot come any more.
+        """Meet all ranks; return the payload of each. Raises PeerError if a rank cannot come.
 
-        `report` goes along: that of the phase which ends with this meeting.
+        `report`: that of the phase which ends with this meeting.
         """
         __tracebackhide__ = True
         with self._lock:
             self._meetings += 1
             number = self._meetings
             self._channel.send(Exchange(number, operation, where, payload, self._serial, report))
-            # an answer to an earlier meeting, which an exception has ended here, is nobody's
+            # skip answers to earlier meetings, whose exchange was ended by an exception
             while (answer := self._answer) is None or answer.number != number:
                 self._receive()
             self._answer = None
@@ -81,11 +85,11 @@ class Link:
         self._channel.send(Pause(True, reason))
 
     def resume(self) -> None:
-        """Let the deadlines go on."""
+        """Resume the deadlines."""
         self._channel.send(Pause(False))
 
     def begin(self, serial: int) -> None:
-        """Mark every meeting from here on as one of test `serial`."""
+        """Mark every meeting from now on as one of test `serial`."""
         self._serial = serial
 
     def _receive(self) -> None:
@@ -113,7 +117,7 @@ class Link:
 
 
 def _kill_own_process_group() -> NoReturn:
-    """Leave with all children (this rank leads its process group): the controller is gone.
+    """Kill this rank and its children (it leads its process group): the controller is gone.
 
     The test's thread may be stuck in a collective for ever, so there is no orderly way.
     """

@@ -1,4 +1,4 @@
-"""Entry of a rank: from a process that torch elastic started to a pytest session."""
+"""Entry point of a rank: from a process started by torch elastic to a pytest session."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pytest_pprank.sglang.reverts.apply import apply
 
 
 def rank_main(pickled: bytes) -> int:
-    """Run one rank until the controller lets it go; returns pytest's exit status."""
+    """Run one rank until the controller sends Shutdown; return pytest's exit status."""
     bootstrap: RankBootstrap = pickle.loads(pickled)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     prepare_process(bootstrap, rank)
@@ -69,7 +69,7 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
     role = (pprank.rank - pprank.stage, pprank.num_stages)
     start_ledger(pprank.workdir, pprank.rank, plumbing=PLUMBING, role=role)
     if bootstrap.server_args is None and "sglang" not in sys.modules:
-        return  # neither this group's tests nor their files have anything to do with it
+        return  # neither this group's tests nor their files use SGLang
     from pytest_pprank.sglang.compat.accelerator import let_downloads_use_sim
     from pytest_pprank.sglang.platform.preload import import_sglang
 
@@ -82,7 +82,7 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
 def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
     from pytest_pprank.host.session import RankSession, become_worker
 
-    # below the controller's, so that pytest keeps and prunes it like any other tmp_path
+    # inside the controller's basetemp, so that pytest keeps and prunes it like any other
     basetemp = str(Path(bootstrap.basetemp) / f"{bootstrap.group}-pp{pprank.rank}")
     options = {**pickle.loads(bootstrap.options), "basetemp": basetemp}
     config = pytest.Config.fromdictargs(options, list(bootstrap.arguments))

@@ -1,4 +1,4 @@
-"""A pytest session on a rank, told item by item what to run."""
+"""A pytest session on a rank, which runs the tests that the controller orders, one by one."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ from pytest_pprank.rank.world import WorldWatch
 
 
 def become_worker(config: pytest.Config, workerinput: bytes) -> None:
-    """Let other plugins know a rank by what they know: a worker of pytest-xdist.
+    """Present a rank to other plugins as a worker of pytest-xdist.
 
-    They report and write where the controller is, and leave for it what it cannot know.
+    Such plugins report and write on the controller, and leave for it what only the worker knows.
     """
     config.workerinput = unpack(workerinput)  # type: ignore[attr-defined]
     config.workeroutput = {}  # type: ignore[attr-defined]
 
 
 def worker_output(config: pytest.Config) -> dict[str, object]:
-    """Return what plugins of a rank leave for those of the controller."""
+    """Return what plugins of a rank have left for those of the controller."""
     output: dict[str, object] = config.workeroutput  # type: ignore[attr-defined]
     return output
 
 
 class PeersNotReady(Exception):
-    """Ends the call phase of a rank whose peers did not get through setup."""
+    """Raised in the call phase of a rank because a peer did not pass setup."""
 
 
 class RankSession:
@@ -85,22 +85,22 @@ class RankSession:
         self._expected: ItemKey | None = None
         self._last_report: Report = None
         self.broken = ""
-        """Why the session ended by itself; empty while it has not."""
+        """Why the session ended by itself; empty if it has not."""
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Print nothing: the controller does the talking."""
+        """Print nothing: the controller reports."""
         silence_terminal(config)
         drop_plugins(config)
 
     def pytest_sessionstart(self) -> None:
-        """Tell other plugins and conftest files that this rank is up."""
+        """Notify other plugins and conftest files that this rank has started."""
         refuse_debuggers()
         self._config.hook.pytest_pprank_rank_started(pprank=self._pprank)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self) -> Generator[None, None, None]:
-        """Say when all fixtures are torn down: pytest's last garbage collection may take long."""
+        """Report the end of teardown at once: pytest's last garbage collection may take long."""
         yield
         output, left = pack(worker_output(self._config))
         for name, why in left.items():
@@ -109,7 +109,7 @@ class RankSession:
         self._link.send(TornDown(output))
 
     def pytest_internalerror(self, excrepr: object) -> None:
-        """Keep what broke the session: no terminal would print it here."""
+        """Keep the reason why the session broke: there is no terminal to print it."""
         self.broken = str(excrepr)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
@@ -117,7 +117,7 @@ class RankSession:
         self.broken = excinfo.exconly()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Keep why a file could not be collected here, for the tests it should have brought."""
+        """Keep why a file could not be collected here, to report it with the file's tests."""
         if report.failed:
             self._collect_errors[str(report.nodeid)] = str(report.longrepr)
 
@@ -125,9 +125,9 @@ class RankSession:
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, None, None]:
-        """Keep the tests this group was started for, also if a plugin here would leave them out.
+        """Keep all tests this group was started for, also if a plugin here deselects some.
 
-        Which tests run was for the controller to say, where the same plugins are.
+        The controller has the same plugins and has selected the tests.
         """
         collected = list(items)
         yield
@@ -140,7 +140,7 @@ class RankSession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Run what the controller asks for, until it lets go."""
+        """Run the tests that the controller orders, until Shutdown."""
         session.testsfailed = 0  # a file that fails to collect is reported with its tests
         self._link.send(Ready(self._missing()))
         while not isinstance(order := self._link.next_order(), Shutdown):
@@ -157,7 +157,7 @@ class RankSession:
         set_nodeid(item, order.nodeid)
         following = self._items.get(order.next_key) if order.next_key else None
         if order.key != self._expected:
-            # the plan has changed since the last test (-x, xdist, a lost rank)
+            # another test was announced as the next one (-x, xdist, a lost rank)
             tear_down_for(item, item.session)
         self._expected = order.next_key
         self._pprank.failed = False
@@ -189,7 +189,7 @@ class RankSession:
         """Send a report; at the end of setup and call, meet the other ranks."""
         if report.when == "call" and not self._peers_ready:
             self._peers_ready = True
-            return  # this rank did not really run the call phase
+            return  # this rank has skipped the call phase
         serialised = self._serialise(report)
         self._pprank.failed |= phase_raised(report)
         if hasattr(report, "context"):
@@ -205,12 +205,12 @@ class RankSession:
         try:
             payloads = self._link.exchange(f"end of {phase}", outcome.encode(), outcome, report)
         except PeerError:
-            return False  # the controller has the peer's own report; nothing to add from here
+            return False  # the controller has the peer's own report
         return set(payloads) == {b"passed"}
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self) -> Generator[None, None, None]:
-        """Run the call phase only where every rank got through setup."""
+        """Run the call phase only if every rank has passed setup."""
         if not self._peers_ready:
             raise PeersNotReady
         begin_call()
@@ -222,7 +222,7 @@ class RankSession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> None:
-        """Note that more than a test's own code runs."""
+        """Note that a fixture is set up (see `WorldWatch.set_up`)."""
         self._world.set_up(fixturedef.scope)
 
     def pytest_warning_recorded(
@@ -248,12 +248,12 @@ class RankSession:
 
 
 def _is_plain(report: pytest.TestReport) -> bool:
-    """Whether a report says nothing but that a phase passed, as most do."""
+    """Return whether a report contains nothing but that a phase passed, as most do."""
     more = report.sections or report.user_properties or any(extra_attributes(report).values())
     return type(report) is pytest.TestReport and report.outcome == "passed" and not more
 
 
 def _has_process_group() -> bool:
-    """Whether messages of a test that has failed may still be on their way to the next one."""
+    """Return whether messages of a failed test may still be in flight to the next test."""
     distributed = sys.modules.get("torch.distributed")
     return bool(distributed is not None and distributed.is_initialized())

@@ -1,4 +1,4 @@
-"""Make torch's loggers cheap to listen to."""
+"""Makes torch's loggers cheap for pytest to capture."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 
 
 def join_torch_loggers() -> None:
-    """Let torch's loggers pass what they are told on to the one named ``torch``.
+    """Make torch's loggers propagate to the logger ``torch``, without handlers of their own.
 
-    torch gives some forty loggers a handler of their own and cuts each off from its parent, all
-    alike (torch/_logging/_internal.py). pytest attaches itself to every such logger in each phase
-    of each test: more work than all the rest of a small test. What is logged, and where it is
-    shown, stays the same; a logger that was set up in another way is left alone.
+    torch gives some forty loggers a handler each and disables their propagation, all alike
+    (torch/_logging/_internal.py). pytest attaches a handler to every such logger in each phase of
+    each test, which takes more time than everything else in a small test. What is logged, and where
+    it is shown, stays the same. A logger that is configured differently is not changed.
     """
     signature = _signature(logging.getLogger("torch"))
     for name, logger in list(logging.Logger.manager.loggerDict.items()):
@@ -24,7 +24,7 @@ def join_torch_loggers() -> None:
 
 
 def _signature(logger: logging.Logger) -> list[object]:
-    """What handlers of a logger have in common with others that print the same."""
+    """Return the properties of a logger's handlers that decide what they print, and where."""
     return [
         (type(h), type(h.formatter), h.level, getattr(h, "stream", None)) for h in logger.handlers
     ]

@@ -1,4 +1,4 @@
-"""The object behind the ``pprank`` fixture: who this rank is, and how it meets the others."""
+"""The object behind the ``pprank`` fixture: a rank's identity, and calls that all ranks make."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pytest_pprank.rank.portable import pickled
 
 
 class ControlPlane(Protocol):
-    """The control plane as a rank sees it (see host.link)."""
+    """The connection to the controller as a rank sees it (see host.link)."""
 
     def exchange(
         self, operation: str, payload: bytes | None, where: str
     ) -> tuple[bytes | None, ...]:
-        """Meet all ranks; returns what each brought. Raises PeerError if one cannot come."""
+        """Meet all ranks; return the payload of each. Raises PeerError if a rank cannot come."""
 
     def pause(self, reason: str) -> None:
         """Stop the deadlines of the running test."""
 
     def resume(self) -> None:
-        """Let them go on."""
+        """Resume the deadlines."""
 
 
 _T = TypeVar("_T")
@@ -35,10 +35,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a rank sits in its worker group.
+    """The position of a rank in its worker group.
 
-    `rank` counts the processes of the group, `stage` the pipeline stages of its `role`
-    (SGLang's pp_rank). `device` is a torch device string such as ``cpu`` or ``cuda:1``.
+    `rank` counts the processes of the group, `stage` the pipeline stages of its `role` (SGLang's
+    pp_rank). `device` is a torch device string such as ``cpu`` or ``cuda:1``.
     """
 
     rank: int
@@ -55,11 +55,11 @@ class Pprank:
 
     Attributes: rank, world_size (processes of the group), role (``pp``, ``prefill`` or ``decode``),
     stage, num_stages (pipeline stages of its role), device (torch device string), workdir (a
-    private folder that all ranks of the group share and that is removed with it).
+    private folder that all ranks of the group share and that is removed with the group).
 
-    `barrier`, `gather` and `broadcast` go through pytest's control plane and never touch a torch
-    process group, so they work before one exists, and while the one under test is broken. When a
-    peer fails, dies or finishes the test instead of coming, they raise PeerError at once.
+    `barrier`, `gather` and `broadcast` use pytest's control plane and never a torch process group,
+    so they work before one exists, and while the one under test is broken. If a peer fails, dies or
+    finishes the test instead of coming, they raise PeerError at once.
     """
 
     def __init__(self, placement: Placement, control: ControlPlane) -> None:
@@ -86,14 +86,14 @@ class Pprank:
         return self.stage == self.num_stages - 1
 
     def barrier(self) -> None:
-        """Wait until every rank of the group is here."""
+        """Wait until every rank of the group has called it."""
         __tracebackhide__ = True
         self._control.exchange("barrier()", None, _caller())
 
     def gather(self, obj: _T) -> list[_T]:
         """Return every rank's `obj`, in rank order, on every rank; tensors arrive on the host.
 
-        Raises UsageError for an `obj` that does not pickle.
+        Raises UsageError for an `obj` that cannot be pickled.
         """
         __tracebackhide__ = True
         payloads = self._control.exchange("gather()", pickled(obj, "gather"), _caller())
@@ -102,8 +102,8 @@ class Pprank:
     def broadcast(self, obj: object, src: int = 0) -> Any:
         """Return rank `src`'s `obj` on every rank; tensors arrive on the host.
 
-        What the other ranks pass as `obj` is ignored. Raises UsageError for a rank that is not
-        there, and for an `obj` that does not pickle.
+        The `obj` of the other ranks is ignored. Raises UsageError if there is no rank `src`, or if
+        `obj` cannot be pickled.
         """
         __tracebackhide__ = True
         if not 0 <= src < self.world_size:
@@ -116,9 +116,10 @@ class Pprank:
         return pickle.loads(sent)
 
     def meet(self, operation: str, obj: _T, where: str) -> list[_T]:
-        """Gather under a name: for fixtures whose methods are calls of all ranks together.
+        """Gather `obj` under a name of its own, for fixtures whose methods all ranks must call.
 
-        `operation` and `where` (file and line of the test) are told when a peer does not come.
+        `operation` and `where` (file and line of the test) are part of the error if a peer does not
+        come.
         """
         __tracebackhide__ = True
         payloads = self._control.exchange(operation, pickled(obj, operation), where)
@@ -126,7 +127,7 @@ class Pprank:
 
     @contextmanager
     def deadlines_paused(self, reason: str = "a rank asked for it") -> Iterator[None]:
-        """Inside this block no deadline of the test runs, on any rank: somebody looks at it."""
+        """Pause the deadlines of the test, on all ranks, inside this block."""
         self._control.pause(reason)
         try:
             yield
@@ -150,6 +151,6 @@ class Pprank:
 
 
 def _caller() -> str:
-    """Say where the test called us from: file and line, for messages about a missed meeting."""
+    """Return file and line of the test's call, for messages about a missed meeting."""
     frame = caller(sys._getframe(2))
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
