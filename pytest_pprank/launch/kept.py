@@ -1,4 +1,4 @@
-"""Launchers out of a kept process, as the controller sees them (see launch.keeper)."""
+"""Launchers forked by a kept process, as the controller sees them (see launch.keeper)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ _BACKLOG = 64
 
 @dataclass(frozen=True)
 class Keep:
-    """That launchers are to be kept, and for how long without runs (seconds); `words` tell people
-    what they have imported.
+    """Asks for a kept launcher.
+
+    `idle`: for how many seconds without runs it is kept. `words`: what it has imported, for users.
     """
 
     idle: float
@@ -39,8 +40,9 @@ class Keep:
 
 @dataclass(frozen=True)
 class Command:
-    """How the launcher of this run would be started; `kind` is what it is for: launchers of
-    several kinds may be kept.
+    """The command that would start the launcher of this run.
+
+    `kind`: its purpose; launchers of several kinds may be kept.
     """
 
     arguments: Sequence[str]
@@ -49,13 +51,13 @@ class Command:
 
 
 class KeptProcess:
-    """A launcher that a keeper forks or has forked: it runs for as long as the connection stays."""
+    """A launcher that a keeper forks or has forked; it runs while the connection is open."""
 
     def __init__(self, connection: socket.socket, folder: Path, message: str) -> None:
         self.message = message
-        """What there is to say to the user: of when it is, or why it is a new one."""
+        """What to tell the user: since when it is kept, or why it is a new one."""
         self.refused = ""
-        """Why there will be no launcher; empty while there is no reason."""
+        """Why there will be no launcher; empty if there is no reason."""
         self._connection = connection
         self._folder = folder
         self._received = b""
@@ -70,18 +72,18 @@ class KeptProcess:
 
     @property
     def running(self) -> bool:
-        """Whether it still runs, or is still to come."""
+        """Whether it runs, or has yet to start."""
         return self._receive() and not self.refused
 
     @property
     def importing(self) -> str:
-        """The package that the keeper is importing, as far as it has said so."""
+        """The package that the keeper is importing, as far as known."""
         with suppress(OSError):
             return (self._folder / IMPORTING).read_text()
         return ""
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the keeper's answer; says whether it has come."""
+        """Wait for the keeper's answer; return whether it has come."""
         deadline = time.monotonic() + seconds
         while not self._answer and self._receive() and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -92,7 +94,7 @@ class KeptProcess:
         self._connection.close()
 
     def _receive(self) -> bool:
-        """Read what has come; says whether the other end is still there."""
+        """Read what has arrived; return whether the other end is still open."""
         try:
             while data := self._connection.recv(_CHUNK):
                 self._received += data
@@ -112,7 +114,7 @@ class KeptProcess:
 
 
 def launch(command: Command, spec: LauncherSpec, keep: Keep) -> KeptProcess:
-    """Get a launcher from a keeper that fits, or from a new one, which may still have to import.
+    """Get a launcher from a suitable keeper, or from a new one, which may still have to import.
 
     Raises KeepError if no launcher can be kept here.
     """
@@ -144,7 +146,7 @@ def launch(command: Command, spec: LauncherSpec, keep: Keep) -> KeptProcess:
 
 
 def _ask(folder: Path, note: KeeperNote, request: LaunchRequest) -> tuple[KeptProcess | None, str]:
-    """Return the launcher, or why there is none. A keeper that still imports is not waited for."""
+    """Return the launcher, or why there is none. Does not wait for a keeper that still imports."""
     try:
         process = KeptProcess(_send(folder, request), folder, f"launcher: {_described(note)}")
     except OSError as error:
@@ -182,7 +184,7 @@ def _start(
 
 
 def _run(command: Command, spec: KeeperSpec) -> None:
-    """Start the keeper, which leaves this process's children at once."""
+    """Start the keeper, which detaches from this process at once."""
     folder = Path(spec.folder)
     with (folder / keep_folder.LOG).open("wb") as log:
         subprocess.run(
@@ -222,7 +224,7 @@ def _send(folder: Path, request: LaunchRequest) -> socket.socket:
 
 @contextmanager
 def _address(folder: Path) -> Iterator[str]:
-    """The socket's path by a descriptor of its folder: the path itself may be too long for one."""
+    """Yield the socket's path through a descriptor of its folder: the full path may be too long."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}/{keep_folder.SOCKET}"

@@ -1,17 +1,18 @@
-"""Device leases: concurrent runs on one box share neither GPUs nor, beyond measure, cores.
+"""Device leases: concurrent runs on one machine share no GPUs, and cores only within limits.
 
 A worker group leases before it starts, all or nothing: one GPU per rank, or on cpu one *slot* per
-rank. A box has two slots per core and at least four, so that two groups of two ranks run side by
-side even on the smallest (two xdist workers, say). A group of more ranks than there are slots takes
-all of them: alone on the box it starts at once, whatever its size.
+rank. A machine has two slots per core and at least four, so that two groups of two ranks can run
+side by side even on the smallest machine (two xdist workers, for example). A group with more ranks
+than there are slots takes all slots: if no other group runs, it starts at once, whatever its size.
 
-Who cannot be served queues with a ticket, a lock named ``wait-...`` whose note says what is wanted.
-Nobody takes what an older ticket wants, so a large group is not starved by small ones; and since
-nobody ever waits while holding a part, runs cannot deadlock. The price is that a small run waits
-behind a large one even where it would fit beside the present holder.
+A group that must wait queues with a ticket: a lock named ``wait-...`` whose note has the names it
+wants. Nobody takes names that an older ticket wants, so small groups cannot starve a large one.
+Nobody waits while holding some of the names, so runs cannot deadlock. The price is that a small run
+waits behind a large one even if it would fit beside the present owner.
 
-A holder who sees a ticket for what it has ends its group after its next test, `TURN_SECONDS` after
-it got it or later: so two xdist workers of one run that want more than there is take turns.
+An owner that sees a ticket for its names ends its group after the next test, but not before
+`TURN_SECONDS` since it got the lease. So two xdist workers of one run that want more than there is
+take turns.
 """
 
 from __future__ import annotations
@@ -37,23 +38,23 @@ from pytest_pprank.launch.lease_files import (
 TURN_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _SHOW_AFTER_SECONDS = 0.5
-_ASLEEP_SECONDS = 10.0  # a ticket whose owner is stopped must not hold up the queue
+_ASLEEP_SECONDS = 10.0  # a ticket whose owner is stopped must not block the queue
 _TICKET = "wait-"
 _counter = itertools.count()
 
 
 class LeaseError(GroupError):
-    """Devices could not be leased; the message names their holders or what is wrong."""
+    """Devices could not be leased; the message names their owners or what is wrong."""
 
 
 def cpu_slots(cores: int | None = None) -> tuple[str, ...]:
-    """Return the names of this box's slots: two per core that we may use, and at least four."""
+    """Return the names of this machine's slots: two per core that we may use, and at least four."""
     usable = len(os.sched_getaffinity(0)) if cores is None else cores
     return tuple(f"cpu-slot-{number}" for number in range(max(2 * usable, 4)))
 
 
 class Lease:
-    """What a worker group holds: some of the names that were asked for, in the order given."""
+    """What a worker group has leased: some of the names it asked for, in the order given."""
 
     def __init__(self, queue: LeaseQueue, locks: dict[str, LockFile], turn: float) -> None:
         self.names = tuple(locks)
@@ -63,11 +64,11 @@ class Lease:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody waits for what we have, and has waited for long enough."""
+        """Whether another run waits for names of this lease, and the lease is old enough to end."""
         return time.monotonic() >= self._turn_ends and bool(self._queue.ahead(self.names))
 
     def release(self) -> None:
-        """Give everything back; a second call does nothing."""
+        """Release all names; a second call does nothing."""
         while self._locks:
             self._locks.pop().release()
 
@@ -75,8 +76,8 @@ class Lease:
 class LeaseQueue:
     """Leases for one controller.
 
-    `command` is what others are told of us, `timeout` how long to wait in seconds, `show` prints a
-    line for the user, `turn` is the time in seconds that a lease is kept from those who wait.
+    `command` describes this run to others. `timeout`: how long to wait, in seconds. `show` prints a
+    line for the user. `turn`: for how many seconds a lease is kept although others wait.
     """
 
     def __init__(
@@ -95,9 +96,10 @@ class LeaseQueue:
         self._turn = TURN_SECONDS if turn is None else turn
 
     def acquire(self, names: Sequence[str], count: int) -> Lease:
-        """Lease any `count` of `names`, waiting for them; raises LeaseError after the timeout.
+        """Lease any `count` of `names`, waiting for them. Raises LeaseError after the timeout.
 
-        After that, further calls try once and do not wait: a run says its say in time.
+        After a timeout, further calls try once and do not wait, so that a run with many groups ends
+        soon.
         """
         if count > len(names):
             raise LeaseError(f"{count} asked for, and there are only {len(names)}: {names}")
@@ -145,14 +147,14 @@ class LeaseQueue:
             ticket[1].release()
 
     def _ticket(self, names: Sequence[str]) -> tuple[str, LockFile]:
-        while True:  # somebody who looks whether a ticket is locks, holds it for that moment
+        while True:  # a process that tests whether this ticket is locked locks it for a moment
             # sorted by name is sorted by age
             name = f"{_TICKET}{time.time_ns():020d}-{os.getpid()}-{next(_counter)}"
             if (lock := self._folder.try_lock(name, self._note(tuple(names)))) is not None:
                 return name, lock
 
     def ahead(self, names: Sequence[str], ticket: tuple[str, LockFile] | None = None) -> list[Note]:
-        """Return the notes of those who wait for any of `names`, before `ticket` if we have one."""
+        """Return the notes of tickets that want any of `names`; only those older than `ticket`."""
         found: list[Note] = []
         for name in self._folder.names(_TICKET):
             if ticket is not None and name >= ticket[0]:
@@ -210,5 +212,5 @@ def _describe(note: Note | None) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # in a container, a user may have no name
         return str(os.getuid())
