@@ -1,4 +1,4 @@
-"""Looks at the ranks of a running test from outside: what its state machine asks for."""
+"""Answers the queries of a running test's state machine, by looking at the ranks from outside."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """The eyes of a test run: files, processes and the end of its group."""
+    """Reads files and processes of a test's ranks, and waits for the end of their group."""
 
     def __init__(self, group: WorkerGroup) -> None:
         self._group = group
 
     def answer(self, query: Query) -> QueryResult:
-        """Do what `query` asks for."""
+        """Return the result of `query`."""
         if isinstance(query, ReadLedgers):
             return self.ledgers(query.gone, query.meetings)
         if isinstance(query, AwaitEnd):
@@ -44,7 +44,7 @@ class Observer:
         return Debugged({rank for rank, peer in ranks.items() if is_traced(peer.pid)})
 
     def ledgers(self, gone: Mapping[int, str], meetings: Mapping[int, InMeeting]) -> LedgersRead:
-        """Say who waits for whom; see ReadLedgers."""
+        """Read all ledgers and work out who waits for whom (see ReadLedgers)."""
         begin = time.monotonic()
         ledgers = self._read()
         waits = explain_waits(ledgers, gone, meetings)
@@ -52,7 +52,7 @@ class Observer:
         return LedgersRead(waits, blocked, time.monotonic() - begin)
 
     def left_over(self) -> tuple[str, ...]:
-        """Say, after the test, which operations have still to be met by another rank's."""
+        """Return, after the test, the operations that another rank has not matched yet."""
         return left_over(self._read())
 
     def _read(self) -> dict[int, Ledger]:

@@ -53,7 +53,7 @@ _SGLANG_PRELOAD = "pytest_pprank.sglang.platform.preload:import_sglang:{device}"
 _MAX_START_FAILURES = 3
 PRELOAD_SECONDS = 600.0
 _INTERRUPTED_SECONDS = 2.0
-"""How long ranks get for their fixtures after Ctrl-C; many are stuck, and somebody waits."""
+"""How long ranks may tear down fixtures after Ctrl-C: many are stuck, and the user waits."""
 
 
 class ControllerSession:
@@ -101,7 +101,7 @@ class ControllerSession:
                 self._progress.announce(f"importing {self._preload_words} once, for all ranks")
 
     def _start_launcher(self, device: str) -> None:
-        """What is preloaded depends on the device, so each kind of device has its launcher."""
+        """Start the launcher for `device`; another device has another preload."""
         self._stop_launcher()
         plans = [planned(item) for item in self._ranked]
         sglang = any(reaches_sglang(p) and p.topology.device == device for p in plans)
@@ -120,7 +120,7 @@ class ControllerSession:
             self._progress.say(self._kept_shown)
 
     def run(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> None:
-        """Run one test on its group and report it as pytest would have done."""
+        """Run one test on its group and report it like pytest's own protocol."""
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self.reports(item, plan, nextitem):
@@ -130,12 +130,12 @@ class ControllerSession:
     def reports(
         self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None
     ) -> list[pytest.TestReport]:
-        """Run one test on its group once; returns the reports of its phases."""
+        """Run one test on its group once; return the reports of its phases."""
         self._listeners.begin(item.nodeid)
         outcome = self._outcome(item, plan, nextitem)
         self._listeners.flush()
         if self._config.getoption("capture", "fd") == "no":
-            outcome.printed.clear()  # it was shown as it came
+            outcome.printed.clear()  # it has been shown live
         reports = self._merger.merge(item, plan, outcome)
         self._sanitizers.add_to(item, outcome, reports)
         self._off.add_to(item, outcome.findings.off, plan.asked, reports)
@@ -157,7 +157,7 @@ class ControllerSession:
     def _report_replaced(
         self, item: pytest.Item, why: str, reports: list[pytest.TestReport]
     ) -> None:
-        """Say so in the report of a failure; after a test that has passed, as a warning."""
+        """Add the reason to the report of a failure; after a test that has passed, warn."""
         text = f"worker group replaced after this test: {why}"
         failed = [report for report in reports if report.failed]
         for report in failed[:1]:
@@ -199,7 +199,7 @@ class ControllerSession:
         try:
             self._drop_group(orderly=not outcome.troubles)
         except GroupError as error:
-            # nothing may be started beside processes that cannot be ended
+            # do not start anything else beside processes that cannot be ended
             outcome.troubles.append(GroupCouldNotEnd(error=str(error)))
             self._stop_launcher()
 
@@ -212,11 +212,11 @@ class ControllerSession:
     def _following(
         self, nextitem: pytest.Item | None, plan: Plan, group: WorkerGroup
     ) -> ItemKey | None:
-        """Return the next test of this group, past plain ones; None when there is none."""
+        """Return the next test of this group, skipping plain tests; None if there is none."""
         if nextitem is None or plan.fresh or self._lease.wanted:
             return None
-        # xdist deals out its own order, one test ahead: what comes after that one is a guess then,
-        # but a group that was kept for nothing costs nothing
+        # xdist has its own order and announces only one test ahead, so tests after that one are a
+        # guess. A wrong guess keeps a group that is not used, which costs nothing.
         for item in nextitem.session.items[self._order[nextitem] :]:
             next_plan = plan_of(item)
             if next_plan is None or self._lacking(group, item_key(item)):
@@ -332,13 +332,13 @@ class ControllerSession:
         self._lease.give_back()
 
     def _report_late_errors(self, errors: list[str]) -> None:
-        """No test is left to fail for what goes wrong while a group leaves, but it is told."""
+        """Warn about errors while a group ends: there is no test left that they could fail."""
         for error in errors:
             self._warnings.warn(f"pprank: while its worker group was ending, {error}")
         self._warnings.flush()
 
     def finish(self, *, orderly: bool) -> None:
-        """End the running group; its fixtures are torn down if the session ended in good order."""
+        """End the running group. It tears down its fixtures if the session ended normally."""
         for allowance in self._sanitizers.unused() if orderly else ():
             self._warnings.warn(
                 f"--pprank-sanitize-allow: this entry matched nothing in this run: {allowance}"
@@ -348,7 +348,10 @@ class ControllerSession:
             self.reverted.collect(self._launcher.run_dir)
 
     def interrupt(self) -> None:
-        """End the running group after Ctrl-C: each rank gets one too, and a moment to tear down."""
+        """End the running group after Ctrl-C: send SIGINT to its ranks and wait for teardown.
+
+        The wait is at most `_INTERRUPTED_SECONDS`.
+        """
         group, self._group, self._topology = self._group, None, None
         if group is not None:
             group.interrupt()
@@ -357,12 +360,12 @@ class ControllerSession:
 
     @property
     def checks_off(self) -> list[str]:
-        """Which checks were off in this run, and why; a line each."""
+        """The checks that were off in this run, with the reason, one per line."""
         return list(self._off.summary())
 
     @property
     def interrupted(self) -> tuple[Detail, ...]:
-        """Where the ranks were when the user interrupted a test; empty if nobody did."""
+        """Where the ranks were when the user interrupted a test; empty without an interrupt."""
         return self._interrupted
 
     def close(self) -> None:

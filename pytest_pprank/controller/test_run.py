@@ -27,7 +27,10 @@ _LEDGER_SECONDS = 1.0
 
 
 class TestRun:
-    """Drives the state machine of one test: listens, looks, answers. What it means is for `run`."""
+    """Runs the state machine of one test: passes messages to it, and answers its queries.
+
+    The decisions are made in `run`.
+    """
 
     __test__ = False
 
@@ -40,11 +43,11 @@ class TestRun:
         self._printed: dict[int, Printed] = {rank: {} for rank in group.ranks}
         group.pipes.read()
         for rank in group.ranks:
-            group.pipes.take_read(rank)  # said between tests: nobody's
+            group.pipes.take_read(rank)  # discard output printed between tests
         group.send_packed(group.ranks, pack(order))
 
     def wait(self) -> TestOutcome:
-        """Return when every rank is done, or when the group has been given up."""
+        """Return when every rank is done, or when a verdict on a problem ends the test."""
         trouble = None
         while not self._state.over and trouble is None:
             self._listen(self._judge.patience(time.monotonic()))
@@ -54,7 +57,7 @@ class TestRun:
         return self._outcome(trouble)
 
     def where(self) -> tuple[Detail, ...]:
-        """Say where every rank is, for somebody who has interrupted the run."""
+        """Return where every rank is, for a user who has interrupted the run."""
         inside = self._state.inside()
         places = tuple((f"rank {rank}", f"inside {place}") for rank, place in inside.items())
         details = self._inspect(inside)
@@ -75,7 +78,7 @@ class TestRun:
             left=left_changed(done),
         )
 
-    # what ranks say
+    # messages
 
     def _listen(self, seconds: float) -> None:
         for peer, message in self._group.messages(seconds):
@@ -84,7 +87,7 @@ class TestRun:
             self._act(self._state.take(LAUNCHER, self._group.ended, time.monotonic()))
 
     def _drain(self) -> None:
-        """Take what ranks have said meanwhile: the first cause may be in it."""
+        """Process the messages that ranks have sent meanwhile: they may contain the first cause."""
         while received := self._group.messages(0):
             for peer, message in received:
                 self._act(self._state.take_last(peer.rank, message))
@@ -106,7 +109,7 @@ class TestRun:
             streams = self._printed[rank].setdefault(phase, {})
             streams[stream] = streams.get(stream, "") + text
 
-    # verdicts, and what speaks for them
+    # verdicts and their evidence
 
     def _trouble(self) -> Trouble | None:
         trouble = self._judged()
@@ -137,14 +140,14 @@ class TestRun:
         return replace(death, evidence=evidence, details=tuple(details))
 
     def _inspect(self, inside: Iterable[int]) -> tuple[Detail, ...]:
-        """Ask the ranks that are still inside, and look at them from outside."""
+        """Ask the ranks `inside` for their ledgers, and return what can be seen from outside."""
         inside = tuple(inside)
         for rank in inside:
             self._group.send_on_watch(rank, UpdateLedger())
         deadline = time.monotonic() + _LEDGER_SECONDS
         while self._state.awaiting_ledgers(inside):
             if time.monotonic() > deadline:
-                break  # blocked with Python's lock held, or stopped
+                break  # blocked while holding the GIL, or stopped
             self._listen(TICK_SECONDS / 10)
         pids = {rank: self._group.ranks[rank].pid for rank in inside}
         return look_at(self._group.workdir, pids, sorted(self._group.ranks))

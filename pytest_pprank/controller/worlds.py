@@ -1,4 +1,7 @@
-"""In what the worlds of the ranks differ after a test: what the next one would fail or hang for."""
+"""Finds differences between the states that a test leaves on the ranks.
+
+The next test of the group would fail or hang because of them.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +13,40 @@ from pytest_pprank.words import plural_ranks
 
 Worlds = Mapping[int, World]
 _SHOWN_LEFT = 3
-"""Messages that a passed test has left on their way and that are told one by one."""
+"""How many messages that a passed test has left in flight are listed one by one."""
 
 
 def why_spoiled(done: Mapping[int, TestDone], left_over: Callable[[], Sequence[str]] | None) -> str:
-    """Say why a group must not run another test; empty if it may, or is replaced without a word.
+    """Return why a group must not run another test; empty if it may, or if the user knows why.
 
-    `left_over` says what is still on its way between ranks; None where a rank is not through.
+    `left_over` returns what is still in flight between ranks; None if a rank has not finished.
     """
     reasons = {rank: it.spoiled for rank, it in sorted(done.items()) if it.spoiled}
     if reasons:
         return "; ".join(f"{plural_ranks(ranks)}: {why}" for why, ranks in _ranks_of(reasons))
     if left_over is None or any(it.world.caught for it in done.values()):
-        return ""  # it is replaced anyway; a test that has caught an error knows of it
+        return ""  # replaced anyway; or the test has caught an error, so no warning is needed
     if any(it.unfinished for it in done.values()) and (left := left_over()):
         more = [f"and {len(left) - _SHOWN_LEFT} more"] if len(left) > _SHOWN_LEFT else []
         return "; ".join([*left[:_SHOWN_LEFT], *more])
     if any(it.unsettled for it in done.values()):
-        return ""  # it was left in the midst of things
+        return ""  # an operation has failed, so the ranks may differ
     return "; ".join(differences({rank: it.world for rank, it in done.items()}))
 
 
 def differences(worlds: Worlds) -> list[str]:
-    """Say what differs and how to mend it, for each world of torch.distributed."""
+    """Return what differs and how to fix it, for each world of torch.distributed."""
     found: list[str] = []
     for of in sorted({world.of for world in worlds.values()}):
         own = {rank: world for rank, world in sorted(worlds.items()) if world.of == of}
-        # what follows differs because of what comes first
+        # the later checks would only show consequences of the earlier ones
         found += list(_defaults(own)) or list(_created(own)) or list(_groups(own))
         found += _environment(own)
     return found
 
 
 def left_changed(done: Mapping[int, TestDone]) -> str:
-    """Say which settings were put back, and on which ranks; empty for none."""
+    """Return which settings were restored, and on which ranks; empty for none."""
     ranks: dict[str, list[int]] = {}
     for rank, it in sorted(done.items()):
         for text in it.world.restored:

@@ -85,7 +85,7 @@ class ElasticGroup:
         return {**codes, **failed}, next(iter(failed), -1)
 
     def _processes(self) -> list[BaseProcess]:
-        """elastic tells of the first one that failed alone; its processes know of each."""
+        """Return the processes: elastic itself reports only the exit code of the first failure."""
         context = getattr(self._agent, "_pcontext", None)
         return list(getattr(getattr(context, "_pc", None), "processes", ()))
 

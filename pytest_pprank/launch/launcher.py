@@ -56,7 +56,7 @@ class Launcher:
         self._folder: OwnedFolder
 
     def main(self) -> None:
-        """Serve the controller; the reader ends the process when it says goodbye or is gone."""
+        """Serve the controller. The reader ends the process, on Shutdown or without controller."""
         try:
             self._folder = OwnedFolder(Path(self._spec.run_dir))
         except FileNotFoundError:  # the controller was killed, and another run has removed it

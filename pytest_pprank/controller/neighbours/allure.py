@@ -1,7 +1,7 @@
-"""allure-pytest: one result a test, written here whatever became of the ranks.
+"""allure-pytest: one result per test, written here, whatever happened to the ranks.
 
-The listener of allure-pytest is led through the phases of a test by its reports. What ranks have
-noted meanwhile (host.neighbours.allure) is put into its result: steps and attachments by rank.
+The hooks of allure-pytest's listener are called with the reports of a test's phases. The notes of
+the ranks (host.neighbours.allure) are added to its result: steps and attachments by rank.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SAID_BY_THE_TEST = ("name", "description", "descriptionHtml")
 
 
 class Neighbour:
-    """Leads the listener through each ranked test."""
+    """Calls the listener's hooks for each ranked test."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._listener: Any = config.pluginmanager.get_plugin(_LISTENER)
@@ -30,7 +30,7 @@ class Neighbour:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Remember which test it is."""
+        """Remember the test."""
         self._item = item if plan_of(item) is not None else None
         try:
             return (yield)
@@ -38,7 +38,7 @@ class Neighbour:
             self._item = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Show the listener a phase."""
+        """Pass a phase to the listener."""
         item, listener = self._item, self._listener
         if item is None or listener is None or hasattr(report, "context"):
             return
@@ -59,7 +59,7 @@ class Neighbour:
 
 
 def _name_size(item: Any, result: Any) -> None:
-    """Say how many ranks there are in the words of the test's id."""
+    """Show the number of ranks as in the test's id."""
     for parameter in result.parameters:
         if parameter.name == SIZE_FIXTURE:
             parameter.name, parameter.value = "ranks", item.callspec.params[SIZE_FIXTURE].id

@@ -1,4 +1,4 @@
-"""pytest-benchmark: one row a test, of the slowest rank in each round."""
+"""pytest-benchmark: one row per test, with the time of the slowest rank in each round."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _ATTRIBUTE = "pprank_benchmark"
 
 
 class Neighbour:
-    """Takes what ranks have measured to be as if it had been measured here."""
+    """Adds the measurements of ranks as if they had been made here."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._session: Any = getattr(config, "_benchmarksession", None)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take what comes with a report."""
+        """Add the measurements of a report."""
         measured = getattr(report, _ATTRIBUTE, None)
         if measured and self._session is not None and not self._session.disabled:
             self._session.benchmarks.append(_measured(measured, failed=report.failed))

@@ -1,4 +1,4 @@
-"""pytest-memray: its report has each rank of a test by itself."""
+"""pytest-memray: its report has a separate entry for each rank of a test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ class Neighbour:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self) -> None:
-        """Add what ranks have noted to what this process knows, or would look for elsewhere."""
+        """Add the results of ranks to those of this process.
+
+        pytest-memray itself would not find them: it looks in another place.
+        """
         manager: Any = self._config.pluginmanager.get_plugin("memray_manager")
         if manager is None:
             return

@@ -1,5 +1,6 @@
-"""Decides when waiting for the ranks of a test has become pointless, and whose fault that is. Pure:
-it is told the time, and asks for what has to be looked at.
+"""Decides when waiting for the ranks of a test has become pointless, and because of which rank.
+
+Pure: it is given the time, and asks queries for what it must know.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from pytest_pprank.report.verdicts import Hung, Late, RanksDiverged, Stopped, St
 
 TICK_SECONDS = 0.25
 _CERTAIN_SECONDS = 0.75
-"""How long a wait that nobody can end must have lasted before it is believed."""
+"""How long a wait that nothing can end must have lasted before it counts."""
 _SHORT_SECONDS = 0.5
-"""A test that is younger is not looked at: most are over by then."""
+"""For how long a test is not inspected: most tests are over by then."""
 _DEBUGGER = "a debugger is attached"
 
 
 class Judge:
-    """Gives the verdict on one test, if it needs one: a test whose ranks all finish has none."""
+    """Gives the verdict on one test if a problem occurs: a test that all ranks finish has none."""
 
     def __init__(self, state: RunState, now: float) -> None:
         self._state = state
@@ -47,16 +48,16 @@ class Judge:
         self._last_read, self._cost = now, 0.0
 
     def patience(self, now: float) -> float:
-        """Seconds to listen before `trouble` is asked again."""
+        """Return the seconds to wait for messages before `trouble` is called again."""
         if self._deadlines.paused_by:
             return TICK_SECONDS
         return min(TICK_SECONDS, max(0.0, self._left(now, TICK_SECONDS)))
 
     def trouble(self, now: float, seen: QueryResult | None = None) -> Trouble | Query | None:
-        """Return the verdict, still without evidence, or None where the ranks may go on.
+        """Return the verdict, without evidence yet, or None if the ranks may go on.
 
-        A Look asks for something first: call again, with what was `seen`. A verdict is final, but
-        for a rank that dies while evidence is collected.
+        If a Query is returned, call again with its result in `seen`. A verdict is final, unless a
+        rank dies while evidence is collected.
         """
         step = self._begin(now) if seen is None else self._weigh(now, seen)
         if isinstance(step, Trouble):
@@ -65,7 +66,7 @@ class Judge:
 
     def _begin(self, now: float) -> Trouble | Query | None:
         if self._verdict is not None:
-            # a rank that could not even hear us ends itself when it is asked what it does
+            # a rank that has lost its connection kills itself when asked for its ledger
             revise = isinstance(self._verdict, Late) and self._state.dead
             return self._deaths.begin() if revise else self._verdict
         self._state.mark_arrivals(now)
@@ -96,7 +97,7 @@ class Judge:
 
     def _unless_paused(self, now: float) -> Trouble | Query | None:
         if self._deadlines.paused_by:
-            # nobody looks meanwhile: what was seen before may have ended and begun again
+            # nothing is observed while paused: earlier observations may have been interrupted
             self._stops, self._watch = StoppedRanks(), WaitWatch()
             return None
         if self._left(now, 0) <= 0:
@@ -106,7 +107,7 @@ class Judge:
         return ReadLedgers(self._state.progress(), self._state.meetings.blocked())
 
     def _left(self, now: float, enough: float) -> float:
-        """Seconds left; where that is more than `enough`, it may be even more."""
+        """Return the seconds left, or, if there are more than `enough`, a lower bound."""
         least = self._deadlines.left(now, failed=True)
         if least > enough:
             return least
@@ -114,7 +115,7 @@ class Judge:
         return self._deadlines.left(now, failed=failed, setup=setup)
 
     def _time_to_read(self, now: float) -> bool:
-        # many ranks with full ledgers take their time to read: never more than a tenth of ours
+        # reading many full ledgers is slow: spend at most a tenth of the time on it
         return now > self._last_read + max(TICK_SECONDS, 10 * self._cost)
 
     def _read(self, seen: LedgersRead, now: float) -> Trouble | Query:
@@ -127,7 +128,7 @@ class Judge:
         return FindStopped(tuple(inside))
 
     def _pointless(self, seen: StoppedFound, now: float) -> Trouble | None:
-        """Give up before the deadline where nothing can end the waiting; the ledgers prove it."""
+        """Return a verdict before the deadline if the ledgers prove the wait endless."""
         inside, grace = self._state.inside(), self._deadlines.grace
         stopped = self._stops.update(seen.ranks, now)
         if long := {rank: seconds for rank, seconds in stopped.items() if seconds >= grace}:

@@ -1,4 +1,4 @@
-"""How long processes have been seen stopped."""
+"""Measures for how long processes have been stopped."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Collection
 
 
 class StoppedRanks:
-    """How long ranks have been stopped: those that others wait for will not come."""
+    """For how long ranks have been stopped by a signal; other ranks would wait for them in vain."""
 
     def __init__(self) -> None:
         self._since: dict[int, float] = {}
 
     def update(self, stopped: Collection[int], now: float) -> dict[int, float]:
-        """Take who is seen `stopped`, of those still inside; returns for how many seconds it is."""
+        """Take the ranks inside that are `stopped` now; return the seconds each has been so."""
         self._since = {rank: self._since.get(rank, now) for rank in stopped}
         return {rank: now - since for rank, since in self._since.items()}
