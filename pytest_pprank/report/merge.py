@@ -156,8 +156,8 @@ class ReportMerger:
         return "\n".join(lines)
 
     def _reverts(self, plan: Plan) -> list[tuple[str, str]]:
-        told = "\n".join(f"reverted: {text}" for text in self._done(plan))
-        return [("pprank", told)] if told else []
+        lines = "\n".join(f"reverted: {text}" for text in self._done(plan))
+        return [("pprank", lines)] if lines else []
 
     def _done(self, plan: Plan) -> tuple[str, ...]:
         return self._reverted if reaches_sglang(plan) else ()
@@ -258,13 +258,13 @@ def _sections(
     if not ranks and not any(printed.values()):
         return []
     logged = {r.rank: r.report.sections for r in ranks}
-    told: dict[tuple[str, str], dict[int, None]] = {}
+    sections: dict[tuple[str, str], dict[int, None]] = {}
     for name in (*_PHASES[: _PHASES.index(phase) + 1], ""):
         for rank in sorted({*logged, *printed}):
             for section in _sections_of(logged.get(rank, ()), printed.get(rank, {}), name):
-                told.setdefault(section, {})[rank] = None
-    each = ((title, text, who) for (title, text), who in told.items())
-    shown = fold_equal_lines(told) if outcome == FAILED else each
+                sections.setdefault(section, {})[rank] = None
+    each = ((title, text, who) for (title, text), who in sections.items())
+    shown = fold_equal_lines(sections) if outcome == FAILED else each
     return [(f"{title} ({plural_ranks(who)})", text) for title, text, who in shown]
 
 

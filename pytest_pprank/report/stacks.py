@@ -32,7 +32,7 @@ def trim_stacks(text: str) -> str:
     """
     threads = re.split(r"\n+(?=(?:Current )?[Tt]hread 0x|Extension modules: )", text.strip())
     shown = [_above_pytest(thread) for thread in threads if not thread.startswith("Extension ")]
-    return "\n".join(_equal_once(thread for thread in shown if not _is_service_thread(thread)))
+    return "\n".join(_fold_equal(thread for thread in shown if not _is_service_thread(thread)))
 
 
 def _is_service_thread(thread: str) -> bool:
@@ -54,16 +54,16 @@ def _is_of_a_wrapper(line: str) -> bool:
     return found is not None and frames.folders().is_wrapper(found.group(1))
 
 
-def _equal_once(threads: Iterable[str]) -> list[str]:
+def _fold_equal(threads: Iterable[str]) -> list[str]:
     """Tell threads that stand at the same place once: pools of idle ones are common."""
     heads: dict[str, list[str]] = {}
     for thread in threads:
         head, _, stack = thread.partition("\n")
         heads.setdefault(stack, []).append(head)
-    return [_told(stack, same) for stack, same in heads.items()]
+    return [_describe_thread(stack, same) for stack, same in heads.items()]
 
 
-def _told(stack: str, heads: list[str]) -> str:
+def _describe_thread(stack: str, heads: list[str]) -> str:
     """In one line where it is short: such a thread serves, and waits for something to do."""
     found = _FRAME.findall(stack)
     side = all(head.startswith("Thread") for head in heads)

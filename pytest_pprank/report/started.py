@@ -28,8 +28,8 @@ def started_text(
         "ranks": f"{plural_ranks(ranks)} {_METHODS[preloaded.start_method]}",
         "collection": "tests collected there",
     }
-    told = [f"{seconds:.1f} s {done[part]}" for part, seconds in parts.items() if seconds >= 0.05]
-    return f"worker group {name} started in {sum(parts.values()):.1f} s: {', '.join(told)}"
+    shown = [f"{seconds:.1f} s {done[part]}" for part, seconds in parts.items() if seconds >= 0.05]
+    return f"worker group {name} started in {sum(parts.values()):.1f} s: {', '.join(shown)}"
 
 
 _METHODS = {"forkserver": "forked", "spawn": "spawned"}
@@ -56,9 +56,11 @@ def add_start(reports: list[pytest.TestReport], text: str, seconds: float) -> No
 
 def add_durations(reporter: pytest.TerminalReporter) -> None:
     """Give --durations a row for each start that a report of this run tells of."""
-    told = [each for some in reporter.stats.values() for each in some if hasattr(each, _ATTRIBUTE)]
+    starts = [
+        each for some in reporter.stats.values() for each in some if hasattr(each, _ATTRIBUTE)
+    ]
     # where setups and teardowns are, and nobody counts
-    reporter.stats.setdefault("", []).extend(map(_row, told))
+    reporter.stats.setdefault("", []).extend(map(_row, starts))
 
 
 def _row(report: pytest.TestReport) -> pytest.TestReport:
