@@ -1,4 +1,4 @@
-"""What a ranked run says of itself before it starts, without importing torch."""
+"""The lines of a ranked run in pytest's header, without importing torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_pprank.sglang.static.installed import installed
 
 
 def header_lines(options: Options) -> list[str]:
-    """Return the header's lines."""
+    """Return the lines."""
     lines = []
     if options.sizes:
         sizes = ",".join(map(str, options.sizes))

@@ -1,4 +1,4 @@
-"""What a report says of the known bugs of SGLang that its test shows."""
+"""What a report says about the known bugs of SGLang that its test shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMAND = "python -m pytest_pprank known-bugs"
 
 
 def mark_mended(report: pytest.TestReport, bugs: tuple[KnownBug, ...]) -> None:
-    """Say, in the report of a rank on which a known bug did not show, what there is to do."""
+    """If a known bug did not show on a rank, say in its report what to do."""
     if not bugs or not passed_unexpectedly(report):
         return
     from pytest_pprank.known.marks import mended
@@ -27,7 +27,7 @@ def mark_mended(report: pytest.TestReport, bugs: tuple[KnownBug, ...]) -> None:
 def expect_verdicts(
     item: pytest.Item, reports: Sequence[pytest.TestReport], bugs: tuple[KnownBug, ...]
 ) -> None:
-    """Let a test that hangs, or whose rank dies, by a known bug fail as expected."""
+    """Turn a hang or a rank's death because of a known bug into an expected failure."""
     if item.config.getoption("runxfail"):
         return
     for bug in bugs:
@@ -40,6 +40,6 @@ def expect_verdicts(
 
 
 def known_lines(report: pytest.TestReport, bugs: tuple[KnownBug, ...]) -> Iterator[str]:
-    """Yield a line for each known bug that this failure looks like."""
+    """Yield a line for each known bug that this failure may be."""
     text = str(report.longrepr) if report.failed and bugs else ""
     yield from (f"{bug.summary} ({COMMAND})" for bug in bugs if bug.red and bug.says in text)

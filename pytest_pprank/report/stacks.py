@@ -1,4 +1,4 @@
-"""Python stacks as faulthandler writes them, without what says nothing of the test."""
+"""Formats Python stacks as faulthandler writes them, without frames that are not of the test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PYTEST_FRAMES = ("in pytest_pyfunc_call", "in call_fixture_func", "in pytest_ru
 def fold(title: str, texts: dict[int, str]) -> tuple[tuple[str, str], ...]:
     """Return titled texts by rank, equal ones once: ``Stacks of ranks 0,1``.
 
-    Thread ids differ where nothing else does.
+    Thread ids are removed, so that they do not make equal stacks differ.
     """
     ranks: dict[str, list[int]] = {}
     for rank, text in texts.items():
@@ -27,8 +27,10 @@ def fold(title: str, texts: dict[int, str]) -> tuple[tuple[str, str], ...]:
 
 
 def trim_stacks(text: str) -> str:
-    """Leave our own threads out of a dump of faulthandler's, what is below the test in each
-    stack, and the list of extension modules.
+    """Remove from a faulthandler dump what does not help to find a problem in the test.
+
+    That is this plugin's threads, the frames below the test in each stack, and the list of
+    extension modules.
     """
     threads = re.split(r"\n+(?=(?:Current )?[Tt]hread 0x|Extension modules: )", text.strip())
     shown = [_above_pytest(thread) for thread in threads if not thread.startswith("Extension ")]
@@ -55,7 +57,7 @@ def _is_of_a_wrapper(line: str) -> bool:
 
 
 def _fold_equal(threads: Iterable[str]) -> list[str]:
-    """Tell threads that stand at the same place once: pools of idle ones are common."""
+    """Merge threads with equal stacks: pools of idle threads are common."""
     heads: dict[str, list[str]] = {}
     for thread in threads:
         head, _, stack = thread.partition("\n")
@@ -64,7 +66,10 @@ def _fold_equal(threads: Iterable[str]) -> list[str]:
 
 
 def _describe_thread(stack: str, heads: list[str]) -> str:
-    """In one line where it is short: such a thread serves, and waits for something to do."""
+    """Return threads with one stack, in one line if the stack is short.
+
+    A side thread with a short stack is a service thread that waits for work.
+    """
     found = _FRAME.findall(stack)
     side = all(head.startswith("Thread") for head in heads)
     if side and 0 < len(found) <= _SHORT:

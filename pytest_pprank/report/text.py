@@ -1,4 +1,4 @@
-"""A failure that no traceback stands for, shown the way pytest shows its own."""
+"""A failure without an exception's traceback, shown like pytest's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Crash(ReprFileLocation):
-    """What summaries and annotations read: pytest's reprcrash, at the test itself."""
+    """pytest's reprcrash, which summaries and annotations read, with the location of the test."""
 
     def __str__(self) -> str:
         first = self.message.partition("\n")[0]
@@ -21,7 +21,7 @@ class Crash(ReprFileLocation):
 class PlainFailure(ExceptionRepr):
     """Verdict, text and titled sections; pytest prints it like any other failure.
 
-    It has all that pytest's own have, for plugins that look into them: a traceback of one entry.
+    For plugins that look into failures it has the same parts as pytest's: a traceback of one entry.
     """
 
     def __init__(self, verdict: str, text: str) -> None:
@@ -30,14 +30,14 @@ class PlainFailure(ExceptionRepr):
         super().__init__(single_entry_traceback(self._lines, "", 0, ""), Crash("", 0, self._text))
 
     def locate(self, path: str, lineno: int) -> None:
-        """Say which test this is about; `lineno` counts from 1."""
+        """Set the location of the test; `lineno` counts from 1."""
         crash = self.reprcrash
         self.reprcrash = Crash(path, lineno, crash.message if crash else self._text)
         first = self._text.partition("\n")[0]
         self.reprtraceback = single_entry_traceback(self._lines, path, lineno, first)
 
     def toterminal(self, tw: TerminalWriter) -> None:
-        """Write everything to pytest's terminal."""
+        """Write verdict, text and sections to pytest's terminal."""
         for line in self._lines:
             tw.line(line, bold=True, red=True)
         for name, content, separator in self.sections:
