@@ -35,8 +35,8 @@ class Kv(Sanitizer):
 
     def begin(self) -> None:
         self._book = KvBook(self._misused)
-        for seam, listener in self._book.listeners().items():
-            self.watch.listen(seam, listener)
+        for hook, listener in self._book.listeners().items():
+            self.watch.listen(hook, listener)
         self._sent: Counter[Hashable] = Counter()
         self.watch.listen("forward", self._forward)
         self.watch.listen("transfer_send", self._send)
