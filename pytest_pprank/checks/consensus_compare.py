@@ -1,4 +1,4 @@
-"""Whether all stages ran the same batches: the controller's part of `consensus`."""
+"""Compares whether all stages ran the same batches: the controller's part of `consensus`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CURE = "all stages of a role must schedule the same requests, chunks and order 
 
 
 def compare(evidence: Mapping[int, Mapping[str, Any] | None]) -> Iterator[Finding]:
-    """Yield what differs between the stages of one role."""
+    """Yield differences between the stages of one role."""
     by_role: dict[str, dict[int, Mapping[str, Any]]] = {}
     for own in evidence.values():
         if own is not None:

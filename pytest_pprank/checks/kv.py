@@ -1,4 +1,4 @@
-"""KV: balanced when the event loops have been left, nothing given back twice or used after."""
+"""KV is balanced when the event loops have ended; nothing is freed twice or used when free."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SENT = "every chunk of a prompt must be sent, from where the last one ended (st
 
 
 class Kv(Sanitizer):
-    """Keeps a book of who took what; see sglang.stage.kv_book."""
+    """Records the owner of each KV token, slot and lock; see sglang.stage.kv_book."""
 
     name: ClassVar[str] = "kv"
 
@@ -60,7 +60,7 @@ class Kv(Sanitizer):
         self.watch.report(text, stack, _TWICE)
 
     def _forward(self, event: ForwardEntry) -> None:
-        """Every KV token that a forward reads or writes must be somebody's."""
+        """Check that every KV token that a forward reads or writes is owned by a request."""
         self._kv = event.kv
         contents = event.contents
         if event.pool is None or contents is None:
@@ -71,7 +71,10 @@ class Kv(Sanitizer):
             self._book.check_in_use(event.pool, tokens, f"the KV of {rid}")
 
     def _slot_free(self, event: SlotFreed) -> None:
-        """What a failure of assert_tokens_equal_reference is explained from."""
+        """Keep the KV of a finished request, for assert_tokens_equal_reference.
+
+        A failure of that assertion says where the KV begins to differ.
+        """
         if self._kv is not None:
             self._values.keep(event, self._kv)
 

@@ -1,4 +1,4 @@
-"""Whether messages and collectives of all ranks fit together: the controller's part of `p2p`."""
+"""Compares messages and collectives of all ranks: the controller's part of `p2p`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ _EVERY = (
 )
 
 Evidence = list[dict[str, Any]]
-"""By channel: way, group, label, peer, tag and ranks; `kinds`, that is what an operation is and
-where it was issued, and `operations`, in their order, as numbers of kinds; `failed`: which of these
-was the first to raise, else None."""
+"""By channel: way, group, label, peer, tag and ranks, and the operations.
+
+`kinds`: the different operations, each with the line that issued it. `operations`: indices into
+`kinds`, in issue order. `failed`: the index in `operations` of the first that raised, else None.
+"""
 
 
 def compare(evidence: Mapping[int, Evidence | None]) -> Iterator[Finding]:
-    """Yield what does not fit, out of what each rank has brought."""
+    """Yield mismatches between the evidence of the ranks."""
     logs = {
         (rank, Channel(log["way"], log["group"], log["peer"], log["tag"])): log
         for rank, logs in evidence.items()
@@ -39,7 +41,7 @@ _Logs = Mapping[tuple[int, Channel], dict[str, Any]]
 
 
 def _messages(logs: _Logs, ranks: set[int]) -> Iterator[Finding]:
-    # messages for who takes them from anybody cannot be told apart
+    # messages to a rank that receives from any rank cannot be assigned to a recv
     anybody = {(rank, it.group) for rank, it in logs if it.way == RECV and it.peer is None}
     sends = dict.fromkeys(
         (rank, it) if it.way == SEND else (it.peer, it.counterpart(rank))
@@ -81,8 +83,10 @@ def _creations(logs: _Logs, ranks: set[int]) -> Iterator[Finding]:
 def _difference(
     what: str, sides: Mapping[str, dict[str, Any] | None], cure: str
 ) -> Iterator[Finding]:
-    """Yield where the sides differ first, unless an exception that the test has seen explains it:
-    then or before that one of them was raised out of its operation, and has passed all the same.
+    """Yield the first difference between the sides, unless an exception in the test explains it.
+
+    That is so if an operation of one side has raised at that point or before, and the test has
+    passed nevertheless.
     """
     failed = [log["failed"] for log in sides.values() if log and log.get("failed") is not None]
     ran = {side: list(_operations(log)) for side, log in sides.items()}
@@ -105,7 +109,7 @@ _TENSOR = re.compile(r"(?:(?P<kind>.*) of )?(?P<dtype>[a-z]\w*)(?P<rest>(?:\[|, 
 
 
 def _why(found: Iterable[tuple[str, str] | None]) -> str:
-    """Say what differs, where it is the dtype or the size of the same operation; else nothing."""
+    """Return what differs, if it is the dtype or the size of one operation; else nothing."""
     seen = [_TENSOR.fullmatch(it[0]) for it in found if it is not None]
     if len(seen) < 2 or None in seen:
         return ""

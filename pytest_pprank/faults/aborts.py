@@ -1,4 +1,4 @@
-"""Requests that are given up at any time."""
+"""Aborts of requests at any time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHANCE = 0.15
 
 
 class Aborts(Perturbation):
-    """Aborts one of the requests under way, between two steps of the loops; all ranks the same."""
+    """Aborts a running request between two steps of the event loops, the same one on all ranks."""
 
     name: ClassVar[str] = "aborts"
 

@@ -1,8 +1,8 @@
-"""Messages that leave some time after their isend, so that those of other channels overtake them.
+"""Delays messages after their isend, so that messages of other channels overtake them.
 
-Between two ranks, messages of one group and tag keep their order; of others nobody may expect one.
-And what is sent belongs to the message until its handle was waited for: who writes to it earlier
-sends something else, which gloo hides where it happens to send at once.
+Between two ranks, messages of one group and tag keep their order; no order is guaranteed for
+others. The sent tensor must not be changed until the handle was waited for: code that writes to it
+earlier sends something else, which gloo hides if it happens to send at once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ _Channel = tuple[int, tuple[Any, ...]]
 
 
 class LateSends(Perturbation):
-    """Keeps a message back until its time has come, its handle is waited for, or the next message
-    of its channel is sent.
+    """Delays messages of isend.
+
+    A message is sent when its delay is over, when its handle is waited for, or before the next
+    message of its channel.
     """
 
     name: ClassVar[str] = "late_sends"
@@ -55,7 +57,7 @@ class LateSends(Perturbation):
             before = self._kept.pop(channel, None)
         if before is not None:
             before.send_now()
-        # by thread: which of two comes first is not for us to know
+        # by thread: the order of events of different threads is not reproducible
         seconds = self.disturbance.delay(threading.current_thread().name, _CHANCE, _MOST_S)
         if not seconds:
             return send()
@@ -67,7 +69,7 @@ class LateSends(Perturbation):
 
 
 class _DelayedSender:
-    """A thread that lets messages leave when their time has come."""
+    """A thread that sends messages when their delay is over."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, DelayedSend]] = []
@@ -81,15 +83,15 @@ class _DelayedSender:
         self._thread.start()
 
     def schedule(self, message: DelayedSend, seconds: float) -> None:
-        """Let `message` leave in so many seconds."""
+        """Send `message` in so many seconds."""
         with self._change:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._count), message))
-            # its Work must live until it has been sent, also where nobody keeps the handle
+            # its Work must live until the message was sent, even if the test keeps no handle
             self._all.append(message)
             self._change.notify()
 
     def close(self) -> None:
-        """Let all leave that are still here."""
+        """Send all remaining messages, and end the thread."""
         with self._change:
             self._closed = True
             self._change.notify()

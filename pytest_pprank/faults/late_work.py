@@ -1,4 +1,4 @@
-"""A Work that stands for a message which has not left yet (see faults.late_sends)."""
+"""A Work for a message that has not been sent yet (see faults.late_sends)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_pprank.oplog.record.hooks import recording_is_completed, recording_w
 
 
 class DelayedSend:
-    """A message, and how to send it: `send` returns torch's own Work. For all threads."""
+    """A message, and how to send it: `send` returns torch's own Work. Thread-safe."""
 
     def __init__(self, send: Callable[[], Work]) -> None:
         self._send: Callable[[], Work] | None = send
@@ -25,7 +25,7 @@ class DelayedSend:
         self.work: Work | None = None
 
     def send_now(self) -> None:
-        """Send it, if nobody has done so."""
+        """Send the message, unless it was sent already."""
         with self._lock:
             send, self._send = self._send, None
             if send is None:
@@ -33,11 +33,11 @@ class DelayedSend:
             try:
                 with self._where:
                     self.work = send()
-            except BaseException as error:  # for who waits, whatever it is
+            except BaseException as error:  # raised where the handle is waited for
                 self._error = error
 
     def sent(self) -> Work:
-        """Return torch's Work; raises what the sending has raised."""
+        """Send the message if needed, and return torch's Work; raises what sending has raised."""
         self.send_now()
         if self._error is not None:
             raise self._error
@@ -45,8 +45,10 @@ class DelayedSend:
 
 
 def _side_stream() -> AbstractContextManager[object]:
-    """Return what makes a later send, by any thread, be after what is enqueued here now, and after
-    nothing else: torch lets a message wait for the stream that is current.
+    """Return a context in which a later send waits for the current stream's work as of now.
+
+    The send, by any thread, waits for nothing else. torch makes a message wait for the stream that
+    is current when it is sent.
     """
     if sim.in_use():
         module: Any = torch.get_device_module(sim.NAME)
@@ -60,7 +62,7 @@ def _side_stream() -> AbstractContextManager[object]:
 
 
 class LateWork(Work):  # type: ignore[misc]
-    """The handle of a message that leaves later, at the latest when it is waited for."""
+    """The handle of a message that is sent later, at the latest when it is waited for."""
 
     def __init__(self, message: DelayedSend) -> None:
         super().__init__()
@@ -77,14 +79,14 @@ class LateWork(Work):  # type: ignore[misc]
     is_completed = recording_is_completed(_is_completed)
 
     def is_success(self) -> bool:
-        """As torch's."""
+        """Like torch's."""
         return bool(self._message.sent().is_success())
 
     def exception(self) -> BaseException | None:
-        """As torch's."""
+        """Like torch's."""
         error: BaseException | None = self._message.sent().exception()
         return error
 
     def synchronize(self) -> None:
-        """As torch's."""
+        """Like torch's."""
         self._message.sent().synchronize()

@@ -16,7 +16,7 @@ Detail = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """Base of the verdicts. `kind` names it, for people and in reports; `text` says who and why."""
+    """Base of these verdicts. `kind`: its name for users and in reports; `text`: who and why."""
 
     kind: ClassVar[str]
     details: tuple[Detail, ...] = ()
