@@ -62,8 +62,8 @@ def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
     """Folder of a tiny random model, seeded, in which wrong KV gives wrong tokens: a Llama, or what
     ``@pytest.mark.sglang(model_path="tiny:NAME")`` asks for.
 
-    It has 4 layers, or one for each of more stages, or as many as ``"tiny:NAME:LAYERS"`` says. It
-    is written once per run (safetensors).
+    It has 4 layers, or one per stage if there are more stages, or the number of layers in
+    ``"tiny:NAME:LAYERS"``. It is written once per run (safetensors).
     """
     from pytest_pprank.sglang.model.tiny import tiny_model_for
     from pytest_pprank.sglang.static.arguments import args_of_role
@@ -151,8 +151,8 @@ def scheduler(_started_scheduler: Scheduler, pprank: Pprank) -> Iterator[Schedul
 def engine(scheduler: Scheduler, pprank: Pprank) -> Iterator[Engine]:
     """Requests through SGLang's real event loops, all stages in lockstep.
 
-    ``engine.generate(prompts)`` returns the same results on every rank. What a test leaves under
-    way is aborted.
+    ``engine.generate(prompts)`` returns the same results on every rank. Requests that a test leaves
+    unfinished are aborted.
     """
     from pytest_pprank.host.lifecycles import at_quiescence, engine_created
     from pytest_pprank.sglang.driver.engine import Engine

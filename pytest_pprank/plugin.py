@@ -182,7 +182,7 @@ def pytest_testnodedown(node: pytest.Item | pytest.Collector) -> None:
         down_with_worker(node.config, left)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # before all that other plugins do here
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the hooks of other plugins
 def pytest_sessionfinish(
     session: pytest.Session, exitstatus: int
 ) -> Generator[None, object, object]:

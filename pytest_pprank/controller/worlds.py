@@ -17,7 +17,7 @@ _SHOWN_LEFT = 3
 
 
 def why_spoiled(done: Mapping[int, TestDone], left_over: Callable[[], Sequence[str]] | None) -> str:
-    """Return why a group must not run another test; empty if it may, or if the user knows why.
+    """Return why a group must not run another test; empty if it may, or ends without a warning.
 
     `left_over` returns what is still in flight between ranks; None if a rank has not finished.
     """

@@ -113,7 +113,7 @@ def parse_mark(value: object, where: str) -> Allowed:
 
 def _parse(text: str, where: str, default: tuple[str, ...]) -> Allowed:
     found = re.fullmatch(r"\s*(\d+)?\s*:?\s*(.*?)\s*", text)
-    assert found is not None  # it takes anything
+    assert found is not None  # the pattern matches any text
     seed, names = found.groups()
     return Allowed(_names(names, where, default), None if seed is None else int(seed))
 

@@ -227,7 +227,7 @@ class LockFolder:
         if mode == _OPEN_TO_ALL:
             return
         if status.st_uid == os.geteuid():
-            self.path.chmod(_OPEN_TO_ALL)  # filelock makes it too, with the mode of any folder
+            self.path.chmod(_OPEN_TO_ALL)  # filelock also creates it, with the default mode
         elif mode & _OPEN_TO_ALL != _OPEN_TO_ALL:
             raise PermissionError(
                 f"{self.path} belongs to user {status.st_uid} with mode {mode:o}: it must be "

@@ -114,7 +114,8 @@ class ReportMerger:
         for revived in reports:
             longrepr: object = revived.report.longrepr
             if isinstance(longrepr, list):
-                revived.report.longrepr = (longrepr[0], longrepr[1], longrepr[2])  # not in JSON
+                # JSON has no tuples
+                revived.report.longrepr = (longrepr[0], longrepr[1], longrepr[2])
         return reports
 
     def _phase(

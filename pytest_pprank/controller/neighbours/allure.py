@@ -45,7 +45,7 @@ class Neighbour:
         if report.when == "setup":
             listener._cache.push(item.nodeid)
         replay_phase(item, report, listener)
-        told = getattr(report, _ATTRIBUTE, None)
+        noted = getattr(report, _ATTRIBUTE, None)
         result = listener.allure_logger.get_test(listener._cache.get(item.nodeid))
         if result is None:
             return
@@ -53,9 +53,9 @@ class Neighbour:
             _name_size(item, result)
         crash = getattr(report.longrepr, "reprcrash", None)
         if report.failed and crash is not None and result.statusDetails is not None:
-            result.statusDetails.message = crash.message  # with the ranks
-        if told:
-            _add(result, told)
+            result.statusDetails.message = crash.message  # with the names of the ranks in front
+        if noted:
+            _add(result, noted)
 
 
 def _name_size(item: Any, result: Any) -> None:
@@ -65,10 +65,10 @@ def _name_size(item: Any, result: Any) -> None:
             parameter.name, parameter.value = "ranks", item.callspec.params[SIZE_FIXTURE].id
 
 
-def _add(result: Any, told: Mapping[str, Mapping[str, Any]]) -> None:
+def _add(result: Any, noted: Mapping[str, Mapping[str, Any]]) -> None:
     from allure_commons import model2
 
-    first = told[min(told)]
+    first = noted[min(noted)]
     for name in _SAID_BY_THE_TEST:
         setattr(result, name, first.get(name) or getattr(result, name))
     for name, kind in (("labels", model2.Label), ("links", model2.Link)):
@@ -78,7 +78,7 @@ def _add(result: Any, told: Mapping[str, Mapping[str, Any]]) -> None:
     known = {SIZE_FIXTURE, *(parameter.name for parameter in result.parameters)}
     more = [each for each in first.get("parameters", ()) if each["name"] not in known]
     result.parameters += [model2.Parameter(**each) for each in more]
-    for rank, own in sorted(told.items()):
+    for rank, own in sorted(noted.items()):
         if own.get("steps") or own.get("attachments"):
             times = {name: own.get(name) for name in ("status", "start", "stop")}
             step = {"name": f"rank {rank}", **times}
@@ -86,13 +86,13 @@ def _add(result: Any, told: Mapping[str, Mapping[str, Any]]) -> None:
             result.steps.append(_step(step))
 
 
-def _step(told: Mapping[str, Any]) -> Any:
+def _step(step: Mapping[str, Any]) -> Any:
     from allure_commons import model2
 
-    given = dict(told)
-    given["steps"] = [_step(each) for each in told.get("steps", ())]
-    given["attachments"] = [model2.Attachment(**each) for each in told.get("attachments", ())]
-    given["parameters"] = [model2.Parameter(**each) for each in told.get("parameters", ())]
-    if details := told.get("statusDetails"):
+    given = dict(step)
+    given["steps"] = [_step(each) for each in step.get("steps", ())]
+    given["attachments"] = [model2.Attachment(**each) for each in step.get("attachments", ())]
+    given["parameters"] = [model2.Parameter(**each) for each in step.get("parameters", ())]
+    if details := step.get("statusDetails"):
         given["statusDetails"] = model2.StatusDetails(**details)
     return model2.TestStepResult(**given)
