@@ -97,7 +97,7 @@ class Judge:
 
     def _unless_paused(self, now: float) -> Trouble | Query | None:
         if self._deadlines.paused_by:
-            # nothing is observed while paused: earlier observations may have been interrupted
+            # nothing is observed while paused: a wait seen before may have ended and begun again
             self._stops, self._watch = StoppedRanks(), WaitWatch()
             return None
         if self._left(now, 0) <= 0:

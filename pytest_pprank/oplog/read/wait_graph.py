@@ -341,6 +341,7 @@ def _cycles(stuck: Mapping[int, Blocked]) -> list[tuple[int, ...]]:
     for start in stuck:
         path: list[int] = []
         rank: int | None = start
+        # follow from each rank to the first stuck rank that it waits for
         while rank is not None and rank not in seen:
             seen.add(rank)
             path.append(rank)

@@ -69,6 +69,7 @@ def still_running(dump: bytes) -> dict[str, list[bool]]:
             known[first:] = [runs] * (len(known) - first)
             batch[group] = len(known)
         else:
+            # only p2p entries that are not completed may belong to a batch whose record follows
             if not (entry["is_p2p"] and runs):
                 batch[group] = len(known) + 1
             known.append(runs)
