@@ -1,7 +1,7 @@
 """Test pipeline-parallel and disaggregated inference on real ranks, with pytest.
 
 This package is itself the pytest plugin (``-p pytest_pprank``). It imports neither torch nor
-SGLang: what is in `_LATER` is imported when somebody asks for it.
+SGLang: the names in `_LATER` are imported on first access.
 
 PYTEST_DONT_REWRITE: ranks are forked with this package already imported.
 """
@@ -91,7 +91,7 @@ _LATER = {
     "assert_staging_consumed": "assertions",
     "assert_tokens_equal_reference": "assertions",
 }
-"""Public names that are imported when they are asked for, and the module of each."""
+"""Public names that are imported on first access, each with its module."""
 
 __all__ = [
     "AbortLost",
@@ -131,13 +131,13 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    # pytest gets every name of a plugin to look for fixtures: torch is not imported for that
+    # pytest reads every attribute of a plugin to find fixtures: that must not import torch
     asked_by = str(sys._getframe(1).f_globals.get("__name__"))
     later = () if asked_by.partition(".")[0] in ("_pytest", "pluggy") else _LATER
     return sorted({*globals(), *later})
 
 
-if not TYPE_CHECKING:  # type checkers would take any name for one that is there
+if not TYPE_CHECKING:  # with a __getattr__, type checkers accept any name
 
     def __getattr__(name: str) -> object:
         if name in _LATER:

@@ -1,4 +1,4 @@
-"""``python -m pytest_pprank COMMAND``: what is not a test run."""
+"""``python -m pytest_pprank COMMAND``: everything that is not a test run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ _REGISTER = (
     known_bugs.register,
     stop.register,
 )
-"""One entry per command: adds its parser, whose defaults name `run` and `parser`, and
-`takes_more` where what stands behind ``--`` is for somebody else (`args.more`).
+"""One function per command, which adds the parser of that command.
+
+The defaults of that parser are `run` and `parser`, and `takes_more` if the command passes the
+arguments after ``--`` on to another program (they are then in `args.more`).
 """
 
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         unknown += more
     if unknown:
-        # argparse would show the usage of the whole program, which names no option of the command.
+        # argparse would show the usage of the whole program, without the options of the command.
         known = args.parser._option_string_actions
         allowed = ", ".join(sorted(name for name in known if name.startswith("--")))
         near = did_you_mean(unknown[0], known)
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main() -> int:
-    """Run the command; who reads its output may stop, as ``head`` does."""
+    """Run the command; return 1 if the reader of its output has closed the pipe (``head``)."""
     try:
         code = main()
         sys.stdout.flush()

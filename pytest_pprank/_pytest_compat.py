@@ -1,4 +1,4 @@
-"""What we need of pytest that it does not promise, in one place."""
+"""Everything this plugin uses of pytest that is not pytest's public API."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ _UNEXPECTED = "[XPASS(strict)]"
 
 
 def basetemp_of(config: pytest.Config) -> Path | None:
-    """Return the folder below which this run's tmp_path folders lie; None without that plugin."""
+    """Return the parent folder of this run's tmp_path folders; None without the tmpdir plugin."""
     factory: pytest.TempPathFactory | None = getattr(config, "_tmp_path_factory", None)
     return None if factory is None else factory.getbasetemp()
 
 
 def fixtures_from(module: str, node: pytest.Item | pytest.Collector) -> set[str]:
-    """Return the fixtures a test uses, however indirectly, that are defined in `module`.
+    """Return the names of a test's fixtures, direct and indirect, that `module` defines.
 
-    A name alone says little: a project may have a fixture ``scheduler`` of its own. The last
-    definition wins; one before it is used where the last asks for its own name.
+    Names alone are not enough: a project may define its own fixture ``scheduler``. The last
+    definition of a name wins. An earlier definition is used only if the later one requests its own
+    name.
     """
     info = getattr(node, "_fixtureinfo", None)
     found = set()
@@ -46,8 +47,8 @@ def fixtures_from(module: str, node: pytest.Item | pytest.Collector) -> set[str]
     return found
 
 
-def rename(item: pytest.Item, nodeid: str) -> None:
-    """Give a test another node id: that of another pytest, with other arguments and rootdir."""
+def set_nodeid(item: pytest.Item, nodeid: str) -> None:
+    """Set a test's node id to that of another pytest process, with other arguments and rootdir."""
     own: Any = item
     if hasattr(own, "_id"):  # pytest 9.2
         own._id = type(own._id).parse(nodeid)
@@ -55,14 +56,14 @@ def rename(item: pytest.Item, nodeid: str) -> None:
         own._nodeid = nodeid
 
 
-def whole_tracebacks(config: pytest.Config) -> bool:
-    """Whether somebody wants to see all there is: ``-vv``, or ``--full-trace``."""
+def wants_full_tracebacks(config: pytest.Config) -> bool:
+    """Return whether ``-vv`` or ``--full-trace`` asks for full tracebacks."""
     return config.get_verbosity() > 1 or bool(config.getoption("fulltrace", False))
 
 
 @contextmanager
-def logged_if_it_fails(config: pytest.Config) -> Iterator[None]:
-    """Keep out of the report what the block logs, if it does not raise."""
+def discard_logs_on_success(config: pytest.Config) -> Iterator[None]:
+    """Drop the block's log records from the test report unless the block raises."""
     plugin = config.pluginmanager.get_plugin("logging-plugin")
     stream = getattr(getattr(plugin, "report_handler", None), "stream", None)
     before = stream.tell() if stream is not None else 0
@@ -72,46 +73,47 @@ def logged_if_it_fails(config: pytest.Config) -> Iterator[None]:
         stream.truncate()
 
 
-def one_entry(lines: list[str], path: str, lineno: int, message: str) -> ReprTraceback:
-    """Return a traceback of one entry: some lines, and the place that they speak of."""
+def single_entry_traceback(lines: list[str], path: str, lineno: int, message: str) -> ReprTraceback:
+    """Return a traceback with one entry: `lines`, and the location they are about."""
     place = ReprFileLocation(path, lineno, message) if path else None
     return ReprTraceback([ReprEntry(lines, None, None, place, "long")], None, "long")
 
 
 def passed_unexpectedly(report: pytest.TestReport) -> bool:
-    """Whether a test passed that was marked ``xfail(strict=True)``: only its text says so."""
+    """Return whether a test marked ``xfail(strict=True)`` passed: only the text shows it."""
     return report.failed and str(report.longrepr).startswith(_UNEXPECTED)
 
 
-def retell_unexpected_pass(report: pytest.TestReport, words: str) -> None:
-    """Put other words in the place of the reason of the xfail."""
+def set_unexpected_pass_reason(report: pytest.TestReport, words: str) -> None:
+    """Replace the reason of the xfail in the report of an unexpected pass."""
     report.longrepr = f"{_UNEXPECTED} {words}"
 
 
 _OWN = frozenset(vars(pytest.TestReport("", ("", None, ""), {}, "passed", None, "call")))
 
 
-def added(report: pytest.TestReport) -> dict[str, object]:
-    """Return what is in a report beside pytest's own: other plugins put it there."""
+def extra_attributes(report: pytest.TestReport) -> dict[str, object]:
+    """Return the attributes of a report that other plugins have added to pytest's own."""
     return {name: value for name, value in vars(report).items() if name not in _OWN}
 
 
 def subtests_fail_their_test() -> bool:
-    """Whether a test that passes fails for its subtests: since pytest has them itself (9.0)."""
+    """Return whether a failed subtest fails its test, as with pytest's own subtests (9.0)."""
     return find_spec("_pytest.subtests") is not None
 
 
-def raised(report: pytest.TestReport) -> bool:
-    """Whether a phase ended by a failure, be it an expected one."""
+def phase_raised(report: pytest.TestReport) -> bool:
+    """Return whether a phase ended with an exception, expected (xfail) or not."""
     if report.failed:
         return not passed_unexpectedly(report)
     return report.skipped and hasattr(report, "wasxfail")
 
 
 def silence_terminal(config: pytest.Config) -> None:
-    """Replace the terminal reporter of a rank by one that no hook reaches, writing to nowhere.
+    """Replace a rank's terminal reporter by one without hooks that writes to the null device.
 
-    One must exist: up to pytest 9.0 the explanation of a failed assertion asks it for a writer.
+    A terminal reporter must be registered: up to pytest 9.0 assertion explanations ask for its
+    writer.
     """
     from _pytest.terminal import TerminalReporter
 
@@ -123,37 +125,40 @@ def silence_terminal(config: pytest.Config) -> None:
 
 
 class _Unhooked:
-    """All attributes of another plugin, but none of its hooks: pluggy looks for these by dir()."""
+    """Forwards all attributes of another plugin but hides its hooks: pluggy finds them by dir()."""
 
     def __init__(self, plugin: object) -> None:
         self._plugin = plugin
 
     def __getattr__(self, name: str) -> object:
         if name == "_plugin":
-            raise AttributeError(name)  # not yet initialised
+            raise AttributeError(name)  # before __init__
         return getattr(self._plugin, name)
 
 
 _NOT_FOR_RANKS = frozenset({"_pytest.setuponly", "_pytest.setupplan", "pytest_timeout"})
-"""Modules of plugins that have nothing to do on a rank but take their time in each test. An alarm
-of pytest-timeout inside a rank would also fire beside the controller's."""
+"""Modules of plugins that do nothing useful on a rank and cost time in each test.
+
+The alarm of pytest-timeout would also fire inside the rank, in addition to the controller's
+timeout.
+"""
 
 
 def drop_plugins(config: pytest.Config) -> None:
-    """Let go of plugins that are not for ranks, once they have declared options and markers."""
+    """Unregister plugins that are not for ranks, after they have declared options and markers."""
     manager = config.pluginmanager
     for plugin in manager.get_plugins():
         if getattr(plugin, "__name__", "") in _NOT_FOR_RANKS:
             manager.unregister(plugin)
 
 
-def quicken_log_capture() -> None:
-    """Make pytest's capturing of logs cost less, where it attaches itself to many loggers.
+def speed_up_log_capture() -> None:
+    """Make pytest's log capture faster where many loggers do not propagate.
 
-    Since pytest-dev/pytest pull request 14375 it looks for the loggers that do not propagate, and
-    attaches to each of them, six times per test: with torch and SGLang imported, a large part of
-    what a small test costs. Here it attaches to the same ones at the same times. Another form of it
-    than the one that is known is left alone.
+    Since pytest-dev/pytest pull request 14375 pytest attaches a handler to each logger that does
+    not propagate, six times per test. With torch and SGLang imported, that takes a large part of a
+    small test's time. The replacement attaches to the same loggers at the same times. An unknown
+    version of `catching_logs` is left unchanged.
     """
     from _pytest import logging as plugin
 
@@ -164,7 +169,7 @@ def quicken_log_capture() -> None:
 
 def _quick(catching_logs: Any) -> Any:
     class QuickCatchingLogs(catching_logs):  # type: ignore[misc]
-        """Attaches without taking logging's lock for every logger: appending needs none."""
+        """Attaches handlers without taking logging's lock per logger: appending needs none."""
 
         __slots__ = ()
 
@@ -196,24 +201,24 @@ def _quick(catching_logs: Any) -> Any:
 
 
 def tear_down_for(item: pytest.Item | None, session: pytest.Session) -> None:
-    """Tear down what the tests before have set up and `item`, the next one, does not share."""
+    """Tear down the fixtures of earlier tests that `item`, the next test, does not use."""
     session._setupstate.teardown_exact(item)
 
 
-def folders_of_pytest() -> tuple[str, ...]:
-    """Return the folders that pytest's own code lies in, and that of pluggy, which calls hooks."""
+def pytest_folders() -> tuple[str, ...]:
+    """Return the folders of pytest and of pluggy, which calls its hooks."""
     specs = [find_spec(name) for name in ("_pytest", "pytest", "pluggy")]
     return tuple(os.path.dirname(spec.origin) for spec in specs if spec and spec.origin)
 
 
-def terminal_of_user(reporter: TerminalReporter) -> TextIO | None:
-    """Return the file a terminal reporter writes to, if that is a terminal that obeys escapes."""
+def ansi_terminal(reporter: TerminalReporter) -> TextIO | None:
+    """Return the reporter's output file if it is a terminal that understands escape sequences."""
     file: TextIO | None = getattr(getattr(reporter, "_tw", None), "_file", None)
     escapes = os.environ.get("TERM", "dumb") != "dumb"
     return file if file is not None and escapes and file.isatty() else None
 
 
-def room_in_line(reporter: TerminalReporter) -> int:
-    """Return how many columns are free behind what a terminal reporter has written of a line."""
+def columns_left(reporter: TerminalReporter) -> int:
+    """Return the number of columns after what a terminal reporter has written in this line."""
     writer = reporter._tw
     return int(writer.fullwidth - writer.width_of_current_line)

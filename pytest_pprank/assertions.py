@@ -1,8 +1,8 @@
 """Assertions for ranked tests, importable from `pytest_pprank`.
 
-Each failure is an AssertionError that says which field of which object on which rank is wrong,
-what was found, what was expected and what usually causes that. torch and SGLang are imported
-only when an assertion is called.
+Each failure is an AssertionError. Its message names the field, the object and the rank, what was
+found, what was expected, and the usual cause. torch and SGLang are imported only when an assertion
+is called.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class UnknownObjectError(UsageError, TypeError):
-    """An assertion was called on an object of a type that it cannot look into."""
+    """An assertion was called on an object of a type that it cannot check."""
 
 
 def assert_materialized_on_device(
@@ -33,16 +33,17 @@ def assert_materialized_on_device(
     """Assert that a tensor, or each tensor that a batch needs for its forward, is on the device.
 
     `obj`: a torch.Tensor, or SGLang's ScheduleBatch or ForwardBatch
-    (`pytest_pprank.sglang.batches.fields` has what is expected of which field). `fields` limits a
-    batch to the fields named, in a list or tuple. `device` defaults to this rank's.
+    (`pytest_pprank.sglang.batches.fields` lists what is expected of each field). `fields` limits
+    the check of a batch to the named fields, in a list or tuple. `device` defaults to this rank's.
 
-    For a batch it also holds: host mirrors equal their device field; a field whose staged copy
-    was seen equals it; a tensor in a field that the table does not know is an error.
+    For a batch, two more conditions are checked: host mirrors equal their device field, and a field
+    whose staged copy was seen equals that copy. A tensor in a field that the table does not list is
+    an error.
 
-    On device ``sim`` a tensor that is not there for the current stream is refused, too: a copy into
-    it, or another write, is not ordered before that stream. On ``cuda`` such an order cannot be
-    asked for. On ``cpu`` host and device memory are the same: a forgotten ``.to(device)`` or a
-    copy still in flight cannot be seen there, only a missing or wrong tensor.
+    On device ``sim`` a tensor is also refused if a copy into it, or another write, is not ordered
+    before the current stream. ``cuda`` cannot be asked for that order. On ``cpu`` host and device
+    memory are the same: a forgotten ``.to(device)``, or a copy still in flight, cannot be seen;
+    only a missing or wrong tensor can.
     """
     __tracebackhide__ = True
     import torch
@@ -81,12 +82,12 @@ def assert_no_pending_copies(obj: object = None) -> None:
 
     Then a download may be read, and a staging buffer written again.
 
-    `obj`: a tensor, or SGLang's ScheduleBatch or ForwardBatch: copies into it, or out of its host
-    tensors. Without it: any copy of this rank.
+    `obj`: a tensor, or SGLang's ScheduleBatch or ForwardBatch: only copies into it, or out of its
+    host tensors, are checked. Without `obj`, all copies of this rank are.
 
-    On device ``sim`` a copy ends when the host has waited for it (an event, a stream, the device),
-    however long ago it began. On ``cuda`` the current stream is asked whether it is done, with all
-    that is enqueued on it, whatever `obj` is: copies on other streams are not seen. On ``cpu``
+    On device ``sim`` a copy is pending until the host has waited for it (by an event, a stream or
+    the device), however long ago it began. On ``cuda`` the check asks whether all work on the
+    current stream is done, whatever `obj` is; copies on other streams are not seen. On ``cpu``
     there are no such copies.
     """
     __tracebackhide__ = True
@@ -112,7 +113,7 @@ def assert_no_pending_copies(obj: object = None) -> None:
 def assert_staging_consumed(batch: ScheduleBatch) -> None:
     """Assert that a ScheduleBatch has no staged copy left that its forward should have consumed.
 
-    A staged copy that stays is uploaded again by the batch's next step.
+    The batch's next step would upload such a copy again.
     """
     __tracebackhide__ = True
     from pytest_pprank.sglang.batches.fields import SCHEDULE_BATCH
@@ -130,8 +131,8 @@ def assert_ranks_agree(value: object, *, what: str | None = None) -> None:
 
     All ranks must call it. Tensors and numpy arrays (also inside lists, tuples and dicts) are
     compared by dtype, shape and contents; NaN equals NaN. `what` names the value in the failure.
-    The value travels over the control plane: UsageError for one that does not pickle, or whose
-    type cannot be compared.
+    The value is sent over the control plane. Raises UsageError for a value that cannot be pickled,
+    or whose type cannot be compared.
     """
     __tracebackhide__ = True
     payloads = current_rank().gather(pickled(value, "assert_ranks_agree"))
@@ -152,16 +153,17 @@ def assert_ranks_agree(value: object, *, what: str | None = None) -> None:
 def assert_kv_balanced(scheduler: Scheduler, *, allow_failed_rooms: bool = False) -> None:
     """Assert that a Scheduler has no request left, and that all its KV and request slots are free.
 
-    That is: every queue, batch and microbatch slot empty, all request slots free, all KV tokens
-    free or evictable, none locked. Names the requests that hold something, and their last forward,
-    as far as `engine` or `disagg` has run them, and where it was taken, as far as sanitizer `kv`
-    has seen it. About this rank only: call it on each.
+    Every queue, batch and microbatch slot must be empty, all request slots free, all KV tokens free
+    or evictable, and none locked. The failure names the requests that hold something. It also names
+    their last forward, as far as `engine` or `disagg` has run them, and the line that allocated, as
+    far as sanitizer `kv` has seen it. Checks this rank only: call it on each.
 
-    Prefill and decode: all metadata slots free, and no room known to the KV manager; with
-    `allow_failed_rooms` but for those that have failed, of which SGLang (0.5.21) forgets some.
+    For prefill and decode, all metadata slots must be free, and the KV manager must know no room.
+    With `allow_failed_rooms`, failed rooms are allowed: SGLang (0.5.21) does not remove all of
+    them.
 
     Usual cause of a failure: a path that ends a request (abort, error, retraction, profiling)
-    without release_kv_cache, or a prefix locked and never unlocked.
+    without release_kv_cache, or a prefix that is locked and never unlocked.
     """
     __tracebackhide__ = True
     from pytest_pprank.sglang.stage.idle import idle_problems
@@ -176,14 +178,15 @@ def assert_kv_balanced(scheduler: Scheduler, *, allow_failed_rooms: bool = False
 def assert_tokens_equal_reference(outputs: Result | Iterable[Result]) -> None:
     """Assert that greedy tokens (and logprobs) are those of the same model in transformers.
 
-    `outputs`: what ``engine.generate`` returns, or one Result. A meeting of all ranks: the first
-    one computes the reference, once per prompt and output. A failure tells the first token that
+    `outputs`: what ``engine.generate`` returns, or one Result. All ranks must call it. The first
+    rank computes the reference, once per prompt and output. A failure shows the first token that
     differs, with both logits; tokens whose logits differ by less than rounding are called a tie.
-    Logprobs, where asked for, must be those of the reference but for rounding.
-    An aborted request is compared as far as it went. With sanitizer `kv`, on a CPU, it tells of
-    each rank in which layer and tokens the KV of such a request begins to differ.
+    Logprobs, if requested, must equal the reference's up to rounding. An aborted request is
+    compared as far as it went. With sanitizer `kv`, on a CPU, the failure also says for each rank
+    in which layer and at which tokens the KV of such a request begins to differ.
 
-    Usual cause: KV of the wrong place, a chunk or layer left out, tokens that one stage got late.
+    Usual cause: KV of the wrong place, a skipped chunk or layer, or tokens that one stage received
+    late.
     """
     __tracebackhide__ = True
     rank = current_rank()
@@ -205,9 +208,9 @@ def assert_tokens_equal_reference(outputs: Result | Iterable[Result]) -> None:
 def assert_profiler_ready(scheduler: Scheduler) -> None:
     """Assert that SGLang's dynamic-chunk profiler, run again, works on every stage.
 
-    A meeting of all stages. Each batch is checked where it enters the model; what SGLang swallows
-    with a warning counts as a failure; afterwards the predictor must be usable and the same on
-    all stages, and the KV pool as before. The profiler sees a virtual clock, on which its latency
+    All stages must call it. Each batch is checked where it enters the model. A failure that SGLang
+    only logs as a warning counts. Afterwards the predictor must be usable and the same on all
+    stages, and the KV pool as before. The profiler runs on a virtual clock, on which its latency
     fit is exact. Needs ``@pytest.mark.sglang(enable_dynamic_chunking=True)``.
     """
     __tracebackhide__ = True
@@ -240,7 +243,7 @@ def assert_profiler_ready(scheduler: Scheduler) -> None:
 
 
 def _profiler_problems(run: ProfilerRun, prediction: int | None, leaked: int) -> list[str]:
-    """Return what is wrong after a run, the earliest cause first."""
+    """Return the problems of a profiler run, the earliest cause first."""
     problems = run.problems()
     if not run.ran:
         problems.append("the profiler's entry was not called")
@@ -253,12 +256,12 @@ def _profiler_problems(run: ProfilerRun, prediction: int | None, leaked: int) ->
 
 
 def _fail_on_reports(reports: Mapping[int, Sequence[str]]) -> None:
-    """Raise when any rank has something to report: the same failure on every rank that has all."""
+    """Raise the same AssertionError, with all reports, on every rank if any rank has a report."""
     __tracebackhide__ = True
     if not any(reports.values()):
         return
     lines = ["the PP dynamic-chunk profiler is not ready:"]
-    # The ranks that only waited have the least to say: the one that ran the forwards comes first.
+    # Ranks that only waited report the least: the rank that ran the forwards comes first.
     for rank in sorted(reports, key=lambda rank: -len(reports[rank])):
         if reports[rank]:
             lines.append(f"on rank {rank} (stage {rank} of {current_rank().num_stages}):")
@@ -274,7 +277,7 @@ def _fail_on(what: str, findings: Sequence[object]) -> None:
 
 
 def _here() -> str:
-    """Say which rank this is, outside of a worker group nothing."""
+    """Return which rank this is, in words; empty outside a worker group."""
     if not is_rank():
         return ""
     rank = current_rank()

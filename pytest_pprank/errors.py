@@ -1,4 +1,4 @@
-"""Errors that a user can act on; everything else is a bug of this plugin."""
+"""Errors that a user can act on; any other exception is a bug of this plugin."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ class PprankError(Exception):
 class UsageError(PprankError):
     """An option, marker or argument that cannot be used.
 
-    Raised on the controller it ends the run with exit code 4 (pytest's usage
-    error); raised on a rank it fails the test. The message names what was
-    given, and what is allowed.
+    On the controller it ends the run with exit code 4 (pytest's usage error); on a rank it fails
+    the test. The message names the given value and the allowed ones.
     """
 
 
 class DoesNotFit(UsageError):
-    """A revert whose target or match the installed SGLang lacks, or has several times.
+    """A revert whose target or match occurs not at all, or several times, in the installed SGLang.
 
-    Nothing is wrong with the revert itself: it is made for another version.
+    The revert itself is valid: it was made for another version.
     """
 
 
 class SeamMissing(PprankError):
     """The installed SGLang (or torch) lacks something this plugin needs.
 
-    The message names the installed version and the missing attribute: never a
-    skip that could be mistaken for a pass.
+    The message names the installed version and the missing attribute. It is an error and not a
+    skip, which could be mistaken for a pass.
     """
 
 
@@ -41,12 +40,13 @@ class GroupError(PprankError):
 class StartFailed(PprankError):
     """SGLang refuses the server args of a test, or its Scheduler does not start with them.
 
-    The message has SGLang's sentence, the line of SGLang's that raised, and the test's marker.
+    The message has SGLang's own message, the line of SGLang's code that raised, and the test's
+    marker.
     """
 
 
 class PeerError(PprankError):
-    """A rank was released from a wait because a peer can no longer meet it."""
+    """A rank's wait in a meeting was ended because a peer can no longer come to it."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

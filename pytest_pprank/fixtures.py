@@ -1,4 +1,4 @@
-"""The fixtures of ranked tests. Each works on every stage; what they build is real."""
+"""The fixtures of ranked tests. Each works on every stage and builds SGLang's real objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_pprank._pytest_compat import logged_if_it_fails, whole_tracebacks
+from pytest_pprank._pytest_compat import discard_logs_on_success, wants_full_tracebacks
 from pytest_pprank.errors import PprankError
 from pytest_pprank.rank.context import SERVER_ARGS, current_rank
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def _pprank_size(request: pytest.FixtureRequest) -> object:
-    """The pipeline stages that this instance of a ranked test runs on, by role."""
+    """The pipeline stages, by role, on which this instance of a ranked test runs."""
     return request.param
 
 
@@ -62,8 +62,8 @@ def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
     """Folder of a tiny random model, seeded, in which wrong KV gives wrong tokens: a Llama, or what
     ``@pytest.mark.sglang(model_path="tiny:NAME")`` asks for.
 
-    It has 4 layers, or one for each of more stages, or as many as ``"tiny:NAME:LAYERS"`` says. It
-    is written once per run (safetensors).
+    It has 4 layers, or one per stage if there are more stages, or the number of layers in
+    ``"tiny:NAME:LAYERS"``. It is written once per run (safetensors).
     """
     from pytest_pprank.sglang.model.tiny import tiny_model_for
     from pytest_pprank.sglang.static.arguments import args_of_role
@@ -109,32 +109,32 @@ def _started_scheduler(
     from pytest_pprank.sglang.static.arguments import args_of_role
 
     try:
-        with logged_if_it_fails(request.config):
+        with discard_logs_on_success(request.config):
             return start_scheduler(sglang_args, pprank)
     except PprankError:
         raise
     except Exception as error:
         changes = args_of_role(request.config.stash[SERVER_ARGS], pprank.role)
-        told = start_failed(error, changes, pprank.role)
-        raise told from (error if whole_tracebacks(request.config) else None)
+        failure = start_failed(error, changes, pprank.role)
+        raise failure from (error if wants_full_tracebacks(request.config) else None)
 
 
 @pytest.fixture
 def scheduler(_started_scheduler: Scheduler, pprank: Pprank) -> Iterator[Scheduler]:
     """The real SGLang Scheduler of this stage, with all its mixins, started and idle.
 
-    One per worker group. What a test leaves behind (requests, KV, locks) is reported in a warning,
-    then the Scheduler is reset to its state after the start; where that fails the worker group is
-    replaced.
+    There is one per worker group. What a test leaves behind (requests, KV, locks) is reported in a
+    warning, and the Scheduler is reset to its state after the start. If the reset fails, the worker
+    group is replaced.
     """
     from pytest_pprank.devices.sim.looking import settle
     from pytest_pprank.sglang.events.hook_points import taps
     from pytest_pprank.sglang.stage.idle import drop_new_attributes, idle_problems, reset_scheduler
 
     settle()
-    # not at the end: fixtures that are torn down later may want to undo their own
+    # before a test, not after it: fixtures that are torn down later may undo their own changes
     drop_new_attributes(_started_scheduler)
-    taps.refresh()  # its start may have imported more
+    taps.refresh()  # the Scheduler's start may have imported more classes to wrap
     yield _started_scheduler
     left = idle_problems(_started_scheduler)
     reset_scheduler(_started_scheduler)
@@ -151,14 +151,14 @@ def scheduler(_started_scheduler: Scheduler, pprank: Pprank) -> Iterator[Schedul
 def engine(scheduler: Scheduler, pprank: Pprank) -> Iterator[Engine]:
     """Requests through SGLang's real event loops, all stages in lockstep.
 
-    ``engine.generate(prompts)`` returns the same results on every rank. What a test leaves under
-    way is aborted.
+    ``engine.generate(prompts)`` returns the same results on every rank. Requests that a test leaves
+    unfinished are aborted.
     """
-    from pytest_pprank.host.lives import at_quiescence, loop_made
+    from pytest_pprank.host.lifecycles import at_quiescence, engine_created
     from pytest_pprank.sglang.driver.engine import Engine
 
     engine = Engine(scheduler, pprank)
-    loop_made(engine)
+    engine_created(engine)
     yield engine
     engine.close()
     if engine.settled:
@@ -186,11 +186,11 @@ def disagg(scheduler: Scheduler, pprank: Pprank) -> Iterator[Disagg]:
 
     ``disagg.generate(prompts)`` returns on every rank what decode has produced.
     """
-    from pytest_pprank.host.lives import at_quiescence, loop_made
+    from pytest_pprank.host.lifecycles import at_quiescence, engine_created
     from pytest_pprank.sglang.driver.disagg import Disagg
 
     disagg = Disagg(scheduler, pprank)
-    loop_made(disagg)
+    engine_created(disagg)
     yield disagg
     disagg.close()
     if disagg.settled:

@@ -1,7 +1,7 @@
-"""Whose code a frame runs: this plugin's, torch's, pytest's, a library's, SGLang's or a test's.
+"""Tells whose code a frame runs: this plugin's, torch's, pytest's, a library's, SGLang's, a test's.
 
-Everything that shows a stack, or names one line of it, asks here. The answer depends on folders
-that are found when they are asked for, so that moving a module changes nothing.
+Everything that shows a stack, or names one line of it, uses this module. The folders are looked up
+at run time, so that moving a module changes nothing.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from enum import Enum
 from functools import lru_cache
 from types import FrameType
 
-from pytest_pprank._pytest_compat import folders_of_pytest
+from pytest_pprank._pytest_compat import pytest_folders
 
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _INTERACTIVE = ("<doctest", "<ipython", "<stdin")
 _CALLS_FOR_OTHERS = ("typing_extensions.py",)
-"""Modules outside the standard library whose functions only call what they were given."""
+"""Modules outside the standard library whose functions only call the function they were given."""
 SUITE, LAUNCH, RECORD = "suite", "launch", os.path.join("oplog", "record")
-"""Folders of this plugin with rules of their own: a user's tests, what starts ranks, what wraps
-operations of torch.distributed in the caller's stack.
+"""Folders of this plugin with rules of their own.
+
+In order: the stock suite counts as a user's tests; the code that starts ranks; the wrappers of
+torch.distributed operations, which are in the caller's stack.
 """
 SERVICE = "_pprank_service"
-"""The function that a thread of this plugin runs which serves no test: no stack shows it."""
+"""Name of the target function of this plugin's service threads, which no stack dump shows."""
 
 
-class Whose(Enum):
-    """Whose code it is. CALLER: SGLang's, a test's or another package's."""
+class Owner(Enum):
+    """The owner of a file's code. CALLER: SGLang, a test or another package."""
 
     PLUGIN = "plugin"
     TORCH = "torch"
@@ -40,9 +42,9 @@ class Whose(Enum):
 
 
 class Folders:
-    """The folders by which files are told apart.
+    """The folders that decide who owns a file.
 
-    `package`: this plugin's. `torch`: torch's, empty where it is not installed.
+    `package`: this plugin's folder. `torch`: torch's, empty if it is not installed.
     """
 
     def __init__(
@@ -55,35 +57,36 @@ class Folders:
         self._torch = _inside(torch) if torch else "\0"
         self._pytest = tuple(map(_inside, pytest))
         self._standard = tuple(map(_inside, standard))
-        self.whose = lru_cache(4096)(self._whose)
+        self.owner_of = lru_cache(4096)(self._owner_of)
 
-    def _whose(self, file: str) -> Whose:
+    def _owner_of(self, file: str) -> Owner:
         if file.startswith(self._suite):
-            return Whose.CALLER
+            return Owner.CALLER
         if file.startswith(self._package):
-            return Whose.PLUGIN
+            return Owner.PLUGIN
         if file.startswith(self._torch):
-            return Whose.TORCH
+            return Owner.TORCH
         if file.startswith(self._pytest):
-            return Whose.PYTEST
-        return Whose.LIBRARY if self._is_library(file) else Whose.CALLER
+            return Owner.PYTEST
+        return Owner.LIBRARY if self._is_library(file) else Owner.CALLER
 
     def _is_library(self, file: str) -> bool:
         if file.startswith("<"):
             return not file.startswith(_INTERACTIVE)
         if os.path.basename(file) in _CALLS_FOR_OTHERS:
             return True
-        # what is installed lies below the folder of the standard library
+        # site-packages is inside the standard library's folder
         return file.startswith(self._standard) and not any(part in file for part in _INSTALLED)
 
     def only_calls(self, file: str) -> bool:
-        """Whether `file` only calls what it was given: the standard library's, pytest's, and what
-        starts ranks.
+        """Return whether `file` only calls the functions it is given.
+
+        That is code of the standard library and of pytest, and the code that starts ranks.
         """
-        return self.whose(file) in (Whose.LIBRARY, Whose.PYTEST) or file.startswith(self._launch)
+        return self.owner_of(file) in (Owner.LIBRARY, Owner.PYTEST) or file.startswith(self._launch)
 
     def is_wrapper(self, file: str) -> bool:
-        """Whether `file` stands between the caller of an operation of torch's and torch."""
+        """Return whether `file` wraps torch.distributed operations, between caller and torch."""
         return file.startswith(self._record)
 
 
@@ -93,11 +96,11 @@ def _inside(folder: str) -> str:
 
 @lru_cache(1)
 def folders() -> Folders:
-    """Return the folders of this process's installation; imports nothing."""
+    """Return the folders of this process's installation, without importing anything."""
     package = os.path.dirname(os.path.abspath(__file__))
     paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
     standard = sorted({*paths, os.path.dirname(os.__file__)})
-    return Folders(package, _folder_of("torch"), folders_of_pytest(), standard)
+    return Folders(package, _folder_of("torch"), pytest_folders(), standard)
 
 
 def _folder_of(module: str) -> str:
@@ -106,37 +109,38 @@ def _folder_of(module: str) -> str:
     return os.path.dirname(spec.origin or "") if spec is not None else ""
 
 
-def whose(file: str) -> Whose:
-    """Return whose code a file of a code object is."""
-    return folders().whose(file)
+def owner_of(file: str) -> Owner:
+    """Return the owner of a code object's file."""
+    return folders().owner_of(file)
 
 
 def only_calls(file: str) -> bool:
-    """Whether a file of a code object only calls what it was given (`Folders.only_calls`)."""
+    """Return whether a code object's file only calls what it is given (`Folders.only_calls`)."""
     return folders().only_calls(file)
 
 
-def matters(file: str) -> bool:
-    """Whether a file is SGLang's or the user's: not torch's, pytest's, a library's or ours."""
-    return whose(file) is Whose.CALLER
+def is_caller_code(file: str) -> bool:
+    """Return whether a file is SGLang's or the user's, and so `Owner.CALLER`."""
+    return owner_of(file) is Owner.CALLER
 
 
-def caller(first: FrameType, *but: Whose) -> FrameType:
-    """Return `first`, or the nearest one that has called it and does not only call for others; it
-    is none of those named in `but` either.
+def caller(first: FrameType, *but: Owner) -> FrameType:
+    """Return the innermost frame, from `first` outwards, that does not only call for others.
+
+    Frames whose owner is in `but` are passed over, too. Returns `first` if no frame is left.
     """
     frame: FrameType | None = first
     while frame is not None:
         file = frame.f_code.co_filename
-        if not only_calls(file) and whose(file) not in but:
+        if not only_calls(file) and owner_of(file) not in but:
             break
         frame = frame.f_back
     return frame or first
 
 
-def serves(functions: Iterable[tuple[str, str]]) -> bool:
-    """Whether a thread is one of this plugin's that serves no test.
+def is_service_thread(functions: Iterable[tuple[str, str]]) -> bool:
+    """Return whether a thread is one of this plugin's service threads.
 
     `functions`: (file, name) of each frame of its stack.
     """
-    return any(name == SERVICE and whose(file) is Whose.PLUGIN for file, name in functions)
+    return any(name == SERVICE and owner_of(file) is Owner.PLUGIN for file, name in functions)

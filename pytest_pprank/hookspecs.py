@@ -19,13 +19,14 @@ def pytest_pprank_rank_started(pprank: Pprank) -> None:
 def pytest_pprank_register_checks(config: pytest.Config) -> Sequence[CheckRow]:  # type: ignore[empty-body]
     """Return checks (sanitizers) of your own: a list of `pytest_pprank.CheckRow`.
 
-    Called while pytest configures itself, in the controller and on every rank: in a plugin (``-p``,
-    installed), or in a conftest.py of the root folder or of a folder that pytest was given.
+    Called while pytest configures itself, in the controller and on every rank. Implement it in a
+    plugin (``-p``, or installed), or in a conftest.py of the root folder or of a folder that pytest
+    was given.
     """
 
 
 def pytest_pprank_register_faults(config: pytest.Config) -> Sequence[FaultRow]:  # type: ignore[empty-body]
     """Return faults of your own for ``--pprank-perturb``: a list of `pytest_pprank.FaultRow`.
 
-    Called as `pytest_pprank_register_checks`.
+    Called like `pytest_pprank_register_checks`.
     """

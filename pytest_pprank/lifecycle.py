@@ -1,6 +1,6 @@
-"""One life for what watches a test on a rank (checks) and what disturbs it (faults).
+"""The common lifecycle of checks, which watch a test on a rank, and faults, which disturb it.
 
-Neither torch nor SGLang is imported here.
+This module imports neither torch nor SGLang.
 """
 
 from __future__ import annotations
@@ -21,95 +21,98 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.events.types import Quiescent
 
 _T = TypeVar("_T")
-_MOST = 8
-"""Different findings of one check in one test on one rank; more would say nothing new."""
+_MAX_FINDINGS = 8
+"""Maximum number of different findings of one check in one test on one rank.
+
+More would say nothing new.
+"""
 
 
-class Life:
-    """The life of one check or fault in one test on one rank; every method may be left as it is.
+class Lifecycle:
+    """The lifecycle of one check or fault in one test on one rank; each method may be left out.
 
-    What a method raises fails the test in the name of this check or fault, and is never seen by
-    SGLang. It is not called any more then, but what was given to `Means.at_end` is.
+    An exception in a method fails the test as a finding of this check or fault, and never reaches
+    SGLang. After that no method is called any more, but the callbacks given to `Context.at_end`
+    are.
     """
 
     def begin(self) -> None:
-        """The test begins: for checks before its fixtures, for faults with its call."""
+        """Called when the test begins: for checks before its fixtures, for faults with its call."""
 
     def loop(self, engine: Engine) -> None:
-        """An `engine` or `disagg` was made for this test; its loops have not been entered yet."""
+        """Called when `engine` or `disagg` was made for this test; its event loops come later."""
 
     def iteration(self, number: int) -> None:
-        """An iteration of this stage's event loop begins, in the loop's thread. `number`: how many
-        are over since the loop was entered.
+        """Called when an iteration of this stage's event loop begins, in the loop's thread.
+
+        `number`: the iterations since the loop was entered that are over.
         """
 
     def quiescent(self, left: Quiescent) -> None:
-        """The event loops have been left in good order; nothing may be held now."""
+        """Called after the event loops have ended without error: nothing may be held now."""
 
     def end(self) -> None:
-        """The test is over on this rank, its fixtures torn down; it has not failed here."""
+        """Called after the test and the teardown of its fixtures, if it has not failed here."""
 
     def evidence(self) -> object:
-        """Return what the row's `compare` needs of this rank, as JSON can have it; None for
-        nothing.
-        """
+        """Return what the row's `compare` needs of this rank, as JSON data; None for nothing."""
         return None
 
 
-class Endings:
-    """What is to be undone, the last one first."""
+class Cleanups:
+    """A stack of callbacks that undo changes, called last in, first out."""
 
     def __init__(self) -> None:
-        self._endings: list[Callable[[], object]] = []
+        self._cleanups: list[Callable[[], object]] = []
 
-    def at_end(self, ending: Callable[[], object]) -> None:
-        """Call `ending()` when it is over (for a check or fault: the test), the last one first."""
-        self._endings.append(ending)
+    def at_end(self, cleanup: Callable[[], object]) -> None:
+        """Register `cleanup()` to be called at the end (in a Context: of the test)."""
+        self._cleanups.append(cleanup)
 
     def close(self) -> None:
-        """It is over."""
-        while self._endings:
-            self._undo(self._endings.pop())
+        """Call all registered callbacks, the last one first."""
+        while self._cleanups:
+            self._undo(self._cleanups.pop())
 
-    def _undo(self, ending: Callable[[], object]) -> None:
-        ending()
+    def _undo(self, cleanup: Callable[[], object]) -> None:
+        cleanup()
 
 
-class Means(Endings):
+class Context(Cleanups):
     """What a check or fault is given for one test on this rank.
 
-    `pprank`: this rank. `send` tells the controller of a new finding.
+    `pprank`: this rank. `send` sends a new finding to the controller.
     """
 
     what: ClassVar[str] = ""
-    """What it is called in messages."""
+    """The word for it in messages."""
     cure: ClassVar[str] = ""
-    """What to do when it fails itself; ``{}`` is its name."""
+    """The hint for the user if the check or fault itself fails; ``{}`` is its name."""
 
     def __init__(self, name: str, pprank: Pprank, send: Callable[[Finding], None]) -> None:
         super().__init__()
         self.name = name
         self.pprank = pprank
         self.off = ""
-        """Why it is off: what it needs of SGLang and does not find."""
+        """Why it is off: what it needs and SGLang lacks. Empty while it is on."""
         self.counts: dict[str, int] = {}
         """How often each finding was made, by its key."""
         self._send = send
         self._broken = False
 
     def announce(self, finding: Finding) -> None:
-        """Send a finding; one that differs from an earlier one only in numbers is counted."""
+        """Send a finding; one that differs from an earlier one only in numbers is only counted."""
         times = self.counts.get(finding.key, 0)
-        if times or len(self.counts) < _MOST:
+        if times or len(self.counts) < _MAX_FINDINGS:
             self.counts[finding.key] = times + 1
         if times == 0 and finding.key in self.counts:
             self._send(finding)
 
     def listen(self, seam: str, listener: Callable[[Any], object]) -> None:
-        """Call `listener(event)` at each passing of a seam (sglang.events), to the test's end.
+        """Call `listener(event)` at each call of a hook point (sglang.events), to the test's end.
 
-        The seam must be one of those that the row names. One that this rank's role never passes is
-        not asked for; one that SGLang lacks raises SeamMissing, which `guard` takes.
+        The hook point must be one that the row names. A hook point that this rank's role never
+        calls is ignored. One that SGLang lacks raises SeamMissing, which `guard` handles.
         """
         self._check_declared(seam)
         if not passes(seam, self.pprank.role):
@@ -126,7 +129,10 @@ class Means(Endings):
         self.at_end(taps.listen(seam, guarded))
 
     def _check_declared(self, seam: str) -> None:
-        """Refuse a seam that the row does not name: what is off without it could not be told."""
+        """Raise ValueError for a hook point that the row does not name.
+
+        Reports of what is off with an SGLang are derived from the row.
+        """
         if seam not in self._declared():
             raise ValueError(f"{seam!r} is not among the hooks of {self.what} {self.name!r}")
 
@@ -138,10 +144,11 @@ class Means(Endings):
         self.guard(lambda: passage.event)
 
     def guard(self, function: Callable[..., _T], *args: object) -> _T | None:
-        """Call `function` and return what it returns; what it raises is a finding, and None comes
-        back: SGLang must not see it, the user must. After that nothing is called any more.
+        """Call `function` and return its result; turn an exception into a finding and return None.
 
-        Only where SGLang lacks what is needed, it is off from there on, and says why.
+        SGLang must not see the exception, and the user must. After an exception `guard` calls
+        nothing any more. If SGLang lacks what is needed (SeamMissing), there is no finding: the
+        check is off from then on, and `off` says why.
         """
         return None if self._broken else self._try(function, *args)
 
@@ -158,5 +165,5 @@ class Means(Endings):
     def _lacks(self, lacking: SeamMissing) -> None:
         self._broken, self.off = True, str(lacking)
 
-    def _undo(self, ending: Callable[[], object]) -> None:
-        self._try(ending)  # also of one that has failed: others would go on with what it has done
+    def _undo(self, cleanup: Callable[[], object]) -> None:
+        self._try(cleanup)  # also after a failure: what it has changed must not outlive the test

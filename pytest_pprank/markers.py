@@ -31,9 +31,9 @@ DECLARATIONS = (
 
 @dataclass(frozen=True)
 class RankMark:
-    """The merged ``pprank`` markers of a test; None where they say nothing.
+    """The merged ``pprank`` markers of a test; None where no marker gives a value.
 
-    docs/options.md has the words below each field in its table.
+    The table in docs/options.md is generated from the docstrings of the fields.
     """
 
     pp: tuple[int, ...] | None = None
@@ -101,7 +101,7 @@ def _check_roles(merged: Mapping[str, object]) -> None:
 
 
 def sanitizers_asked(node: pytest.Item | pytest.Collector) -> frozenset[str] | None:
-    """Return which sanitizers a test's markers ask for by name; None where they say nothing."""
+    """Return the sanitizers that a test's markers request by name; None if no marker has a list."""
     for mark in node.iter_markers("pprank"):
         if "sanitize" in mark.kwargs:
             return asked_by_name(mark.kwargs["sanitize"])

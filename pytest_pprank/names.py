@@ -1,4 +1,4 @@
-"""Lists of names that users write: which sanitizers, which perturbations."""
+"""Parses lists of names that users write: of sanitizers or perturbations."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def parse_names(
     default: Sequence[str] | None = None,
     everything: Sequence[str] | None = None,
 ) -> tuple[str, ...]:
-    """Read ``all``, ``none``, names with commas between, or a list of names.
+    """Read ``all``, ``none``, names separated by commas, or a list of names.
 
-    A name with a minus in front (``-logs``) leaves that one out, and one with a plus takes it in;
-    where no others are named, of `default`. `everything`: what ``all`` stands for. Both are all
-    that is known if not given. Returns the names in the order of `known`; raises UsageError, which
-    begins with `where` and calls a name a `what`.
+    A name with a minus in front (``-logs``) is left out, and one with a plus is added; both start
+    from `default` if no plain name is given. `everything`: what ``all`` stands for. `default` and
+    `everything` are all of `known` if not given. Returns the names in the order of `known`. Raises
+    UsageError, whose message begins with `where` and calls a name a `what`.
     """
     default = known if default is None else default
     everything = known if everything is None else everything
@@ -52,7 +52,7 @@ def _signed(names: Sequence[str], sign: str) -> list[str]:
 
 
 def asked_by_name(value: object) -> frozenset[str]:
-    """Return the names that a value which `parse_names` takes gives: not ``all``, nor left out."""
+    """Return the names that such a value gives explicitly: not ``all``, ``none`` or ``-NAME``."""
     words = value.split(",") if isinstance(value, str) else value
     if not isinstance(words, (list, tuple)):
         return frozenset()

@@ -1,4 +1,4 @@
-"""Command line and ini options, read once into a value object that is checked at once."""
+"""Command line and ini options, read once and validated into `Options`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pytest_pprank.protocol.schedule import Schedule
 DEVICES = ("auto", "cpu", "sim", "cuda")
 FRESH = ("auto", "test", "never")
 LEASES = ("auto", "cuda", "off")
-MOST_STAGES = 128
-"""More than any model is split into; each is a process that imports SGLang."""
+MAX_STAGES = 128
+"""More than any model is split into; each stage is a process that imports SGLang."""
 _STASH: pytest.StashKey[Options] = pytest.StashKey()
 _WHERE = "--pp-size N on the command line, pp_size = N in the ini file"
 
 
 @dataclass(frozen=True)
 class Options:
-    """The plugin's options after checking. `sizes` is empty where no size was given."""
+    """The plugin's validated options. `sizes` is empty if no size was given."""
 
     sizes: tuple[int, ...]
     decodes: tuple[int, ...]
@@ -117,7 +117,7 @@ def _ini_name(flag: str) -> str:
 
 
 def options_of(config: pytest.Config) -> Options:
-    """Return the checked options; raises UsageError that names option, value and choices."""
+    """Return the validated options; raises UsageError that names option, value and choices."""
     if _STASH not in config.stash:
         config.stash[_STASH] = _read(config)
     return config.stash[_STASH]
@@ -162,10 +162,10 @@ def parse_sizes(text: str, name: str) -> tuple[int, ...]:
             "up, or several with commas, such as 2 or 2,4"
         )
     sizes = tuple(dict.fromkeys(int(word) for word in words))
-    if max(sizes) > MOST_STAGES:
+    if max(sizes) > MAX_STAGES:
         raise UsageError(
             f"{name}: {text!r}: all ranks run on this machine, which is too little for "
-            f"{max(sizes)}; allowed: 1 to {MOST_STAGES}"
+            f"{max(sizes)}; allowed: 1 to {MAX_STAGES}"
         )
     return sizes
 
@@ -191,7 +191,7 @@ def _above_zero(flag: str, value: str, unit: str) -> float:
 
 
 def missing_size(names: list[str]) -> str:
-    """Say what to do about ranked tests that no size was given for."""
+    """Return the error message for ranked tests that no size was given for."""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return (
         f"{len(names)} ranked test(s) without a number of pipeline stages ({shown}): give "

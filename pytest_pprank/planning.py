@@ -1,4 +1,4 @@
-"""Which tests are ranked, and on which topology: decided while pytest collects."""
+"""Decides during collection which tests are ranked, and on which topology each runs."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ SGLANG_FIXTURES = frozenset(
     }
 )
 BATCH_FIXTURES = frozenset({"make_schedule_batch", "schedule_batch", "make_forward_batch"})
-"""Those that take memory of a Scheduler whose event loops do not run."""
+"""Fixtures that allocate from a Scheduler whose event loops do not run."""
 _PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one ranked test is to be run; `known_bugs` are those that it shows here."""
+    """How to run one ranked test; `known_bugs` are the ones that it shows here."""
 
     topology: Topology
     fresh: bool
     timeout: float
     sanitizers: tuple[str, ...] = ()
     asked: frozenset[str] = frozenset()
-    """Those of the sanitizers that somebody has asked for by name."""
+    """The sanitizers that an option or marker requests by name."""
     perturb: Schedule | None = None
     known_bugs: tuple[KnownBug, ...] = ()
 
@@ -62,14 +62,14 @@ def plan_of(item: pytest.Item) -> Plan | None:
 
 
 def limit(item: pytest.Item, seconds: float) -> None:
-    """Give a ranked test at most `seconds`, unless its own marker has said how long."""
+    """Limit a ranked test to `seconds`, unless its own marker has a timeout."""
     plan = item.stash[_PLAN]
     if read_rank_mark(item).timeout is None:
         item.stash[_PLAN] = replace(plan, timeout=seconds)
 
 
 def is_ranked(node: pytest.Item | pytest.Collector) -> bool:
-    """Say whether a test is ranked: by marker, or by any of our fixtures in its closure."""
+    """Return whether a test is ranked: by marker, or by a fixture of ours in its closure."""
     marked = any(node.get_closest_marker(name) is not None for name in ("pprank", "sglang"))
     return marked or bool(fixtures_from(_FIXTURES, node))
 
@@ -82,14 +82,14 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     try:
         sizes = _sizes(definition, options_of(metafunc.config))
     except UsageError:
-        return  # said once for all tests, by make_plans: an error here would only fail this file
+        return  # make_plans reports it once for all tests; an error here would only fail this file
     if sizes:
         metafunc.fixturenames.append(SIZE_FIXTURE)
         metafunc.parametrize(SIZE_FIXTURE, sizes, ids=[each.id for each in sizes], indirect=True)
 
 
 def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
-    """Plan every ranked item; returns them. Raises UsageError with all that is wrong."""
+    """Plan every ranked item and return these items. Raises one UsageError with all problems."""
     problems: dict[str, list[str]] = {}
     unsized: list[str] = []
     ranked: list[pytest.Item] = []
@@ -109,12 +109,12 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
     if unsized and not config.option.collectonly:
         problems[missing_size(unsized)] = []
     if problems:
-        raise UsageError("\n".join(itertools.starmap(_told_once, problems.items())))
+        raise UsageError("\n".join(itertools.starmap(_with_tests, problems.items())))
     return ranked
 
 
-def _told_once(problem: str, tests: list[str]) -> str:
-    """Say what is wrong, and with which tests: once for all of them."""
+def _with_tests(problem: str, tests: list[str]) -> str:
+    """Return a problem with the names of its tests in front."""
     if not tests:
         return problem
     more = f" and {len(tests) - 1} other tests" if len(tests) > 2 else ""
@@ -212,7 +212,10 @@ def _check_roles(used: set[str], server_args: Mapping[str, object] | None, sizes
 
 
 def _check_drivers(used: set[str]) -> None:
-    """Refuse what would take KV of a Scheduler whose event loop runs by itself."""
+    """Raise UsageError for a test that drives event loops and builds batches by hand.
+
+    Each would report the KV that the other has allocated as a leak.
+    """
     drivers, builders = used & {"engine", "disagg"}, used & BATCH_FIXTURES
     if drivers and builders:
         raise UsageError(
@@ -237,9 +240,7 @@ def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, object
 
 
 def checked_reverts(specs: Sequence[str]) -> tuple[Revert, ...]:
-    """Return the reverts of ``--pprank-revert``; raises UsageError where one does not fit the
-    installed SGLang.
-    """
+    """Return the reverts of ``--pprank-revert``. Raises UsageError if one does not fit."""
     if not specs:
         return ()
     from pytest_pprank.sglang import reverts
@@ -256,7 +257,7 @@ def checked_reverts(specs: Sequence[str]) -> tuple[Revert, ...]:
 
 
 def check_reverts(config: pytest.Config, ranked: list[pytest.Item]) -> None:
-    """Raise UsageError for reverts that no selected test could be touched by."""
+    """Raise UsageError for reverts if no selected test uses SGLang on ranks."""
     if options_of(config).reverts and not any(reaches_sglang(planned(i)) for i in ranked):
         raise UsageError(
             "--pprank-revert is given, but none of the selected tests uses SGLang on ranks (by a "
@@ -265,17 +266,17 @@ def check_reverts(config: pytest.Config, ranked: list[pytest.Item]) -> None:
 
 
 def reaches_sglang(plan: Plan) -> bool:
-    """Say whether the ranks of a test have SGLang: by its fixtures, or by an import in its file."""
+    """Return whether the ranks of a test use SGLang, by fixtures or by an import in its file."""
     return plan.topology.server_args is not None or "sglang" in sys.modules
 
 
 def planned(item: pytest.Item) -> Plan:
-    """Return how to run a test that is known to be ranked."""
+    """Return the plan of a ranked test."""
     return item.stash[_PLAN]
 
 
 def group_by_topology(items: list[pytest.Item]) -> None:
-    """Move tests of one topology together, at the place of the first of them, keeping order."""
+    """Move tests of the same topology together, to the first one's place, keeping their order."""
     places: dict[Topology, int] = {}
     keys: dict[pytest.Item, int] = {}
     for index, item in enumerate(items):

@@ -1,4 +1,4 @@
-"""The pytest hooks of the controller; on a rank they leave the field to host.session.
+"""The plugin's pytest hooks on the controller; on a rank most of them do nothing (host.session).
 
 Nothing is imported here that a run without ranked tests would have to pay for.
 """
@@ -30,9 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare the hooks other plugins can implement, and offer the fixtures.
+    """Declare the hooks other plugins can implement, and register the fixtures.
 
-    Here and not later, so that a fixture of the same name in a later plugin wins over ours.
+    The fixtures are registered here and not later, so that a fixture of the same name in a later
+    plugin overrides ours.
     """
     from pytest_pprank import fixtures, hookspecs
 
@@ -41,7 +42,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take in checks and faults of other plugins, check the options and declare the markers."""
+    """Register checks and faults of other plugins, validate the options and declare the markers."""
     for declaration in DECLARATIONS:
         config.addinivalue_line("markers", declaration)
     with _as_pytest_usage_error():
@@ -59,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say what a ranked run will use; nothing where no size was given."""
+    """Return what a ranked run will use; nothing if no size was given."""
     given = options.options_of(config)
     if not given.sizes and not given.reverts:
         return []
@@ -71,24 +72,24 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """Let test files import SGLang at their top, here and on the ranks."""
+    """Let test files import SGLang at module level, on the controller and on the ranks."""
     from pytest_pprank.sglang.static.torchvision_shim import install_import_hook
 
     install_import_hook()
     if options.options_of(session.config).sizes and not is_rank():
-        # now, while no test folder is on sys.path whose modules could hide the standard library's
+        # before test folders are on sys.path, whose modules could hide the standard library's
         import_module("pytest_pprank.controller.session")
 
 
 @pytest.hookimpl(trylast=True)  # the user's own parameters come first in the ids
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each ranked test at each size."""
+    """Parametrize each ranked test with its sizes."""
     planning.parametrize(metafunc)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Plan the ranked tests that are left after -k, -m and friends, and group them."""
+    """Plan and group the ranked tests that -k, -m and other plugins have left."""
     if is_rank() or _only_shows_fixtures(config):
         return
     with _as_pytest_usage_error():
@@ -110,7 +111,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             from pytest_pprank.controller import outside_ranks
 
             outside_ranks.register(config)
-    if not config.getoption("stepwise", False):  # it counts on the order it has seen
+    if not config.getoption("stepwise", False):  # which relies on the order it has seen
         planning.group_by_topology(items)
 
 
@@ -129,7 +130,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a ranked test on its worker group instead of here."""
+    """Run a ranked test on its worker group instead of in this process."""
     plan = planning.plan_of(item)
     if plan is None:
         return None
@@ -143,23 +144,25 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _finish(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Tear down what a plain test before this one has left for it, and the next one has no use for.
+    """Tear down fixtures of plain tests before `item` that `nextitem` does not use.
 
-    pytest does so at the end of each test, and takes what else it finds standing for a mistake.
+    pytest does this at the end of each test, and raises if it finds unexpected fixtures set up.
     """
     call = pytest.CallInfo.from_call(
         lambda: tear_down_for(nextitem, item.session), "teardown", reraise=pytest.exit.Exception
     )
     if call.excinfo is not None:
-        # not by the hook: other plugins expect to have seen all phases of the item here
+        # bypass the phases' hooks: for other plugins all phases of the item are over
         report = pytest.TestReport.from_item_and_call(item, call)
         item.ihook.pytest_runtest_logreport(report=report)
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
-    """Take pytest-timeout's deadline of a ranked test over: its own alarm would end the controller
-    in the middle of its talk with the ranks. On ranks that plugin is let go of.
+    """Enforce pytest-timeout's deadline of a ranked test here instead of by that plugin's alarm.
+
+    The alarm would end the controller while it exchanges messages with the ranks. On ranks
+    pytest-timeout is unregistered.
     """
     plan = planning.plan_of(item)
     if plan is not None and settings.timeout:
@@ -169,7 +172,7 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: pytest.Item | pytest.Collector) -> None:
-    """Let plugins have what the ranks of a worker of pytest-xdist have left."""
+    """Pass the output of the ranks of a pytest-xdist worker on to other plugins."""
     left = getattr(node, "workeroutput", {}).get("pprank_nodes")
     if left:
         from pytest_pprank.controller import neighbours
@@ -179,7 +182,7 @@ def pytest_testnodedown(node: pytest.Item | pytest.Collector) -> None:
         down_with_worker(node.config, left)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # before all that other plugins do here
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the hooks of other plugins
 def pytest_sessionfinish(
     session: pytest.Session, exitstatus: int
 ) -> Generator[None, object, object]:
@@ -195,7 +198,10 @@ def pytest_sessionfinish(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say which checks were off; after Ctrl-C, where the ranks were. pytest's durations follow."""
+    """Print which checks were off, what was reverted, and after Ctrl-C where the ranks were.
+
+    Also adds the start times of worker groups to pytest's durations, which are printed later.
+    """
     from pytest_pprank.report import started
 
     started.add_durations(terminalreporter)
@@ -205,7 +211,7 @@ def pytest_terminal_summary(
         for line in controller.checks_off:
             terminalreporter.write_line(line)
     if controller is not None:
-        _tell_reverted(terminalreporter, controller)
+        _show_reverted(terminalreporter, controller)
     if controller is not None and controller.interrupted:
         terminalreporter.section("pprank: where the ranks were", yellow=True)
         for title, text in controller.interrupted:
@@ -213,7 +219,7 @@ def pytest_terminal_summary(
             terminalreporter.write_line(text)
 
 
-def _tell_reverted(reporter: pytest.TerminalReporter, controller: ControllerSession) -> None:
+def _show_reverted(reporter: pytest.TerminalReporter, controller: ControllerSession) -> None:
     from pytest_pprank.report.reverted import red_tests
 
     red = red_tests(reporter.stats)
@@ -225,7 +231,7 @@ def _tell_reverted(reporter: pytest.TerminalReporter, controller: ControllerSess
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave no process, port or folder behind."""
+    """End all processes of this run and remove its folders."""
     controller = config.stash.get(_SESSION, None)
     if controller is not None:
         del config.stash[_SESSION]
@@ -234,7 +240,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @contextmanager
 def _as_pytest_usage_error() -> Iterator[None]:
-    """Make our usage errors end the run with exit code 4 and nothing but their message."""
+    """Convert our UsageError to pytest's: the run ends with exit code 4 and only the message."""
     try:
         yield
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""What the kernel tells of a process: ``/proc/PID/stat``, see proc(5)."""
+"""Reads ``/proc/PID/stat``, see proc(5)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Stat(NamedTuple):
 
 
 def stat_of(pid: int) -> Stat | None:
-    """Return what a process is now; None where there is none, or it cannot be seen."""
+    """Return the state of a process; None if it does not exist or cannot be read."""
     try:
-        # the name of the program, in brackets, may hold anything
+        # the program's name, in brackets, may contain spaces and brackets itself
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return Stat(fields[0].decode(), int(fields[1]), int(fields[19]))
     except (OSError, IndexError, ValueError):
@@ -25,6 +25,6 @@ def stat_of(pid: int) -> Stat | None:
 
 
 def children_of(parent: int) -> set[int]:
-    """Return the processes whose parent that one is now."""
+    """Return the ids of all processes whose parent is `parent`."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return {pid for pid in pids if (seen := stat_of(pid)) is not None and seen.parent == parent}

@@ -1,4 +1,4 @@
-"""Takes in the checks and faults of other plugins, once for a pytest process."""
+"""Registers the checks and faults of other plugins, once per pytest process."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _REGISTRIES: tuple[tuple[str, Registry], ...] = (
 )
 _DEVICES = ("cpu", "sim", "cuda")
 _TYPES = {"name": str, "about": str, "sglang": bool, "opt_in": bool}
-_HEARD: pytest.StashKey[list[object]] = pytest.StashKey()
-"""The implementations of our hooks that were there when all were called."""
+_ASKED_HOOKS: pytest.StashKey[list[object]] = pytest.StashKey()
+"""The implementations of our hooks that existed when the hooks were called."""
 
 
 def register(config: pytest.Config, *, strict: bool) -> None:
-    """Ask all plugins for rows, and know them until this run is over. Raises UsageError.
+    """Call our hooks and register the rows they return until this run ends. Raises UsageError.
 
-    `strict`: False on ranks, which have not to judge what the controller has let pass.
+    `strict`: False on ranks, which accept any name that the controller has accepted.
     """
     before = [(registry, registry.others, registry.strict) for _, registry in _REGISTRIES]
 
@@ -36,7 +36,7 @@ def register(config: pytest.Config, *, strict: bool) -> None:
             registry.others, registry.strict = others, was_strict
 
     config.add_cleanup(forget)
-    config.stash[_HEARD] = []
+    config.stash[_ASKED_HOOKS] = []
     for _, registry in _REGISTRIES:
         registry.others, registry.strict = (), strict
     for hook, registry in _REGISTRIES:
@@ -46,10 +46,10 @@ def register(config: pytest.Config, *, strict: bool) -> None:
 
 
 def check_late(config: pytest.Config) -> None:
-    """Raise UsageError where a plugin came when all had been asked: its rows are not known."""
+    """Raise UsageError if a plugin was loaded after the hooks were called: its rows are missing."""
     for hook, _ in _REGISTRIES:
         for impl in getattr(config.hook, hook).get_hookimpls():
-            if impl.function not in config.stash[_HEARD]:
+            if impl.function not in config.stash[_ASKED_HOOKS]:
                 raise UsageError(
                     f"{hook} of {impl.plugin_name} comes too late: pytest has loaded it while it "
                     "collected. Move the hook to the conftest.py of the folder that pytest is "
@@ -59,8 +59,8 @@ def check_late(config: pytest.Config) -> None:
 
 def _rows(config: pytest.Config, hook: str, kind: type[Row]) -> Iterator[Row]:
     caller = getattr(config.hook, hook)
-    config.stash[_HEARD] += [impl.function for impl in caller.get_hookimpls()]
-    # pluggy calls those registered last first: the order of names is that of registration
+    config.stash[_ASKED_HOOKS] += [impl.function for impl in caller.get_hookimpls()]
+    # pluggy calls the last registered plugin first; reversed, the names are in registration order
     for given in reversed(caller(config=config)):
         if not isinstance(given, (list, tuple)):
             raise UsageError(f"{hook}: must return a list of {kind.__name__}, not {given!r}")
@@ -110,13 +110,13 @@ def _place_problems(field: str, place: object, form: str) -> Iterator[str]:
     module, colon, name = place.partition(":") if isinstance(place, str) else ("", "", "")
     if not (module and colon and name):
         yield f"{field} {place!r} is not {form!r}, nor such a thing itself"
-    elif not _is_there(module):
+    elif not _importable(module):
         yield f"{field} {place!r}: there is no module {module!r} that could be imported"
     elif module in modules and not hasattr(modules[module], name.partition(".")[0]):
         yield f"{field} {place!r}: {module} has no {name!r}"
 
 
-def _is_there(module: str) -> bool:
+def _importable(module: str) -> bool:
     try:
         return module in modules or find_spec(module) is not None
     except (ImportError, ValueError):
@@ -124,7 +124,10 @@ def _is_there(module: str) -> bool:
 
 
 def _class_problems(row: Row) -> Iterator[str]:
-    """Say what is wrong with the class, where it is here already: others' imports may be long."""
+    """Yield what is wrong with a row's class, if its module is imported already.
+
+    Importing another plugin's module here could take long.
+    """
     if isinstance(row.place, str) and row.place.partition(":")[0] not in modules:
         return
     base = type(row)(row.name, "", row.base).load()

@@ -1,7 +1,7 @@
-"""The tables of what watches tests (checks) and of what disturbs them (faults): names and places.
+"""The tables of checks, which watch tests, and faults, which disturb them: names and locations.
 
-The controller knows each by its row, and imports nothing for it; a rank imports its place. Rows of
-other plugins come in by hooks (see registration).
+The controller knows each by its row, and imports nothing for it. A rank imports the row's `place`.
+Rows of other plugins are registered by hooks (see registration).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 class Row:
     """What both kinds have: see CheckRow and FaultRow.
 
-    `name`: as options and markers have it. `about`: one sentence. `place`: the class, as
-    ``"module:Class"`` (imported on ranks only) or itself. `sglang`: whether it needs SGLang, so
-    that tests without it go on without. `devices`: kinds that it works on (``"cpu"``, ``"sim"``,
-    ``"cuda"``), empty for all. `hooks`: the hook points (``observe.seams``) that it listens to; it
-    is off, and says so, with an SGLang that lacks one. `compare`: the controller's part, as
-    ``"module:function"`` or itself; it gets the evidence by rank (None from a rank without) after a
-    test that has not failed otherwise, and yields a `Finding` for each that does not fit together.
-    `opt_in`: only for tests that name it.
+    `name`: as in options and markers. `about`: one sentence. `place`: the class, as
+    ``"module:Class"`` (imported on ranks only) or the class itself. `sglang`: whether it needs
+    SGLang; if so, it is not used in tests without SGLang. `devices`: the devices it works on
+    (``"cpu"``, ``"sim"``, ``"cuda"``), empty for all. `hooks`: the hook points (``observe.seams``)
+    that it listens to; with an SGLang that lacks one it is off, and the report says so. `compare`:
+    the function that the controller calls, as ``"module:function"`` or the function itself. It is
+    called after a test that has not failed otherwise, with the evidence by rank (None from a rank
+    without), and yields a `Finding` for each inconsistency. `opt_in`: only for tests that name it.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Row:
 
     what: ClassVar[str] = ""
     base: ClassVar[str] = ""
-    """Where the class is that `place` must be a subclass of."""
+    """The class that `place` must be a subclass of, as ``"module:Class"``."""
 
     def load(self) -> type:
-        """Return the class. Raises what its import raises."""
+        """Return the class. Raises what importing it raises."""
         return _resolved(self.place) if isinstance(self.place, str) else self.place
 
     def load_compare(self) -> Callable[..., Iterable[Finding]] | None:
-        """Return the controller's part; None where there is none."""
+        """Return the function that the controller calls; None if the row has none."""
         compare = self.compare or None
         return _resolved(compare) if isinstance(compare, str) else compare
 
     def works_on(self, device: str, *, sglang: bool) -> bool:
-        """Whether it can work on this kind of device, and without SGLang or with."""
+        """Return whether it works on this device, in tests with SGLang (`sglang`) or without."""
         return (sglang or not self.sglang) and (not self.devices or device in self.devices)
 
 
@@ -68,7 +68,7 @@ class CheckRow(Row):
 class FaultRow(Row):
     """A fault that ``--pprank-perturb`` draws from its seed; its class is a `Perturbation`.
 
-    `opt_in`: only for tests whose marker names it, because others would rightly fail.
+    `opt_in`: only for tests whose marker names it, because other tests would rightly fail.
     """
 
     what = "perturbation"
@@ -76,18 +76,19 @@ class FaultRow(Row):
 
 
 class Registry:
-    """The rows of one kind: ours, and those that other plugins have registered for this run."""
+    """The rows of one kind: ours, and the ones other plugins have registered for this run."""
 
     def __init__(self, kind: type[Row], builtin: tuple[Row, ...]) -> None:
         self.kind = kind
         self.others: tuple[Row, ...] = ()
         self.strict = True
-        """Whether an unknown name is an error; on ranks the controller has looked already."""
+        """Whether an unknown name is an error; False on ranks: the controller has checked already.
+        """
         self._builtin = builtin
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """All rows, ours first: a run's order of names, whatever order was asked for."""
+        """All rows, ours first. Lists of names keep this order, whatever order was given."""
         return (*self._builtin, *self.others)
 
     @property
@@ -97,15 +98,15 @@ class Registry:
 
     @property
     def default(self) -> tuple[str, ...]:
-        """The names of those that a test need not ask for."""
+        """The names of the rows that are not opt-in."""
         return tuple(row.name for row in self.rows if not row.opt_in)
 
     def find(self, name: str) -> Row | None:
-        """Return a row by its name; None for one that nobody has registered here."""
+        """Return a row by its name; None if it is not registered here."""
         return next((row for row in self.rows if row.name == name), None)
 
     def row_of(self, name: str) -> Row:
-        """Return a row by its name. Raises UsageError where this process does not know it."""
+        """Return a row by its name. Raises UsageError if it is not registered in this process."""
         row = self.find(name)
         if row is None:
             near = did_you_mean(name, self.names)
@@ -126,7 +127,7 @@ class Registry:
         )
 
     def chosen_for(self, chosen: Iterable[str], device: str, *, sglang: bool) -> tuple[str, ...]:
-        """Return those of `chosen` that can work there (see `Row.works_on`)."""
+        """Return the names in `chosen` whose rows work there (see `Row.works_on`)."""
         rows = map(self.row_of, chosen)
         return tuple(row.name for row in rows if row.works_on(device, sglang=sglang))
 

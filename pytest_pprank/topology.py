@@ -1,4 +1,4 @@
-"""What a worker group is keyed by: tests share a group exactly when their topologies are equal."""
+"""The key of a worker group: tests share a group exactly when their topologies are equal."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SIZE_FIXTURE = "_pprank_size"
-"""The parameter of a ranked test that has its `Sizes`."""
+"""The parameter of a ranked test whose value is its `Sizes`."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """One SGLang world of a worker group: `stages` ranks from rank `first` on.
+    """One role of a worker group, an SGLang world: `stages` ranks from rank `first` on.
 
     `name` is ``pp`` (prefill and decode in one), ``prefill`` or ``decode``.
     """
@@ -42,7 +42,7 @@ class Sizes:
 
     @property
     def id(self) -> str:
-        """What stands in the brackets of a test's id."""
+        """What is in the brackets of a test's id."""
         return "-".join(f"{role.name}{role.stages}" for role in self.roles)
 
     def __str__(self) -> str:
@@ -51,11 +51,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Topology:
-    """`pp` pipeline stages on one kind of device, with SGLang's server args; where `decode` is not
-    0 these are prefill's, and `decode` more follow.
+    """`pp` pipeline stages on one device, with SGLang's server args.
 
-    `server_args` is None for tests that never touch SGLang. Its canonical text takes part in
-    equality, because SGLang holds process-global state: other args need fresh processes.
+    If `decode` is not 0, the `pp` stages are prefill's, and `decode` stages follow. `server_args`
+    is None for tests that never use SGLang. Their canonical text takes part in equality: SGLang has
+    process-global state, so other args need fresh processes.
     """
 
     pp: int

@@ -1,4 +1,4 @@
-"""Ways of saying things that more than one place needs."""
+"""Phrases that several modules need."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from pytest_pprank.controller.run.steps import (
     EndAwaited,
     FindStopped,
     LedgersRead,
-    Look,
+    Query,
+    QueryResult,
     ReadLedgers,
-    Seen,
     StoppedFound,
 )
 from pytest_pprank.oplog.read.waits import Waits
@@ -48,7 +48,7 @@ class Seeable:
     ends_forced: GroupEnded | None = None
     """How it ends when it is told to."""
 
-    def see(self, look: Look) -> Seen:
+    def see(self, look: Query) -> QueryResult:
         """Answer a look."""
         if isinstance(look, ReadLedgers):
             return LedgersRead(self.waits, self.blocked, self.cost)
@@ -74,7 +74,7 @@ class SimulatedRun:
         self.state = RunState(order, world_size, Deadlines(timeout, grace, self.now))
         self.judge = Judge(self.state, self.now)
         self.verdict: Trouble | None = None
-        self.looks: list[tuple[float, Look]] = []
+        self.looks: list[tuple[float, Query]] = []
         self.actions: list[Action] = []
         self._spun = False
 
@@ -107,13 +107,13 @@ class SimulatedRun:
     def decide(self) -> Trouble | None:
         """Ask the judge, and look at what it wants looked at."""
         step = self.judge.trouble(self.now)
-        while isinstance(step, Look):
+        while isinstance(step, Query):
             self.looks.append((self.now, step))
             step = self.judge.trouble(self.now, self.seeable.see(step))
         self.verdict = step
         return step
 
-    def looked(self, kind: type[Look]) -> list[float]:
+    def looked(self, kind: type[Query]) -> list[float]:
         """When such a look was asked for."""
         return [when for when, look in self.looks if type(look) is kind]
 

@@ -1,10 +1,10 @@
-"""Checks that run by themselves under every ranked test, as ASan does.
+"""Checks that run by themselves in every ranked test, as ASan does.
 
-A new one is a module here and a row in SANITIZERS; those of other plugins come by the hook
-`pytest_pprank_register_checks`. The module has a class (see `base.Sanitizer`) that lives on each
-rank for one test: it listens at SGLang's seams and reports findings. Where the views of all ranks
-must fit together, the row also names a function that the controller calls with what each rank has
-brought (`Sanitizer.evidence`) after a test that has not failed otherwise.
+A new check is a module here and a row in SANITIZERS; those of other plugins are registered by the
+hook `pytest_pprank_register_checks`. The module has a class (see `base.Sanitizer`), of which each
+rank has an object for each test. It listens to hook points of SGLang and reports findings. If the
+views of all ranks must agree, the row also names a function that the controller calls with each
+rank's evidence (`Sanitizer.evidence`) after a test that has not failed otherwise.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ CHECKS = Registry(CheckRow, SANITIZERS)
 
 
 def row_of(name: str) -> Row:
-    """Return a sanitizer by its name. Raises UsageError for one that is not known here."""
+    """Return a sanitizer's row by its name. Raises UsageError if it is not registered here."""
     return CHECKS.row_of(name)
 
 
 def parse_names(value: object, where: str) -> tuple[str, ...]:
-    """Read names of sanitizers; raises UsageError, which begins with `where` (see names)."""
+    """Read names of sanitizers. Raises UsageError, whose message begins with `where`."""
     return CHECKS.parse(value, where, CHECKS.default, CHECKS.default)
 
 
 def chosen_for(chosen: tuple[str, ...], device: str, *, sglang: bool) -> tuple[str, ...]:
-    """Return those of `chosen` that can work on this kind of device, and without SGLang or with."""
+    """Return the names in `chosen` that work on this device, in tests with SGLang or without."""
     return CHECKS.chosen_for(chosen, device, sglang=sglang)

@@ -1,10 +1,10 @@
-"""Stages of a pipeline do the same: the same batches in the same order, and what they agreed on.
+"""All stages of a pipeline run the same batches in the same order, and apply what they agreed on.
 
-The consensus on requests of prefill and decode goes round the stages (SchedulerPPMixin): each
-brings the ids that it is ready for, the last stage's result goes to the first one, and from there
-on each stage applies what it receives and sends on what it has applied. From SGLang 0.5.22 on the
-first stage alone decides which requests prefill starts, by what the others have told it of their
-rooms; each stage applies its verdicts.
+The consensus on requests of prefill and decode goes round the stages (SchedulerPPMixin). Each stage
+contributes the ids that it is ready for, and the last stage's result goes to the first one. From
+there on each stage applies what it receives and sends on what it has applied. From SGLang 0.5.22 on
+the first stage alone decides which requests prefill starts, according to the states of rooms that
+the other stages have sent it; each stage applies its decisions.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _APPLY = (
     "meanwhile (SGLang PR 31869)"
 )
 _NOT_READY = ("Bootstrapping",)
-"""Words of SGLang's KVPoll for a room whose handshake is not done."""
+"""Names of SGLang's KVPoll for a room whose handshake is not done."""
 _SUBSET = "consensus is what all stages are ready for: an intersection, never a union"
 
 
 class Consensus(Sanitizer):
-    """Watches what is brought, received and applied on this stage, and notes what it runs."""
+    """Checks what this stage contributes, receives and applies, and records the batches it runs."""
 
     name: ClassVar[str] = "consensus"
 
     def begin(self) -> None:
         self._local: frozenset[str] | None = None
         self._ran: list[str] = []
-        self.watch.listen("init_new", self._run)
-        self.watch.listen("consensus_local", self._look)
-        self.watch.listen("consensus_bring", self._bring)
-        self.watch.listen("consensus_apply", self._apply)
-        self.watch.listen("handshake", self._start)
+        self.watch.listen("init_new", self._note_forward)
+        self.watch.listen("consensus_local", self._note_local)
+        self.watch.listen("consensus_bring", self._check_reported)
+        self.watch.listen("consensus_apply", self._check_applied)
+        self.watch.listen("handshake", self._check_started)
 
     def evidence(self) -> dict[str, object]:
         text = "\n".join(self._ran)
@@ -55,16 +55,16 @@ class Consensus(Sanitizer):
             "last": self._ran[-1] if self._ran else "none",
         }
 
-    def _run(self, event: ForwardMade) -> None:
-        # elsewhere, as in the profiler, one stage may run what the others do not
+    def _note_forward(self, event: ForwardMade) -> None:
+        # outside the event loops, as in the profiler, one stage may run what the others do not
         if event.iteration is not None:
             self._ran.append(str(event.forward))
 
-    def _look(self, event: ConsensusLocal) -> None:
+    def _note_local(self, event: ConsensusLocal) -> None:
         self._local = event.ready
 
-    def _start(self, event: HandshakesDone) -> None:
-        """What all have agreed to start is ready here, too; it may have failed since."""
+    def _check_started(self, event: HandshakesDone) -> None:
+        """Check that what is started by agreement was ready here, too; it may have failed since."""
         for rid in event.rids:
             status = event.status.get(rid, "")
             if status in _NOT_READY and rid not in event.early:
@@ -75,12 +75,12 @@ class Consensus(Sanitizer):
                     _SUBSET,
                 )
 
-    def _bring(self, event: ConsensusBrought) -> None:
-        brought, local = event.ready, self._local
+    def _check_reported(self, event: ConsensusBrought) -> None:
+        ready, local = event.ready, self._local
         self._local = None
-        if brought is None or local is None:
+        if ready is None or local is None:
             return
-        extra = sorted(set(brought) - local)
+        extra = sorted(set(ready) - local)
         if extra:
             self.watch.report(
                 f"this stage brings {', '.join(extra)} as ready, and is not ready for it: its own "
@@ -89,12 +89,12 @@ class Consensus(Sanitizer):
                 _SUBSET,
             )
 
-    def _apply(self, event: ConsensusApplied) -> None:
+    def _check_applied(self, event: ConsensusApplied) -> None:
         if event.received is None or event.applied is None:
             return
         wanted, done = set(event.received), set(event.applied)
-        # the first stage may do less than was agreed (no room): the others get what it has done;
-        # a plain list has no place for those that have failed
+        # The first stage may apply less than was agreed (no room); the others receive what it has
+        # applied. A plain list does not contain requests that have failed.
         exact = self.watch.pprank.stage > 0 and event.tells_failed
         missing = wanted - done if exact else set()
         if missing or done - wanted:

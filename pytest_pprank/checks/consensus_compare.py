@@ -1,4 +1,4 @@
-"""Whether all stages ran the same batches: the controller's part of `consensus`."""
+"""Compares whether all stages ran the same batches: the controller's part of `consensus`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _CURE = "all stages of a role must schedule the same requests, chunks and order 
 
 
 def compare(evidence: Mapping[int, Mapping[str, Any] | None]) -> Iterator[Finding]:
-    """Yield what differs between the stages of one role."""
+    """Yield differences between the stages of one role."""
     by_role: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for told in evidence.values():
-        if told is not None:
-            by_role.setdefault(told["role"], {})[told["stage"]] = told
+    for own in evidence.values():
+        if own is not None:
+            by_role.setdefault(own["role"], {})[own["stage"]] = own
     for role, stages in by_role.items():
-        if len({(told["count"], told["hash"]) for told in stages.values()}) > 1:
+        if len({(own["count"], own["hash"]) for own in stages.values()}) > 1:
             lines = [
-                f"  stage {stage}: {told['count']} forwards, the last one {told['last']}"
-                for stage, told in sorted(stages.items())
+                f"  stage {stage}: {own['count']} forwards, the last one {own['last']}"
+                for stage, own in sorted(stages.items())
             ]
             head = f"the stages of role {role} did not run the same forwards in the same order:"
             yield Finding("consensus", "\n".join([head, *lines]), (), _CURE)

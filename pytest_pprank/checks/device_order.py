@@ -1,4 +1,4 @@
-"""What the simulated device finds, told as findings of a sanitizer."""
+"""Reports what the simulated device finds as findings of a sanitizer."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from pytest_pprank.checks.base import Watch
-from pytest_pprank.frames import matters
+from pytest_pprank.frames import is_caller_code
 from pytest_pprank.oplog.file import Site
 
 if TYPE_CHECKING:
     from pytest_pprank.devices.sim.reports import Kind, Race
 
 SHOWN = 10
-"""Frames of a stack that are shown."""
+"""Maximum number of frames in a stack."""
 
 
 def report_order(watch: Watch, kinds: Collection[Kind]) -> None:
-    """Report what the device finds of these kinds, the moment it is found, to the test's end.
+    """Report races of these kinds as soon as the device finds them, to the end of the test.
 
-    Nothing that the test does is compared with what came before it.
+    Accesses of the test are not compared with accesses before it.
     """
     from pytest_pprank.devices.sim.looking import settle
     from pytest_pprank.devices.sim.reports import reports
@@ -32,7 +32,7 @@ def report_order(watch: Watch, kinds: Collection[Kind]) -> None:
                 f"{race.kind.value}: {race.tensor}: {second.what}, {second.where}; nothing "
                 f"orders that after: {first.what}, {first.where}"
             )
-            # its place is in the first line: it is a part of what makes two findings differ
+            # in the first line, so that the place takes part in the key of the finding
             head += f" ({earlier[0]})" if earlier else ""
             lines = [head, *(f"  {site}" for site in earlier)]
             watch.report("\n".join(lines), later, race.cure)
@@ -42,5 +42,5 @@ def report_order(watch: Watch, kinds: Collection[Kind]) -> None:
 
 
 def sites(frames: Collection[tuple[str, int, str]]) -> tuple[Site, ...]:
-    """Return the frames that are shown, the innermost first."""
-    return tuple(Site(*frame) for frame in frames if matters(frame[0]))[:SHOWN]
+    """Return the frames to show, the innermost first."""
+    return tuple(Site(*frame) for frame in frames if is_caller_code(frame[0]))[:SHOWN]

@@ -1,4 +1,4 @@
-"""What enters the model: all there, consistent with the requests, and with what the host knows."""
+"""What enters the model is complete, and consistent with the requests and the host's data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CURE = (
 
 
 class Forward(Sanitizer):
-    """Looks at each ForwardBatch where it enters the model; contents only where that is free."""
+    """Checks each ForwardBatch where it enters the model; contents only where reading is free."""
 
     name: ClassVar[str] = "forward"
 
@@ -42,9 +42,9 @@ class Forward(Sanitizer):
             self.watch.report(f"a {event.mode} enters the model: {problem}", call_sites(), _CURE)
 
     def _twice(self, event: ForwardEntry, origin: Origin) -> Iterator[str]:
-        """One request is in one microbatch at a time, until its result has been processed."""
+        """Yield requests in a second microbatch before the result of the first is processed."""
         if origin.overlap or event.iteration is None:
-            return  # a test's own forward has no result that SGLang would process
+            return  # SGLang does not process the result of a test's own forward
         for rid in origin.rids:
             if origin.decode and rid in self._in_flight:
                 earlier = self._in_flight[rid]
@@ -60,7 +60,7 @@ class Forward(Sanitizer):
 
 
 def _problems(event: ForwardEntry, origin: Origin) -> Iterator[str]:
-    """Yield what is inconsistent between a ForwardBatch and the ScheduleBatch it was made of."""
+    """Yield inconsistencies between a ForwardBatch and the ScheduleBatch it was made from."""
     rids = origin.rids
     if len(set(rids)) < len(rids):
         yield f"a request is in the batch twice: {', '.join(rids)}"

@@ -1,6 +1,6 @@
-"""Host tensors where device tensors belong, and copies between them that are used too early.
+"""Finds host tensors in place of device tensors, and copies between the two that are used early.
 
-On device ``cuda`` only the first can be seen: torch does not tell what a stream has still to do.
+On device ``cuda`` only the former can be seen: torch does not tell which work of a stream is left.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FORWARD = ("model_executor/model_runner.py", ("forward", "_forward_raw"))
 
 
 class H2D(Sanitizer):
-    """Looks at what enters the model, and listens to the simulated device."""
+    """Checks what enters the model, and listens to the simulated device."""
 
     name: ClassVar[str] = "h2d"
 
@@ -40,13 +40,13 @@ class H2D(Sanitizer):
             self.watch.at_end(listen(lambda copy: self.watch.guard(self._copied, copy)))
 
     def _forward(self, event: ForwardEntry) -> None:
-        """Each tensor that the forward reads is on its device."""
+        """Check that each tensor that the forward reads is on its device."""
         for tensor in event.on_host:
             text = f"a host tensor enters the model: {tensor.name} is {tensor.text}"
             self.watch.report(text, call_sites(), _UPLOAD)
 
     def _copied(self, copy: Transfer) -> None:
-        """Copies to the device inside a forward that make the host wait: SGLang makes none there.
+        """Report blocking copies to the device inside a forward: SGLang makes none there.
 
         A forgotten ``.to(device)`` raises nothing: SGLang 0.5.21 copies its inputs into static
         buffers by ``_foreach_copy_`` (srt/model_executor/cuda_graph_buffer_registry.py), which

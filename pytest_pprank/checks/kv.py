@@ -1,4 +1,4 @@
-"""KV: balanced when the event loops have been left, nothing given back twice or used after."""
+"""KV is balanced when the event loops have ended; nothing is freed twice or used when free."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from typing import ClassVar
 
 from pytest_pprank.checks.base import Sanitizer
-from pytest_pprank.rank.patches import put
+from pytest_pprank.rank.patches import patch
 from pytest_pprank.sglang.events.types import (
     ForwardEntry,
     KvReader,
@@ -29,22 +29,22 @@ _SENT = "every chunk of a prompt must be sent, from where the last one ended (st
 
 
 class Kv(Sanitizer):
-    """Keeps a book of who took what; see sglang.stage.kv_book."""
+    """Records the owner of each KV token, slot and lock; see sglang.stage.kv_book."""
 
     name: ClassVar[str] = "kv"
 
     def begin(self) -> None:
         self._book = KvBook(self._misused)
-        for seam, listener in self._book.listeners().items():
-            self.watch.listen(seam, listener)
+        for hook, listener in self._book.listeners().items():
+            self.watch.listen(hook, listener)
         self._sent: Counter[Hashable] = Counter()
         self.watch.listen("forward", self._forward)
         self.watch.listen("transfer_send", self._send)
-        self.watch.at_end(put(this_stage(), "book", self._book))
+        self.watch.at_end(patch(this_stage(), "book", self._book))
         self._values = KvValues()
         self._kv: KvReader | None = None
         self.watch.listen("slot_free", self._slot_free)
-        self.watch.at_end(put(this_stage(), "values", self._values))
+        self.watch.at_end(patch(this_stage(), "values", self._values))
 
     def quiescent(self, left: Quiescent) -> None:
         if problems := left.problems():
@@ -60,7 +60,7 @@ class Kv(Sanitizer):
         self.watch.report(text, stack, _TWICE)
 
     def _forward(self, event: ForwardEntry) -> None:
-        """Every KV token that a forward reads or writes must be somebody's."""
+        """Check that every KV token that a forward reads or writes is owned by a request."""
         self._kv = event.kv
         contents = event.contents
         if event.pool is None or contents is None:
@@ -71,7 +71,10 @@ class Kv(Sanitizer):
             self._book.check_in_use(event.pool, tokens, f"the KV of {rid}")
 
     def _slot_free(self, event: SlotFreed) -> None:
-        """What a failure of assert_tokens_equal_reference is explained from."""
+        """Keep the KV of a finished request, for assert_tokens_equal_reference.
+
+        A failure of that assertion says where the KV begins to differ.
+        """
         if self._kv is not None:
             self._values.keep(event, self._kv)
 

@@ -1,4 +1,4 @@
-"""A request that gets nowhere although there is room for it."""
+"""Finds requests that make no progress although there is room for them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pytest_pprank.checks.base import Sanitizer
 from pytest_pprank.sglang.events.types import BatchScheduled, ForwardMade, Pending
 
 PATIENCE = 64
-"""Turns of the event loop for each microbatch slot; no sound scheduling needs so many."""
+"""Iterations of the event loop per microbatch slot; no correct scheduling needs as many."""
 _CURE = "a request that was admitted must be in some queue or batch that the event loop looks at"
 
 
 class Liveness(Sanitizer):
-    """Counts, at each look for something to run, how long each request has been passed over."""
+    """Counts for how many schedulings in a row each request was left out although it would fit."""
 
     name: ClassVar[str] = "liveness"
 
@@ -45,7 +45,7 @@ class Liveness(Sanitizer):
 
 
 def _room(event: BatchScheduled, request: Pending) -> bool:
-    """Whether there is so much room that no estimate of SGLang's could refuse it."""
-    # a slot for each of those that run already, and half of all KV
+    """Return whether there is so much room that no estimate of SGLang's could refuse it."""
+    # a free slot besides those of running requests, and half of all KV
     enough = max(2 * request.most_tokens, event.total_tokens // 2)
     return event.free_request_slots > 0 and event.free_tokens > enough

@@ -1,7 +1,7 @@
-"""SGLang's swallowed failures: what it logs, and goes on as if nothing had happened.
+"""Failures that SGLang logs and otherwise ignores.
 
-The founding bug (PR 26883) was such a warning: "Failed to profile prefill latency", and dynamic
-chunking was off for everybody.
+The first bug this plugin was written for (PR 26883) was such a warning: "Failed to profile prefill
+latency", after which dynamic chunking was off for all users.
 """
 
 from __future__ import annotations

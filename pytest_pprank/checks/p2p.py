@@ -1,6 +1,6 @@
-"""Messages and collectives: every handle waited for, and what one rank does fits the others'.
+"""Messages and collectives: every handle is waited for, and the operations of all ranks match.
 
-On a test that is through. While ranks still wait for each other, the wait graph says the same
+Checked after a finished test. While ranks still wait for each other, the wait graph shows the same
 (oplog.read.wait_graph).
 """
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.events.types import Quiescent
 
 _UNEVEN = ("all_to_all", "monitored_barrier", "barrier")
-"""Kinds in which ranks may bring different amounts, or bring none."""
+"""Kinds of operations in which ranks may send different amounts, or none."""
 _CREATIONS = Channel(CREATE, "")
 _WAIT = "keep the handle (and what it sends) until its wait() has returned"
 _MOST = 20000
 
 
 class P2P(Sanitizer):
-    """Listens to the ledger of operations."""
+    """Listens to the operations that the ledger records."""
 
     name: ClassVar[str] = "p2p"
 
     def begin(self) -> None:
         self._channels: dict[Channel, _Log] = {}
-        self.watch.at_end(listen(lambda *told: self.watch.guard(self._take, *told)))
+        self.watch.at_end(listen(lambda *event: self.watch.guard(self._take, *event)))
 
     def quiescent(self, left: Quiescent) -> None:  # noqa: ARG002
         self._report_open("the event loops have been left")
@@ -63,8 +63,8 @@ class P2P(Sanitizer):
 
     def _dropped(self, call: Call) -> None:
         if self.watch.pprank.failed or self.watch.pprank.spoiled:
-            return  # loops and frames that were given up take their handles along
-        if not call.error:  # else somebody has waited, and was raised out of it
+            return  # aborted loops and frames delete their handles
+        if not call.error:  # an error means that there was a wait, which raised
             text = f"{_words(call)} was never waited for: its handle is gone"
             self.watch.report(text, _sites(call), _WAIT)
 
@@ -82,29 +82,29 @@ class P2P(Sanitizer):
 
 
 class _Log:
-    """The operations on one channel: most are like an earlier one."""
+    """The operations on one channel, as indices into a list of the different ones."""
 
     def __init__(self, first: Call) -> None:
         self._first = first
         self._kinds: dict[tuple[object, ...], int] = {}
-        self._told: list[tuple[str, str]] = []
+        self._kind_texts: list[tuple[str, str]] = []
         self._operations: list[int] = []
         self._numbers: list[int] = []
         self._failed: int | None = None
 
     def add(self, call: Call, own: int) -> None:
-        """Take an operation; `own` is its number on this rank."""
+        """Add an operation; `own` is its number on this rank."""
         key = (call.kind, call.dtype, call.shapes, call.nbytes, call.root, call.site)
         number = self._kinds.get(key)
         if number is None:
-            number = self._kinds[key] = len(self._told)
-            self._told.append((_what(call), str(call.site)))
+            number = self._kinds[key] = len(self._kind_texts)
+            self._kind_texts.append((_what(call), str(call.site)))
         if len(self._operations) < _MOST:
             self._operations.append(number)
             self._numbers.append(own)
 
     def withdraw(self, own: int) -> None:
-        """Take back an operation that was never begun."""
+        """Remove an operation that was never begun."""
         if own in self._numbers:
             at = self._numbers.index(own)
             del self._numbers[at], self._operations[at]
@@ -124,16 +124,16 @@ class _Log:
             "peer": channel.peer,
             "tag": channel.tag,
             "ranks": list(first.ranks),
-            "kinds": self._told,
+            "kinds": self._kind_texts,
             "operations": self._operations,
             "failed": self._failed,
         }
 
 
 def _what(call: Call) -> str:
-    """Return what must be the same on all ranks that take part."""
+    """Return the properties that must be equal on all ranks that take part."""
     if call.way == CREATE:
-        # each rank its own group of one is not what torch asks for, but it works
+        # each rank creating a group of itself alone violates torch's rule, but works
         alone = len(call.ranks) == 1
         return f"{call.kind} of {'one rank' if alone else plural_ranks(call.ranks)}"
     if call.kind.startswith(_UNEVEN):
@@ -143,12 +143,12 @@ def _what(call: Call) -> str:
     if call.way != COLLECTIVE:
         return tensors
     root = "" if call.root is None else f" of rank {call.root}"
-    # the shapes of a collective may differ, its amount may not
+    # the shapes of a collective may differ between ranks, its size may not
     return f"{call.kind}{root} of {call.dtype}, {call.nbytes} B"
 
 
 def _counted(creation: Call) -> bool:
-    """Whether torch wants every rank to take part: it names such groups by counting them."""
+    """Return whether every rank must take part: torch names such groups by a counter."""
     return creation.kind == "new_group" and creation.group.rpartition(":")[0].isdigit()
 
 

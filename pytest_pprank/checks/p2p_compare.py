@@ -1,4 +1,4 @@
-"""Whether messages and collectives of all ranks fit together: the controller's part of `p2p`."""
+"""Compares messages and collectives of all ranks: the controller's part of `p2p`."""
 
 from __future__ import annotations
 
@@ -18,32 +18,34 @@ _EVERY = (
 )
 
 Evidence = list[dict[str, Any]]
-"""By channel: way, group, label, peer, tag and ranks; `kinds`, that is what an operation is and
-where it was issued, and `operations`, in their order, as numbers of kinds; `failed`: which of these
-was the first to raise, else None."""
+"""By channel: way, group, label, peer, tag and ranks, and the operations.
+
+`kinds`: the different operations, each with the line that issued it. `operations`: indices into
+`kinds`, in issue order. `failed`: the index in `operations` of the first that raised, else None.
+"""
 
 
 def compare(evidence: Mapping[int, Evidence | None]) -> Iterator[Finding]:
-    """Yield what does not fit, out of what each rank has brought."""
-    told = {
+    """Yield mismatches between the evidence of the ranks."""
+    logs = {
         (rank, Channel(log["way"], log["group"], log["peer"], log["tag"])): log
         for rank, logs in evidence.items()
         for log in logs or ()
     }
-    yield from _messages(told, set(evidence))
-    yield from _collectives(told, set(evidence))
-    yield from _creations(told, set(evidence))
+    yield from _messages(logs, set(evidence))
+    yield from _collectives(logs, set(evidence))
+    yield from _creations(logs, set(evidence))
 
 
-_Told = Mapping[tuple[int, Channel], dict[str, Any]]
+_Logs = Mapping[tuple[int, Channel], dict[str, Any]]
 
 
-def _messages(told: _Told, ranks: set[int]) -> Iterator[Finding]:
-    # messages for who takes them from anybody cannot be told apart
-    anybody = {(rank, it.group) for rank, it in told if it.way == RECV and it.peer is None}
+def _messages(logs: _Logs, ranks: set[int]) -> Iterator[Finding]:
+    # messages to a rank that receives from any rank cannot be assigned to a recv
+    anybody = {(rank, it.group) for rank, it in logs if it.way == RECV and it.peer is None}
     sends = dict.fromkeys(
-        (rank, it) if it.way == SEND else (it.peer, it.met_by(rank))
-        for rank, it in told
+        (rank, it) if it.way == SEND else (it.peer, it.counterpart(rank))
+        for rank, it in logs
         if it.way in (SEND, RECV) and it.peer is not None
     )
     for source, send in sends:
@@ -52,37 +54,39 @@ def _messages(told: _Told, ranks: set[int]) -> Iterator[Finding]:
             continue
         if (to, send.group) in anybody:
             continue
-        sent, received = told.get((source, send)), told.get((to, send.met_by(source)))
+        sent, received = logs.get((source, send)), logs.get((to, send.counterpart(source)))
         label = (sent or received or {})["label"]
         where = f"from rank {source} to rank {to} ({label}, tag {send.tag})"
         sides = {f"rank {source} sent": sent, f"rank {to} received": received}
         yield from _difference(f"messages {where}", sides, _PAIRS)
 
 
-def _collectives(told: _Told, ranks: set[int]) -> Iterator[Finding]:
-    groups = {channel: log for (_, channel), log in told.items() if channel.way == COLLECTIVE}
+def _collectives(logs: _Logs, ranks: set[int]) -> Iterator[Finding]:
+    groups = {channel: log for (_, channel), log in logs.items() if channel.way == COLLECTIVE}
     for channel, log in groups.items():
         members = log["ranks"]
         if not members or not set(members) <= ranks:
             continue
-        sides = {f"rank {rank} issued": told.get((rank, channel)) for rank in members}
+        sides = {f"rank {rank} issued": logs.get((rank, channel)) for rank in members}
         yield from _difference(f"collectives of {log['label']}", sides, _SAME)
 
 
-def _creations(told: _Told, ranks: set[int]) -> Iterator[Finding]:
-    worlds = {tuple(log["ranks"]) for (_, it), log in told.items() if it.way == CREATE}
+def _creations(logs: _Logs, ranks: set[int]) -> Iterator[Finding]:
+    worlds = {tuple(log["ranks"]) for (_, it), log in logs.items() if it.way == CREATE}
     for members in sorted(worlds):
         if set(members) <= ranks:
             created = Channel(CREATE, "")
-            sides = {f"rank {rank} created": told.get((rank, created)) for rank in members}
+            sides = {f"rank {rank} created": logs.get((rank, created)) for rank in members}
             yield from _difference("groups of torch.distributed", sides, _EVERY)
 
 
 def _difference(
     what: str, sides: Mapping[str, dict[str, Any] | None], cure: str
 ) -> Iterator[Finding]:
-    """Yield where the sides differ first, unless an exception that the test has seen explains it:
-    then or before that one of them was raised out of its operation, and has passed all the same.
+    """Yield the first difference between the sides, unless an exception in the test explains it.
+
+    That is so if an operation of one side has raised at that point or before, and the test has
+    passed nevertheless.
     """
     failed = [log["failed"] for log in sides.values() if log and log.get("failed") is not None]
     ran = {side: list(_operations(log)) for side, log in sides.items()}
@@ -105,7 +109,7 @@ _TENSOR = re.compile(r"(?:(?P<kind>.*) of )?(?P<dtype>[a-z]\w*)(?P<rest>(?:\[|, 
 
 
 def _why(found: Iterable[tuple[str, str] | None]) -> str:
-    """Say what differs, where it is the dtype or the size of the same operation; else nothing."""
+    """Return what differs, if it is the dtype or the size of one operation; else nothing."""
     seen = [_TENSOR.fullmatch(it[0]) for it in found if it is not None]
     if len(seen) < 2 or None in seen:
         return ""

@@ -1,8 +1,9 @@
-"""Reads and writes of device memory that no stream, event or wait of the host orders.
+"""Finds reads and writes of device memory that no stream, event or wait of the host orders.
 
-KV transfers go by address, past torch: prefill's memory is read in threads of the transfer engine,
-which know what was done when the chunk was handed to them, and what they have waited for; decode's
-may be written from the moment on at which prefill is told where.
+KV transfers access memory by address, not through torch. Prefill's memory is read in threads of the
+transfer engine. They may rely on work that was done when the chunk was handed to them, and on what
+they have waited for. Decode's memory may be written from the moment on at which its addresses are
+sent to prefill.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Streams(Sanitizer):
-    """Listens to the simulated device, and tells it of what goes past torch."""
+    """Listens to the simulated device, and reports accesses that bypass torch to it."""
 
     name: ClassVar[str] = "streams"
 
@@ -32,7 +33,7 @@ class Streams(Sanitizer):
         self.watch.listen("transfer_target", self._may_be_written)
 
     def _hand_over(self, event: KvQueued) -> None:
-        """Note what is done now: a transfer that begins later may count on it, and no more."""
+        """Note which work is done now: a transfer that begins later may rely on that only."""
         from pytest_pprank.devices.sim.streams import host
 
         if not event.again:
@@ -48,8 +49,10 @@ class Streams(Sanitizer):
             raw_access(address, nbytes, write=False, what="a KV transfer", clock=known)
 
     def _may_be_written(self, event: KvTarget) -> None:
-        """Check what is still to be written there. What is still to be read is of a request that
-        has ended: in the one forward more that the overlap schedule runs, whose token is nobody's.
+        """Check for writes to the memory that are still to come; reads do not matter.
+
+        Such a read is of a request that has ended: the overlap schedule runs one more forward for
+        it, whose token is not used.
         """
         from pytest_pprank.devices.sim.tracker import raw_access
 

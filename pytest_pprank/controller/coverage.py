@@ -1,8 +1,8 @@
 """pytest-cov: what the ranks have run is part of its report, without any set-up.
 
-Each rank writes a data file (host.neighbours.pytest_cov) into a folder below pytest's basetemp.
-Just before pytest-cov puts the data files of its own processes together, they are laid beside
-them. A run that pytest-cov does not finish (-x, Ctrl-C) leaves nothing where it would look.
+Each rank writes a data file (host.neighbours.pytest_cov) into a folder inside pytest's basetemp.
+Just before pytest-cov combines the data files of its own processes, these files are moved beside
+them. If pytest-cov does not finish (-x, Ctrl-C), no file is left where it would look.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _OURS = "pprank-coverage"
 
 
 def register(config: pytest.Config) -> None:
-    """Collect what the ranks measure, if pytest-cov measures in this run."""
+    """Collect the ranks' coverage, if pytest-cov measures in this run."""
     plugin = config.pluginmanager.get_plugin("_cov")
     if plugin is not None and not config.option.no_cov:
         config.pluginmanager.register(RanksCoverage(plugin, basetemp_of(config)), _OURS)
 
 
 def rank_options(config: pytest.Config) -> dict[str, object]:
-    """Return the options by which a rank knows what to measure; none if nothing is."""
+    """Return the options that tell a rank what to measure; empty if nothing is measured."""
     ours = config.pluginmanager.get_plugin(_OURS)
     if ours is None:
         return {}
@@ -48,7 +48,7 @@ class RanksCoverage:
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside pytest-cov's
     def pytest_runtestloop(self) -> Generator[None, object, object]:
-        """Show pytest-cov the data files when all tests have run."""
+        """Move the data files to where pytest-cov finds them, after all tests have run."""
         result = yield
         controller = self._plugin.cov_controller
         data_file = Path(controller.topdir, controller.cov.get_option("run:data_file"))
@@ -58,19 +58,19 @@ class RanksCoverage:
                 shutil.move(path, shown)
                 self._shown.append(shown)
         if self._shown:
-            # that this process has not run everything means nothing: as in pytest-cov with xdist
+            # as pytest-cov does with xdist: the measured code need not run in this process
             controller.cov._warn_no_data = False
             controller.cov._warn_unimported_source = False
         return result
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        """Leave nothing that was not taken."""
+        """Remove the folder, with data files that were not moved."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _is_whole(path: Path) -> bool:
-    """Say whether a data file can be read: its rank may have been killed while it wrote."""
+    """Return whether a data file can be read: its rank may have been killed while writing it."""
     from coverage import CoverageData, exceptions
 
     data = CoverageData(basename=str(path))

@@ -1,4 +1,4 @@
-"""A worker group as the controller sees it: start it, talk with its ranks, see it gone."""
+"""A worker group as the controller sees it: starts it, exchanges messages with it, ends it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pytest_pprank.protocol.messages import (
     TornDown,
     WarningSeen,
 )
-from pytest_pprank.report.evidence import MemoryWitness, read_last_words
+from pytest_pprank.report.evidence import OomKillCounter, split_stderr
 from pytest_pprank.report.verdicts import describe_exit
 from pytest_pprank.words import plural_ranks
 
@@ -41,13 +41,13 @@ _START_SECONDS = 300.0
 _LEAVE_SECONDS = 10.0
 _REAP_SECONDS = 2.0
 _EXIT_SECONDS = 2.0
-"""How long a rank gets to end its process after its pytest session has ended."""
+"""How long a rank's process may take to end after its pytest session has ended."""
 _SHOWN_LINES = 20
 
 
 @dataclass
 class RankPeer:
-    """The controller's knowledge of one rank."""
+    """The controller's state of one rank."""
 
     rank: int
     pid: int
@@ -58,7 +58,7 @@ class RankPeer:
 
 
 class WorkerGroup:
-    """The ranks of one topology. All methods are for the controller's main thread."""
+    """The ranks of one topology. All methods must be called in the controller's main thread."""
 
     def __init__(
         self,
@@ -72,8 +72,8 @@ class WorkerGroup:
         self.workdir = Path(order.workdir)
         self.ranks: dict[int, RankPeer] = {}  # in rank order, once the group is up
         self.outputs: dict[int, bytes] = {}
-        """What plugins of the ranks have left (protocol.worker_data), if they left in order."""
-        self.memory = MemoryWitness()
+        """What plugins on ranks that ended normally have left (protocol.worker_data)."""
+        self.oom_kills = OomKillCounter()
         self._on_warning = on_warning
         self._listeners = tuple(listeners)
         self._launcher = launcher
@@ -83,19 +83,19 @@ class WorkerGroup:
         self.pipes: RankPipes
 
     def start(self, clock: StartClock | None = None) -> None:
-        """Bring the group up; raises GroupError with each rank's own words when that fails.
+        """Start the group. Raises GroupError with the errors of the ranks if that fails.
 
-        `clock` takes the time of each part, and is told what is waited for.
+        `clock` measures the parts of the start, and is called with what is waited for.
         """
         clock = clock or StartClock()
         deadline = time.monotonic() + _START_SECONDS
         self.workdir.mkdir(mode=0o700)
         self.pipes = RankPipes(self.workdir, self.world_size, self._listeners)
         self._selector.register(self.pipes, selectors.EVENT_READ, self.pipes.read)
-        self.tell_launcher(self._order)
+        self.send_to_launcher(self._order)
         if self._launcher.channel is not None:
             channel = self._launcher.channel
-            self._selector.register(channel, selectors.EVENT_READ, self._hear_launcher)
+            self._selector.register(channel, selectors.EVENT_READ, self._receive_from_launcher)
         try:
             self._admit(deadline, clock.tick)
             clock.lap("ranks")
@@ -116,7 +116,7 @@ class WorkerGroup:
                 if (hello.rank, not hello.watch) in here:
                     own, watch = here[hello.rank, False], here[hello.rank, True]
                     self.ranks[hello.rank] = RankPeer(hello.rank, hello.pid, own, watch)
-            self.messages(0)  # of ranks there are none yet
+            self.messages(0)  # from the launcher; ranks are not registered yet
             self._check_start(deadline)
         self.ranks = dict(sorted(self.ranks.items()))
         for peer in self.ranks.values():
@@ -141,7 +141,7 @@ class WorkerGroup:
                     errors.lost(peer.rank)
                     meetings.leave(peer.rank, "died")
             if errors.complete(ready):
-                raise GroupError(errors.text(self._last_words))
+                raise GroupError(errors.text(self._describe_exits))
             if not errors:
                 self._check_start(deadline)
 
@@ -159,55 +159,56 @@ class WorkerGroup:
 
     def _why_ended(self) -> str:
         assert self._ended is not None
-        return "\n".join([self._last_words([]), self._ended.error, self._launcher.log_tail()])
+        return "\n".join([self._describe_exits([]), self._ended.error, self._launcher.log_tail()])
 
-    def _last_words(self, lost: list[int]) -> str:
-        """How ranks ended that never came up: those elastic saw fail, or else those we `lost`."""
+    def _describe_exits(self, lost: list[int]) -> str:
+        """Describe how ranks that never got ready ended: the one elastic saw fail, else `lost`."""
         ended = self.wait_ended(_REAP_SECONDS)
         exits = ended.exits if ended is not None else {}
         first = [ended.first] if ended is not None and ended.first >= 0 else lost
         return "\n".join(
-            f"rank {rank}: {describe_exit(exits.get(rank))}\n{self._said(rank)}" for rank in first
+            f"rank {rank}: {describe_exit(exits.get(rank))}\n{self._stderr_tail(rank)}"
+            for rank in first
         )
 
-    def _said(self, rank: int) -> str:
-        evidence, said = read_last_words(self.pipes.take(rank).get("stderr", ""))
+    def _stderr_tail(self, rank: int) -> str:
+        evidence, said = split_stderr(self.pipes.take(rank).get("stderr", ""))
         lines = (said or self._early_stderr(rank)).splitlines()[-_SHOWN_LINES:]
         return "\n".join([*lines, evidence.dump]).rstrip()
 
     def _early_stderr(self, rank: int) -> str:
-        """What a rank wrote before its output was redirected to us: into elastic's log."""
+        """Return what a rank wrote to elastic's log, before its output was redirected to us."""
         logs = sorted(self.workdir.glob(f"logs/*/attempt_*/{rank}/stderr.log"))
         return "\n".join(log.read_text(errors="replace") for log in logs)
 
     def messages(self, timeout: float) -> list[tuple[RankPeer, Message | None]]:
-        """Return what ranks have said within `timeout` seconds; None from a rank that is gone.
+        """Return the messages of ranks within `timeout` seconds; None for a rank that is gone.
 
-        What they print meanwhile is taken from their pipes; all that a rank has printed before it
-        said something is.
+        If there is a message, the pipes are read as well. So everything that a rank has printed
+        before a message has been read when the message is returned.
         """
-        heard: list[tuple[RankPeer, Message | None]] = []
+        received: list[tuple[RankPeer, Message | None]] = []
         for key, _ in self._selector.select(timeout):
             if isinstance(key.data, RankPeer):
-                self._hear(key.data, heard)
+                self._receive(key.data, received)
             else:
                 key.data()
-        if heard:
+        if received:
             self.pipes.read()
-        return heard
+        return received
 
-    def _hear(self, peer: RankPeer, heard: list[tuple[RankPeer, Message | None]]) -> None:
+    def _receive(self, peer: RankPeer, received: list[tuple[RankPeer, Message | None]]) -> None:
         try:
             messages = peer.channel.receive_ready()
         except ChannelClosed:
             self._lose(peer)
-            heard.append((peer, None))
+            received.append((peer, None))
             return
         for message in messages:
             if isinstance(message, WarningSeen):
                 self._on_warning(peer.rank, message)
             else:
-                heard.append((peer, message))
+                received.append((peer, message))
 
     def _lose(self, peer: RankPeer) -> None:
         if peer.alive:
@@ -215,17 +216,17 @@ class WorkerGroup:
             self._selector.unregister(peer.channel)
 
     def send(self, rank: int, message: Message) -> None:
-        """Send to a rank; one that is gone shows itself at the next read."""
+        """Send to a rank. If the rank is gone, the next read will show it."""
         self.send_packed((rank,), pack(message))
 
     def send_packed(self, ranks: Iterable[int], frame: bytes) -> None:
-        """Send what protocol.channel.pack has made of a message to several ranks."""
+        """Send a frame made by protocol.channel.pack to several ranks."""
         for rank in ranks:
             with suppress(ChannelClosed):
                 self.ranks[rank].channel.send_packed(frame)
 
-    def ask(self, rank: int, message: Message) -> None:
-        """Send to a rank what it is to hear whatever it does."""
+    def send_on_watch(self, rank: int, message: Message) -> None:
+        """Send a message that a rank must receive whatever its threads do."""
         with suppress(ChannelClosed):
             self.ranks[rank].watch.send(message)
 
@@ -233,7 +234,7 @@ class WorkerGroup:
         """Answer a meeting of some ranks."""
         self.send_packed(ranks, pack(message))
 
-    def tell_launcher(self, message: Message) -> None:
+    def send_to_launcher(self, message: Message) -> None:
         """Send to the launcher; raises GroupError if it is gone."""
         channel = self._launcher.channel
         try:
@@ -244,10 +245,10 @@ class WorkerGroup:
 
     @property
     def ended(self) -> GroupEnded | None:
-        """How the group ended; None while the launcher, as far as was heard, still runs it."""
+        """How the group ended; None while the launcher still runs it, as far as known."""
         return self._ended
 
-    def _hear_launcher(self) -> None:
+    def _receive_from_launcher(self) -> None:
         assert self._launcher.channel is not None
         messages: list[Message]
         try:
@@ -260,28 +261,28 @@ class WorkerGroup:
                 self._ended = self._ended or message
 
     def wait_ended(self, seconds: float) -> GroupEnded | None:
-        """Wait up to `seconds` for the group to be gone."""
+        """Wait up to `seconds` for the end of the group; return how it ended, or None."""
         deadline = time.monotonic() + seconds
         while self.ended is None and time.monotonic() < deadline:
-            self.messages(_TICK_SECONDS / 5)  # their last words must not block them
+            self.messages(_TICK_SECONDS / 5)  # read, so that no rank blocks on a full pipe
         return self.ended
 
     def interrupt(self) -> None:
-        """Send every rank what Ctrl-C sends a process."""
+        """Send SIGINT, as Ctrl-C does, to every rank."""
         for peer in self.ranks.values():
             with suppress(ProcessLookupError):
                 os.kill(peer.pid, signal.SIGINT)
 
     def close(self, seconds: float = _LEAVE_SECONDS) -> list[str]:
-        """Let every rank tear down its session and leave; kills those that do not in `seconds`.
+        """Let every rank tear down its session and exit; kill the others after `seconds`.
 
-        Returns what went wrong in it, rank by rank.
+        Returns the errors of the ranks meanwhile.
         """
         errors = []
         for rank in self.ranks:
             self.send(rank, Shutdown())
-            self.ask(rank, Shutdown())  # it may not be waiting for an order
-        # what is torn down only now may still want to meet
+            self.send_on_watch(rank, Shutdown())  # the rank may not be waiting for an order
+        # the teardown of session fixtures may include meetings
         meetings = Meetings(self.world_size, self.answer)
         deadline = time.monotonic() + seconds
         busy = set(self.ranks)
@@ -304,10 +305,10 @@ class WorkerGroup:
         return errors
 
     def kill(self) -> None:
-        """End every process of the group at once; raises GroupError if even that fails."""
+        """End every process of the group at once. Raises GroupError if a process survives."""
         try:
             if self.ended is None:
-                self.tell_launcher(KillGroup(self.name))
+                self.send_to_launcher(KillGroup(self.name))
                 if self.wait_ended(_LEAVE_SECONDS) is None:
                     raise GroupError(f"worker group {self.name} survived SIGKILL")
         finally:
@@ -318,10 +319,10 @@ class WorkerGroup:
             peer.alive = False
             peer.channel.close()
             peer.watch.close()
-            # each rank led a process group of its own; what is left of it are its children
+            # each rank led a process group of its own, in which children of it may be left
             with suppress(ProcessLookupError):
                 os.killpg(peer.pid, signal.SIGKILL)
-        self.ranks = {}  # disconnecting twice would kill whoever has got these numbers since
+        self.ranks = {}  # a second call must not kill new processes with the same ids
         self._selector.close()
         self.pipes.close()
         shutil.rmtree(self.workdir, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The lease of a run's worker group, from pytest's options to the ranks' environment."""
+"""The lease of a worker group: from pytest's options to the ranks' environment."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pytest_pprank.topology import Topology
 
 
 class GroupLease:
-    """Takes what a worker group needs before it starts, and gives it back when it has ended."""
+    """Acquires what a worker group needs before it starts, and releases it after its end."""
 
     def __init__(self, config: pytest.Config) -> None:
         given = options_of(config)
         self._what = given.lease
         self._queue = LeaseQueue(
-            _command(config), given.lease_timeout, lambda text: _tell(config, text)
+            _command(config), given.lease_timeout, lambda text: _show(config, text)
         )
         self._lease: Lease | None = None
         self.environment: Mapping[str, str] = {}
 
     def take(self, topology: Topology) -> None:
-        """Wait for the devices of `topology`; raises LeaseError if they cannot be had.
+        """Wait for the devices of `topology`; raises LeaseError if they do not become free.
 
-        `environment` is then what the ranks must have to see their devices and no others.
+        Afterwards `environment` has the variables that limit the ranks to their devices.
         """
         self.give_back()
         ranks = topology.world_size
@@ -45,11 +45,11 @@ class GroupLease:
 
     @property
     def wanted(self) -> bool:
-        """Whether the group should end after its next test, because others wait."""
+        """Whether the group should end after its next test, because other runs wait."""
         return self._lease is not None and self._lease.wanted
 
     def give_back(self) -> None:
-        """Let others have what the group had; only when its processes are gone."""
+        """Release the lease. Call it only when the group's processes have ended."""
         lease, self._lease, self.environment = self._lease, None, {}
         if lease is not None:
             lease.release()
@@ -61,13 +61,13 @@ def _command(config: pytest.Config) -> str:
     return shlex.join(worker.get("mainargv", sys.argv)) + (f" [{name}]" if name else "")
 
 
-def _tell(config: pytest.Config, text: str) -> None:
-    """Print a line at once, whatever is captured."""
+def _show(config: pytest.Config, text: str) -> None:
+    """Print a line at once, even if output is captured."""
     capture = config.pluginmanager.getplugin("capturemanager")
     reporter = config.pluginmanager.getplugin("terminalreporter")
     with nullcontext() if capture is None else capture.global_and_fixture_disabled():
         if reporter is None or hasattr(config, "workerinput"):
-            # an xdist worker's terminal leads nowhere, its standard error is the user's
+            # an xdist worker has no terminal, but shares the user's standard error
             print(f"\n{text}", file=sys.stderr, flush=True)
         else:
             reporter.ensure_newline()

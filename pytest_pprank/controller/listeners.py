@@ -1,4 +1,4 @@
-"""Who listens to what the ranks print, besides the reports: the terminal, the log folder."""
+"""The listeners to what the ranks print, besides the reports: the terminal and the log folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _LIVE_CAPTURE = ("no", "tee-sys")
 
 
 class Listeners:
-    """The listeners of one run, as its options ask for them. Raises UsageError for a bad folder."""
+    """The listeners of one run, according to its options. Raises UsageError for a bad folder."""
 
     def __init__(self, config: pytest.Config, options: Options, progress: Progress) -> None:
         terminal = config.pluginmanager.getplugin("terminalreporter")
         live = options.live or config.getoption("capture", "fd") in _LIVE_CAPTURE
-        # without a terminal of its own (on a worker of xdist) a process shows nothing
+        # a process without a terminal (a worker of xdist) shows nothing
         shown = live and terminal is not None
         self._live = LiveLines(terminal, progress.clear) if shown else None
         folder = options.log_dir and Path(config.invocation_params.dir, options.log_dir)
@@ -31,16 +31,16 @@ class Listeners:
         self.all: tuple[Listener, ...] = tuple(one for one in given if one is not None)
 
     def begin(self, nodeid: str) -> None:
-        """A test begins."""
+        """Begin a test."""
         if self._logs is not None:
             self._logs.begin(nodeid)
 
     def flush(self) -> None:
-        """A test has ended."""
+        """End a test: show unfinished lines."""
         if self._live is not None:
             self._live.flush()
 
     def close(self) -> None:
-        """The run has ended."""
+        """End the run: close the log files."""
         if self._logs is not None:
             self._logs.close()

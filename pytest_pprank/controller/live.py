@@ -1,4 +1,4 @@
-"""Lines of the ranks in the terminal, as they are printed (--pprank-live, or pytest's -s)."""
+"""Shows lines of the ranks in the terminal as they are printed (--pprank-live, or pytest's -s)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _LONGEST_LINE = 64 * 1024
 
 
 class Terminal(Protocol):
-    """What of pytest's terminal reporter is used here."""
+    """The part of pytest's terminal reporter that is used here."""
 
     def ensure_newline(self) -> None:
-        """Begin a new line if there is something in this one."""
+        """Begin a new line unless the current one is empty."""
 
     def write(self, content: str, *, flush: bool = False, **markup: bool) -> None:
         """Write text with markup."""
 
 
 class LiveLines:
-    """Shows whole lines with the rank's prefix, never two in one; an output listener.
+    """Shows whole lines with the rank's prefix, never mixed; an output listener.
 
-    `before` is called before it writes: what stands in the line for now is to go.
+    `before` is called before each write, to remove a temporary text such as the progress line.
     """
 
     def __init__(self, terminal: Terminal, before: Callable[[], None] = lambda: None) -> None:
@@ -31,7 +31,7 @@ class LiveLines:
         self._partial: dict[tuple[int, str], bytes] = {}
 
     def __call__(self, rank: int, stream: str, data: bytes) -> None:
-        """Take what a rank has printed."""
+        """Show the lines that the data completes."""
         *lines, rest = (self._partial.pop((rank, stream), b"") + data).split(b"\n")
         if len(rest) > _LONGEST_LINE:
             lines.append(rest)
@@ -41,7 +41,7 @@ class LiveLines:
             self._show(rank, lines)
 
     def flush(self) -> None:
-        """Show unfinished lines too; called at the end of a test."""
+        """Show unfinished lines, too; called at the end of a test."""
         for (rank, _), rest in sorted(self._partial.items()):
             self._show(rank, [rest])
         self._partial.clear()

@@ -1,4 +1,4 @@
-"""Everything the ranks print, in files below --pprank-log-dir, rotated so that no disk fills up."""
+"""Writes everything the ranks print to files in --pprank-log-dir, rotated to limit their size."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ OLD_FILES = 4
 
 
 class LogDir:
-    """One file per rank and stream (``pp0.stdout.log``), going on over worker groups.
+    """One file per rank and stream (``pp0.stdout.log``), continued by later worker groups.
 
-    `prefix` keeps the processes of one run apart (xdist's workers). An output listener. Raises
+    `prefix` separates the processes of one run (xdist's workers). An output listener. Raises
     UsageError if the folder cannot be written to.
     """
 
@@ -25,7 +25,7 @@ class LogDir:
         self._limit = limit
         self._files: dict[tuple[int, str], RotatingFileHandler] = {}
         self._test = ""
-        self._told: set[tuple[int, str]] = set()
+        self._headed: set[tuple[int, str]] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f".{prefix}probe").touch()
@@ -37,14 +37,14 @@ class LogDir:
             ) from error
 
     def begin(self, nodeid: str) -> None:
-        """What comes now belongs to this test."""
+        """Begin a test: later output belongs to it."""
         self._test = nodeid
-        self._told.clear()
+        self._headed.clear()
 
     def __call__(self, rank: int, stream: str, data: bytes) -> None:
-        """Take what a rank has printed."""
-        if (rank, stream) not in self._told:
-            self._told.add((rank, stream))
+        """Write what a rank has printed."""
+        if (rank, stream) not in self._headed:
+            self._headed.add((rank, stream))
             self._write(rank, stream, f"\n=== {self._test or 'start'} ===\n".encode())
         self._write(rank, stream, data)
 
@@ -56,7 +56,7 @@ class LogDir:
 
     def _write(self, rank: int, stream: str, data: bytes) -> None:
         file = self._files.get((rank, stream)) or self._open(rank, stream)
-        text = data.decode("latin-1")  # byte for byte, whatever they are
+        text = data.decode("latin-1")  # keeps every byte
         file.emit(logging.LogRecord("", logging.INFO, "", 0, "%s", (text,), None))
 
     def _open(self, rank: int, stream: str) -> RotatingFileHandler:
@@ -70,8 +70,8 @@ class _RawLog(RotatingFileHandler):
     terminator = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text alone."""
+        """Return the text without any prefix."""
         return record.getMessage()
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Lose it: a full disk must not fail the test that filled it."""
+        """Ignore the error: a full disk must not fail the test that filled it."""

@@ -1,9 +1,9 @@
-"""Ranks as other plugins see them from the controller: the nodes of pytest-xdist.
+"""Presents ranks to other plugins as nodes of pytest-xdist.
 
-A rank is to other plugins what a worker of xdist is: `config.workerinput` says so, what only one
-process may write is not written there, and what it leaves in `config.workeroutput` comes to
-`pytest_testnodedown` here. Where the controller is a worker of xdist itself, both hooks are called
-where that worker is a node: what is to be put together is put together once, at the top.
+To other plugins a rank is a worker of xdist: it has `config.workerinput`, does not write what only
+one process may write, and what it leaves in `config.workeroutput` is passed to
+`pytest_testnodedown` here. If the controller itself is a worker of xdist, both hooks are called in
+xdist's controller instead, so that results are combined once, in the top process.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ import pytest
 from pytest_pprank.protocol.worker_data import pack, unpack
 
 KEY = "pprank_nodes"
-"""Where a worker of xdist keeps, in its own workeroutput, what its ranks have left."""
+"""The key in an xdist worker's own workeroutput for what its ranks have left."""
 
 _NOT_FOR_RANKS = ("_cov", "dsession", "terminaldistreporter")
-"""Plugins whose hooks expect nodes of xdist's own making. Coverage goes another way (coverage)."""
+"""Plugins whose hooks expect nodes created by xdist. (Coverage is handled in `coverage`.)"""
 
 
 class RankNode:
-    """A rank: what plugins use of xdist's WorkerController. `workeroutput` comes when it leaves."""
+    """A rank, with the attributes of xdist's WorkerController that plugins use.
+
+    `workeroutput` is set when the rank has left.
+    """
 
     def __init__(self, config: pytest.Config, workerinput: dict[str, object]) -> None:
         self.config = config
@@ -34,7 +37,7 @@ class RankNode:
 
     @property
     def id(self) -> str:
-        """Its name."""
+        """The rank's name."""
         return str(self.workerinput["workerid"])
 
     def __repr__(self) -> str:
@@ -51,7 +54,7 @@ class RankNodes:
         self._groups: dict[str, tuple[RankNode, ...]] = {}
 
     def up(self, group: str, world_size: int) -> tuple[bytes, ...]:
-        """Ask plugins what the ranks of a new group are to be told; returns it by rank."""
+        """Let plugins configure the ranks of a new group; return the workerinput of each rank."""
         nodes = tuple(self._node(rank, world_size) for rank in range(world_size))
         self._groups[group] = nodes
         if not self._outer:
@@ -69,7 +72,7 @@ class RankNodes:
         return RankNode(self._config, {**own, **self._outer, "pprank": rank})
 
     def down(self, group: str, outputs: Mapping[int, bytes], why: str) -> None:
-        """Give plugins what the ranks of a group have left; a rank without lets them know `why`."""
+        """Pass to plugins what the ranks of a group have left, or `why` a rank has left nothing."""
         nodes = self._groups.pop(group, ())
         entries = [
             (node.workerinput, outputs.get(rank), "" if rank in outputs else why)
@@ -77,23 +80,25 @@ class RankNodes:
         ]
         if self._outer:
             output: dict[str, Any] = self._config.workeroutput  # type: ignore[attr-defined]
-            packed = [(pack(told)[0], left, error) for told, left, error in entries]
+            packed = [(pack(workerinput)[0], left, error) for workerinput, left, error in entries]
             output.setdefault(KEY, []).extend(packed)
             return
-        for told, left, error in entries:
-            _down(self._config, told, left, error)
+        for workerinput, left, error in entries:
+            _down(self._config, workerinput, left, error)
 
 
 def down_with_worker(
     config: pytest.Config, entries: Iterable[tuple[bytes, bytes | None, str]]
 ) -> None:
-    """Do for the ranks of a worker of xdist what `RankNodes.down` does for the controller's own."""
-    for told, left, error in entries:
-        _down(config, unpack(told), left, error)
+    """Do for the ranks of an xdist worker what `RankNodes.down` does for the controller's own."""
+    for workerinput, left, error in entries:
+        _down(config, unpack(workerinput), left, error)
 
 
-def _down(config: pytest.Config, told: dict[str, object], left: bytes | None, error: str) -> None:
-    node = RankNode(config, told)
+def _down(
+    config: pytest.Config, workerinput: dict[str, object], left: bytes | None, error: str
+) -> None:
+    node = RankNode(config, workerinput)
     if left is not None:
         node.workeroutput = unpack(left)  # type: ignore[attr-defined]
     _call(config, "pytest_testnodedown", node=node, error=error or None)
@@ -101,7 +106,7 @@ def _down(config: pytest.Config, told: dict[str, object], left: bytes | None, er
 
 def _call(config: pytest.Config, hook: str, **given: object) -> None:
     if not hasattr(config.hook, hook):
-        return  # xdist declares it; without xdist it is there if somebody implements it
+        return  # xdist declares the hook; without xdist it exists if a plugin implements it
     manager = config.pluginmanager
     out = [manager.get_plugin(name) for name in _NOT_FOR_RANKS]
     manager.subset_hook_caller(hook, [each for each in out if each is not None])(**given)

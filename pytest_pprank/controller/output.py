@@ -1,8 +1,8 @@
-"""What ranks print: read all the time, kept up to a bound, shown live or logged where asked.
+"""What ranks print: read continuously, kept up to a limit, shown live or logged on request.
 
-Each rank writes its stdout and stderr into two named pipes in the group's folder, which the
-controller reads whenever it waits for messages. So a flood blocks nobody and fills neither memory
-nor disk, and what a rank said before it died or hung is here and not in the rank.
+Each rank writes its stdout and stderr into two named pipes in the group's folder. The controller
+reads them whenever it waits for messages. So a flood of output blocks no rank and fills neither
+memory nor disk, and output of a rank that dies or hangs is not lost with the rank.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from struct import Struct
 from pytest_pprank.protocol.pipes import STREAMS, pipe_file
 
 KEPT_BYTES = 256 * 1024
-"""How much of one phase's output a report keeps, per rank and stream: the end of it."""
+"""How much of one phase's output a report keeps, per rank and stream: the last bytes."""
 
 Listener = Callable[[int, str, bytes], None]
-"""Is told of everything as it arrives: rank, ``stdout`` or ``stderr``, bytes."""
+"""Called with all output as it arrives: rank, ``stdout`` or ``stderr``, bytes."""
 
 _CHUNK = 1 << 20
 _INT = Struct("i")
 
 
 class Tail:
-    """The last `limit` bytes of what was appended."""
+    """The last `limit` bytes that were appended."""
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
@@ -40,7 +40,7 @@ class Tail:
         self._dropped = 0
 
     def append(self, data: bytes) -> None:
-        """Append `data`, forgetting from the beginning what is too much."""
+        """Append `data`, and drop bytes at the beginning beyond the limit."""
         self._chunks.append(data)
         self._kept += len(data)
         while self._kept - len(self._chunks[0]) >= self._limit:
@@ -49,7 +49,7 @@ class Tail:
             self._dropped += len(first)
 
     def take(self) -> str:
-        """Return the text and start anew; says at its top how much is missing before it."""
+        """Return the text and start again; its first line says how many bytes were dropped."""
         if not self._chunks:
             return ""
         data = b"".join(self._chunks)
@@ -64,7 +64,7 @@ class Tail:
 
 
 class RankPipe:
-    """The reading end of one stream of one rank."""
+    """The read end of one stream of one rank."""
 
     def __init__(self, path: Path, rank: int, stream: str, listeners: Iterable[Listener]) -> None:
         os.mkfifo(path, 0o600)
@@ -72,13 +72,13 @@ class RankPipe:
         self.stream = stream
         self._listeners = tuple(listeners)
         self._tail = Tail()
-        # for writing too: without a writer the pipe would be at its end, before and after the rank
+        # also for writing: a pipe without a writer is at its end, before and after the rank's life
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         with suppress(OSError, AttributeError):  # a limit of this user; Python 3.10 on old kernels
             fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, _CHUNK)
 
     def fileno(self) -> int:
-        """The descriptor, for selectors."""
+        """Return the file descriptor, for selectors."""
         return self._fd
 
     def read(self) -> None:
@@ -92,11 +92,11 @@ class RankPipe:
                 listener(self.rank, self.stream, data)
 
     def take(self) -> str:
-        """Return what has been read since the last `take`."""
+        """Return what was read since the last `take`."""
         return self._tail.take()
 
     def close(self) -> None:
-        """Stop reading; whoever still writes is told by SIGPIPE."""
+        """Stop reading; a process that still writes gets SIGPIPE."""
         os.close(self._fd)
 
     def _waiting(self) -> int:
@@ -119,7 +119,7 @@ class RankPipes:
             self._epoll.register(descriptor, select.EPOLLIN)
 
     def fileno(self) -> int:
-        """A descriptor that is ready when any pipe is, for selectors."""
+        """Return a descriptor that is readable when any pipe is, for selectors."""
         return self._epoll.fileno()
 
     def read(self) -> None:
@@ -128,12 +128,12 @@ class RankPipes:
             self._by_descriptor[descriptor].read()
 
     def take(self, rank: int) -> dict[str, str]:
-        """Return what a rank has printed since the last time, by stream; empty ones are absent."""
+        """Return what a rank has printed since the last call, by stream, without empty streams."""
         self.read()
         return self.take_read(rank)
 
     def take_read(self, rank: int) -> dict[str, str]:
-        """As `take`, but nothing that has come since the last `read`."""
+        """Like `take`, but without output that has arrived since the last `read`."""
         return {pipe.stream: text for pipe in self._by_rank[rank] if (text := pipe.take())}
 
     def close(self) -> None:

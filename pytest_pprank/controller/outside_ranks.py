@@ -1,7 +1,8 @@
-"""Tells of tests that begin a process group of their own in pytest's process: it has one rank.
+"""Warns about plain tests that initialise a process group in pytest's own process.
 
-They pass, and so say nothing about several ranks. The process of the controller
-never imports torch by itself: where a test has not either, there is nothing to look at.
+Such a group has one rank, so a passing test shows nothing about several ranks. The controller's
+process never imports torch itself. If a test has not imported torch either, there is nothing to
+check.
 """
 
 from __future__ import annotations
@@ -23,20 +24,23 @@ if TYPE_CHECKING:
 
 _C10D = "torch.distributed.distributed_c10d"
 _BEGINS = "_new_process_group_helper"
-"""What `init_process_group` calls, under whatever name a test knows that; for new groups, too."""
+"""The function that `init_process_group` calls, whatever name a test imports that by.
+
+It is also called for new groups.
+"""
 
 
 _NAME = "pprank-outside-ranks"
 
 
 def register(config: pytest.Config) -> None:
-    """Look at the plain tests of this run; once is enough."""
+    """Watch the plain tests of this run; later calls do nothing."""
     if not config.pluginmanager.hasplugin(_NAME):
         config.pluginmanager.register(OutsideRanks(config), _NAME)
 
 
 class OutsideRanks:
-    """Plugin object of the controller: looks at the tests that are not ranked."""
+    """Plugin object of the controller: watches the tests that are not ranked."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -44,7 +48,7 @@ class OutsideRanks:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Note a test in which a default group of one rank begins."""
+        """Note a test that initialises a default group of one rank."""
         if plan_of(item) is not None:
             return (yield)
         sizes: list[int] = []
@@ -56,9 +60,9 @@ class OutsideRanks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
-        """Tell of the first such test, and how many there are."""
+        """Warn about the first such test, with the number of others."""
         if self._alone:
-            WarningRelay(self._config).tell(self._text(), self._alone[0])
+            WarningRelay(self._config).warn(self._text(), self._alone[0])
         return (yield)
 
     def _text(self) -> str:
@@ -76,7 +80,7 @@ class OutsideRanks:
 
 @contextmanager
 def _noting_sizes(sizes: list[int]) -> Iterator[None]:
-    """Note the sizes of default groups that begin inside the block, if torch is there by then."""
+    """Append the sizes of default groups that are initialised inside the block to `sizes`."""
     module = sys.modules.get(_C10D)
     original = getattr(module, _BEGINS, None)
     if module is None or original is None:
@@ -100,7 +104,7 @@ def _noting(
         __tracebackhide__ = True
         begun = original(*args, **kwargs)
         members = args[2] if len(args) > 2 else kwargs.get("global_ranks_in_group")
-        if members == []:  # of the default group torch names none
+        if members == []:  # for the default group torch passes no members
             sizes.append(begun[0].size())
         return begun
 
@@ -108,7 +112,7 @@ def _noting(
 
 
 def _size_now() -> list[int]:
-    """Return the size of the default group that a test has left behind, if there is one."""
+    """Return the size of the default group that a test has left, in a list; empty without one."""
     module: Any = sys.modules.get(_C10D)
     if module is None or not module.is_initialized():
         return []

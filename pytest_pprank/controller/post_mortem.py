@@ -1,4 +1,4 @@
-"""What can be found out about ranks that are still inside a test which is given up."""
+"""Collects what can be found out about ranks that are still inside a test when it is aborted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pytest_pprank.report.verdicts import Detail
 
 
 def look_at(workdir: Path, pids: dict[int, int], ranks: Sequence[int]) -> tuple[Detail, ...]:
-    """Return titled blocks: the stacks of the ranks in `pids`, the last operations of all `ranks`.
+    """Return titled blocks: stacks of the ranks in `pids`, and last operations of all `ranks`.
 
-    `pids` maps a rank that is still inside to its process id.
+    `pids` maps a rank that is still inside the test to its process id.
     """
     stacks = ask_for_stacks(workdir, pids)
     operations = {rank: summary(read_ledger(ledger_file(workdir, rank))) for rank in ranks}

@@ -1,4 +1,4 @@
-"""What can be told of a process that does not answer: its state, and its stacks by py-spy."""
+"""Describes a process that does not answer: its state, and its stacks by py-spy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _GONE = "gone"
 
 
 def describe_silent(pid: int) -> str:
-    """Say why a process wrote no stacks, and show those that py-spy finds, where it is installed.
+    """Return why a process wrote no stacks, and the stacks that py-spy finds, if it is installed.
 
-    py-spy reads the process's memory from outside, so a stopped process is no obstacle.
+    py-spy reads the memory of the process from outside, so the process may be stopped.
     """
     found, state = _py_spy(), _state(pid)
     if state == _GONE:
@@ -40,12 +40,12 @@ def describe_silent(pid: int) -> str:
 
 
 def is_stopped(pid: int) -> bool:
-    """Say whether a process is stopped by a signal such as SIGSTOP; a debugger's stop is not it."""
+    """Return whether a signal such as SIGSTOP has stopped a process; a debugger does not count."""
     return _state(pid) == _STATES["T"]
 
 
 def is_traced(pid: int) -> bool:
-    """Say whether a debugger such as gdb is attached to a process: it is slow on purpose then."""
+    """Return whether a debugger such as gdb is attached to a process: it is slow on purpose."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,7 +1,7 @@
-"""What the start of the ranks waits for, shown while it takes its time.
+"""Shows what the start of the ranks waits for, if it takes long.
 
-On a terminal the words stand behind what pytest has written of the line, and are gone when the
-first test runs. Elsewhere (a log of CI) there is one whole line, before the first test.
+On a terminal the text is shown after what pytest has written in the line, and is removed when the
+first test runs. Elsewhere (a CI log) there is one whole line, before the first test.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import TextIO
 
 import pytest
 
-from pytest_pprank._pytest_compat import room_in_line, terminal_of_user
+from pytest_pprank._pytest_compat import ansi_terminal, columns_left
 
 _PATIENCE_SECONDS = 0.5
-"""What is quicker than that needs no explanation."""
+"""Shorter waits are not shown."""
 _SAVE, _BACK, _ERASE = "\x1b7", "\x1b8", "\x1b[K"
 _LEAST_ROOM = 20
 
 
 class Progress:
-    """The line of one run; does nothing where nobody could see it (a worker of pytest-xdist)."""
+    """The progress line of one run; does nothing if nobody could see it (xdist worker)."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._reporter = config.pluginmanager.getplugin("terminalreporter")
         self._verbosity = config.get_verbosity()
-        self._file: TextIO | None = terminal_of_user(self._reporter)
+        self._file: TextIO | None = ansi_terminal(self._reporter)
         self._began = time.monotonic()
         self._shown = ""
 
     def announce(self, text: str) -> None:
-        """Say in a line of its own what is begun, where no other words can come and go."""
+        """Write a line about what begins, if there is no terminal to show progress on."""
         if self._reporter is not None and self._file is None and self._verbosity >= 0:
             self.say(text)
 
     def say(self, text: str) -> None:
-        """Write a line that stays, unless the run is to be quiet."""
+        """Write a line that stays, unless the run is quiet."""
         if self._reporter is not None and self._verbosity >= 0:
             self.clear()
             self._reporter.ensure_newline()
@@ -45,7 +45,7 @@ class Progress:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the seconds from here; what was shown is gone at the end."""
+        """Count the seconds from here; remove what was shown at the end of the block."""
         self._began = time.monotonic()
         try:
             yield
@@ -53,18 +53,18 @@ class Progress:
             self.clear()
 
     def show(self, text: str) -> None:
-        """Show what is waited for, and for how many seconds; to be called again and again."""
+        """Show what is waited for, and for how many seconds; to be called repeatedly."""
         seconds = time.monotonic() - self._began
         words = f" [pprank: {text}, {seconds:.0f} s]"
         if self._file is None or seconds < _PATIENCE_SECONDS or words == self._shown:
             return
-        room = room_in_line(self._reporter)
-        if room >= _LEAST_ROOM:  # never into the next line, from which there is no way back
+        room = columns_left(self._reporter)
+        if room >= _LEAST_ROOM:  # never into the next line: the cursor could not be moved back
             self._shown = words
             self._write(f"{_SAVE}{words[:room]}{_ERASE}{_BACK}")
 
     def clear(self) -> None:
-        """Take away what is shown: somebody else is going to write."""
+        """Remove what is shown, before other text is written."""
         if self._shown:
             self._shown = ""
             self._write(_ERASE)

@@ -1,4 +1,4 @@
-"""Turn the controller's pytest configuration into that of a rank."""
+"""Derives the pytest configuration of a rank from the controller's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from pytest_pprank.controller import coverage
 
-# Options that speak of which tests run, of the terminal or of files only one process may write.
-# Most plugins see to that themselves: a rank is a worker to them (controller.nodes).
+# Options that select tests, concern the terminal, or name files that only one process may write.
+# Most plugins need no entry: to them a rank is a worker (controller.nodes).
 _NEUTRAL: dict[str, object] = {
     "keyword": "",
     "markexpr": "",
@@ -59,7 +59,7 @@ _NEUTRAL: dict[str, object] = {
     "rich": False,
     "rich_capture": None,
     "instafail": False,
-    # allure-pytest: the controller writes the results, and has emptied the folder
+    # allure-pytest: the controller writes the results, and has cleaned the folder already
     "clean_alluredir": False,
     "attach_capture": False,
     # pytest-benchmark: the controller has the table; host.neighbours.pytest_benchmark
@@ -71,11 +71,11 @@ _NEUTRAL: dict[str, object] = {
     "benchmark_json": None,
     "benchmark_only": False,
     "benchmark_save": None,
-    # inline-snapshot refuses to change files in a worker, by an error
+    # inline-snapshot raises an error if it is to change files in a worker
     "inline_snapshot": None,
 }
 _BLOCKED = ("lfplugin", "nfplugin", "stepwiseplugin")
-# Plugins, by the names they may be registered under, that need care on a rank, and who takes it.
+# Modules that support other plugins on a rank, with the names those may be registered under.
 _NEIGHBOURS = {
     "pytest_pprank.host.neighbours.allure": ("allure_pytest", "allure_pytest.plugin"),
     "pytest_pprank.host.neighbours.pytest_benchmark": ("benchmark", "pytest_benchmark.plugin"),
@@ -96,12 +96,12 @@ _NEIGHBOURS = {
 
 
 def rank_options(config: pytest.Config) -> bytes:
-    """Return the parsed options a rank starts from, pickled; what does not pickle stays behind."""
+    """Return the parsed options a rank starts with, pickled, without unpicklable ones."""
     options = {name: value for name, value in vars(config.option).items() if _pickles(value)}
     options.update({name: value for name, value in _NEUTRAL.items() if name in options})
     options.update(coverage.rank_options(config))
-    del options["file_or_dir"]  # said again by rank_arguments
-    options["plugins"] = []  # said again by rank_arguments
+    del options["file_or_dir"]  # given by rank_arguments
+    options["plugins"] = []  # given by rank_arguments
     options["rootdir"] = str(config.rootpath)
     if config.inipath is not None:
         options["inifilename"] = str(config.inipath)
@@ -112,22 +112,22 @@ def rank_options(config: pytest.Config) -> bytes:
 
 
 def debugger_asked(config: pytest.Config) -> str:
-    """Return the option that asks for a debugger; empty where none does."""
+    """Return the option that requests a debugger (--pdb, --trace); empty if there is none."""
     flags = {"--pdb": "usepdb", "--trace": "trace"}
     return next((flag for flag, name in flags.items() if config.getoption(name, False)), "")
 
 
 def rank_arguments(config: pytest.Config, items: list[pytest.Item]) -> tuple[str, ...]:
-    """Return the command line of a rank: plugins to load or leave out, then files to collect."""
+    """Return the command line of a rank: plugins to load or block, then files to collect."""
     blocked = [f"no:{name}" for name in _BLOCKED]
     plugins = [*config.getoption("plugins"), *blocked, *_neighbours(config)]
-    flags = [word for name in _last_words(plugins) for word in ("-p", name)]
+    flags = [word for name in _last_mentions(plugins) for word in ("-p", name)]
     files = dict.fromkeys(str(item.path) for item in items)
     return (*flags, *files)
 
 
-def _last_words(plugins: list[str]) -> list[str]:
-    """Return what was said last of each plugin: a rank obeys the list twice, as pytest has it."""
+def _last_mentions(plugins: list[str]) -> list[str]:
+    """Return only the last mention of each plugin: pytest on a rank processes the list twice."""
     last: dict[str, str] = {}
     for word in plugins:
         name = word.removeprefix("no:")
@@ -137,7 +137,7 @@ def _last_words(plugins: list[str]) -> list[str]:
 
 
 def plugin_modules(config: pytest.Config) -> tuple[str, ...]:
-    """Return the modules of installed plugins; pytest imports them on every rank anyway."""
+    """Return the modules of installed plugins, which pytest imports on every rank anyway."""
     plugins = (plugin for plugin, _ in config.pluginmanager.list_plugin_distinfo())
     names = [plugin.__name__ for plugin in plugins if isinstance(plugin, ModuleType)]
     return tuple(dict.fromkeys([*names, *_neighbours(config)]))

@@ -1,4 +1,4 @@
-"""Show a plugin of the controller what a ranked test did, by hooks that have run on the ranks."""
+"""Calls a plugin's hooks on the controller for a test that has run on the ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def replay_phase(item: pytest.Item, report: pytest.TestReport, plugin: object) -> None:
-    """Call the hooks of a phase of a test, and of its report, of one plugin alone.
+    """Call the hooks of a test's phase, and of its report, of one plugin alone.
 
     For plugins that wrap these hooks: what they wrap does not run here.
     """
@@ -20,7 +20,7 @@ def replay_phase(item: pytest.Item, report: pytest.TestReport, plugin: object) -
 
 
 def replay_report(item: pytest.Item, report: pytest.TestReport, plugin: object) -> None:
-    """Call `pytest_runtest_makereport` of one plugin alone, with a report that is there already."""
+    """Call `pytest_runtest_makereport` of one plugin alone, with an existing report."""
     manager = item.config.pluginmanager
     source = _Source(report)
     manager.register(source)
@@ -38,18 +38,18 @@ def _of(plugin: object, item: pytest.Item, hook: str, *more: object) -> Any:
 
 
 class _Source:
-    """Answers pytest's question for a report with one that exists."""
+    """Implements pytest_runtest_makereport by returning an existing report."""
 
     def __init__(self, report: pytest.TestReport) -> None:
         self._report = report
 
     def pytest_runtest_makereport(self) -> pytest.TestReport:
-        """Return it."""
+        """Return the report."""
         return self._report
 
 
 def _call(item: pytest.Item, report: pytest.TestReport) -> pytest.CallInfo[None]:
-    """Make up the call of a report; what was raised on a rank has come here as text."""
+    """Create the CallInfo of a report; an exception raised on a rank has come here as text."""
 
     def call() -> None:
         if report.failed:
@@ -63,19 +63,19 @@ def _exception(item: pytest.Item, report: pytest.TestReport) -> BaseException:
     text = crash.message if crash is not None else report.longreprtext
     text = re.sub(r"^\[ranks? [^]]*\] ", "", text)
     if text.startswith("assert "):
-        text = f"AssertionError: {text}"  # which pytest leaves out
+        text = f"AssertionError: {text}"  # pytest leaves the type out
     name, _, message = text.partition(": ")
     short = name.rpartition(".")[2]
     found = getattr(getattr(item, "module", None), short, None) or getattr(builtins, short, None)
     known = isinstance(found, type) and issubclass(found, BaseException)
     try:
         return _made(short, found if known else Exception, message)
-    except TypeError:  # one that cannot be made of a text, such as an ExceptionGroup
+    except TypeError:  # a type that needs more than a text, such as ExceptionGroup
         return _made(short, Exception, message)
 
 
 def _made(name: str, base: Any, message: str) -> BaseException:
-    # its name as it was shown, without a module
+    # show the name as on the rank, without a module
     body = {"__init__": BaseException.__init__, "__module__": "builtins"}
     made: BaseException = type(name, (base,), body)(message)
     return made

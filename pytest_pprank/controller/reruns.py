@@ -1,7 +1,7 @@
 """pytest-rerunfailures: a ranked test that fails runs again on all ranks.
 
-That plugin runs the phases of a test itself, in this process. It goes on to decide what runs again
-and how often; only its way to run a test once is replaced by ours, while it has a ranked test.
+That plugin runs the phases of a test itself, in this process. It still decides what runs again and
+how often; only its function that runs a test once is replaced, while it handles a ranked test.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _RUN_ONCE = "runtestprotocol"
 def run(
     item: pytest.Item, nextitem: pytest.Item | None, once: Callable[[], list[pytest.TestReport]]
 ) -> bool:
-    """Let pytest-rerunfailures run and report `item`, by `once`; False if it does not want to."""
+    """Let pytest-rerunfailures run and report `item`, using `once`; False if it does not."""
     manager = item.config.pluginmanager
     plugin: Any = next((p for p in map(manager.get_plugin, _NAMES) if p is not None), None)
     if plugin is None:
@@ -29,7 +29,7 @@ def run(
     def run_once(item: pytest.Item, **_: object) -> list[pytest.TestReport]:
         reports = once()
         for report in reports:
-            # its own view of a report, without that of others: theirs was taken on the ranks
+            # only this plugin's hooks: those of other plugins have run on the ranks
             replay_report(item, report, plugin)
         return reports
 

@@ -38,7 +38,7 @@ from pytest_pprank.report.off import OffReport
 from pytest_pprank.report.outcome import TestOutcome
 from pytest_pprank.report.reverted import RevertReport
 from pytest_pprank.report.sanitizers import SanitizerReport
-from pytest_pprank.report.started import started_text, tell_start
+from pytest_pprank.report.started import add_start, started_text
 from pytest_pprank.report.verdicts import (
     CollectionFailed,
     Detail,
@@ -53,7 +53,7 @@ _SGLANG_PRELOAD = "pytest_pprank.sglang.platform.preload:import_sglang:{device}"
 _MAX_START_FAILURES = 3
 PRELOAD_SECONDS = 600.0
 _INTERRUPTED_SECONDS = 2.0
-"""How long ranks get for their fixtures after Ctrl-C; many are stuck, and somebody waits."""
+"""How long ranks may tear down fixtures after Ctrl-C: many are stuck, and the user waits."""
 
 
 class ControllerSession:
@@ -66,7 +66,7 @@ class ControllerSession:
         self._ranked = ranked
         self._order: dict[pytest.Item, int] = {}
         self._launcher: LauncherClient | None = None
-        self._device = self._preload_words = self._kept_told = ""
+        self._device = self._preload_words = self._kept_shown = ""
         self._progress = Progress(config)
         self._listeners = Listeners(config, self._options, self._progress)
         self._group: WorkerGroup | None = None
@@ -91,7 +91,7 @@ class ControllerSession:
         self._ranked = [item for item in session.items if plan_of(item) is not None]
         self._order = {item: index for index, item in enumerate(session.items)}
         if self._ranked and (flag := debugger_asked(self._config)):
-            self._warnings.tell(
+            self._warnings.warn(
                 f"pprank: {flag} has no effect on the {len(self._ranked)} ranked test(s): they run "
                 "in processes without a terminal; their failures are told as without it"
             )
@@ -101,7 +101,7 @@ class ControllerSession:
                 self._progress.announce(f"importing {self._preload_words} once, for all ranks")
 
     def _start_launcher(self, device: str) -> None:
-        """What is preloaded depends on the device, so each kind of device has its launcher."""
+        """Start the launcher for `device`; another device has another preload."""
         self._stop_launcher()
         plans = [planned(item) for item in self._ranked]
         sglang = any(reaches_sglang(p) and p.topology.device == device for p in plans)
@@ -115,12 +115,12 @@ class ControllerSession:
             keep=Keep(60 * given.keep_minutes, self._preload_words) if given.keep else None,
         )
         self._device = device
-        self._kept_told = self._launcher.kept
-        if self._kept_told:
-            self._progress.say(self._kept_told)
+        self._kept_shown = self._launcher.kept
+        if self._kept_shown:
+            self._progress.say(self._kept_shown)
 
     def run(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> None:
-        """Run one test on its group and report it as pytest would have done."""
+        """Run one test on its group and report it like pytest's own protocol."""
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self.reports(item, plan, nextitem):
@@ -130,22 +130,22 @@ class ControllerSession:
     def reports(
         self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None
     ) -> list[pytest.TestReport]:
-        """Run one test on its group once; returns the reports of its phases."""
+        """Run one test on its group once; return the reports of its phases."""
         self._listeners.begin(item.nodeid)
         outcome = self._outcome(item, plan, nextitem)
         self._listeners.flush()
         if self._config.getoption("capture", "fd") == "no":
-            outcome.printed.clear()  # it was shown as it came
+            outcome.printed.clear()  # it has been shown live
         reports = self._merger.merge(item, plan, outcome)
-        self._sanitizers.tell(item, outcome, reports)
-        self._off.tell(item, outcome.findings.off, plan.asked, reports)
+        self._sanitizers.add_to(item, outcome, reports)
+        self._off.add_to(item, outcome.findings.off, plan.asked, reports)
         if self._started is not None:
-            tell_start(reports, *self._started)
+            add_start(reports, *self._started)
             self._started = None
         if outcome.spoiled:
-            self._tell_replaced(item, outcome.spoiled, reports)
+            self._report_replaced(item, outcome.spoiled, reports)
         if outcome.left and not any(report.failed for report in reports):
-            self._warnings.tell(
+            self._warnings.warn(
                 f"pprank: this test has left changed, and it was put back for the next one: "
                 f"{outcome.left}",
                 item,
@@ -154,14 +154,16 @@ class ControllerSession:
         self.ran[item.nodeid] = None
         return reports
 
-    def _tell_replaced(self, item: pytest.Item, why: str, reports: list[pytest.TestReport]) -> None:
-        """Say so in the report of a failure; after a test that has passed, as a warning."""
+    def _report_replaced(
+        self, item: pytest.Item, why: str, reports: list[pytest.TestReport]
+    ) -> None:
+        """Add the reason to the report of a failure; after a test that has passed, warn."""
         text = f"worker group replaced after this test: {why}"
         failed = [report for report in reports if report.failed]
         for report in failed[:1]:
             report.sections.append(("pprank", text))
         if not failed:
-            self._warnings.tell(f"pprank: {text}", item)
+            self._warnings.warn(f"pprank: {text}", item)
 
     def _outcome(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> TestOutcome:
         start = time.monotonic()
@@ -197,7 +199,7 @@ class ControllerSession:
         try:
             self._drop_group(orderly=not outcome.troubles)
         except GroupError as error:
-            # nothing may be started beside processes that cannot be ended
+            # do not start anything else beside processes that cannot be ended
             outcome.troubles.append(GroupCouldNotEnd(error=str(error)))
             self._stop_launcher()
 
@@ -210,11 +212,11 @@ class ControllerSession:
     def _following(
         self, nextitem: pytest.Item | None, plan: Plan, group: WorkerGroup
     ) -> ItemKey | None:
-        """Return the next test of this group, past plain ones; None when there is none."""
+        """Return the next test of this group, skipping plain tests; None if there is none."""
         if nextitem is None or plan.fresh or self._lease.wanted:
             return None
-        # xdist deals out its own order, one test ahead: what comes after that one is a guess then,
-        # but a group that was kept for nothing costs nothing
+        # xdist has its own order and announces only one test ahead, so tests after that one are a
+        # guess. A wrong guess keeps a group that is not used, which costs nothing.
         for item in nextitem.session.items[self._order[nextitem] :]:
             next_plan = plan_of(item)
             if next_plan is None or self._lacking(group, item_key(item)):
@@ -259,11 +261,11 @@ class ControllerSession:
         preloaded = self._launcher.wait_preloaded(PRELOAD_SECONDS, self._progress.show)
         for entry, why in preloaded.failures.items():
             raise GroupError(f"the ranks cannot import {entry.partition(':')[0]}:\n{why}")
-        if self._launcher.kept != self._kept_told:
-            self._warnings.tell(f"pprank: {self._launcher.kept}")
-            self._kept_told = self._launcher.kept
+        if self._launcher.kept != self._kept_shown:
+            self._warnings.warn(f"pprank: {self._launcher.kept}")
+            self._kept_shown = self._launcher.kept
         if fresh and preloaded.reason:
-            self._warnings.tell(
+            self._warnings.warn(
                 f"pprank: worker groups are spawned, not forked, and import everything anew: "
                 f"{preloaded.reason}"
             )
@@ -322,23 +324,23 @@ class ControllerSession:
             return
         try:
             if orderly:
-                self._tell_late_errors(group.close())
+                self._report_late_errors(group.close())
             else:
                 group.kill()
         finally:
             self._nodes.down(group.name, group.outputs, "its worker group was ended")
         self._lease.give_back()
 
-    def _tell_late_errors(self, errors: list[str]) -> None:
-        """No test is left to fail for what goes wrong while a group leaves, but it is told."""
+    def _report_late_errors(self, errors: list[str]) -> None:
+        """Warn about errors while a group ends: there is no test left that they could fail."""
         for error in errors:
-            self._warnings.tell(f"pprank: while its worker group was ending, {error}")
+            self._warnings.warn(f"pprank: while its worker group was ending, {error}")
         self._warnings.flush()
 
     def finish(self, *, orderly: bool) -> None:
-        """End the running group; its fixtures are torn down if the session ended in good order."""
-        for allowance in self._sanitizers.useless() if orderly else ():
-            self._warnings.tell(
+        """End the running group. It tears down its fixtures if the session ended normally."""
+        for allowance in self._sanitizers.unused() if orderly else ():
+            self._warnings.warn(
                 f"--pprank-sanitize-allow: this entry matched nothing in this run: {allowance}"
             )
         self._drop_group(orderly=orderly)
@@ -346,7 +348,10 @@ class ControllerSession:
             self.reverted.collect(self._launcher.run_dir)
 
     def interrupt(self) -> None:
-        """End the running group after Ctrl-C: each rank gets one too, and a moment to tear down."""
+        """End the running group after Ctrl-C: send SIGINT to its ranks and wait for teardown.
+
+        The wait is at most `_INTERRUPTED_SECONDS`.
+        """
         group, self._group, self._topology = self._group, None, None
         if group is not None:
             group.interrupt()
@@ -355,12 +360,12 @@ class ControllerSession:
 
     @property
     def checks_off(self) -> list[str]:
-        """Which checks were off in this run, and why; a line each."""
+        """The checks that were off in this run, with the reason, one per line."""
         return list(self._off.summary())
 
     @property
     def interrupted(self) -> tuple[Detail, ...]:
-        """Where the ranks were when the user interrupted a test; empty if nobody did."""
+        """Where the ranks were when the user interrupted a test; empty without an interrupt."""
         return self._interrupted
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Ask ranks for the Python stacks of all their threads, from outside."""
+"""Requests the Python stacks of all threads of ranks, from outside."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def ask_for_stacks(workdir: Path, pids: dict[int, int]) -> tuple[tuple[str, str]
     """Return (title, text) per rank. `pids` maps a rank to its process id.
 
     faulthandler writes from the signal handler itself, so this works while the rank is inside a
-    blocking call, whether that has released the GIL or not. Of a process that stays silent, for
-    example because it is stopped, is told what can be seen from outside.
+    blocking call, with or without the GIL. For a process that does not answer, for example because
+    it is stopped, the text is what can be seen from outside.
     """
     before = {rank: _size(stacks_file(workdir, rank)) for rank in pids}
     asked = [rank for rank, pid in pids.items() if _signal(pid)]
@@ -29,7 +29,7 @@ def ask_for_stacks(workdir: Path, pids: dict[int, int]) -> tuple[tuple[str, str]
         time.sleep(_POLL_SECONDS)
         for rank in asked:
             text = _read(stacks_file(workdir, rank), before[rank])
-            # one stack per thread, the current one last to be written and named as such
+            # faulthandler writes one stack per thread, the one titled "Current thread" last
             if "Current thread" in text and text == _read(stacks_file(workdir, rank), before[rank]):
                 texts[rank] = text
     return fold("Stacks", {rank: _shown(texts.get(rank), pids[rank]) for rank in pids})

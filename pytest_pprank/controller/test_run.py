@@ -7,27 +7,30 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_pprank.controller.looks import Looks
+from pytest_pprank.controller.observer import Observer
 from pytest_pprank.controller.post_mortem import look_at
 from pytest_pprank.controller.run.deadlines import Deadlines
 from pytest_pprank.controller.run.judge import TICK_SECONDS, Judge
 from pytest_pprank.controller.run.state import LAUNCHER, RunState
-from pytest_pprank.controller.run.steps import Action, Answer, Look
+from pytest_pprank.controller.run.steps import Action, Answer, Query
 from pytest_pprank.controller.worlds import left_changed, why_spoiled
 from pytest_pprank.protocol.channel import pack
-from pytest_pprank.protocol.messages import RunTest, TakeStock
-from pytest_pprank.report.evidence import read_last_words
+from pytest_pprank.protocol.messages import RunTest, UpdateLedger
+from pytest_pprank.report.evidence import split_stderr
 from pytest_pprank.report.outcome import Printed, TestOutcome
 from pytest_pprank.report.verdicts import Detail, Late, RankDied, Trouble
 
 if TYPE_CHECKING:
     from pytest_pprank.controller.group import WorkerGroup
 
-_STOCK_SECONDS = 1.0
+_LEDGER_SECONDS = 1.0
 
 
 class TestRun:
-    """Drives the state machine of one test: listens, looks, answers. What it means is for `run`."""
+    """Runs the state machine of one test: passes messages to it, and answers its queries.
+
+    The decisions are made in `run`.
+    """
 
     __test__ = False
 
@@ -36,15 +39,15 @@ class TestRun:
         self._began = time.monotonic()
         self._state = RunState(order, group.world_size, Deadlines(timeout, grace, self._began))
         self._judge = Judge(self._state, self._began)
-        self._looks = Looks(group)
+        self._observer = Observer(group)
         self._printed: dict[int, Printed] = {rank: {} for rank in group.ranks}
         group.pipes.read()
         for rank in group.ranks:
-            group.pipes.take_read(rank)  # said between tests: nobody's
+            group.pipes.take_read(rank)  # discard output printed between tests
         group.send_packed(group.ranks, pack(order))
 
     def wait(self) -> TestOutcome:
-        """Return when every rank is done, or when the group has been given up."""
+        """Return when every rank is done, or when a verdict on a problem ends the test."""
         trouble = None
         while not self._state.over and trouble is None:
             self._listen(self._judge.patience(time.monotonic()))
@@ -54,10 +57,10 @@ class TestRun:
         return self._outcome(trouble)
 
     def where(self) -> tuple[Detail, ...]:
-        """Say where every rank is, for somebody who has interrupted the run."""
+        """Return where every rank is, for a user who has interrupted the run."""
         inside = self._state.inside()
         places = tuple((f"rank {rank}", f"inside {place}") for rank, place in inside.items())
-        details = self._look(inside)
+        details = self._inspect(inside)
         waits = "\n".join(self._waits())
         return places + ((("who waits for whom", waits),) if waits else ()) + details
 
@@ -67,15 +70,15 @@ class TestRun:
             reports=self._state.reports.by_rank,
             printed=self._printed,
             troubles=[trouble] if trouble else [],
-            spoiled=why_spoiled(done, None if trouble else self._looks.left_over),
-            unsettled=trouble is not None or any(told.unsettled for told in done.values()),
+            spoiled=why_spoiled(done, None if trouble else self._observer.left_over),
+            unsettled=trouble is not None or any(it.unsettled for it in done.values()),
             seconds=time.monotonic() - self._began,
             findings=self._state.findings,
-            perturbed={rank: told.perturbed for rank, told in done.items()},
+            perturbed={rank: it.perturbed for rank, it in done.items()},
             left=left_changed(done),
         )
 
-    # what ranks say
+    # messages
 
     def _listen(self, seconds: float) -> None:
         for peer, message in self._group.messages(seconds):
@@ -84,11 +87,11 @@ class TestRun:
             self._act(self._state.take(LAUNCHER, self._group.ended, time.monotonic()))
 
     def _drain(self) -> None:
-        """Take what ranks have said meanwhile: the first cause may be in it."""
-        while heard := self._group.messages(0):
-            for peer, message in heard:
+        """Process the messages that ranks have sent meanwhile: they may contain the first cause."""
+        while received := self._group.messages(0):
+            for peer, message in received:
                 self._act(self._state.take_last(peer.rank, message))
-            if all(message is None for _, message in heard):
+            if all(message is None for _, message in received):
                 break
         self._group.pipes.read()
         for rank in self._group.ranks:
@@ -106,49 +109,49 @@ class TestRun:
             streams = self._printed[rank].setdefault(phase, {})
             streams[stream] = streams.get(stream, "") + text
 
-    # verdicts, and what speaks for them
+    # verdicts and their evidence
 
     def _trouble(self) -> Trouble | None:
         trouble = self._judged()
         if isinstance(trouble, Late):
-            details, waits = self._look(trouble.inside), self._waits()
+            details, waits = self._inspect(trouble.inside), self._waits()
             trouble = self._judged()
             if isinstance(trouble, Late):
                 return replace(trouble, details=details, waits=waits)
-        return self._testify(trouble) if isinstance(trouble, RankDied) else trouble
+        return self._add_evidence(trouble) if isinstance(trouble, RankDied) else trouble
 
     def _judged(self) -> Trouble | None:
         step = self._judge.trouble(time.monotonic())
-        while isinstance(step, Look):
-            seen = self._looks.see(step)
+        while isinstance(step, Query):
+            seen = self._observer.answer(step)
             step = self._judge.trouble(time.monotonic(), seen)
         return step
 
-    def _testify(self, death: RankDied) -> RankDied:
+    def _add_evidence(self, death: RankDied) -> RankDied:
         self._drain()
         phase = self._state.reports.phase(death.rank)
         printed = self._printed[death.rank].get(phase, {})
-        evidence, rest = read_last_words(printed.get("stderr", ""))
-        evidence = evidence.with_memory(self._group.memory.testimony(death.how))
+        evidence, rest = split_stderr(printed.get("stderr", ""))
+        evidence = evidence.with_memory(self._group.oom_kills.explain(death.how))
         printed["stderr"] = rest
         dump, waits = evidence.dump, "\n".join(self._waits())
         details = [(f"faulthandler on rank {death.rank}", dump)] if dump else []
         details += [("who waited for whom", waits)] if waits else []
         return replace(death, evidence=evidence, details=tuple(details))
 
-    def _look(self, inside: Iterable[int]) -> tuple[Detail, ...]:
-        """Ask the ranks that are still inside, and look at them from outside."""
+    def _inspect(self, inside: Iterable[int]) -> tuple[Detail, ...]:
+        """Ask the ranks `inside` for their ledgers, and return what can be seen from outside."""
         inside = tuple(inside)
         for rank in inside:
-            self._group.ask(rank, TakeStock())
-        deadline = time.monotonic() + _STOCK_SECONDS
-        while self._state.taking_stock(inside):
+            self._group.send_on_watch(rank, UpdateLedger())
+        deadline = time.monotonic() + _LEDGER_SECONDS
+        while self._state.awaiting_ledgers(inside):
             if time.monotonic() > deadline:
-                break  # blocked with Python's lock held, or stopped
+                break  # blocked while holding the GIL, or stopped
             self._listen(TICK_SECONDS / 10)
         pids = {rank: self._group.ranks[rank].pid for rank in inside}
         return look_at(self._group.workdir, pids, sorted(self._group.ranks))
 
     def _waits(self) -> tuple[str, ...]:
-        read = self._looks.ledgers(self._state.progress(), self._state.meetings.blocked())
+        read = self._observer.ledgers(self._state.progress(), self._state.meetings.blocked())
         return read.waits.lines

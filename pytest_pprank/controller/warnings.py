@@ -1,4 +1,4 @@
-"""Warnings that ranks record, shown once in the controller's summary."""
+"""Shows warnings that ranks record once, in the controller's summary."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pytest_pprank.protocol.messages import WarningSeen
 
 
 class WarningRelay:
-    """Hands each distinct warning of the ranks to pytest's own hook, in the order of the ranks.
+    """Passes each distinct warning of the ranks to pytest's own hook, in the order of the ranks.
 
-    Ranks warn at the same time: in the order of arrival no two runs would print the same.
+    Ranks warn at the same time: in the order of arrival the output would differ from run to run.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -21,18 +21,18 @@ class WarningRelay:
         self._seen: set[WarningSeen] = set()
         self._waiting: list[tuple[int, WarningSeen]] = []
 
-    def tell(self, text: str, item: pytest.Item | None = None) -> None:
-        """Put a line of our own, about a test if there is one, into pytest's warnings summary."""
+    def warn(self, text: str, item: pytest.Item | None = None) -> None:
+        """Add a warning of our own, about `item` if given, to pytest's warnings summary."""
         path, line = ("pytest-pprank", 0) if item is None else (item.path, item.location[1] or 0)
         nodeid = "" if item is None else item.nodeid
         self._report(WarningSeen("PytestWarning", text, str(path), line + 1, "runtest", nodeid))
 
     def __call__(self, rank: int, seen: WarningSeen) -> None:
-        """Take a warning that a rank has sent."""
+        """Keep a warning that a rank has sent, for `flush`."""
         self._waiting.append((rank, seen))
 
     def flush(self) -> None:
-        """Report what was taken since the last time, each warning once."""
+        """Report the warnings kept since the last call, each once."""
         waiting, self._waiting = self._waiting, []
         for _, seen in sorted(waiting, key=lambda sent: sent[0]):
             self._report(seen)

@@ -23,9 +23,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from pytest_pprank.errors import PprankError
-from pytest_pprank.frames import Whose, caller
+from pytest_pprank.frames import Owner, caller
 from pytest_pprank.oplog.file import Site
-from pytest_pprank.rank.patches import put
+from pytest_pprank.rank.patches import patch
 
 _ASK = """
 import json, torch
@@ -154,8 +154,8 @@ def unstarted() -> Iterator[Answers]:
             # torch.get_device_module asks it
             (torch._C, "_get_accelerator", lambda *_: answers.devices and torch.device("cuda")),
         ):
-            stack.callback(put(owner, name, _asked(answers, answer, getattr(owner, name))))
-        stack.callback(put(cuda, "_lazy_init", _noted(answers, cuda._lazy_init)))
+            stack.callback(patch(owner, name, _asked(answers, answer, getattr(owner, name))))
+        stack.callback(patch(cuda, "_lazy_init", _noted(answers, cuda._lazy_init)))
         yield answers
 
 
@@ -185,7 +185,7 @@ def _noted(answers: Answers, start: Callable[[], None]) -> Callable[[], None]:
 
 
 def _place() -> str:
-    frame = caller(sys._getframe(2), Whose.PLUGIN, Whose.TORCH)
+    frame = caller(sys._getframe(2), Owner.PLUGIN, Owner.TORCH)
     return f"at {Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)}"
 
 

@@ -1,11 +1,11 @@
-"""Seeded perturbation that any ranked test can run under: ``--pprank-perturb SEED``.
+"""Seeded perturbations that any ranked test can run under: ``--pprank-perturb SEED``.
 
-A new one is a module here and a row in PERTURBATIONS; those of other plugins come by the hook
-`pytest_pprank_register_faults`. The module has a class (see `base.Perturbation`) that lives on each
-rank for one test. What it does and when is drawn from `dice.Dice`: from the seed, the test, the
-rank and the number of the event, never from time, so that the same seed gives the same schedule. It
-changes when things happen, and how often SGLang must try, but never what a test may assert: tokens
-are those of the reference, and nothing is kept.
+A new perturbation is a module here and a row in PERTURBATIONS; those of other plugins are
+registered by the hook `pytest_pprank_register_faults`. The module has a class (see
+`base.Perturbation`), of which each rank has an object for each test. What it does and when is drawn
+from `dice.Dice`: from the seed, the test, the rank and the number of the event, never from time, so
+that the same seed gives the same schedule. It changes when things happen, and how often SGLang must
+try, but never what a test may assert: tokens equal the reference's, and nothing stays allocated.
 """
 
 from __future__ import annotations
@@ -64,29 +64,29 @@ PERTURBATIONS: tuple[FaultRow, ...] = (
     ),
 )
 FAULTS = Registry(FaultRow, PERTURBATIONS)
-"""All faults of this process that are drawn from a seed."""
+"""All faults of this process that draw from a seed."""
 
 
 def row_of(name: str) -> Row:
-    """Return a perturbation by its name. Raises UsageError for one that is not known here."""
+    """Return a perturbation's row by its name. Raises UsageError if it is not registered here."""
     return FAULTS.row_of(name)
 
 
 def _schedule(seed: int, names: tuple[str, ...]) -> Schedule:
-    # what is left of all for a test without a marker, or with all of them allowed
+    # not chosen by name: all faults, or all that need no marker
     return Schedule(seed, names, by_name=names not in (FAULTS.names, FAULTS.default))
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a test's marker says: names; and the seed of a test that is always perturbed."""
+    """What a test's marker allows: names, and a seed for a test that is always perturbed."""
 
     names: tuple[str, ...] = field(default_factory=lambda: FAULTS.default)
     seed: int | None = None
 
 
 def parse_option(text: str, where: str) -> Schedule | None:
-    """Read ``SEED`` or ``SEED:NAMES``; None for an empty text. Raises UsageError."""
+    """Read ``SEED`` or ``SEED:NAMES``; return None for an empty text. Raises UsageError."""
     if not text:
         return None
     form = f"{where}: {text!r} is not SEED or SEED:NAMES, such as 7 or 7:skew,polls"
@@ -99,8 +99,10 @@ def parse_option(text: str, where: str) -> Schedule | None:
 
 
 def parse_mark(value: object, where: str) -> Allowed:
-    """Read a marker's ``perturb``: NAMES (``"none"``, ``"-polls"``, ``"+aborts"``, a list), or a
-    seed or ``"SEED:NAMES"`` for a test that is perturbed in each run. Raises UsageError.
+    """Read a marker's ``perturb``. Raises UsageError.
+
+    It is NAMES (``"none"``, ``"-polls"``, ``"+aborts"``, a list), or a seed or ``"SEED:NAMES"`` for
+    a test that is perturbed in each run.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -111,7 +113,7 @@ def parse_mark(value: object, where: str) -> Allowed:
 
 def _parse(text: str, where: str, default: tuple[str, ...]) -> Allowed:
     found = re.fullmatch(r"\s*(\d+)?\s*:?\s*(.*?)\s*", text)
-    assert found is not None  # it takes anything
+    assert found is not None  # the pattern matches any text
     seed, names = found.groups()
     return Allowed(_names(names, where, default), None if seed is None else int(seed))
 
@@ -124,9 +126,9 @@ def _names(text: str, where: str, default: tuple[str, ...]) -> tuple[str, ...]:
 def schedule_for(
     option: Schedule | None, mark: Allowed | None, device: str, *, sglang: bool
 ) -> Schedule | None:
-    """Return what one test runs under; None where nothing is left of it.
+    """Return what one test runs under; None if no perturbation is left.
 
-    The command line's seed goes before that of a marker, and its names choose among those that the
+    The command line's seed overrides that of a marker, and its names select among those that the
     marker allows.
     """
     allowed = mark or Allowed()

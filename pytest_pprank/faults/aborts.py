@@ -1,4 +1,4 @@
-"""Requests that are given up at any time."""
+"""Aborts of requests at any time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _CHANCE = 0.15
 
 
 class Aborts(Perturbation):
-    """Aborts one of the requests under way, between two steps of the loops; all ranks the same."""
+    """Aborts a running request between two steps of the event loops, the same one on all ranks."""
 
     name: ClassVar[str] = "aborts"
 
     def loop(self, engine: Engine) -> None:
         self._engine = engine
-        engine.before_each_step(self._perhaps_abort)
+        engine.before_each_step(self._maybe_abort)
 
-    def _perhaps_abort(self) -> None:
+    def _maybe_abort(self) -> None:
         dice = self.disturbance.shared
         left = [rid for rid, result in self._engine.results.items() if not result.finished]
         if not left or dice.draw("whether") >= _CHANCE:

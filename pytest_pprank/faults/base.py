@@ -1,4 +1,4 @@
-"""What a perturbation is on a rank, and what it is given: no torch, no SGLang here."""
+"""The base of perturbations on a rank, and their context; imports neither torch nor SGLang."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from typing import TYPE_CHECKING, ClassVar
 from pytest_pprank.errors import SeamMissing
 from pytest_pprank.faults import row_of
 from pytest_pprank.faults.dice import Dice
-from pytest_pprank.lifecycle import Life, Means
+from pytest_pprank.lifecycle import Context, Lifecycle
 from pytest_pprank.protocol.findings import Finding
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
 
 BUDGET_S = 0.25
-"""How long one perturbation may hold a rank back in one test, all in all."""
+"""Maximum total delay by one perturbation on a rank in one test, in seconds."""
 _LONG_SHARE, _LONG = 1 / 16, 25
-"""One in so many is so many times as long. What lasts no longer than an operating system takes to
-give a process its turn brings little to light that would not show by itself.
+"""The share of delays that are long, and how many times as long these are.
+
+A delay that is no longer than the operating system's own scheduling delays reveals little that
+would not show by itself.
 """
 
 
 def stretched(amount: float) -> float:
-    """Return a drawn amount from 0 to 1 as it is, but for the largest: these become 0 to 25."""
+    """Return a drawn amount (0 to 1) unchanged, except that the largest are mapped to 0 to 25."""
     rest = amount - (1 - _LONG_SHARE)
     return amount if rest < 0 else _LONG * rest / _LONG_SHARE
 
 
-def _to_nobody(_: Finding) -> None:
+def _discard(_: Finding) -> None:
     pass
 
 
-class Disturbance(Means):
-    """A perturbation's means in the running test. `dice` are this rank's, `shared` all ranks'.
+class Disturbance(Context):
+    """The context of a perturbation in the running test.
 
-    `did` counts how often it struck, and `held_s` is how long (in seconds) it meant to hold
-    something back. `asked`: whether somebody has named it.
+    `dice` draws for this rank, `shared` the same on all ranks. `did` counts its actions, and
+    `held_s` is the sum of its delays in seconds. `asked`: whether it was requested by name.
     """
 
     what = "perturbation"
@@ -50,7 +52,7 @@ class Disturbance(Means):
         seed: int,
         test: str,
         pprank: Pprank,
-        send: Callable[[Finding], None] = _to_nobody,
+        send: Callable[[Finding], None] = _discard,
         *,
         asked: bool = False,
     ) -> None:
@@ -63,8 +65,9 @@ class Disturbance(Means):
         self._lock = threading.Lock()
 
     def delay(self, event: str, chance: float, most_s: float) -> float:
-        """Draw how long to hold an event back, in seconds: 0 most times, seldom more than `most_s`
-        (see `stretched`).
+        """Draw for how many seconds to delay an event: usually 0, seldom more than `most_s`.
+
+        See `stretched`. The total is limited by BUDGET_S.
         """
         amount = self.dice.amount(event, chance)
         if amount is None:
@@ -78,13 +81,13 @@ class Disturbance(Means):
         return seconds
 
     def hold(self, event: str, chance: float, most_s: float) -> None:
-        """Hold this thread back for as long as is drawn."""
+        """Block this thread for the drawn delay."""
         seconds = self.delay(event, chance, most_s)
         if seconds:
             time.sleep(seconds)
 
     def strike(self) -> None:
-        """Count something that was done without holding anything back."""
+        """Count an action that delays nothing."""
         with self._lock:
             self.did += 1
 
@@ -92,13 +95,13 @@ class Disturbance(Means):
         return row_of(self.name).hooks
 
     def _lacks(self, lacking: SeamMissing) -> None:
-        """Leave out what needs something that SGLang lacks, unless it was asked for by name."""
+        """Turn the perturbation off because SGLang lacks something; raise if it was named."""
         if self._asked:
             raise lacking
         self.off = str(lacking)
 
     def __str__(self) -> str:
-        """What it did, in words that are the same whenever it did the same; empty for nothing."""
+        """Return what it did, in words that are equal for equal actions; empty for nothing."""
         words = []
         if self.did:
             times = "once" if self.did == 1 else f"{self.did} times"
@@ -109,12 +112,12 @@ class Disturbance(Means):
         return "; ".join(words)
 
 
-class Perturbation(Life):
-    """Base of all. One object on each rank for each test; every method may be left as it is.
+class Perturbation(Lifecycle):
+    """Base of all perturbations. Each rank has one object per test; each method may be left out.
 
-    `disturbance`: what it draws from, and has of the test. Its `begin` is called with the test's
-    call. Not earlier: what a worker group's first test sets up for all of them would shift the
-    numbers of the events of that test.
+    `disturbance`: its context in the test, with the dice it draws from. `begin` is called with the
+    test's call and not earlier: what a worker group's first test sets up for all of them would
+    shift the event numbers of that test.
     """
 
     name: ClassVar[str] = ""

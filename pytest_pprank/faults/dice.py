@@ -1,4 +1,4 @@
-"""Numbers that depend on a seed and on what has happened, never on time."""
+"""Pseudo-random numbers that depend on a seed and on the events so far, never on time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hashlib import blake2b
 
 
 class Dice:
-    """Draws for one perturbation in one test; safe for all threads.
+    """Draws for one perturbation in one test; thread-safe.
 
-    `place`: what the draws depend on beside the seed and the number of the event: the test, the
-    rank (left out for what all ranks must draw alike), and the perturbation.
+    `place`: what the draws depend on besides the seed and the number of the event: the test, the
+    rank (left out for draws that must be equal on all ranks), and the perturbation.
     """
 
     def __init__(self, seed: int, *place: object) -> None:
@@ -20,7 +20,7 @@ class Dice:
         self._lock = threading.Lock()
 
     def draw(self, event: str = "") -> float:
-        """Return a number from 0 to 1 (1 not included) for the next event of this name."""
+        """Return a number from 0 to 1 (exclusive) for the next event of this name."""
         with self._lock:
             number = self._counts[event]
             self._counts[event] += 1
@@ -28,6 +28,6 @@ class Dice:
         return int.from_bytes(blake2b(text, digest_size=7).digest(), "big") / (1 << 56)
 
     def amount(self, event: str, chance: float) -> float | None:
-        """Return None most times; with this chance a number from 0 to 1."""
+        """Return a number from 0 to 1 with probability `chance`, otherwise None."""
         drawn = self.draw(event)
         return drawn / chance if drawn < chance else None

@@ -1,4 +1,4 @@
-"""KV that runs out now and then."""
+"""Lets KV run out occasionally."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _CHANCE, _MOST = 0.06, 3
 class KvPressure(Perturbation):
     """Lets SGLang find, before a decode, that there is no KV for it: a request is retracted.
 
-    The stages of a pipeline decide for themselves and must come to the same end, so all of them
-    draw alike. Not with prefill and decode apart, where a retracted request may be given up.
+    The stages of a pipeline decide independently and must come to the same result, so all of them
+    draw the same. Not used with separate prefill and decode, where a retracted request may be
+    aborted.
     """
 
     name: ClassVar[str] = "kv_pressure"

@@ -1,8 +1,8 @@
-"""Messages that leave some time after their isend, so that those of other channels overtake them.
+"""Delays messages after their isend, so that messages of other channels overtake them.
 
-Between two ranks, messages of one group and tag keep their order; of others nobody may expect one.
-And what is sent belongs to the message until its handle was waited for: who writes to it earlier
-sends something else, which gloo hides where it happens to send at once.
+Between two ranks, messages of one group and tag keep their order; no order is guaranteed for
+others. The sent tensor must not be changed until the handle was waited for: code that writes to it
+earlier sends something else, which gloo hides if it happens to send at once.
 """
 
 from __future__ import annotations
@@ -15,63 +15,65 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_pprank.faults.base import Disturbance, Perturbation
-from pytest_pprank.oplog.record.ledger import carry_sends
+from pytest_pprank.oplog.record.ledger import intercept_sends
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Work
 
-    from pytest_pprank.faults.late_work import Message
+    from pytest_pprank.faults.late_work import DelayedSend
 
 _CHANCE, _MOST_S = 0.15, 0.006
 _Channel = tuple[int, tuple[Any, ...]]
 
 
 class LateSends(Perturbation):
-    """Keeps a message back until its time has come, its handle is waited for, or the next message
-    of its channel is sent.
+    """Delays messages of isend.
+
+    A message is sent when its delay is over, when its handle is waited for, or before the next
+    message of its channel.
     """
 
     name: ClassVar[str] = "late_sends"
 
     def __init__(self, disturbance: Disturbance) -> None:
         super().__init__(disturbance)
-        self._kept: dict[_Channel, Message] = {}
+        self._kept: dict[_Channel, DelayedSend] = {}
         self._lock = threading.Lock()
-        self._post: _Post | None = None
+        self._sender: _DelayedSender | None = None
 
     def begin(self) -> None:
-        self._post = _Post()
-        self.disturbance.at_end(self._post.close)
-        self.disturbance.at_end(carry_sends(self._carry))
+        self._sender = _DelayedSender()
+        self.disturbance.at_end(self._sender.close)
+        self.disturbance.at_end(intercept_sends(self._intercept))
 
-    def _carry(
+    def _intercept(
         self, send: Callable[[], Work], group: ProcessGroup, receiver: tuple[object, ...]
     ) -> Work:
-        from pytest_pprank.faults.late_work import LateWork, Message
+        from pytest_pprank.faults.late_work import DelayedSend, LateWork
 
-        assert self._post is not None
+        assert self._sender is not None
         channel = (id(group), receiver)
         with self._lock:
             before = self._kept.pop(channel, None)
         if before is not None:
-            before.leave()
-        # by thread: which of two comes first is not for us to know
+            before.send_now()
+        # by thread: the order of events of different threads is not reproducible
         seconds = self.disturbance.delay(threading.current_thread().name, _CHANCE, _MOST_S)
         if not seconds:
             return send()
-        message = Message(send)
+        message = DelayedSend(send)
         with self._lock:
             self._kept[channel] = message
-        self._post.take(message, seconds)
+        self._sender.schedule(message, seconds)
         return LateWork(message)
 
 
-class _Post:
-    """A thread that lets messages leave when their time has come."""
+class _DelayedSender:
+    """A thread that sends messages when their delay is over."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[float, int, Message]] = []
-        self._all: list[Message] = []
+        self._due: list[tuple[float, int, DelayedSend]] = []
+        self._all: list[DelayedSend] = []
         self._count = itertools.count()
         self._change = threading.Condition()
         self._closed = False
@@ -80,16 +82,16 @@ class _Post:
         )
         self._thread.start()
 
-    def take(self, message: Message, seconds: float) -> None:
-        """Let `message` leave in so many seconds."""
+    def schedule(self, message: DelayedSend, seconds: float) -> None:
+        """Send `message` in so many seconds."""
         with self._change:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._count), message))
-            # its Work must live until it has been sent, also where nobody keeps the handle
+            # its Work must live until the message was sent, even if the test keeps no handle
             self._all.append(message)
             self._change.notify()
 
     def close(self) -> None:
-        """Let all leave that are still here."""
+        """Send all remaining messages, and end the thread."""
         with self._change:
             self._closed = True
             self._change.notify()
@@ -97,9 +99,9 @@ class _Post:
 
     def _pprank_service(self) -> None:  # see frames.SERVICE
         while (message := self._next()) is not None:
-            message.leave()
+            message.send_now()
 
-    def _next(self) -> Message | None:
+    def _next(self) -> DelayedSend | None:
         with self._change:
             while True:
                 now = time.monotonic()

@@ -1,4 +1,4 @@
-"""A Work that stands for a message which has not left yet (see faults.late_sends)."""
+"""A Work for a message that has not been sent yet (see faults.late_sends)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from torch.distributed import Work
 
 from pytest_pprank.devices import sim
-from pytest_pprank.oplog.record.hooks import noting_question, noting_wait
+from pytest_pprank.oplog.record.hooks import recording_is_completed, recording_wait
 
 
-class Message:
-    """A message, and how to send it: `send` returns torch's own Work. For all threads."""
+class DelayedSend:
+    """A message, and how to send it: `send` returns torch's own Work. Thread-safe."""
 
     def __init__(self, send: Callable[[], Work]) -> None:
         self._send: Callable[[], Work] | None = send
-        self._where = _on_a_stream_behind_this()
+        self._where = _side_stream()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self.work: Work | None = None
 
-    def leave(self) -> None:
-        """Send it, if nobody has done so."""
+    def send_now(self) -> None:
+        """Send the message, unless it was sent already."""
         with self._lock:
             send, self._send = self._send, None
             if send is None:
@@ -33,20 +33,22 @@ class Message:
             try:
                 with self._where:
                     self.work = send()
-            except BaseException as error:  # for who waits, whatever it is
+            except BaseException as error:  # raised where the handle is waited for
                 self._error = error
 
     def sent(self) -> Work:
-        """Return torch's Work; raises what the sending has raised."""
-        self.leave()
+        """Send the message if needed, and return torch's Work; raises what sending has raised."""
+        self.send_now()
         if self._error is not None:
             raise self._error
         return self.work
 
 
-def _on_a_stream_behind_this() -> AbstractContextManager[object]:
-    """Return what makes a later send, by any thread, be after what is enqueued here now, and after
-    nothing else: torch lets a message wait for the stream that is current.
+def _side_stream() -> AbstractContextManager[object]:
+    """Return a context in which a later send waits for the current stream's work as of now.
+
+    The send, by any thread, waits for nothing else. torch makes a message wait for the stream that
+    is current when it is sent.
     """
     if sim.in_use():
         module: Any = torch.get_device_module(sim.NAME)
@@ -60,9 +62,9 @@ def _on_a_stream_behind_this() -> AbstractContextManager[object]:
 
 
 class LateWork(Work):  # type: ignore[misc]
-    """The handle of a message that leaves later, at the latest when it is waited for."""
+    """The handle of a message that is sent later, at the latest when it is waited for."""
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self, message: DelayedSend) -> None:
         super().__init__()
         self._message = message
 
@@ -73,18 +75,18 @@ class LateWork(Work):  # type: ignore[misc]
         work = self._message.work
         return work is not None and bool(work.is_completed())
 
-    wait = noting_wait(_wait)
-    is_completed = noting_question(_is_completed)
+    wait = recording_wait(_wait)
+    is_completed = recording_is_completed(_is_completed)
 
     def is_success(self) -> bool:
-        """As torch's."""
+        """Like torch's."""
         return bool(self._message.sent().is_success())
 
     def exception(self) -> BaseException | None:
-        """As torch's."""
+        """Like torch's."""
         error: BaseException | None = self._message.sent().exception()
         return error
 
     def synchronize(self) -> None:
-        """As torch's."""
+        """Like torch's."""
         self._message.sent().synchronize()

@@ -1,4 +1,4 @@
-"""Ranks that come late to what they do together."""
+"""Delays ranks before operations that they do together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHANCE, _MOST_S = 0.05, 0.004
 
 
 class Messages(Perturbation):
-    """Holds this rank back before it issues a send, a recv or a collective."""
+    """Delays this rank before it issues a send, a recv or a collective."""
 
     name: ClassVar[str] = "messages"
 
@@ -27,7 +27,7 @@ class Messages(Perturbation):
         from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
         from pytest_pprank.sglang.events.hook_points import taps
 
-        # what stages of prefill tell the first one past torch.distributed (SGLang 0.5.22 on)
+        # prefill's stages also send to the first one outside torch.distributed (SGLang 0.5.22 on)
         if self.disturbance.pprank.role == "prefill":
             hold = self.disturbance.hold
             self.disturbance.at_end(
@@ -36,5 +36,5 @@ class Messages(Perturbation):
 
     def _take(self, event: str, call: Call, *_: object) -> None:
         if event == ISSUED and call.way in (SEND, RECV, COLLECTIVE):
-            # by thread: which of two comes first is not for us to know
+            # by thread: the order of events of different threads is not reproducible
             self.disturbance.hold(f"{call.way} {call.thread}", _CHANCE, _MOST_S)

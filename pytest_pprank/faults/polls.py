@@ -1,4 +1,4 @@
-"""Stages that hear late how a KV transfer goes."""
+"""Lets stages receive the status of a KV transfer late."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHANCE, _MOST = 0.4, 6
 
 
 class Polls(Perturbation):
-    """Lets this stage hear some iterations late that a room is ready, and that its KV is there."""
+    """Lets this stage learn some iterations late that a room is ready, or its KV there."""
 
     name: ClassVar[str] = "polls"
 
@@ -30,7 +30,7 @@ class Polls(Perturbation):
             engine.disturb(install)
 
     def _iterations(self, status: str) -> int:
-        """Draw how many iterations late a room's new status is heard."""
+        """Draw the number of iterations by which a room's new status is delayed."""
         amount = self.disturbance.dice.amount(status, _CHANCE)
         if amount is None:
             return 0

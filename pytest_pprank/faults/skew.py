@@ -1,4 +1,4 @@
-"""Stages that do not begin their iterations together."""
+"""Lets stages begin their iterations at different times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CHANCE, _MOST_S = 0.15, 0.004
 
 
 class Skew(Perturbation):
-    """Holds this stage back at the top of an iteration, when its turn has come."""
+    """Delays this stage at the beginning of some iterations."""
 
     name: ClassVar[str] = "skew"
 

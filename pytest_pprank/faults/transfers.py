@@ -1,6 +1,7 @@
-"""KV transfers that take their time, and metadata that comes long after its KV.
+"""Delays KV transfers, and metadata after its KV.
 
-In iterations of an event loop, not in time: what matters is how far the stages get meanwhile.
+Delays are in iterations of an event loop, not in time: what matters is how far the stages get
+meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _CHANCE, _MOST, _BUDGET = 0.4, 4, 200
 
 
 class _Iterations(Perturbation):
-    """Draws how many iterations something takes: mostly none, seldom more than 4, 200 in all."""
+    """Draws how many iterations something takes: mostly none, seldom more than 4, 200 in total."""
 
     def __init__(self, disturbance: Disturbance) -> None:
         super().__init__(disturbance)
@@ -25,7 +26,7 @@ class _Iterations(Perturbation):
         self._lock = threading.Lock()
 
     def draw(self) -> int:
-        """For any thread."""
+        """Return the next number of iterations. Thread-safe."""
         amount = self.disturbance.dice.amount(self.name, _CHANCE)
         if amount is None:
             return 0
@@ -39,7 +40,7 @@ class _Iterations(Perturbation):
 
 
 class Transfers(_Iterations):
-    """Holds transfers of this stage back, in the threads of the transfer engine."""
+    """Delays transfers of this stage, in the threads of the transfer engine."""
 
     name: ClassVar[str] = "transfers"
 
@@ -52,8 +53,9 @@ class Transfers(_Iterations):
 
 
 class Metadata(_Iterations):
-    """Lets a request's metadata arrive some iterations of decode after the news that all is there,
-    as it may with transfers that are written to the memory of another machine.
+    """Delays a request's metadata until some iterations after the message that all has arrived.
+
+    This may happen with transfers that write to the memory of another machine.
     """
 
     name: ClassVar[str] = "metadata"

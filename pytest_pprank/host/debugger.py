@@ -1,4 +1,4 @@
-"""``breakpoint()`` and ``pdb.set_trace()`` on a rank: there is no terminal to talk to."""
+"""Makes ``breakpoint()`` and ``pdb.set_trace()`` fail on a rank, which has no terminal."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _VARIABLE = "PYTHONBREAKPOINT"
 
 
 def refuse_debuggers() -> None:
-    """Let a debugger that would read this rank's stdin say that it cannot.
+    """Make debuggers that read this rank's stdin raise an error that says why.
 
-    One that the user has chosen by ``PYTHONBREAKPOINT``, which may listen on a socket, is left.
+    A debugger chosen by ``PYTHONBREAKPOINT``, which may listen on a socket, is not changed.
     """
     if not os.environ.get(_VARIABLE):
         sys.breakpointhook = _refuse
-    pdb.set_trace = _refuse  # what pytest has put there stops output capture, and reads stdin
+    pdb.set_trace = _refuse  # pytest's replacement suspends output capture and reads stdin
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:

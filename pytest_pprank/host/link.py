@@ -1,4 +1,7 @@
-"""A rank's end of the control plane: who asks reads the answer; a thread watches beside it."""
+"""A rank's end of the control plane.
+
+The thread that sends a request reads its answer; another thread reads the watch connection.
+"""
 
 from __future__ import annotations
 
@@ -14,55 +17,56 @@ from pytest_pprank.protocol.channel import Channel, ChannelClosed
 from pytest_pprank.protocol.messages import (
     Exchange,
     Exchanged,
+    LedgerUpdated,
     Message,
     Pause,
     Report,
     RunTest,
     Shutdown,
-    StockTaken,
-    TakeStock,
+    UpdateLedger,
 )
 
-_LOOK_SECONDS = 1.0
-"""How often a rank looks what its device is at, where the device works by itself."""
+_DEVICE_SECONDS = 1.0
+"""How often a rank records which operations its device still runs."""
 
 
 class Link:
-    """What the controller says: orders (run, leave), answers to meetings, questions in between.
+    """The rank's connections to the controller: orders, meetings, and requests at any time.
 
-    Orders and answers come by `channel`, and are read by the thread that waits for them: waking
-    another one for it would cost more than all the rest. Questions come by `watch`, whatever the
-    other threads do meanwhile.
+    Orders (RunTest, Shutdown) and answers to meetings come by `channel`, and are read by the thread
+    that waits for them: waking another thread for each would cost more than everything else.
+    Requests come by `watch` and are served whatever the other threads do.
     """
 
     def __init__(
         self,
         channel: Channel,
         watch: Channel,
-        take_stock: Callable[[], None],
-        look_at_device: Callable[[], None] | None = None,
+        update_ledger: Callable[[], None],
+        update_device: Callable[[], None] | None = None,
     ) -> None:
-        """`take_stock` is called on demand, `look_at_device` now and then."""
-        self._look_at_device = look_at_device
+        """`update_ledger` is called on request, `update_device` once a second."""
+        self._update_device = update_device
         self._channel = channel
         self._watch = watch
-        self._take_stock = take_stock
+        self._update_ledger = update_ledger
         self._orders: deque[RunTest | Shutdown] = deque()
         self._answer: Exchanged | None = None
         self._meetings = 0
         self._serial = 0
-        self._talking = threading.Lock()
-        self.dismissed = False
+        self._lock = threading.Lock()
+        self.shutting_down = False
         threading.Thread(target=self._pprank_service, name="pprank-link", daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Tell the controller something."""
+        """Send a message to the controller."""
         self._channel.send(message)
 
     def next_order(self) -> RunTest | Shutdown:
-        """Wait for the next thing to do."""
-        # a thread that is still in a meeting is answered: this rank has finished the test
-        with self._talking:
+        """Wait for the next order."""
+        # A thread that is still in a meeting holds the lock until the controller answers. It does:
+        # this rank has finished the test.
+        with self._lock:
             while not self._orders:
                 self._receive()
             return self._orders.popleft()
@@ -70,16 +74,16 @@ class Link:
     def exchange(
         self, operation: str, payload: bytes | None, where: str, report: Report = None
     ) -> tuple[bytes | None, ...]:
-        """Meet all ranks. Raises PeerError when one of them cannot come any more.
+        """Meet all ranks; return the payload of each. Raises PeerError if a rank cannot come.
 
-        `report` goes along: that of the phase which ends with this meeting.
+        `report`: that of the phase which ends with this meeting.
         """
         __tracebackhide__ = True
-        with self._talking:
+        with self._lock:
             self._meetings += 1
             number = self._meetings
             self._channel.send(Exchange(number, operation, where, payload, self._serial, report))
-            # an answer to an earlier meeting, which an exception has ended here, is nobody's
+            # skip answers to earlier meetings, whose exchange was ended by an exception
             while (answer := self._answer) is None or answer.number != number:
                 self._receive()
             self._answer = None
@@ -92,41 +96,41 @@ class Link:
         self._channel.send(Pause(True, reason))
 
     def resume(self) -> None:
-        """Let the deadlines go on."""
+        """Resume the deadlines."""
         self._channel.send(Pause(False))
 
     def begin(self, serial: int) -> None:
-        """Mark every meeting from here on as one of test `serial`."""
+        """Mark every meeting from now on as one of test `serial`."""
         self._serial = serial
 
     def _receive(self) -> None:
         try:
             message = self._channel.receive()
         except ChannelClosed:
-            _end()
+            _kill_own_process_group()
         if isinstance(message, Exchanged):
             self._answer = message
         elif isinstance(message, (RunTest, Shutdown)):
-            self.dismissed |= isinstance(message, Shutdown)
+            self.shutting_down |= isinstance(message, Shutdown)
             self._orders.append(message)
 
     def _pprank_service(self) -> None:  # see frames.SERVICE
         try:
             while True:
-                while self._look_at_device is not None and not self._watch.wait(_LOOK_SECONDS):
-                    self._look_at_device()
+                while self._update_device is not None and not self._watch.wait(_DEVICE_SECONDS):
+                    self._update_device()
                 message = self._watch.receive()
                 if isinstance(message, Shutdown):
-                    self.dismissed = True
-                elif isinstance(message, TakeStock):
-                    self._take_stock()
-                    self._channel.send(StockTaken())
+                    self.shutting_down = True
+                elif isinstance(message, UpdateLedger):
+                    self._update_ledger()
+                    self._channel.send(LedgerUpdated())
         except ChannelClosed:
-            _end()
+            _kill_own_process_group()
 
 
-def _end() -> NoReturn:
-    """Leave with all children (this rank leads its process group): the controller is gone.
+def _kill_own_process_group() -> NoReturn:
+    """Kill this rank and its children (it leads its process group): the controller is gone.
 
     The test's thread may be stuck in a collective for ever, so there is no orderly way.
     """

@@ -1,4 +1,4 @@
-"""Entry of a rank: from a process that torch elastic started to a pytest session."""
+"""Entry point of a rank: from a process started by torch elastic to a pytest session."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pprank._pytest_compat import quicken_log_capture
+from pytest_pprank._pytest_compat import speed_up_log_capture
 from pytest_pprank.errors import PprankError
 from pytest_pprank.host.link import Link
 from pytest_pprank.host.process import prepare_process
-from pytest_pprank.oplog.record.ledger import look_at_device, start_ledger, take_stock
+from pytest_pprank.oplog.record.ledger import start_ledger, update_device, update_ledger
 from pytest_pprank.protocol.bootstrap import RankBootstrap
 from pytest_pprank.protocol.channel import connect
 from pytest_pprank.protocol.messages import Hello, RankBroken
 from pytest_pprank.rank.context import set_current_rank
-from pytest_pprank.rank.handle import Pprank, Seat
+from pytest_pprank.rank.handle import Placement, Pprank
 from pytest_pprank.sglang import PLUMBING
 from pytest_pprank.sglang.reverts.apply import apply
 
 
 def rank_main(pickled: bytes) -> int:
-    """Run one rank until the controller lets it go; returns pytest's exit status."""
+    """Run one rank until the controller sends Shutdown; return pytest's exit status."""
     bootstrap: RankBootstrap = pickle.loads(pickled)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     prepare_process(bootstrap, rank)
@@ -35,9 +35,10 @@ def rank_main(pickled: bytes) -> int:
         connect(bootstrap.address, bootstrap.key, replace(hello, watch=which))
         for which in (False, True)
     )
-    link = Link(channel, watch, take_stock, look_at_device if bootstrap.device == "cuda" else None)
+    on_cuda = bootstrap.device == "cuda"
+    link = Link(channel, watch, update_ledger, update_device if on_cuda else None)
     try:
-        pprank = Pprank(_seat(bootstrap, rank, world_size), link)
+        pprank = Pprank(_placement(bootstrap, rank, world_size), link)
         set_current_rank(pprank)
         _prepare_libraries(bootstrap, pprank)
         return _run_session(bootstrap, pprank, link)
@@ -47,9 +48,9 @@ def rank_main(pickled: bytes) -> int:
         raise
 
 
-def _seat(bootstrap: RankBootstrap, rank: int, world_size: int) -> Seat:
+def _placement(bootstrap: RankBootstrap, rank: int, world_size: int) -> Placement:
     role = next(role for role in reversed(bootstrap.sizes.roles) if rank >= role.first)
-    return Seat(
+    return Placement(
         rank=rank,
         world_size=world_size,
         role=role.name,
@@ -69,7 +70,7 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
     role = (pprank.rank - pprank.stage, pprank.num_stages)
     start_ledger(pprank.workdir, pprank.rank, plumbing=PLUMBING, role=role)
     if bootstrap.server_args is None and "sglang" not in sys.modules:
-        return  # neither this group's tests nor their files have anything to do with it
+        return  # neither this group's tests nor their files use SGLang
     from pytest_pprank.sglang.compat.accelerator import let_downloads_use_sim
     from pytest_pprank.sglang.platform.preload import import_sglang
 
@@ -82,16 +83,16 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
 def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
     from pytest_pprank.host.session import RankSession, become_worker
 
-    # below the controller's, so that pytest keeps and prunes it like any other tmp_path
+    # inside the controller's basetemp, so that pytest keeps and prunes it like any other
     basetemp = str(Path(bootstrap.basetemp) / f"{bootstrap.group}-pp{pprank.rank}")
     options = {**pickle.loads(bootstrap.options), "basetemp": basetemp}
     config = pytest.Config.fromdictargs(options, list(bootstrap.arguments))
     become_worker(config, bootstrap.workerinputs[pprank.rank])
     session = RankSession(config, bootstrap, pprank, link)
     config.pluginmanager.register(session, "pprank-rank")
-    quicken_log_capture()
+    speed_up_log_capture()
     status = int(config.hook.pytest_cmdline_main(config=config))
-    if not link.dismissed:
+    if not link.shutting_down:
         why = f"its pytest session ended early, with exit status {status}\n{session.broken}"
         link.send(RankBroken(why.rstrip()))
     return status

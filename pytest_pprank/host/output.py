@@ -1,7 +1,8 @@
-"""Send what this rank prints to the controller, and not into pytest's own capture.
+"""Sends what this rank prints to the controller, and not into pytest's own capture.
 
-pytest would keep it in a file of this process until the phase is over: a rank that dies or hangs
-would take its last words along, and a flood would fill the disk.
+pytest's capture would keep the output in a file of this process until the end of the phase. Then
+the last output of a rank that dies or hangs would be lost, and a flood of output would fill the
+disk.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def redirect_output(workdir: Path, rank: int) -> None:
         pipe = os.open(pipe_file(workdir, rank, stream), os.O_WRONLY)
         os.dup2(pipe, descriptor)
         os.close(pipe)
-        # unbuffered: what is printed is out, whatever happens to this process next
+        # unbuffered: output must not be lost if this process dies
         raw = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
         text = io.TextIOWrapper(raw, "utf-8", errors="replace", newline="", write_through=True)
         setattr(sys, stream, text)

@@ -1,4 +1,4 @@
-"""Import what every rank needs, so that a forked rank finds it there."""
+"""Imports what every rank needs, so that forked ranks need not."""
 
 import torch.distributed.elastic.multiprocessing.api
 import torch.distributed.elastic.multiprocessing.errors

@@ -1,4 +1,4 @@
-"""Make a process that torch elastic started fit to be a rank."""
+"""Prepares a process that torch elastic has started to be a rank."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pytest_pprank.protocol.worker_data import unpack
 def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
     """Set up environment, output, temp folder, process group, and the signal that prints stacks."""
     os.setsid()  # a process group of its own: children die with it, Ctrl-C does not reach it
-    _let_go_of_fork_server()
-    # The parent is the fork server (or the launcher). Without it nobody would reap or end us.
+    _close_fork_server_pipe()
+    # The parent is the fork server (or the launcher). Nothing else would end or reap this process.
     die_with_parent()
     _set_environment(bootstrap)
-    _say_who(bootstrap, rank)
+    _set_xdist_variables(bootstrap, rank)
     os.chdir(bootstrap.folder)
     sys.path[:] = bootstrap.path
     folder = Path(bootstrap.workdir)
@@ -32,17 +32,17 @@ def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
     faulthandler.enable()
     temporary = folder / f"tmp{rank}"
     temporary.mkdir()
-    os.environ["TMPDIR"] = str(temporary)  # whatever SGLang leaves there goes with the group
+    os.environ["TMPDIR"] = str(temporary)  # files that SGLang leaves are removed with the group
     tempfile.tempdir = None  # the fork server may have cached another answer
     stacks = stacks_file(folder, rank).open("w")
     faulthandler.register(STACKS_SIGNAL, stacks, all_threads=True)
 
 
-def _let_go_of_fork_server() -> None:
-    """Close the pipe end by which children of a fork server keep it alive for their own use.
+def _close_fork_server_pipe() -> None:
+    """Close the inherited pipe end by which children of a fork server keep it alive.
 
-    With it open, the fork server would outlive a launcher that was killed, and wait for us, who
-    wait for its death.
+    If it stayed open, the fork server would outlive a killed launcher and wait for this rank, which
+    waits for the end of the fork server.
     """
     server: Any = forkserver._forkserver
     alive = getattr(server, "_forkserver_alive_fd", None)
@@ -51,15 +51,15 @@ def _let_go_of_fork_server() -> None:
         server._forkserver_alive_fd = None
 
 
-def _say_who(bootstrap: RankBootstrap, rank: int) -> None:
-    """Set what other plugins know a process by that is not the one which reports (pytest-xdist).
+def _set_xdist_variables(bootstrap: RankBootstrap, rank: int) -> None:
+    """Set pytest-xdist's variables, by which plugins recognise a process that does not report.
 
-    Ranks of an xdist worker keep its name, and its folder for what its processes share.
+    Ranks of an xdist worker have its name, and its folder for files that its processes share.
     """
-    told = unpack(bootstrap.workerinputs[rank])
-    os.environ["PYTEST_XDIST_WORKER"] = told["workerid"]
-    os.environ["PYTEST_XDIST_WORKER_COUNT"] = str(told["workercount"])
-    os.environ["PYTEST_XDIST_TESTRUNUID"] = told["testrunuid"]
+    workerinput = unpack(bootstrap.workerinputs[rank])
+    os.environ["PYTEST_XDIST_WORKER"] = workerinput["workerid"]
+    os.environ["PYTEST_XDIST_WORKER_COUNT"] = str(workerinput["workercount"])
+    os.environ["PYTEST_XDIST_TESTRUNUID"] = workerinput["testrunuid"]
 
 
 def _set_environment(bootstrap: RankBootstrap) -> None:

@@ -1,4 +1,4 @@
-"""A pytest session on a rank, told item by item what to run."""
+"""A pytest session on a rank, which runs the tests that the controller orders, one by one."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Generator
 import pytest
 
 from pytest_pprank._pytest_compat import (
-    added,
     drop_plugins,
-    raised,
-    rename,
+    extra_attributes,
+    phase_raised,
+    set_nodeid,
     silence_terminal,
     tear_down_for,
 )
 from pytest_pprank.errors import PeerError
 from pytest_pprank.host.debugger import refuse_debuggers
+from pytest_pprank.host.lifecycles import begin_call, running
 from pytest_pprank.host.link import Link
-from pytest_pprank.host.lives import call_begins, living
 from pytest_pprank.known import marks
 from pytest_pprank.markers import read_rank_mark
 from pytest_pprank.oplog.record.ledger import begin_test, erred, unfinished
@@ -49,22 +49,22 @@ from pytest_pprank.rank.world import WorldWatch
 
 
 def become_worker(config: pytest.Config, workerinput: bytes) -> None:
-    """Let other plugins know a rank by what they know: a worker of pytest-xdist.
+    """Present a rank to other plugins as a worker of pytest-xdist.
 
-    They report and write where the controller is, and leave for it what it cannot know.
+    Such plugins report and write on the controller, and leave for it what only the worker knows.
     """
     config.workerinput = unpack(workerinput)  # type: ignore[attr-defined]
     config.workeroutput = {}  # type: ignore[attr-defined]
 
 
 def worker_output(config: pytest.Config) -> dict[str, object]:
-    """Return what plugins of a rank leave for those of the controller."""
+    """Return what plugins of a rank have left for those of the controller."""
     output: dict[str, object] = config.workeroutput  # type: ignore[attr-defined]
     return output
 
 
 class PeersNotReady(Exception):
-    """Ends the call phase of a rank whose peers did not get through setup."""
+    """Raised in the call phase of a rank because a peer did not pass setup."""
 
 
 class RankSession:
@@ -78,30 +78,30 @@ class RankSession:
         config.stash[SERVER_ARGS] = bootstrap.server_args or {}
         self._pprank = pprank
         self._link = link
-        roles_apart = bootstrap.server_args is not None and len(bootstrap.sizes.roles) > 1
-        self._world = WorldWatch(pprank, roles_apart=roles_apart)
+        separate_roles = bootstrap.server_args is not None and len(bootstrap.sizes.roles) > 1
+        self._world = WorldWatch(pprank, separate_roles=separate_roles)
         self._items: dict[ItemKey, pytest.Item] = {}
         self._collect_errors: dict[str, str] = {}
         self._peers_ready = True
-        self._announced: ItemKey | None = None
+        self._expected: ItemKey | None = None
         self._last_report: Report = None
         self.broken = ""
-        """Why the session ended by itself; empty while it has not."""
+        """Why the session ended by itself; empty if it has not."""
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Print nothing: the controller does the talking."""
+        """Print nothing: the controller reports."""
         silence_terminal(config)
         drop_plugins(config)
 
     def pytest_sessionstart(self) -> None:
-        """Tell other plugins and conftest files that this rank is up."""
+        """Notify other plugins and conftest files that this rank has started."""
         refuse_debuggers()
         self._config.hook.pytest_pprank_rank_started(pprank=self._pprank)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self) -> Generator[None, None, None]:
-        """Say when all fixtures are torn down: pytest's last garbage collection may take long."""
+        """Report the end of teardown at once: pytest's last garbage collection may take long."""
         yield
         output, left = pack(worker_output(self._config))
         for name, why in left.items():
@@ -110,7 +110,7 @@ class RankSession:
         self._link.send(TornDown(output))
 
     def pytest_internalerror(self, excrepr: object) -> None:
-        """Keep what broke the session: no terminal would print it here."""
+        """Keep the reason why the session broke: there is no terminal to print it."""
         self.broken = str(excrepr)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
@@ -118,7 +118,7 @@ class RankSession:
         self.broken = excinfo.exconly()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Keep why a file could not be collected here, for the tests it should have brought."""
+        """Keep why a file could not be collected here, to report it with the file's tests."""
         if report.failed:
             self._collect_errors[str(report.nodeid)] = str(report.longrepr)
 
@@ -126,9 +126,9 @@ class RankSession:
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, None, None]:
-        """Keep the tests this group was started for, also if a plugin here would leave them out.
+        """Keep all tests this group was started for, also if a plugin here deselects some.
 
-        Which tests run was for the controller to say, where the same plugins are.
+        The controller has the same plugins and has selected the tests.
         """
         collected = list(items)
         yield
@@ -141,7 +141,7 @@ class RankSession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Run what the controller asks for, until it lets go."""
+        """Run the tests that the controller orders, until Shutdown."""
         session.testsfailed = 0  # a file that fails to collect is reported with its tests
         self._link.send(Ready(self._missing()))
         while not isinstance(order := self._link.next_order(), Shutdown):
@@ -155,19 +155,19 @@ class RankSession:
 
     def _run(self, order: RunTest) -> None:
         item = self._items[order.key]
-        rename(item, order.nodeid)
+        set_nodeid(item, order.nodeid)
         following = self._items.get(order.next_key) if order.next_key else None
-        if order.key != self._announced:
-            # the plan has changed since the last test (-x, xdist, a lost rank)
+        if order.key != self._expected:
+            # another test was announced as the next one (-x, xdist, a lost rank)
             tear_down_for(item, item.session)
-        self._announced = order.next_key
+        self._expected = order.next_key
         self._pprank.failed = False
         self._link.begin(order.serial)
         begin_test(order.serial)
         store.begin_test(order.serial)
         self._world.begin_test()
         self._last_report = None
-        with living(order, self._pprank, self._tell) as lives:
+        with running(order, self._pprank, self._send_finding) as lifecycles:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         world = self._world.end(last=order.next_key is None)
         unsettled = (self._pprank.failed or erred()) and _has_process_group()
@@ -177,22 +177,22 @@ class RankSession:
                 unsettled,
                 unfinished(),
                 self._last_report,
-                lives.brought(),
-                lives.did(),
+                lifecycles.results(),
+                lifecycles.describe_faults(),
                 world,
             )
         )
 
-    def _tell(self, finding: Finding) -> None:
+    def _send_finding(self, finding: Finding) -> None:
         self._link.send(Found(finding))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report; at the end of setup and call, meet the other ranks."""
         if report.when == "call" and not self._peers_ready:
             self._peers_ready = True
-            return  # this rank did not really run the call phase
+            return  # this rank has skipped the call phase
         serialised = self._serialise(report)
-        self._pprank.failed |= raised(report)
+        self._pprank.failed |= phase_raised(report)
         if hasattr(report, "context"):
             self._link.send(PhaseReport(serialised))  # of a subtest: the phase goes on
         elif report.when == "setup":
@@ -206,15 +206,15 @@ class RankSession:
         try:
             payloads = self._link.exchange(f"end of {phase}", outcome.encode(), outcome, report)
         except PeerError:
-            return False  # the controller has the peer's own report; nothing to add from here
+            return False  # the controller has the peer's own report
         return set(payloads) == {b"passed"}
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self) -> Generator[None, None, None]:
-        """Run the call phase only where every rank got through setup."""
+        """Run the call phase only if every rank has passed setup."""
         if not self._peers_ready:
             raise PeersNotReady
-        call_begins()
+        begin_call()
         self._world.begin_call()
         try:
             return (yield)
@@ -232,7 +232,7 @@ class RankSession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> None:
-        """Note that more than a test's own code runs."""
+        """Note that a fixture is set up (see `WorldWatch.set_up`)."""
         self._world.set_up(fixturedef.scope)
 
     def pytest_warning_recorded(
@@ -258,12 +258,12 @@ class RankSession:
 
 
 def _is_plain(report: pytest.TestReport) -> bool:
-    """Whether a report says nothing but that a phase passed, as most do."""
-    more = report.sections or report.user_properties or any(added(report).values())
+    """Return whether a report contains nothing but that a phase passed, as most do."""
+    more = report.sections or report.user_properties or any(extra_attributes(report).values())
     return type(report) is pytest.TestReport and report.outcome == "passed" and not more
 
 
 def _has_process_group() -> bool:
-    """Whether messages of a test that has failed may still be on their way to the next one."""
+    """Return whether messages of a failed test may still be in flight to the next test."""
     distributed = sys.modules.get("torch.distributed")
     return bool(distributed is not None and distributed.is_initialized())

@@ -1,4 +1,4 @@
-"""The controller's side of the launcher: start it, talk to it, see it gone."""
+"""The controller's side of the launcher: starts it, exchanges messages with it, ends it."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ _FOLDER = "pprank-run-"
 class LauncherClient:
     """Owns the launcher process, the listener all ranks connect to, and the run's folder.
 
-    The fork server imports `preload`, and `optional` as far as it can (see launch.preload), with
-    `environment` on top of ours. With `keep` the launcher is one that was kept, if there is one.
+    The fork server imports `preload`, and `optional` as far as possible (see launch.preload), with
+    `environment` added to ours. With `keep` a kept launcher is used, if there is one.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class LauncherClient:
             self.listener.address, self.key.hex(), str(self.run_dir), keep is not None or fork
         )
         self.kept = ""
-        """What there is to say of a kept launcher, or why there is none; empty if not asked for."""
+        """What to tell the user about the kept launcher, or why there is none; else empty."""
         try:
             self._process = self._start() if keep is None else self._start_kept(keep)
         except BaseException:
@@ -87,7 +87,7 @@ class LauncherClient:
             **os.environ,
             **self._own,
             "PYTHONPATH": _import_path(),
-            # the fork server's socket lies in a folder that it does not always get to remove
+            # the fork server has its socket in a temporary folder, and may not live to remove it
             "TMPDIR": str(self.run_dir),
         }
         for name in _ONE_THREAD:
@@ -101,10 +101,10 @@ class LauncherClient:
             stdout=self._log,
             stderr=self._log,
             env=self._environment(),
-            # `python -c` looks for modules in its folder first: not in the user's, where a source
-            # tree may lie beside the installed package that the controller uses
+            # `python -c` imports from its working directory first. In the user's there may be a
+            # source tree of this package, while the controller uses the installed one.
             cwd=self.run_dir,
-            start_new_session=True,  # Ctrl-C is the controller's business
+            start_new_session=True,  # Ctrl-C must reach the controller only
         )
         return OwnProcess(process, self._spec)
 
@@ -117,13 +117,13 @@ class LauncherClient:
         except KeepError as error:
             self.kept = f"launcher: not kept: {error}"
             return self._start()
-        self.kept = process.told
+        self.kept = process.message
         return process
 
     def rank_environment(self) -> dict[str, str | None]:
-        """Return what a rank sets in its environment (None: removes), on top of the launcher's."""
+        """Return what a rank changes in the launcher's environment (None: variable is removed)."""
         return {
-            # what the launcher needed to find this plugin is not the tests' business
+            # tests see the user's value, not the launcher's
             "PYTHONPATH": os.environ.get("PYTHONPATH"),
             PRELOAD_VARIABLE: None,
             "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE),
@@ -132,8 +132,9 @@ class LauncherClient:
 
     @property
     def pid(self) -> int:
-        """Process id of the launcher; also the process group of it and its fork server. 0 while
-        there is none yet.
+        """Process id of the launcher; 0 while there is none yet.
+
+        It is also the process group of the launcher and its fork server.
         """
         return self._process.pid
 
@@ -149,7 +150,7 @@ class LauncherClient:
 
     @property
     def importing(self) -> str:
-        """The package that the fork server is importing now, as far as it has said so."""
+        """The package that the fork server is importing now, as far as known."""
         if isinstance(self._process, KeptProcess):
             return self._process.importing or "torch"
         try:
@@ -160,9 +161,9 @@ class LauncherClient:
     def wait_preloaded(
         self, timeout: float, tick: Callable[[str], None] = lambda _: None
     ) -> Preloaded:
-        """Wait until the fork server has imported everything; raises GroupError if it cannot.
+        """Wait until the fork server has imported everything. Raises GroupError if it cannot.
 
-        Meanwhile `tick` is told again and again what is waited for.
+        Meanwhile `tick` is called repeatedly with a description of what is waited for.
         """
         deadline = time.monotonic() + timeout
         while self.channel is None:
@@ -183,7 +184,7 @@ class LauncherClient:
         try:
             message = self.channel.receive()
         except ChannelClosed:
-            return  # _check_alive tells why
+            return  # _check_alive reports the reason
         if isinstance(message, Preloaded):
             self.preloaded = message
 
@@ -195,7 +196,7 @@ class LauncherClient:
 
     @property
     def alive(self) -> bool:
-        """Whether the launcher process still runs; where none could be kept, one is started now."""
+        """Whether the launcher runs. If none could be kept, this starts one for this run alone."""
         process = self._process
         if not process.running and isinstance(process, KeptProcess) and process.refused:
             self.kept = f"launcher: not kept: {process.refused}"
@@ -204,7 +205,7 @@ class LauncherClient:
         return self._process.running
 
     def log_tail(self, lines: int = 20) -> str:
-        """Return the end of what the launcher and the fork server have printed."""
+        """Return the last lines that the launcher and the fork server have printed."""
         try:
             text = (self.run_dir / "launcher.log").read_text(errors="replace")
         except OSError as error:
@@ -212,7 +213,7 @@ class LauncherClient:
         return "\n".join(text.splitlines()[-lines:])
 
     def close(self) -> None:
-        """End the launcher, its fork server and whatever they started; remove the folder."""
+        """End the launcher, its fork server and everything they started; remove the folder."""
         if self.channel is not None:
             with suppress(ChannelClosed):  # it may have left before us
                 self.channel.send(Shutdown())
@@ -221,7 +222,7 @@ class LauncherClient:
         if self.channel is not None:
             self.channel.close()
         self._log.close()
-        remove_shared_memory(self.run_dir.name)  # ranks that were killed could not do it
+        remove_shared_memory(self.run_dir.name)  # killed ranks could not remove theirs
         self._folder.remove()
 
     def _wait_gone(self, deadline: float) -> None:
@@ -230,8 +231,8 @@ class LauncherClient:
         while self._signal(0) and time.monotonic() < deadline + _LEAVE_SECONDS:
             _ = self._process.running  # a zombie would count as alive
             if time.monotonic() > deadline:
-                # A launcher that was killed leaves its fork server and resource tracker to find
-                # out; the tracker then unlinks semaphores, so it is given the time.
+                # After the launcher was killed, its fork server and resource tracker end by
+                # themselves. The tracker then unlinks semaphores, so it gets some time first.
                 self._signal(signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
         self._process.close()
@@ -246,9 +247,10 @@ class LauncherClient:
 
 
 def _import_path() -> str:
-    """PYTHONPATH by which the launcher and its fork server find this plugin, and what ours finds.
+    """Return the PYTHONPATH with which the launcher and its fork server find this plugin.
 
-    Not our whole sys.path: it holds test folders, whose modules would hide the standard library's.
+    It has the user's entries too, but not all of sys.path: that has test folders, whose modules
+    would hide the standard library's.
     """
     own = str(Path(__file__).parents[2])
     installed = own in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
@@ -258,7 +260,7 @@ def _import_path() -> str:
 
 
 def _short_folder() -> str:
-    """Where to put the run's folder: unix socket paths inside it must stay under 108 bytes."""
+    """Return where to create the run's folder: paths of unix sockets have at most 107 bytes."""
     usual = tempfile.gettempdir()
     return usual if len(os.fsencode(usual)) <= _LONGEST_FOLDER else "/tmp"
 

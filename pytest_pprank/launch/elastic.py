@@ -1,4 +1,4 @@
-"""One worker group through torch.distributed.elastic, the engine behind torchrun."""
+"""One worker group run by torch.distributed.elastic, the engine behind torchrun."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SHUTDOWN_SECONDS = 5
 class ElasticGroup:
     """A worker group of `nproc` processes, each running `entrypoint(*arguments)`.
 
-    torch's own `elastic_launch` builds the same agent and hides it; we keep it, because it alone
-    knows the process ids of workers that never reached us.
+    torch's own `elastic_launch` builds the same agent and hides it. We keep the agent: it alone
+    knows the process ids of workers that never connected to us.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class ElasticGroup:
         entrypoint: Callable[..., object],
         arguments: tuple[object, ...],
     ) -> None:
-        log_plainly()
-        name_methods_quickly()
+        use_plain_log_format()
+        use_fast_method_names()
         self._handler = rendezvous_registry.get_rendezvous_handler(
             RendezvousParameters(
                 backend="c10d",
@@ -64,17 +64,17 @@ class ElasticGroup:
                 monitor_interval=MONITOR_SECONDS,
                 local_addr="127.0.0.1",
             ),
-            # for what a rank says before its output goes to the controller
+            # for output of a rank before it is redirected to the controller
             logs_specs=DefaultLogsSpecs(log_dir=log_dir, redirects=Std.ALL),
             start_method=start_method,
             **_shutdown_timeout(),
         )
 
     def run(self) -> tuple[dict[int, int], int]:
-        """Run until every process is gone; returns their exit codes by rank, and which of them
-        elastic saw fail (-1: none). It has ended the others itself.
+        """Run until every process has ended; return the exit codes by rank, and the failed rank.
 
-        Must be called from the main thread: elastic installs signal handlers there.
+        The latter is the rank that elastic saw fail first (-1: none); elastic ends the others
+        itself. Must be called in the main thread: elastic installs signal handlers there.
         """
         try:
             result = self._agent.run("pprank")
@@ -85,33 +85,34 @@ class ElasticGroup:
         return {**codes, **failed}, next(iter(failed), -1)
 
     def _processes(self) -> list[BaseProcess]:
-        """elastic tells of the first one that failed alone; its processes know of each."""
+        """Return the processes: elastic itself reports only the exit code of the first failure."""
         context = getattr(self._agent, "_pcontext", None)
         return list(getattr(getattr(context, "_pc", None), "processes", ()))
 
     def signal(self, number: int) -> None:
-        """Send a signal to every process of the group and what they started, from any thread."""
+        """Send a signal to all processes of the group and their children, from any thread."""
         for worker in self._agent.get_worker_group("pprank").workers:
             if isinstance(worker.id, int):
                 _signal_tree(worker.id, number)
 
 
-def log_plainly() -> None:
+def use_plain_log_format() -> None:
     """Give torch's log lines a plain format.
 
     torch's own formatter (TorchLogsFormatter in torch/_logging/_internal.py) imports torch._dynamo
-    to write its first exception: seconds, between the death of a rank and the end of its group.
+    to format its first exception. That takes seconds, between the death of a rank and the end of
+    its group.
     """
     for name in ("torch", "torch.distributed"):
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
 
 
-def name_methods_quickly() -> None:
-    """Let torch's rendezvous name the method of an event without inspect.stack().
+def use_fast_method_names() -> None:
+    """Make torch's rendezvous get the name of an event's method without inspect.stack().
 
-    That looks up the module of each frame among all that are loaded: with SGLang's, in a launcher
-    that is kept, seconds for each group.
+    inspect.stack() searches all loaded modules for each frame's module. In a kept launcher, which
+    has imported SGLang, that takes seconds for each group.
     """
     names: Any = dynamic_rendezvous
     if hasattr(names, "get_method_name"):
@@ -123,13 +124,13 @@ def _method_name(depth: int = 2) -> str:
 
 
 def _shutdown_timeout() -> dict[str, int]:
-    """The argument as far as this torch has it: 2.11 waits its fixed 30 s."""
+    """Return the argument for the shutdown timeout if this torch has it: 2.11 has a fixed 30 s."""
     known = "shutdown_timeout" in inspect.signature(LocalElasticAgent).parameters
     return {"shutdown_timeout": SHUTDOWN_SECONDS} if known else {}
 
 
 def _signal_tree(pid: int, number: int) -> None:
-    """Signal the process group that rank `pid` leads, or the rank alone if it leads none yet."""
+    """Signal the process group that rank `pid` leads, or only the rank if it leads none yet."""
     for send in (os.killpg, os.kill):
         with suppress(ProcessLookupError):
             send(pid, number)

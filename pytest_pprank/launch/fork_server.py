@@ -1,7 +1,7 @@
-"""Imported by the fork server, and by nobody else: its import is the preload.
+"""Imported only by the fork server: importing this module runs the preload.
 
-The names to import arrive in an environment variable, because a fork server takes no arguments
-(`multiprocessing.set_forkserver_preload` names modules, and nothing more).
+The names to import are in an environment variable, because a fork server takes no arguments
+(`multiprocessing.set_forkserver_preload` takes names of modules, and nothing else).
 """
 
 from __future__ import annotations

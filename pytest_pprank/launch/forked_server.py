@@ -1,7 +1,7 @@
-"""Fork multiprocessing's fork server from the launcher, which has imported torch already.
+"""Forks multiprocessing's fork server from the launcher, which has imported torch already.
 
-multiprocessing starts its server as a new interpreter, which would import torch once more: two to
-three seconds of a core in every run. The server's own program is the same either way.
+multiprocessing starts its server as a new interpreter, which would import torch again: two to three
+seconds of a core in every run. The server's program is the same in both cases.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 
 
 def start() -> None:
-    """Start the fork server; it returns while the server's preload goes on.
+    """Start the fork server; return while the server's preload still runs.
 
-    A process with threads is not forked: then multiprocessing does as it always does.
+    A process with several threads is not forked; then multiprocessing starts the server as usual.
     """
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         forkserver.ensure_running()
@@ -32,7 +32,7 @@ def start() -> None:
 
 
 def _fork(_: str | bytes, args: Sequence[str], fds: Sequence[int]) -> int:
-    """Stand in for spawnv_passfds of ``python -c PROGRAM``: run PROGRAM in a fork of this one."""
+    """Replace spawnv_passfds for ``python -c PROGRAM``: run PROGRAM in a fork of this process."""
     sys.stdout.flush()
     sys.stderr.flush()
     return os.fork() or _serve(args[-1], fds)

@@ -1,9 +1,9 @@
-"""The files a process has imported, and whether they are still what they were.
+"""The files a process has imported, and whether they have changed since.
 
-These are the files of all loaded modules, everything else in the folders of loaded packages (data,
-modules that are imported later), mapped libraries, the ``.pth`` files, and what each installed
-distribution says of itself; and the names in the folders on sys.path, where something new may be
-found. Compared are size, time of the last change and inode.
+These are the files of all loaded modules, all other files in the folders of loaded packages (data,
+modules that are imported later), mapped libraries, the ``.pth`` files, and the metadata of each
+installed distribution. The names in the folders on sys.path count, too: an import may find a new
+one. Size, modification time and inode are compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CACHE = "__pycache__"
 
 
 class ImportedFiles:
-    """What this process has imported up to now, leaving out what is below `own`."""
+    """The files this process has imported up to now, except those below the folder `own`."""
 
     def __init__(self, own: str) -> None:
         packages = set(_package_folders())
@@ -39,7 +39,7 @@ class ImportedFiles:
         return len(self._files)
 
     def changed(self) -> str:
-        """Return the path of something that is not as it was; empty if all is."""
+        """Return the path of a file or folder that has changed; empty if none has."""
         for path, stamp in self._files.items():
             if _stamp(path) != stamp:
                 return path
@@ -54,8 +54,10 @@ class ImportedFiles:
         return ""
 
     def changed_since(self, nanoseconds: int) -> str:
-        """Return the path of a file that has changed since then (of the epoch), by its own times:
-        what was imported meanwhile may be what it was before.
+        """Return the path of a file whose change time (ctime) is after `nanoseconds`; else "".
+
+        `nanoseconds`: since the epoch, before the imports began. The process may have imported the
+        earlier version of such a file.
         """
         for path, stamp in self._files.items():
             with suppress(OSError):
@@ -70,7 +72,7 @@ def _modules() -> list[ModuleType]:
 
 def _module_files() -> Iterator[str]:
     for module in _modules():
-        # not by getattr: some modules make up what they are asked for
+        # not by getattr: some modules generate attributes on access
         file = vars(module).get("__file__")
         if isinstance(file, str) and os.path.isabs(file):
             yield file
@@ -79,7 +81,7 @@ def _module_files() -> Iterator[str]:
 def _package_folders() -> Iterator[str]:
     for module in _modules():
         folders = vars(module).get("__path__") or ()
-        with suppress(Exception):  # anybody may put anything there
+        with suppress(Exception):  # __path__ may be any object
             yield from [folder for folder in folders if os.path.isabs(folder)]
 
 
@@ -100,7 +102,7 @@ def _installed(paths: dict[str, frozenset[str]]) -> Iterator[str]:
 
 
 def _listing(folder: str) -> frozenset[str]:
-    """The files in a package's folder, and the folders in it that may be packages."""
+    """Return the names of files in a package's folder, and of folders that may be packages."""
     try:
         return frozenset(name for name in os.listdir(folder) if name != _CACHE)
     except OSError:
@@ -108,7 +110,10 @@ def _listing(folder: str) -> frozenset[str]:
 
 
 def _importable(folder: str) -> frozenset[str]:
-    """What an import could find in a folder of sys.path: it may be anybody's, with anything."""
+    """Return the names that an import could find in a folder of sys.path.
+
+    The folder may contain unrelated files.
+    """
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -122,7 +127,7 @@ def _importable(folder: str) -> frozenset[str]:
 
 
 def _stamp(path: str) -> _Stamp:
-    """What tells a file from its next version; nothing of a folder but that it is one."""
+    """Return what changes with the file's contents; for a folder, only that it is one."""
     try:
         status = os.stat(path)
     except OSError:

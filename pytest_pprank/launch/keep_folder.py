@@ -1,8 +1,8 @@
-"""Where kept launchers are found: one folder each, in one that no other user can look into.
+"""The folders of kept launchers, inside one that no other user can read.
 
-A keeper's folder has its socket, its note (who it is, and what it was started with) and its log.
-Who looks for keepers, starts or ends one, holds the lock of them all; what dead ones have left is
-removed by the next who looks.
+A keeper's folder has its socket, its note (its process, and what it was started with) and its log.
+All keepers share one lock, which is held while searching for keepers, starting or ending one. Each
+search removes what dead keepers have left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pytest_pprank.errors import PprankError
-from pytest_pprank.launch.lease_files import Hold, default_folder, process_start
+from pytest_pprank.launch.lease_files import LockFile, default_folder, process_start
 from pytest_pprank.launch.shared_memory import remove_semaphores
 from pytest_pprank.proc import stat_of
 
@@ -32,13 +32,15 @@ _POLL_SECONDS = 0.02
 
 
 class KeepError(PprankError):
-    """No launcher can be kept here; says why."""
+    """No launcher can be kept here; the message says why."""
 
 
 @dataclass(frozen=True)
 class KeeperNote:
-    """What a keeper says of itself: `start` is its start in clock ticks since boot, `since` the
-    same in seconds of the epoch; `words` what it has imported, `identity` see keep_identity.
+    """The keeper's description of itself.
+
+    `start`: its start in clock ticks since boot. `since`: the same in seconds since the epoch.
+    `words`: what it has imported. `identity`: see keep_identity.
     """
 
     pid: int
@@ -55,43 +57,43 @@ class KeeperNote:
         return f"kept since {clock} (pid {self.pid}), {self.words} imported"
 
     def write(self, folder: Path) -> None:
-        """Put it into the keeper's folder, at once and as a whole."""
+        """Write the note into the keeper's folder, atomically."""
         new = folder / f"{NOTE}.new"
         new.write_text(json.dumps(asdict(self)))
         new.rename(folder / NOTE)
 
     @property
     def alive(self) -> bool:
-        """Whether that very process still runs."""
+        """Whether the process that wrote the note still runs, and is not a new one with its pid."""
         return process_start(self.pid) == self.start and not _is_zombie(self.pid)
 
 
 def root() -> Path:
-    """Return the folder of this user's keepers, beside that of the leases."""
+    """Return the folder of this user's keepers, beside the folder of the leases."""
     return default_folder().with_name(f"pytest-pprank-kept-{os.geteuid()}")
 
 
 @contextmanager
 def locked() -> Iterator[Path]:
-    """Hold the lock of all keepers of this user; raises KeepError where that is impossible."""
+    """Hold the lock of this user's keepers; raises KeepError if that is impossible."""
     deadline = time.monotonic() + _LOCK_SECONDS
-    while (hold := _try_lock()) is None:
+    while (lock := _try_lock()) is None:
         if time.monotonic() > deadline:
             raise KeepError(f"somebody holds {_lock_file()} for {_LOCK_SECONDS:g} s already")
         time.sleep(_POLL_SECONDS)
     try:
         yield root()
     finally:
-        hold.release()  # also removes the root, where nothing is kept
+        lock.release()  # also removes the root, where nothing is kept
 
 
-def _try_lock() -> Hold | None:
+def _try_lock() -> LockFile | None:
     try:
         _prepare(root())
-        hold = Hold(_lock_file(), None)
-        # the root's last user may just have removed it
+        lock = LockFile(_lock_file(), None)
+        # another process may have removed the root after releasing its lock
         with suppress(FileNotFoundError, FileExistsError):
-            return hold if hold.acquire() else None
+            return lock if lock.acquire() else None
     except OSError as error:
         raise KeepError(f"{root()} cannot be used: {error}") from error
     return None
@@ -114,12 +116,12 @@ def _prepare(folder: Path) -> None:
 
 
 def new_folder(kind: str) -> Path:
-    """Make the folder of a new keeper."""
+    """Create the folder of a new keeper."""
     return Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=root()))
 
 
 def keepers() -> Iterator[tuple[Path, KeeperNote]]:
-    """Yield the living keepers, and remove what others have left. Call with the lock held."""
+    """Yield the living keepers, and remove the folders of dead ones. Call with the lock held."""
     for folder in sorted(path for path in root().iterdir() if path.is_dir()):
         note = read_note(folder)
         if note is not None and note.alive:
@@ -129,7 +131,7 @@ def keepers() -> Iterator[tuple[Path, KeeperNote]]:
 
 
 def read_note(folder: Path) -> KeeperNote | None:
-    """Return what the keeper of a folder says of itself; None if it has said nothing."""
+    """Return the note in a keeper's folder; None if there is none, or it is invalid."""
     try:
         return KeeperNote(**json.loads((folder / NOTE).read_text()))
     except (OSError, ValueError, TypeError):
@@ -137,7 +139,7 @@ def read_note(folder: Path) -> KeeperNote | None:
 
 
 def end(folder: Path, note: KeeperNote) -> None:
-    """End a keeper, not the runs it has started launchers for, and remove its folder."""
+    """End a keeper, but not the launchers it has forked, and remove its folder."""
     deadline = time.monotonic() + _LEAVE_SECONDS
     number = signal.SIGTERM
     while note.alive:
@@ -150,13 +152,13 @@ def end(folder: Path, note: KeeperNote) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove what a keeper has made."""
+    """Remove a keeper's folder and its semaphores."""
     shutil.rmtree(folder, ignore_errors=True)
     remove_semaphores(semaphore_name(folder))
 
 
 def semaphore_name(folder: Path) -> str:
-    """Return by what the semaphores of a keeper's imports are known."""
+    """Return the prefix of the names of semaphores that a keeper's imports have created."""
     return f"pprank-kept-{folder.name}"
 
 

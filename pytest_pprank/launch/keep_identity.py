@@ -1,8 +1,8 @@
-"""What of a run its launcher was started with: a kept one serves the next run if that is the same.
+"""The properties of a run that a kept launcher must share with it to serve it.
 
-Imports may read any environment variable, so all count, except those that differ from run to run or
-from terminal to terminal and that no library reads while it is imported. A kept launcher takes even
-those over from the run. Values are kept as hashes: some are secrets.
+Imports may read any environment variable, so all variables count, except those that differ between
+runs or terminals and that no library reads on import. A kept launcher takes the values of those
+from the run. Other values are kept as hashes: some are secrets.
 """
 
 from __future__ import annotations
@@ -63,22 +63,22 @@ _HASH_LETTERS = 16
 
 
 def per_run(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that each run has its own value of."""
+    """Return the variables whose values may differ between runs."""
     return {name: value for name, value in environment.items() if is_per_run(name)}
 
 
 def is_per_run(name: str) -> bool:
-    """Whether each run may have its own value of a variable."""
+    """Return whether the value of a variable may differ between runs."""
     return name in _PER_RUN or name.startswith(_PER_RUN_PREFIXES)
 
 
 def kind(text: str) -> str:
-    """Return a name for launchers that differ in what they are for: several may be kept."""
+    """Return a key for launchers of one purpose; launchers of several kinds may be kept."""
     return _hash(f"{sys.version} {text}")
 
 
 def identity(environment: Mapping[str, str]) -> dict[str, dict[str, object]]:
-    """Return what must be the same, by heading and name; plain data for JSON."""
+    """Return the properties that must be equal, by heading and name, as JSON data."""
     return {
         "environment variable": {
             name: _hash(value) for name, value in environment.items() if not is_per_run(name)
@@ -101,7 +101,7 @@ def identity(environment: Mapping[str, str]) -> dict[str, dict[str, object]]:
 def difference(
     kept: Mapping[str, Mapping[str, object]], now: Mapping[str, Mapping[str, object]]
 ) -> str:
-    """Say what is not the same, the first thing alone; empty if all is."""
+    """Return the first property that differs, in words; empty if all are equal."""
     for heading in sorted({*kept, *now}):
         before, after = kept.get(heading, {}), now.get(heading, {})
         for name in sorted({*before, *after}):
@@ -125,7 +125,7 @@ def _link(path: str) -> str:
 
 
 def _umask() -> str:
-    with suppress(OSError):  # without setting it
+    with suppress(OSError):  # os.umask could only read it by setting it
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("Umask:"):
                 return line.split()[1]

@@ -1,8 +1,8 @@
 """The kept process (--pprank-keep): it has torch and SGLang imported, and forks launchers.
 
-Each run gets a launcher of its own, which is forked here and from then on lives and dies as any
-other (launch.launcher): no run finds anything of another one. The keeper itself never runs a test,
-has one thread, and waits on a unix socket. It leaves when something that it has imported changes on
+Each run gets its own launcher, which is forked here and then behaves like any other
+(launch.launcher): a run finds nothing of another one. The keeper itself never runs a test, has a
+single thread, and waits on a unix socket. It exits when a file that it has imported changes on
 disk, after a time without runs, and on SIGTERM.
 """
 
@@ -42,7 +42,7 @@ _CHUNK = 1 << 16
 
 
 def _read_line(connection: socket.socket) -> bytes:
-    """Read up to the end of a line, or of the stream; raises OSError after the socket's timeout."""
+    """Read up to the end of a line or of the stream; raises OSError after the socket's timeout."""
     data = b""
     while not data.endswith(b"\n") and (more := connection.recv(_CHUNK)):
         data += more
@@ -50,7 +50,11 @@ def _read_line(connection: socket.socket) -> bytes:
 
 
 class Keeper:
-    """The process in its loop. `pid` of each launcher is known by the pipe that it holds open."""
+    """The keeper's main loop.
+
+    `_launchers` maps the read end of a pipe to the pid of the launcher that holds the write end
+    open.
+    """
 
     def __init__(self, spec: KeeperSpec) -> None:
         self._spec = spec
@@ -62,14 +66,14 @@ class Keeper:
         self._launchers: dict[int, int] = {}
 
     def main(self) -> NoReturn:
-        """Import, then serve until there is a reason to leave."""
+        """Import the libraries, then serve requests until there is a reason to exit."""
         signal.signal(signal.SIGTERM, lambda *_: self._leave())
         name_semaphores(keep_folder.semaphore_name(self._folder))
         try:
             for name in _LIBRARIES:
                 import_module(name)
             self._imported = ImportedFiles(str(self._folder))
-            if reason := self._unfit():
+            if reason := self._unfit_reason():
                 self._refuse_all(reason)
             else:
                 replace(self._note, ready=True).write(self._folder)
@@ -78,8 +82,8 @@ class Keeper:
             traceback.print_exc()
         self._leave()
 
-    def _unfit(self) -> str:
-        """Why no launcher may be forked from this process; empty if there is nothing."""
+    def _unfit_reason(self) -> str:
+        """Return why no launcher may be forked from this process; empty if it may."""
         if preload.failures:
             return f"{next(iter(preload.failures))} cannot be imported"
         threads = tuple(preload.threads_of(os.getpid()))
@@ -116,7 +120,7 @@ class Keeper:
             os.waitpid(self._launchers.pop(pipe), 0)
 
     def _take_request(self) -> bool:
-        """Serve one run; says whether this keeper may go on."""
+        """Serve one run; return whether this keeper may continue."""
         connection, _ = self._listener.accept()
         with connection:
             if (request := _receive(connection)) is None:
@@ -157,9 +161,9 @@ class Keeper:
 
 
 def become_launcher(connection: socket.socket, request: LaunchRequest) -> None:
-    """Be the launcher of one run, as if it had been started by that run alone.
+    """Become the launcher of one run, as if that run had started it.
 
-    `connection` stays open for as long as it lives: so its run sees the end.
+    `connection` stays open for as long as the launcher lives, so that its run notices the end.
     """
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -178,7 +182,7 @@ def become_launcher(connection: socket.socket, request: LaunchRequest) -> None:
 
 
 def _receive(connection: socket.socket) -> LaunchRequest | None:
-    """Return what is asked for; None if nobody waits for it any more, or it is none of ours."""
+    """Return the request; None if the sender has gone, is another user, or sent something else."""
     connection.settimeout(_REQUEST_SECONDS)
     try:
         if _user_of(connection) != os.geteuid():
@@ -186,8 +190,8 @@ def _receive(connection: socket.socket) -> LaunchRequest | None:
         request = LaunchRequest(**json.loads(_read_line(connection)))
     except (OSError, ValueError, TypeError):
         return None
-    if _has_gone(connection):
-        # while this process was importing; what the run had made so far is its folder
+    if _is_closed(connection):
+        # it went while this process was importing; all that the run had created is its folder
         shutil.rmtree(request.spec["run_dir"], ignore_errors=True)
         return None
     return request
@@ -198,7 +202,7 @@ def _answer(connection: socket.socket, words: dict[str, Any]) -> None:
         connection.sendall(json.dumps(words).encode() + b"\n")
 
 
-def _has_gone(connection: socket.socket) -> bool:
+def _is_closed(connection: socket.socket) -> bool:
     connection.setblocking(False)
     try:
         return not connection.recv(1, socket.MSG_PEEK)
@@ -216,7 +220,7 @@ def _user_of(connection: socket.socket) -> int:
 
 
 def main() -> None:
-    """Entry of the process; leaves the run that has started it, and writes who it is for others."""
+    """Entry point of the process: detach from the run that has started it, and write the note."""
     spec = KeeperSpec(**json.loads(sys.stdin.readline()))
     pid = os.fork()
     if pid:

@@ -1,4 +1,4 @@
-"""Launchers out of a kept process, as the controller sees them (see launch.keeper)."""
+"""Launchers forked by a kept process, as the controller sees them (see launch.keeper)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ _BACKLOG = 64
 
 @dataclass(frozen=True)
 class Keep:
-    """That launchers are to be kept, and for how long without runs (seconds); `words` tell people
-    what they have imported.
+    """Asks for a kept launcher.
+
+    `idle`: for how many seconds without runs it is kept. `words`: what it has imported, for users.
     """
 
     idle: float
@@ -38,8 +39,9 @@ class Keep:
 
 @dataclass(frozen=True)
 class Command:
-    """How the launcher of this run would be started; `kind` is what it is for: launchers of
-    several kinds may be kept.
+    """The command that would start the launcher of this run.
+
+    `kind`: its purpose; launchers of several kinds may be kept.
     """
 
     arguments: Sequence[str]
@@ -48,41 +50,41 @@ class Command:
 
 
 class KeptProcess:
-    """A launcher that a keeper forks or has forked: it runs for as long as the connection stays."""
+    """A launcher that a keeper forks or has forked; it runs while the connection is open."""
 
-    def __init__(self, connection: socket.socket, folder: Path, told: str) -> None:
-        self.told = told
-        """What there is to say to the user: of when it is, or why it is a new one."""
+    def __init__(self, connection: socket.socket, folder: Path, message: str) -> None:
+        self.message = message
+        """What to tell the user: since when it is kept, or why it is a new one."""
         self.refused = ""
-        """Why there will be no launcher; empty while there is no reason."""
+        """Why there will be no launcher; empty if there is no reason."""
         self._connection = connection
         self._folder = folder
-        self._heard = b""
+        self._received = b""
         self._answer: dict[str, Any] = {}
         connection.setblocking(False)
 
     @property
     def pid(self) -> int:
         """Process id of the launcher, also its process group; 0 while there is none yet."""
-        self._hear()
+        self._receive()
         return int(self._answer.get("pid", 0))
 
     @property
     def running(self) -> bool:
-        """Whether it still runs, or is still to come."""
-        return self._hear() and not self.refused
+        """Whether it runs, or has yet to start."""
+        return self._receive() and not self.refused
 
     @property
     def importing(self) -> str:
-        """The package that the keeper is importing, as far as it has said so."""
+        """The package that the keeper is importing, as far as known."""
         with suppress(OSError):
             return (self._folder / IMPORTING).read_text()
         return ""
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the keeper's answer; says whether it has come."""
+        """Wait for the keeper's answer; return whether it has come."""
         deadline = time.monotonic() + seconds
-        while not self._answer and self._hear() and time.monotonic() < deadline:
+        while not self._answer and self._receive() and time.monotonic() < deadline:
             time.sleep(0.005)
         return bool(self._answer)
 
@@ -90,28 +92,28 @@ class KeptProcess:
         """Close the connection."""
         self._connection.close()
 
-    def _hear(self) -> bool:
-        """Read what has come; says whether the other end is still there."""
+    def _receive(self) -> bool:
+        """Read what has arrived; return whether the other end is still open."""
         try:
             while data := self._connection.recv(_CHUNK):
-                self._heard += data
+                self._received += data
         except BlockingIOError:
-            return self._understand() or True
+            return self._parse_answer() or True
         except OSError:
             pass
-        if not self._understand():
+        if not self._parse_answer():
             self.refused = self.refused or "it has ended"
         return False
 
-    def _understand(self) -> bool:
-        if not self._answer and self._heard.endswith(b"\n"):
-            self._answer = json.loads(self._heard)
+    def _parse_answer(self) -> bool:
+        if not self._answer and self._received.endswith(b"\n"):
+            self._answer = json.loads(self._received)
             self.refused = self._answer.get("changed") or self._answer.get("refused") or ""
         return bool(self._answer)
 
 
 def launch(command: Command, spec: LauncherSpec, keep: Keep) -> KeptProcess:
-    """Get a launcher from a keeper that fits, or from a new one, which may still have to import.
+    """Get a launcher from a suitable keeper, or from a new one, which may still have to import.
 
     Raises KeepError if no launcher can be kept here.
     """
@@ -143,7 +145,7 @@ def launch(command: Command, spec: LauncherSpec, keep: Keep) -> KeptProcess:
 
 
 def _ask(folder: Path, note: KeeperNote, request: LaunchRequest) -> tuple[KeptProcess | None, str]:
-    """Return the launcher, or why there is none. A keeper that still imports is not waited for."""
+    """Return the launcher, or why there is none. Does not wait for a keeper that still imports."""
     try:
         process = KeptProcess(_send(folder, request), folder, f"launcher: {_described(note)}")
     except OSError as error:
@@ -171,17 +173,17 @@ def _start(
                 str(folder), listener.fileno(), keep.idle, time.time_ns(), asdict(note)
             )
             _run(command, spec)
-        told = (
+        message = (
             f"launcher: a new one is kept from now on, for {keep.idle / 60:g} min after a run{why}"
         )
-        return KeptProcess(_send(folder, request), folder, told)
+        return KeptProcess(_send(folder, request), folder, message)
     except BaseException:
         keep_folder.remove(folder)
         raise
 
 
 def _run(command: Command, spec: KeeperSpec) -> None:
-    """Start the keeper, which leaves this process's children at once."""
+    """Start the keeper, which detaches from this process at once."""
     folder = Path(spec.folder)
     with (folder / keep_folder.LOG).open("wb") as log:
         subprocess.run(
@@ -221,7 +223,7 @@ def _send(folder: Path, request: LaunchRequest) -> socket.socket:
 
 @contextmanager
 def _address(folder: Path) -> Iterator[str]:
-    """The socket's path by a descriptor of its folder: the path itself may be too long for one."""
+    """Yield the socket's path through a descriptor of its folder: the full path may be too long."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}/{keep_folder.SOCKET}"

@@ -1,9 +1,9 @@
-"""The launcher: a process of its own that keeps torch, elastic and the fork server.
+"""The launcher: a separate process that has torch, torch elastic and the fork server.
 
-The controller starts it (launch.client) and stays light. It imports torch elastic, forks the fork
-server, which so has torch already, and runs one worker group after another in its main thread,
-while a second thread reads the controller's messages.
-When the controller is gone it kills its group, removes the run's folder and leaves.
+The controller starts it (launch.client) and imports none of these itself. The launcher imports
+torch elastic and forks the fork server, which so has torch imported already. It runs one worker
+group after another in its main thread, while a second thread reads the controller's messages. When
+the controller is gone, it kills its group, removes the run's folder and exits.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 _KILL_SECONDS = 5.0
 _KILL_AGAIN_SECONDS = 0.05
 _TERMINATE_SECONDS = 0.4
-"""How long SIGTERM gets before SIGKILL."""
+"""How long SIGTERM is sent before SIGKILL."""
 _FORK_SERVER = "pytest_pprank.launch.fork_server"
 
 
 class Launcher:
-    """State shared by the main thread (runs groups) and the reader (obeys the controller)."""
+    """State shared by the main thread, which runs groups, and the reader of messages."""
 
     def __init__(self, spec: LauncherSpec) -> None:
         self._spec = spec
@@ -56,29 +56,29 @@ class Launcher:
         self._folder: OwnedFolder
 
     def main(self) -> None:
-        """Serve the controller; the reader ends the process when it says goodbye or is gone."""
+        """Serve the controller. The reader ends the process, on Shutdown or without controller."""
         try:
             self._folder = OwnedFolder(Path(self._spec.run_dir))
-        except FileNotFoundError:  # the controller was killed, and another run has tidied up
+        except FileNotFoundError:  # the controller was killed, and another run has removed it
             return
         adopt_orphans()
         name_semaphores(Path(self._spec.run_dir).name)
         if self._spec.fork:
-            import_module("pytest_pprank.launch.elastic")  # before there is a thread
+            import_module("pytest_pprank.launch.elastic")  # before starting a thread
             multiprocessing.set_forkserver_preload([_FORK_SERVER])
             forked_server.start()
         try:
             self._channel = connect(
                 self._spec.address, bytes.fromhex(self._spec.key), Hello(LAUNCHER_RANK, os.getpid())
             )
-        except (ConnectionError, EOFError):  # the controller has gone while we were importing
-            self._leave_nothing(gone=True)
+        except (ConnectionError, EOFError):  # the controller ended during the imports
+            self._clean_up_and_exit(gone=True)
         reader = threading.Thread(target=self._read, daemon=True)
         reader.start()
         try:
             self._serve()
         except BaseException as error:
-            # the reader removes what there is, and ends what we miss: not to be cut short by us
+            # the reader is cleaning up and then ends the process: do not cut it short
             if isinstance(error, ChannelClosed) or self._leaving.is_set():
                 reader.join()
             raise
@@ -90,7 +90,7 @@ class Launcher:
             self._channel.send(self._run(self._work.get(), endpoint))
 
     def _look_at_fork_server(self) -> Preloaded:
-        """Wait for its imports, and decide whether ranks may be forked from it."""
+        """Wait for the fork server's imports, and decide whether ranks may be forked from it."""
         import_module("pytest_pprank.launch.elastic")
         if not self._spec.fork:
             return Preloaded(0.0, (), {}, (), "", "spawn", "asked for")
@@ -140,18 +140,21 @@ class Launcher:
                 else:
                     break
         except ChannelClosed:
-            gone = True  # the controller, without a word: leave nothing behind
+            gone = True  # the controller ended without Shutdown
         self._leaving.set()
         self._kill(None)
-        self._leave_nothing(gone=gone)
+        self._clean_up_and_exit(gone=gone)
 
-    def _leave_nothing(self, *, gone: bool) -> NoReturn:
-        """Remove what the run has made, and end. `gone`: the controller cannot do its part."""
-        # The main thread may be inside elastic, which waits for workers that are being killed;
-        # nothing of it is worth saving.
+    def _clean_up_and_exit(self, *, gone: bool) -> NoReturn:
+        """Remove everything the run has created, and exit.
+
+        `gone`: the controller cannot do its part, so that is done here, too.
+        """
+        # The main thread may be inside elastic, waiting for workers that are being killed. It is
+        # ended by os._exit: it has no state worth saving.
         kill_orphans(_helpers())
         _end_helpers()
-        # after the fork server, whose imports write there
+        # after the fork server has ended, whose imports write into the folder
         self._folder.remove()
         if gone:
             import_module("pytest_pprank.launch.lease_files").sweep()
@@ -159,7 +162,7 @@ class Launcher:
         os._exit(0)
 
     def _kill(self, group: str | None) -> None:
-        # a group that is just starting may not know its processes yet: ask until it has ended
+        # a starting group may not know its processes yet: repeat the signal until it has ended
         start = time.monotonic()
         while (spent := time.monotonic() - start) < _KILL_SECONDS:
             with self._lock:
@@ -176,7 +179,7 @@ _Described = tuple[float, tuple[str, ...], dict[str, str], tuple[str, ...], str]
 
 
 def _describe_fork_server() -> _Described:
-    """Fork a process from it that tells what a rank would inherit; see preload.describe."""
+    """Fork a process from the fork server that reports what a rank inherits (preload.describe)."""
     context: ForkServerContext = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=preload.describe, args=(theirs,))
@@ -188,7 +191,7 @@ def _describe_fork_server() -> _Described:
 
 
 def _helpers() -> set[int]:
-    """The process ids of multiprocessing's fork server and resource tracker."""
+    """Return the process ids of multiprocessing's fork server and resource tracker."""
     server: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
     tracker: int | None = getattr(resource_tracker._resource_tracker, "_pid", None)
     return {pid for pid in (server, tracker) if pid is not None}
@@ -197,13 +200,13 @@ def _helpers() -> set[int]:
 def _end_helpers() -> None:
     """End multiprocessing's fork server and resource tracker, and reap them.
 
-    Both would leave by themselves when our ends of their pipes close, but the first takes seconds
-    to tear down an interpreter full of torch, and the zombies would be left to init. The tracker
-    gets its time: it unlinks the semaphores that killed ranks have left in /dev/shm.
+    Both would exit by themselves when our ends of their pipes close. But the fork server takes
+    seconds to tear down an interpreter with torch, and init would have to reap them. The tracker
+    gets time to unlink the semaphores that killed ranks have left in /dev/shm.
     """
     lock: threading.Lock | None = getattr(forkserver._forkserver, "_lock", None)
     if lock is not None:
-        # for good: the main thread, where it starts a rank now, would start another fork server
+        # never released: the main thread, if it is starting a rank, would start a new fork server
         lock.acquire(timeout=_KILL_SECONDS)
     server: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if server is not None:
@@ -225,9 +228,9 @@ def _serve_rendezvous() -> str:
 
 
 def unsafe_to_fork(threads: tuple[str, ...], cuda: str) -> str:
-    """Say why a process with such threads cannot be forked; empty if it can.
+    """Return why a process with such threads cannot be forked; empty if it can.
 
-    `cuda`: where CUDA was started in it, "" if nowhere.
+    `cuda`: where CUDA was started in it, empty if nowhere.
     """
     if cuda:
         return f"an import started CUDA {cuda}, which does not survive a fork"
@@ -238,9 +241,9 @@ def unsafe_to_fork(threads: tuple[str, ...], cuda: str) -> str:
 
 
 def main() -> None:
-    """Entry of the launcher process; its LauncherSpec is the first line of standard input."""
+    """Entry point of the launcher process; the first line of stdin is its LauncherSpec."""
     line = sys.stdin.readline()
-    if not line:  # the controller has gone before it could say a word: this folder is the run's
+    if not line:  # the controller ended before writing it; the current folder is the run's
         shutil.rmtree(Path.cwd(), ignore_errors=True)
         return
     Launcher(LauncherSpec.from_json(line)).main()

@@ -1,16 +1,17 @@
-"""Locked files in one folder of the box: who holds what, told in the locked file itself.
+"""Locked files in one folder per machine: who owns what, as described in the locked file itself.
 
-Every lock is a file ``<name>.lock`` under flock, through filelock: the kernel lets go of it when
-its owner dies, however that happens, and filelock closes it in children that are forked. The owner
-writes a `Note` into the file. Nothing stays after an orderly release: the owner unlinks the file
-while it holds it (whoever had opened it meanwhile finds that its file has no name any more, and
-starts over: filelock >= 3.32 looks), and the last one removes the folder. What a killed owner has
-left is swept by its launcher, or else taken over or swept by the next one who passes.
+Every lock is a file ``<name>.lock`` under flock, through filelock. The kernel releases it when its
+owner dies, however that happens, and filelock closes it in forked children. The owner writes a
+`Note` into the file. An orderly release leaves nothing: the owner unlinks the file while holding
+the lock, and the last owner removes the folder. A process that had opened the file before that
+finds that it has no name any more, and starts over (filelock >= 3.32 checks this). Files of a
+killed owner are removed by its launcher, or else taken over or removed by the next process that
+uses the folder.
 
-The folder is shared by all users of the box, so it and its files are writable for all. They are no
-secret and no protection: any user can hold a lease for ever, and what is read from a file is
-checked and cleaned before it is shown. The folder is not sticky as /tmp is: in a sticky one nobody
-else could remove what a user's killed run has left, nor, with filelock >= 4.3, use it.
+The folder is shared by all users of the machine, so it and its files are writable for all. They are
+neither secret nor protected: any user can hold a lease for ever, and what is read from a file is
+checked and sanitised before it is shown. The folder is not sticky, unlike /tmp: in a sticky folder
+no other user could remove the files of a user's killed run, nor, with filelock >= 4.3, use them.
 """
 
 from __future__ import annotations
@@ -39,15 +40,17 @@ _TRIES = 20
 
 
 def default_folder() -> Path:
-    """Return our folder in $PPRANK_LEASE_DIR, else in /tmp whatever TMPDIR says: one per box."""
+    """Return our folder in $PPRANK_LEASE_DIR or else /tmp, whatever TMPDIR is: one per machine."""
     shared = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
     return Path(os.environ.get(FOLDER_VARIABLE) or shared) / _FOLDER
 
 
 @dataclass(frozen=True)
 class Note:
-    """What the owner of a lock says of itself: `start` is its start in clock ticks since boot,
-    `since` when it got the lock (seconds of the epoch), `wants` the names it waits for.
+    """What the owner of a lock writes about itself.
+
+    `start`: its start in clock ticks since boot. `since`: when it got the lock, in seconds since
+    the epoch. `wants`: the names it waits for.
     """
 
     pid: int
@@ -59,7 +62,7 @@ class Note:
 
     @classmethod
     def parse(cls, text: bytes) -> Note | None:
-        """Read what `write` has written; None for anything else."""
+        """Parse what `write` has written; return None for anything else."""
         try:
             found = json.loads(text)
             wants = tuple(str(name) for name in found.get("wants", ()))
@@ -68,21 +71,21 @@ class Note:
             kept |= {name: _clean(str(kept[name])) for name in ("user", "command")}
             return cls(**{**kept, "since": float(kept["since"]), "wants": wants})
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            return None  # half written, or somebody else's file
+            return None  # half-written, or another program's file
 
     def write(self, fd: int) -> None:
-        """Replace what the file says."""
+        """Replace the contents of the file."""
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps(asdict(self)).encode(), 0)
 
     @property
     def alive(self) -> bool:
-        """Whether the writer still runs, as far as can be seen from here."""
+        """Whether the writer still runs, as far as this process can see."""
         return process_start(self.pid) == self.start
 
 
 def process_start(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None if it cannot be seen."""
+    """Return when a process started, in clock ticks since boot; None if that cannot be read."""
     seen = stat_of(pid)
     return None if seen is None else seen.started
 
@@ -92,8 +95,8 @@ def _clean(text: str) -> str:
     return shown if len(shown) <= _MOST_SHOWN else shown[: _MOST_SHOWN - 3] + "..."
 
 
-class Hold:
-    """A lock that this process holds until `release`, or until it dies."""
+class LockFile:
+    """A lock that this process holds from `acquire` until `release`, or until it dies."""
 
     def __init__(self, path: Path, note: Note | None) -> None:
         self._path = path
@@ -111,7 +114,7 @@ class Hold:
             self._note.write(fd)
 
     def acquire(self) -> bool:
-        """Try once; raises OSError where the file cannot be used at all."""
+        """Try once; return whether the lock was free. Raises OSError if the file cannot be used."""
         try:
             self._lock.acquire()
         except Timeout:
@@ -119,13 +122,13 @@ class Hold:
         return True
 
     def touch(self) -> None:
-        """Show that the owner is not only alive but awake."""
+        """Show that the owner is not stopped."""
         with suppress(OSError):
             os.utime(self._path, follow_symlinks=False)
 
     def release(self) -> None:
-        """Remove the file, let go of the lock, and remove the folder if it is empty now."""
-        with suppress(OSError):  # another user's file, or a cleaner of /tmp was faster
+        """Remove the file, release the lock, and remove the folder if it is empty now."""
+        with suppress(OSError):  # another user's file, or it was removed by a cleaner of /tmp
             status = self._path.lstat()
             if (status.st_dev, status.st_ino) == self._identity:
                 self._path.unlink()
@@ -135,26 +138,26 @@ class Hold:
 
 
 class LockFolder:
-    """The locks of one folder. OSError from any method means that the folder cannot be used."""
+    """The locks in one folder. An OSError from any method means that the folder cannot be used."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def hold(self, name: str, note: Note) -> Hold | None:
-        """Take a lock without waiting; None if somebody has it."""
+    def try_lock(self, name: str, note: Note) -> LockFile | None:
+        """Take a lock without waiting; return None if another process holds it."""
         for _ in range(_TRIES):
             self._prepare()
-            hold = Hold(self._file(name), note)
-            # the folder's last user has just removed it, maybe while filelock was making it
+            lock = LockFile(self._file(name), note)
+            # another process may have removed the folder, even while filelock was creating it
             with suppress(FileNotFoundError, FileExistsError):
-                if not hold.acquire():
+                if not lock.acquire():
                     return None
-                self._prepare()  # if filelock made it, it is not open to all yet
-                return hold
+                self._prepare()  # if filelock created the folder, it is not open to all yet
+                return lock
         raise FileNotFoundError(f"{self.path} vanishes again and again")
 
     def names(self, prefix: str = "") -> list[str]:
-        """Return the names of all locks, held or left behind, in order."""
+        """Return the names of all locks, held or left behind, sorted."""
         try:
             found = [entry.name for entry in os.scandir(self.path)]
         except FileNotFoundError:
@@ -163,7 +166,7 @@ class LockFolder:
         return sorted(name[: -len(_SUFFIX)] for name in kept)
 
     def note(self, name: str) -> Note | None:
-        """Return what the living owner of a lock says of itself; None if nothing can be said."""
+        """Return the note of a lock's living owner; None without owner or note."""
         try:
             fd = os.open(self._file(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
@@ -177,43 +180,43 @@ class LockFolder:
         return note if note is not None and note.alive else None
 
     def touched(self, name: str) -> float:
-        """Return when a lock was last touched (seconds of the epoch); 0 if it is gone."""
+        """Return when a lock was last touched, in seconds since the epoch; 0 if it is gone."""
         try:
             return self._file(name).lstat().st_mtime
         except OSError:
             return 0.0
 
-    def is_held(self, name: str) -> bool:
-        """Say whether anybody holds a lock; one that nobody holds is removed."""
+    def is_locked(self, name: str) -> bool:
+        """Return whether a process holds a lock; remove the file if none does."""
         path = self._file(name)
         if not path.exists():
             return False
-        probe = Hold(path, None)
+        probe = LockFile(path, None)
         try:
             if not probe.acquire():
                 return True
         except OSError:
-            return False  # it has gone meanwhile, or is none of ours
+            return False  # it was removed, or is another program's file
         probe.release()
         return False
 
     def sweep(self) -> None:
         """Remove the locks that dead owners have left."""
         for name in self.names():
-            self.is_held(name)
+            self.is_locked(name)
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}{_SUFFIX}"
 
     def _prepare(self) -> None:
-        """Make the folder, open to all users from its first moment; raises OSError if unusable."""
+        """Create the folder, open to all users from the start; raises OSError if it is unusable."""
         if not os.path.lexists(self.path):
             made = tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent)
             os.chmod(made, _OPEN_TO_ALL)
             try:
                 os.rename(made, self.path)
             except OSError:
-                os.rmdir(made)  # somebody was faster
+                os.rmdir(made)  # another process has created it
         with suppress(FileNotFoundError):
             self._check(self.path.lstat())
 
@@ -224,7 +227,7 @@ class LockFolder:
         if mode == _OPEN_TO_ALL:
             return
         if status.st_uid == os.geteuid():
-            self.path.chmod(_OPEN_TO_ALL)  # filelock makes it too, with the mode of any folder
+            self.path.chmod(_OPEN_TO_ALL)  # filelock also creates it, with the default mode
         elif mode & _OPEN_TO_ALL != _OPEN_TO_ALL:
             raise PermissionError(
                 f"{self.path} belongs to user {status.st_uid} with mode {mode:o}: it must be "
@@ -233,5 +236,5 @@ class LockFolder:
 
 
 def sweep() -> None:
-    """Remove what dead owners have left in this box's folder."""
+    """Remove what dead owners have left in this machine's folder."""
     LockFolder(default_folder()).sweep()

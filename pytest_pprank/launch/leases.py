@@ -1,17 +1,18 @@
-"""Device leases: concurrent runs on one box share neither GPUs nor, beyond measure, cores.
+"""Device leases: concurrent runs on one machine share no GPUs, and cores only within limits.
 
 A worker group leases before it starts, all or nothing: one GPU per rank, or on cpu one *slot* per
-rank. A box has two slots per core and at least four, so that two groups of two ranks run side by
-side even on the smallest (two xdist workers, say). A group of more ranks than there are slots takes
-all of them: alone on the box it starts at once, whatever its size.
+rank. A machine has two slots per core and at least four, so that two groups of two ranks can run
+side by side even on the smallest machine (two xdist workers, for example). A group with more ranks
+than there are slots takes all slots: if no other group runs, it starts at once, whatever its size.
 
-Who cannot be served queues with a ticket, a lock named ``wait-...`` whose note says what is wanted.
-Nobody takes what an older ticket wants, so a large group is not starved by small ones; and since
-nobody ever waits while holding a part, runs cannot deadlock. The price is that a small run waits
-behind a large one even where it would fit beside the present holder.
+A group that must wait queues with a ticket: a lock named ``wait-...`` whose note has the names it
+wants. Nobody takes names that an older ticket wants, so small groups cannot starve a large one.
+Nobody waits while holding some of the names, so runs cannot deadlock. The price is that a small run
+waits behind a large one even if it would fit beside the present owner.
 
-A holder who sees a ticket for what it has ends its group after its next test, `TURN_SECONDS` after
-it got it or later: so two xdist workers of one run that want more than there is take turns.
+An owner that sees a ticket for its names ends its group after the next test, but not before
+`TURN_SECONDS` since it got the lease. So two xdist workers of one run that want more than there is
+take turns.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from contextlib import ExitStack
 from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.lease_files import (
     FOLDER_VARIABLE,
-    Hold,
+    LockFile,
     LockFolder,
     Note,
     default_folder,
@@ -36,54 +37,54 @@ from pytest_pprank.launch.lease_files import (
 
 TURN_SECONDS = 10.0
 _POLL_SECONDS = 0.1
-_TELL_AFTER_SECONDS = 0.5
-_ASLEEP_SECONDS = 10.0  # a ticket whose owner is stopped must not hold up the queue
+_SHOW_AFTER_SECONDS = 0.5
+_ASLEEP_SECONDS = 10.0  # a ticket whose owner is stopped must not block the queue
 _TICKET = "wait-"
 _counter = itertools.count()
 
 
 class LeaseError(GroupError):
-    """Devices could not be leased; the message names their holders or what is wrong."""
+    """Devices could not be leased; the message names their owners or what is wrong."""
 
 
 def cpu_slots(cores: int | None = None) -> tuple[str, ...]:
-    """Return the names of this box's slots: two per core that we may use, and at least four."""
+    """Return the names of this machine's slots: two per core that we may use, and at least four."""
     usable = len(os.sched_getaffinity(0)) if cores is None else cores
     return tuple(f"cpu-slot-{number}" for number in range(max(2 * usable, 4)))
 
 
 class Lease:
-    """What a worker group holds: some of the names that were asked for, in the order given."""
+    """What a worker group has leased: some of the names it asked for, in the order given."""
 
-    def __init__(self, queue: LeaseQueue, held: dict[str, Hold], turn: float) -> None:
-        self.names = tuple(held)
+    def __init__(self, queue: LeaseQueue, locks: dict[str, LockFile], turn: float) -> None:
+        self.names = tuple(locks)
         self._queue = queue
-        self._holds = list(held.values())
+        self._locks = list(locks.values())
         self._turn_ends = time.monotonic() + turn
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody waits for what we have, and has waited for long enough."""
+        """Whether another run waits for names of this lease, and the lease is old enough to end."""
         return time.monotonic() >= self._turn_ends and bool(self._queue.ahead(self.names))
 
     def release(self) -> None:
-        """Give everything back; a second call does nothing."""
-        while self._holds:
-            self._holds.pop().release()
+        """Release all names; a second call does nothing."""
+        while self._locks:
+            self._locks.pop().release()
 
 
 class LeaseQueue:
     """Leases for one controller.
 
-    `command` is what others are told of us, `timeout` how long to wait in seconds, `tell` prints a
-    line for the user, `turn` is the time in seconds that a lease is kept from those who wait.
+    `command` describes this run to others. `timeout`: how long to wait, in seconds. `show` prints a
+    line for the user. `turn`: for how many seconds a lease is kept although others wait.
     """
 
     def __init__(
         self,
         command: str,
         timeout: float,
-        tell: Callable[[str], None],
+        show: Callable[[str], None],
         *,
         folder: LockFolder | None = None,
         turn: float | None = None,
@@ -91,13 +92,14 @@ class LeaseQueue:
         self._folder = folder or LockFolder(default_folder())
         self._command = command
         self._timeout = timeout
-        self._tell = tell
+        self._show = show
         self._turn = TURN_SECONDS if turn is None else turn
 
     def acquire(self, names: Sequence[str], count: int) -> Lease:
-        """Lease any `count` of `names`, waiting for them; raises LeaseError after the timeout.
+        """Lease any `count` of `names`, waiting for them. Raises LeaseError after the timeout.
 
-        After that, further calls try once and do not wait: a run says its say in time.
+        After a timeout, further calls try once and do not wait, so that a run with many groups ends
+        soon.
         """
         if count > len(names):
             raise LeaseError(f"{count} asked for, and there are only {len(names)}: {names}")
@@ -110,24 +112,24 @@ class LeaseQueue:
             ) from error
 
     def _attempt(self, names: Sequence[str], count: int, ahead: Collection[Note]) -> Lease | None:
-        spoken_for = {name for note in ahead for name in note.wants}
-        free = [name for name in names if name not in spoken_for]
-        held: dict[str, Hold] = {}
+        reserved = {name for note in ahead for name in note.wants}
+        free = [name for name in names if name not in reserved]
+        locks: dict[str, LockFile] = {}
         with ExitStack() as undo:
             for left, name in zip(range(len(free), 0, -1), free, strict=True):
-                if len(held) == count or len(held) + left < count:
+                if len(locks) == count or len(locks) + left < count:
                     break
-                if (hold := self._folder.hold(name, self._note())) is not None:
-                    undo.callback(hold.release)
-                    held[name] = hold
-            if len(held) < count:
+                if (lock := self._folder.try_lock(name, self._note())) is not None:
+                    undo.callback(lock.release)
+                    locks[name] = lock
+            if len(locks) < count:
                 return None
             undo.pop_all()
-        return Lease(self, held, self._turn)
+        return Lease(self, locks, self._turn)
 
     def _wait(self, names: Sequence[str], count: int) -> Lease:
         ticket = self._ticket(names)
-        started, told = time.monotonic(), False
+        started, shown = time.monotonic(), False
         try:
             while True:
                 ahead = self.ahead(names, ticket)
@@ -135,24 +137,24 @@ class LeaseQueue:
                     return lease
                 waited = time.monotonic() - started
                 if waited >= self._timeout:
-                    raise LeaseError(self._given_up(names, count, ahead))
-                if waited >= _TELL_AFTER_SECONDS and not told:
-                    told = True
-                    self._tell(self._waiting(names, count, ahead))
+                    raise LeaseError(self._timed_out(names, count, ahead))
+                if waited >= _SHOW_AFTER_SECONDS and not shown:
+                    shown = True
+                    self._show(self._waiting(names, count, ahead))
                 ticket[1].touch()
                 time.sleep(_POLL_SECONDS * random.uniform(0.5, 1.5))
         finally:
             ticket[1].release()
 
-    def _ticket(self, names: Sequence[str]) -> tuple[str, Hold]:
-        while True:  # somebody who looks whether a ticket is held, holds it for that moment
+    def _ticket(self, names: Sequence[str]) -> tuple[str, LockFile]:
+        while True:  # a process that tests whether this ticket is locked locks it for a moment
             # sorted by name is sorted by age
             name = f"{_TICKET}{time.time_ns():020d}-{os.getpid()}-{next(_counter)}"
-            if (hold := self._folder.hold(name, self._note(tuple(names)))) is not None:
-                return name, hold
+            if (lock := self._folder.try_lock(name, self._note(tuple(names)))) is not None:
+                return name, lock
 
-    def ahead(self, names: Sequence[str], ticket: tuple[str, Hold] | None = None) -> list[Note]:
-        """Return the notes of those who wait for any of `names`, before `ticket` if we have one."""
+    def ahead(self, names: Sequence[str], ticket: tuple[str, LockFile] | None = None) -> list[Note]:
+        """Return the notes of tickets that want any of `names`; only those older than `ticket`."""
         found: list[Note] = []
         for name in self._folder.names(_TICKET):
             if ticket is not None and name >= ticket[0]:
@@ -160,7 +162,7 @@ class LeaseQueue:
             note = self._folder.note(name)
             awake = time.time() - self._folder.touched(name) < _ASLEEP_SECONDS
             if (
-                self._folder.is_held(name)
+                self._folder.is_locked(name)
                 and awake
                 and note
                 and not {*note.wants}.isdisjoint(names)
@@ -178,7 +180,7 @@ class LeaseQueue:
             f"{self._holders(names, ahead)}"
         )
 
-    def _given_up(self, names: Sequence[str], count: int, ahead: Sequence[Note]) -> str:
+    def _timed_out(self, names: Sequence[str], count: int, ahead: Sequence[Note]) -> str:
         waited, self._timeout = self._timeout, 0.0
         return (
             f"no {count} of {_shown(names)} became free within {waited:g} s "
@@ -189,7 +191,7 @@ class LeaseQueue:
     def _holders(self, names: Sequence[str], ahead: Sequence[Note]) -> str:
         by_holder: dict[str, list[str]] = {}
         for name in names:
-            if self._folder.is_held(name):
+            if self._folder.is_locked(name):
                 by_holder.setdefault(_describe(self._folder.note(name)), []).append(name)
         parts = [f"{_shown(held)} held by {who}" for who, held in by_holder.items()]
         parts += [f"first in the queue is {_describe(note)}" for note in ahead[:1]]
@@ -210,5 +212,5 @@ def _describe(note: Note | None) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # in a container, a user may have no name
         return str(os.getuid())

@@ -1,7 +1,8 @@
-"""Processes that a rank's children leave behind, even those that left the rank's process group.
+"""Ends processes that a rank's children leave behind, even those outside the rank's process group.
 
-The kernel gives an orphan to its nearest ancestor that has asked for it (prctl(2),
-PR_SET_CHILD_SUBREAPER). The launcher does, so whatever ranks have started ends up below it.
+The kernel reparents an orphan to its nearest ancestor that has asked for it (prctl(2),
+PR_SET_CHILD_SUBREAPER). The launcher has asked, so everything that ranks have started ends up below
+it.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ _AGAIN_SECONDS = 0.01
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of orphaned descendants, where the system can do that."""
+    """Make this process the parent of its orphaned descendants, if the system supports that."""
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "prctl"):
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def kill_orphans(keep: Collection[int]) -> None:
-    """SIGKILL and reap this process's children, and theirs as they become ours, except `keep`."""
+    """SIGKILL and reap this process's children, except `keep`, and orphans reparented to it."""
     deadline = time.monotonic() + _SECONDS
     while (orphans := children_of(os.getpid()) - set(keep)) and time.monotonic() < deadline:
         for pid in orphans:

@@ -1,7 +1,7 @@
-"""Temporary folders that say by a lock who uses them: what killed processes have left is removed.
+"""Temporary folders with a lock that shows whether they are in use, to remove leftovers.
 
-Whoever uses such a folder has it locked (flock(2)): the kernel lets go of that when a process dies,
-however that happens. One that nobody has locked is a leftover.
+Each user of such a folder shares its lock (flock(2)), which the kernel releases when a process
+dies, however that happens. A folder that nobody has locked was left by killed processes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 _RANDOM = "?" * 8
-"""What mkdtemp puts behind a prefix: a longer name has another prefix, and other owners."""
+"""What mkdtemp appends to a prefix. (A longer name has another prefix, and other owners.)"""
 
 
 class OwnedFolder:
-    """A folder that nobody takes for a leftover while this process, or another user of it, lives.
+    """A folder that is not removed as a leftover while this process, or another user of it, lives.
 
-    Raises FileNotFoundError where it has been taken for one already.
+    Raises FileNotFoundError if it is being removed, or has been removed, as a leftover.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,14 +30,14 @@ class OwnedFolder:
 
     @classmethod
     def make(cls, prefix: str, parent: str | Path) -> OwnedFolder:
-        """Make a new one in `parent`."""
+        """Create a new one in `parent`."""
         while True:
             path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-            with suppress(FileNotFoundError):  # somebody else was faster than our lock
+            with suppress(FileNotFoundError):  # removed as a leftover before it was locked
                 return cls(path)
 
     def remove(self) -> None:
-        """Remove it with all that is in it, as far as that goes, and let go of it."""
+        """Remove the folder with its contents, as far as possible, and release the lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
@@ -45,9 +45,9 @@ class OwnedFolder:
 
 
 def remove_leftovers(prefix: str, parent: str | Path) -> Iterator[Path]:
-    """Yield the folders of `make` that have no owner any more, each before it is removed."""
+    """Yield the folders of `make` that nobody uses any more, and remove each after that."""
     for path in Path(parent).glob(f"{prefix}{_RANDOM}"):
-        with suppress(OSError):  # in use, another user's, or gone meanwhile
+        with suppress(OSError):  # in use, another user's, or already removed
             lock = _lock(path, fcntl.LOCK_EX)
             try:
                 yield path
@@ -57,14 +57,14 @@ def remove_leftovers(prefix: str, parent: str | Path) -> Iterator[Path]:
 
 
 def _hold(path: Path) -> int:
-    """Share the lock of a folder, until the returned file descriptor is closed."""
+    """Share the lock of a folder until the returned file descriptor is closed."""
     try:
         lock = _lock(path, fcntl.LOCK_SH)
     except BlockingIOError as error:
         raise FileNotFoundError(f"{path} is being removed") from error
     except FileNotFoundError:
         raise
-    except OSError:  # a file system without locks: there nobody can take it for a leftover
+    except OSError:  # a file system without locks: leftovers cannot be detected there
         return -1
     with suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(lock), path.lstat()):

@@ -1,6 +1,6 @@
-"""End when the parent is gone, however it ended: asked of the kernel (prctl(2), PR_SET_PDEATHSIG).
+"""Ends a process when its parent ends, by asking the kernel (prctl(2), PR_SET_PDEATHSIG).
 
-As a script it becomes another program, which keeps that: ``parent.py PID PROGRAM [ARGUMENT ...]``,
+As a script it executes another program with this setting: ``parent.py PID PROGRAM [ARGUMENT ...]``,
 where PID is the parent's.
 """
 
@@ -15,14 +15,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Get SIGKILL when the parent's thread that started this process ends, also by SIGKILL."""
+    """Let the kernel send SIGKILL when the parent's thread that started this process ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "prctl"):
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:
-    """Become the program, unless the parent is gone already."""
+    """Execute the program, unless the parent has ended already."""
     parent, *command = sys.argv[1:]
     die_with_parent()
     if os.getppid() == int(parent):  # it may have ended before the kernel was asked

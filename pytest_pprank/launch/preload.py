@@ -1,9 +1,8 @@
-"""What the fork server imports once, so that every later rank starts with it.
+"""What the fork server imports once, so that every later rank starts with it imported.
 
-The fork server imports `launch.fork_server`, which calls `import_all`. With an entry
-``module:function:argument`` the function is called after the import. A failure is kept, not
-raised: the fork server would die with it, and the launcher could only say that something went
-wrong.
+The fork server imports `launch.fork_server`, which calls `import_all`. For an entry
+``module:function:argument`` the function is called after the import. An error is kept and not
+raised: it would end the fork server, and the launcher could not say why.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ cuda = ""
 
 
 class _Note:
-    """A finder that finds nothing, and notes for whom it was asked."""
+    """A finder that finds nothing, and writes down the packages it is asked for."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -65,11 +64,11 @@ def _import(entry: str) -> None:
 
 
 def import_all(entries: list[str], optional: list[str], folder: str) -> None:
-    """Import each entry, keeping the traceback of those that fail unless they are optional.
+    """Import each entry, and keep the traceback of a failure unless the entry is optional.
 
-    The file IMPORTING in `folder` says meanwhile which package it is.
-    Modules stay for ever: the garbage collector need not look at them, neither now nor in the
-    ranks, where looking would also copy the memory that they share with the fork server.
+    Meanwhile the file IMPORTING in `folder` has the name of the package being imported. The modules
+    are never freed, so they are excluded from garbage collection (`gc.freeze`), here and in the
+    ranks. There a collection would also copy the memory shared with the fork server.
     """
     global seconds, cuda
     start = time.perf_counter()
@@ -90,10 +89,9 @@ def import_all(entries: list[str], optional: list[str], folder: str) -> None:
 
 
 def describe(answer: Connection) -> None:
-    """Run in a process forked from the fork server: tell what a rank inherits from it.
+    """Send what a rank inherits from the fork server; runs in a process forked from it.
 
-    Threads do not survive a fork, so they are looked up in the parent (the fork server) through
-    /proc.
+    Threads do not survive a fork, so the parent's (the fork server's) are read from /proc.
     """
     threads = tuple(threads_of(os.getppid()))
     answer.send((seconds, tuple(imported), failures, threads, cuda))
@@ -106,7 +104,7 @@ def threads_of(pid: int) -> list[str]:
 
 
 def cuda_started() -> str:
-    """Say that CUDA was started in this process, where nobody has seen who did it; else ""."""
+    """Return that CUDA was started in this process by unknown code, in words; empty if not."""
     torch = sys.modules.get("torch")
     started = (torch is not None and torch.cuda.is_initialized()) or driver_started()
     return "by code that did not ask torch" if started else ""

@@ -1,4 +1,4 @@
-"""The launcher's process as the controller holds it, when it has started the process itself."""
+"""The launcher's process as the controller sees it, if the controller has started it itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_pprank.protocol.launcher import LauncherSpec
 
 
 class LauncherProcess(Protocol):
-    """What the controller needs of a launcher, however that came into being."""
+    """What the controller needs of a launcher, started by itself or kept."""
 
     @property
     def pid(self) -> int:
@@ -17,10 +17,10 @@ class LauncherProcess(Protocol):
 
     @property
     def running(self) -> bool:
-        """Whether it still runs, or is still to come."""
+        """Whether it runs, or has yet to start."""
 
     def close(self) -> None:
-        """Let go of it, when it is gone."""
+        """Release its resources, once it has ended."""
 
 
 class OwnProcess:
@@ -32,7 +32,7 @@ class OwnProcess:
         try:
             process.stdin.write(spec.to_json().encode() + b"\n")
             process.stdin.close()
-        except BaseException:  # Ctrl-C: whoever is not told of this process could not end it
+        except BaseException:  # Ctrl-C: the caller would have no object by which to end the process
             process.kill()
             process.wait()
             raise
@@ -44,7 +44,7 @@ class OwnProcess:
 
     @property
     def running(self) -> bool:
-        """Whether it still runs; one that does not is no zombie after this."""
+        """Whether it runs; reaps it if it has ended."""
         return self._process.poll() is None
 
     def close(self) -> None:

@@ -1,8 +1,7 @@
-"""What a run has in /dev/shm carries its name, so that nothing can stay behind: semaphores of
-multiprocessing, and what SGLang shares.
+"""Names everything of a run in /dev/shm after the run, so that nothing is left there.
 
-Python's resource tracker unlinks those that killed processes have left, but it is a process like
-any other: killed itself, or slow, it leaves them in /dev/shm for ever.
+That is multiprocessing's semaphores, and what SGLang shares. Python's resource tracker unlinks what
+killed processes have left, but if it is killed itself, or too slow, it leaves them for ever.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def name_semaphores(run: str) -> None:
-    """Have this process, and all that multiprocessing starts from it, name semaphores after `run`.
+    """Let this process, and those multiprocessing starts from it, name semaphores after `run`.
 
-    multiprocessing hands a process's configuration on to its children (BaseProcess.__init__).
+    multiprocessing copies a process's configuration to its children (BaseProcess.__init__).
     """
     config: dict[str, object] = getattr(multiprocessing.current_process(), "_config", {})
     config["semprefix"] = f"/{run}"
 
 
 def remove_shared_memory(run: str) -> None:
-    """Unlink all that the processes of a run have left in /dev/shm."""
+    """Unlink everything that the processes of a run have left in /dev/shm."""
     remove_semaphores(run)
     remove_load_snapshots(run)
 
 
 def remove_semaphores(run: str) -> None:
-    """Unlink what is left of them."""
+    """Unlink the semaphores that are left of a run."""
     for file in _SHARED_MEMORY.glob(f"sem.{run}-*"):
         file.unlink(missing_ok=True)

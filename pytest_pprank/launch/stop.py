@@ -20,7 +20,7 @@ def register(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """End each keeper and say which it was; returns the exit code."""
+    """End each keeper and print which it was; return the exit code."""
     try:
         with keep_folder.locked():
             found = list(keep_folder.keepers())

@@ -1,13 +1,13 @@
-"""The ledger of a rank: a file in which it notes each torch.distributed operation as it happens.
+"""The format of a ledger: a file to which a rank records its torch.distributed operations.
 
 The rank writes through a shared memory map, so that the controller can read the file without the
-rank's help: while it is blocked inside C with the GIL, stopped, or dead (what a process has
-written to such a map outlives it, even SIGKILL).
+rank's help: while the rank is blocked in C with the GIL held, stopped, or dead. What a process has
+written to such a map survives the process, even a SIGKILL.
 
-The file has a fixed size: a head, then counters, then operations; all are records of one form.
-Every record carries checksums, so a reader that meets a half-written one looks again, and one
-that its writer never finished is left out and counted. Nothing in here raises for what a file
-holds, or for a file that is not there.
+The file has a fixed size: a head, then counters, then operations, all as records of one form. Every
+record has checksums. A reader that finds a half-written record reads it again; a record that its
+writer never finished is left out and counted. No function here raises because of a file's contents,
+or because a file does not exist.
 """
 
 from __future__ import annotations
@@ -34,33 +34,34 @@ FIRST_OPERATION = HEAD_BYTES + COUNTERS * COUNTER_BYTES
 FILE_BYTES = FIRST_OPERATION + OPERATIONS * OPERATION_BYTES
 
 COLLECTIVE, SEND, RECV, CREATE = "collective", "send", "recv", "create"
+"""Values of `Call.way`."""
 STORE = "store"
-"""Ways of an operation; the last: a wait for a key of a store, which is no rank's in particular."""
+"""A wait for a key of a store, which is no particular rank's."""
 
 _CRC = struct.Struct("<I")
 # checksum and length of the payload, state, number, start, end
 _BODY = struct.Struct("<IHBxQdd")
 PAYLOAD_OFFSET = _CRC.size + _BODY.size
 _EMPTY = bytes(PAYLOAD_OFFSET)
-_LOOKS = 20  # in all: a rank cannot be half-way in many records, so the others are damaged
-_LOOK_AGAIN_SECONDS = 0.001
+_MAX_RETRIES = 20  # in total: few records can be half-written, any further ones are damaged
+_RETRY_SECONDS = 0.001
 
 
 class State(IntEnum):
-    """What has become of an operation."""
+    """The state of an operation."""
 
     ISSUED = 1
-    """Begun, and nobody waits for it (an ``isend`` whose handle has not been waited for)."""
+    """Begun, and not waited for (an ``isend`` whose handle has not been waited for)."""
     WAITING = 2
     """A thread is blocked in it, or in the ``wait`` of its handle."""
     QUEUED = 3
-    """Handed to a device, which works it off by itself: the rank need not know when it is done."""
+    """Queued on a device, which executes it by itself: the rank may not know when it is done."""
     COMPLETED = 4
     FAILED = 5
     DROPPED = 6
-    """Its handle is gone without having been waited for; gloo then gives up a send or recv."""
+    """Its handle was deleted before anything waited for it; gloo then aborts a send or recv."""
     RUNNING = 7
-    """Queued on a device, which was not done with it when the rank last took stock."""
+    """Queued on a device, which had not finished it at the last update of the ledger."""
 
 
 PENDING = frozenset({State.ISSUED, State.WAITING})
@@ -81,9 +82,10 @@ NOWHERE = Site("", 0, "")
 
 
 class Channel(NamedTuple):
-    """What is counted: the messages one way between two ranks, or the collectives of a group.
+    """What operations are counted by: one direction of messages, or a group's collectives.
 
-    `peer` is a global rank; None for collectives, and for a recv from any rank.
+    A message channel is one direction between two ranks, in one group and with one tag. `peer` is a
+    global rank; None for collectives, and for a recv from any rank.
     """
 
     way: str
@@ -91,9 +93,11 @@ class Channel(NamedTuple):
     peer: int | None = None
     tag: int = 0
 
-    def met_by(self, rank: int) -> Channel:
-        """Return the channel of `rank`'s peer whose n-th operation meets the n-th of this one,
-        which is `rank`'s. A recv from any rank may be met by each of them, and a send by one.
+    def counterpart(self, rank: int) -> Channel:
+        """Return the peer's channel whose n-th operation is paired with this one's n-th.
+
+        `rank`: the rank that this channel belongs to. A recv from any rank may be paired with a
+        send of any of them, and a send with such a recv.
         """
         if self.way not in (SEND, RECV):
             return self
@@ -102,104 +106,104 @@ class Channel(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """What is known of an operation when it is issued. Ranks are global."""
+    """The properties of an operation that are known when it is issued. Ranks are global."""
 
     kind: str
     """``send``, ``recv``, ``all_reduce``, ``barrier``, ``new_group``, ..."""
     way: str
     """COLLECTIVE, SEND, RECV, CREATE (of a group) or STORE."""
     group: str
-    """Its name, the same on all members; another one each time a name is used again."""
+    """The group's name, the same on all members, and a new one each time torch reuses a name."""
     label: str
     """The group in words: ``default group``."""
     ranks: tuple[int, ...]
-    """The members of the group; empty if they are not known."""
+    """The members of the group; empty if unknown."""
     backend: str
     peer: int | None = None
     root: int | None = None
     tag: int = 0
     shapes: tuple[tuple[int, ...], ...] = ()
     tensors: int = 0
-    """How many tensors there are: `shapes` has only the first ones."""
+    """The number of tensors; `shapes` has only the first ones."""
     dtype: str = ""
     nbytes: int = 0
     detail: str = ""
-    """What else tells it from others of its kind: the reduction, for example."""
+    """What else distinguishes it from others of its kind: the reduction, for example."""
     site: Site = NOWHERE
-    """The first frame outside torch, this plugin, and what was named as plumbing."""
+    """The first frame outside torch, this plugin, and the files named as plumbing."""
     via: Site | None = None
-    """The first frame outside torch and this plugin, where that is another one."""
+    """The first frame outside torch and this plugin, if it is another one than `site`."""
     thread: str = ""
     """The thread that issued it, or that waits for it now."""
     error: str = ""
-    """The first line of what it raised."""
+    """The first line of the exception it raised."""
 
     @property
     def channel(self) -> Channel:
-        """What it is counted on."""
+        """The channel it is counted on."""
         return channel_of(self.way, self.group, self.backend, self.peer, self.tag)
 
 
 CALL_FIELDS = tuple(Call.__dataclass_fields__)
-"""In the order in which they stand in a record."""
+"""The fields of `Call`, in the order in which a record has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation(Call):
-    """One operation of torch.distributed on one rank. Times are monotonic."""
+    """One operation of torch.distributed on one rank. Times are of the monotonic clock."""
 
     number: int
-    """The n-th operation of this rank since its ledger began; never used twice."""
+    """Its number among all operations of this rank since the ledger began; unique."""
     state: State
     start: float
     end: float
     """0.0 while it is pending."""
     serial: int
-    """The test it belongs to."""
+    """The number of the test it belongs to."""
     turn: int
-    """The n-th on its channel in this test: what people count."""
+    """Its number on its channel in this test, as shown to users."""
     sequence: int
-    """The n-th on its channel since its group was created: what pairs it with other ranks'."""
+    """Its number on its channel since the group was created; it pairs operations of ranks."""
 
     @property
     def pending(self) -> bool:
-        """Whether it is still to be done, as far as the rank knows."""
+        """Whether it is not done yet, as far as the rank knows."""
         return self.state in PENDING or self.state is State.RUNNING
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What the ledger of one rank said when it was read."""
+    """The contents of one rank's ledger at the time it was read."""
 
     rank: int
     pid: int = 0
     serial: int = 0
-    """The test that runs, or ran last."""
+    """The number of the running test, or of the last one."""
     threads: tuple[str, ...] = ()
-    """The threads that have done distributed operations in this test."""
+    """The names of the threads that have issued operations in this test."""
     operations: tuple[Operation, ...] = ()
-    """All pending ones and the last of the others, of earlier tests too, in the order of issue."""
+    """All pending operations and the last finished ones, also of earlier tests, in issue order."""
     counts: dict[Channel, int] = field(default_factory=dict)
-    """How many operations each channel has had since its group was created."""
+    """The number of operations on each channel since its group was created."""
     unrecorded: int = 0
-    """Operations that were not noted, because too many were pending (or recording failed)."""
+    """The number of operations not recorded: too many were pending, or recording failed."""
     fault: str = ""
     """The last error while recording, if there was one."""
     uncounted: bool = False
-    """Whether channels are missing in `counts`, because there were too many."""
+    """Whether `counts` lacks channels, because there were too many."""
     torn: int = 0
-    """Records that cannot be read."""
+    """The number of records that cannot be read."""
     problem: str = ""
-    """Why nothing could be read; empty if all is well."""
+    """Why the ledger could not be read; empty if it could."""
 
     @property
     def complete(self) -> bool:
-        """Whether conclusions may be drawn from what is not in it."""
+        """Whether conclusions may be drawn from what is missing in it."""
         return not (self.unrecorded or self.uncounted or self.torn or self.problem)
 
     @cached_property
     def pending(self) -> tuple[Operation, ...]:
-        """The operations that are not done, of this test or left over from earlier ones."""
+        """The operations that are not done, of this test and of earlier ones."""
         return tuple(operation for operation in self.operations if operation.pending)
 
     @cached_property
@@ -208,12 +212,12 @@ class Ledger:
         return tuple(op for op in self.operations if op.state is State.WAITING)
 
     def count(self, channel: Channel) -> int:
-        """How many operations `channel` has had."""
+        """Return the number of operations on `channel`."""
         return self.counts.get(channel, 0)
 
 
 class Record(NamedTuple):
-    """A record as it stands in the file."""
+    """A record of the file, decoded."""
 
     state: int
     number: int
@@ -223,17 +227,17 @@ class Record(NamedTuple):
 
 
 def ledger_file(workdir: Path, rank: int) -> Path:
-    """Return the file into which a rank writes its ledger."""
+    """Return the file to which a rank writes its ledger."""
     return workdir / f"ledger{rank}.bin"
 
 
 def flight_recorder_file(workdir: Path, rank: int) -> Path:
-    """Return the file into which a rank writes the dump of NCCL's flight recorder, as JSON."""
+    """Return the file to which a rank writes the dump of NCCL's flight recorder, as JSON."""
     return workdir / f"flight_recorder{rank}.json"
 
 
 def channel_of(way: str, group: str, backend: str, peer: int | None, tag: int) -> Channel:
-    """Return what an operation is counted on: NCCL pairs messages by order alone, without tags."""
+    """Return the channel of an operation. NCCL pairs messages by order alone, without tags."""
     if way not in (SEND, RECV):
         return Channel(way, group)
     return Channel(way, group, peer, 0 if "nccl" in backend else tag)
@@ -248,13 +252,13 @@ def pack_head(
     end: float,
     payload: bytes = b"",
 ) -> bytes:
-    """Return what comes before a record's payload, and the payload if it is to be written too."""
+    """Return the head of a record, followed by its payload if that is given."""
     body = _BODY.pack(payload_crc, length, state, number, start, end)
     return _CRC.pack(crc32(body)) + body + payload
 
 
 def read_ledger(path: Path) -> Ledger:
-    """Read the ledger at `path`, whoever writes to it meanwhile."""
+    """Read the ledger at `path`, also while its rank writes to it."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -270,12 +274,12 @@ def read_ledger(path: Path) -> Ledger:
 class _Reader:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        # a rank counts an operation before it notes it: read the other way round, so that no
-        # operation seems to be missing in the counts
+        # a rank counts an operation before recording it; reading in the opposite order makes
+        # sure that the counts include every operation that was read
         operations = os.pread(descriptor, FILE_BYTES, FIRST_OPERATION)
         self._image = os.pread(descriptor, FIRST_OPERATION, 0) + operations
         self.torn = 0
-        self._looks = _LOOKS
+        self._retries = _MAX_RETRIES
 
     def ledger(self) -> Ledger:
         head = self._read(0, HEAD_BYTES)
@@ -309,17 +313,17 @@ class _Reader:
                 yield _to_operation(record)
 
     def _read(self, offset: int, size: int) -> Record | None:
-        """Return a record; None where there is none, or (counted) none that can be read."""
+        """Return a record; None if the slot is empty, or (counted in `torn`) unreadable."""
         raw = self._image[offset : offset + size]
         while raw[:PAYLOAD_OFFSET] != _EMPTY:
             record = _parse(raw)
             if record is not None:
                 return record
-            if not (raw and self._looks):
+            if not (raw and self._retries):
                 self.torn += 1
                 break
-            self._looks -= 1
-            time.sleep(_LOOK_AGAIN_SECONDS)
+            self._retries -= 1
+            time.sleep(_RETRY_SECONDS)
             raw = os.pread(self._descriptor, size, offset)
         return None
 
@@ -336,7 +340,7 @@ def _parse(raw: bytes) -> Record | None:
 
 
 def _from_json(payload: bytes) -> Any:
-    # whatever passes both checksums was written by `oplog.record.writer` of this very version
+    # a payload that passes both checksums was written by `oplog.record.writer` of this version
     return json.loads(payload.decode(errors="replace"))
 
 
@@ -356,7 +360,7 @@ def _to_operation(record: Record) -> Operation:
 
 @lru_cache(4096)
 def _call(tail: bytes) -> tuple[Any, ...]:
-    """Return the fields of a `Call`. Cached, as the same ones come again."""
+    """Return the fields of a `Call`. Cached, because the same payloads recur."""
     values = dict(zip(CALL_FIELDS, _from_json(b"[" + tail), strict=True))
     values["ranks"] = tuple(values["ranks"])
     values["shapes"] = tuple(map(tuple, values["shapes"]))

@@ -1,4 +1,4 @@
-"""What a rank is told before it can be told anything else."""
+"""What a rank needs before it can connect to the controller."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 class RankBootstrap:
     """Everything a fresh process needs to become a rank; pickled into torch elastic's arguments.
 
-    `sizes` are the stages by role, `options` the controller's parsed pytest options, pickled (they
-    may need `path`), `items` the tests this group will be asked to run, `folder` and `path` the
-    controller's working directory and sys.path, `basetemp` the folder of its tmp_path folders,
-    `server_args` SGLang's (None: the group never touches SGLang), `reverts` edits that take SGLang
-    fixes out, `environment` variables to set (None: to remove), `workerinputs` what plugins of the
-    controller say to those of each rank (protocol.worker_data), by rank.
+    `sizes`: the stages by role. `options`: the controller's parsed pytest options, pickled
+    (unpickling them may need `path`). `items`: the tests this group will be asked to run. `folder`
+    and `path`: the controller's working directory and sys.path. `basetemp`: the parent of its
+    tmp_path folders. `server_args`: SGLang's (None: the group never uses SGLang). `reverts`: edits
+    that take SGLang fixes out. `environment`: variables to set (None: to remove). `workerinputs`:
+    by rank, what plugins of the controller pass to those of the rank (protocol.worker_data).
     """
 
     address: tuple[str, int]

@@ -1,8 +1,8 @@
 """Authenticated message channels over loopback TCP.
 
-The HMAC challenge is that of `multiprocessing.connection`; this module adds what its `Listener`
-lacks: a peer that connects and stays silent delays nobody, and nothing is unpickled before both
-sides have proved that they know the key. After that each message is a frame: the length of its
+The HMAC challenge is the one of `multiprocessing.connection`. This module adds what its `Listener`
+lacks: a peer that connects and stays silent delays no other peer, and nothing is unpickled before
+both sides have proved that they know the key. After that each message is a frame: the length of its
 pickle, then the pickle.
 """
 
@@ -28,11 +28,11 @@ _CHUNK = 1 << 16
 _HANDSHAKE_SECONDS = 10
 _ACCEPT_AGAIN_SECONDS = 0.2
 _STALLED_SECONDS = 30
-"""How long the listener's side waits for the rest of a message: a peer may be stopped amid one."""
+"""How long the listener's side waits for the rest of a message, as its sender may be stopped."""
 
 
 class ChannelClosed(Exception):
-    """The peer is gone, or the channel was closed on this side."""
+    """The peer has closed the connection or died, or the channel was closed on this side."""
 
 
 def pack(message: Message) -> bytes:
@@ -42,7 +42,7 @@ def pack(message: Message) -> bytes:
 
 
 class Channel:
-    """One authenticated connection: `send` from any thread, `receive` from one at a time."""
+    """One authenticated connection. Any thread may `send`; only one at a time may `receive`."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -51,7 +51,7 @@ class Channel:
         self._wanted = 0
 
     def fileno(self) -> int:
-        """The descriptor, for selectors."""
+        """Return the file descriptor, for selectors."""
         return self._socket.fileno()
 
     def send(self, message: Message) -> None:
@@ -59,7 +59,7 @@ class Channel:
         self.send_packed(pack(message))
 
     def send_packed(self, frame: bytes) -> None:
-        """Send what `pack` has made of a message: once for all whom it is sent to."""
+        """Send a frame made by `pack`, which can be sent to several peers."""
         try:
             with self._sending:
                 self._socket.sendall(frame)
@@ -67,15 +67,15 @@ class Channel:
             raise ChannelClosed(str(error)) from error
 
     def receive(self) -> Message:
-        """Return the next message, blocking; raises ChannelClosed at the end."""
+        """Return the next message, blocking; raises ChannelClosed at the end of the stream."""
         while (message := self._next()) is None:
             self._read(0)
         return message
 
     def receive_ready(self) -> list[Message]:
-        """Return the messages that are there now, without blocking; there may be none.
+        """Return the messages that have arrived, without blocking; the list may be empty.
 
-        Raises ChannelClosed at the end, once all that came before it has been returned.
+        Raises ChannelClosed at the end of the stream, once all earlier messages have been returned.
         """
         closed = None
         try:
@@ -92,7 +92,7 @@ class Channel:
         return messages
 
     def wait(self, seconds: float) -> bool:
-        """Wait for something to arrive, or the end; says whether it has."""
+        """Wait for data or the end of the stream, and return whether there is either."""
         poll = select.poll()
         poll.register(self, select.POLLIN)
         return bool(poll.poll(1000 * seconds))
@@ -102,25 +102,25 @@ class Channel:
         self._socket.close()
 
     def __del__(self) -> None:
-        # one that nobody has taken from the listener, too: an open socket would be a warning
+        # also of a channel never taken from the listener: an open socket causes a ResourceWarning
         self._socket.close()
 
     def _read(self, flags: int) -> None:
         try:
-            # One step for the interpreter: a signal handler that raises (Ctrl-C) comes before it,
-            # or after it, and then what was read is there for the next call.
+            # Atomic for the interpreter: a signal handler that raises (Ctrl-C) runs before or after
+            # it, never in between, so data that was read is kept for the next call.
             self._arrived.extend(map(self._socket.recv, (_CHUNK,), (flags,)))
         except BlockingIOError as error:
             if flags:
                 raise
-            raise ChannelClosed(str(error)) from error  # its time is up
+            raise ChannelClosed(str(error)) from error  # SO_RCVTIMEO has expired
         except OSError as error:
             raise ChannelClosed(str(error)) from error
         if not self._arrived[-1]:
             raise ChannelClosed("the peer has closed the connection")
 
     def _next(self) -> Message | None:
-        """Take the first message out of what has arrived; None if it is not complete."""
+        """Remove the first message from the received data and return it; None if incomplete."""
         arrived = self._arrived
         if len(arrived) > 1:
             if sum(map(len, arrived)) < self._wanted:
@@ -137,7 +137,7 @@ class Channel:
 
 
 def connect(address: tuple[str, int], key: bytes, hello: Hello) -> Channel:
-    """Connect to a `Listener`, prove and demand knowledge of `key`, and say `hello`."""
+    """Connect to a `Listener`, authenticate in both directions with `key`, and send `hello`."""
     peer = socket.create_connection(address, _HANDSHAKE_SECONDS)
     with _handshake(peer, stalled=0) as connection:
         answer_challenge(connection, key)
@@ -147,7 +147,7 @@ def connect(address: tuple[str, int], key: bytes, hello: Hello) -> Channel:
 
 
 class Listener:
-    """Accepts authenticated channels on a free loopback port, in the background."""
+    """Accepts authenticated channels on a free loopback port, in background threads."""
 
     def __init__(self, key: bytes, host: str = LOOPBACK) -> None:
         self._key = key
@@ -158,17 +158,17 @@ class Listener:
         threading.Thread(target=self._accept, name="pprank-accept", daemon=True).start()
 
     def arrived(self, timeout: float) -> tuple[Hello, Channel] | None:
-        """Return the next peer that has authenticated itself, or None after `timeout` seconds."""
+        """Return the next authenticated peer, or None after `timeout` seconds."""
         try:
             return self._arrived.get(timeout=max(timeout, 0))
         except Empty:
             return None
 
     def close(self) -> None:
-        """Stop listening. Channels that were handed out stay open."""
-        # shutdown wakes the accept call; close alone would leave its thread blocked for ever
+        """Stop listening. Channels that were returned stay open."""
+        # shutdown wakes the thread in accept(), which close alone would leave blocked for ever
         self._closed.set()
-        with suppress(OSError):  # not connected, says the kernel, and wakes the thread all the same
+        with suppress(OSError):  # ENOTCONN, but the thread is woken nevertheless
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
@@ -176,11 +176,11 @@ class Listener:
         while True:
             try:
                 peer, _ = self._socket.accept()
-                # one thread a handshake: a silent peer holds up itself alone
+                # one thread per handshake, so that a silent peer delays no other
                 threading.Thread(target=self._admit, args=(peer,), daemon=True).start()
             except (OSError, RuntimeError):
                 if self._closed.wait(_ACCEPT_AGAIN_SECONDS):
-                    return  # otherwise out of descriptors or threads, for now
+                    return  # if not closed, the process is out of descriptors or threads for now
 
     def _admit(self, peer: socket.socket) -> None:
         try:
@@ -189,7 +189,7 @@ class Listener:
                 answer_challenge(connection, self._key)
                 hello = as_message(pickle.loads(connection.recv_bytes()))
         except (OSError, EOFError, AuthenticationError, TypeError):
-            return  # not one of ours; _handshake has closed the connection
+            return  # not a peer of this run; _handshake has closed the connection
         if isinstance(hello, Hello) and hello.protocol == PROTOCOL:
             self._arrived.put((hello, Channel(peer)))
         else:
@@ -198,7 +198,7 @@ class Listener:
 
 @contextmanager
 def _handshake(peer: socket.socket, *, stalled: int) -> Iterator[Connection]:
-    """Give `peer` the form in which multiprocessing authenticates; closes it when that fails."""
+    """Yield `peer` as multiprocessing's Connection, to authenticate; close `peer` on failure."""
     peer.settimeout(None)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _set_timeouts(peer, _HANDSHAKE_SECONDS)
@@ -212,6 +212,6 @@ def _handshake(peer: socket.socket, *, stalled: int) -> Iterator[Connection]:
 
 
 def _set_timeouts(peer: socket.socket, seconds: int) -> None:
-    # multiprocessing uses the descriptor directly: the timeout (0: none) must live in the kernel
+    # multiprocessing reads the descriptor directly: the timeout (0: none) must be the kernel's
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         peer.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))

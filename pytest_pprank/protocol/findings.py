@@ -1,4 +1,4 @@
-"""What a sanitizer has found: told the moment it is seen, so that no death can hide it."""
+"""Findings of sanitizers. Each is sent when it is made, so that it survives a crash of the rank."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that must not be.
+    """One violation that a sanitizer has found.
 
     `text`: what was found, and where. `stack`: lines of SGLang's or the user's code, innermost
-    first. `cure`: what usually causes it, or how to put it right.
+    first. `cure`: the usual cause, or how to fix it.
     """
 
     sanitizer: str
@@ -22,7 +22,7 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """What equal findings have in common: all but their numbers, and the line they come from.
+        """What equal findings have in common: the text without numbers, and the innermost line.
 
         Request ids, tokens and ranks count as numbers.
         """
@@ -31,7 +31,7 @@ class Finding:
 
 
 def own_failure(what: str, name: str, error: BaseException, cure: str) -> Finding:
-    """Return the finding that a check (or a fault: `what`) has failed itself, with `error`."""
+    """Return a finding for an exception `error` in a check or fault (`what`) itself."""
     lines = "".join(traceback.format_exception(error)).rstrip()
     text = f"the {what} itself failed ({type(error).__name__}: {error})\n{lines}"
     return Finding(name, text, cure=cure)

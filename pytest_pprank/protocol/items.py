@@ -1,4 +1,4 @@
-"""A name for a test that is the same on the controller and on every rank."""
+"""The key of a test, which is the same on the controller and on every rank."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_pprank.protocol.messages import ItemKey
 
 
 def item_key(item: pytest.Item) -> ItemKey:
-    """Return the file and the names below it; node ids depend on rootdir and arguments."""
+    """Return the file and the names below it. (Node ids depend on rootdir and arguments.)"""
     names: list[str] = []
     for node in item.listchain():
         if isinstance(node, pytest.File):
@@ -21,9 +21,9 @@ def item_key(item: pytest.Item) -> ItemKey:
 
 
 def test_name(key: ItemKey) -> str:
-    """Return what a test is called in any checkout: its file without folders, and the names."""
+    """Return a test's name, the same in any checkout: its file without folders, and the names."""
     file, *names = key
     return "::".join([Path(file).name, *names])
 
 
-test_name.__test__ = False  # type: ignore[attr-defined]  # for collectors: not a test
+test_name.__test__ = False  # type: ignore[attr-defined]  # pytest must not collect it

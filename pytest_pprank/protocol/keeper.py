@@ -1,4 +1,4 @@
-"""What a run says to the kept process (--pprank-keep) that forks its launcher."""
+"""Messages from a run to the kept process (--pprank-keep), which forks the run's launcher."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class KeeperSpec:
-    """What a keeper is told over its standard input, once: `listener` is a descriptor, `idle`
-    seconds, `started` nanoseconds of the epoch; the rest see launch.keep_folder.KeeperNote.
+    """The first line of a keeper's standard input.
+
+    `listener` is a file descriptor, `idle` in seconds, `started` in nanoseconds since the epoch.
+    For the rest see launch.keep_folder.KeeperNote.
     """
 
     folder: str
@@ -22,11 +24,11 @@ class KeeperSpec:
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """Asks for a launcher; `environment` are the variables that each run has its own value of."""
+    """Asks for a launcher; `environment` has the variables whose values differ between runs."""
 
     spec: dict[str, Any]
     environment: dict[str, str]
 
     def pack(self) -> bytes:
-        """Return the request as a line."""
+        """Return the request as one line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""What the controller tells the launcher before there is a channel between them."""
+"""What the controller passes to the launcher before they have a channel."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 LAUNCHER_RANK = -1
-"""The launcher's number on the channel, where ranks count from 0."""
+"""The launcher's `rank` in messages; ranks count from 0."""
 PRELOAD_VARIABLE = "PPRANK_PRELOAD"
-"""The environment variable that names what the fork server imports."""
+"""The environment variable with the names of what the fork server imports."""
 IMPORTING = "importing"
-"""The file, in the launcher's TMPDIR, that says which package is being imported."""
+"""The file, in the launcher's TMPDIR, with the name of the package being imported."""
 
 
 @dataclass(frozen=True)
 class LauncherSpec:
-    """What the controller tells the launcher over its standard input, once."""
+    """The first line of the launcher's standard input."""
 
     address: tuple[str, int]
     key: str
@@ -25,11 +25,11 @@ class LauncherSpec:
 
     @classmethod
     def from_json(cls, text: str) -> LauncherSpec:
-        """Read back what `to_json` wrote."""
+        """Parse what `to_json` returns."""
         fields: dict[str, Any] = json.loads(text)
         fields["address"] = tuple(fields["address"])
         return cls(**fields)
 
     def to_json(self) -> str:
-        """Write the fields as one line."""
+        """Return the fields as one line of JSON."""
         return json.dumps(self.__dict__)

@@ -1,26 +1,28 @@
-"""What controller, launcher and ranks say to each other.
+"""The messages between controller, launcher and ranks.
 
 Every connection starts with a `Hello`; then, for a rank:
 
     rank        -> Ready            collected, waiting for work (or RankBroken)
     controller  -> RunTest          start barrier: sent to all ranks at once
     rank        -> Exchange         a meeting of all ranks (barrier, gather, end of a phase)
-    controller  -> Exchanged        ... once every rank is there, or can no longer come
+    controller  -> Exchanged        ... once every rank is there, or one can no longer come
     rank        -> TestDone         end barrier
     controller  -> Shutdown         leave the pytest session, tear everything down
-    rank        -> TornDown         ... done, and on its way out
+    rank        -> TornDown         ... done, and about to exit
 
-A rank reads an answer in the thread that waits for it. What it has to hear whatever its threads
-do comes on a second connection, its watch: that somebody wants to know what only it can tell
-(TakeStock) before its group is given up, Shutdown too, and the end of the controller.
+A meeting is a collective call of all ranks that goes through the controller. A rank reads the
+controller's answer in the thread that waits for it. Messages that a rank must receive whatever its
+threads do come on a second connection, its watch: UpdateLedger, which asks for what only the rank
+can find out before its group is killed; Shutdown, too; and the end of the controller, seen as the
+end of the connection.
 
-What a sanitizer finds comes alone, at once (Found). Reports of phases ride on the message that
-ends the phase; those of subtests come alone (PhaseReport). A rank may stop the deadlines of its
-test (Pause) while somebody debugs it.
+A finding of a sanitizer is sent alone and at once (Found). The report of a phase is part of the
+message that ends the phase; reports of subtests are sent alone (PhaseReport). A rank may stop the
+deadlines of its test (Pause) while somebody debugs it.
 
-and for the launcher process: StartGroup / KillGroup from the controller, Preloaded /
-GroupEnded to it. Objects of the test's author cross only as opaque bytes, so the
-controller never imports what a rank has imported.
+For the launcher process: StartGroup and KillGroup from the controller, Preloaded and GroupEnded to
+it. Objects of the test's author cross only as opaque bytes, so the controller never imports what a
+rank has imported.
 """
 
 from __future__ import annotations
@@ -32,23 +34,23 @@ from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.protocol.schedule import Schedule
 from pytest_pprank.protocol.world import World
 
-PROTOCOL = 6
-"""Raised whenever a message changes; both ends refuse another number."""
+PROTOCOL = 7
+"""Incremented whenever a message changes; both ends refuse another number."""
 
 ItemKey = tuple[str, ...]
-"""File, then the names of class, function and parameters: a test on any rank."""
+"""The key of a test on any rank: file, then the names of class, function and parameters."""
 
 
 PLAIN_FIELDS = ("when", "outcome", "duration", "start", "stop")
-"""All there is in the report of a phase that passed and has nothing else to tell."""
+"""The fields of the report of a phase that passed and has nothing else to report."""
 
 Report: TypeAlias = "str | tuple[Any, ...] | None"
-"""A report of a phase: the values of PLAIN_FIELDS, or JSON text of pytest's own serialisation."""
+"""The report of a phase: the values of PLAIN_FIELDS, or JSON text of pytest's own serialisation."""
 
 
 @dataclass(frozen=True)
 class Hello:
-    """First message of every peer. `rank` is -1 for the launcher process; `watch`: see above."""
+    """First message on every connection. `rank` is -1 for the launcher; `watch`: see the module."""
 
     rank: int
     pid: int
@@ -59,24 +61,25 @@ class Hello:
 
 @dataclass(frozen=True)
 class Ready:
-    """A rank has collected; `missing` says, per test that it lacks, why."""
+    """A rank has collected its tests; `missing` maps each test that it lacks to the reason."""
 
     missing: dict[ItemKey, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RankBroken:
-    """A rank cannot run tests at all; `text` says why, with a traceback where it helps."""
+    """A rank cannot run tests at all; `text` says why, with a traceback if that helps."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class RunTest:
-    """Run one test; `next_key` tells pytest which fixtures may stay alive. `serial` counts up.
+    """Run one test. `next_key` tells pytest which fixtures may stay alive.
 
-    `nodeid`: what the controller's pytest calls it, and the rank's is to call it.
-    `sanitizers`: names of those that are to watch it. `perturb`: what it runs under.
+    `serial`: number of the test, counting up. `nodeid`: the test's node id in the controller's
+    pytest, which the rank takes over. `sanitizers`: names of the ones that watch the test.
+    `perturb`: the perturbations it runs under.
     """
 
     key: ItemKey
@@ -89,14 +92,14 @@ class RunTest:
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """A report of one test on one rank that comes alone."""
+    """A report of one test on one rank that is not part of another message."""
 
     report: Report
 
 
 @dataclass(frozen=True)
 class Found:
-    """A sanitizer has found something on a rank, in the running test."""
+    """A finding of a sanitizer on a rank, in the running test."""
 
     finding: Finding
 
@@ -117,7 +120,8 @@ class WarningSeen:
 class Exchange:
     """A rank arrives at its `number`-th meeting, in test `serial` (0: before the first one).
 
-    `payload` is pickled by the rank; `report` is that of the phase which ends with the meeting.
+    `payload` is pickled by the rank. `report` is the report of the phase that ends with this
+    meeting.
     """
 
     number: int
@@ -139,14 +143,13 @@ class Exchanged:
 
 @dataclass(frozen=True)
 class TestDone:
-    """A rank has finished a test. `spoiled` says why this group must not run another.
+    """A rank has finished a test. `spoiled` says why this group must not run another one.
 
-    `unsettled`: the test, or an operation of it, did not go through, and its messages may still be
-    on their way in a process group; the next test would receive them. `unfinished`: nobody has
-    waited for the end of some operation, so the other ranks' ledgers must tell whether it has one.
-    `report` is that of the last phase. `sanitizers`: JSON of what they bring (see
-    host.lives); `perturbed`: in words, what the perturbations did. `world`: what the next
-    test would find.
+    `unsettled`: the test, or an operation of it, failed, so messages of it may still be in flight
+    in a process group, and the next test would receive them. `unfinished`: some operation was never
+    waited for, so the other ranks' ledgers must show whether it has a counterpart. `report`: that
+    of the last phase. `sanitizers`: JSON of `host.lifecycles.TestLifecycles.results`. `perturbed`:
+    in words, what the perturbations did. `world`: the state in which the next test would start.
     """
 
     __test__ = False  # not a test class, for the users' collectors
@@ -161,20 +164,20 @@ class TestDone:
 
 @dataclass(frozen=True)
 class Pause:
-    """Stop the deadlines of the running test, or let them go on; `reason` is shown to the user."""
+    """Stop the deadlines of the running test, or resume them; `reason` is shown to the user."""
 
     paused: bool
     reason: str = ""
 
 
 @dataclass(frozen=True)
-class TakeStock:
-    """Look what became of operations nobody waits for, and dump what only the rank can dump."""
+class UpdateLedger:
+    """Note which operations that nobody waits for are done, and dump NCCL's flight recorder."""
 
 
 @dataclass(frozen=True)
-class StockTaken:
-    """The answer to TakeStock; a rank that is blocked with Python's lock held gives none."""
+class LedgerUpdated:
+    """The answer to UpdateLedger; a rank that is blocked while it holds the GIL sends none."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +192,9 @@ class Shutdown:
 
 @dataclass(frozen=True)
 class TornDown:
-    """A rank has finished its pytest session; what it still does is nobody's concern.
+    """A rank has finished its pytest session; nothing more is expected from it.
 
-    `output`: what plugins there have left for those of the controller (protocol.worker_data).
+    `output`: what plugins on the rank have left for those of the controller (protocol.worker_data).
     """
 
     output: bytes = b""
@@ -199,7 +202,7 @@ class TornDown:
 
 @dataclass(frozen=True)
 class StartGroup:
-    """Ask the launcher for a worker group."""
+    """Tell the launcher to start a worker group."""
 
     group: str
     nproc: int
@@ -209,16 +212,16 @@ class StartGroup:
 
 @dataclass(frozen=True)
 class KillGroup:
-    """Ask the launcher to end every process of the group it runs: SIGTERM, then SIGKILL."""
+    """Tell the launcher to end every process of the group it runs: SIGTERM, then SIGKILL."""
 
     group: str
 
 
 @dataclass(frozen=True)
 class Preloaded:
-    """What the fork server looks like after its imports; `threads` by name, the main one first.
+    """The state of the fork server after its imports; `threads` by name, the main one first.
 
-    `cuda`: where its imports have started CUDA, in words; "" if nowhere.
+    `cuda`: where its imports have started CUDA, in words; empty if nowhere.
     """
 
     seconds: float
@@ -234,8 +237,8 @@ class Preloaded:
 class GroupEnded:
     """All processes of a group are gone.
 
-    `exits` maps a rank to its exit code (-9: SIGKILL); `first` is the rank that elastic saw fail,
-    and ended the others for (-1: none).
+    `exits` maps a rank to its exit code (-9: SIGKILL). `first` is the rank that elastic saw fail,
+    and because of which it ended the others (-1: none).
     """
 
     group: str
@@ -256,8 +259,8 @@ Message: TypeAlias = (
     | Exchanged
     | TestDone
     | Pause
-    | TakeStock
-    | StockTaken
+    | UpdateLedger
+    | LedgerUpdated
     | WritesReport
     | Shutdown
     | TornDown
@@ -269,7 +272,7 @@ Message: TypeAlias = (
 
 
 def as_message(thing: Any) -> Message:
-    """Return `thing` if it is one of our messages; raises TypeError otherwise."""
+    """Return `thing` if it is a message of this module; raises TypeError otherwise."""
     if type(thing).__module__ != __name__:
         raise TypeError(f"not a message of this protocol: {type(thing).__name__}")
     message: Message = thing

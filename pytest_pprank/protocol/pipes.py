@@ -1,4 +1,4 @@
-"""Where a rank's stdout and stderr go: named pipes in the worker group's folder."""
+"""The named pipes for stdout and stderr of each rank, in the worker group's folder."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ STREAMS = ("stdout", "stderr")
 
 
 def pipe_file(workdir: Path, rank: int, stream: str) -> Path:
-    """Return the named pipe of a rank's `stream`; the controller makes it before the start."""
+    """Return the named pipe of a rank's `stream`; the controller creates it before the start."""
     return workdir / f"{stream}{rank}"

@@ -1,4 +1,4 @@
-"""What disturbs a test on its ranks: a seed, and what is drawn from it."""
+"""Which perturbations a test runs under, and their seed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Schedule:
-    """A seed, and the names of the perturbations that are drawn from it.
+    """A seed, and the names of the perturbations that draw from it.
 
-    `by_name`: whether they were chosen, and are not just what is left of all of them.
+    `by_name`: False if the names are simply all of them, or all that are not opt-in.
     """
 
     seed: int
@@ -17,5 +17,5 @@ class Schedule:
     by_name: bool = field(default=True, compare=False)
 
     def __str__(self) -> str:
-        """As ``--pprank-perturb`` takes it."""
+        """Return the schedule in the form that ``--pprank-perturb`` takes."""
         return f"{self.seed}:{','.join(self.names)}" if self.by_name else str(self.seed)

@@ -1,4 +1,4 @@
-"""How a rank is asked for its stacks, and where it writes them."""
+"""How to request the stacks of a rank, and the file it writes them to."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ STACKS_SIGNAL = signal.SIGUSR1
 
 
 def stacks_file(workdir: Path, rank: int) -> Path:
-    """Return the file into which a rank writes its stacks when it gets STACKS_SIGNAL."""
+    """Return the file to which a rank writes its stacks on STACKS_SIGNAL."""
     return workdir / f"stacks{rank}.txt"

@@ -1,7 +1,7 @@
-"""What plugins of controller and ranks say to each other: the `workerinput` and `workeroutput` that
-pytest-xdist has for its workers.
+"""Serialises the `workerinput` and `workeroutput` that plugins of controller and ranks exchange.
 
-Nothing but Python's own plain types crosses, as with xdist: to read it imports nothing.
+The names are those of pytest-xdist. As with xdist, only plain Python types can be sent, so that
+reading them imports nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def pack(data: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
-    """Return `data` as bytes, and the names of what cannot cross, with the reason."""
+    """Return `data` as bytes, and a map from the names that cannot be sent to the reason."""
     plain: dict[str, object] = {}
     left: dict[str, str] = {}
     for name, value in data.items():
@@ -25,6 +25,6 @@ def pack(data: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
 
 
 def unpack(packed: bytes) -> dict[str, Any]:
-    """Return what `pack` has packed; nothing of no bytes."""
+    """Return the data that `pack` has serialised; an empty dict for no bytes."""
     data: dict[str, Any] = marshal.loads(packed) if packed else {}
     return data

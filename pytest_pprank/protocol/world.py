@@ -1,4 +1,7 @@
-"""What a rank tells of its world after each test: the next one finds it there."""
+"""What a rank reports of its torch.distributed world and process after each test.
+
+The next test of the worker group starts in this state.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,19 @@ Groups = dict[str, tuple[str, tuple[int, ...], int]]
 
 @dataclass(frozen=True)
 class World:
-    """Most of it must be the same on all ranks; the controller compares (controller.worlds)."""
+    """The state a test has left; most of it must be the same on all ranks (controller.worlds)."""
 
     of: str = ""
-    """The role whose torch.distributed world it is; empty where all ranks share one."""
+    """The role whose torch.distributed world it is; empty if all ranks share one."""
     default: str = ""
-    """The backend of the default group; empty where there is none."""
+    """The backend of the default group; empty if there is none."""
     created: int = 0
-    """How often `new_group` was called in a way in which every rank must call it."""
+    """How many calls of `new_group` there were that every rank must make."""
     groups: Groups | None = field(default_factory=dict)
-    """The groups this rank is in; None where nothing is known of them."""
+    """The groups this rank is in; None if unknown."""
     environment: tuple[str, ...] = ()
-    """The environment variables that the test's own code has changed and left so."""
-    put_back: tuple[str, ...] = ()
-    """In words: settings of the process that the test has left changed, and that were put back."""
+    """The environment variables that the test's own code has changed and not restored."""
+    restored: tuple[str, ...] = ()
+    """In words: the process settings that the test has changed and the rank has restored."""
     caught: bool = False
-    """Whether an operation between ranks has raised, and the test has passed all the same."""
+    """Whether an operation between ranks raised, and the test passed nevertheless."""

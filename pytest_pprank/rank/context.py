@@ -1,4 +1,4 @@
-"""Which rank this process is: the object behind the ``pprank`` fixture, found without a fixture."""
+"""The rank that this process is: the object behind the ``pprank`` fixture, without a fixture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
 
 SERVER_ARGS = pytest.StashKey[Mapping[str, Any]]()
-"""Where a rank's pytest config keeps the server args that its worker group was started for."""
+"""Stash key, in a rank's pytest config, of the server args its worker group was started with."""
 
 _current: Pprank | None = None
 
@@ -30,11 +30,11 @@ def current_rank() -> Pprank:
 
 
 def is_rank() -> bool:
-    """Say whether this process is a rank of a worker group."""
+    """Return whether this process is a rank of a worker group."""
     return _current is not None
 
 
 def set_current_rank(rank: Pprank | None) -> None:
-    """Make `rank` the answer of `current_rank` (called once, when a worker starts)."""
+    """Set what `current_rank` returns (called once, when a worker starts)."""
     global _current
     _current = rank

@@ -1,4 +1,4 @@
-"""The object behind the ``pprank`` fixture: who this rank is, and how it meets the others."""
+"""The object behind the ``pprank`` fixture: a rank's identity, and calls that all ranks make."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from pytest_pprank.frames import caller
 from pytest_pprank.rank.portable import pickled
 
 
-class Meeting(Protocol):
-    """The control plane as a rank sees it (see host.link)."""
+class ControlPlane(Protocol):
+    """The connection to the controller as a rank sees it (see host.link)."""
 
     def exchange(
         self, operation: str, payload: bytes | None, where: str
     ) -> tuple[bytes | None, ...]:
-        """Meet all ranks; returns what each brought. Raises PeerError if one cannot come."""
+        """Meet all ranks; return the payload of each. Raises PeerError if a rank cannot come."""
 
     def pause(self, reason: str) -> None:
         """Stop the deadlines of the running test."""
 
     def resume(self) -> None:
-        """Let them go on."""
+        """Resume the deadlines."""
 
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Seat:
-    """Where a rank sits in its worker group.
+class Placement:
+    """The position of a rank in its worker group.
 
-    `rank` counts the processes of the group, `stage` the pipeline stages of its `role`
-    (SGLang's pp_rank). `device` is a torch device string such as ``cpu`` or ``cuda:1``.
+    `rank` counts the processes of the group, `stage` the pipeline stages of its `role` (SGLang's
+    pp_rank). `device` is a torch device string such as ``cpu`` or ``cuda:1``.
     """
 
     rank: int
@@ -55,22 +55,22 @@ class Pprank:
 
     Attributes: rank, world_size (processes of the group), role (``pp``, ``prefill`` or ``decode``),
     stage, num_stages (pipeline stages of its role), device (torch device string), workdir (a
-    private folder that all ranks of the group share and that is removed with it).
+    private folder that all ranks of the group share and that is removed with the group).
 
-    `barrier`, `gather` and `broadcast` go through pytest's control plane and never touch a torch
-    process group, so they work before one exists, and while the one under test is broken. When a
-    peer fails, dies or finishes the test instead of coming, they raise PeerError at once.
+    `barrier`, `gather` and `broadcast` use pytest's control plane and never a torch process group,
+    so they work before one exists, and while the one under test is broken. If a peer fails, dies or
+    finishes the test instead of coming, they raise PeerError at once.
     """
 
-    def __init__(self, seat: Seat, meeting: Meeting) -> None:
-        self.rank = seat.rank
-        self.world_size = seat.world_size
-        self.role = seat.role
-        self.stage = seat.stage
-        self.num_stages = seat.num_stages
-        self.device = seat.device
-        self.workdir = seat.workdir
-        self._meeting = meeting
+    def __init__(self, placement: Placement, control: ControlPlane) -> None:
+        self.rank = placement.rank
+        self.world_size = placement.world_size
+        self.role = placement.role
+        self.stage = placement.stage
+        self.num_stages = placement.num_stages
+        self.device = placement.device
+        self.workdir = placement.workdir
+        self._control = control
         self._spoiled = ""
         self.failed = False
         """Whether the running test has failed on this rank so far."""
@@ -86,52 +86,53 @@ class Pprank:
         return self.stage == self.num_stages - 1
 
     def barrier(self) -> None:
-        """Wait until every rank of the group is here."""
+        """Wait until every rank of the group has called it."""
         __tracebackhide__ = True
-        self._meeting.exchange("barrier()", None, _caller())
+        self._control.exchange("barrier()", None, _caller())
 
     def gather(self, obj: _T) -> list[_T]:
         """Return every rank's `obj`, in rank order, on every rank; tensors arrive on the host.
 
-        Raises UsageError for an `obj` that does not pickle.
+        Raises UsageError for an `obj` that cannot be pickled.
         """
         __tracebackhide__ = True
-        payloads = self._meeting.exchange("gather()", pickled(obj, "gather"), _caller())
+        payloads = self._control.exchange("gather()", pickled(obj, "gather"), _caller())
         return [pickle.loads(p) for p in payloads if p is not None]
 
     def broadcast(self, obj: object, src: int = 0) -> Any:
         """Return rank `src`'s `obj` on every rank; tensors arrive on the host.
 
-        What the other ranks pass as `obj` is ignored. Raises UsageError for a rank that is not
-        there, and for an `obj` that does not pickle.
+        The `obj` of the other ranks is ignored. Raises UsageError if there is no rank `src`, or if
+        `obj` cannot be pickled.
         """
         __tracebackhide__ = True
         if not 0 <= src < self.world_size:
             raise UsageError(f"broadcast: src={src!r} is not a rank: 0 to {self.world_size - 1}")
         mine = pickled(obj, "broadcast") if self.rank == src else None
-        payloads = self._meeting.exchange(f"broadcast(src={src})", mine, _caller())
+        payloads = self._control.exchange(f"broadcast(src={src})", mine, _caller())
         sent = payloads[src]
         if sent is None:
             raise PeerError(f"broadcast: rank {src} brought nothing")
         return pickle.loads(sent)
 
     def meet(self, operation: str, obj: _T, where: str) -> list[_T]:
-        """Gather under a name: for fixtures whose methods are calls of all ranks together.
+        """Gather `obj` under a name of its own, for fixtures whose methods all ranks must call.
 
-        `operation` and `where` (file and line of the test) are told when a peer does not come.
+        `operation` and `where` (file and line of the test) are part of the error if a peer does not
+        come.
         """
         __tracebackhide__ = True
-        payloads = self._meeting.exchange(operation, pickled(obj, operation), where)
+        payloads = self._control.exchange(operation, pickled(obj, operation), where)
         return [pickle.loads(p) for p in payloads if p is not None]
 
     @contextmanager
     def deadlines_paused(self, reason: str = "a rank asked for it") -> Iterator[None]:
-        """Inside this block no deadline of the test runs, on any rank: somebody looks at it."""
-        self._meeting.pause(reason)
+        """Pause the deadlines of the test, on all ranks, inside this block."""
+        self._control.pause(reason)
         try:
             yield
         finally:
-            self._meeting.resume()
+            self._control.resume()
 
     def spoil(self, reason: str) -> None:
         """Have this worker group replaced by a fresh one after the running test."""
@@ -150,6 +151,6 @@ class Pprank:
 
 
 def _caller() -> str:
-    """Say where the test called us from: file and line, for messages about a missed meeting."""
+    """Return file and line of the test's call, for messages about a missed meeting."""
     frame = caller(sys._getframe(2))
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

@@ -1,4 +1,4 @@
-"""The one way in which attributes of other people's objects are replaced, and put back."""
+"""Replaces and restores attributes of other packages' objects."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 
-def put(owner: Any, name: str, value: object) -> Callable[[], bool]:
-    """Set ``owner.name``; returns what puts back the owner's own attribute, or takes it away again
-    where it was inherited.
+def patch(owner: Any, name: str, value: object) -> Callable[[], bool]:
+    """Set ``owner.name`` and return a function that undoes it, also if the attribute was inherited.
 
-    That does nothing, and returns False, where somebody has put something else there meanwhile: it
-    wraps ours, and will be put back by them. It may be called again.
+    If the attribute has another value by then, the function does nothing and returns False: a later
+    patch wraps ours and will restore it. The function may be called again.
     """
     own = vars(owner)
     had, before = name in own, own.get(name)
     setattr(owner, name, value)
 
-    def back() -> bool:
+    def undo() -> bool:
         if vars(owner).get(name) is not value:
             return False
         if had:
@@ -26,4 +25,4 @@ def put(owner: Any, name: str, value: object) -> Callable[[], bool]:
             delattr(owner, name)
         return True
 
-    return back
+    return undo

@@ -1,4 +1,4 @@
-"""What a rank brings to its peers, as bytes that each of them can read."""
+"""Serialises what a rank sends to its peers, so that each of them can read it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pytest_pprank.errors import UsageError
 
 
 def pickled(value: object, call: str) -> bytes:
-    """Pickle `value`, its tensors as host tensors: no peer has this rank's device memory.
+    """Pickle `value`, with its tensors on the host: peers cannot access this rank's device memory.
 
-    Taking them to the host is a look, on devices where that costs nothing: it makes nothing wait.
-    Raises UsageError, which names `call`, for a value that does not pickle.
+    On devices that can read memory without synchronising, this does not make anything wait. Raises
+    UsageError, which names `call`, for a value that cannot be pickled.
     """
     __tracebackhide__ = True
     stream = io.BytesIO()

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def default_group(pprank: Pprank) -> Iterator[ProcessGroup]:
-    """Yield the default group, initialising it unless SGLang already has; end what was begun."""
+    """Yield the default group; initialise it, and destroy it at the end, unless SGLang has it.
+
+    Only a group that this function has initialised is destroyed.
+    """
     import torch
     import torch.distributed as dist
 
@@ -35,7 +38,7 @@ def default_group(pprank: Pprank) -> Iterator[ProcessGroup]:
             init_method="env://",
             rank=pprank.rank,
             world_size=pprank.world_size,
-            # the deadline comes from outside the rank; this one must only not come first
+            # the controller has the deadline; torch's timeout must only not expire earlier
             timeout=timedelta(hours=1),
         )
     assert dist.group.WORLD is not None

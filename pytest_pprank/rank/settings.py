@@ -1,4 +1,4 @@
-"""Settings of a process that a test's own code must put back, and what is read of them."""
+"""Process settings that a test's own code must restore, with functions to read and write them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from functools import cache, partial
 from typing import Any
 
 _SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGCHLD")
-"""Those that programs have handlers for; reading all of them would cost more than all else."""
+"""The signals that programs install handlers for; reading all signals would be too slow."""
 _CPU = "cpu"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """`name`: in words. `read` may raise where there is nothing to read, `write` never should."""
+    """`name`: in words. `read` may raise if there is nothing to read; `write` must never raise."""
 
     name: str
     read: Callable[[], object]
@@ -25,7 +25,7 @@ class Setting:
 
 @cache
 def settings() -> tuple[Setting, ...]:
-    """Return all that are looked after."""
+    """Return all settings that are checked."""
     import torch
 
     handlers = [getattr(signal, name) for name in _SIGNALS]
@@ -52,22 +52,25 @@ def settings() -> tuple[Setting, ...]:
 
 
 def values() -> tuple[object, ...]:
-    """Return the values of all settings; None for one that cannot be read."""
+    """Return the values of all settings; None for a setting that cannot be read."""
     return tuple([_read(setting) for setting in settings()])
 
 
-def put_back(before: tuple[object, ...], after: tuple[object, ...]) -> list[str]:
-    """Put back what was changed from `before` to `after` and still is; returns it in words."""
-    told = []
+def restore(before: tuple[object, ...], after: tuple[object, ...]) -> list[str]:
+    """Restore settings that changed from `before` to `after` and still have that value.
+
+    Returns the changes in words.
+    """
+    restored = []
     for setting, old, new in zip(settings(), before, after, strict=True):
         if old == new or old is None or _read(setting) != new:
             continue
-        told.append(f"{setting.name}: {_shown(new)} instead of {_shown(old)}")
+        restored.append(f"{setting.name}: {_shown(new)} instead of {_shown(old)}")
         try:
             setting.write(old)
         except (OSError, ValueError, RuntimeError) as error:
-            told[-1] += f" (it cannot be put back: {error})"
-    return told
+            restored[-1] += f" (it cannot be put back: {error})"
+    return restored
 
 
 def _read(setting: Setting) -> object:
@@ -80,7 +83,7 @@ def _read(setting: Setting) -> object:
 def _set_default_device(device: object) -> None:
     import torch
 
-    # "cpu" would be a mode through which every call of torch goes; None is how it was
+    # an explicit "cpu" would install a mode that every call of torch passes through
     torch.set_default_device(None if str(device) == _CPU else device)
 
 

@@ -1,13 +1,13 @@
 """torch.distributed stores that listen on loopback only.
 
-A TCPStore that torch opens for itself (`tcp://`, `env://`) binds every interface, and its port
-is chosen long before it is bound. Here rank 0 binds a loopback socket first and hands it to a
-multi-tenant TCPStore; whoever asks torch for a server at that port in the same process is given
+A TCPStore that torch opens by itself (`tcp://`, `env://`) binds every interface, and its port is
+chosen long before it is bound. Here rank 0 binds a loopback socket first and hands it to a
+multi-tenant TCPStore. When torch is asked in the same process for a server at that port, it returns
 this one (torch/csrc/distributed/c10d/TCPStore.cpp, `multi_tenant`).
 
-torch takes a store for that of one life of its default group: a second `init_process_group` would
-read what the first one has left there, and connect to addresses where nobody listens any more. So
-each one that takes its store from the environment gets names of its own in it.
+torch expects a new store for each default group: a second `init_process_group` would read what the
+first one has written, and connect to addresses where nothing listens any more. So each
+`init_process_group` that takes its store from the environment gets a prefix of its own.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ LOOPBACK = "127.0.0.1"
 _servers: list[TCPStore] = []  # a store stops serving when it is collected
 _serial = 0
 _turns: Counter[int] = Counter()
-"""How often the running test has begun a world of each size here: as often on the other ranks."""
+"""How often the running test has initialised a world of each size; equal on all its ranks."""
 
 
 def begin_test(serial: int) -> None:
-    """Test `serial` begins, on all ranks."""
+    """Start new prefixes for test `serial`; called on all ranks."""
     global _serial
     _serial = serial
     _turns.clear()
@@ -60,36 +60,36 @@ def listen_on_loopback() -> tuple[str, int]:
 
 
 def serve_store(pprank: Pprank) -> tuple[str, int]:
-    """Serve a store from rank 0; returns its (host, port) on every rank. A meeting of all ranks."""
+    """Serve a store from rank 0; return its (host, port) on every rank. All ranks must call it."""
     address = listen_on_loopback() if pprank.rank == 0 else None
     host, port = pprank.broadcast(address)
     return host, port
 
 
 def serve_store_of_role(pprank: Pprank) -> tuple[str, int]:
-    """Serve a store from the first stage of each role; returns that of this rank's role.
+    """Serve a store from the first stage of each role; return the address for this rank's role.
 
-    A meeting of all ranks of the group.
+    All ranks of the group must call it.
     """
     address = listen_on_loopback() if pprank.is_first_stage else None
-    told = pprank.gather((pprank.role, address))
-    host, port = next(address for role, address in told if role == pprank.role and address)
+    addresses = pprank.gather((pprank.role, address))
+    host, port = next(address for role, address in addresses if role == pprank.role and address)
     return host, port
 
 
 def point_environment_at(address: tuple[str, int]) -> None:
-    """Make `env://` initialisation use the store at `address`, which rank 0 already serves."""
+    """Make `env://` initialisation use the store at `address`, which rank 0 serves already."""
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address[0], str(address[1])
-    # rank 0 would otherwise open a server of its own: it must join the one that is there
+    # rank 0 must connect to the existing server instead of opening its own
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     _keep_worlds_apart(address)
 
 
 def _keep_worlds_apart(address: tuple[str, int]) -> None:
-    """Give each rendezvous at `address` names of its own in the store there."""
+    """Give each rendezvous at `address` a prefix of its own in the store."""
     from torch.distributed import PrefixStore
 
-    # by its full name: the package has a function of that name, too
+    # torch.distributed.rendezvous is also a function, which `import ... as` would return
     rendezvous: Any = import_module("torch.distributed.rendezvous")
     original = rendezvous._create_c10d_store
 

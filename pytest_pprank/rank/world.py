@@ -1,7 +1,7 @@
-"""Watches what a test makes of the world of its rank: what the next one would find there.
+"""Compares the state of a rank before and after a test, in which the next test would start.
 
-What the code of a test has changed is told from what a fixture keeps for more tests by the moment:
-it has happened in the test's call, and nobody has undone it until the end of its teardown.
+A change is attributed to the test's own code, and not to a fixture that several tests share, if it
+was made during the test's call and was not undone by the end of its teardown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pytest_pprank.rank.handle import Pprank
 
 _NOT_THE_TESTS = "PYTEST_"
 _THREAD_SECONDS = 0.5
-"""How long a thread of a test that is over may take to come to its end."""
+"""How long a thread of a finished test may take to end."""
 _GONE = (
     "the default process group, which other tests of this worker group share, was destroyed: "
     "initialise it again, or use @pytest.mark.pprank(fresh=True)"
@@ -40,61 +40,65 @@ class _State:
 
 
 class WorldWatch:
-    """Looks before and after the call of each test, and at the end of its teardown."""
+    """Reads the state before and after the call of each test, and at the end of its teardown."""
 
-    def __init__(self, pprank: Pprank, *, roles_apart: bool) -> None:
-        """With `roles_apart` each role has a torch.distributed world of its own, as SGLang's."""
+    def __init__(self, pprank: Pprank, *, separate_roles: bool) -> None:
+        """With `separate_roles` each role has its own torch.distributed world, as SGLang's do."""
         self._pprank = pprank
-        self._of = pprank.role if roles_apart else ""
+        self._of = pprank.role if separate_roles else ""
         self._before: _State | None = None
         self._after: _State | None = None
         self._shares = False
 
     def begin_test(self) -> None:
-        """A test begins; its fixtures are not set up yet."""
+        """Begin a test, before its fixtures are set up."""
         self._before = self._after = None
         self._shares = False
 
     def begin_call(self) -> None:
-        """The test's own code is about to run."""
+        """Read the state before the test's own code runs."""
         self._before = _state()
 
     def end_call(self) -> None:
-        """It has run."""
+        """Read the state after the test's own code has run."""
         self._after = _state()
 
     def set_up(self, scope: str) -> None:
-        """A fixture is set up; amid a call, what it does is for more tests than this one."""
+        """Note that a fixture of `scope` is set up.
+
+        During a call, a fixture of a scope wider than the function may change state for several
+        tests. The changes of such a test are ignored.
+        """
         if self._before is not None and self._after is None:
             self._shares |= scope != "function"
 
     def end(self, *, last: bool) -> World:
-        """The test is over; puts back what can be put back, and gives the group up if need be.
+        """Return the state after the test, and restore the settings; may spoil the group.
 
-        `last`: no other test of this group follows, so the default group is the test's to destroy.
+        `last`: no other test of this group follows, so the test may destroy the default group.
         """
         before, after = self._before, self._after
         changed: tuple[str, ...] = ()
-        put_back: list[str] = []
+        restored: list[str] = []
         if before is not None and after is not None and not self._shares:
-            put_back = settings.put_back(before.settings, after.settings)
+            restored = settings.restore(before.settings, after.settings)
             changed = _changed(before.environment, after.environment)
             if not self._pprank.failed and not last:
-                self._look(before, after)
+                self._check(before, after)
         return World(
             self._of,
             *_distributed(),
             environment=changed,
-            put_back=tuple(put_back),
+            restored=tuple(restored),
             caught=ledger.erred() and not self._pprank.failed,
         )
 
-    def _look(self, before: _State, after: _State) -> None:
+    def _check(self, before: _State, after: _State) -> None:
         if before.has_default and not after.has_default and not _has_default():
             self._pprank.spoil(_GONE)
         elif not before.has_default and after.has_default and _has_default():
             self._pprank.spoil(_LEFT)
-        for thread in _speaking(after.threads - before.threads):
+        for thread in _still_communicating(after.threads - before.threads):
             self._pprank.spoil(_THREAD.format(thread.name))
 
 
@@ -108,7 +112,7 @@ def _state() -> _State:
 
 
 def _environment() -> dict[str | bytes, str | bytes]:
-    # as it is kept: to decode all of it takes longer than all else in here
+    # undecoded: decoding everything would take longer than the rest of this module
     return {**getattr(os.environ, "_data", os.environ)}
 
 
@@ -124,12 +128,12 @@ def _changed(
     return tuple(sorted(n for n in map(os.fsdecode, changed) if not n.startswith(_NOT_THE_TESTS)))
 
 
-def _speaking(started: frozenset[threading.Thread]) -> list[threading.Thread]:
-    """Return those threads that may still do operations in the next test."""
+def _still_communicating(started: frozenset[threading.Thread]) -> list[threading.Thread]:
+    """Return the threads that may still issue operations in the next test."""
     if not started:
         return []
     names = ledger.threads()
-    # one that stands for another runs only where that one waits for it
+    # a thread that stands for another runs only while that one waits for it
     found = [t for t in started if t.name in names and not hasattr(t, "stands_for")]
     for thread in found:
         thread.join(_THREAD_SECONDS)
@@ -142,10 +146,10 @@ def _has_default() -> bool:
 
 
 def _distributed() -> tuple[str, int, Groups | None]:
-    """Return the first fields of World that are about torch.distributed."""
+    """Return the fields of World about torch.distributed: default, created, groups."""
     if not _has_default():
         return "", 0, {}
     from torch.distributed import distributed_c10d as c10d
 
-    # the default group itself is counted, too, unless it was given a name
+    # torch counts the default group, too, unless it was given a name
     return str(c10d.get_backend()), int(c10d._world.group_count), ledger.groups()

@@ -1,31 +1,31 @@
-"""What other plugins add to the reports of ranks, as one: it comes with the report of the test.
+"""Merges what other plugins have added to the reports of ranks, for the report of the test.
 
-They do it where the test runs (`pytest_runtest_makereport`) and read it where reports are written,
-as with pytest-xdist.
+As with pytest-xdist, plugins add it where the test runs (`pytest_runtest_makereport`) and read it
+where reports are written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_pprank._pytest_compat import added
+from pytest_pprank._pytest_compat import extra_attributes
 from pytest_pprank.report.rank_report import FAILED, RankReport
 
 _NOT_ADDED = frozenset({"wasxfail", "context", "nodeid", "rerun"})
-"""What says how a phase ended, and of what it is a phase: the merged report has its own."""
+"""Attributes that say how a phase ended, and of what: the merged report has its own."""
 
 
 def merged_additions(ranks: Sequence[RankReport]) -> dict[str, object]:
-    """Return what reports of a phase have beside pytest's own.
+    """Return the attributes that reports of a phase have besides pytest's own.
 
-    What ranks have alike is there once. Lists that differ come one behind the other, mappings are
-    laid over each other. Else the word of the rank counts that failed first, or of the first one.
+    An equal value of several ranks is kept once. Different lists are concatenated, mappings are
+    merged. Otherwise the value of the rank that failed first is taken, or of the first rank.
     """
     first_to_fail = sorted(ranks, key=lambda r: (r.kind != FAILED, r.report.stop, r.rank))
     failed = any(r.kind == FAILED for r in ranks)
     merged: dict[str, object] = {}
     for rank in first_to_fail if failed else sorted(ranks, key=lambda r: r.rank):
-        for name, value in added(rank.report).items():
+        for name, value in extra_attributes(rank.report).items():
             if name not in _NOT_ADDED:
                 merged[name] = _both(merged[name], value) if name in merged else value
     return merged

@@ -1,5 +1,7 @@
-"""Findings that are allowed, each with a reason, in two files: one of the user's
-(``--pprank-sanitize-allow``), and one in the package, of what unmodified SGLang means to do.
+"""Allowed findings, each with a reason, from two files.
+
+One is the user's (``--pprank-sanitize-allow``). The other is part of the package, and lists what
+unmodified SGLang does intentionally.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ _SHIPPED = Path(__file__).parent.parent / "checks" / "allowed.yaml"
 
 @dataclass(frozen=True)
 class Allowance:
-    """One entry. `match`: words that are all in the finding as it is shown; `test`: pattern of
-    node ids.
+    """One entry.
+
+    `match`: texts that must all occur in the finding as it is shown. `test`: a pattern of node ids.
     """
 
     sanitizer: str
@@ -32,7 +35,7 @@ class Allowance:
     test: str = "*"
 
     def covers(self, seen: SeenFinding, nodeid: str) -> bool:
-        """Whether a finding in a test is allowed by it."""
+        """Return whether this entry allows a finding in a test."""
         if seen.finding.sanitizer != self.sanitizer or not fnmatchcase(nodeid, self.test):
             return False
         text = "\n".join(seen.lines())
@@ -45,7 +48,7 @@ class Allowance:
 
 
 class Allowances:
-    """All entries, and which of them have been of use in this run."""
+    """All entries, and which of them have matched in this run."""
 
     def __init__(
         self, entries: tuple[Allowance, ...] = (), shipped: tuple[Allowance, ...] = ()
@@ -56,7 +59,7 @@ class Allowances:
         self._watched: set[str] = set()
 
     def sift(self, found: list[SeenFinding], nodeid: str) -> list[SeenFinding]:
-        """Return the findings in a test that nothing allows."""
+        """Return the findings in a test that no entry allows."""
         return [seen for seen in found if not self._allowed(seen, nodeid)]
 
     def _allowed(self, seen: SeenFinding, nodeid: str) -> bool:
@@ -68,15 +71,15 @@ class Allowances:
         """Note which sanitizers have watched a test."""
         self._watched.update(sanitizers)
 
-    def useless(self) -> list[Allowance]:
-        """Return the user's entries that have matched nothing although their sanitizer watched."""
+    def unused(self) -> list[Allowance]:
+        """Return the user's entries that matched nothing although their sanitizer was in use."""
         return [e for e in self._entries if e.sanitizer in self._watched and e not in self._used]
 
 
 def read_allowances(file: str) -> Allowances:
-    """Read the user's file, none without a name, and the one that comes with the package.
+    """Read the user's file (none if `file` is empty) and the one of the package.
 
-    Raises UsageError for all that is wrong with it.
+    Raises UsageError for any error in a file.
     """
     return Allowances(_read(file) if file else (), _read(str(_SHIPPED)))
 

@@ -1,4 +1,4 @@
-"""Failures that follow from what befell another rank: they never tell the first cause."""
+"""Recognises failures that are consequences of another rank's: they are never the first cause."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pytest_pprank.errors import PeerError
 
 _PEER_ERROR = (f"{PeerError.__module__}.{PeerError.__qualname__}", PeerError.__name__)
 
-# What the transports say when the other end is gone. gloo: transport/tcp/pair.cc; TCPStore:
+# Messages of the transports when the other end is gone. gloo: transport/tcp/pair.cc; TCPStore:
 # c10d/TCPStoreBackend.cpp and socket.cpp; NCCL: its ncclRemoteError, and ProcessGroupNCCL.cpp.
 _LOST = re.compile(
     r"connection (was )?(likely )?(closed|reset|refused)( by peer)?"
@@ -27,10 +27,10 @@ _TRANSPORTS = re.compile(
 
 
 def is_released(message: str) -> bool:
-    """Whether a failure is ours: the rank was released from a meeting nobody could come to."""
+    """Return whether a failure is our PeerError: the rank's meeting could not take place."""
     return message.startswith(_PEER_ERROR)
 
 
 def is_lost_peer(message: str) -> bool:
-    """Whether an exception of torch.distributed says that the other end is gone."""
+    """Return whether an exception of torch.distributed says that the other end is gone."""
     return bool(_LOST.search(message) and _TRANSPORTS.search(message))

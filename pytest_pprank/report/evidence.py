@@ -1,4 +1,4 @@
-"""What speaks for a cause of a rank's death: its last words, and the kernel's counters."""
+"""Evidence for the cause of a rank's death: the end of its stderr, and the kernel's counters."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _VMSTAT = Path("/proc/vmstat")
 
 @dataclass(frozen=True)
 class Evidence:
-    """`last_line` of stderr, faulthandler's `dump`, and `out_of_memory` where that is certain."""
+    """The last line of stderr, faulthandler's `dump`, and `out_of_memory` if that is certain."""
 
     last_line: str = ""
     dump: str = ""
     out_of_memory: str = ""
 
-    def with_memory(self, testimony: str) -> Evidence:
-        """Return a copy with what a MemoryWitness says."""
-        return replace(self, out_of_memory=testimony)
+    def with_memory(self, text: str) -> Evidence:
+        """Return a copy with the text of an OomKillCounter."""
+        return replace(self, out_of_memory=text)
 
 
 NO_EVIDENCE = Evidence()
 
 
-def read_last_words(stderr: str) -> tuple[Evidence, str]:
-    """Split what a dead rank has written to stderr into evidence and the rest."""
+def split_stderr(stderr: str) -> tuple[Evidence, str]:
+    """Split the stderr of a dead rank into evidence and the rest."""
     found = _DUMP.search(stderr)
     dump = trim_stacks(found.group()) if found else ""
     rest = stderr[: found.start()] if found else stderr
@@ -37,19 +37,20 @@ def read_last_words(stderr: str) -> tuple[Evidence, str]:
     return Evidence(last_line=lines[-1] if lines else "", dump=dump), rest
 
 
-class MemoryWitness:
-    """Counts the kernel's out-of-memory kills from now on.
+class OomKillCounter:
+    """Counts the kernel's out-of-memory kills from its creation on.
 
-    SIGKILL has many senders: without this counter's word a death is never called out of memory.
-    The counter is the machine's, the only one that needs no rights (Linux 4.13 and later).
+    SIGKILL has many senders: a death is never attributed to memory unless this counter has
+    increased. The counter is that of the whole machine, the only one that can be read without
+    privileges (Linux 4.13 and later).
     """
 
     def __init__(self, vmstat: Path = _VMSTAT) -> None:
         self._vmstat = vmstat
         self._before = self._kills()
 
-    def testimony(self, how: str) -> str:
-        """Say that the kernel has killed for memory, if it has; `how` is how the rank ended."""
+    def explain(self, how: str) -> str:
+        """Return that the kernel has killed for memory, if it has; `how` is how the rank ended."""
         kills = self._kills()
         if "SIGKILL" not in how or kills is None or self._before is None or kills <= self._before:
             return ""

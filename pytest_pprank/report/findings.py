@@ -1,4 +1,4 @@
-"""What the sanitizers have found in one test, on all of its ranks."""
+"""The findings of sanitizers in one test, on all of its ranks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pytest_pprank.words import plural_ranks
 
 @dataclass
 class SeenFinding:
-    """A finding, and on which ranks it was made how often; on none: between them."""
+    """A finding, with the number of times on each rank; no ranks if it is from a comparison."""
 
     finding: Finding
     times: dict[int, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """Return it in words."""
+        """Return the finding in words."""
         first, *more = self.finding.text.splitlines()
         lines = [f"{self.finding.sanitizer}: {first}", *(f"  {line}" for line in more)]
         if self.times:
@@ -36,58 +36,59 @@ class SeenFinding:
 
 
 class Findings:
-    """Collects what ranks tell while a test runs, and what they bring at its end."""
+    """Collects the findings of ranks while a test runs, and their results at its end."""
 
     def __init__(self, sanitizers: Sequence[str] = (), faults: Sequence[str] = ()) -> None:
         self._sanitizers = tuple(sanitizers)
         self._faults = tuple(faults)
         self._seen: dict[str, SeenFinding] = {}
         self._evidence: dict[int, dict[str, Any]] = {}
-        self._given_up = False
+        self._abandoned = False
         self.off: dict[str, str] = {}
-        """Checks that could not watch, with what SGLang lacks."""
+        """Checks that were off, with what SGLang lacks."""
 
     def add(self, rank: int, finding: Finding) -> None:
-        """Take a finding of a rank."""
+        """Add a finding of a rank."""
         seen = self._seen.setdefault(finding.key, SeenFinding(finding))
         seen.times.setdefault(rank, 1)
 
-    def brought(self, rank: int, text: str) -> None:
-        """Take what a rank brings at the end of the test."""
-        nothing: dict[str, Any] = {"evidence": {}, "counts": {}, "given_up": False}
-        told = json.loads(text) if text else nothing
-        self._given_up |= told["given_up"]
-        self._evidence[rank] = told["evidence"]
-        self.off.update(told.get("off", {}))
-        for key, times in told["counts"].items():
+    def add_results(self, rank: int, text: str) -> None:
+        """Add the results of a rank at the end of the test (host.lifecycles)."""
+        nothing: dict[str, Any] = {"evidence": {}, "counts": {}, "abandoned": False}
+        own = json.loads(text) if text else nothing
+        self._abandoned |= own["abandoned"]
+        self._evidence[rank] = own["evidence"]
+        self.off.update(own.get("off", {}))
+        for key, times in own["counts"].items():
             if key in self._seen:
                 self._seen[key].times[rank] = times
 
     def compare(self) -> None:
-        """Have the ranks' evidence compared. Only for a test that no rank has failed.
+        """Run the comparisons of all ranks' evidence. Only for a test that no rank has failed.
 
-        Where a rank has given up its group, what the ranks did last need not fit together.
+        Nothing is compared if a rank has abandoned its group: then the last operations of ranks
+        need not match.
         """
-        if not self._given_up:
+        if not self._abandoned:
             checks = map(CHECKS.find, self.sanitizers)
             for row in filter(None, [*checks, *map(FAULTS.find, self._faults)]):
                 for finding in self._compare(row):
                     self._seen.setdefault(finding.key, SeenFinding(finding))
 
     def _compare(self, row: Row) -> list[Finding]:
-        by_rank = {rank: told.get(row.name) for rank, told in sorted(self._evidence.items())}
+        by_rank = {rank: own.get(row.name) for rank, own in sorted(self._evidence.items())}
         try:
             compare = row.load_compare()
             return [] if compare is None else list(compare(by_rank))
-        except Exception as error:  # other people's code: not the end of the run
+        except Exception as error:  # a plugin's code must not end the run
             cure = f"put the function {row.compare!r} right, which compares what the ranks bring"
             return [own_failure(row.what, row.name, error, cure)]
 
     def all(self) -> Iterable[SeenFinding]:
-        """Return the different findings, in the order in which they were told."""
+        """Return the different findings, in the order in which they were reported."""
         return self._seen.values()
 
     @property
     def sanitizers(self) -> tuple[str, ...]:
-        """The names of those that have watched."""
+        """The names of the sanitizers that have watched the test."""
         return tuple(name for name in self._sanitizers if name not in self.off)

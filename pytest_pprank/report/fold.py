@@ -1,6 +1,6 @@
-"""What several ranks have printed or logged, with the lines that they have in common told once.
+"""Folds equal lines in what several ranks have printed or logged.
 
-Sections that differ in a few lines are merged into one, with a margin that says whose line it is::
+Sections that differ in a few lines are merged into one, with a margin that names the ranks::
 
     all | a line of every rank that the title names
       0 | a line of rank 0 alone
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import reduce
 
-Told = Mapping[tuple[str, str], Collection[int]]
-"""Title and text of each section, in order, and the ranks that have it."""
+Sections = Mapping[tuple[str, str], Collection[int]]
+"""Title and text of each section, in order, with its ranks."""
 
 _FOLDED = "Captured "
-"""How titles of what is read line by line begin; sections of other plugins are theirs."""
+"""How titles of sections to fold begin; sections of other plugins are not changed."""
 _FEWEST_SHARED = 3
 _LONGEST = 0.75
-"""What is left of all lines, at most: texts with little in common are easier to read apart."""
+"""The largest fraction of lines that may be left: texts with little in common stay separate."""
 _MOST_LINES = 5_000
-"""Of all ranks together: more take half a second, and are left as they are."""
+"""Of all ranks together; more would take half a second, and are not folded."""
 _PREFIX = re.compile(r"\[(\d{4}-\d\d-\d\d [\d:.,]+)(?: [A-Z]+\d+)*\] ")
-"""Of SGLang's log lines; time and rank differ where nothing else does."""
+"""The prefix of SGLang's log lines; time and rank differ even if nothing else does."""
 _COLOUR, _COLOUR_OFF = "\x1b[", "\x1b[0m"
 
 
@@ -37,33 +37,33 @@ class _Line:
     ranks: frozenset[int]
 
     def of_both(self, other: _Line) -> _Line:
-        """Return the line of two ranks; a prefix that differs keeps the time of the first."""
+        """Merge equal lines of two ranks; if the prefixes differ, keep the first one's time."""
         text = self.text
         if text != other.text:
             text = _PREFIX.sub(r"[\1] ", text, count=1)
         return _Line(text, self.key, self.ranks | other.ranks)
 
     def with_margin(self, everybody: frozenset[int], width: int) -> str:
-        """Return the text behind the ranks, with colours that end where the line does."""
+        """Return the text after its ranks; colours end with the line."""
         off = _COLOUR_OFF if _COLOUR in self.text else ""
         text = f" {self.text}{off}" if self.text else ""
         return f"{self.margin(everybody):>{width}} |{text}"
 
     def margin(self, everybody: frozenset[int]) -> str:
-        """Return whose line it is."""
+        """Return the ranks of the line."""
         return "all" if self.ranks == everybody else ",".join(map(str, sorted(self.ranks)))
 
 
-def fold_equal_lines(told: Told) -> Iterator[tuple[str, str, Collection[int]]]:
-    """Yield title, text and ranks of the sections, those merged that get shorter and stay readable.
+def fold_equal_lines(sections: Sections) -> Iterator[tuple[str, str, Collection[int]]]:
+    """Yield title, text and ranks of each section, merged if that is shorter and readable.
 
-    A merged one comes where the first of its title came.
+    A merged section is at the place of the first one with its title.
     """
     by_title: dict[str, dict[str, Collection[int]]] = {}
-    for (title, text), ranks in told.items():
+    for (title, text), ranks in sections.items():
         by_title.setdefault(title, {})[text] = ranks
     merged = {title: _merged(texts) for title, texts in by_title.items() if _may_fold(title, texts)}
-    for (title, text), ranks in told.items():
+    for (title, text), ranks in sections.items():
         if not merged.get(title):
             yield title, text, ranks
         elif text == next(iter(by_title[title])):
@@ -73,12 +73,12 @@ def fold_equal_lines(told: Told) -> Iterator[tuple[str, str, Collection[int]]]:
 def _may_fold(title: str, texts: Mapping[str, Collection[int]]) -> bool:
     each = [rank for ranks in texts.values() for rank in ranks]
     once = len(each) == len(set(each))  # and no rank has two sections of this title
-    plain = not any("\r" in text for text in texts)  # it would write over the margin
+    plain = not any("\r" in text for text in texts)  # \r would overwrite the margin
     return title.startswith(_FOLDED) and len(texts) > 1 and once and plain
 
 
 def _merged(texts: Mapping[str, Collection[int]]) -> str:
-    """Return the texts as one with a margin; empty if that is not worth it."""
+    """Return the texts merged into one with a margin; empty if merging does not pay."""
     if sum(text.count("\n") for text in texts) > _MOST_LINES:
         return ""
     each = [_lines(text, frozenset(ranks)) for text, ranks in texts.items()]
@@ -101,7 +101,7 @@ def _split(text: str) -> list[str]:
 
 
 def _merge(one: Sequence[_Line], other: Sequence[_Line]) -> list[_Line]:
-    """Merge two texts; the lines of each stay in their order."""
+    """Merge two texts, keeping the order of lines in each."""
     matcher = SequenceMatcher(None, [line.key for line in one], [line.key for line in other])
     merged: list[_Line] = []
     for what, begin, end, other_begin, other_end in matcher.get_opcodes():

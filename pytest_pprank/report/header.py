@@ -1,4 +1,4 @@
-"""What a ranked run says of itself before it starts, without importing torch."""
+"""The lines of a ranked run in pytest's header, without importing torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pytest_pprank.devices import choose_device, visible_gpus
 from pytest_pprank.options import Options
-from pytest_pprank.report.off import foreseen, off_lines
+from pytest_pprank.report.off import expected_off, off_lines
 from pytest_pprank.sglang.static.installed import installed
 
 
 def header_lines(options: Options) -> list[str]:
-    """Return the header's lines."""
+    """Return the lines."""
     lines = []
     if options.sizes:
         sizes = ",".join(map(str, options.sizes))
@@ -33,7 +33,7 @@ def header_lines(options: Options) -> list[str]:
 def _off(options: Options) -> Iterator[str]:
     here = installed()
     if here is not None:
-        yield from off_lines(foreseen(here, options.sanitize))
+        yield from off_lines(expected_off(here, options.sanitize))
 
 
 def _device(options: Options) -> str:

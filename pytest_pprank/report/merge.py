@@ -1,4 +1,4 @@
-"""Many rank reports, one pytest report: as if the test had run once, and told all it knows."""
+"""Merges the reports of all ranks into the reports of one test, without losing information."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_pprank._pytest_compat import subtests_fail_their_test
 from pytest_pprank.planning import Plan, reaches_sglang
 from pytest_pprank.report.additions import merged_additions
 from pytest_pprank.report.fold import fold_equal_lines
-from pytest_pprank.report.known import expect_verdicts, known_lines, tell_mended
+from pytest_pprank.report.known import expect_verdicts, known_lines, mark_mended
 from pytest_pprank.report.outcome import Printed, TestOutcome
 from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, RankReport
@@ -31,12 +31,12 @@ class ReportMerger:
 
     def merge(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> list[pytest.TestReport]:
         """Return the reports of setup, call and teardown, as far as the test got."""
-        if _went_well(outcome, plan.topology.world_size):
+        if _all_passed(outcome, plan.topology.world_size):
             return [self._passed(item, plan, phase, outcome) for phase in _PHASES]
         by_rank = {rank: self._revive(item, rank, d) for rank, d in outcome.reports.items()}
         for own in by_rank.values():
             for each in own:
-                tell_mended(each.report, plan.known_bugs)
+                mark_mended(each.report, plan.known_bugs)
         merged = []
         for phase in _PHASES:
             reports = [r for own in by_rank.values() for r in own if r.report.when == phase]
@@ -45,8 +45,8 @@ class ReportMerger:
                 merged.append(subtest)
             ranks = [r for r in reports if not r.subtest]
             troubles = outcome.troubles if phase == _phase_of_trouble(outcome) else []
-            if outcome.troubles and not troubles and not _worth_telling(ranks, plan):
-                continue  # some ranks were cut off before it: that is told already
+            if outcome.troubles and not troubles and not _worth_reporting(ranks, plan):
+                continue  # some ranks were ended before this phase, which is reported already
             if ranks or troubles:
                 verdict = judge(phase, ranks, troubles, plan.topology.world_size)
                 sections = _sections(ranks, outcome.printed, phase, verdict.outcome)
@@ -67,7 +67,7 @@ class ReportMerger:
     def _passed(
         self, item: pytest.Item, plan: Plan, phase: str, outcome: TestOutcome
     ) -> pytest.TestReport:
-        """As `_phase` and all before it, where there is nothing to judge: most tests pass."""
+        """Return the report of a phase that passed on all ranks. A fast path: most tests pass."""
         number = _PHASES.index(phase)
         times = [own[number] for own in outcome.reports.values()]
         return _test_report(
@@ -82,8 +82,9 @@ class ReportMerger:
         )
 
     def _cut_off(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> pytest.TestReport:
-        """Return the end of a test whose group was ended before: every test has one, also with
-        pytest alone, and those who write files of tests wait for it.
+        """Return a teardown report for a test whose group was ended before its teardown.
+
+        With pytest alone every test has one, and plugins that write files about tests wait for it.
         """
         sections = _sections([], outcome.printed, "teardown")
         return _test_report(item, "teardown", "passed", sections + self._reverts(plan))
@@ -91,11 +92,11 @@ class ReportMerger:
     def _subtests(
         self, item: pytest.Item, plan: Plan, phase: str, reports: list[RankReport]
     ) -> list[pytest.TestReport]:
-        """Merge the reports of equal subtests; one that not every rank has is no disagreement."""
+        """Merge the reports of equal subtests; one that some ranks lack is no disagreement."""
         merged = []
         for ranks in _equal_subtests(reports):
             verdict = judge(phase, ranks, [], len(ranks))
-            report = ranks[0].report  # it keeps what makes it one of a subtest
+            report = ranks[0].report  # reuse its class and attributes, those of a subtest
             sections = _sections(ranks, {}, phase, verdict.outcome)
             whole = self._phase(item, plan, phase, ranks, verdict, sections, 0.0)
             vars(report).update(vars(whole))
@@ -113,7 +114,8 @@ class ReportMerger:
         for revived in reports:
             longrepr: object = revived.report.longrepr
             if isinstance(longrepr, list):
-                revived.report.longrepr = (longrepr[0], longrepr[1], longrepr[2])  # not in JSON
+                # JSON has no tuples
+                revived.report.longrepr = (longrepr[0], longrepr[1], longrepr[2])
         return reports
 
     def _phase(
@@ -156,8 +158,8 @@ class ReportMerger:
         return "\n".join(lines)
 
     def _reverts(self, plan: Plan) -> list[tuple[str, str]]:
-        told = "\n".join(f"reverted: {text}" for text in self._done(plan))
-        return [("pprank", told)] if told else []
+        lines = "\n".join(f"reverted: {text}" for text in self._done(plan))
+        return [("pprank", lines)] if lines else []
 
     def _done(self, plan: Plan) -> tuple[str, ...]:
         return self._reverted if reaches_sglang(plan) else ()
@@ -192,7 +194,7 @@ def _test_report(
 
 
 def _fail_for_subtests(merged: list[pytest.TestReport]) -> None:
-    """Let the last report, of a test's call, fail for its failed subtests, as pytest does."""
+    """If the last report is of a call with failed subtests, let it fail, as pytest does."""
     report = merged[-1]
     failed = sum(each.failed and hasattr(each, "context") for each in merged)
     if report.when == "call" and report.passed and failed and subtests_fail_their_test():
@@ -208,8 +210,8 @@ def _add_footnote(report: pytest.TestReport, text: str) -> None:
         longrepr.addsection("pprank", text)
 
 
-def _went_well(outcome: TestOutcome, world_size: int) -> bool:
-    """Whether every rank passed all phases, and has nothing to tell but when."""
+def _all_passed(outcome: TestOutcome, world_size: int) -> bool:
+    """Return whether every rank passed all phases, and reported nothing but times."""
     if outcome.troubles or len(outcome.reports) != world_size:
         return False
     return all(
@@ -219,12 +221,12 @@ def _went_well(outcome: TestOutcome, world_size: int) -> bool:
 
 
 def _plain(item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
-    """Make a report out of protocol.messages.PLAIN_FIELDS."""
+    """Create a report from protocol.messages.PLAIN_FIELDS."""
     return pytest.TestReport(item.nodeid, item.location, {}, longrepr=None, **data)
 
 
-def _worth_telling(ranks: list[RankReport], plan: Plan) -> bool:
-    """Whether a phase has something to tell beside the trouble in another phase."""
+def _worth_reporting(ranks: list[RankReport], plan: Plan) -> bool:
+    """Return whether a phase has something to report besides the trouble in another phase."""
     failed = any(r.kind == FAILED and not r.is_consequence for r in ranks)
     return failed or len(ranks) == plan.topology.world_size
 
@@ -232,7 +234,7 @@ def _worth_telling(ranks: list[RankReport], plan: Plan) -> bool:
 def _equal_subtests(reports: list[RankReport]) -> list[list[RankReport]]:
     groups: dict[tuple[str, int], list[RankReport]] = {}
     for report in reports:
-        # the same name twice on one rank is two subtests
+        # one name twice on one rank means two subtests
         again = 0
         while any(r.rank == report.rank for r in groups.get((report.subtest, again), ())):
             again += 1
@@ -241,7 +243,7 @@ def _equal_subtests(reports: list[RankReport]) -> list[list[RankReport]]:
 
 
 def _phase_of_trouble(outcome: TestOutcome) -> str:
-    """The phase that a rank without a report of it is in; nothing but setup if no rank reported."""
+    """Return the first phase that some rank has not reported; setup if no rank has reported."""
     phases = [{r["when"] for r in own if "context" not in r} for own in outcome.reports.values()]
     finished = min(map(len, phases), default=0)
     return _PHASES[min(finished, len(_PHASES) - 1)]
@@ -250,21 +252,22 @@ def _phase_of_trouble(outcome: TestOutcome) -> str:
 def _sections(
     ranks: list[RankReport], printed: dict[int, Printed], phase: str, outcome: str = ""
 ) -> list[tuple[str, str]]:
-    """Captured output up to the end of `phase`, phase by phase, and rank by rank in each.
+    """Return captured output up to the end of `phase`, phase by phase, and by rank in each.
 
-    What is the same on several ranks is told once: whole sections, and in a failure, which is read
-    and not only kept, also lines. Each title keeps the words that pytest and junit.xml select by.
+    Sections that are equal on several ranks are shown once. In a failure, which is read and not
+    only stored, equal lines are folded as well. Each title keeps the words by which pytest and
+    junit.xml select sections.
     """
     if not ranks and not any(printed.values()):
         return []
     logged = {r.rank: r.report.sections for r in ranks}
-    told: dict[tuple[str, str], dict[int, None]] = {}
+    sections: dict[tuple[str, str], dict[int, None]] = {}
     for name in (*_PHASES[: _PHASES.index(phase) + 1], ""):
         for rank in sorted({*logged, *printed}):
             for section in _sections_of(logged.get(rank, ()), printed.get(rank, {}), name):
-                told.setdefault(section, {})[rank] = None
-    each = ((title, text, who) for (title, text), who in told.items())
-    shown = fold_equal_lines(told) if outcome == FAILED else each
+                sections.setdefault(section, {})[rank] = None
+    each = ((title, text, who) for (title, text), who in sections.items())
+    shown = fold_equal_lines(sections) if outcome == FAILED else each
     return [(f"{title} ({plural_ranks(who)})", text) for title, text, who in shown]
 
 

@@ -1,4 +1,4 @@
-"""Checks that are off because this SGLang lacks what they listen to: silence is never green."""
+"""Reports checks that are off because SGLang lacks a hook point: silence must not look green."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pytest_pprank.sglang.events.places import HOOKS, PLACES, passes
 from pytest_pprank.sglang.static.installed import Installed
 
 PROPERTY = "pprank_off"
-"""User property (junit.xml) of a test that a check would have been part of."""
+"""User property (junit.xml) of tests that a check would have watched."""
 KIND = "check off"
-"""The verdict (`pprank_verdict`) on a test that has asked by name for a check that is off."""
+"""The verdict (`pprank_verdict`) on a test that requests by name a check that is off."""
 
 _ROLES = ("pp", "prefill", "decode")
 
 
-def foreseen(here: Installed, sanitizers: Iterable[str]) -> dict[str, str]:
+def expected_off(here: Installed, sanitizers: Iterable[str]) -> dict[str, str]:
     """Return, by name, which sanitizers will be off with an SGLang, and why, from its files.
 
-    One that is off for some roles alone is there with these.
+    A sanitizer that is off only for some roles is included, with these roles.
     """
     sight = Files(here.root)
     wanted = {hook for name in sanitizers for hook in row_of(name).hooks}
@@ -40,7 +40,7 @@ def _what(lacking: Mapping[str, Found]) -> str:
 
 
 def _where(lacking: Mapping[str, Found]) -> str:
-    """Say for which roles something is off, where it is not for all."""
+    """Return for which roles something is off; empty if for all."""
     roles = [role for role in _ROLES if any(passes(hook, role) for hook in lacking)]
     return "" if len(roles) == len(_ROLES) else f" (off for {' and '.join(roles)})"
 
@@ -51,7 +51,7 @@ def off_lines(off: Mapping[str, str]) -> Iterator[str]:
 
 
 def needed_by(hook: str) -> list[str]:
-    """Return what is off without a hook point, or a place of `places.NEEDS`."""
+    """Return what is off without a hook point, or without a place in `places.NEEDS`."""
     checks = [f"sanitizer {row.name}" for row in CHECKS.rows if hook in row.hooks]
     place = PLACES[hook]
     observed = [f"observe.on({hook!r})"] if place in HOOKS else []
@@ -59,22 +59,23 @@ def needed_by(hook: str) -> list[str]:
 
 
 class OffReport:
-    """Tells of checks that are off: in each report that they would have been part of, and once more
-    at the end of the run.
+    """Reports checks that are off.
+
+    Each report that such a check would be part of has a note, and so has the end of the run.
     """
 
     def __init__(self) -> None:
         self._tests: dict[str, int] = {}
         self._why: dict[str, str] = {}
 
-    def tell(
+    def add_to(
         self,
         item: pytest.Item,
         off: Mapping[str, str],
         asked: frozenset[str],
         reports: list[pytest.TestReport],
     ) -> None:
-        """Add to the reports of a test; one that asked for such a check by name fails."""
+        """Add notes to the reports of a test, and fail it if it requests such a check by name."""
         for name, why in off.items():
             self._why[name] = why
             self._tests[name] = self._tests.get(name, 0) + 1

@@ -1,4 +1,4 @@
-"""What one test did on the ranks of a group: reports where there are any, troubles where not."""
+"""The results of one test on the ranks of a group: reports, and troubles that no rank reported."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Printed = dict[str, dict[str, str]]
 
 @dataclass
 class TestOutcome:
-    """All that came back of one test.
+    """Everything that is known of one test.
 
-    `reports` maps a rank to its phases in order, as pytest serialised them; `printed` to what it
-    printed, also in a phase that it did not get through. `spoiled` says why the group must not run
-    another test, and is told to the user; `unsettled` replaces it silently. `findings`: those of
-    the sanitizers. `perturbed`: by rank, what the perturbations did, in words. `left`: in words,
-    what the test has left changed in its processes, and was put back.
+    `reports`: by rank, its phases in order, as pytest serialised them. `printed`: by rank, what it
+    printed, also in a phase it did not finish. `spoiled`: why the group must not run another test,
+    for the user; `unsettled` replaces the group silently. `findings`: those of the sanitizers.
+    `perturbed`: by rank, what the perturbations did, in words. `left`: in words, the process
+    settings that the test had changed and that were restored.
     """
 
     __test__ = False

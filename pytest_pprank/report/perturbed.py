@@ -1,4 +1,4 @@
-"""What a failure says of the perturbation that its test ran under, and how to have it again."""
+"""Describes the perturbation of a failed test, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pytest_pprank.words import plural_ranks
 
 
 def perturbed_lines(plan: Plan, nodeid: str, did: Mapping[int, str]) -> Iterator[str]:
-    """Yield nothing for a test that was not perturbed. `did`: in words, by rank (those that have
-    come to the end of the test).
+    """Yield the description; nothing for a test that was not perturbed.
+
+    `did`: what the perturbations did, in words, by rank, for ranks that have finished the test.
     """
     if plan.perturb is None:
         return

@@ -1,4 +1,4 @@
-"""One phase of one test on one rank, and what kind of ending it is."""
+"""The report of one phase of one test on one rank, and how the phase ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ XFAILED, XPASSED, XPASSED_STRICT = "xfailed", "xpassed", "xpassed (strict)"
 
 @dataclass(frozen=True)
 class RankReport:
-    """A rank's report. `kind` tells apart what pytest's three outcomes lump together."""
+    """A rank's report. `kind` distinguishes endings for which pytest has the same outcome."""
 
     rank: int
     report: pytest.TestReport
@@ -33,21 +33,21 @@ class RankReport:
 
     @property
     def subtest(self) -> str:
-        """What tells subtests of one test apart; empty for the report of a phase itself."""
+        """What distinguishes subtests of one test; empty for the report of a phase itself."""
         context = getattr(self.report, "context", None)
         return "" if context is None else str(context)
 
     @property
     def message(self) -> str:
-        """What went wrong, in the words of the exception; empty where pytest kept none."""
+        """The message of the exception; empty if pytest kept none."""
         crash = getattr(self.report.longrepr, "reprcrash", None)
         return str(crash.message) if crash is not None else ""
 
     @property
     def is_consequence(self) -> bool:
-        """Whether this rank failed only because of what befell a peer.
+        """Whether this rank failed only because of what happened to a peer.
 
-        Where no peer has failed otherwise, it is the failure that is shown all the same.
+        If no peer has another failure, such a failure is shown nevertheless.
         """
         return is_released(self.message) or is_lost_peer(self.message)
 
@@ -60,14 +60,14 @@ class RankReport:
         return str(longrepr[2]) if isinstance(longrepr, tuple) else ""
 
     def same_failure_as(self, other: RankReport) -> bool:
-        """Whether two failures differ in nothing but the rank they speak of."""
+        """Return whether two failures are equal except for the rank in their text."""
         if self.place != other.place:
             return False
         return self._text == other._text or self._anonymous == other._anonymous
 
     @property
     def place(self) -> str:
-        """File and line of the failure; empty where pytest kept none."""
+        """File and line of the failure; empty if pytest kept none."""
         crash = getattr(self.report.longrepr, "reprcrash", None)
         return f"{crash.path}:{crash.lineno}" if crash is not None else ""
 

@@ -1,4 +1,4 @@
-"""How much a run with a fix taken out says: which tests came to the reverted code, and went red."""
+"""Summarises a run with a fix taken out: which tests ran the reverted code, and which failed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _FILE = "reverts_reached.jsonl"
 
 
 class RevertReport:
-    """Collects from the ranks which tests ran the reverted functions, and sums it up.
+    """Collects from the ranks which tests ran the reverted functions, and summarises it.
 
-    A run without reverts costs nothing. Where the environment already names a file for it
-    (`reached.VARIABLE`, as under ``python -m pytest_pprank regressions``), that file is read.
+    Does nothing in a run without reverts. If the environment already names a file for it
+    (`reached.VARIABLE`, as in ``python -m pytest_pprank regressions``), that file is read.
     """
 
     def __init__(self, described: tuple[str, ...]) -> None:
@@ -26,13 +26,13 @@ class RevertReport:
         self._tests: dict[str, None] = {}
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """Return what ranks need to note what they reach; `folder` is one for all groups."""
+        """Return the variables with which ranks record what they run; all groups share `folder`."""
         if not self._described or self._given:
             return {}
         return {reached.VARIABLE: str(folder / _FILE)}
 
     def collect(self, folder: Path) -> None:
-        """Read what the ranks have noted so far: before `folder` goes."""
+        """Read what the ranks have recorded so far, before `folder` is removed."""
         if self._described:
             file = Path(self._given) if self._given else folder / _FILE
             self._tests.update(dict.fromkeys(noted.test for noted in reached.read(file)))

@@ -1,4 +1,4 @@
-"""A finding of a sanitizer fails its test, under a heading of its own."""
+"""Makes a finding of a sanitizer fail its test, in a section of its own."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pytest_pprank.report.verdict import note_verdict
 
 HEADING = "sanitizers"
 KIND = "sanitizer"
-"""The verdict (`pprank_verdict`) on a test that nothing but a sanitizer has failed."""
+"""The verdict (`pprank_verdict`) on a test that only a sanitizer has failed."""
 
 
 class SanitizerReport:
-    """Puts findings into the merged reports of a test."""
+    """Adds findings to the merged reports of a test."""
 
     def __init__(self, allowances: Allowances) -> None:
         self._allowances = allowances
 
-    def useless(self) -> list[Allowance]:
-        """Return the allowances that were of no use in this run."""
-        return self._allowances.useless()
+    def unused(self) -> list[Allowance]:
+        """Return the user's allowances that matched nothing in this run."""
+        return self._allowances.unused()
 
-    def tell(
+    def add_to(
         self, item: pytest.Item, outcome: TestOutcome, reports: list[pytest.TestReport]
     ) -> None:
-        """Change `reports`, those of the test's phases, for what was found and is not allowed."""
+        """Change the reports of a test's phases according to findings that are not allowed."""
         findings = outcome.findings
         kinds = {RankReport(0, report).kind for report in reports}
         if FAILED not in kinds and not outcome.troubles:
@@ -53,7 +53,7 @@ class SanitizerReport:
 
 
 def _report_for(reports: list[pytest.TestReport]) -> pytest.TestReport:
-    """The report of the phase that failed first, else that of the call, else the last one."""
+    """Return the report of the first failed phase, else that of the call, else the last one."""
     failed = [report for report in reports if report.failed]
     called = [report for report in reports if report.when == "call"]
     return (failed or called or reports)[0]
@@ -68,8 +68,10 @@ def _add_section(report: pytest.TestReport, text: str) -> None:
 
 
 def _expects(item: pytest.Item, found: list[SeenFinding]) -> bool:
-    """Whether findings can be the failure that is expected: they are none of the test's `raises`,
-    unless all are of the sanitizer that shows a known bug, and one has its words.
+    """Return whether findings can be the failure that the test's xfail mark expects.
+
+    With `raises` they cannot, unless all are from the sanitizer that shows a known bug, and one has
+    the text of that bug.
     """
     mark = item.get_closest_marker("xfail")
     if mark is None or mark.kwargs.get("raises") is None:
@@ -80,7 +82,7 @@ def _expects(item: pytest.Item, found: list[SeenFinding]) -> bool:
 
 
 def _expected(item: pytest.Item, report: pytest.TestReport, failure: PlainFailure) -> None:
-    """The test was expected to fail, and so it does: by a sanitizer."""
+    """Turn the unexpected pass of a test into the expected failure that a sanitizer has found."""
     mark = item.get_closest_marker("xfail")
     report.outcome, report.longrepr = "skipped", failure
     report.wasxfail = str(mark.kwargs.get("reason", "")) if mark is not None else ""

@@ -1,4 +1,4 @@
-"""Python stacks as faulthandler writes them, without what says nothing of the test."""
+"""Formats Python stacks as faulthandler writes them, without frames that are not of the test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PYTEST_FRAMES = ("in pytest_pyfunc_call", "in call_fixture_func", "in pytest_ru
 def fold(title: str, texts: dict[int, str]) -> tuple[tuple[str, str], ...]:
     """Return titled texts by rank, equal ones once: ``Stacks of ranks 0,1``.
 
-    Thread ids differ where nothing else does.
+    Thread ids are removed, so that they do not make equal stacks differ.
     """
     ranks: dict[str, list[int]] = {}
     for rank, text in texts.items():
@@ -27,16 +27,18 @@ def fold(title: str, texts: dict[int, str]) -> tuple[tuple[str, str], ...]:
 
 
 def trim_stacks(text: str) -> str:
-    """Leave our own threads out of a dump of faulthandler's, what is below the test in each
-    stack, and the list of extension modules.
+    """Remove from a faulthandler dump what does not help to find a problem in the test.
+
+    That is this plugin's threads, the frames below the test in each stack, and the list of
+    extension modules.
     """
     threads = re.split(r"\n+(?=(?:Current )?[Tt]hread 0x|Extension modules: )", text.strip())
     shown = [_above_pytest(thread) for thread in threads if not thread.startswith("Extension ")]
-    return "\n".join(_equal_once(thread for thread in shown if not _serves(thread)))
+    return "\n".join(_fold_equal(thread for thread in shown if not _is_service_thread(thread)))
 
 
-def _serves(thread: str) -> bool:
-    return frames.serves((file, name) for file, _, name in _FRAME.findall(thread))
+def _is_service_thread(thread: str) -> bool:
+    return frames.is_service_thread((file, name) for file, _, name in _FRAME.findall(thread))
 
 
 def _above_pytest(thread: str) -> str:
@@ -54,17 +56,20 @@ def _is_of_a_wrapper(line: str) -> bool:
     return found is not None and frames.folders().is_wrapper(found.group(1))
 
 
-def _equal_once(threads: Iterable[str]) -> list[str]:
-    """Tell threads that stand at the same place once: pools of idle ones are common."""
+def _fold_equal(threads: Iterable[str]) -> list[str]:
+    """Merge threads with equal stacks: pools of idle threads are common."""
     heads: dict[str, list[str]] = {}
     for thread in threads:
         head, _, stack = thread.partition("\n")
         heads.setdefault(stack, []).append(head)
-    return [_told(stack, same) for stack, same in heads.items()]
+    return [_describe_thread(stack, same) for stack, same in heads.items()]
 
 
-def _told(stack: str, heads: list[str]) -> str:
-    """In one line where it is short: such a thread serves, and waits for something to do."""
+def _describe_thread(stack: str, heads: list[str]) -> str:
+    """Return threads with one stack, in one line if the stack is short.
+
+    A side thread with a short stack is a service thread that waits for work.
+    """
     found = _FRAME.findall(stack)
     side = all(head.startswith("Thread") for head in heads)
     if side and 0 < len(found) <= _SHORT:

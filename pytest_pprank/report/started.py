@@ -1,4 +1,4 @@
-"""The start of a worker group in the report of its first test, and in pytest's --durations."""
+"""Shows the start of a worker group in the report of its first test, and in --durations."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 PROPERTY = "pprank_start"
 _ATTRIBUTE = "pprank_start_seconds"
-"""Of the report of the setup; reports keep it on their way from a worker of pytest-xdist."""
+"""Attribute of the report of setup; it is kept on the way from a worker of pytest-xdist."""
 _OURS = "pytest_pprank"
 
 
 def started_text(
     name: str, ranks: Collection[int], parts: Mapping[str, float], preloaded: Preloaded
 ) -> str:
-    """Say what the start of a group was spent on; `parts` are seconds."""
+    """Return what the time of a group's start was spent on; `parts` are in seconds."""
     done = {
         "lease": "waiting for GPUs or cores",
         "imports": f"waiting for imports ({_imports(preloaded)})",
         "ranks": f"{plural_ranks(ranks)} {_METHODS[preloaded.start_method]}",
         "collection": "tests collected there",
     }
-    told = [f"{seconds:.1f} s {done[part]}" for part, seconds in parts.items() if seconds >= 0.05]
-    return f"worker group {name} started in {sum(parts.values()):.1f} s: {', '.join(told)}"
+    shown = [f"{seconds:.1f} s {done[part]}" for part, seconds in parts.items() if seconds >= 0.05]
+    return f"worker group {name} started in {sum(parts.values()):.1f} s: {', '.join(shown)}"
 
 
 _METHODS = {"forkserver": "forked", "spawn": "spawned"}
@@ -45,7 +45,7 @@ def _package(entry: str) -> str:
     return "sglang" if entry.startswith(f"{_OURS}.sglang") else entry.partition(".")[0]
 
 
-def tell_start(reports: list[pytest.TestReport], text: str, seconds: float) -> None:
+def add_start(reports: list[pytest.TestReport], text: str, seconds: float) -> None:
     """Add a group's start to the reports of its first test."""
     for report in reports:
         report.sections.append(("pprank", text))
@@ -55,10 +55,12 @@ def tell_start(reports: list[pytest.TestReport], text: str, seconds: float) -> N
 
 
 def add_durations(reporter: pytest.TerminalReporter) -> None:
-    """Give --durations a row for each start that a report of this run tells of."""
-    told = [each for some in reporter.stats.values() for each in some if hasattr(each, _ATTRIBUTE)]
-    # where setups and teardowns are, and nobody counts
-    reporter.stats.setdefault("", []).extend(map(_row, told))
+    """Give --durations a row for each start in a report of this run."""
+    starts = [
+        each for some in reporter.stats.values() for each in some if hasattr(each, _ATTRIBUTE)
+    ]
+    # the category of setups and teardowns, which is not counted in the summary
+    reporter.stats.setdefault("", []).extend(map(_row, starts))
 
 
 def _row(report: pytest.TestReport) -> pytest.TestReport:

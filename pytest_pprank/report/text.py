@@ -1,17 +1,17 @@
-"""A failure that no traceback stands for, shown the way pytest shows its own."""
+"""A failure without an exception's traceback, shown like pytest's own."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_pprank._pytest_compat import ExceptionRepr, ReprFileLocation, one_entry
+from pytest_pprank._pytest_compat import ExceptionRepr, ReprFileLocation, single_entry_traceback
 
 if TYPE_CHECKING:
     from _pytest._io import TerminalWriter
 
 
 class Crash(ReprFileLocation):
-    """What summaries and annotations read: pytest's reprcrash, at the test itself."""
+    """pytest's reprcrash, which summaries and annotations read, with the location of the test."""
 
     def __str__(self) -> str:
         first = self.message.partition("\n")[0]
@@ -21,23 +21,23 @@ class Crash(ReprFileLocation):
 class PlainFailure(ExceptionRepr):
     """Verdict, text and titled sections; pytest prints it like any other failure.
 
-    It has all that pytest's own have, for plugins that look into them: a traceback of one entry.
+    For plugins that look into failures it has the same parts as pytest's: a traceback of one entry.
     """
 
     def __init__(self, verdict: str, text: str) -> None:
         self._text = f"{verdict}: {text}" if verdict else text
         self._lines = [f"E   {line}" for line in self._text.splitlines()]
-        super().__init__(one_entry(self._lines, "", 0, ""), Crash("", 0, self._text))
+        super().__init__(single_entry_traceback(self._lines, "", 0, ""), Crash("", 0, self._text))
 
     def locate(self, path: str, lineno: int) -> None:
-        """Say which test this is about; `lineno` counts from 1."""
+        """Set the location of the test; `lineno` counts from 1."""
         crash = self.reprcrash
         self.reprcrash = Crash(path, lineno, crash.message if crash else self._text)
         first = self._text.partition("\n")[0]
-        self.reprtraceback = one_entry(self._lines, path, lineno, first)
+        self.reprtraceback = single_entry_traceback(self._lines, path, lineno, first)
 
     def toterminal(self, tw: TerminalWriter) -> None:
-        """Write everything to pytest's terminal."""
+        """Write verdict, text and sections to pytest's terminal."""
         for line in self._lines:
             tw.line(line, bold=True, red=True)
         for name, content, separator in self.sections:

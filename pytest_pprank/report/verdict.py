@@ -1,4 +1,4 @@
-"""The verdict on one phase of a test, out of what its ranks reported and what befell them."""
+"""The verdict on one phase of a test, from the reports of its ranks and the group's troubles."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from pytest_pprank.words import plural_ranks
 
 _AGREED = {PASSED, SKIPPED, XFAILED, XPASSED}
 PROPERTY = "pprank_verdict"
-"""The user property (in junit.xml too) that names what went wrong."""
+"""The user property (in junit.xml, too) with the name of the verdict."""
 
 
 def note_verdict(reports: Sequence[pytest.TestReport], kind: str) -> None:
-    """Note what went wrong in the first of `reports`; those of the phases after it say so, too.
+    """Note the verdict in all `reports`: those of the phase it is about, and of later phases.
 
-    As pytest does with user properties: junit.xml takes those of the last phase.
+    As pytest does with user properties: junit.xml has those of the last phase.
     """
     for report in reports:
         if (PROPERTY, kind) not in report.user_properties:
@@ -40,7 +40,7 @@ def note_verdict(reports: Sequence[pytest.TestReport], kind: str) -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Base: `ranks` have reported the phase, out of `world_size`."""
+    """Base of the verdicts on a phase: `ranks` have reported it, out of `world_size`."""
 
     kind: ClassVar[str]
     ranks: tuple[RankReport, ...]
@@ -48,21 +48,21 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """pytest's word for it: ``passed``, ``failed`` or ``skipped``."""
+        """pytest's outcome: ``passed``, ``failed`` or ``skipped``."""
         return FAILED
 
     @property
     def xfail(self) -> str | None:
-        """The reason of an xfail; None if it is none."""
+        """The reason of an xfail; None if it is not one."""
         return None
 
     def explain(self) -> object:
-        """Return what pytest shows of it: a longrepr."""
+        """Return what pytest is to show: a longrepr."""
         raise NotImplementedError
 
 
 class Agreed(Verdict):
-    """All ranks passed, or skipped, or failed as was expected of them."""
+    """All ranks passed, or all skipped, or all failed as expected."""
 
     kind = "agreed"
 
@@ -80,7 +80,7 @@ class Agreed(Verdict):
 
 
 class FailedAsExpected(Verdict):
-    """It was to fail, and as a whole it does: on some ranks, with what follows for the others."""
+    """Some ranks failed as expected, and the others only as a consequence, or passed."""
 
     kind = "xfailed"
 
@@ -102,7 +102,7 @@ class FailedAsExpected(Verdict):
 
 @dataclass(frozen=True)
 class Failed(Verdict):
-    """Some ranks failed: the first cause comes first, what followed from it is folded away."""
+    """Some ranks failed. The first cause is shown first; its consequences are one line each."""
 
     kind = "failed"
     troubles: tuple[Trouble, ...] = ()
@@ -127,13 +127,13 @@ class Failed(Verdict):
 
 
 class SetupFailed(Failed):
-    """Some ranks did not get through setup, so none ran the test."""
+    """Some ranks failed in setup, so none ran the test."""
 
     kind = "setup failed"
 
 
 class TeardownFailed(Failed):
-    """Some ranks failed while fixtures were torn down."""
+    """Some ranks failed in teardown."""
 
     kind = "teardown failed"
 
@@ -155,13 +155,13 @@ class Disagreed(Verdict):
 
 @dataclass(frozen=True)
 class Broken(Verdict):
-    """Something befell the ranks that none of them could report."""
+    """Something happened to the ranks that none of them could report."""
 
     troubles: tuple[Trouble, ...] = ()
 
     @property
     def kind(self) -> str:  # type: ignore[override]
-        """That of the first trouble."""
+        """The kind of the first trouble."""
         return self.troubles[0].kind
 
     def explain(self) -> object:
@@ -184,24 +184,24 @@ def judge(
     phase: str, ranks: Sequence[RankReport], troubles: Sequence[Trouble], world_size: int
 ) -> Verdict:
     """Return the verdict on a phase (``setup``, ``call``, ``teardown``)."""
-    reports, befell = tuple(ranks), tuple(troubles)
+    reports, all_troubles = tuple(ranks), tuple(troubles)
     kinds = {r.kind for r in reports}
-    if not befell and len(reports) == world_size and len(kinds) == 1 and kinds <= _AGREED:
+    if not all_troubles and len(reports) == world_size and len(kinds) == 1 and kinds <= _AGREED:
         return Agreed(reports, world_size)
     by_itself = {r.kind for r in reports if not r.is_consequence}
-    left_behind = all(isinstance(trouble, RanksDiverged) for trouble in befell)
+    left_behind = all(isinstance(trouble, RanksDiverged) for trouble in all_troubles)
     if XFAILED in kinds and left_behind and by_itself <= {XFAILED, XPASSED, XPASSED_STRICT}:
         return FailedAsExpected(reports, world_size)
     failed = _failed(reports)
-    if befell and all(r.is_consequence for r in failed):
-        return Broken(reports, world_size, befell)
+    if all_troubles and all(r.is_consequence for r in failed):
+        return Broken(reports, world_size, all_troubles)
     if failed:
-        return _FAILED_IN[phase](reports, world_size, befell)
+        return _FAILED_IN[phase](reports, world_size, all_troubles)
     return Disagreed(reports, world_size)
 
 
 def _failed(ranks: Sequence[RankReport]) -> list[RankReport]:
-    """The failed ones, the first cause first."""
+    """Return the failed reports, the first cause first."""
     failed = (r for r in ranks if r.kind in (FAILED, XPASSED_STRICT))
     return sorted(failed, key=lambda r: (r.is_consequence, r.report.stop))
 
@@ -243,5 +243,5 @@ def _consequences(others: list[list[RankReport]]) -> str:
 
 
 def _without_our_modules(message: str) -> str:
-    """Take the module from the name of an error of ours: a summary has room for few words."""
+    """Remove the module from the name of an error of ours: a summary has room for few words."""
     return re.sub(r"^pytest_pprank\.[\w.]+\.(?=\w+(:|$))", "", message)

@@ -1,4 +1,4 @@
-"""What no rank could report itself: one class per verdict, each with its own words."""
+"""Verdicts on problems that no rank could report itself: one class each, with its text."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Detail = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """Base of the verdicts. `kind` names it, for people and in reports; `text` says who and why."""
+    """Base of these verdicts. `kind`: its name for users and in reports; `text`: who and why."""
 
     kind: ClassVar[str]
     details: tuple[Detail, ...] = ()
 
     @property
     def text(self) -> str:
-        """Who, where and why, in words."""
+        """Which ranks, where and why, in words."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class _GroupTrouble(Trouble):
-    """About a worker group as a whole: `error` says what happened to it."""
+    """A verdict on a whole worker group: `error` says what happened to it."""
 
     error: str
 
@@ -39,26 +39,26 @@ class _GroupTrouble(Trouble):
 
 
 class GroupCouldNotStart(_GroupTrouble):
-    """No test of this group can run; the error has every rank's own words."""
+    """No test of this group can run; `error` has the errors of its ranks."""
 
     kind = "worker group could not start"
 
 
 class GroupDied(_GroupTrouble):
-    """The group went as a whole: its launcher died, or elastic gave it up."""
+    """The group as a whole ended: its launcher died, or elastic failed."""
 
     kind = "worker group died"
 
 
 class GroupCouldNotEnd(_GroupTrouble):
-    """Processes survived SIGKILL; nothing may be started beside them."""
+    """Processes survived SIGKILL; nothing else may be started beside them."""
 
     kind = "worker group could not be ended"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionFailed(Trouble):
-    """Some ranks lack the test; `reasons` says why, by rank."""
+    """Some ranks lack the test; `reasons` maps each to the reason."""
 
     kind = "collection failed on a rank"
     reasons: Mapping[int, str]
@@ -70,7 +70,7 @@ class CollectionFailed(Trouble):
 
 @dataclass(frozen=True, kw_only=True)
 class RankDied(Trouble):
-    """The process of `rank` is gone; `how` it went, in which `place` (phase) of the test."""
+    """The process of `rank` has ended: `how`, and in which `place` (phase) of the test."""
 
     kind = "rank died"
     rank: int
@@ -88,7 +88,7 @@ class RankDied(Trouble):
 
 @dataclass(frozen=True, kw_only=True)
 class Late(Trouble):
-    """Ranks are still `inside` (rank to place); `waits` says in words for what and for whom."""
+    """Ranks are still `inside` (rank to place); `waits` says for what and for whom they wait."""
 
     inside: Mapping[int, str]
     waits: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Late(Trouble):
 
 @dataclass(frozen=True, kw_only=True)
 class RanksDiverged(Late):
-    """Some ranks are through (`through`: rank to progress), the others did not follow in time."""
+    """Some ranks have finished (`through`: rank to progress), the others did not follow in time."""
 
     kind = "ranks diverged"
     through: Mapping[int, str]
@@ -122,7 +122,7 @@ class RanksDiverged(Late):
 
 @dataclass(frozen=True, kw_only=True)
 class Hung(Late):
-    """No rank got through within `timeout` seconds."""
+    """No rank finished within `timeout` seconds."""
 
     kind = "hung"
     timeout: float
@@ -134,9 +134,9 @@ class Hung(Late):
 
 @dataclass(frozen=True, kw_only=True)
 class Stuck(Late):
-    """Ranks wait for each other in a way that cannot end: no need to wait for the deadline.
+    """Ranks wait for each other in a way that cannot end, so the test ends before the deadline.
 
-    `how`: in a circle (``deadlock``), or in different operations at the same place (``mismatch``).
+    `how`: in a cycle (``deadlock``), or in different operations at the same place (``mismatch``).
     """
 
     kind = "hung"
@@ -164,7 +164,7 @@ class Stopped(Late):
 
 
 def describe_exit(code: int | None) -> str:
-    """Say in words how a process ended; negative codes are signals, as in subprocess."""
+    """Return in words how a process ended; negative codes are signals, as in subprocess."""
     if code is None:
         return "it closed its connection"
     if code < 0:
@@ -176,7 +176,7 @@ def describe_exit(code: int | None) -> str:
 
 
 def _by_value(places: Mapping[int, str]) -> list[tuple[str, list[int]]]:
-    """Turn rank-to-words into words-to-ranks, keeping the order of the first of them."""
+    """Turn rank-to-words into words-to-ranks, in the order of the first rank of each."""
     groups: dict[str, list[int]] = {}
     for rank, place in sorted(places.items()):
         groups.setdefault(place, []).append(rank)

@@ -105,7 +105,7 @@ def test_methods_are_named_as_torch_names_them() -> None:
         return record()
 
     assert method() == "method"
-    elastic.name_methods_quickly()
+    elastic.use_fast_method_names()
     assert dynamic_rendezvous.get_method_name is elastic._method_name
     assert method() == "method"
 

@@ -272,10 +272,10 @@ def pending_states(me: Rank) -> dict[str, object]:
     if me.rank == 0:
         me.kept = dist.isend(torch.ones(2), 1, tag=1)
         seen["isend"] = me.last().state
-        me.ledger.take_stock()
+        me.ledger.update_ledger()
         seen["isend after a look"] = me.last().state
         dist.isend(torch.ones(2), 1, tag=2)
-        me.ledger.take_stock()
+        me.ledger.update_ledger()
         seen["dropped"] = me.last().state
         work = dist.isend(torch.ones(2), 1, tag=3)
         waiter = threading.Thread(target=work.wait, name="waiter")
@@ -287,7 +287,7 @@ def pending_states(me: Rank) -> dict[str, object]:
     work = dist.all_reduce(torch.ones(2), async_op=True)
     deadline = time.monotonic() + DEADLINE
     while me.last().state is State.ISSUED and time.monotonic() < deadline:
-        me.ledger.take_stock()
+        me.ledger.update_ledger()
     seen["all_reduce after a look"] = me.last().state
     alive = weakref.ref(work)
     del work
@@ -527,7 +527,7 @@ def start_without_room(me: Rank) -> None:
 
     me.join_group().all_reduce(torch.ones(1))
     me.ledger.begin_test(2)
-    me.ledger.take_stock()
+    me.ledger.update_ledger()
 
 
 def test_a_ledger_that_cannot_be_written_is_in_nobodys_way(ranks: Ranks) -> None:

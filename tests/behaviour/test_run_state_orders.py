@@ -24,10 +24,10 @@ from simulated_run import SERIAL, SimulatedRun, ended, meeting, report, through
 from pytest_pprank.controller.run.steps import Answer
 from pytest_pprank.oplog.read.waits import Waits
 from pytest_pprank.protocol.messages import (
+    LedgerUpdated,
     Pause,
     PhaseReport,
     RankBroken,
-    StockTaken,
     TestDone,
 )
 from pytest_pprank.report.verdicts import Hung, Late, RankDied, RanksDiverged, Stopped, Stuck
@@ -168,7 +168,7 @@ class AnyOrder(RuleBasedStateMachine):
         stale = through("setup", "failed")
         object.__setattr__(stale, "serial", SERIAL - 1)
         subtest = PhaseReport(report("call", "failed", context={}))
-        message = [stale, meeting(0, serial=SERIAL - 1), StockTaken(), subtest][what]
+        message = [stale, meeting(0, serial=SERIAL - 1), LedgerUpdated(), subtest][what]
         if message is not subtest or self.ranks[index].phase == "call":
             self.say(index, message)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_pprank.report.evidence import MemoryWitness, read_last_words
+from pytest_pprank.report.evidence import OomKillCounter, split_stderr
 
 DUMP = """\
 warming up
@@ -22,7 +22,7 @@ Extension modules: numpy, torch (total: 2)
 
 
 def test_last_words_are_split() -> None:
-    evidence, rest = read_last_words(DUMP)
+    evidence, rest = split_stderr(DUMP)
     assert evidence.last_line == "oh no"
     assert rest == "warming up\noh no\n\n"
     assert evidence.dump.startswith("Fatal Python error: Segmentation fault")
@@ -30,31 +30,31 @@ def test_last_words_are_split() -> None:
 
 
 def test_nothing_said() -> None:
-    evidence, rest = read_last_words("")
+    evidence, rest = split_stderr("")
     assert (evidence.last_line, evidence.dump, rest) == ("", "", "")
 
 
-def witness(tmp_path: Path, before: int, after: int) -> MemoryWitness:
+def witness(tmp_path: Path, before: int, after: int) -> OomKillCounter:
     vmstat = tmp_path / "vmstat"
     vmstat.write_text(f"nr_free 7\noom_kill {before}\nlast 1\n")
-    found = MemoryWitness(vmstat)
+    found = OomKillCounter(vmstat)
     vmstat.write_text(f"nr_free 7\noom_kill {after}\nlast 1\n")
     return found
 
 
 def test_the_kernel_says_out_of_memory(tmp_path: Path) -> None:
-    said = witness(tmp_path, 3, 4).testimony("killed by SIGKILL")
+    said = witness(tmp_path, 3, 4).explain("killed by SIGKILL")
     assert said.startswith("out of memory")
     assert "ended 1 process" in said
 
 
 def test_a_kill_without_the_kernels_word(tmp_path: Path) -> None:
-    assert witness(tmp_path, 3, 3).testimony("killed by SIGKILL") == ""
+    assert witness(tmp_path, 3, 3).explain("killed by SIGKILL") == ""
 
 
 def test_another_signal_is_not_out_of_memory(tmp_path: Path) -> None:
-    assert witness(tmp_path, 3, 4).testimony("killed by SIGSEGV") == ""
+    assert witness(tmp_path, 3, 4).explain("killed by SIGSEGV") == ""
 
 
 def test_no_counter(tmp_path: Path) -> None:
-    assert MemoryWitness(tmp_path / "none").testimony("killed by SIGKILL") == ""
+    assert OomKillCounter(tmp_path / "none").explain("killed by SIGKILL") == ""

@@ -12,7 +12,7 @@ import pytest
 
 import pytest_pprank
 from pytest_pprank import frames
-from pytest_pprank.frames import Folders, Whose
+from pytest_pprank.frames import Folders, Owner
 from pytest_pprank.report.stacks import trim_stacks
 
 PACKAGE = Path(pytest_pprank.__file__).parent
@@ -23,28 +23,28 @@ def folders(package: Path) -> Folders:
 
 
 @pytest.mark.parametrize(
-    ("file", "whose"),
+    ("file", "owner"),
     [
-        ("rank/handle.py", Whose.PLUGIN),
-        ("any/module/that/comes.py", Whose.PLUGIN),
-        ("suite/test_generate.py", Whose.CALLER),
-        ("/x/site-packages/torch/nn/modules/module.py", Whose.TORCH),
-        ("/x/site-packages/torchvision/ops.py", Whose.CALLER),
-        ("/x/site-packages/_pytest/python.py", Whose.PYTEST),
-        ("/x/lib/threading.py", Whose.LIBRARY),
-        ("/x/lib/site-packages/sglang/srt/managers/scheduler.py", Whose.CALLER),
-        ("/x/site-packages/typing_extensions.py", Whose.LIBRARY),
-        ("<frozen importlib._bootstrap>", Whose.LIBRARY),
-        ("<string>", Whose.LIBRARY),
-        ("<doctest README.md[0]>", Whose.CALLER),
-        ("/home/me/test_it.py", Whose.CALLER),
-        ("/home/me/pytest_pprank/test_it.py", Whose.CALLER),
+        ("rank/handle.py", Owner.PLUGIN),
+        ("any/module/that/comes.py", Owner.PLUGIN),
+        ("suite/test_generate.py", Owner.CALLER),
+        ("/x/site-packages/torch/nn/modules/module.py", Owner.TORCH),
+        ("/x/site-packages/torchvision/ops.py", Owner.CALLER),
+        ("/x/site-packages/_pytest/python.py", Owner.PYTEST),
+        ("/x/lib/threading.py", Owner.LIBRARY),
+        ("/x/lib/site-packages/sglang/srt/managers/scheduler.py", Owner.CALLER),
+        ("/x/site-packages/typing_extensions.py", Owner.LIBRARY),
+        ("<frozen importlib._bootstrap>", Owner.LIBRARY),
+        ("<string>", Owner.LIBRARY),
+        ("<doctest README.md[0]>", Owner.CALLER),
+        ("/home/me/test_it.py", Owner.CALLER),
+        ("/home/me/pytest_pprank/test_it.py", Owner.CALLER),
     ],
 )
 @pytest.mark.parametrize("package", ["/x/site-packages/pytest_pprank", "/src/checkout/renamed"])
-def test_whose(file: str, whose: Whose, package: str) -> None:
+def test_owner(file: str, owner: Owner, package: str) -> None:
     path = file if file.startswith(("/", "<")) else f"{package}/{file}"
-    assert folders(Path(package)).whose(path) is whose
+    assert folders(Path(package)).owner_of(path) is owner
 
 
 def test_what_starts_ranks_only_calls() -> None:
@@ -86,7 +86,7 @@ def test_line_of_the_caller_in_a_package_that_was_moved(moved: Path, tmp_path: P
 
     def own_frame() -> object:
         frame = sys._getframe(1)
-        return frames.caller(frame, Whose.PLUGIN).f_code.co_filename
+        return frames.caller(frame, Owner.PLUGIN).f_code.co_filename
 
     assert test.f(starts.f, inner.f, own_frame) == str(tmp_path / "test_it.py")
     assert test.f(inner.f, starts.f, own_frame) == str(tmp_path / "test_it.py")
@@ -129,7 +129,7 @@ def test_threads_of_ours_have_that_name() -> None:
 
 
 def test_this_installation() -> None:
-    assert frames.whose(os.__file__) is Whose.LIBRARY
-    assert frames.whose(pytest.__file__) is Whose.PYTEST
-    assert frames.whose(frames.__file__) is Whose.PLUGIN
-    assert frames.whose(__file__) is Whose.CALLER
+    assert frames.owner_of(os.__file__) is Owner.LIBRARY
+    assert frames.owner_of(pytest.__file__) is Owner.PYTEST
+    assert frames.owner_of(frames.__file__) is Owner.PLUGIN
+    assert frames.owner_of(__file__) is Owner.CALLER

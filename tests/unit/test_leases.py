@@ -51,7 +51,7 @@ def queue(folder: LockFolder) -> Queue:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "_POLL_SECONDS", 0.01)
-    monkeypatch.setattr(leases, "_TELL_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(leases, "_SHOW_AFTER_SECONDS", 0.0)
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def test_waits_and_says_once_who_holds_it(queue: Queue, folder: LockFolder) -> N
             print("", file=other.stdin, flush=True)
 
         waiting = queue(timeout=DEADLINE)
-        waiting._tell = tell
+        waiting._show = tell
         lease = waiting.acquire(["a", "b"], 2)
         lease.release()
         assert line_of(other) == "released\n"
@@ -201,8 +201,8 @@ def test_all_or_nothing(queue: Queue, folder: LockFolder) -> None:
     with holder(folder, ["b"]) as other, process(folder, ["a", "b"], 2) as waiting:
         wait_for(lambda: folder.names("wait-"), "it waits")
         # past its ticket: the question is whether it sits on a
-        hold = wait_for(lambda: folder.hold("a", note()), "a is free")
-        hold.release()
+        lock = wait_for(lambda: folder.try_lock("a", note()), "a is free")
+        lock.release()
         print("", file=other.stdin, flush=True)
         assert line_of(waiting) == "held a b\n"
         with pytest.raises(LeaseError):
@@ -283,8 +283,8 @@ def test_a_dead_owner_is_never_shown(queue: Queue, folder: LockFolder) -> None:
         dead.kill()
         dead.wait()
     said = (folder.path / "a.lock").read_bytes()
-    hold = folder.hold("a", note(command="the living"))
-    assert hold
+    lock = folder.try_lock("a", note(command="the living"))
+    assert lock
     try:
         shown = folder.note("a")
         assert shown
@@ -294,25 +294,25 @@ def test_a_dead_owner_is_never_shown(queue: Queue, folder: LockFolder) -> None:
         with pytest.raises(LeaseError, match="a held by a process that cannot be seen from here"):
             queue().acquire(["a"], 1)
     finally:
-        hold.release()
+        lock.release()
 
 
 @pytest.mark.parametrize("said", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff\x00", b'{"pid": [1]}'])
 def test_junk_in_a_lock_file(folder: LockFolder, said: bytes) -> None:
-    hold = folder.hold("a", note())
-    assert hold
+    lock = folder.try_lock("a", note())
+    assert lock
     (folder.path / "a.lock").write_bytes(said)
     assert folder.note("a") is None
-    assert folder.is_held("a")
-    hold.release()
+    assert folder.is_locked("a")
+    lock.release()
 
 
 def test_what_others_say_is_cleaned_before_it_is_shown(queue: Queue, folder: LockFolder) -> None:
-    hold = folder.hold("a", note(command="\x1b[2Jrm \n" + "x" * 1000))
-    assert hold
+    lock = folder.try_lock("a", note(command="\x1b[2Jrm \n" + "x" * 1000))
+    assert lock
     with pytest.raises(LeaseError) as error:
         queue().acquire(["a"], 1)
-    hold.release()
+    lock.release()
     assert "?[2Jrm ?xxx" in str(error.value)
     assert "\x1b" not in str(error.value)
     assert len(str(error.value)) < 500
@@ -321,7 +321,7 @@ def test_what_others_say_is_cleaned_before_it_is_shown(queue: Queue, folder: Loc
 def test_links_are_not_followed(queue: Queue, folder: LockFolder, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    folder.hold("b", note())
+    folder.try_lock("b", note())
     (folder.path / "a.lock").symlink_to(victim)
     with pytest.raises(LeaseError, match=r"PPRANK_LEASE_DIR.*--pprank-lease off"):
         queue().acquire(["a"], 1)
@@ -360,8 +360,8 @@ def test_users_share_a_folder(shared_folder: LockFolder) -> None:
     """Either may have made it; a file that one's killed run has left is used by the other."""
     folder = shared_folder
     ours = LeaseQueue("ours", 0.01, print, folder=folder)
-    hold = folder.hold("z", note())
-    assert hold
+    lock = folder.try_lock("z", note())
+    assert lock
     with holder(folder, ["a"], code=as_user(1001)) as other:
         with pytest.raises(LeaseError, match=f"a held by pid {other.pid} .*their command"):
             ours.acquire(["a"], 1)
@@ -372,17 +372,17 @@ def test_users_share_a_folder(shared_folder: LockFolder) -> None:
         killed.kill()
         killed.wait()
     with holder(folder, ["b"], code=as_user(1001)) as other:
-        assert folder.is_held("b")
+        assert folder.is_locked("b")
         with pytest.raises(LeaseError, match=f"b held by pid {other.pid} .*their command"):
             ours.acquire(["b"], 1)
-    hold.release()
+    lock.release()
 
 
 @needs_root
 def test_what_a_killed_run_of_one_user_left_bars_no_other(shared_folder: LockFolder) -> None:
     """Neither of them is the folder's owner, whom filelock trusts and the kernel lets unlink."""
-    hold = shared_folder.hold("z", note())
-    assert hold
+    lock = shared_folder.try_lock("z", note())
+    assert lock
     with holder(shared_folder, ["a"], code=as_user(1001)) as killed:
         killed.kill()
         killed.wait()
@@ -391,24 +391,24 @@ def test_what_a_killed_run_of_one_user_left_bars_no_other(shared_folder: LockFol
         print("", file=other.stdin, flush=True)
         assert line_of(other) == "released\n"
     assert shared_folder.names() == ["z"]
-    hold.release()
+    lock.release()
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
 def test_a_folder_of_another_user(
     folder: LockFolder, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
-    hold = folder.hold("z", note())
-    assert hold
+    lock = folder.try_lock("z", note())
+    assert lock
     monkeypatch.setattr(os, "geteuid", lambda: folder.path.stat().st_uid + 1)
     folder.path.chmod(mode)
-    again = folder.hold("a", note())
+    again = folder.try_lock("a", note())
     assert again
     again.release()
     folder.path.chmod(mode & ~0o022)
     with pytest.raises(PermissionError, match=f"with mode {mode & ~0o022:o}: it must be 777"):
-        folder.hold("a", note())
-    hold.release()
+        folder.try_lock("a", note())
+    lock.release()
 
 
 def test_a_file_that_is_not_ours_any_more_is_left_alone(queue: Queue, folder: LockFolder) -> None:

@@ -32,10 +32,10 @@ from pytest_pprank.oplog.file import (
     read_ledger,
 )
 from pytest_pprank.oplog.record.flight_recorder import still_running
-from pytest_pprank.oplog.record.writer import Form, LedgerWriter
+from pytest_pprank.oplog.record.writer import EncodedCall, LedgerWriter
 
 
-def call(kind: str = "recv", way: str = RECV, **changes: Any) -> Form:
+def call(kind: str = "recv", way: str = RECV, **changes: Any) -> EncodedCall:
     fields = {
         "group": "0:1234",
         "label": "default group",
@@ -49,7 +49,7 @@ def call(kind: str = "recv", way: str = RECV, **changes: Any) -> Form:
         "site": Site("/code/scheduler.py", 990, "_recv"),
         "thread": "MainThread",
     }
-    return Form(Call(kind, way, **{**fields, **changes}))
+    return EncodedCall(Call(kind, way, **{**fields, **changes}))
 
 
 @pytest.fixture
@@ -332,10 +332,10 @@ def test_outlives_its_writer(path: Path) -> None:
 import sys
 from pathlib import Path
 from pytest_pprank.oplog.file import Call, State
-from pytest_pprank.oplog.record.writer import Form, LedgerWriter
+from pytest_pprank.oplog.record.writer import EncodedCall, LedgerWriter
 writer = LedgerWriter(Path({str(path)!r}), 1)
 call = Call("barrier", "collective", "0", "default group", (0, 1), "gloo")
-writer.issue(Form(call), State.WAITING)
+writer.issue(EncodedCall(call), State.WAITING)
 print("written", flush=True)
 sys.stdin.read()
 """

@@ -14,7 +14,7 @@ from pytest_pprank import CheckRow, FaultRow, Finding, Perturbation, SeamMissing
 from pytest_pprank.checks import CHECKS
 from pytest_pprank.checks.base import Sanitizer
 from pytest_pprank.faults import FAULTS
-from pytest_pprank.host import lives
+from pytest_pprank.host import lifecycles
 from pytest_pprank.protocol.items import item_key
 from pytest_pprank.protocol.messages import RunTest
 from pytest_pprank.protocol.schedule import Schedule
@@ -135,7 +135,7 @@ def run(found: list[Finding], request: pytest.FixtureRequest) -> Callable[..., A
         pprank.failed = failed
         schedule = Schedule(7, faults, **more) if faults else None
         order = RunTest(key, None, 1, "test_it", checks, schedule)
-        return lives.living(order, pprank, found.append)  # type: ignore[arg-type]
+        return lifecycles.running(order, pprank, found.append)  # type: ignore[arg-type]
 
     return make
 
@@ -143,14 +143,14 @@ def run(found: list[Finding], request: pytest.FixtureRequest) -> Callable[..., A
 def quiescent(monkeypatch: pytest.MonkeyPatch, left: Callable[[Any], Any]) -> None:
     events = SimpleNamespace(quiescent=left)
     monkeypatch.setitem(__import__("sys").modules, "pytest_pprank.sglang.events.quiescent", events)
-    lives.at_quiescence("a scheduler", SimpleNamespace(failed=False))  # type: ignore[arg-type]
+    lifecycles.at_quiescence("a scheduler", SimpleNamespace(failed=False))  # type: ignore[arg-type]
 
 
 def test_the_whole_life(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
     with run("Note", "Plain", faults=("Disturb",)) as both:
-        lives.loop_made(engine)  # type: ignore[arg-type]
-        lives.call_begins()
+        lifecycles.engine_created(engine)  # type: ignore[arg-type]
+        lifecycles.begin_call()
         engine.run()
         engine.run()
         quiescent(monkeypatch, lambda scheduler: f"nothing in {scheduler}")
@@ -169,52 +169,52 @@ def test_the_whole_life(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "check ends",
         "check is undone",
     ]
-    assert json.loads(both.brought())["evidence"] == {
+    assert json.loads(both.results())["evidence"] == {
         "Note": {"check": 1},
         "Disturb": {"fault": 2},
     }
-    assert both.did() == "Disturb once"
+    assert both.describe_faults() == "Disturb once"
 
 
 def test_who_does_not_override_costs_nothing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
     looks: list[Any] = []
     with run("Plain") as plain:
-        lives.loop_made(engine)  # type: ignore[arg-type]
+        lifecycles.engine_created(engine)  # type: ignore[arg-type]
         quiescent(monkeypatch, looks.append)
     assert engine.callbacks == looks == []
-    assert plain.brought() == ""
+    assert plain.results() == ""
 
 
 def test_test_that_has_failed_has_no_end_but_is_undone(run: Any) -> None:
     with run("Note", faults=("Disturb",), failed=True):
-        lives.call_begins()
+        lifecycles.begin_call()
     assert said == ["check begins", "fault begins", "fault is undone", "check is undone"]
 
 
 def test_what_was_put_in_force_last_is_undone_first(run: Any) -> None:
     with run(faults=("Disturb", "Second")):
-        lives.call_begins()
+        lifecycles.begin_call()
     assert said[1:] == ["fault ends", "second fault is undone", "fault is undone"]
 
 
 def test_session_that_breaks_off_is_undone(run: Any) -> None:
     def broken_off() -> None:
         with run("Note", faults=("Disturb",)):
-            lives.call_begins()
+            lifecycles.begin_call()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         broken_off()
     assert said[-2:] == ["fault is undone", "check is undone"]
-    lives.call_begins()
+    lifecycles.begin_call()
     assert said.count("fault begins") == 1
 
 
 def test_own_failure_is_found_once_and_never_raised(run: Any, found: list[Finding]) -> None:
     engine = Engine()
     with run("Fails"):
-        lives.loop_made(engine)  # type: ignore[arg-type]
+        lifecycles.engine_created(engine)  # type: ignore[arg-type]
         engine.run()
         engine.run()
     assert said == ["fails", "undone"]
@@ -233,21 +233,21 @@ def test_own_failure_at_quiescence_fails_the_test(
     module = "pytest_pprank.sglang.events.quiescent"
     monkeypatch.setitem(__import__("sys").modules, module, events)
     with run("Fails"):
-        lives.at_quiescence(None, pprank)  # type: ignore[arg-type]
+        lifecycles.at_quiescence(None, pprank)  # type: ignore[arg-type]
     assert pprank.failed
     assert len(found) == 1
 
 
 def test_fault_that_sglang_does_not_allow_is_off(run: Any, found: list[Finding]) -> None:
     with run(faults=("NoSuchThing", "Disturb"), by_name=False) as both:
-        lives.call_begins()
-    assert both.did() == "NoSuchThing: off, SGLang has no such thing; Disturb once"
+        lifecycles.begin_call()
+    assert both.describe_faults() == "NoSuchThing: off, SGLang has no such thing; Disturb once"
     assert found == []
 
 
 def test_fault_that_was_asked_for_and_is_off_fails_the_test(run: Any) -> None:
     with run(faults=("NoSuchThing",)), pytest.raises(SeamMissing, match="no such thing"):
-        lives.call_begins()
+        lifecycles.begin_call()
 
 
 def test_name_that_is_not_known_here(run: Any, found: list[Finding]) -> None:
@@ -268,5 +268,5 @@ def test_seams_must_be_those_of_the_row(run: Any, found: list[Finding]) -> None:
     row = replace(FAULT_ROWS[0], name="Listens", place=Listens)
     FAULTS.others = (*FAULTS.others, row)
     with run(faults=("Listens",)):
-        lives.call_begins()
+        lifecycles.begin_call()
     assert "'forward' is not among the hooks of perturbation 'Listens'" in found[0].text

@@ -28,7 +28,7 @@ def made_of(catching_logs: type) -> type:
     """What we make of a `catching_logs` of pytest's; this run's own is not touched for long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plugin, "catching_logs", catching_logs)
-        _pytest_compat.quicken_log_capture()
+        _pytest_compat.speed_up_log_capture()
         return plugin.catching_logs
 
 

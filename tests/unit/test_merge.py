@@ -84,7 +84,7 @@ def test_the_short_way_of_what_went_well_tells_the_same(
         return [vars(report) for report in merger.merge(item, plan, outcome)]
 
     short = merge(PLAN)
-    monkeypatch.setattr("pytest_pprank.report.merge._went_well", lambda *_: False)
+    monkeypatch.setattr("pytest_pprank.report.merge._all_passed", lambda *_: False)
     assert short == merge(PLAN)
     assert [r["duration"] for r in short] == [2, 2, 2]
 

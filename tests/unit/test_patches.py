@@ -1,10 +1,10 @@
-"""Attributes of other people's objects are replaced and put back in one way."""
+"""Attributes of other people's objects are replaced and restored in one way."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pytest_pprank.rank.patches import put
+from pytest_pprank.rank.patches import patch
 
 
 class Base:
@@ -18,17 +18,17 @@ class Derived(Base):
 
 def test_own_attribute_is_put_back() -> None:
     before = vars(Base)["f"]
-    back = put(Base, "f", lambda _: "patched")
+    undo = patch(Base, "f", lambda _: "patched")
     assert Base().f() == "patched"
-    assert back()
+    assert undo()
     assert vars(Base)["f"] is before
 
 
 def test_inherited_one_is_inherited_again() -> None:
     thing = Derived()
-    back = put(thing, "f", lambda: "patched")
+    undo = patch(thing, "f", lambda: "patched")
     assert thing.f() == "patched"
-    assert back()
+    assert undo()
     assert "f" not in vars(thing)
     assert thing.f() == "base"
 
@@ -40,14 +40,14 @@ def test_class_method_stays_one() -> None:
             return cls
 
     before = vars(Made)["make"]
-    put(Made, "make", classmethod(lambda _: None))()
+    patch(Made, "make", classmethod(lambda _: None))()
     assert vars(Made)["make"] is before
 
 
 def test_what_somebody_has_wrapped_is_left_to_them() -> None:
     thing = Derived()
-    ours = put(thing, "f", lambda: "ours")
-    theirs = put(thing, "f", lambda: "theirs")
+    ours = patch(thing, "f", lambda: "ours")
+    theirs = patch(thing, "f", lambda: "theirs")
     assert not ours()
     assert thing.f() == "theirs"
     assert theirs()

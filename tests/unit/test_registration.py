@@ -26,7 +26,7 @@ from pytest_pprank.names import asked_by_name
 from pytest_pprank.registration import check_late, register
 from pytest_pprank.registry import Row
 from pytest_pprank.report.findings import Findings
-from pytest_pprank.report.off import foreseen, needed_by
+from pytest_pprank.report.off import expected_off, needed_by
 from pytest_pprank.sglang.static.installed import Installed
 
 OURS = tuple(row.name for row in SANITIZERS)
@@ -144,7 +144,7 @@ def test_chosen_by_device_and_sglang(config: Config) -> None:
 def test_it_is_off_where_sglang_lacks_its_hook(config: Config, tmp_path: Any) -> None:
     config.take(checks=[replace(ROW, hooks=["forward"])])
     assert "sanitizer mine" in needed_by("forward")
-    off = foreseen(Installed("9.9", tmp_path), ["mine"])
+    off = expected_off(Installed("9.9", tmp_path), ["mine"])
     assert "has no sglang.srt.model_executor.model_runner.ModelRunner" in off["mine"]
 
 
@@ -159,8 +159,8 @@ def test_evidence_of_both_is_compared(config: Config) -> None:
     config.take(checks=[replace(ROW, compare=compare)], faults=[odd, bad])
     findings = Findings(["mine"], ["odd", "bad", "skew"])
     evidence = {"mine": 7, "odd": [1]}
-    findings.brought(0, json.dumps({"evidence": evidence, "counts": {}, "given_up": False}))
-    findings.brought(1, "")
+    findings.add_results(0, json.dumps({"evidence": evidence, "counts": {}, "abandoned": False}))
+    findings.add_results(1, "")
     findings.compare()
     told = [seen.finding.text.partition("\n")[0] for seen in findings.all()]
     assert told == [

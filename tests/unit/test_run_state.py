@@ -23,17 +23,17 @@ from pytest_pprank.controller.run.steps import (
     AwaitEnd,
     FindDebuggers,
     FindStopped,
-    Look,
     PhaseOver,
+    Query,
     ReadLedgers,
 )
 from pytest_pprank.oplog.read.waits import Waits
 from pytest_pprank.protocol.messages import (
     Exchange,
+    LedgerUpdated,
     Pause,
     PhaseReport,
     RankBroken,
-    StockTaken,
     TestDone,
     WritesReport,
 )
@@ -518,18 +518,18 @@ def test_the_ledgers_are_told_who_is_gone_and_who_meets() -> None:
         (RankBroken("no memory"), [AwaitEnd(0)]),
     ],
 )
-def test_how_long_the_end_of_a_group_is_awaited(message: Any, waits: list[Look]) -> None:
+def test_how_long_the_end_of_a_group_is_awaited(message: Any, waits: list[Query]) -> None:
     run = SimulatedRun().play((0.25, 1, message))
     assert [look for _, look in run.looks] == waits
 
 
 def test_stock_is_taken_when_all_that_can_answer_have() -> None:
-    run = SimulatedRun(3).play((1, 0, StockTaken()), (1, 0, StockTaken()), until=2)
-    assert not run.state.taking_stock([0])
-    assert run.state.taking_stock([0, 1])
+    run = SimulatedRun(3).play((1, 0, LedgerUpdated()), (1, 0, LedgerUpdated()), until=2)
+    assert not run.state.awaiting_ledgers([0])
+    assert run.state.awaiting_ledgers([0, 1])
     run.happen(1, GONE)
-    assert not run.state.taking_stock([0, 1])
-    assert run.state.taking_stock([0, 1, 2])
+    assert not run.state.awaiting_ledgers([0, 1])
+    assert run.state.awaiting_ledgers([0, 1, 2])
 
 
 def test_who_is_dead_is_not_inside() -> None:

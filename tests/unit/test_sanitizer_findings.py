@@ -61,9 +61,9 @@ def test_equal_findings_are_one() -> None:
     findings = Findings(["logs"])
     for rank in (1, 0):
         findings.add(rank, Finding("logs", f"req-00{rank} lost 1{rank} tokens", ("a.py:3 in f",)))
-    findings.brought(0, "")
+    findings.add_results(0, "")
     counts = {"logs: req-N lost N tokensa.py:3 in f": 7}
-    findings.brought(1, json.dumps({"given_up": False, "evidence": {}, "counts": counts}))
+    findings.add_results(1, json.dumps({"abandoned": False, "evidence": {}, "counts": counts}))
     (seen,) = findings.all()
     assert seen.lines() == [
         "logs: req-001 lost 11 tokens",
@@ -89,11 +89,11 @@ def test_allowed_findings(tmp_path: Path) -> None:
     findings.add(0, Finding("logs", "req-001 lost 11 tokens"))
     found = list(findings.all())
     assert allowances.sift(found, "t.py::test_b") == found
-    assert len(allowances.useless()) == 0
+    assert len(allowances.unused()) == 0
     allowances.note_watched(("logs",))
-    assert [entry.match for entry in allowances.useless()] == [("lost",), ("nobody",)]
+    assert [entry.match for entry in allowances.unused()] == [("lost",), ("nobody",)]
     assert allowances.sift(found, "t.py::test_a[pp2]") == []
-    assert [entry.match for entry in allowances.useless()] == [("nobody",)]
+    assert [entry.match for entry in allowances.unused()] == [("nobody",)]
     assert Allowances().sift(found, "t.py::test_a[pp2]") == found
 
 
@@ -109,7 +109,7 @@ def test_an_allowance_may_want_several_words(tmp_path: Path) -> None:
 def test_what_the_package_allows_is_never_useless() -> None:
     allowances = read_allowances("")
     allowances.note_watched(tuple(row.name for row in SANITIZERS))
-    assert allowances.useless() == []
+    assert allowances.unused() == []
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_stages_that_ran_other_forwards() -> None:
 
 def test_group_that_is_given_up_is_not_compared() -> None:
     """What its ranks did last was left in the middle."""
-    for given_up, found in ((False, 1), (True, 0)):
+    for abandoned, found in ((False, 1), (True, 0)):
         findings = Findings(["consensus"])
         for rank in (0, 1):
             evidence = {"consensus": ran(rank, rank)}
-            told = {"given_up": given_up and rank == 1, "evidence": evidence, "counts": {}}
-            findings.brought(rank, json.dumps(told))
+            told = {"abandoned": abandoned and rank == 1, "evidence": evidence, "counts": {}}
+            findings.add_results(rank, json.dumps(told))
         findings.compare()
         assert len(list(findings.all())) == found
 

@@ -13,7 +13,7 @@ import pytest
 from pytest_pprank.__main__ import main
 from pytest_pprank.bench.seams import look_at_all
 from pytest_pprank.checks import SANITIZERS
-from pytest_pprank.report.off import foreseen, needed_by
+from pytest_pprank.report.off import expected_off, needed_by
 from pytest_pprank.sglang.events.look import Files, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, Methods, Shape, passes
 from pytest_pprank.sglang.static.installed import Installed
@@ -139,14 +139,14 @@ class TestOff:
     def test_a_check_whose_hook_is_gone_is_off_and_no_other(self, root: Path) -> None:
         cut = next(cut for cut in ALL if cut.name == "get_next_batch_to_run")
         edit(root, cut, "pass")
-        off = foreseen(Installed("9.9", root), [row.name for row in SANITIZERS])
+        off = expected_off(Installed("9.9", root), [row.name for row in SANITIZERS])
         assert list(off) == ["liveness"]
         assert off["liveness"] == f"SGLang 9.9 ({root}) has no Scheduler.get_next_batch_to_run"
 
     def test_one_that_only_some_roles_pass_is_off_for_these(self, root: Path) -> None:
         cut = next(cut for cut in ALL if cut.name == "get_rids")
         edit(root, cut, "pass")
-        off = foreseen(Installed("9.9", root), ["consensus", "kv"])
+        off = expected_off(Installed("9.9", root), ["consensus", "kv"])
         assert list(off) == ["consensus"]
         assert off["consensus"].endswith("SchedulerPPMixin.get_rids (off for prefill and decode)")
 

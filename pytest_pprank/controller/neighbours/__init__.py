@@ -1,6 +1,6 @@
-"""What the controller does about other pytest plugins, beside the rule of controller.nodes.
+"""The controller's support for other pytest plugins, besides the general one in controller.nodes.
 
-One module each, loaded only beside the plugin that it is for: a plugin object of pytest's.
+One module per plugin, each with a plugin object, loaded only beside the plugin it supports.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "pytest_rich": ("rich-terminal-reporter",),
     "syrupy": ("syrupy",),
 }
-"""Modules of this package, by the names that the plugin each is for may be registered under."""
+"""Modules of this package, with the names that their plugins may be registered under."""
 
 _HOOKS_OF_NODES = {
     "pytest_randomly": ("randomly", "XdistHooks"),
     "syrupy": ("syrupy", "DeferXDist"),
 }
-"""By module: the name it is registered under, and its class of hooks for nodes. These plugins offer
-the hooks only beside pytest-xdist, and their halves on ranks rely on them."""
+"""By module: the name it is registered under, and its class of hooks for nodes.
 
-_BLIND = ("TestmonCollect", "TestmonSelect")
-_BLIND_WORDS = (
+These plugins register the hooks only beside pytest-xdist, and their parts on ranks need them.
+"""
+
+_UNSUPPORTED = ("TestmonCollect", "TestmonSelect")
+_UNSUPPORTED_TEXT = (
     "--testmon: pytest-testmon does not see what ranks run, so it would leave out ranked tests "
     "whose code has changed; run these without it (with -m 'not pprank', and once more without "
     "--testmon)"
@@ -39,13 +41,13 @@ _DONE = pytest.StashKey[bool]()
 
 
 def register(config: pytest.Config) -> None:
-    """Register what the plugins of this run need, once."""
+    """Register the modules that the plugins of this run need; later calls do nothing."""
     manager = config.pluginmanager
     if config.stash.get(_DONE, False):
         return
     config.stash[_DONE] = True
-    if any(map(manager.hasplugin, _BLIND)):
-        raise UsageError(_BLIND_WORDS)
+    if any(map(manager.hasplugin, _UNSUPPORTED)):
+        raise UsageError(_UNSUPPORTED_TEXT)
     if not manager.hasplugin("xdist") and not manager.hasplugin("xdist.plugin"):
         for module, (name, hooks) in _HOOKS_OF_NODES.items():
             if manager.hasplugin(name) or manager.hasplugin(module):

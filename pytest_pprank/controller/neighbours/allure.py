@@ -1,7 +1,7 @@
-"""allure-pytest: one result a test, written here whatever became of the ranks.
+"""allure-pytest: one result per test, written here, whatever happened to the ranks.
 
-The listener of allure-pytest is led through the phases of a test by its reports. What ranks have
-noted meanwhile (host.neighbours.allure) is put into its result: steps and attachments by rank.
+The hooks of allure-pytest's listener are called with the reports of a test's phases. The notes of
+the ranks (host.neighbours.allure) are added to its result: steps and attachments by rank.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SAID_BY_THE_TEST = ("name", "description", "descriptionHtml")
 
 
 class Neighbour:
-    """Leads the listener through each ranked test."""
+    """Calls the listener's hooks for each ranked test."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._listener: Any = config.pluginmanager.get_plugin(_LISTENER)
@@ -30,7 +30,7 @@ class Neighbour:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Remember which test it is."""
+        """Remember the test."""
         self._item = item if plan_of(item) is not None else None
         try:
             return (yield)
@@ -38,14 +38,14 @@ class Neighbour:
             self._item = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Show the listener a phase."""
+        """Pass a phase to the listener."""
         item, listener = self._item, self._listener
         if item is None or listener is None or hasattr(report, "context"):
             return
         if report.when == "setup":
             listener._cache.push(item.nodeid)
         replay_phase(item, report, listener)
-        told = getattr(report, _ATTRIBUTE, None)
+        noted = getattr(report, _ATTRIBUTE, None)
         result = listener.allure_logger.get_test(listener._cache.get(item.nodeid))
         if result is None:
             return
@@ -53,22 +53,22 @@ class Neighbour:
             _name_size(item, result)
         crash = getattr(report.longrepr, "reprcrash", None)
         if report.failed and crash is not None and result.statusDetails is not None:
-            result.statusDetails.message = crash.message  # with the ranks
-        if told:
-            _add(result, told)
+            result.statusDetails.message = crash.message  # with the names of the ranks in front
+        if noted:
+            _add(result, noted)
 
 
 def _name_size(item: Any, result: Any) -> None:
-    """Say how many ranks there are in the words of the test's id."""
+    """Show the number of ranks as in the test's id."""
     for parameter in result.parameters:
         if parameter.name == SIZE_FIXTURE:
             parameter.name, parameter.value = "ranks", item.callspec.params[SIZE_FIXTURE].id
 
 
-def _add(result: Any, told: Mapping[str, Mapping[str, Any]]) -> None:
+def _add(result: Any, noted: Mapping[str, Mapping[str, Any]]) -> None:
     from allure_commons import model2
 
-    first = told[min(told)]
+    first = noted[min(noted)]
     for name in _SAID_BY_THE_TEST:
         setattr(result, name, first.get(name) or getattr(result, name))
     for name, kind in (("labels", model2.Label), ("links", model2.Link)):
@@ -78,7 +78,7 @@ def _add(result: Any, told: Mapping[str, Mapping[str, Any]]) -> None:
     known = {SIZE_FIXTURE, *(parameter.name for parameter in result.parameters)}
     more = [each for each in first.get("parameters", ()) if each["name"] not in known]
     result.parameters += [model2.Parameter(**each) for each in more]
-    for rank, own in sorted(told.items()):
+    for rank, own in sorted(noted.items()):
         if own.get("steps") or own.get("attachments"):
             times = {name: own.get(name) for name in ("status", "start", "stop")}
             step = {"name": f"rank {rank}", **times}
@@ -86,13 +86,13 @@ def _add(result: Any, told: Mapping[str, Mapping[str, Any]]) -> None:
             result.steps.append(_step(step))
 
 
-def _step(told: Mapping[str, Any]) -> Any:
+def _step(step: Mapping[str, Any]) -> Any:
     from allure_commons import model2
 
-    given = dict(told)
-    given["steps"] = [_step(each) for each in told.get("steps", ())]
-    given["attachments"] = [model2.Attachment(**each) for each in told.get("attachments", ())]
-    given["parameters"] = [model2.Parameter(**each) for each in told.get("parameters", ())]
-    if details := told.get("statusDetails"):
+    given = dict(step)
+    given["steps"] = [_step(each) for each in step.get("steps", ())]
+    given["attachments"] = [model2.Attachment(**each) for each in step.get("attachments", ())]
+    given["parameters"] = [model2.Parameter(**each) for each in step.get("parameters", ())]
+    if details := step.get("statusDetails"):
         given["statusDetails"] = model2.StatusDetails(**details)
     return model2.TestStepResult(**given)

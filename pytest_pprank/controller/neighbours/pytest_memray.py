@@ -1,4 +1,4 @@
-"""pytest-memray: its report has each rank of a test by itself."""
+"""pytest-memray: its report has a separate entry for each rank of a test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ class Neighbour:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self) -> None:
-        """Add what ranks have noted to what this process knows, or would look for elsewhere."""
+        """Add the results of ranks to those of this process.
+
+        pytest-memray itself would not find them: it looks in another place.
+        """
         manager: Any = self._config.pluginmanager.get_plugin("memray_manager")
         if manager is None:
             return
@@ -26,7 +29,7 @@ class Neighbour:
         files = [(None, path) for path in manager.result_metadata_path.glob("*.metadata")]
         files += [(p.parent.name, p) for p in manager.result_metadata_path.glob("pp*/*.metadata")]
         for rank, path in files:
-            told = json.loads(path.read_text())
-            name = f"{told['test_id']} (rank {rank[2:]})" if rank else told["test_id"]
-            file = Path(told["result_file"])
-            manager.results.setdefault(name, Result(name, told["peak_memory"], file))
+            metadata = json.loads(path.read_text())
+            name = f"{metadata['test_id']} (rank {rank[2:]})" if rank else metadata["test_id"]
+            file = Path(metadata["result_file"])
+            manager.results.setdefault(name, Result(name, metadata["peak_memory"], file))

@@ -1,4 +1,4 @@
-"""pytest-rich: it shows pytest's tracebacks in its own way, without the sections behind them."""
+"""pytest-rich: it shows pytest's tracebacks in its own way, without the sections after them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 class Neighbour:
-    """Shows these, and leads the line of the summary with the ranks."""
+    """Shows these sections, and the ranks in the line of the summary."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._reporter: Any = config.pluginmanager.get_plugin("rich-terminal-reporter")

@@ -1,7 +1,7 @@
-"""syrupy: ranks compare and write snapshots; what is unused is known where all is put together.
+"""syrupy: ranks compare and write snapshots; the controller finds unused ones.
 
-Ranks tell which snapshots they have used, as workers of pytest-xdist do. Where a worker has told
-something, syrupy believes that workers alone have run tests.
+Ranks report which snapshots they have used, as workers of pytest-xdist do. Once a worker has
+reported something, syrupy assumes that only workers have run tests.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _TOO_OLD = (
 
 
 class Neighbour:
-    """Completes what syrupy knows on the controller."""
+    """Completes syrupy's data on the controller."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._lost = False
-        self._in_use = True  # as far as is known here: a controller of xdist collects nothing
+        self._in_use = True  # unless collection shows otherwise; a controller of xdist has none
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Look whether ranked tests use snapshots at all."""
+        """Note whether ranked tests use snapshots at all."""
         ranked = [item for item in session.items if plan_of(item) is not None]
         self._in_use = any("snapshot" in getattr(item, "fixturenames", ()) for item in ranked)
         syrupy: Any = getattr(self._config, "_syrupy", None)
@@ -40,7 +40,7 @@ class Neighbour:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: object, error: object) -> None:
-        """Let no snapshot count as unused that a rank may have used which is lost."""
+        """If a rank is lost, treat no snapshot as unused: the rank may have used any."""
         if not error or not isinstance(node, RankNode) or self._lost or not self._in_use:
             return
         self._lost = True
@@ -50,7 +50,7 @@ class Neighbour:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
-        """Say what this process has run, beside what ranks have."""
+        """Report the tests that this process has run, in addition to those of the ranks."""
         session: Any = getattr(self._config, "_syrupy", None)
         if session is not None and session._worker_reports:
             items = session._selected_items.items()

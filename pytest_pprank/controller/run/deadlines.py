@@ -1,23 +1,23 @@
-"""How long a test may still take, seen from outside; the clock stops while somebody debugs it."""
+"""The deadlines of a test, kept outside the ranks; the clock stops while somebody debugs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 SLOW = 6
-"""How many times the grace ranks get in setup, and while they write the report of a failure.
+"""The factor on the grace period in setup, and while ranks write the report of a failure.
 
 In setup, roles start different things: prefill profiles its chunk sizes while decode has nothing to
-do. Who waits there for a rank that is through is found without it, by the ledgers. A report runs
+do. A rank that waits for one that has passed setup is found sooner, by the ledgers. A report runs
 none of the test's code, but pytest's, on whole files of SGLang's.
 """
 
 
 class Deadlines:
-    """The deadline of a test, and the one its other ranks get once the first is through.
+    """The deadline of a test, and the one of the other ranks once the first has finished.
 
-    `timeout` and `grace` are seconds, `now` is the time on any clock. What was spent paused does
-    not count.
+    `timeout` and `grace` are in seconds, `now` is the time of any clock. Paused time does not
+    count.
     """
 
     def __init__(self, timeout: float, grace: float, now: float) -> None:
@@ -36,37 +36,38 @@ class Deadlines:
         self._paused_by[rank] = reason
 
     def resume(self, rank: int, now: float) -> None:
-        """Let the clock go on, unless another rank still wants it stopped."""
+        """Let the clock go on, unless another rank still has it paused."""
         if self._paused_by.pop(rank, None) is not None and not self._paused_by:
             self._lost += now - self._paused_at
 
     @property
     def paused_by(self) -> Mapping[int, str]:
-        """Who has stopped the clock, and why."""
+        """The ranks that have stopped the clock, with their reasons."""
         return self._paused_by
 
     def since_start(self, now: float) -> float:
-        """Seconds since the test began."""
+        """Return the seconds since the test began."""
         return self._counted(now) - self._start
 
     def since_first_arrival(self, now: float) -> float:
-        """Seconds since the first rank was through; 0 while none is."""
+        """Return the seconds since the first rank finished its phase; 0 while none has."""
         first = self._first_arrival
         return 0.0 if first is None else self._counted(now) - first
 
     def mark_arrivals(self, arrived: bool, now: float) -> None:
-        """Note whether some ranks are through with their phase; when none is, a new one begins."""
+        """Note whether some ranks have finished their phase; when none has, a new phase begins."""
         if arrived and self._first_arrival is None:
             self._first_arrival = self._counted(now)
         elif not arrived and self._first_arrival is not None:
             self._phase_start, self._first_arrival = self._counted(now), None
 
     def left(self, now: float, *, failed: bool, slow: bool = False) -> float:
-        """Seconds left; `failed`: whether a rank that is through has failed; `slow`: whether the
-        others are at what may take SLOW times the grace.
+        """Return the seconds left until the earlier deadline.
 
-        A failed rank will not come back: the plain grace. After one that went well its peers may
-        take as long again as it took: machines are shared, and stages are not equal.
+        `failed`: whether a rank that has finished has failed; `slow`: whether the others are at
+        something for which they get SLOW times the grace period. A failed rank will not take part
+        any more, so its peers get the plain grace period. After a success the peers may take as
+        long again as that rank took: machines are shared, and stages are not equal.
         """
         end = self._start + self.timeout
         if self._first_arrival is not None:
@@ -77,5 +78,5 @@ class Deadlines:
         return end - self._counted(now)
 
     def _counted(self, now: float) -> float:
-        """The time, less the pauses."""
+        """Return the time without the pauses."""
         return (self._paused_at if self._paused_by else now) - self._lost

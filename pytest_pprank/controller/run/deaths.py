@@ -1,4 +1,4 @@
-"""Which rank's death came first, where one is gone or all are. Pure: asks for what it must know."""
+"""Finds which rank died first, if one or all are gone. Pure: asks queries for what it must know."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ _OUR_SIGNALS = (-signal.SIGTERM, -signal.SIGKILL)
 
 
 class Deaths:
-    """Finds the rank whose death came first, and how it came."""
+    """Finds the rank that died first, and how it died."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
 
     def begin(self) -> AwaitEnd:
-        """Ask how the group ended: exit codes say more than a connection that closes."""
-        return AwaitEnd(0 if self._told() else _EXIT_CODE_SECONDS)
+        """Ask how the group ended: an exit code says more than a closed connection."""
+        return AwaitEnd(0 if self._self_reported() else _EXIT_CODE_SECONDS)
 
     def verdict(self, seen: EndAwaited) -> RankDied | GroupDied | AwaitEnd:
-        """Say who died, and how; or ask for the end of peers that elastic cannot end soon."""
-        ended, told = seen.ended, self._told()
-        if ended is None and not told and not seen.forced:
+        """Return who died and how, or ask for the end of peers that elastic cannot end soon."""
+        ended, reported = seen.ended, self._self_reported()
+        if ended is None and not reported and not seen.forced:
             return AwaitEnd(_REAP_SECONDS, forced=True)
         if ended is not None and ended.error:
             return GroupDied(error=ended.error)
         state = self._state
-        culprit = (told or list(state.dead) or list(state.inside()) or [0])[0]
-        if ended is not None and not told:
+        culprit = (reported or list(state.dead) or list(state.inside()) or [0])[0]
+        if ended is not None and not reported:
             culprit = _first_dead(culprit, ended, by_itself=not seen.forced)
         code = None if ended is None else ended.exits.get(culprit)
         how = state.dead.get(culprit) or describe_exit(code)
         return RankDied(rank=culprit, place=state.place(culprit), how=how)
 
-    def _told(self) -> list[int]:
-        """Return the ranks that have said themselves what is wrong with them."""
+    def _self_reported(self) -> list[int]:
+        """Return the ranks that have reported their own error."""
         return [rank for rank, words in self._state.dead.items() if words]
 
 
 def _first_dead(heard: int, ended: GroupEnded, *, by_itself: bool) -> int:
-    """Whose death came first, where `heard` was the first connection to close.
+    """Return the rank that died first; `heard` is the rank whose connection closed first.
 
-    A child of a dead rank may keep its connection open, and elastic soon ends the peers: so what
-    elastic saw counts, unless it had to be told to end the group. Then a death that nobody caused
-    counts before one by a signal that the launcher sends.
+    A child of a dead rank may keep its connection open, and elastic soon ends the peers. So the
+    rank that elastic saw fail counts, unless elastic was told to end the group. In that case a
+    death without a signal of ours counts before one by a signal that the launcher sends.
     """
     if by_itself and ended.first >= 0:
         return ended.first

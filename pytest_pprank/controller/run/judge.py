@@ -1,5 +1,6 @@
-"""Decides when waiting for the ranks of a test has become pointless, and whose fault that is. Pure:
-it is told the time, and asks for what has to be looked at.
+"""Decides when waiting for the ranks of a test has become pointless, and because of which rank.
+
+Pure: it is given the time, and asks queries for what it must know.
 """
 
 from __future__ import annotations
@@ -15,57 +16,57 @@ from pytest_pprank.controller.run.steps import (
     FindDebuggers,
     FindStopped,
     LedgersRead,
-    Look,
+    Query,
+    QueryResult,
     ReadLedgers,
-    Seen,
     StoppedFound,
 )
-from pytest_pprank.controller.run.stop_watch import StopWatch
+from pytest_pprank.controller.run.stopped_ranks import StoppedRanks
 from pytest_pprank.oplog.read.waits import Waits
 from pytest_pprank.oplog.read.watch import Waiting, WaitWatch
 from pytest_pprank.report.verdicts import Hung, Late, RanksDiverged, Stopped, Stuck, Trouble
 
 TICK_SECONDS = 0.25
 _CERTAIN_SECONDS = 0.75
-"""How long a wait that nobody can end must have lasted before it is believed."""
+"""How long a wait that nothing can end must have lasted before it counts."""
 _SHORT_SECONDS = 0.5
-"""A test that is younger is not looked at: most are over by then."""
+"""For how long a test is not inspected: most tests are over by then."""
 _DEBUGGER = "a debugger is attached"
 
 
 class Judge:
-    """Gives the verdict on one test, if it needs one: a test whose ranks all finish has none."""
+    """Gives the verdict on one test if a problem occurs: a test that all ranks finish has none."""
 
     def __init__(self, state: RunState, now: float) -> None:
         self._state = state
         self._deadlines = state.deadlines
         self._deaths = Deaths(state)
-        self._stops = StopWatch()
+        self._stops = StoppedRanks()
         self._watch = WaitWatch()
         self._waiting = Waiting(Waits(), frozenset(), 0.0)
         self._verdict: Trouble | None = None
-        self._looked, self._cost = now, 0.0
+        self._last_read, self._cost = now, 0.0
 
     def patience(self, now: float) -> float:
-        """Seconds to listen before `trouble` is asked again."""
+        """Return the seconds to wait for messages before `trouble` is called again."""
         if self._deadlines.paused_by:
             return TICK_SECONDS
         return min(TICK_SECONDS, max(0.0, self._left(now, TICK_SECONDS)))
 
-    def trouble(self, now: float, seen: Seen | None = None) -> Trouble | Look | None:
-        """Return the verdict, still without evidence, or None where the ranks may go on.
+    def trouble(self, now: float, seen: QueryResult | None = None) -> Trouble | Query | None:
+        """Return the verdict, without evidence yet, or None if the ranks may go on.
 
-        A Look asks for something first: call again, with what was `seen`. A verdict is final, but
-        for a rank that dies while evidence is collected.
+        If a Query is returned, call again with its result in `seen`. A verdict is final, unless a
+        rank dies while evidence is collected.
         """
         step = self._begin(now) if seen is None else self._weigh(now, seen)
         if isinstance(step, Trouble):
             self._verdict = step
         return step
 
-    def _begin(self, now: float) -> Trouble | Look | None:
+    def _begin(self, now: float) -> Trouble | Query | None:
         if self._verdict is not None:
-            # a rank that could not even hear us ends itself when it is asked what it does
+            # a rank that has lost its connection kills itself when asked for its ledger
             revise = isinstance(self._verdict, Late) and self._state.dead
             return self._deaths.begin() if revise else self._verdict
         self._state.mark_arrivals(now)
@@ -77,7 +78,7 @@ class Judge:
             return FindDebuggers()
         return self._unless_paused(now)
 
-    def _weigh(self, now: float, seen: Seen) -> Trouble | Look | None:
+    def _weigh(self, now: float, seen: QueryResult) -> Trouble | Query | None:
         if isinstance(seen, EndAwaited):
             return self._deaths.verdict(seen)
         if isinstance(seen, Debugged):
@@ -94,19 +95,19 @@ class Judge:
             elif self._deadlines.paused_by.get(rank) == _DEBUGGER:
                 self._deadlines.resume(rank, now)
 
-    def _unless_paused(self, now: float) -> Trouble | Look | None:
+    def _unless_paused(self, now: float) -> Trouble | Query | None:
         if self._deadlines.paused_by:
-            # nobody looks meanwhile: what was seen before may have ended and begun again
-            self._stops, self._watch = StopWatch(), WaitWatch()
+            # nothing is observed while paused: a wait seen before may have ended and begun again
+            self._stops, self._watch = StoppedRanks(), WaitWatch()
             return None
         if self._left(now, 0) <= 0:
             return self._late(now)
-        if self._deadlines.since_start(now) < _SHORT_SECONDS or not self._time_to_look(now):
+        if self._deadlines.since_start(now) < _SHORT_SECONDS or not self._time_to_read(now):
             return None
         return ReadLedgers(self._state.progress(), self._state.meetings.blocked())
 
     def _left(self, now: float, enough: float) -> float:
-        """Seconds left; where that is more than `enough`, it may be even more."""
+        """Return the seconds left, or, if there are more than `enough`, a lower bound."""
         least = self._deadlines.left(now, failed=True)
         if least > enough:
             return least
@@ -118,13 +119,13 @@ class Judge:
             return "for a report"
         return "in setup" if self._state.only_set_up() else ""
 
-    def _time_to_look(self, now: float) -> bool:
-        # many ranks with full ledgers take their time to read: never more than a tenth of ours
-        return now > self._looked + max(TICK_SECONDS, 10 * self._cost)
+    def _time_to_read(self, now: float) -> bool:
+        # reading many full ledgers is slow: spend at most a tenth of the time on it
+        return now > self._last_read + max(TICK_SECONDS, 10 * self._cost)
 
-    def _read(self, seen: LedgersRead, now: float) -> Trouble | Look:
-        self._looked, self._cost = now, seen.cost
-        self._waiting = self._watch.look(seen.waits, seen.blocked, now)
+    def _read(self, seen: LedgersRead, now: float) -> Trouble | Query:
+        self._last_read, self._cost = now, seen.cost
+        self._waiting = self._watch.update(seen.waits, seen.blocked, now)
         inside, seconds = self._state.inside(), self._waiting.seconds
         how = self._waiting.standstill(inside)
         if how and seconds >= self._deadlines.grace:
@@ -132,9 +133,9 @@ class Judge:
         return FindStopped(tuple(inside))
 
     def _pointless(self, seen: StoppedFound, now: float) -> Trouble | None:
-        """Give up before the deadline where nothing can end the waiting; the ledgers prove it."""
+        """Return a verdict before the deadline if the ledgers prove the wait endless."""
         inside, grace = self._state.inside(), self._deadlines.grace
-        stopped = self._stops.look(seen.ranks, now)
+        stopped = self._stops.update(seen.ranks, now)
         if long := {rank: seconds for rank, seconds in stopped.items() if seconds >= grace}:
             ranks = tuple(sorted(long))
             return Stopped(inside=inside, stopped=ranks, seconds=max(long.values()))

@@ -1,4 +1,4 @@
-"""What the ranks have reported of one test, and so the phase that each of them is in."""
+"""The reports of one test from its ranks, and the phases in which the ranks therefore are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PhaseReports:
         self.by_rank: dict[int, list[dict[str, Any]]] = {rank: [] for rank in ranks}
 
     def keep(self, rank: int, serialised: Report) -> str:
-        """Keep a report; returns the phase that ends with it, or nothing."""
+        """Keep a report; return the phase that ends with it, or an empty string."""
         if serialised is None:
             return ""
         if isinstance(serialised, str):
@@ -26,27 +26,27 @@ class PhaseReports:
         else:
             report = dict(zip(PLAIN_FIELDS, serialised, strict=True))
         self.by_rank[rank].append(report)
-        # after that of a subtest the phase goes on
+        # the report of a subtest does not end the phase
         return "" if "context" in report else str(report["when"])
 
     def phase(self, rank: int) -> str:
-        """Return the phase a rank is in, which has no report yet."""
+        """Return the phase a rank is in, for which it has sent no report yet."""
         reports = self.by_rank[rank]
         ended = {report["when"] for report in reports if "context" not in report}
         broken = any(report["outcome"] != "passed" for report in reports[:1])
         return "teardown" if broken else _PHASES[min(len(ended), 2)]
 
     def failed(self, rank: int) -> bool:
-        """Whether the last report of a rank says so, or would if the failure were not expected."""
+        """Return whether the last report of a rank is a failure, expected (xfail) or not."""
         last = self.by_rank[rank][-1:]
         return any("wasxfail" in report or report["outcome"] == "failed" for report in last)
 
     def only_set_up(self, rank: int) -> bool:
-        """Whether the last report of a rank is that of its setup."""
+        """Return whether the last report of a rank is that of its setup."""
         return any(report["when"] == "setup" for report in self.by_rank[rank][-1:])
 
     def last(self, rank: int) -> str:
-        """Say how far a rank that is through with a phase has come."""
+        """Return how far a rank that has finished a phase has come, in words."""
         reports = self.by_rank[rank]
         if not reports:  # a plugin on the rank runs tests its own way
             return "finished the test"

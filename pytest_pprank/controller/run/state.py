@@ -1,5 +1,6 @@
-"""What is known of a running test: who is in which phase, through, dead. Pure: messages go in,
-and what has to be done at once comes out.
+"""The state of a running test: which rank is in which phase, has finished, or is dead.
+
+Pure: messages go in, and actions to perform at once come out.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ from pytest_pprank.protocol.messages import (
     Exchanged,
     Found,
     GroupEnded,
+    LedgerUpdated,
     Message,
     Pause,
     PhaseReport,
     RankBroken,
     Report,
     RunTest,
-    StockTaken,
     TestDone,
     WritesReport,
 )
 from pytest_pprank.report.findings import Findings
 
 LAUNCHER = -1
-"""Whom GroupEnded is from; its number in Hello, too."""
+"""The sender of GroupEnded; also the launcher's rank in Hello."""
 
 
 class RunState:
-    """One test on `world_size` ranks. It decides nothing: see `Judge`."""
+    """The state of one test on `world_size` ranks. Decisions are made by `Judge`."""
 
     def __init__(self, order: RunTest, world_size: int, deadlines: Deadlines) -> None:
         self.ranks = range(world_size)
@@ -43,10 +44,10 @@ class RunState:
         self.meetings = Meetings(world_size, self._answer)
         self.done: dict[int, TestDone] = {}
         self.dead: dict[int, str] = {}
-        """Ranks that are lost, the first one first, with what they had to say about it."""
+        """Lost ranks, in order, each with the error it has reported, or an empty string."""
         self.group_ended = False
         self._serial = order.serial
-        self._stock_taken: set[int] = set()
+        self._updated_ledgers: set[int] = set()
         self._writing: set[int] = set()
         self._actions: list[Action] = []
         self._handlers: Mapping[type, Callable[[int, Any, float], None]] = {
@@ -57,75 +58,75 @@ class RunState:
             Exchange: self._exchange,
             TestDone: self._finished,
             Pause: self._pause,
-            StockTaken: self._took_stock,
+            LedgerUpdated: self._ledger_updated,
             WritesReport: self._writes,
             GroupEnded: self._group_gone,
         }
 
     def take(self, rank: int, message: Message | None, now: float) -> Iterable[Action]:
-        """Take what a rank has said (None: it is gone); returns what is to be done at once."""
+        """Process a message of a rank (None: the rank is gone); return the actions to perform."""
         handler = self._handlers.get(type(message))
         if handler is not None:
             handler(rank, message, now)
-        return self._to_do()
+        return self._pop_actions()
 
     def take_last(self, rank: int, message: Message | None) -> Iterable[Action]:
-        """As `take`, once the test is given up: only what may tell of the first cause."""
+        """Like `take`, after a verdict: process only messages that may show the first cause."""
         if isinstance(message, (PhaseReport, Exchange, TestDone)):
             self._keep(rank, message.report)
         elif isinstance(message, Found):
             self.findings.add(rank, message.finding)
-        return self._to_do()
+        return self._pop_actions()
 
     def mark_arrivals(self, now: float) -> None:
-        """Let the grace begin when the first rank is through, once all that was said is taken."""
+        """Start the grace period if a rank has finished; call after processing all messages."""
         self.deadlines.mark_arrivals(bool(self.done) or self.meetings.any_at_end_of_phase(), now)
 
     @property
     def over(self) -> bool:
-        """Whether every rank is through with the test."""
+        """Whether every rank has finished the test."""
         return len(self.done) == len(self.ranks)
 
     def arrived(self) -> set[int]:
-        """Return the ranks that are through with their phase, or the test."""
+        """Return the ranks that have finished their phase, or the test."""
         return set(self.meetings.at_end_of_phase()) | set(self.done)
 
     def inside(self) -> dict[int, str]:
-        """Return the ranks that still have something to do, and where each is."""
+        """Return the ranks that have neither finished their phase nor died, and where each is."""
         inside = set(self.ranks) - self.arrived() - set(self.dead)
         return {rank: self.place(rank) for rank in sorted(inside)}
 
     def place(self, rank: int) -> str:
-        """Say where a rank is."""
+        """Return where a rank is, in words."""
         phase, waiting = self.reports.phase(rank), self.meetings.waiting().get(rank)
         if rank in self._writing:
             return f"{phase} (through, and writes its report)"
         return f"{phase} (waiting {waiting})" if waiting else phase
 
     def progress(self) -> dict[int, str]:
-        """Say what became of the ranks that are no longer inside."""
+        """Return what became of the ranks that are no longer inside, in words."""
         through = {rank: self.reports.last(rank) for rank in sorted(self.arrived())}
         return {**through, **dict.fromkeys(self.dead, "died")}
 
     def failed(self) -> bool:
-        """Whether a rank that is through has failed."""
+        """Return whether a rank that has finished its phase has failed."""
         return any(self.reports.failed(rank) for rank in self.arrived())
 
     def only_set_up(self) -> bool:
-        """Whether those that are through are through with no more than setup, and went well."""
+        """Return whether the finished ranks have finished setup only, and none has failed."""
         if self.done or self.failed():
             return False
         return all(self.reports.only_set_up(rank) for rank in self.arrived())
 
     def only_reports_left(self) -> bool:
-        """Whether the ranks that still have something to do write the report of a failure."""
+        """Return whether all ranks that have not finished are writing the report of a failure."""
         return self._writing.issuperset(self.inside())
 
-    def taking_stock(self, asked: Collection[int]) -> bool:
-        """Whether the answer of a rank that was asked to take stock can still come."""
-        return not set(asked) <= self._stock_taken | set(self.dead)
+    def awaiting_ledgers(self, asked: Collection[int]) -> bool:
+        """Return whether a rank in `asked` may still answer UpdateLedger."""
+        return not set(asked) <= self._updated_ledgers | set(self.dead)
 
-    # what comes in
+    # handlers of messages
 
     def _lost(self, rank: int, message: RankBroken | None, _now: float) -> None:
         self.dead.setdefault(rank, message.text if message else "")
@@ -147,7 +148,7 @@ class RunState:
 
     def _finished(self, rank: int, message: TestDone, _now: float) -> None:
         self._keep(rank, message.report)
-        self.findings.brought(rank, message.sanitizers)
+        self.findings.add_results(rank, message.sanitizers)
         self.done[rank] = message
         self.meetings.leave(rank, "finished the test")
 
@@ -157,8 +158,8 @@ class RunState:
         else:
             self.deadlines.resume(rank, now)
 
-    def _took_stock(self, rank: int, _message: StockTaken, _now: float) -> None:
-        self._stock_taken.add(rank)
+    def _ledger_updated(self, rank: int, _message: LedgerUpdated, _now: float) -> None:
+        self._updated_ledgers.add(rank)
 
     def _writes(self, rank: int, _message: WritesReport, _now: float) -> None:
         self._writing.add(rank)
@@ -166,7 +167,7 @@ class RunState:
     def _group_gone(self, _launcher: int, _message: GroupEnded, _now: float) -> None:
         self.group_ended = True
 
-    # what goes out
+    # actions
 
     def _keep(self, rank: int, report: Report) -> None:
         self._writing.discard(rank)
@@ -176,6 +177,6 @@ class RunState:
     def _answer(self, ranks: Collection[int], message: Exchanged) -> None:
         self._actions.append(Answer(tuple(ranks), message))
 
-    def _to_do(self) -> Iterable[Action]:
+    def _pop_actions(self) -> Iterable[Action]:
         actions, self._actions = self._actions, []
         return actions

@@ -1,4 +1,4 @@
-"""What the state machine of a test run asks for, and what it is told was seen: values alone."""
+"""The queries of a test run's state machine, their results, and its actions: plain values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pytest_pprank.oplog.read.waits import InMeeting, Waits
 from pytest_pprank.protocol.messages import Exchanged, GroupEnded
 
-# to be done at once, in this order
+# actions, to be performed at once and in order
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class PhaseOver:
 
 Action = Answer | PhaseOver
 
-# to be looked at before anything can be decided, and what was seen
+# queries about what must be known for a decision, and their results
 
 
-class Look:
-    """Base of the looks; each is answered by the class that follows it."""
+class Query:
+    """Base of the queries; the result of each is the class that follows it."""
 
 
 @dataclass(frozen=True)
-class FindDebuggers(Look):
+class FindDebuggers(Query):
     """Find the ranks that a debugger is attached to."""
 
 
@@ -49,10 +49,11 @@ class Debugged:
 
 
 @dataclass(frozen=True)
-class ReadLedgers(Look):
-    """Find out who waits for whom, and who in vain.
+class ReadLedgers(Query):
+    """Find out which ranks wait for which, and which wait in vain.
 
-    `gone` says what became of ranks that are no longer inside, `meetings` which ones wait in one.
+    `gone`: what became of the ranks that are no longer inside. `meetings`: the ranks that wait in a
+    meeting.
     """
 
     gone: Mapping[int, str]
@@ -61,9 +62,9 @@ class ReadLedgers(Look):
 
 @dataclass(frozen=True)
 class LedgersRead:
-    """What the ledgers say; `blocked`: ranks with a thread, or a device, that waits in one.
+    """What the ledgers show; `blocked`: ranks with a thread or a device that waits in an operation.
 
-    `cost`: how many seconds the look took.
+    `cost`: how many seconds reading them took.
     """
 
     waits: Waits
@@ -72,22 +73,22 @@ class LedgersRead:
 
 
 @dataclass(frozen=True)
-class FindStopped(Look):
-    """Find those of `ranks` that a signal such as SIGSTOP has stopped."""
+class FindStopped(Query):
+    """Find which of `ranks` were stopped by a signal such as SIGSTOP."""
 
     ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class StoppedFound:
-    """A signal has stopped `ranks`."""
+    """The ranks that were stopped by a signal."""
 
     ranks: Collection[int]
 
 
 @dataclass(frozen=True)
-class AwaitEnd(Look):
-    """Wait up to `seconds` for the group to be gone; `forced`: have it ended first."""
+class AwaitEnd(Query):
+    """Wait up to `seconds` for the end of the group; with `forced`, end it first."""
 
     seconds: float
     forced: bool = False
@@ -101,4 +102,4 @@ class EndAwaited:
     forced: bool = False
 
 
-Seen = Debugged | LedgersRead | StoppedFound | EndAwaited
+QueryResult = Debugged | LedgersRead | StoppedFound | EndAwaited

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from types import CodeType, FrameType
 
-from pytest_pprank.frames import Whose, whose
+from pytest_pprank.frames import Owner, owner_of
 
 Stack = tuple[CodeType | int, ...]
 _DEPTH = 28
@@ -34,7 +34,7 @@ def take(depth: int = _DEPTH) -> Stack:
 def is_user_code(code: CodeType) -> bool:
     """Say whether code lies outside torch and this plugin: SGLang counts as a user."""
     file = code.co_filename
-    return whose(file) not in (Whose.TORCH, Whose.PLUGIN) and not file.startswith("<frozen")
+    return owner_of(file) not in (Owner.TORCH, Owner.PLUGIN) and not file.startswith("<frozen")
 
 
 def frames(stack: Stack) -> list[tuple[str, int, str]]:

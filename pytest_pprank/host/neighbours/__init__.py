@@ -1,5 +1,6 @@
-"""What a rank does about other pytest plugins: one module each, loaded there as a pytest plugin.
+"""The parts for ranks of the support for other pytest plugins, one module per plugin.
 
-The controller names those that are needed (controller.rank_config): a module here is loaded only
-beside the plugin that it is for, and may import it.
+Each module is itself loaded as a pytest plugin. The controller names the ones that are needed
+(controller.rank_config): a module here is loaded only beside the plugin that it supports, and may
+import it.
 """

@@ -1,6 +1,6 @@
-"""allure-pytest: a rank says what has happened in a test, and the controller writes its result.
+"""allure-pytest: a rank reports what has happened in a test, and the controller writes the result.
 
-What a test attaches is a file of a name of its own, and goes where it belongs at once.
+Attachments are files with unique names and are written to their final place by the rank.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import pytest
 from pytest_pprank.rank.context import current_rank
 
 ATTRIBUTE = "pprank_allure"
-"""Of a report: the result of the test, by rank. controller.neighbours.allure reads it."""
+"""Attribute of a report: the test's result, by rank. controller.neighbours.allure reads it."""
 
 _LISTENER = "allure_listener"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Let nothing but attachments be written here."""
+    """Write nothing but attachments on this rank."""
     config = session.config
     if not config.pluginmanager.hasplugin(_LISTENER):
         return
@@ -36,7 +36,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let the last report of a test bring all that the listener has noted."""
+    """Add the listener's notes to the last report of a test."""
     report = yield
     listener: Any = item.config.pluginmanager.get_plugin(_LISTENER)
     if call.when == "teardown" and listener is not None:
@@ -44,6 +44,6 @@ def pytest_runtest_makereport(
 
         result = listener.allure_logger.get_test(listener._cache.get(item.nodeid))
         if result is not None:
-            told = asdict(result, filter=lambda _, value: value or value is False)
-            setattr(report, ATTRIBUTE, {str(current_rank().rank): told})
+            noted = asdict(result, filter=lambda _, value: value or value is False)
+            setattr(report, ATTRIBUTE, {str(current_rank().rank): noted})
     return report

@@ -1,9 +1,9 @@
 """hypothesis: all ranks run the same examples, and agree on how each of them ended.
 
-What hypothesis does next follows from a seed and from how its examples have ended. So the ranks
-share the seed and the example database, meet after every example, and let it fail on all of them
-when it has failed on one: then they also shrink it together. What depends on a rank's own clock is
-off: deadlines of an example, the health check for slow ones, the end of a long shrink.
+What hypothesis does next depends on a seed and on how its examples have ended. So the ranks share
+the seed and the example database, meet after every example, and let an example fail on all ranks if
+it has failed on one. Then they also shrink it together. What depends on a rank's own clock is
+disabled: deadlines of an example, the health check for slow examples, the time limit of shrinking.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STATEFUL = (
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Function) -> Generator[None, None, None]:
-    """Keep the ranks together while a property-based test runs."""
+    """Run a property-based test in lockstep with the other ranks."""
     test = getattr(item, "obj", None)
     if "hypothesis" not in sys.modules or not getattr(test, "is_hypothesis_test", False):
         return (yield)

@@ -1,4 +1,7 @@
-"""Examples of hypothesis on all ranks at once (see hypothesis_examples; this part imports it)."""
+"""Runs the examples of hypothesis on all ranks at once (see hypothesis_examples).
+
+This module imports hypothesis and so is separate.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,9 @@ _SHOWN = 300
 
 
 class ExampleFailed(Exception):
-    """What hypothesis sees on every rank when an example has failed on any: always the same.
+    """The exception that hypothesis sees on every rank if an example has failed on any.
 
-    `error` is what this rank has to tell about it.
+    It is the same on all ranks; `error` is what this rank reports.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -47,7 +50,7 @@ class ExampleFailed(Exception):
 
 
 class RanksApart(BaseException):
-    """Ends hypothesis on this rank, because the ranks cannot go on together."""
+    """Ends hypothesis on this rank, because the ranks can no longer run the same examples."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(_words(error))
@@ -55,26 +58,26 @@ class RanksApart(BaseException):
 
 
 class _TooLate(Exception):
-    """A peer did not come."""
+    """A peer did not come in time."""
 
 
 @dataclass(frozen=True)
 class _Ending:
-    """How an example ended on a rank. `choices` are all that was drawn, as text."""
+    """How an example ended on a rank. `choices`: everything that was drawn, as text."""
 
     status: str
     choices: str
     targets: dict[str, float]
     words: str = ""
-    follows: bool = False
+    is_consequence: bool = False
 
 
 class Lockstep:
-    """Keeps one property-based test together with its like on the other ranks."""
+    """Runs one property-based test in step with the same test on the other ranks."""
 
     def __init__(self, test: Any, pprank: Pprank, grace: float) -> None:
-        self.call = _telling_own_error(test)
-        """The test, raising what this rank has to tell instead of what hypothesis may see."""
+        self.call = _raising_own_error(test)
+        """The test, raising this rank's own error instead of the one that hypothesis sees."""
         self._handle = test.hypothesis
         self._pprank = pprank
         self._grace = grace
@@ -98,7 +101,7 @@ class Lockstep:
         self._handle.inner_test = self._wrap(self._inner)
 
     def end(self) -> None:
-        """Put everything back."""
+        """Restore the settings."""
         self._handle.inner_test = self._inner
         for function, settings, seed in self._before:
             setattr(function, _SETTINGS, settings)
@@ -124,7 +127,7 @@ class Lockstep:
                 result = inner(*args, **kwargs)
             except (*_FAILURES, StopTest) as caught:
                 error = caught
-            self._finish(error)  # not while an exception is handled: hypothesis would see it, too
+            self._finish(error)  # outside `except`: else the new error would have this as context
             return result
 
         @functools.wraps(inner)
@@ -145,7 +148,7 @@ class Lockstep:
         self._examples += 1
         drawn = self._meet(f"the start of hypothesis example {self._examples}", _choices(), None)
         if len(set(drawn)) > 1:
-            raise RanksApart(UsageError(self._drew_apart(drawn)))
+            raise RanksApart(UsageError(self._describe_draws(drawn)))
 
     def _finish(self, error: BaseException | None) -> None:
         __tracebackhide__ = True
@@ -163,7 +166,7 @@ class Lockstep:
             self._fail(error if status == _FAILED else None, endings)
         drawn = [ending.choices for ending in endings]
         if len(set(drawn)) > 1:
-            raise RanksApart(UsageError(self._drew_apart(drawn)))
+            raise RanksApart(UsageError(self._describe_draws(drawn)))
         if error is not None:
             raise error
         if any(ending.status == _REJECTED for ending in endings):
@@ -173,7 +176,7 @@ class Lockstep:
         __tracebackhide__ = True
         if error is None:
             failed = [(r, e) for r, e in enumerate(endings) if e.status == _FAILED]
-            rank, ending = next(((r, e) for r, e in failed if not e.follows), failed[0])
+            rank, ending = next(((r, e) for r, e in failed if not e.is_consequence), failed[0])
             error = PeerError(f"this example failed on rank {rank}: {ending.words}")
         if len({ending.choices for ending in endings}) > 1:
             _add_note(error, "The example is not minimal: not all ranks have drawn all of it.")
@@ -181,19 +184,22 @@ class Lockstep:
         raise ExampleFailed(error)
 
     def _meet(self, operation: str, mine: _T, error: BaseException | None) -> list[_T]:
-        """Gather every rank's `mine`; a rank that fails waits no longer than for the grace."""
+        """Gather `mine` of every rank, in a limited time.
+
+        The limit is the grace period, or the time since the last meeting if that is longer.
+        """
         __tracebackhide__ = True
-        patience = max(self._grace, time.monotonic() - self._last_meeting)
+        seconds = max(self._grace, time.monotonic() - self._last_meeting)
         missing: BaseException
         try:
-            with _at_most(patience):
-                payloads = self._pprank._meeting.exchange(
+            with _at_most(seconds):
+                payloads = self._pprank._control.exchange(
                     operation, pickle.dumps(mine), self._where
                 )
         except PeerError as peer_error:
             missing = peer_error
         except _TooLate:
-            missing = PeerError(f"not all ranks came to {operation} within {patience:.1f} s")
+            missing = PeerError(f"not all ranks came to {operation} within {seconds:.1f} s")
         else:
             self._last_meeting = time.monotonic()
             return [pickle.loads(payload or b"") for payload in payloads]
@@ -208,7 +214,7 @@ class Lockstep:
             missing = error
         raise RanksApart(missing)
 
-    def _drew_apart(self, drawn: list[str]) -> str:
+    def _describe_draws(self, drawn: list[str]) -> str:
         lines = "\n".join(f"  rank {rank} drew {text[:_SHOWN]}" for rank, text in enumerate(drawn))
         return (
             f"hypothesis drew different values on the ranks in example {self._examples}:\n{lines}\n"
@@ -218,7 +224,7 @@ class Lockstep:
 
 
 class SharedDatabase(ExampleDatabase):  # type: ignore[misc]  # untyped
-    """The example database of rank 0 on all ranks."""
+    """The example database of rank 0, used by all ranks."""
 
     def __init__(self, pprank: Pprank, own: ExampleDatabase) -> None:
         super().__init__()
@@ -226,24 +232,24 @@ class SharedDatabase(ExampleDatabase):  # type: ignore[misc]  # untyped
         self._own = own if pprank.rank == 0 else None
 
     def fetch(self, key: bytes) -> Iterable[bytes]:
-        """Return what rank 0 has; all ranks ask together."""
+        """Return what rank 0's database has; all ranks must call it."""
         found = sorted(self._own.fetch(key)) if self._own is not None else []
         shared: list[bytes] = self._pprank.broadcast(found)
         return shared
 
     def save(self, key: bytes, value: bytes) -> None:
-        """Keep an example (rank 0)."""
+        """Save an example (on rank 0)."""
         if self._own is not None:
             self._own.save(key, value)
 
     def delete(self, key: bytes, value: bytes) -> None:
-        """Forget an example (rank 0)."""
+        """Delete an example (on rank 0)."""
         if self._own is not None:
             self._own.delete(key, value)
 
 
 def _with_settings(test: Callable[..., object]) -> Iterator[Callable[..., object]]:
-    """The functions that carry hypothesis's settings: @given's, and what was wrapped around it."""
+    """Yield the functions that have hypothesis's settings: @given's and its wrappers."""
     function = getattr(test, "__func__", test)
     while function is not None:
         if _SETTINGS in vars(function):
@@ -252,7 +258,7 @@ def _with_settings(test: Callable[..., object]) -> Iterator[Callable[..., object
 
 
 def _share_targets(endings: list[_Ending]) -> None:
-    """Let what `hypothesis.target` was told be the same everywhere: the largest of all ranks."""
+    """Set the observations of `hypothesis.target` to the largest ones of all ranks."""
     largest: dict[str, float] = {}
     for ending in endings:
         for label, value in ending.targets.items():
@@ -285,11 +291,11 @@ def _words(error: BaseException) -> str:
 
 
 def _add_note(error: BaseException, text: str) -> None:
-    # add_note, which Python 3.10 lacks
+    # as add_note, which Python 3.10 lacks
     error.__notes__ = [*getattr(error, "__notes__", ()), text]  # type: ignore[attr-defined]
 
 
-def _telling_own_error(test: Callable[..., object]) -> Callable[..., object]:
+def _raising_own_error(test: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(test)
     def call(*args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
@@ -299,16 +305,16 @@ def _telling_own_error(test: Callable[..., object]) -> Callable[..., object]:
             _move_notes(caught)
             error = caught.error
         if isinstance(error, UsageError) and error.__traceback__ is None:
-            pytest.fail(str(error), pytrace=False)  # raised nowhere: there is no line to show
-        raise error  # not while the other is handled: it would show up as this one's context
+            pytest.fail(str(error), pytrace=False)  # never raised: there is no traceback to show
+        raise error  # outside `except`: else the caught error would be shown as its context
 
     return call
 
 
 def _move_notes(failed: ExampleFailed | RanksApart) -> None:
-    """Let what hypothesis has noted (the example) go along with what the rank has to tell."""
+    """Copy hypothesis's notes (the example) to the error that the rank reports."""
     for note in getattr(failed, "__notes__", ()):
-        # hypothesis explains a failure by the lines that led to it: not by those of this file
+        # hypothesis explains a failure by lines that led to it: leave out those of this file
         lines = [line for line in note.splitlines() if __file__ not in line]
         if lines and not lines[-1].endswith(":"):
             _add_note(failed.error, "\n".join(lines))
@@ -316,7 +322,7 @@ def _move_notes(failed: ExampleFailed | RanksApart) -> None:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise _TooLate inside the block after `seconds`; the alarm of a test goes on afterwards."""
+    """Raise _TooLate inside the block after `seconds`; resume the test's own alarm after it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,7 @@
-"""pytest-benchmark: all ranks run the same rounds, and the controller's table has the slowest rank.
+"""pytest-benchmark: all ranks run the same rounds; the controller's table has the slowest rank.
 
-How often a function runs follows from how long it took. So the ranks agree on the longest time of
-each measurement that decides about that; what is measured afterwards is each rank's own.
+How often a function runs depends on how long it took. So the ranks agree on the longest time of
+each measurement that decides the number of rounds. What is measured afterwards is each rank's own.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import pytest
 from pytest_pprank.rank.context import current_rank
 
 ATTRIBUTE = "pprank_benchmark"
-"""Of a report: what was measured, by rank. controller.neighbours.pytest_benchmark reads it."""
+"""Attribute of a report: what was measured, by rank.
+
+Read by controller.neighbours.pytest_benchmark.
+"""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Measure here: pytest-benchmark would not, in a worker. In one of xdist it does not."""
+    """Enable pytest-benchmark, which disables itself in a worker, unless xdist itself is used."""
     config = session.config
     benchmarks: Any = getattr(config, "_benchmarksession", None)
     workerinput: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
@@ -59,12 +62,12 @@ def _longest(seconds: float) -> float:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let the report of the call say what was measured."""
+    """Add the measurements to the report of the call."""
     report = yield
     fixture = getattr(item, "funcargs", {}).get("benchmark")
     stats = getattr(fixture, "stats", None)
     if call.when == "call" and stats:
-        told = stats.as_dict(include_data=False, stats=False)
-        told |= {"iterations": stats.iterations, "data": list(stats.stats.data)}
-        setattr(report, ATTRIBUTE, {str(current_rank().rank): told})
+        measured = stats.as_dict(include_data=False, stats=False)
+        measured |= {"iterations": stats.iterations, "data": list(stats.stats.data)}
+        setattr(report, ATTRIBUTE, {str(current_rank().rank): measured})
     return report

@@ -1,7 +1,7 @@
-"""pytest-cov: measure on this rank too; the controller puts all data together.
+"""pytest-cov: measures on this rank, too; the controller combines all data.
 
-The rank's data lies in a file of its own in a folder that the controller names. It is brought up
-to date after every test, so that a rank that dies takes along no more than its last test.
+The rank's data is in a file of its own in a folder that the controller names. It is updated after
+every test, so that a rank that dies loses no more than its last test.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pytest_cov.engine import CovController
 from pytest_cov.plugin import CovPlugin
 
 FOLDER_OPTION = "pprank_coverage"
-"""Option in which a rank finds the folder; controller.rank_config sets it."""
+"""The option with the folder for the data; controller.rank_config sets it."""
 
 SOURCE_OPTION = "pprank_coverage_source"
-"""What --cov was given; under its own name pytest-cov would start as if it were alone."""
+"""The value of --cov; under its own name pytest-cov would start as if there were no controller."""
 
-# a rank need not run all that is to be measured; that is for the controller to say
+# a rank need not run everything that is measured: the controller gives such warnings
 _OTHERS_BUSINESS = [
     "module-not-imported",
     "module-not-measured",
@@ -30,10 +30,10 @@ _OTHERS_BUSINESS = [
 
 
 class RankCoverage(CovController):  # type: ignore[misc]  # untyped
-    """Measures as pytest-cov was told to, and reports nothing."""
+    """Measures with pytest-cov's settings, and reports nothing."""
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Start to measure."""
         folder = Path(getattr(self.config.option, FOLDER_OPTION))
         self.cov: Any = coverage.Coverage(
             data_file=str(folder / "data"),
@@ -47,20 +47,20 @@ class RankCoverage(CovController):  # type: ignore[misc]  # untyped
         self.started = True
 
     def finish(self) -> None:
-        """Measure no more, and write what has been measured."""
+        """Stop measuring, and write the data."""
         self.started = False
         self.cov.stop()
         self.cov.save()
 
     def write(self) -> None:
-        """Write what has been measured so far."""
+        """Write the data measured so far."""
         if self.started and not self.cov.get_option("run:dynamic_context"):
             self.cov.switch_context("")  # unlike save(), without a search for untouched files
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Start before anything of the user's is imported."""
+    """Start before any of the user's modules is imported."""
     options = early_config.known_args_namespace
     if not getattr(options, FOLDER_OPTION, None):
         return  # not asked to measure
@@ -69,7 +69,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     options.cov_report = {"": None}
     options.cov_fail_under = 0
     plugin = CovPlugin(options, early_config.pluginmanager, start=False)
-    plugin._is_worker = lambda _: False  # no worker of the kind that it knows
+    plugin._is_worker = lambda _: False  # not a worker of xdist
     plugin.start(RankCoverage)
     early_config.pluginmanager.register(plugin, "_cov")
     early_config.pluginmanager.register(_Writer(plugin.cov_controller))
@@ -81,5 +81,5 @@ class _Writer:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self) -> None:
-        """Keep what this test has run."""
+        """Write the coverage of this test."""
         self._coverage.write()

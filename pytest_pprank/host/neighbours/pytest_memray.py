@@ -1,4 +1,4 @@
-"""pytest-memray: a rank's files are its own; the controller makes the report of all of them."""
+"""pytest-memray: each rank has files of its own; the controller makes one report of all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MANAGER = "memray_manager"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Name the files after the rank, below the controller's folder."""
+    """Name the files after the rank, inside the controller's folder."""
     config = session.config
     manager: Any = config.pluginmanager.get_plugin(_MANAGER)
     if manager is not None:

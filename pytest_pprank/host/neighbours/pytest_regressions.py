@@ -1,7 +1,6 @@
-"""pytest-regressions: ranks compare with its files, and write them, one after the other.
+"""pytest-regressions: the ranks compare with its files, and write them, one after the other.
 
-The first rank that comes writes a file that is missing, and fails as without ranks; the others
-compare with it.
+The first rank writes a missing file, and fails as without ranks; the others compare with that file.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _NAME = "perform_regression_check"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure() -> None:
-    """Put a lock of this group around each check, wherever it was imported to."""
+    """Put a lock of this group around each check, in all modules that have imported it."""
     from pytest_regressions import common, data_regression, file_regression
 
     check = getattr(common, _NAME)

@@ -1,6 +1,6 @@
 """pytest-rerunfailures: the controller decides what runs again, on all ranks at once.
 
-The plugin is loaded all the same, so that its ini options and its marker are known.
+The plugin is loaded on ranks nevertheless, so that its ini options and its marker are known.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ _MARKER = "flaky(reruns=1, reruns_delay=0): of pytest-rerunfailures, which acts 
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Take its hooks away before it is configured, which may start a server for its counters."""
+    """Unregister the plugin before it is configured, which may start a server for its counters."""
     _unregister(early_config)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare its marker; take its hooks away where it was loaded late."""
+    """Declare the plugin's marker; unregister the plugin here if it was loaded late."""
     config.addinivalue_line("markers", _MARKER)
     _unregister(config)
 

@@ -1,7 +1,7 @@
-"""Plugins that print what the controller prints: on a rank they have nothing to say.
+"""Plugins that print what the controller prints: they are unregistered on a rank.
 
-pytest-github-actions-annotate-failures knows that of a worker of pytest-xdist, but only if xdist is
-there.
+pytest-github-actions-annotate-failures prints nothing on workers of pytest-xdist, but only if xdist
+is loaded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _PRINT = ("annotate_errors", "annotate_warnings")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Let go of what has registered itself meanwhile."""
+    """Unregister the plugins that have been registered by now."""
     config = session.config
     for name in _PRINT:
         if config.pluginmanager.hasplugin(name):

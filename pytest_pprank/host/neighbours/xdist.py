@@ -1,4 +1,4 @@
-"""pytest-xdist: its fixtures say on a rank what they say in the worker that has started it."""
+"""pytest-xdist: its fixtures have the same values on a rank as in the rank's xdist worker."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from pytest_pprank.host.neighbours import xdist_fixtures
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Offer the fixtures now: those of the plugin that is registered last win."""
+    """Register the fixtures now: those of the plugin that is registered last win."""
     config.pluginmanager.register(xdist_fixtures, "pprank-xdist-fixtures")

@@ -1,4 +1,4 @@
-"""The dump of NCCL's flight recorder, as text: what the GPUs were still asked to do."""
+"""Formats the dump of NCCL's flight recorder: the operations the GPUs still had to execute."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _SHOWN = 8
 
 
 def read_dump(path: Path) -> str:
-    """Return the last entries of a dump, a line each, the unfinished ones marked; empty if none."""
+    """Return the last entries of a dump, one per line with its state; empty without a dump."""
     try:
         dump: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
-        return ""  # no NCCL on this rank, or it could not answer
+        return ""  # no NCCL on this rank, or the rank could not write the dump
     entries: list[dict[str, Any]] = dump.get("entries", [])
     lines = [_line(entry) for entry in entries[-_SHOWN:]]
     left_out = len(entries) - len(lines)

@@ -1,8 +1,8 @@
-"""Meetings of all ranks (barrier, gather, broadcast, the end of a phase), seen from outside.
+"""Meetings of all ranks (barrier, gather, broadcast, the end of a phase), on the controller's side.
 
-A meeting takes place when every rank has arrived at the same operation. As soon as that has
-become impossible (one rank is somewhere else, has finished, or is dead) those who wait are
-released with an error that says who is where: a missed meeting never costs a timeout.
+A meeting takes place when every rank has arrived at the same operation. As soon as that has become
+impossible, because a rank is in another meeting, has finished or is dead, the waiting ranks are
+released with an error that says where each rank is. So a missed meeting never costs a timeout.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PHASE_END = "end of "
 
 
 class Meetings:
-    """Meetings of one running test. `answer(ranks, message)` sends one message to some ranks."""
+    """The meetings of one running test. `answer(ranks, message)` sends a message to some ranks."""
 
     def __init__(
         self, world_size: int, answer: Callable[[Collection[int], Exchanged], None]
@@ -27,21 +27,24 @@ class Meetings:
         self._gone: dict[int, str] = {}
 
     def arrive(self, rank: int, exchange: Exchange) -> None:
-        """A rank has come to a meeting."""
+        """Note that a rank has arrived at a meeting."""
         self._here[rank] = exchange
         self._settle()
 
     def leave(self, rank: int, why: str) -> None:
-        """A rank will come to no further meeting of this test: ``finished the test``, ``died``."""
+        """Note that a rank will come to no further meeting of this test, and `why`.
+
+        `why` follows the rank in messages: ``finished the test``, ``died``.
+        """
         self._gone[rank] = why
         left = self._here.pop(rank, None)
-        if left is not None:  # by another thread of it, which must not wait for ever
+        if left is not None:  # another thread of the rank is in it and must not wait for ever
             error = f"rank {rank} waits {_words(left)} in vain: it has itself {why}"
             self._answer((rank,), Exchanged(left.number, error=error))
         self._settle()
 
     def at_end_of_phase(self) -> dict[int, str]:
-        """Return the ranks that wait at the end of a phase, and of which (``setup``, ``call``)."""
+        """Return the ranks that wait at the end of a phase, with its name (``setup``, ``call``)."""
         return {
             rank: exchange.operation.removeprefix(_PHASE_END)
             for rank, exchange in self._here.items()
@@ -49,15 +52,15 @@ class Meetings:
         }
 
     def any_at_end_of_phase(self) -> bool:
-        """Whether `at_end_of_phase` would return any."""
+        """Return whether `at_end_of_phase` would return any rank."""
         return any(map(_is_phase_end, self._here.values()))
 
     def waiting(self) -> dict[int, str]:
-        """Return the ranks that wait in a meeting of the test, in words."""
+        """Return the ranks that wait in a meeting of the test, with the meeting in words."""
         return {rank: _words(e) for rank, e in self._here.items() if not _is_phase_end(e)}
 
     def blocked(self) -> dict[int, InMeeting]:
-        """Return the ranks that wait in a meeting of the test, and for whom."""
+        """Return the ranks that wait in a meeting of the test, with the ranks that are missing."""
         missing = tuple(r for r in range(self._world_size) if r not in self._here)
         return {
             rank: InMeeting(f"{e.operation} at {e.where}", e.number, missing)
@@ -68,11 +71,11 @@ class Meetings:
     def _settle(self) -> None:
         operations = {exchange.operation for exchange in self._here.values()}
         if len(operations) == 1 and len(self._here) == self._world_size:
-            self._hold()
+            self._complete()
         elif self._here and (len(operations) > 1 or self._gone):
             self._release(operations)
 
-    def _hold(self) -> None:
+    def _complete(self) -> None:
         here, self._here = self._here, {}
         payloads = tuple(here[rank].payload for rank in range(self._world_size))
         by_number: dict[int, list[int]] = {}
@@ -82,8 +85,8 @@ class Meetings:
             self._answer(ranks, Exchanged(number, payloads))
 
     def _release(self, operations: set[str]) -> None:
-        # A rank at the end of a phase stays there for the others, unless they are gone for good:
-        # the ones to release are those that wait for it somewhere else.
+        # A rank at the end of a phase waits there until a rank has left for good. Ranks that wait
+        # in another meeting, to which that rank will not come, are released.
         keep = {r for r, e in self._here.items() if _is_phase_end(e)} if not self._gone else set()
         if keep and len(operations) == 1:
             return

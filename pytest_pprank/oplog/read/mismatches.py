@@ -1,4 +1,4 @@
-"""Operations that ranks have paired although they do not fit together."""
+"""Finds operations that ranks have paired although they do not match."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pytest_pprank.oplog.file import (
 from pytest_pprank.oplog.read.text import facts, group, name
 
 _UNEVEN = ("all_to_all", "monitored_barrier")
-"""Kinds in which ranks may bring different amounts."""
+"""Kinds of operations in which ranks may send different amounts."""
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Operations of several ranks that were paired; `key` has (rank, operation number)."""
+    """Paired operations of several ranks; `key` has (rank, operation number) of each."""
 
     text: str
     key: frozenset[tuple[int, int]]
 
 
 def find_mismatches(ledgers: Mapping[int, Ledger]) -> list[Mismatch]:
-    """Return what does not fit, among operations that are pending or have failed in this test."""
+    """Return mismatches among operations that are pending, or have failed in this test."""
     return [*_collectives(ledgers), *_messages(ledgers)]
 
 
@@ -40,14 +40,18 @@ def _collectives(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
                 meeting = meetings.setdefault((operation.group, operation.sequence), {})
                 meeting[rank] = operation
     for meeting in meetings.values():
-        if _differ(meeting.values()) and any(_open(op, ledgers[r]) for r, op in meeting.items()):
-            text = ", ".join(f"rank {r} {name(op)} ({_seen(op)})" for r, op in meeting.items())
+        if _differ(meeting.values()) and any(
+            _relevant(op, ledgers[r]) for r, op in meeting.items()
+        ):
+            text = ", ".join(
+                f"rank {r} {name(op)} ({_facts_without_group(op)})" for r, op in meeting.items()
+            )
             of = group(next(iter(meeting.values())))
             yield Mismatch(f"mismatch in {of}: {text}", _key(meeting))
 
 
 def _messages(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
-    """A receiver with less room than the message needs: gloo and NCCL do not put up with it."""
+    """Yield messages whose receiver's buffer has another size: an error with gloo and NCCL."""
     sends = {
         (rank, op.channel, op.sequence): op
         for rank, ledger in ledgers.items()
@@ -58,17 +62,17 @@ def _messages(ledgers: Mapping[int, Ledger]) -> Iterator[Mismatch]:
         for recv in ledger.operations:
             if recv.way != RECV or recv.peer is None or not recv.sequence:
                 continue
-            sent = sends.get((recv.peer, recv.channel.met_by(rank), recv.sequence))
+            sent = sends.get((recv.peer, recv.channel.counterpart(rank), recv.sequence))
             if sent is None or sent.nbytes == recv.nbytes:
                 continue
             pair = {recv.peer: sent, rank: recv}
-            if any(_open(operation, ledgers[r]) for r, operation in pair.items()):
+            if any(_relevant(operation, ledgers[r]) for r, operation in pair.items()):
                 text = ", ".join(f"rank {r} {name(op)} ({facts(op)})" for r, op in pair.items())
                 yield Mismatch(f"mismatch: {text}", _key(pair))
 
 
 def _differ(operations: Collection[Operation]) -> bool:
-    # what an operation's caller has left out is not known, so it differs from nothing
+    # an option the caller has left out is unknown and cannot differ
     roots = {operation.root for operation in operations} - {None}
     details = {operation.detail for operation in operations} - {""}
     amounts = {
@@ -78,13 +82,13 @@ def _differ(operations: Collection[Operation]) -> bool:
     return max(len(roots), len(details), len(amounts)) > 1
 
 
-def _open(operation: Operation, ledger: Ledger) -> bool:
-    """Whether it may be the trouble of this test: done ones have fitted after all."""
+def _relevant(operation: Operation, ledger: Ledger) -> bool:
+    """Return whether it may have caused a failure of this test: finished operations did match."""
     failed = operation.state is State.FAILED and operation.serial == ledger.serial
     return operation.pending or failed
 
 
-def _seen(operation: Operation) -> str:
+def _facts_without_group(operation: Operation) -> str:
     return facts(operation).rpartition(f", {group(operation)}")[0] or facts(operation)
 
 

@@ -1,4 +1,4 @@
-"""Operations of torch.distributed in words."""
+"""Descriptions of torch.distributed operations for users."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATES = {
 
 
 def name(operation: Operation) -> str:
-    """Return what is done with whom: ``recv from rank 0``, ``all_reduce #3``."""
+    """Return the kind of an operation and its peer: ``recv from rank 0``, ``all_reduce #3``."""
     if operation.way == SEND:
         return f"{operation.kind} to rank {operation.peer}"
     if operation.way == RECV:
@@ -46,20 +46,20 @@ def tensors(operation: Operation) -> str:
 
 
 def place(operation: Operation) -> str:
-    """Return the line of code, and the plumbing between it and torch if there is some."""
+    """Return the line of code, and the plumbing between it and torch if there is any."""
     via = f" via {operation.via}" if operation.via is not None else ""
     return f"{operation.site}{via}" if operation.site.file else "called from C++"
 
 
 def group(operation: Operation) -> str:
-    """Return the group in words, with its members unless it is the default one."""
+    """Return the group in words, with its members unless it is the default group."""
     if not operation.ranks or operation.label == "default group":
         return operation.label
     return f"{operation.label} of {plural_ranks(operation.ranks)}"
 
 
 def facts(operation: Operation) -> str:
-    """Return what else is known of it, after its name."""
+    """Return everything known of an operation besides its name."""
     parts = [
         place(operation),
         f"tag {operation.tag}" if operation.way in (SEND, RECV) and operation.tag else "",
@@ -78,7 +78,10 @@ def describe(operation: Operation) -> str:
 
 
 def summary(ledger: Ledger) -> str:
-    """Return the last finished and all pending operations of a rank, a line each, not too many."""
+    """Return the last finished and the pending operations of a rank, one per line.
+
+    At most `_SHOWN_COMPLETED` and `_SHOWN_PENDING` of them.
+    """
     if ledger.problem:
         return ledger.problem
     pending = ledger.pending

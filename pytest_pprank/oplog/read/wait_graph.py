@@ -1,13 +1,13 @@
-"""Who waits for whom, worked out from the ledgers of all ranks. Pure: reads nothing, asks nobody.
+"""Works out who waits for whom from the ledgers of all ranks. Pure functions, without I/O.
 
-Two ranks' operations are paired by counting: the n-th send from rank 0 to rank 1 with some tag in
-some group is received by rank 1's n-th recv of that kind, and the n-th collective of a group on
-one rank belongs to the n-th on the others. An operation is *unmet* while a rank that it needs has
-not issued its part.
+Operations of two ranks are paired by counting: the n-th send from rank 0 to rank 1 with some tag in
+some group is received by rank 1's n-th recv of that tag and group. The n-th collective of a group
+on one rank belongs to the n-th on the others. An operation is *unmet* while a rank that it needs
+has not issued its part.
 
-The ledgers are read one after another while the ranks go on, so one look proves nothing. A caller
-that looks twice and sees the same `key` knows that the named ranks did not move in between, and
-then what is said about them was true all that time.
+The ledgers are read one after another while the ranks go on, so a single reading proves nothing. A
+caller that sees the same `key` in two readings knows that the named ranks did not move in between.
+Then the statements about them were true all that time.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pytest_pprank.oplog.file import (
 )
 from pytest_pprank.oplog.read.mismatches import find_mismatches
 from pytest_pprank.oplog.read.text import describe, group, name, place, summary
-from pytest_pprank.oplog.read.waits import Blocked, InMeeting, Meets, Wait, Waits
+from pytest_pprank.oplog.read.waits import Blocked, InMeeting, MeetingWait, Wait, Waits
 from pytest_pprank.words import plural_ranks
 
 __all__ = ["InMeeting", "Waits", "explain_waits", "summary"]
 
 _MAIN = "MainThread"
-"""Of a rank: the one that runs the tests."""
+"""The name of the thread that runs the tests on a rank."""
 _UNFINISHED = (State.ISSUED, State.WAITING, State.DROPPED)
 _FROM_ROOT = ("broadcast", "scatter")
 _TO_ROOT = ("reduce", "gather")
@@ -43,18 +43,18 @@ def explain_waits(
     places: Mapping[int, str],
     meetings: Mapping[int, InMeeting] | None = None,
 ) -> Waits:
-    """Say who waits for whom, and why in vain.
+    """Return who waits for whom, and which waits cannot end.
 
     `places` says of each rank that is no longer inside the test what became of it (``finished the
-    test``, ``failed in call``, ``died``). `meetings`: the ranks that wait in one.
+    test``, ``failed in call``, ``died``). `meetings`: the ranks that wait in a meeting.
     """
     return _Graph(ledgers, places, meetings or {}).explain()
 
 
 def left_over(ledgers: Mapping[int, Ledger]) -> tuple[str, ...]:
-    """Say which operations of a test that is over are still to be met by another rank's.
+    """Return, in words, the operations of a finished test that no other rank has matched yet.
 
-    The next test's would meet them.
+    Operations of the next test would match them.
     """
     return tuple(_Graph(ledgers, {}, {}).left_over())
 
@@ -71,11 +71,11 @@ class _Graph:
         self._waits = [
             self._wait(rank, operation)
             for rank, ledger in self._ledgers.items()
-            if rank not in places  # what became of it says more than where it was then
+            if rank not in places  # for the others `places` says more than their last operation
             for operation in waits_in(ledger)
         ]
-        self._meets = {
-            rank: Meets(rank, meeting)
+        self._meeting_waits = {
+            rank: MeetingWait(rank, meeting)
             for rank, meeting in meetings.items()
             if rank not in places and rank in self._ledgers and not self._ledgers[rank].waiting
         }
@@ -83,16 +83,16 @@ class _Graph:
 
     def explain(self) -> Waits:
         proven = self._stuck(self._proven_waits())
-        likely = self._stuck({**self._meets, **{wait.rank: wait for wait in self._waits}})
-        circles = _circles(proven)
-        doubtful = [c for c in _circles(likely) if not any(set(c) <= set(p) for p in circles)]
+        likely = self._stuck({**self._meeting_waits, **{wait.rank: wait for wait in self._waits}})
+        cycles = _cycles(proven)
+        likely_cycles = [c for c in _cycles(likely) if not any(set(c) <= set(p) for p in cycles)]
         hopeless = {wait.rank for wait in self._waits if wait.certain and self._in_vain(wait)}
         key = {wait.part for wait in proven.values()}
         key |= {wait.part for wait in self._waits if wait.rank in hopeless}
         key |= {part for mismatch in self._mismatches for part in mismatch.key}
         return Waits(
-            lines=tuple(self._lines(circles, proven, doubtful, likely)),
-            deadlock=tuple(rank for circle in circles for rank in circle),
+            lines=tuple(self._lines(cycles, proven, likely_cycles, likely)),
+            deadlock=tuple(rank for cycle in cycles for rank in cycle),
             mismatch=bool(self._mismatches),
             hopeless=frozenset(hopeless),
             stuck=frozenset(proven) | hopeless,
@@ -110,7 +110,7 @@ class _Graph:
                     what = f"{describe(operation)}, which {plural_ranks(missing)} did not {did_not}"
                     yield f"rank {rank} left {what}"
 
-    # what an operation needs
+    # what an operation waits for
 
     def _missing(self, rank: int, operation: Operation) -> tuple[int, ...]:
         if operation.way in (SEND, RECV):
@@ -119,7 +119,7 @@ class _Graph:
 
     def _wait(self, rank: int, operation: Operation) -> Wait:
         missing = self._missing(rank, operation)
-        lost = not missing and operation.way == RECV and self._given_up(rank, operation)
+        lost = not missing and operation.way == RECV and self._send_was_dropped(rank, operation)
         if lost and operation.peer is not None:
             missing = (operation.peer,)
         asked = operation.ranks if operation.peer is None else (operation.peer,)
@@ -148,16 +148,16 @@ class _Graph:
 
     def _missing_peers(self, rank: int, operation: Operation) -> tuple[int, ...]:
         if operation.peer is not None:
-            met = self._parts(operation.peer, rank, operation) >= operation.sequence
+            met = self._issued_by(operation.peer, rank, operation) >= operation.sequence
             return () if met else (operation.peer,)
         peers = tuple(member for member in operation.ranks if member != rank)
-        sent = sum(self._parts(peer, rank, operation) for peer in peers)
+        sent = sum(self._issued_by(peer, rank, operation) for peer in peers)
         return () if sent >= operation.sequence else peers
 
-    def _given_up(self, rank: int, recv: Operation) -> bool:
-        """Whether the send that `recv` waits for has lost its handle."""
+    def _send_was_dropped(self, rank: int, recv: Operation) -> bool:
+        """Return whether the handle of the send that `recv` waits for was deleted."""
         ledger = None if recv.peer is None else self._ledgers.get(recv.peer)
-        channel = recv.channel.met_by(rank)
+        channel = recv.channel.counterpart(rank)
         return ledger is not None and any(
             sent.state is State.DROPPED
             and sent.channel == channel
@@ -165,33 +165,33 @@ class _Graph:
             for sent in ledger.operations
         )
 
-    def _parts(self, peer: int, rank: int, operation: Operation) -> int:
-        """How often `peer` has issued what such an operation of `rank` needs (at most)."""
+    def _issued_by(self, peer: int, rank: int, operation: Operation) -> int:
+        """Return how many operations of `peer` can match one like `operation`, at most."""
         ledger = self._ledgers.get(peer)
         if ledger is None:
             return 0
-        channel = operation.channel.met_by(rank)
+        channel = operation.channel.counterpart(rank)
         from_anybody = channel._replace(peer=None)
         return ledger.count(channel) + (ledger.count(from_anybody) if channel.way == RECV else 0)
 
-    # what follows from it
+    # what follows from the waits
 
-    def _will_do_nothing(self, rank: int) -> bool:
-        """Whether a rank is gone; a second thread of it may still be there."""
+    def _is_gone(self, rank: int) -> bool:
+        """Return whether a rank will issue nothing more: it has left, and has no second thread."""
         ledger = self._ledgers.get(rank)
         return rank in self._gone and ledger is not None and len(ledger.threads) < 2
 
     def _in_vain(self, wait: Blocked) -> bool:
         if wait.lost:
             return False
-        gone = [self._will_do_nothing(rank) for rank in wait.missing]
+        gone = [self._is_gone(rank) for rank in wait.missing]
         return any(gone) if wait.needs_all else all(gone)
 
     def _proven_waits(self) -> dict[int, Blocked]:
         proven: dict[int, Blocked] = {
-            # another thread of it could still come to the operation
-            rank: meets
-            for rank, meets in self._meets.items()
+            # a second thread of such a rank could still issue the operation
+            rank: wait
+            for rank, wait in self._meeting_waits.items()
             if set(self._ledgers[rank].threads) <= {_MAIN}
         }
         for wait in self._waits:
@@ -200,35 +200,35 @@ class _Graph:
         return proven
 
     def _stuck(self, waits: Mapping[int, Blocked]) -> dict[int, Blocked]:
-        """Return the largest part of `waits` that only ranks in it, or gone, could end."""
+        """Return the largest subset of `waits` that only ranks in it, or gone ones, could end."""
         stuck = {rank: wait for rank, wait in waits.items() if wait.missing}
         while True:
-            kept = {r: wait for r, wait in stuck.items() if self._held(wait, stuck)}
+            kept = {r: wait for r, wait in stuck.items() if self._is_stuck(wait, stuck)}
             if len(kept) == len(stuck):
                 return kept
             stuck = kept
 
-    def _held(self, wait: Blocked, stuck: Mapping[int, Blocked]) -> bool:
+    def _is_stuck(self, wait: Blocked, stuck: Mapping[int, Blocked]) -> bool:
         if wait.certain and self._in_vain(wait):
             return True
-        held = [rank in stuck or self._will_do_nothing(rank) for rank in wait.missing]
-        return any(held) if wait.needs_all else all(held)
+        stuck_peers = [rank in stuck or self._is_gone(rank) for rank in wait.missing]
+        return any(stuck_peers) if wait.needs_all else all(stuck_peers)
 
-    # in words
+    # descriptions
 
     def _lines(
         self,
-        circles: list[tuple[int, ...]],
+        cycles: list[tuple[int, ...]],
         proven: Mapping[int, Blocked],
-        doubtful: list[tuple[int, ...]],
+        likely_cycles: list[tuple[int, ...]],
         likely: Mapping[int, Blocked],
     ) -> Iterator[str]:
         yield from (mismatch.text for mismatch in self._mismatches)
-        for circle in circles:
-            yield f"deadlock: {_around(circle, proven)}"
-        for circle in doubtful:
-            yield f"likely deadlock: {_around(circle, likely)}"
-        told = {rank for circle in (*circles, *doubtful) for rank in circle}
+        for cycle in cycles:
+            yield f"deadlock: {_describe_cycle(cycle, proven)}"
+        for cycle in likely_cycles:
+            yield f"likely deadlock: {_describe_cycle(cycle, likely)}"
+        reported = {rank for cycle in (*cycles, *likely_cycles) for rank in cycle}
         mismatched = {part for mismatch in self._mismatches for part in mismatch.key}
         meetings: dict[tuple[str, str, int], list[Wait]] = {}
         for wait in self._waits:
@@ -238,10 +238,10 @@ class _Graph:
             if operation.way in (COLLECTIVE, CREATE):
                 meeting = (operation.way, operation.group, operation.sequence)
                 meetings.setdefault(meeting, []).append(wait)
-            elif wait.rank not in told:
+            elif wait.rank not in reported:
                 yield f"{wait.waiter} waits in {describe(operation)}{self._why(wait)}"
         for waits in meetings.values():
-            if not told.issuperset(wait.rank for wait in waits):
+            if not reported.issuperset(wait.rank for wait in waits):
                 yield self._absence(waits)
 
     def _why(self, wait: Wait) -> str:
@@ -249,8 +249,8 @@ class _Graph:
         if operation.way == STORE:
             return ""
         if peer is None:
-            whys = [f"rank {rank} {self._doing(rank)}" for rank in wait.missing]
-            return "; " + "; ".join(whys or ["a message for it is on its way"])
+            reasons = [f"rank {rank} {self._doing(rank)}" for rank in wait.missing]
+            return "; " + "; ".join(reasons or ["a message for it is on its way"])
         doing = "sending" if operation.way == RECV else "receiving"
         if peer not in self._ledgers or self._ledgers[peer].problem:
             return f"; nothing is known of rank {peer}"
@@ -261,10 +261,10 @@ class _Graph:
         return f"; rank {peer} {self._doing(peer)}{self._other_message(wait)}"
 
     def _other_message(self, wait: Wait) -> str:
-        """Point at a message between the same two that nobody has taken: a wrong tag or group."""
+        """Describe an unmatched message between the same ranks: its tag or group may be wrong."""
         operation, peer = wait.operation, wait.operation.peer
         assert peer is not None
-        way = operation.channel.met_by(wait.rank).way
+        way = operation.channel.counterpart(wait.rank).way
         for other in self._ledgers[peer].operations:
             if other.way != way or other.peer != wait.rank or not _undone(other):
                 continue
@@ -305,7 +305,7 @@ class _Graph:
 
 
 def _needs_each(rank: int, operation: Operation, missing: tuple[int, ...]) -> bool:
-    """Whether the operation surely cannot end on `rank` without every one of `missing`."""
+    """Return whether the operation surely cannot end on `rank` without each rank in `missing`."""
     if operation.kind in _FROM_ROOT:
         return operation.root in missing
     if operation.kind in _TO_ROOT:
@@ -319,9 +319,9 @@ def waits_in(ledger: Ledger) -> tuple[Operation, ...]:
 
 
 def _first_on_device(ledger: Ledger) -> tuple[Operation, ...]:
-    """Return what holds up the device of a rank whose threads are in no operation.
+    """Return the operation that blocks the device of a rank whose threads are in no operation.
 
-    The rank itself may not be blocked, or in anything that waits for the device.
+    The rank itself need not be blocked; if it is, it may wait for the device in other code.
     """
     running = [op for op in ledger.operations if op.state is State.RUNNING]
     return () if ledger.waiting else tuple(running[:1])
@@ -339,27 +339,28 @@ def _difference(other: Operation, operation: Operation) -> str:
     return "a handle that was dropped" if other.state is State.DROPPED else "the same tag"
 
 
-def _circles(stuck: Mapping[int, Blocked]) -> list[tuple[int, ...]]:
-    """Return circles of ranks that wait for one another; no rank is in two of them."""
-    circles: list[tuple[int, ...]] = []
+def _cycles(stuck: Mapping[int, Blocked]) -> list[tuple[int, ...]]:
+    """Return cycles of ranks that wait for one another; no rank is in two of them."""
+    cycles: list[tuple[int, ...]] = []
     seen: set[int] = set()
     for start in stuck:
         path: list[int] = []
         rank: int | None = start
+        # follow from each rank to the first stuck rank that it waits for
         while rank is not None and rank not in seen:
             seen.add(rank)
             path.append(rank)
             rank = next((peer for peer in stuck[rank].missing if peer in stuck), None)
         if rank is not None and rank in path:
-            circle = path[path.index(rank) :]
-            first = circle.index(min(circle))
-            circles.append((*circle[first:], *circle[:first]))
-    return circles
+            cycle = path[path.index(rank) :]
+            first = cycle.index(min(cycle))
+            cycles.append((*cycle[first:], *cycle[:first]))
+    return cycles
 
 
-def _around(circle: tuple[int, ...], waits: Mapping[int, Blocked]) -> str:
+def _describe_cycle(cycle: tuple[int, ...], waits: Mapping[int, Blocked]) -> str:
     steps = [
         f"{waits[rank].waiter} waits in {waits[rank].where(following)}"
-        for rank, following in zip(circle, (*circle[1:], circle[0]), strict=True)
+        for rank, following in zip(cycle, (*cycle[1:], cycle[0]), strict=True)
     ]
     return ",\n          ".join(steps)

@@ -1,4 +1,4 @@
-"""What a rank waits in, and what is found by comparing all that wait (see `wait_graph`)."""
+"""What a rank waits in, and what the waits of all ranks together show (see `wait_graph`)."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from pytest_pprank.oplog.read.text import describe
 
 @dataclass(frozen=True)
 class Waits:
-    """What the ledgers say about ranks that wait."""
+    """What the ledgers show about ranks that wait."""
 
     lines: tuple[str, ...] = ()
     deadlock: tuple[int, ...] = ()
-    """Ranks that wait for each other in a circle, and for nothing else: it cannot end."""
+    """Ranks that wait for each other in a cycle and for nothing else: the wait cannot end."""
     mismatch: bool = False
-    """Whether ranks have come to the same place with different operations."""
+    """Whether ranks have paired operations that do not match."""
     hopeless: frozenset[int] = frozenset()
-    """Ranks in an operation that needs a rank which is gone and has not issued its part."""
+    """Ranks in an operation that needs a rank which has left and has not issued its part."""
     stuck: frozenset[int] = frozenset()
-    """All that can never go on: `deadlock`, `hopeless`, and those that wait for these."""
+    """All ranks that can never go on: `deadlock`, `hopeless`, and ranks that wait for those."""
     key: frozenset[tuple[int, int]] = frozenset()
-    """(rank, operation number) of all that deadlock, mismatch, hopeless and stuck rest upon.
+    """(rank, operation number) of everything that the other fields are derived from.
 
-    Numbers of meetings are below 0."""
+    Numbers of meetings are negative.
+    """
 
 
 @dataclass(frozen=True)
 class InMeeting:
-    """A rank that waits in a meeting of the test (`words`: in which one) for all of `missing`.
+    """A rank that waits in a meeting (`words`: in which one) for all ranks in `missing`.
 
     `number` is that of the meeting on this rank.
     """
@@ -48,33 +49,35 @@ class Wait:
     missing: tuple[int, ...]
     """Members of the group that have not issued their part."""
     needs_all: bool
-    """Whether each of `missing` is needed; else any one of them is enough (recv from any)."""
+    """Whether each rank in `missing` is needed, or any one is enough (recv from any rank)."""
     certain: bool
-    """Whether the operation surely cannot end without them, and no thread may change that."""
+    """Whether the operation surely cannot end without them."""
     lost: bool = False
-    """Whether its message was sent, by a handle that is gone: it may not, but could still arrive.
-    If all others wait, too, and for long enough, it has not."""
+    """Whether its message was sent by a handle that was deleted, so that it may never arrive.
+
+    If all other ranks wait, too, and for long enough, it has not arrived.
+    """
 
     @property
     def part(self) -> tuple[int, int]:
-        """What it contributes to a `key`."""
+        """What it contributes to `Waits.key`."""
         return self.rank, self.operation.number
 
     @property
     def waiter(self) -> str:
-        """Who waits, in words."""
+        """The rank, or its device, in words."""
         on_device = self.operation.state is State.RUNNING
         return f"the device of rank {self.rank}" if on_device else f"rank {self.rank}"
 
     def where(self, whom: int) -> str:
-        """Say in what it waits, and for whom."""
+        """Return what the rank waits in, and for whom, in words."""
         words = describe(self.operation)
         return words if self.operation.peer is not None else f"{words} for rank {whom}"
 
 
 @dataclass(frozen=True)
-class Meets:
-    """A rank that is blocked in a meeting, and comes to no operation meanwhile."""
+class MeetingWait:
+    """A rank that is blocked in a meeting, and issues no operation meanwhile."""
 
     rank: int
     meeting: InMeeting
@@ -97,5 +100,5 @@ class Meets:
         return f"{self.meeting.words} for rank {whom}"
 
 
-Blocked = Wait | Meets
-"""A rank that is blocked, in either way."""
+Blocked = Wait | MeetingWait
+"""A rank that is blocked, in an operation or in a meeting."""

@@ -1,4 +1,4 @@
-"""How long what the ledgers of a running test say has stayed the same."""
+"""Measures for how long the waits of a running test have not changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_pprank.oplog.read.waits import Waits
 
 @dataclass(frozen=True)
 class Waiting:
-    """Who waits for whom (see waits.Waits); `seconds`: how long exactly so.
+    """The waits of the ranks (see waits.Waits); `seconds`: for how long they have been the same.
 
     `blocked`: ranks with a thread, or a device, that waits in an operation.
     """
@@ -20,25 +20,25 @@ class Waiting:
     seconds: float
 
     def standstill(self, inside: Collection[int]) -> str:
-        """How the ranks `inside` have stopped each other: ``deadlock``, ``mismatch``, or not."""
+        """Return how the ranks `inside` block each other: ``deadlock``, ``mismatch``, or empty."""
         if self.waits.deadlock:
             return "deadlock"
         return "mismatch" if self.waits.mismatch and self.blocked >= set(inside) else ""
 
     def wait_in_vain(self, inside: Collection[int]) -> bool:
-        """Whether all ranks `inside` need, directly or not, ranks that have left the test."""
+        """Return whether all ranks `inside` need, directly or not, ranks that have left it."""
         return bool(inside) and self.waits.stuck >= set(inside)
 
 
 class WaitWatch:
-    """What was seen of the ledgers of a worker group during one test."""
+    """The waits of a worker group that were last seen in one test, and since when."""
 
     def __init__(self) -> None:
         self._key: object = None
         self._since = 0.0
 
-    def look(self, waits: Waits, blocked: frozenset[int], now: float) -> Waiting:
-        """Take what the ledgers say `now`; returns it with its age."""
+    def update(self, waits: Waits, blocked: frozenset[int], now: float) -> Waiting:
+        """Take the waits seen at `now`; return them with their age."""
         if waits.key != self._key:
             self._key, self._since = waits.key, now
         return Waiting(waits, blocked, now - self._since)

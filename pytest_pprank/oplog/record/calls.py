@@ -1,4 +1,4 @@
-"""What an operation of torch.distributed is about, worked out from the call that issues it."""
+"""Describes an operation of torch.distributed, from the call that issues it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
-from pytest_pprank.frames import Whose, folders, only_calls, whose
+from pytest_pprank.frames import Owner, folders, only_calls, owner_of
 from pytest_pprank.oplog.file import (
     COLLECTIVE,
     CREATE,
@@ -21,7 +21,7 @@ from pytest_pprank.oplog.file import (
     Call,
     Site,
 )
-from pytest_pprank.oplog.record.writer import NAME_LENGTH, Form
+from pytest_pprank.oplog.record.writer import NAME_LENGTH, EncodedCall
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +36,9 @@ _DEFAULT = "default group"
 
 
 class Kind(NamedTuple):
-    """A method of ProcessGroup: what people call it, and which argument has this rank's tensors.
+    """A method of ProcessGroup: its name for users, and which argument has this rank's tensors.
 
-    Where ranks bring and get different amounts, that is the argument whose size all agree on.
+    If ranks send and receive different amounts, `tensors` is the argument whose size all agree on.
     """
 
     name: str
@@ -73,7 +73,7 @@ KINDS = {
     "barrier": Kind("barrier", COLLECTIVE, None),
     "monitored_barrier": Kind("monitored_barrier", COLLECTIVE, None),
 }
-"""The methods that begin an operation, in all torch releases that this plugin knows."""
+"""The methods that begin an operation, in all torch releases that this plugin supports."""
 
 
 class _Group(NamedTuple):
@@ -85,11 +85,11 @@ class _Group(NamedTuple):
 
 
 class CallDescriber:
-    """Describes calls. `plumbing`: parts of file names between a caller that matters and torch.
+    """Describes calls. `plumbing`: parts of file names of wrappers between the caller and torch.
 
-    `role`: first rank and number of the ranks of this one's role. Where torch's world is one role
-    of several (SGLang's, with prefill and decode in one worker group), its ranks begin at 0 again;
-    here a rank is always that of the worker group.
+    `role`: first rank, and number of ranks, of this rank's role. If torch's world is one role of
+    several (SGLang's, with prefill and decode in one worker group), its ranks begin at 0 again. In
+    descriptions a rank is always that of the worker group.
     """
 
     def __init__(self, plumbing: Sequence[str] = (), role: tuple[int, int] = (0, 0)) -> None:
@@ -97,18 +97,18 @@ class CallDescriber:
         self._role = role
         self._first = 0
         self.world: tuple[int, ...] = ()
-        """The ranks of torch's default group."""
-        self._standing: dict[str, int] = {}
+        """The ranks of torch's default group, as ranks of the worker group."""
+        self._origins: dict[str, int] = {}
         self._groups: dict[int, _Group] = {}
         self._created: dict[str, int] = {}
         self._dtypes: dict[torch.dtype, str] = {}
         self._reductions: dict[int | None, str] = {}
-        self._has: dict[type, tuple[bool, bool]] = {}
-        self._forms: dict[tuple[object, ...], Form] = {}
+        self._option_fields: dict[type, tuple[bool, bool]] = {}
+        self._forms: dict[tuple[object, ...], EncodedCall] = {}
         self._codes: dict[int, CodeType] = {}
 
-    def operation(self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]) -> Form:
-        """Describe the call of a ProcessGroup's method with `arguments` (those by name last)."""
+    def operation(self, kind: Kind, group: ProcessGroup, arguments: Sequence[Any]) -> EncodedCall:
+        """Describe the call of a ProcessGroup's method; `arguments` has keyword arguments last."""
         known = self._known(group)
         tensors = () if kind.tensors is None else _tensors(arguments[kind.tensors])
         device = "" if not tensors else "cpu" if tensors[0].is_cpu else tensors[0].device.type
@@ -122,8 +122,8 @@ class CallDescriber:
             peer = _global(int(arguments[1]), known.ranks) if len(arguments) > 2 else None
         caller, via = self._frames()
         thread = threading.current_thread()
-        # all that tells calls apart, as it is quickest to get: programs repeat themselves, and
-        # some of what is told is something that has to be worked out (a line number, a name)
+        # Everything that distinguishes calls, in the form that is cheapest to get. Programs repeat
+        # their calls, and the description itself (line number, names) is expensive.
         key = (
             kind.name, known.identity, known.label, backend, peer, root, tag, detail, thread,
             *((None, None) if caller is None else (id(caller.f_code), caller.f_lasti)),
@@ -151,26 +151,28 @@ class CallDescriber:
                 via=None if via is None else _site(via),
                 thread=thread_name(),
             )
-            form = self._remember(key, Form(call), caller, via)
+            form = self._remember(key, EncodedCall(call), caller, via)
         return form
 
-    def _remember(self, key: tuple[object, ...], form: Form, *frames: FrameType | None) -> Form:
+    def _remember(
+        self, key: tuple[object, ...], form: EncodedCall, *frames: FrameType | None
+    ) -> EncodedCall:
         if len(self._forms) >= _FORMS:
             self._forms.clear()
             self._codes.clear()
         self._forms[key] = form
-        # kept, so that no other code gets its id
+        # keep the code objects alive, so that no other gets the same id
         self._codes.update((id(f.f_code), f.f_code) for f in frames if f is not None)
         return form
 
     def begin_world(self, size: int) -> None:
-        """Note how many ranks torch's default group is about to have."""
+        """Note the number of ranks that torch's default group is about to have."""
         first, stages = self._role
         self._first = first if size == stages else 0
         self.world = tuple(range(self._first, self._first + size))
 
     def creation(self, group: str, label: str, ranks: tuple[int, ...], backend: str) -> Call:
-        """Describe the creation of a group of torch's `ranks`; no `label`: the default one."""
+        """Describe the creation of a group of torch's `ranks`. No `label`: the default group."""
         caller, via = self._frames()
         ranks = tuple([self._first + rank for rank in ranks])
         return Call(
@@ -186,7 +188,7 @@ class CallDescriber:
         )
 
     def begin_group(self, creation: Call) -> str:
-        """Note the creation of a group; returns the identity of an earlier one of that name."""
+        """Count the creation of a group; return the identity of the previous group of that name."""
         times = self._created.get(creation.group, 0) + 1
         self._created[creation.group] = times
         return _nth(creation.group, times - 1)
@@ -237,20 +239,20 @@ class CallDescriber:
         return known
 
     def _options(self, arguments: Sequence[Any], ranks: tuple[int, ...]) -> tuple[int | None, str]:
-        """Return the root and the reduction of a collective, from its options if it has some."""
+        """Return the root and the reduction of a collective, as far as its options have them."""
         options = arguments[-1] if arguments else None
-        # asked of the type, once: pybind11 takes its time to say that it has no such attribute
-        has = self._has.get(type(options))
+        # cached by type: a failing attribute lookup is slow with pybind11
+        has = self._option_fields.get(type(options))
         if has is None:
             has = hasattr(type(options), "rootRank"), hasattr(type(options), "reduceOp")
-            self._has[type(options)] = has
+            self._option_fields[type(options)] = has
         if options is None:
             return None, ""
         root = _global(int(options.rootRank), ranks) if has[0] else None
         if not has[1]:
             return root, ""
         operator = getattr(options.reduceOp, "op", None)
-        # by number: an enum of pybind11 takes its time to hash and to compare
+        # by number: enums of pybind11 are slow to hash and to compare
         number = getattr(operator, "value", None)
         name = self._reductions.get(number)
         if name is None:
@@ -264,48 +266,49 @@ class CallDescriber:
         return name
 
     def _frames(self) -> tuple[FrameType | None, FrameType | None]:
-        """Return the frame that issues the operation, and the plumbing through which it does.
+        """Return the frame that issues the operation, and the plumbing frame through which it does.
 
-        Where nobody's code is on the stack (the target of a thread) it is that of a library.
+        If no caller's code is on the stack (the target of a thread), the first is a library's
+        frame.
         """
         via: FrameType | None = None
         library: FrameType | None = None
         frame: FrameType | None = sys._getframe(2)
-        standings = self._standing
+        origins = self._origins
         while frame is not None:
             file = frame.f_code.co_filename
-            standing = standings.get(file)
-            if standing is None:
-                standing = self._look_at(file)
-            if standing == _CALLER:
+            origin = origins.get(file)
+            if origin is None:
+                origin = self._classify(file)
+            if origin == _CALLER:
                 return frame, via
-            if standing == _PLUMBING and via is None:
+            if origin == _PLUMBING and via is None:
                 via = frame
-            elif standing == _LIBRARY and library is None:
+            elif origin == _LIBRARY and library is None:
                 library = frame
             frame = frame.f_back
         return via or library, None
 
-    def _look_at(self, file: str) -> int:
-        standing = _CALLER
-        if whose(file) is Whose.TORCH or folders().is_wrapper(file):
-            standing = _SKIPPED
+    def _classify(self, file: str) -> int:
+        origin = _CALLER
+        if owner_of(file) is Owner.TORCH or folders().is_wrapper(file):
+            origin = _SKIPPED
         elif only_calls(file):
-            standing = _LIBRARY
+            origin = _LIBRARY
         elif any(part in file for part in self._plumbing):
-            standing = _PLUMBING
-        self._standing[file] = standing
-        return standing
+            origin = _PLUMBING
+        self._origins[file] = origin
+        return origin
 
 
 _SKIPPED, _LIBRARY, _PLUMBING, _CALLER = range(4)
 
 
 def thread_name() -> str:
-    """Return the name of this thread, or of the one for which it works while that one waits.
+    """Return this thread's name, or that of the thread that waits while this one works for it.
 
-    Such a pair (attribute `stands_for`) never runs at the same time: what one waits for, the other
-    cannot bring about, so the two count as one.
+    Such a pair (attribute `stands_for`) never runs at the same time: one thread cannot issue what
+    the other waits for, so the two count as one.
     """
     thread = threading.current_thread()
     name = str(getattr(thread, "stands_for", thread.name))
@@ -320,7 +323,7 @@ def _site(frame: FrameType | None) -> Site:
 
 
 def _tensors(argument: Any) -> list[torch.Tensor]:
-    """Return the tensors of an argument: a tensor, or sequences of them."""
+    """Return the tensors in an argument, which is a tensor or nested sequences of tensors."""
     if not isinstance(argument, (list, tuple)):
         return [argument]
     if len(argument) == 1 and not isinstance(argument[0], (list, tuple)):
@@ -350,7 +353,7 @@ def _label(name: str) -> str:
 
 
 def _identity(name: str, ranks: tuple[int, ...]) -> str:
-    """Return a name that no group with other members has: torch uses names again."""
+    """Return a name that no group with other members has: torch reuses names."""
     return f"{name[:NAME_LENGTH]}:{crc32(repr(ranks).encode()):08x}"
 
 

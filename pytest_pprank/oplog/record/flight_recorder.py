@@ -1,4 +1,4 @@
-"""NCCL's flight recorder: what torch knows of the operations that a device works off by itself."""
+"""NCCL's flight recorder: torch's record of the operations that a device executes by itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _COALESCED = "nccl:coalesced"
 
 @contextmanager
 def beside_a_capture() -> Iterator[None]:
-    """Ask devices about events without breaking a CUDA graph that another thread is capturing.
+    """Allow queries of device events without breaking another thread's CUDA graph capture.
 
-    Both asking a Work and dumping the flight recorder query events, which ends a capture anywhere
-    in the process, unless the asking thread is in this mode. Does nothing without CUDA's runtime.
+    Asking a Work for completion and dumping the flight recorder both query events. That invalidates
+    a capture anywhere in the process unless the querying thread is in relaxed capture mode. Does
+    nothing without the CUDA runtime.
     """
     runtime = _cuda_runtime()
     mode = ctypes.c_int(_RELAXED)
@@ -33,7 +34,7 @@ def beside_a_capture() -> Iterator[None]:
 
 
 def dump_flight_recorder() -> bytes:
-    """Return the dump as JSON; empty if this torch cannot give one."""
+    """Return the dump as JSON; empty if this torch has no function for it."""
     from torch._C import _distributed_c10d as c10d
 
     dump = getattr(c10d, "_dump_nccl_trace_json", None)
@@ -45,16 +46,16 @@ def dump_flight_recorder() -> bytes:
 
 
 def save_dump(dump: bytes, path: Path) -> None:
-    """Write it to `path`, whole or not at all; raises OSError."""
+    """Write the dump to `path` atomically; raises OSError."""
     beside = path.with_suffix(".new")
     beside.write_bytes(dump)
     os.replace(beside, path)
 
 
 def still_running(dump: bytes) -> dict[str, list[bool]]:
-    """Return for each group, by name, whether its operations still run, in the order of issue.
+    """Return for each group, by name, whether each of its operations still runs, in issue order.
 
-    Operations that were coalesced have no events of their own: a record after them has.
+    Coalesced operations have no events of their own: the record after them has one for all.
     """
     running: dict[str, list[bool]] = {}
     batch: dict[str, int] = {}
@@ -68,6 +69,7 @@ def still_running(dump: bytes) -> dict[str, list[bool]]:
             known[first:] = [runs] * (len(known) - first)
             batch[group] = len(known)
         else:
+            # only p2p entries that are not completed may belong to a batch whose record follows
             if not (entry["is_p2p"] and runs):
                 batch[group] = len(known) + 1
             known.append(runs)
@@ -75,7 +77,7 @@ def still_running(dump: bytes) -> dict[str, list[bool]]:
 
 
 def _cuda_runtime() -> ctypes.CDLL | None:
-    """Return the CUDA runtime that this process has loaded."""
+    """Return the CUDA runtime that this process has loaded; None if it has not."""
     with open("/proc/self/maps") as maps:
         paths = {line.split(maxsplit=5)[5].strip() for line in maps if "libcudart" in line}
     return ctypes.CDLL(min(paths)) if paths else None

@@ -1,9 +1,9 @@
-"""Hooks in torch.distributed, at the lowest place that Python sees.
+"""Hooks in torch.distributed, at the lowest level that Python can reach.
 
-That is the methods of the C++ classes ProcessGroup and Work, through which everything in
-torch.distributed goes: so operations are seen no matter under which name they were imported, and
-before or after. Not seen is what C++ does by itself (functional collectives, compiled graphs), and
-what goes past ProcessGroup (a Backend's own methods, NCCL called directly).
+They wrap the methods of the C++ classes ProcessGroup and Work, which everything in
+torch.distributed calls. So operations are seen whatever name they were imported under, and whenever
+that was. Not seen are operations that C++ issues itself (functional collectives, compiled graphs),
+and calls that bypass ProcessGroup (a Backend's own methods, NCCL called directly).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_pprank.oplog.record.writer import Entry
 
-    Carrier = Callable[[Callable[[], Work], ProcessGroup, tuple[object, ...]], Work]
+    SendInterceptor = Callable[[Callable[[], Work], ProcessGroup, tuple[object, ...]], Work]
 
 _Method = Callable[..., object]
 _HELPER_ARGUMENTS = (
@@ -35,14 +35,17 @@ _HELPER_ARGUMENTS = (
     "group_name",
 )
 _recorder: LedgerRecorder | None = None
-carrier: Carrier | None = None
-"""Asked to send in torch's place: ``carrier(send, group, receiver)`` returns a Work, as `send()`
-does; `receiver` is what torch was told beside the tensors (rank and tag)."""
+interceptor: SendInterceptor | None = None
+"""Called in place of each send, as ``interceptor(send, group, receiver)``; returns a Work.
+
+`send()` sends as torch would, and returns torch's Work. `receiver`: the arguments of torch's method
+after the tensors (rank and tag).
+"""
 _local = threading.local()
 
 
 def install(recorder: LedgerRecorder) -> None:
-    """Tell `recorder` of every operation in this process from here on."""
+    """Report every operation in this process to `recorder` from now on."""
     global _recorder
     from torch._C import Future
     from torch._C._distributed_c10d import ProcessGroup, Store, Work
@@ -55,8 +58,8 @@ def install(recorder: LedgerRecorder) -> None:
         _replace(ProcessGroup, "_start_coalescing", _start_coalescing)
         _replace(ProcessGroup, "_end_coalescing", _end_coalescing)
         for owner in (Work, Future):
-            _replace(owner, "wait", noting_wait)
-        _replace(Work, "is_completed", noting_question)
+            _replace(owner, "wait", recording_wait)
+        _replace(Work, "is_completed", recording_is_completed)
         _replace(Work, "get_future", _deriving)
         for name in ("get", "wait"):
             _replace(Store, name, functools.partial(_store_waiting, name))
@@ -76,13 +79,13 @@ def _issuing(kind: Kind, original: _Method) -> _Method:
         arguments = (*args, *kwargs.values()) if kwargs else args
         entry = _recorder.operation(kind, self, arguments)
         if _recorder.listeners:
-            _recorder.tell(ISSUED, entry)
+            _recorder.notify(ISSUED, entry)
         try:
-            if carrier is None or kind.way != SEND:
+            if interceptor is None or kind.way != SEND:
                 work = original(self, *args, **kwargs)
             else:
                 send = functools.partial(original, self, *args, **kwargs)
-                work = carrier(send, self, arguments[1:])
+                work = interceptor(send, self, arguments[1:])
         except BaseException as error:
             _recorder.refused(entry, error)
             raise
@@ -92,8 +95,8 @@ def _issuing(kind: Kind, original: _Method) -> _Method:
     return method
 
 
-def noting_wait(original: _Method) -> _Method:
-    """Have the ledger told of a Work's or Future's ``wait``."""
+def recording_wait(original: _Method) -> _Method:
+    """Wrap a Work's or Future's ``wait`` so that it is recorded."""
 
     def method(self: object, *args: object, **kwargs: object) -> object:
         __tracebackhide__ = True
@@ -116,8 +119,8 @@ def _failed(work: Work, handle: Handle | None, error: BaseException) -> None:
     _recorder.waited(handle, first_line(error), done or work.is_completed())
 
 
-def noting_question(original: _Method) -> _Method:
-    """Have the ledger told of a Work's ``is_completed``."""
+def recording_is_completed(original: _Method) -> _Method:
+    """Wrap a Work's ``is_completed`` so that a positive answer is recorded."""
 
     def method(self: object) -> object:
         __tracebackhide__ = True
@@ -171,10 +174,10 @@ def _store_waiting(name: str, original: _Method) -> _Method:
         __tracebackhide__ = True
         assert _recorder is not None
         if getattr(_local, "creating", False):
-            return original(self, *args, **kwargs)  # part of a creation, which is noted already
+            return original(self, *args, **kwargs)  # part of a creation, which is recorded already
         keys = (*args, *kwargs.values())
         entry = _recorder.store_wait(name, keys[0] if keys else "")
-        return _noted(entry, original, self, *args, **kwargs)
+        return _recorded(entry, original, self, *args, **kwargs)
 
     return method
 
@@ -186,15 +189,15 @@ def _creating(original: _Method) -> _Method:
         entry = _recorder.creation(_by_name(args, kwargs))
         _local.creating = True
         try:
-            return _noted(entry, original, *args, **kwargs)
+            return _recorded(entry, original, *args, **kwargs)
         finally:
             _local.creating = False
 
     return helper
 
 
-def _noted(entry: Entry | None, original: _Method, *args: object, **kwargs: object) -> object:
-    """Call what blocks until it is done."""
+def _recorded(entry: Entry | None, original: _Method, *args: object, **kwargs: object) -> object:
+    """Call a function that blocks until the operation is done, and record its end."""
     __tracebackhide__ = True
     assert _recorder is not None
     try:
@@ -207,5 +210,5 @@ def _noted(entry: Entry | None, original: _Method, *args: object, **kwargs: obje
 
 
 def _by_name(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-    """Return the arguments of torch's `_new_process_group_helper` by their names."""
+    """Return the arguments of torch's `_new_process_group_helper` by name."""
     return {**dict(zip(_HELPER_ARGUMENTS, args, strict=False)), **kwargs}

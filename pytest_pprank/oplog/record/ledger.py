@@ -1,8 +1,8 @@
-"""The ledger of this rank: every torch.distributed operation is noted, always, for all threads.
+"""The ledger of this rank: records every torch.distributed operation of all threads.
 
-What is noted survives the rank (oplog.file), and is read by the controller. Nothing that
-goes wrong in here may reach the operation that is being noted: it is told in the ledger instead,
-and the controller then draws no conclusions from what the ledger lacks.
+The record survives the rank (oplog.file) and is read by the controller. No error in here may reach
+the operation that is being recorded. It is recorded in the ledger instead, and the controller then
+draws no conclusions from what the ledger lacks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pytest_pprank.oplog.record.writer import LedgerWriter
 from pytest_pprank.protocol.world import Groups
 
 if TYPE_CHECKING:
-    from pytest_pprank.oplog.record.hooks import Carrier
+    from pytest_pprank.oplog.record.hooks import SendInterceptor
     from pytest_pprank.oplog.record.recorder import LedgerRecorder
 
 Listener = Callable[[str, Call, int], None]
@@ -29,11 +29,11 @@ _flight_record: Path | None = None
 def start_ledger(
     workdir: Path, rank: int, plumbing: Sequence[str] = (), role: tuple[int, int] = (0, 0)
 ) -> None:
-    """Note all torch.distributed operations of this process from here on; once is enough.
+    """Record all torch.distributed operations of this process from now on; later calls do nothing.
 
-    `plumbing`: parts of file names whose lines matter less than those that call them; `role`: first
-    rank and number of the ranks of this one's role. Without
-    torch, or without room for the file, there is no ledger, and the controller says so.
+    `plumbing`: parts of the names of files that are passed over when a call's line is chosen: their
+    callers say more. `role`: first rank, and number of ranks, of this rank's role. Without torch,
+    or without disk space for the file, there is no ledger, and the controller says so.
     """
     global _recorder, _flight_record
     if _recorder is not None:
@@ -54,24 +54,29 @@ def start_ledger(
 
 
 def begin_test(serial: int) -> None:
-    """Count operations anew: test `serial` begins."""
+    """Restart the counts of operations for test `serial`."""
     if _recorder is not None:
         _recorder.begin_test(serial)
 
 
 def unfinished() -> bool:
-    """Whether an operation of this test was never waited for, as far as the ledger knows."""
+    """Return whether an operation of this test was never waited for, as far as the ledger knows."""
     return _recorder is not None and bool(_recorder.unfinished())
 
 
 def listen(listener: Listener) -> Callable[[], None]:
-    """Call `listener(event, call, number)` for each operation from here on; returns what ends that.
+    """Call `listener(event, call, number)` for each operation; return a function that ends this.
 
-    Events: ISSUED, in the thread that issues it; REFUSED, where that call raises before anything
-    has begun; FAILED, where it or a wait for it raises; DROPPED, some time after its handle is gone
-    without having been waited for (not where a device works it off); CREATED for a group, also on
-    a rank that is not to be in it. `number` is that of the operation on this rank. No ledger, no
-    events.
+    Events:
+
+    - ISSUED, in the thread that issues the operation;
+    - REFUSED, if that call raises before anything has begun;
+    - FAILED, if the operation, or a wait for it, raises;
+    - DROPPED, some time after its handle was deleted without a wait (not for operations that a
+      device executes by itself);
+    - CREATED for a group, also on a rank that is not a member.
+
+    `number` is that of the operation on this rank. Without a ledger there are no events.
     """
     if _recorder is None:
         return lambda: None
@@ -79,17 +84,17 @@ def listen(listener: Listener) -> Callable[[], None]:
 
 
 def erred() -> bool:
-    """Whether an operation between ranks, or a wait for one, has raised in this test."""
+    """Return whether an operation between ranks, or a wait for one, has raised in this test."""
     return _recorder is not None and _recorder.erred
 
 
 def threads() -> frozenset[str]:
-    """Return the names of the threads that have done operations in this test."""
+    """Return the names of the threads that have issued operations in this test."""
     return frozenset() if _recorder is None else _recorder.threads
 
 
 def groups() -> Groups | None:
-    """Return the groups that this rank is in now (protocol.world); None where nothing is known."""
+    """Return the groups that this rank is in now (protocol.world); None if unknown."""
     return None if _recorder is None else _recorder.groups()
 
 
@@ -98,51 +103,52 @@ def world_ranks() -> tuple[int, ...]:
     return () if _recorder is None else _recorder.world
 
 
-def note_told(how: str, what: str) -> None:
-    """Note a message that was sent past torch.distributed, and that nobody waits for."""
+def note_out_of_band(how: str, what: str) -> None:
+    """Record a message that was sent without torch.distributed, and that nothing waits for."""
     if _recorder is not None:
         _recorder.ended(_recorder.store_wait(how, what))
 
 
-def carry_sends(
-    carrier: Carrier,
+def intercept_sends(
+    interceptor: SendInterceptor,
 ) -> Callable[[], None]:
-    """Have all sends go through `carrier` (see oplog.record.hooks); returns what ends that.
+    """Pass all sends through `interceptor` (oplog.record.hooks); return a function that ends this.
 
-    No ledger, no carrier.
+    Without a ledger nothing is intercepted.
     """
     if _recorder is None:
         return lambda: None
     from pytest_pprank.oplog.record import hooks as ledger_hooks
 
-    ledger_hooks.carrier = carrier
+    ledger_hooks.interceptor = interceptor
 
     def end() -> None:
-        ledger_hooks.carrier = None
+        ledger_hooks.interceptor = None
 
     return end
 
 
 def open_calls() -> list[Call]:
-    """Return the operations of this test that nobody has waited for, and whose handle lives.
+    """Return the operations of this test that were never waited for, and whose handle exists.
 
-    The listeners are told first of handles that are gone.
+    Listeners are first notified of deleted handles.
     """
     return [] if _recorder is None else _recorder.open_calls()
 
 
-def look_at_device() -> None:
-    """Note which of NCCL's operations are still to be done, so that ranks which wait for each other
-    are seen from outside. For any thread. Raises nothing.
+def update_device() -> None:
+    """Record which of NCCL's operations still run. Callable from any thread; raises nothing.
+
+    Ranks that wait for each other on their devices are found by this before a deadline.
     """
     if _recorder is not None:
-        _recorder.look_at_device()
+        _recorder.update_device()
 
 
-def take_stock() -> None:
-    """Bring the ledger up to date about operations that nobody waits for. For any thread.
+def update_ledger() -> None:
+    """Record which of the operations that nobody waits for are done. Callable from any thread.
 
-    On NCCL, also leave the dump of its flight recorder. Raises nothing.
+    On NCCL it also writes the dump of the flight recorder. Raises nothing.
     """
     if _recorder is not None and _flight_record is not None:
-        _recorder.take_stock(_flight_record)
+        _recorder.update_ledger(_flight_record)

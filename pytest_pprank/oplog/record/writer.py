@@ -1,7 +1,7 @@
-"""Writes the ledger file of this rank (oplog.file says what is in it, and who reads it).
+"""Writes the ledger file of this rank (oplog.file has its format, and says who reads it).
 
-A slot holds an operation from its issue until it is done *and* the slot is needed again: so the
-file has all pending operations, and as many of the last finished ones as still fit.
+A slot of the file keeps an operation until the operation is done *and* the slot is needed again. So
+the file has all pending operations, and as many of the last finished ones as still fit.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from pytest_pprank.oplog.file import (
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 NAME_LENGTH = 40
-"""How much of torch's name of a group is in `Call.group`, before a colon."""
+"""How many characters of torch's name of a group are in `Call.group`, before a colon."""
 _NO_ROOM = 0
 _NAME = 60
 ISSUED, REFUSED, FAILED, DROPPED, CREATED = "issued", "refused", "failed", "dropped", "created"
-"""Events of an operation that others can listen to (oplog.record.ledger.listen)."""
+"""Events of an operation that can be listened to (oplog.record.ledger.listen)."""
 _NUMBERS_BYTES = 64  # three numbers with their commas
 _TAIL_BYTES = OPERATION_BYTES - PAYLOAD_OFFSET - _NUMBERS_BYTES
 
 
-class Form:
-    """A call in the form in which it is counted and written; the same for all that are alike."""
+class EncodedCall:
+    """A call with its channel and its serialised fields; shared by all equal calls."""
 
     __slots__ = ("call", "channel", "tail")
 
@@ -61,12 +61,23 @@ class Form:
 
 
 class Entry:
-    """An operation that has been noted, for telling the writer what becomes of it.
+    """A recorded operation, by which the writer is informed of its further states.
 
-    `offset` is where in the file it stands: _NO_ROOM if it does not, or no longer.
+    `offset` is its position in the file: _NO_ROOM if it has none, or has lost it. `numbers`: serial
+    of the test, turn and sequence (see oplog.file.Operation).
     """
 
-    __slots__ = ("call", "counter", "crc", "length", "number", "offset", "place", "start", "state")
+    __slots__ = (
+        "call",
+        "counter",
+        "crc",
+        "length",
+        "number",
+        "numbers",
+        "offset",
+        "start",
+        "state",
+    )
 
     def __init__(
         self, call: Call, counter: _Counter, number: int, serial: int, state: State
@@ -74,7 +85,7 @@ class Entry:
         self.call = call
         self.counter = counter
         self.number = number
-        self.place = (serial, counter.count - counter.before, counter.count)
+        self.numbers = (serial, counter.count - counter.before, counter.count)
         self.state = state
         self.start = time.monotonic()
         self.offset = _NO_ROOM
@@ -82,7 +93,7 @@ class Entry:
 
 
 class _Counter:
-    """How often a channel was used; `before` is what it stood at when the test began."""
+    """The number of operations on a channel; `before` is its value when the test began."""
 
     __slots__ = ("before", "count", "crc", "length", "offset", "serial")
 
@@ -97,14 +108,14 @@ _UNFINISHED = (State.ISSUED, State.WAITING, State.DROPPED)
 
 
 class LedgerWriter:
-    """Notes operations in the file at `path`. For any thread; raises OSError if there is no room.
+    """Records operations in the file at `path`. Thread-safe. Raises OSError without disk space.
 
-    An inherited copy in a forked child writes nothing: its operations are not this rank's.
+    A copy inherited by a forked child writes nothing: its operations are not this rank's.
     """
 
     def __init__(self, path: Path, rank: int) -> None:
         self._map = _map_file(path)
-        # reentrant: a signal handler or a finalizer may issue operations of its own
+        # reentrant: a signal handler or finalizer that interrupts may issue operations itself
         self._lock = threading.RLock()
         self._rank = rank
         self._serial = self._number = self._before = self._unrecorded = 0
@@ -120,7 +131,7 @@ class LedgerWriter:
         os.register_at_fork(after_in_child=self._forget)
 
     def begin_test(self, serial: int) -> None:
-        """Count the turns of each channel, and the threads, anew."""
+        """Restart the turns of each channel, and the list of threads."""
         with self._lock:
             self._serial = serial
             self._before = self._number
@@ -129,10 +140,10 @@ class LedgerWriter:
             self._write_head()
 
     def unfinished(self) -> bool:
-        """Whether an operation of this test has not been seen to its end."""
+        """Return whether an operation of this test was never seen to end."""
         with self._lock:
             return self._number > self._before and any(
-                entry.place[0] == self._serial and entry.state in _UNFINISHED
+                entry.numbers[0] == self._serial and entry.state in _UNFINISHED
                 for entry in self._by_offset.values()
             )
 
@@ -143,31 +154,31 @@ class LedgerWriter:
 
     @property
     def threads(self) -> frozenset[str]:
-        """The names of the threads that have done operations in this test."""
+        """The names of the threads that have issued operations in this test."""
         return frozenset(self._threads)
 
     def collectives(self) -> dict[str, int]:
-        """Return how many collectives each group has had, by its identity."""
+        """Return the number of collectives of each group, by its identity."""
         with self._lock:
             counters = self._counters.items()
             return {c.group: counter.count for c, counter in counters if c.way == COLLECTIVE}
 
     def open_calls(self) -> list[Call]:
-        """Return the operations of this test that nobody has waited for, and whose handle lives.
+        """Return the operations of this test that were never waited for, and whose handle exists.
 
-        Who has waited, and was raised out of it, has waited.
+        A wait that raised counts as a wait.
         """
         with self._lock:
             return [
                 entry.call
                 for entry in self._by_offset.values()
-                if entry.place[0] == self._serial
+                if entry.numbers[0] == self._serial
                 and entry.state is State.ISSUED
                 and not entry.call.error
             ]
 
-    def issue(self, form: Form, state: State) -> Entry:
-        """Note a new operation."""
+    def issue(self, form: EncodedCall, state: State) -> Entry:
+        """Record a new operation."""
         call = form.call
         with self._lock:
             if call.thread not in self._threads and call.way != STORE:
@@ -189,13 +200,13 @@ class LedgerWriter:
             return entry
 
     def set_state(self, entry: Entry, state: State, thread: str = "", error: str = "") -> None:
-        """Note what has become of an operation, and by which thread if that is another one."""
+        """Record the state of an operation, and the thread if another one than before."""
         with self._lock:
             before = entry.state
             if state is before or (state in PENDING and before not in PENDING):
-                return  # somebody waits once more for what is done
+                return  # another wait for an operation that is done
             entry.state = state
-            self._erred |= bool(error and entry.place[1] and entry.call.way != STORE)
+            self._erred |= bool(error and entry.numbers[1] and entry.call.way != STORE)
             if entry.offset == _NO_ROOM:
                 return
             if error or (thread and thread != entry.call.thread):
@@ -209,18 +220,19 @@ class LedgerWriter:
                 self._finished.append(entry)
 
     def refuse(self, entry: Entry, error: str) -> None:
-        """Note that an operation failed before it began: it does not count for its channel."""
+        """Record that an operation failed before it began: its channel does not count it."""
         with self._lock:
             counter = entry.counter
             counter.count -= 1
             self._write_count(counter)
-            entry.place = (entry.place[0], 0, 0)
+            entry.numbers = (entry.numbers[0], 0, 0)
             self.set_state(entry, State.FAILED, error=error)
 
     def set_running(self, running: Mapping[str, Sequence[bool]]) -> None:
-        """Note which of the queued operations of each group, by name, still run, in their order.
+        """Record which queued operations still run, by group name, in issue order.
 
-        The last ones are the same on both sides; there may be more of them on either.
+        The last entries of the ledger and of `running` are the same operations; either may have
+        more.
         """
         known: dict[str, list[Entry]] = {}
         with self._lock:
@@ -236,9 +248,9 @@ class LedgerWriter:
                         self.set_state(entry, State.RUNNING)
 
     def forget_group(self, group: str) -> None:
-        """Make room for the counts of others: nothing will be done in this group any more."""
+        """Free the counters of a group in which nothing will be issued any more."""
         with self._lock:
-            # the creations themselves are counted for ever: they tell one group from the next
+            # keep the count of creations: it distinguishes successive groups of one name
             gone = [c for c in self._counters if c.group == group and c.way != CREATE]
             for channel in gone:
                 counter = self._counters.pop(channel)
@@ -248,7 +260,7 @@ class LedgerWriter:
                     counter.offset = 0
 
     def fault(self, error: str) -> None:
-        """Note that an operation, or what became of it, could not be noted."""
+        """Record that an operation, or a state of it, could not be recorded."""
         with self._lock:
             self._unrecorded += 1
             self._fault = error[:200]
@@ -282,7 +294,7 @@ class LedgerWriter:
     def _write_head(self) -> None:
         threads = tuple(sorted(self._threads)[:16]) if self._threads else ()
         payload, crc = _head(self._rank, threads, self._unrecorded, self._uncounted, self._fault)
-        # the serial changes with every test, the rest hardly ever
+        # the serial changes with every test and is outside the payload, which is cached
         self._put(0, pack_head(crc, len(payload), 0, self._serial, 0.0, 0.0, payload))
 
     def _write_count(self, counter: _Counter) -> None:
@@ -291,7 +303,7 @@ class LedgerWriter:
             self._map[counter.offset : counter.offset + PAYLOAD_OFFSET] = head
 
     def _write_all(self, entry: Entry, tail: bytes) -> None:
-        payload = b"[%d,%d,%d,%b" % (*entry.place, tail)
+        payload = b"[%d,%d,%d,%b" % (*entry.numbers, tail)
         entry.crc, entry.length = crc32(payload), len(payload)
         self._write_state(entry, payload)
 
@@ -308,13 +320,13 @@ class LedgerWriter:
 
     def _forget(self) -> None:
         self._map = None
-        self._lock = threading.RLock()  # it may have been held by a thread that is not here
+        self._lock = threading.RLock()  # a thread of the parent may have held the old one
 
 
 def _map_file(path: Path) -> mmap.mmap | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        # a hole that cannot be filled on a full disk would be a SIGBUS for the test
+        # allocate now: writing to a sparse file on a full disk would be a SIGBUS in the test
         os.posix_fallocate(descriptor, 0, FILE_BYTES)
         return mmap.mmap(descriptor, FILE_BYTES)
     finally:
@@ -341,8 +353,10 @@ def _head(
 
 @lru_cache(1024)
 def _tail(call: Call) -> bytes:
-    """Return the payload after its first three numbers, without the less important parts of `call`
-    if it is too long. Cached, because encoding takes long.
+    """Return the serialised fields of a call, for the payload after its three numbers.
+
+    If it is too long, less important fields are shortened or left out. Cached, because encoding is
+    slow.
     """
     shorter: tuple[dict[str, Any], ...] = (
         {},

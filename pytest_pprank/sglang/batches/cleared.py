@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pytest_pprank.frames import matters
+from pytest_pprank.frames import is_caller_code
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events.sites import qualified
 
@@ -53,10 +53,10 @@ def cleared_by(batch: object, field: str) -> str:
 
 
 def _note(batch: object, field: str, frame: FrameType) -> None:
-    if not matters(frame.f_code.co_filename):
+    if not is_caller_code(frame.f_code.co_filename):
         return  # a batch that is built here, step by step
     by = f"{qualified(frame)} ({_line(frame)})"
-    if frame.f_back is not None and matters(frame.f_back.f_code.co_filename):
+    if frame.f_back is not None and is_caller_code(frame.f_back.f_code.co_filename):
         by += f", called at {_line(frame.f_back)}"
     # another dict each time: a copy of the batch may hold the old one
     vars(batch)[NOTES] = {**vars(batch).get(NOTES, {}), field: by}

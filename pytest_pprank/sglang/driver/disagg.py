@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.oplog.record.ledger import note_told
+from pytest_pprank.oplog.record.ledger import note_out_of_band
 from pytest_pprank.rank.store import LOOPBACK
 from pytest_pprank.sglang.compat.disagg import AGREED, queues
 from pytest_pprank.sglang.driver.control import Control
@@ -344,7 +344,7 @@ def _note_told(passage: Passage) -> None:
     """Put what a stage tells the first one into the ledger: it goes past torch.distributed."""
     event = passage.event
     assert isinstance(event, RoomTold)
-    note_told("PPConsensusStore", f"room {event.room} {event.status or 'gone'}")
+    note_out_of_band("PPConsensusStore", f"room {event.room} {event.status or 'gone'}")
 
 
 def _roles(given: str | Sequence[str], call: str) -> tuple[str, ...]:

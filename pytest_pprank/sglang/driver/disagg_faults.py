@@ -11,8 +11,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pytest_pprank.lifecycle import Endings, Life
-from pytest_pprank.rank.patches import put
+from pytest_pprank.lifecycle import Cleanups, Lifecycle
+from pytest_pprank.rank.patches import patch
 from pytest_pprank.sglang.compat.disagg import (
     deferred_release,
     kv_manager,
@@ -39,7 +39,7 @@ _SENDS = ("batch_transfer_sync", "transfer_sync")
 """How SGLang's wrapper of Mooncake's engine is told to move KV; each blocks until it is done."""
 
 
-class Fault(Life):
+class Fault(Lifecycle):
     """A fault that is in force on some stages; the same object on all ranks.
 
     `hits`: how often it has struck on this rank so far. `release()` ends it (on this rank: call it
@@ -58,7 +58,7 @@ class Fault(Life):
         """Threads that have been held and are not through with what they were at."""
         self._iterations = iterations
         self._first = 0
-        self._undo = Endings()
+        self._undo = Cleanups()
         self._backs: list[Callable[[], bool]] = []
 
     def hit(self) -> None:
@@ -117,7 +117,7 @@ class Fault(Life):
 
     def replace(self, owner: object, name: str, wrap: Callable[[Method], object]) -> None:
         """Put ``wrap(method)`` in the place of a method until the fault is released."""
-        self._backs.append(put(owner, name, wrap(need(owner, name))))
+        self._backs.append(patch(owner, name, wrap(need(owner, name))))
         self._undo.at_end(self._backs[-1])
 
     def afterwards(self, action: Callable[[], None]) -> None:

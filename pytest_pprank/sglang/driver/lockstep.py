@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_pprank.errors import PeerError, UsageError
-from pytest_pprank.frames import Whose, caller
+from pytest_pprank.frames import Owner, caller
 from pytest_pprank.sglang.compat.pipeline import settle_other_sends, settle_sends
 from pytest_pprank.sglang.driver.aborts import AbortWatch
 from pytest_pprank.sglang.driver.control import ControlDesk, ControlNotes, News, answers_in
@@ -351,5 +351,5 @@ def _place_of(error: BaseException) -> str:
 
 def _users_line() -> str:
     """Return file and line of the test that called the engine."""
-    frame = caller(sys._getframe(1), Whose.PLUGIN)
+    frame = caller(sys._getframe(1), Owner.PLUGIN)
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.rank.context import current_rank
-from pytest_pprank.rank.patches import put
+from pytest_pprank.rank.patches import patch
 from pytest_pprank.sglang.compat.consensus import first_message_of_an_iteration
 from pytest_pprank.sglang.compat.disagg import role_of
 from pytest_pprank.sglang.compat.messages import receiver, sender
@@ -195,7 +195,7 @@ class Attachment:
 
     def _set(self, owner: object, name: str, value: object) -> None:
         need(owner, name)  # what SGLang does not have it would not look at either
-        self._undo.append(put(owner, name, value))
+        self._undo.append(patch(owner, name, value))
 
 
 def enter_loop(scheduler: Scheduler) -> None:

@@ -19,7 +19,7 @@ from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.oplog.file import Call as Operation
 from pytest_pprank.oplog.record import ledger
 from pytest_pprank.oplog.record.writer import ISSUED
-from pytest_pprank.rank.patches import put
+from pytest_pprank.rank.patches import patch
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.events.facts import Facts
@@ -154,7 +154,7 @@ class Taps:
             if (owner, name) not in self._undo:
                 original = owner.__dict__[name]
                 tapped = self._wrap(seam, original)
-                self._undo[owner, name] = put(owner, name, tapped)
+                self._undo[owner, name] = patch(owner, name, tapped)
 
     def _remove(self, seam: Seam) -> None:
         assert seam.way or seam.places is not None

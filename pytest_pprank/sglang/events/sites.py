@@ -6,7 +6,7 @@ import os
 import sys
 from types import FrameType
 
-from pytest_pprank.frames import matters
+from pytest_pprank.frames import is_caller_code
 from pytest_pprank.oplog.file import Site
 from pytest_pprank.sglang.compat.requests import is_request, wrapped_request
 
@@ -24,7 +24,7 @@ def call_sites(depth: int = _DEPTH, frame: FrameType | None = None) -> tuple[Sit
     frame = frame or sys._getframe(1)
     while frame is not None and len(sites) < depth:
         code = frame.f_code
-        if matters(code.co_filename) and code.co_name not in _DECORATORS:
+        if is_caller_code(code.co_filename) and code.co_name not in _DECORATORS:
             sites.append(Site(code.co_filename, frame.f_lineno, code.co_name))
         frame = frame.f_back
     return tuple(sites)
@@ -38,7 +38,7 @@ def request_in_hand(depth: int = _DEPTH) -> str:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and depth:
-        if matters(frame.f_code.co_filename):
+        if is_caller_code(frame.f_code.co_filename):
             depth -= 1
             for value in frame.f_locals.values():
                 req = wrapped_request(value)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from pytest_pprank.frames import Whose, caller
+from pytest_pprank.frames import Owner, caller
 from pytest_pprank.sglang.batches.fields import FORWARD_BATCH
 from pytest_pprank.sglang.batches.materialize import (
     BadField,
@@ -153,7 +153,7 @@ def _observed_forwards(run: ProfilerRun, clock: VirtualTime) -> Iterator[None]:
     def enter(passage: Passage) -> None:
         entering = passage.argument(1, "forward_batch")
         run.forwards += 1
-        run.caller = run.caller if run.findings else _place(caller(sys._getframe(1), Whose.PLUGIN))
+        run.caller = run.caller if run.findings else _place(caller(sys._getframe(1), Owner.PLUGIN))
         run.add(check_batch(entering, FORWARD_BATCH, torch.device(passage.args[0].device)))
         clock.forward_of(int(entering.extend_num_tokens or 0))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pytest_pprank.rank.patches import put
+from pytest_pprank.rank.patches import patch
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.stage.event_loop import iteration_of_this_thread
 
@@ -28,4 +28,4 @@ def let_kv_run_out(runs_out: Callable[[], bool]) -> Callable[[], object]:
         asked = "selected_indices" not in kwargs and iteration_of_this_thread() is not None
         return fits and not (asked and len(self.reqs) > 1 and runs_out())
 
-    return put(batch_class, "check_decode_mem", check_decode_mem)
+    return patch(batch_class, "check_decode_mem", check_decode_mem)

@@ -1,4 +1,4 @@
-"""Looks at the ranks of a running test from outside: what its state machine asks for."""
+"""Answers the queries of a running test's state machine, by looking at the ranks from outside."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pytest_pprank.controller.run.steps import (
     EndAwaited,
     FindStopped,
     LedgersRead,
-    Look,
+    Query,
+    QueryResult,
     ReadLedgers,
-    Seen,
     StoppedFound,
 )
 from pytest_pprank.oplog.file import Ledger, ledger_file, read_ledger
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from pytest_pprank.controller.group import WorkerGroup
 
 
-class Looks:
-    """The eyes of a test run: files, processes and the end of its group."""
+class Observer:
+    """Reads files and processes of a test's ranks, and waits for the end of their group."""
 
     def __init__(self, group: WorkerGroup) -> None:
         self._group = group
 
-    def see(self, look: Look) -> Seen:
-        """Do what `look` asks for."""
-        if isinstance(look, ReadLedgers):
-            return self.ledgers(look.gone, look.meetings)
-        if isinstance(look, AwaitEnd):
-            return self._end(look)
+    def answer(self, query: Query) -> QueryResult:
+        """Return the result of `query`."""
+        if isinstance(query, ReadLedgers):
+            return self.ledgers(query.gone, query.meetings)
+        if isinstance(query, AwaitEnd):
+            return self._await_end(query)
         ranks = self._group.ranks
-        if isinstance(look, FindStopped):
-            return StoppedFound({rank for rank in look.ranks if is_stopped(ranks[rank].pid)})
+        if isinstance(query, FindStopped):
+            return StoppedFound({rank for rank in query.ranks if is_stopped(ranks[rank].pid)})
         return Debugged({rank for rank, peer in ranks.items() if is_traced(peer.pid)})
 
     def ledgers(self, gone: Mapping[int, str], meetings: Mapping[int, InMeeting]) -> LedgersRead:
-        """Say who waits for whom; see ReadLedgers."""
+        """Read all ledgers and work out who waits for whom (see ReadLedgers)."""
         begin = time.monotonic()
         ledgers = self._read()
         waits = explain_waits(ledgers, gone, meetings)
@@ -52,7 +52,7 @@ class Looks:
         return LedgersRead(waits, blocked, time.monotonic() - begin)
 
     def left_over(self) -> tuple[str, ...]:
-        """Say, after the test, which operations have still to be met by another rank's."""
+        """Return, after the test, the operations that another rank has not matched yet."""
         return left_over(self._read())
 
     def _read(self) -> dict[int, Ledger]:
@@ -60,7 +60,7 @@ class Looks:
         ranks = range(self._group.world_size)
         return {rank: read_ledger(ledger_file(workdir, rank)) for rank in ranks}
 
-    def _end(self, look: AwaitEnd) -> EndAwaited:
-        if look.forced:
-            self._group.tell_launcher(KillGroup(self._group.name))
-        return EndAwaited(self._group.wait_ended(look.seconds), look.forced)
+    def _await_end(self, query: AwaitEnd) -> EndAwaited:
+        if query.forced:
+            self._group.send_to_launcher(KillGroup(self._group.name))
+        return EndAwaited(self._group.wait_ended(query.seconds), query.forced)
