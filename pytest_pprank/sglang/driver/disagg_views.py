@@ -1,4 +1,4 @@
-"""What one stage of prefill or decode holds between two iterations."""
+"""A view of one prefill or decode stage between two iterations."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ STATES = ("bootstrapping", "waiting", "transferring", "decoding", "done")
 class DisaggView(StageView):
     """One stage of `role` after some number of its iterations.
 
-    Beside what a StageView has: `queues`, request ids by queue (see `compat.disagg.queues`; with
+    In addition to StageView: `queues`, request ids by queue (see `compat.disagg.queues`; with
     ``running`` for those in a batch and ``waiting`` for SGLang's waiting queue); `kv_tokens`,
-    `request_slots` and `metadata_slots`: how many are not free; `rooms`: number and status of each
-    room that the KV manager knows; `told`: on the first stage of prefill, what the others have told
-    it of theirs, by stage (SGLang 0.5.22 on).
+    `request_slots` and `metadata_slots`, how many are in use; `rooms`, number and status of each
+    room that the KV manager knows; `told`, on the first stage of prefill, the rooms that the other
+    stages have reported, by stage (SGLang 0.5.22 on).
     """
 
     role: str = ""
@@ -39,12 +39,12 @@ class DisaggView(StageView):
 
     @property
     def place(self) -> str:
-        """Which stage this is, in words."""
+        """The role and number of this stage, in words."""
         return f"{self.role} stage {self.stage}"
 
     @property
     def more(self) -> str:
-        """The rooms that the KV manager knows, with the state that it is in."""
+        """The rooms that the KV manager knows, with their states, in words."""
         shown = [f"{this_stage().room(room)} {self.rooms[room]}" for room in self.rooms]
         shown += [
             f"told by stage {stage}: {this_stage().room(room)} {status}"
@@ -55,24 +55,24 @@ class DisaggView(StageView):
 
     @property
     def rids(self) -> frozenset[str]:
-        """All requests that this stage holds."""
+        """All requests on this stage."""
         return frozenset(rid for queue in self.queues.values() for rid in queue)
 
     def other_places(self, rid: str) -> tuple[str, ...]:
-        """Return the names of the queues of its role that hold a request."""
+        """Return the names of the role's own queues that contain a request."""
         own = [name for name in self.queues if name not in ("waiting", "running")]
         return tuple(name for name in own if rid in self.queues[name])
 
     def transfers(self, rid: str) -> bool:
-        """Whether the KV of a request is on its way."""
+        """Return whether the KV of a request is being transferred."""
         return self.state(rid) == "transferring"
 
     def state(self, rid: str) -> str | None:
-        """Return the state of a request on this stage, None where it is not there.
+        """Return the state of a request on this stage; None if it is not here.
 
-        ``bootstrapping``: the two roles have not found each other yet (or decode has no memory for
-        it yet); ``waiting``: for its turn, or on prefill in the middle of its prompt;
-        ``transferring``: its KV is being sent; ``decoding``: in a batch of decode's.
+        ``bootstrapping``: the handshake of the two roles is not done (or decode has no memory for
+        the request yet); ``waiting``: for its turn, or on prefill in the middle of its prompt;
+        ``transferring``: its KV is being sent; ``decoding``: in a batch of decode.
         """
         for state, names in _QUEUES[self.role].items():
             if any(rid in self.queues.get(name, ()) for name in names):
@@ -96,12 +96,12 @@ _QUEUES = {
 
 
 def view_disagg(scheduler: Scheduler, stage: int, iterations: int, forwards: int) -> DisaggView:
-    """Look at this rank's Scheduler, which must be between two iterations."""
+    """Return a view of this rank's Scheduler, which must be between two iterations."""
     plain = view_stage(scheduler, stage, iterations, forwards)
     held = {name: rids_of(reqs) for name, reqs in queues(scheduler).items()}
     in_batch = [rid for slot in plain.slots for rid in slot]
     running = [*in_batch, *([plain.chunked] if plain.chunked else [])]
-    # a batch that prefill has run stays in its slot until the next one comes
+    # a batch that prefill has run stays in its slot until the next batch replaces it
     if "inflight" in held:
         running = [rid for rid in running if rid not in held["inflight"]]
     held["waiting"] = plain.waiting

@@ -1,4 +1,4 @@
-"""Requests through SGLang's real event loops, all stages in step: the `engine` fixture."""
+"""The `engine` fixture: requests through SGLang's real event loops, all stages in lockstep."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Prompt, ScheduleBatch, Scheduler
 
 _STALLED = 48
-"""Iterations per microbatch slot without progress after which nothing will come any more."""
+"""Iterations per microbatch slot without progress after which the engine counts as stalled."""
 _WHERE = ("any", "all")
 
 
 class EngineStalled(AssertionError):
-    """Requests are under way, and SGLang's event loops do nothing for them."""
+    """Requests are under way, but SGLang's event loops make no progress with them."""
 
 
 class Engine:
     """Drives the real event loop of every stage; all methods are calls of all ranks together.
 
-    A request goes in through the socket on which SGLang's tokenizer manager sends it, and its
-    tokens come out of the one on which that manager gets them; the ranks share them through
-    pytest's control plane. Between two calls the loops stand still, so that everything about
-    `scheduler` can be looked at and changed on every stage.
+    A request goes in through the socket on which SGLang's tokenizer manager sends requests. Its
+    tokens come out of the socket on which that manager receives them, and are shared by all ranks
+    through pytest's control plane. Between two calls the loops stand still, so a test can look at
+    and change anything in `scheduler` on every stage.
 
     *Iterations.* One iteration is one turn of the loop: with pipeline parallelism one microbatch
     slot (there are `num_stages` of them, taken in turn), else one batch. Between two calls stage P
-    has done P iterations less than the first stage. That is SGLang's own order of events and not a
-    choice: in iteration i stage P waits for an output that stage P-1 sends in its iteration i+1.
+    has done P iterations less than the first stage. SGLang's own order of events requires that: in
+    iteration i stage P waits for an output that stage P-1 sends in its iteration i+1.
 
-    *Divergence.* After each step all ranks meet. A stage that does not come back from its loop, or
-    a rank that does something else, is reported by name, as at any missed meeting; ranks that ask
-    for different requests get a UsageError. Stages that run other batches than the first one in the
-    same iteration raise StagesDiffer.
+    *Divergence.* After each step all ranks meet. A stage whose loop does not return, or a rank that
+    does something else, is reported by name, as at any missed meeting. Ranks that ask for different
+    requests get a UsageError. Stages that run other batches than the first stage in the same
+    iteration raise StagesDiffer.
 
-    Attributes: `scheduler`, that of this rank; `settled`, whether it has been closed in good order,
-    so that nothing may be held any more.
+    Attributes: `scheduler`, this rank's; `settled`, whether the engine has been closed in good
+    order, so that no request may own any memory.
     """
 
     _name = "engine"
     _answers = "pp"
     """The role whose outputs are the results."""
     _slack_s = 0.0
-    """How long nothing may move before it counts: for what moves in threads of its own."""
+    """How long nothing may make progress, in seconds: for work that runs in threads of its own."""
 
     def __init__(self, scheduler: Scheduler, pprank: Pprank) -> None:
         check_engine_args(scheduler)
@@ -83,7 +83,7 @@ class Engine:
             f"under way: {rids}>"
         )
 
-    # what goes in
+    # requests
 
     def generate(
         self,
@@ -99,8 +99,8 @@ class Engine:
         """Send all `prompts` at once, run until every request is done, and return their results.
 
         A prompt is a list of token ids, or a length for made-up ids (see `submit`). `sampling`:
-        fields of SGLang's SamplingParams; the default is greedy, and goes on at an end-of-text
-        token. Requests that were submitted before are finished, too. Raises EngineStalled.
+        fields of SGLang's SamplingParams; the default is greedy, and ignores the end-of-text token.
+        Requests that were submitted before are finished, too. Raises EngineStalled.
         """
         __tracebackhide__ = True
         if isinstance(prompts, (str, int)) or not isinstance(prompts, Sequence) or not prompts:
@@ -129,18 +129,18 @@ class Engine:
     ) -> str:
         """Send one request and return its id; the first stage receives it in its next iteration.
 
-        `prompt`: a list of token ids, or a length for that many ids which differ from request to
-        request and are the same in all runs. `stream`: whether SGLang sends each token at once, so
-        that `results` has it after the step; else it sends them from time to time and at the end.
-        `logprobs`: those of the tokens that come out; `prompt_logprobs`: the prompt's, too.
+        `prompt`: a list of token ids, or a length for that many made-up ids, which differ between
+        requests and are the same in all runs. `stream`: whether SGLang sends each token at once, so
+        that `results` has it after the step; otherwise SGLang sends tokens now and then and at the
+        end. `logprobs`: return those of the output tokens; `prompt_logprobs`: the prompt's, too.
         `priority`: needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``.
 
-        Nothing is refused here because SGLang would refuse it: a prompt may be too long, a grammar
-        wrong. `fields`: fields of SGLang's TokenizedGenerateReqInput that are sent as they are.
+        What SGLang would refuse is not refused here: a prompt may be too long, a grammar wrong.
+        `fields`: fields of SGLang's TokenizedGenerateReqInput that are sent unchanged.
         """
         __tracebackhide__ = True
         serial = next(self._serial)
-        # padded: SGLang aborts every request whose id begins with the one it is told
+        # padded, because SGLang aborts every request whose id begins with the given one
         rid = rid if rid is not None else f"req-{serial:03d}"
         if any(rid in results for results in self._all.results.values()):
             raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
@@ -172,10 +172,10 @@ class Engine:
     def abort(self, rid: str | None = None, *, in_time: bool = True) -> None:
         """Send an abort for one request (None: for all); it takes effect in the next iterations.
 
-        As in SGLang, it is for all requests whose id begins with `rid`. One of which a stage begins
-        more than one forward since, or one more than a turn of the pipeline later, or that ends for
-        another reason, makes the steps after it raise AbortLost. ``in_time=False``: the rest of its
-        prompt may be computed all the same.
+        As in SGLang, it aborts all requests whose id begins with `rid`. Later steps raise AbortLost
+        if a stage begins more than one forward of an aborted request, or one forward more than a
+        turn of the pipeline later, or if the request ends for another reason. ``in_time=False``
+        allows the rest of its prompt to be computed.
         """
         if rid is not None:
             self._known(rid, "abort")
@@ -187,13 +187,14 @@ class Engine:
 
         `name` is SGLang's: ``flush_cache``, ``get_internal_state``, ``set_internal_state``,
         ``pause_generation``, ``continue_generation``, ``slow_down``, ``update_weights_from_disk``,
-        ``rpc`` (``method=``, ``parameters=``) and so on (a wrong one names all); `fields` are those
-        of its message. `wait`: step until it is done, as `Control.wait`. What it changes in a
-        Scheduler beside plain attributes, such as a server arg or weights, stays after the test.
+        ``rpc`` (``method=``, ``parameters=``) and so on (the error for a wrong name lists all);
+        `fields` are those of its message. `wait`: step until the request is done, as
+        `Control.wait`. Its effects on a Scheduler outlast the test, except on plain attributes: for
+        example a changed server arg, or weights.
 
-        Raises UsageError for a name or a field that SGLang does not have. The steps after it raise
-        AnsweredTwice where a stage handles it twice or more comes back than was asked for, and
-        StagesDiffer where one stage says that it succeeded and another one that it did not.
+        Raises UsageError for a name or a field that SGLang does not have. Later steps raise
+        AnsweredTwice if a stage handles the request twice or more answers come than were requested,
+        and StagesDiffer if it succeeds on one stage and fails on another.
         """
         __tracebackhide__ = True
         return self._control(name, {self._answers: self._num_stages}, fields, "", wait=wait)
@@ -201,7 +202,7 @@ class Engine:
     def _control(
         self, name: str, sizes: dict[str, int], fields: dict[str, object], to: str, *, wait: bool
     ) -> Control:
-        """Send a control request to the roles of `sizes`; `to` says so in words."""
+        """Send a control request to the roles of `sizes`; `to` names them in words."""
         __tracebackhide__ = True
         call = f"{self._name}.control"
         control, message = self._all.controls.new(name, fields, sizes, self._run_control, call)
@@ -224,10 +225,10 @@ class Engine:
         if rid not in known:
             raise UsageError(f"{self._name}.{call}: {rid!r} was not submitted; known: {known}")
 
-    # what moves the loops
+    # stepping the loops
 
     def step(self, n: int = 1) -> None:
-        """Let every stage do `n` iterations."""
+        """Run `n` iterations on every stage."""
         __tracebackhide__ = True
         if n < 1:
             raise UsageError(f"{self._name}.step: n={n!r}; at least one iteration")
@@ -238,8 +239,8 @@ class Engine:
     ) -> None:
         """Step until `predicate()` is true; it is called on every rank, also before the first step.
 
-        It is enough when it is true on one rank, or with ``where="all"`` on all ranks at a time.
-        Raises EngineStalled when it is not so after `max_iterations`.
+        One rank on which it is true is enough; with ``where="all"`` it must be true on all ranks
+        at the same time. Raises EngineStalled if that does not happen within `max_iterations`.
         """
         __tracebackhide__ = True
         if where not in _WHERE:
@@ -257,17 +258,17 @@ class Engine:
         )
 
     def drain(self, max_iterations: int | None = None) -> None:
-        """Run until every request is done and every stage idle. Raises EngineStalled.
+        """Run until every request is done and every stage is idle. Raises EngineStalled.
 
-        `max_iterations` is by default more than the requests can need.
+        The default of `max_iterations` is more than the requests can need.
         """
         __tracebackhide__ = True
         self._drain(f"{self._name}.drain()", max_iterations)
 
     def leave(self) -> None:
-        """End the event loops, all stages after the same iteration; the next step starts them anew.
+        """End the event loops, all stages after the same iteration; the next step restarts them.
 
-        Everything must be idle: raises UsageError else. The teardown of the fixture does it, too.
+        Raises UsageError unless everything is idle. The fixture's teardown does the same.
         """
         __tracebackhide__ = True
         if not self.idle:
@@ -276,7 +277,7 @@ class Engine:
             )
         self._all.leave(f"{self._name}.leave()")
 
-    # what is seen
+    # state
 
     @property
     def results(self) -> dict[str, Result]:
@@ -295,7 +296,7 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """Whether no stage has anything to do, and nothing was sent since the last step."""
+        """Whether no stage has work, and nothing was sent since the last step."""
         return self._all.idle
 
     @property
@@ -304,36 +305,36 @@ class Engine:
         return self._all.iterations
 
     def is_chunking(self, rid: str) -> bool:
-        """Whether a stage is in the middle of this request's prompt."""
+        """Return whether a stage is in the middle of this request's prompt."""
         return any(view.chunked == rid for view in self.stages)
 
     def chunks_done(self, rid: str) -> int:
-        """Number of forwards of this request's prompt that the first stage has run."""
+        """Return how many forwards of this request's prompt the first stage has run."""
         return len(self.results[rid].extends)
 
     def on_forward(self, callback: Callable[[ScheduleBatch], object]) -> None:
         """Call `callback(batch)` before each forward of this stage, with its ScheduleBatch.
 
-        It is called in the event loop's thread; what it raises ends the loop and fails the test.
+        It runs in the event loop's thread. An exception from it ends the loop and fails the test.
         """
         self._all.callbacks.append(callback)
 
     # for perturbations
 
     def at_start_of_iteration(self, callback: Callable[[], object]) -> None:
-        """Have `callback()` called in the event loop's thread when an iteration begins."""
+        """Call `callback()` in the event loop's thread at the start of each iteration."""
         self._all.at_start.append(callback)
 
     def before_each_step(self, callback: Callable[[], object]) -> None:
-        """Have `callback()` called before the loops go on; it may call `submit` and `abort`."""
+        """Call `callback()` before the loops continue; it may call `submit` and `abort`."""
         self._all.before_step.append(callback)
 
-    # the fixture's
+    # for the fixture
 
     def close(self) -> list[str]:
-        """End everything; returns which requests were under way, and aborted. For all ranks.
+        """Abort open requests and end the loops; return the ids of the requests aborted.
 
-        After a failed test nothing is tried that needs the other stages.
+        A call of all ranks. After a failed test, do nothing that needs the other stages.
         """
         operation = f"the {self._name}'s teardown"
         try:
@@ -357,7 +358,7 @@ class Engine:
     def _run(
         self, operation: str, limit: int | None, over: Callable[[], bool], window: int
     ) -> None:
-        """Do `window` iterations at a time until it is `over`, the same on all ranks."""
+        """Run `window` iterations at a time until `over()`, which is the same on all ranks."""
         __tracebackhide__ = True
         limit = limit if limit is not None else self._enough()
         done, quiet, before, since = 0, 0, -1, 0.0
@@ -374,7 +375,7 @@ class Engine:
                 raise EngineStalled(f"{words} iterations:\n{self._state()}")
 
     def _enough(self) -> int:
-        """Return more iterations than the requests under way can need."""
+        """Return more iterations than the open requests can need."""
         tokens = sum(
             len(result.prompt) + int(result.sampling.get("max_new_tokens") or 0)
             for _, result in self._all.unfinished()
@@ -386,5 +387,5 @@ class Engine:
 
 
 def shown_request(rid: str, ids: list[int]) -> str:
-    """Describe a request so that ranks with another prompt are seen to differ."""
+    """Describe a request; different prompts get different texts, so ranks can compare them."""
     return f"submit({rid!r}, {len(ids)} tokens, hash {hash(tuple(ids)) & 0xFFFF:04x})"

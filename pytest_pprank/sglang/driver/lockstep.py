@@ -1,4 +1,4 @@
-"""Keeps the event loops of all stages in step: lets each go, then has all ranks meet."""
+"""Runs the event loops of all stages in lockstep: lets each loop run, then has all ranks meet."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _T = TypeVar("_T")
 
 
 class EventLoopFailed(AssertionError):
-    """SGLang's event loop raised on this stage; the cause is the exception itself."""
+    """SGLang's event loop raised on this stage; the cause is that exception."""
 
 
 @dataclass
 class _Report:
-    """What a rank brings to a meeting after a step; `outputs` on the first stage of a role."""
+    """What a rank contributes to the meeting after a step; `outputs` on a role's first stage."""
 
     role: str
     calls: tuple[str, ...]
@@ -65,11 +65,11 @@ class _Report:
 
 
 class Conductor:
-    """What is under way on all stages; the methods are calls of all ranks together.
+    """Runs the event loops of all stages; the methods are calls of all ranks together.
 
     `results`: by role and request id. `controls`: the control requests. `clock`: seconds, the same
-    on all ranks after a step.
-    `view` looks at a Scheduler that stands between two iterations.
+    on all ranks after a step. `view`: makes a StageView of a Scheduler that is between two
+    iterations.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Conductor:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing was under way on any stage after the last step, nor came since."""
+        """Whether no stage had work after the last step, and nothing was sent since."""
         return (
             not self._calls
             and not any(self.unfinished())
@@ -111,7 +111,7 @@ class Conductor:
         )
 
     def unfinished(self) -> Iterator[tuple[str, Result]]:
-        """Yield role and result of each request that is not done there."""
+        """Yield role and result of each request that this role has not finished."""
         for role, results in self.results.items():
             yield from ((role, result) for result in results.values() if not result.finished)
 
@@ -122,18 +122,19 @@ class Conductor:
 
     @property
     def moves(self) -> list[Forward]:
-        """What has left this stage's queues: filled by callbacks `at_top`."""
+        """Requests that left this stage's queues: recorded by callbacks in `at_top`."""
         return self._moved.mine
 
     @property
     def iterations(self) -> int:
-        """Iterations of this stage since its loop was entered."""
+        """Iterations that this stage has completed since its loop was entered."""
         return self._loop.completed if self._loop is not None else 0
 
     def send(self, call: str, message: Message | None, *, rpc: bool = False) -> None:
-        """Send a message to the first stage of this rank's role (None: there is none for it).
+        """Send a message to the first stage of this rank's role (None: nothing for this role).
 
-        `call` says in words what all ranks ask for. `rpc`: by the socket for remote calls.
+        `call`: the request in words, compared between ranks. `rpc`: use the socket for remote
+        calls.
         """
         self._calls.append(call)
         wire = self._attachment.wire
@@ -141,14 +142,14 @@ class Conductor:
             (wire.send_call if rpc else wire.send)(message)
 
     def note_abort(self, rid: str | None, roles: Iterable[str], *, in_time: bool) -> None:
-        """Note that an abort was sent to `roles`: of requests whose id begins so, or of all."""
+        """Record that an abort of requests whose id begins with `rid` (None: all) was sent."""
         for role in roles:
             results = [r for r in self.results[role].values() if r.rid.startswith(rid or "")]
             views = [view for view, of in zip(self.stages, self._roles, strict=False) if of == role]
             self._aborts.note(role, results, views, self._granted, in_time)
 
     def advance(self, n: int, operation: str) -> None:
-        """Let every stage do `n` iterations, and share what has come of it."""
+        """Run `n` iterations on every stage, and share the results between the ranks."""
         __tracebackhide__ = True
         for callback in self.before_step:
             callback()
@@ -174,7 +175,7 @@ class Conductor:
         self._take_in(self.meet(operation, report))
 
     def meet(self, operation: str, obj: _T) -> list[_T]:
-        """Return what every rank has brought."""
+        """Have all ranks meet; return the objects of all ranks."""
         __tracebackhide__ = True
         return self._pprank.meet(operation, obj, _users_line())
 
@@ -187,7 +188,7 @@ class Conductor:
         if together:
             self._leave_on_the_way()
         else:
-            # idle, no stage needs another one to go on: those behind catch up
+            # idle stages do not wait for each other: those that are behind catch up
             self._run_to(self._granted)
             assert self.iterations == self._granted
         self.meet(operation, self.iterations)
@@ -200,19 +201,19 @@ class Conductor:
         self._aborts.clear()
 
     def _leave_on_the_way(self) -> None:
-        """End a loop whose stages agree on something in each iteration, so that none can catch up.
+        """End the loop of a stage that exchanges messages in each iteration, so cannot catch up.
 
-        Each begins one more iteration, in which it takes what the stage before has sent in its last
-        one, and leaves where it would begin to send.
+        Each stage begins one more iteration. In it the stage receives what the stage before sent in
+        its last iteration, and leaves the loop where it would begin to send.
         """
         assert self._loop is not None
         with leave_before_sending(self._scheduler):
             self._loop.leave_inside()
 
     def give_up(self, operation: str) -> bool:
-        """Where a loop or a test has failed on any rank, end what this rank can end by itself.
+        """If a loop or a test has failed on any rank, end what this rank can end alone.
 
-        Returns False where nothing has failed: then nothing was done.
+        Returns whether something has failed; if not, nothing was done.
         """
         parked = self._loop is None or self._loop.parked
         try:
@@ -229,14 +230,14 @@ class Conductor:
         return True
 
     def abandon(self, reason: str) -> None:
-        """End what this rank can end by itself, and have the worker group replaced."""
+        """End what this rank can end alone, and have the worker group replaced."""
         if self._loop is not None and self._loop.parked:
             self._loop.leave()
         self._pprank.spoil(reason)
         self.detach()
 
     def detach(self) -> None:
-        """Leave the Scheduler as it was."""
+        """Restore the Scheduler."""
         self._attachment.detach()
 
     def state(self) -> Iterator[str]:
@@ -265,7 +266,7 @@ class Conductor:
             raise EventLoopFailed("\n".join(lines)) from error
 
     def _last(self) -> Iterator[str]:
-        """Yield what this stage was at; nothing in it differs from stage to stage by itself."""
+        """Yield this stage's last forward and its open requests; equal stages give equal text."""
         if self.forwards:
             yield f"  last forward: {self.forwards[-1]}"
         yield from (f"  {line}" for line in this_stage().holders())
@@ -281,7 +282,7 @@ class Conductor:
                 for rank, report in enumerate(reports)
             ]
             head = "the ranks asked the engine for different things:"
-            with suppress(StagesDiffer):  # which follows from it, and is not what to tell
+            with suppress(StagesDiffer):  # a consequence of the error that is raised here
                 self._compare(reports)
             raise UsageError("\n".join([head, *lines]))
         self.clock = reports[0].clock
@@ -309,7 +310,7 @@ class Conductor:
     def _record(self, role: str, output: Output) -> None:
         result = self.results[role].get(output.rid)
         if result is None:
-            return  # SGLang's own, such as a health check
+            return  # a request of SGLang's own, such as a health check
         result.token_ids += output.token_ids
         result.logprobs += output.logprobs
         result.prompt_logprobs += output.prompt_logprobs
@@ -344,7 +345,7 @@ class Conductor:
 
 
 def _place_of(error: BaseException) -> str:
-    """Say where in SGLang an exception was raised, or what called what raised it."""
+    """Say where in SGLang an exception was raised, or which call of SGLang's led to it."""
     places = innermost_places(error)
     return f" in {places}" if places else ""
 

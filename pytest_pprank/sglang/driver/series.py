@@ -1,4 +1,4 @@
-"""What the stages of each role did, one thing after the other: all must do the same."""
+"""The sequence of what each stage did: all stages of a role must do the same."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pytest_pprank.sglang.events.types import Forward
 
 
 class StagesDiffer(AssertionError):
-    """In one iteration two stages of a role did different things."""
+    """Two stages of a role did different things in the same iteration."""
 
 
 class Series:
-    """Things that this stage does (`mine`), and those of all ranks as far as they are known.
+    """What this stage has done (`mine`), and what all ranks have reported so far.
 
     `words`: what the stages did not do alike, for the message.
     """
@@ -25,13 +25,16 @@ class Series:
         self._words = words
 
     def fresh(self) -> list[Forward]:
-        """Return what has come since the last call."""
+        """Return the entries since the last call."""
         fresh = self.mine[self._told :]
         self._told = len(self.mine)
         return fresh
 
     def take_in(self, told: Sequence[tuple[StageView, str, list[Forward]]]) -> None:
-        """Add view, role and news of each rank; raises StagesDiffer, with the first difference."""
+        """Add view, role and new entries of each rank.
+
+        Raises StagesDiffer, with the first difference.
+        """
         __tracebackhide__ = True
         before = [len(known) for known in self._all]
         for known, (_, _, news) in zip(self._all, told, strict=True):
