@@ -1,4 +1,4 @@
-"""What the stages of prefill and decode agree on, as events."""
+"""Decodes events of what the stages of prefill and decode agree on."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 
 def consensus_local(passage: Passage) -> ConsensusLocal:
-    """Of `get_rids`: the ids in the first of the wanted states are the ready ones."""
+    """Decode a result of `get_rids`: the ids in the first wanted state are the ready ones."""
     found = passage.result
     return ConsensusLocal(frozenset(found[0] if isinstance(found, tuple) else found))
 
 
 def consensus_brought(passage: Passage) -> ConsensusBrought:
-    """Of what a stage sends on, or sends back to the first one."""
+    """Decode what a stage sends on to the next one, or back to the first one."""
     return ConsensusBrought(_ready(passage.result))
 
 
 def consensus_applied(passage: Passage) -> ConsensusApplied:
-    """Of what a stage has been told, and what it has done."""
+    """Decode the consensus that a stage received, and what the stage applied."""
     received, applied = passage.argument(1, "rids"), passage.result
     return ConsensusApplied(_ready(received), _ready(applied), _has_failed_ones(applied))
 
 
 def handshakes_done(passage: Passage) -> HandshakesDone:
-    """Of what `pop_bootstrapped` returns: requests, or a pair of these and those that failed."""
+    """Decode a result of `pop_bootstrapped`: requests, or a pair of these and the failed ones."""
     found = passage.result
     reqs = found[0] if isinstance(found, tuple) else found
     known = rooms_here(need(need(passage.args[0], "kv_manager"), "request_status"))
@@ -50,7 +50,7 @@ def handshakes_done(passage: Passage) -> HandshakesDone:
 
 
 def room_told(passage: Passage) -> RoomTold:
-    """Of `_maybe_replicate_to_rank0(kind, key, value)`."""
+    """Decode a call of `_maybe_replicate_to_rank0(kind, key, value)`."""
     room, status = passage.argument(2, "key"), passage.argument(3, "value")
     return RoomTold(int(room), status_name(status))
 
@@ -60,7 +60,7 @@ def _has_failed_ones(rids: Any) -> bool:
 
 
 def _ready(rids: Any) -> tuple[str, ...] | None:
-    """Return the ready ones of ``[ready, failed]``, or of a plain list; None for none at all."""
+    """Return the ready ids of ``[ready, failed]`` or of a plain list; None if `rids` is None."""
     if rids is None:
         return None
     return tuple(rids[0] if _has_failed_ones(rids) else rids)

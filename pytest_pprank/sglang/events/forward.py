@@ -1,4 +1,4 @@
-"""Batches on their way into the model, as events."""
+"""Decodes events of batches on their way into the model."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 _PER_TOKEN = ("input_ids", "positions", "out_cache_loc")
 _PER_REQUEST = ("seq_lens", "req_pool_indices")
 _CHEAP = ("input_ids", "positions", "seq_lens", "out_cache_loc")
-"""Fields that are looked at where looking costs something: at these only from outside."""
+"""The only fields that are checked if reading a tensor needs a device copy."""
 
 
 def extend_prepared(passage: Passage) -> BatchPrepared:
-    """Of a batch of prompts; what it has staged is noted, for the forward to be compared with."""
+    """Decode a prepared batch of prompts; record its staging, to compare the forward with."""
     batch = passage.args[0]
     if costs_nothing(batch.device):
         note_staging(batch)
@@ -53,7 +53,7 @@ def extend_prepared(passage: Passage) -> BatchPrepared:
 
 
 def decode_prepared(passage: Passage) -> BatchPrepared:
-    """Of a batch of one token each."""
+    """Decode a prepared batch of one token per request."""
     batch = passage.args[0]
     return _prepared(batch, (1,) * len(batch.reqs))
 
@@ -67,14 +67,14 @@ def _prepared(batch: ScheduleBatch, lengths: tuple[int, ...]) -> BatchPrepared:
 
 
 def forward_made(passage: Passage) -> ForwardMade:
-    """Of a batch that will run; what it was made of is noted, for the forward's entry."""
+    """Decode a ForwardBatch that was made; record its ScheduleBatch for the forward's entry."""
     batch = passage.argument(1, "batch")
     note_origin(passage.result, batch)
     return ForwardMade(forward_of(batch, 0), iteration_of_this_thread())
 
 
 def forward_entry(passage: Passage) -> ForwardEntry:
-    """Of the batch that enters the model."""
+    """Decode the ForwardBatch that enters the model."""
     runner, batch = passage.args[0], passage.argument(1, "forward_batch")
     mode, device = batch.forward_mode, torch.device(runner.device)
     extend, free = batches.is_plain_extend(mode), costs_nothing(device)
@@ -99,7 +99,7 @@ def _problems(batch: ScheduleBatch, device: torch.device, free: bool) -> tuple[s
 
 
 def _sizes(batch: ScheduleBatch) -> dict[str, int]:
-    """Return how many entries each tensor has (the last dimension counts tokens)."""
+    """Return the number of entries of each tensor (the last dimension counts tokens)."""
     tensors = {name: batches.tensor_field(batch, name) for name in (*_PER_TOKEN, *_PER_REQUEST)}
     return {
         name: int(tensor.shape[-1 if name in _PER_TOKEN else 0])
@@ -151,13 +151,13 @@ def _on_host(
 
 
 def batch_result(passage: Passage) -> BatchResult:
-    """Of the batch whose result is there."""
+    """Decode the batch whose result is about to be processed."""
     batch = passage.argument(1, "batch")
     return BatchResult(tuple(req.rid for req in batch.reqs), batch.forward_mode.name.lower())
 
 
 def batch_scheduled(passage: Passage) -> BatchScheduled:
-    """Of the Scheduler that has looked what to run."""
+    """Decode the state of a Scheduler that has chosen what to run next."""
     scheduler = passage.args[0]
     pool = scheduler.token_to_kv_pool_allocator
     pending = held.pending_requests(scheduler)

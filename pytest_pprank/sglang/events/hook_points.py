@@ -1,10 +1,10 @@
-"""Tells who wants to know when SGLang passes a seam, and changes nothing where nobody does.
+"""Calls listeners when SGLang reaches a hook point; without listeners, SGLang is unchanged.
 
-A seam is a method of one of SGLang's classes (`events.hooks` has the table), or an operation of
-torch.distributed, which the ledger notes anyway. The methods are wrapped while somebody listens.
-SGLang's own HookRegistry (``sglang.srt.plugins``) is not used for it: it has no way to take a hook
-out again, and looks through all modules for each one that it puts in (0.5.21). Hooks that users
-have put in through it are passed as well: they lie beneath ours.
+A hook point is a method of one of SGLang's classes (`events.hooks` has the table), or an operation
+of torch.distributed, which the ledger records anyway. The methods are wrapped only while there are
+listeners. SGLang's own HookRegistry (``sglang.srt.plugins``) is not used: it cannot remove a hook,
+and searches all modules for each hook that it installs (0.5.21). Hooks that users have installed
+through it keep working: our wrappers call them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ BEFORE, AFTER = "before", "after"
 
 @dataclass
 class Passage:
-    """One passing of a seam: a call of SGLang's, or an operation of torch.distributed.
+    """One call at a hook point: of a method of SGLang, or an operation of torch.distributed.
 
-    `args` begin with the object whose method it is. `result` is None before the call.
+    `args[0]` is the object whose method is called. `result` is None before the call.
     """
 
     seam: str
@@ -44,18 +44,18 @@ class Passage:
 
     @property
     def event(self) -> Event:
-        """What it means, decoded once, and only if somebody asks."""
+        """The event that this call means, decoded once, and only if a listener asks."""
         if self._event is None:
             self._event = taps.seam(self.seam).decode(self)
         return self._event
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """All arguments but the object itself."""
+        """All arguments except the object itself."""
         return (*self.args[1:], *(self.kwargs or {}).values())
 
     def argument(self, position: int, name: str) -> Any:
-        """Return an argument by its position (0: the object itself) or its name; None without."""
+        """Return an argument by its position (0: the object itself) or its name, else None."""
         if position < len(self.args):
             return self.args[position]
         return (self.kwargs or {}).get(name)
@@ -69,11 +69,12 @@ Places = Callable[[], Iterable[tuple[type, str]]]
 class Seam:
     """A place that can be listened to.
 
-    `decode` makes an event of a passage, and `facts` what `observe` tells of it. `places` names the
-    methods (class, name): asked when somebody begins to listen, and again when a Scheduler has
-    started; without any, the seam is the operations of torch.distributed in one `way`. `moment`:
-    whether listeners are called before or after SGLang. `subject`: the object that it is about.
-    `needs`: seams whose events are decoded, too, because this one's is compared with them.
+    `decode`: makes an event of a call; `facts`: makes the facts that `observe` shows of it.
+    `places`: returns the methods (class, name). It is called when the first listener is added, and
+    again when a Scheduler has started. Without `places`, the hook point is torch.distributed's
+    operations of one `way`. `moment`: whether listeners are called before or after the method.
+    `subject`: returns the object that a call is about. `needs`: hook points whose events must also
+    be decoded, because this one's event is compared with them.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Seam:
 
 
 class Taps:
-    """The listeners of this process, by seam. One instance: `taps`."""
+    """All hook points of this process, with their listeners. One instance: `taps`."""
 
     def __init__(self) -> None:
         self._seams: dict[str, Seam] = {}
@@ -97,12 +98,12 @@ class Taps:
         self._inside = threading.local()
 
     def register(self, seams: Iterable[Seam]) -> None:
-        """Make seams known by their names."""
+        """Add hook points."""
         self._seams.update({seam.name: seam for seam in seams})
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all seams."""
+        """The names of all hook points."""
         return tuple(self._seams)
 
     @property
@@ -111,7 +112,7 @@ class Taps:
         return tuple(f"{owner.__name__}.{name}" for owner, name in self._undo)
 
     def seam(self, name: str) -> Seam:
-        """Return a seam by its name; raises UsageError for one that there is not."""
+        """Return the hook point of that name; raises UsageError if there is none."""
         if name not in self._seams:
             raise UsageError(
                 f"observe: there is no seam {name!r}{did_you_mean(name, self._seams)}; "
@@ -120,9 +121,9 @@ class Taps:
         return self._seams[name]
 
     def listen(self, name: str, listener: Listener) -> Callable[[], None]:
-        """Call `listener` at each passing of a seam; returns what ends that.
+        """Call `listener` at each call of a hook point; return a function that stops this.
 
-        Raises SeamMissing for one that this SGLang lacks; then nobody listens.
+        Raises SeamMissing if this SGLang lacks the hook point; then the listener is not added.
         """
         seam = self.seam(name)
         end_ledger = None
@@ -143,7 +144,7 @@ class Taps:
         return end
 
     def refresh(self) -> None:
-        """Wrap what has been imported since somebody began to listen."""
+        """Wrap methods of classes that were imported since their listeners were added."""
         for name, listeners in self._listeners.items():
             if listeners and not self._seams[name].way:
                 self._install(self._seams[name])
@@ -161,7 +162,7 @@ class Taps:
         places = [] if seam.places is None else list(seam.places())
         for place in places:
             back = self._undo.get(place)
-            # else somebody has wrapped ours, and will put it back: it stays, and does nothing
+            # not restored if another wrapper is on top of ours: then ours stays, without effect
             if back is not None and back():
                 del self._undo[place]
 
@@ -173,7 +174,7 @@ class Taps:
             __tracebackhide__ = True
             listeners = self._listeners.get(seam.name, ())
             inside: list[object] = self._inside.__dict__.setdefault(seam.name, [])
-            # an override that calls its base class's, or one method the other, passes once
+            # an override that calls its base class, or another hooked method, counts as one call
             if not listeners or any(args[0] is owner for owner in inside):
                 return function(*args, **kwargs)
             passage = Passage(seam.name, args, kwargs)

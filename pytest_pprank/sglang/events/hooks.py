@@ -1,4 +1,4 @@
-"""The hook points of SGLang, and what makes an event of each passing; a new one is a row here."""
+"""The table of hook points of SGLang, with their decoders; to add one, add a row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_pprank.sglang.events.types import Event
 
 
 def _places(name: str) -> Callable[[], Iterable[tuple[type, str]]]:
-    """Return what finds the methods of a place, in its classes and all their subclasses."""
+    """Return a function that yields the methods of a place, in its classes and subclasses."""
     place = PLACES[name]
 
     def find() -> Iterator[tuple[type, str]]:
@@ -30,7 +30,7 @@ def _places(name: str) -> Callable[[], Iterable[tuple[type, str]]]:
 
 
 def _shape(place: Place) -> Shape:
-    """Return which shape a place has; raises SeamMissing where it has none that is known."""
+    """Return the shape of a place in this SGLang; raises SeamMissing if none fits."""
     if place.name not in _shapes:
         found = look(place, Classes())
         if found.shape is None:

@@ -1,4 +1,4 @@
-"""KV tokens, slots and locks, as events."""
+"""Decodes events of KV tokens, slots and locks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def token_pool(allocator: TokenAllocator) -> TokenPool | None:
-    """Return the tokens of an allocator, None where they cannot be followed."""
+    """Return the token pool of an allocator; None if single tokens cannot be tracked."""
     if not pools.keeps_single_tokens(allocator):
         return None
     if not costs_nothing(pools.free_pages_of(allocator).device):
@@ -40,25 +40,25 @@ def token_pool(allocator: TokenAllocator) -> TokenPool | None:
 
 
 def numbers(tensor: torch.Tensor) -> list[int]:
-    """Return the numbers in a tensor that can be looked at for nothing."""
+    """Return the numbers in a tensor that can be read without a device copy."""
     found: list[int] = host_values(tensor).tolist()
     return found
 
 
 def kv_allocated(passage: Passage) -> KvAllocated:
-    """Of KV tokens that were taken."""
+    """Decode an allocation of KV tokens."""
     pool = None if passage.result is None else token_pool(passage.args[0])
     if pool is None:
         return KvAllocated(None)
     stack = call_sites()
-    # a batch names its requests when it has been prepared; others take for one at a time
+    # a prepared batch names its requests itself; other callers allocate for one request at a time
     in_batch = any(site.function.startswith("prepare_for") for site in stack)
     rid = "" if in_batch else request_in_hand()
     return KvAllocated(pool, numbers(passage.result), rid, stack)
 
 
 def kv_freed(passage: Passage) -> KvFreed:
-    """Of KV tokens that are given back."""
+    """Decode a release of KV tokens."""
     allocator = passage.args[0]
     pool = None if pools.collects_what_is_freed(allocator) else token_pool(allocator)
     if pool is None:
@@ -68,47 +68,47 @@ def kv_freed(passage: Passage) -> KvFreed:
 
 
 def kv_cleared(passage: Passage) -> KvCleared:
-    """Of an allocator that forgets all."""
+    """Decode the clearing of an allocator."""
     return KvCleared(id(passage.args[0]))
 
 
 def slot_allocated(passage: Passage) -> SlotAllocated:
-    """Of the requests that have slots now."""
+    """Decode an allocation of request slots."""
     reqs = passage.argument(1, "reqs") or () if passage.result is not None else ()
     return SlotAllocated(tuple(req.rid for req in reqs), call_sites())
 
 
 def slot_freed(passage: Passage) -> SlotFreed:
-    """Of the request that gives its slot back."""
+    """Decode the release of a request slot."""
     req = passage.argument(1, "req")
     return SlotFreed(req.rid, requests.slot_of(req), requests.committed_tokens_of(req))
 
 
 def metadata_allocated(passage: Passage) -> MetadataAllocated:
-    """Of a metadata slot that was taken."""
+    """Decode an allocation of a metadata slot."""
     if passage.result is None:
         return MetadataAllocated(None)
     return MetadataAllocated(int(passage.result), request_in_hand(), call_sites())
 
 
 def metadata_freed(passage: Passage) -> MetadataFreed:
-    """Of a metadata slot that is given back."""
+    """Decode the release of a metadata slot."""
     return MetadataFreed(int(passage.argument(1, "free_index")), call_sites())
 
 
 def prefix_locked(passage: Passage) -> PrefixLocked:
-    """Of a node of the tree cache."""
+    """Decode the locking of a node of the tree cache."""
     node = pools.node_key(passage.argument(1, "node"))
     return PrefixLocked(node, request_in_hand(), call_sites())
 
 
 def prefix_unlocked(passage: Passage) -> PrefixUnlocked:
-    """Of a node of the tree cache."""
+    """Decode the unlocking of a node of the tree cache."""
     return PrefixUnlocked(pools.node_key(passage.argument(1, "node")), request_in_hand())
 
 
 class PoolReader:
-    """A KvReader of this stage's KV pool: see `events.types`."""
+    """Reads this stage's KV pool; implements `events.types.KvReader`."""
 
     def __init__(self, slots: ReqToTokenPool, pool: KVCache) -> None:
         self._slots, self._pool = slots, pool
@@ -134,7 +134,7 @@ class PoolReader:
 
 
 def kv_reader(slots: ReqToTokenPool, pool: KVCache) -> PoolReader | None:
-    """Return what reads a KV pool, None where it has no keys and values, or where that costs."""
+    """Return a reader of a KV pool; None if it has no keys and values, or needs device copies."""
     buffers = pools.kv_buffers_of(pool)
     if buffers is None or not costs_nothing(buffers[0][0].device):
         return None

@@ -1,4 +1,4 @@
-"""KV transfers, and messages between ranks, as events."""
+"""Decodes events of KV transfers and of messages between ranks."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ M = TypeVar("M", bound=Message)
 
 
 def kv_sent(passage: Passage) -> KvSent:
-    """Of one chunk of a prompt."""
+    """Decode the sending of one chunk of a prompt."""
     sender = passage.args[0]
     return KvSent(sender, len(passage.argument(1, "kv_indices")), room_of(sender))
 
 
 def kv_queued(passage: Passage) -> KvQueued:
-    """Of one chunk of a prompt."""
+    """Decode the queueing of one chunk of a prompt."""
     chunk = passage.args[1]
     return KvQueued(id(chunk), again=chunk_under_way() is chunk)
 
 
 def kv_read(passage: Passage) -> KvRead:
-    """Of one call of the transfer engine, which may name many buffers."""
+    """Decode one call of the transfer engine, which may name many buffers."""
     addresses, lengths = passage.argument(2, "buffers"), passage.argument(4, "lengths")
     if addresses is None or isinstance(addresses, int):  # transfer_sync has one of each
         addresses = [passage.argument(2, "buffer")]
@@ -48,7 +48,7 @@ def kv_read(passage: Passage) -> KvRead:
 
 
 def kv_target(passage: Passage) -> KvTarget:
-    """Of the pages of one request, in all layers of this stage."""
+    """Decode the target pages of one request, in all layers of this stage."""
     pages = sorted(map(int, passage.argument(1, "kv_indices")))
     return KvTarget(
         tuple(
@@ -60,7 +60,7 @@ def kv_target(passage: Passage) -> KvTarget:
 
 
 def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last of each run of consecutive numbers, which are sorted."""
+    """Yield the first and last number of each run of consecutive numbers; `numbers` is sorted."""
     first = last = None
     for number in numbers:
         if last is None or number != last + 1:
@@ -73,17 +73,17 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def transfer_polled(passage: Passage) -> TransferPolled:
-    """Of a sender or a receiver."""
+    """Decode a poll of a sender or a receiver."""
     return TransferPolled(room_of(passage.args[0]), status_word(passage.result))
 
 
 def message_sent(passage: Passage) -> MessageSent:
-    """Of a send that the ledger has noted."""
+    """Decode a send that the ledger has recorded."""
     return _message(MessageSent, passage)
 
 
 def message_received(passage: Passage) -> MessageReceived:
-    """Of a receipt that the ledger has noted."""
+    """Decode a receive that the ledger has recorded."""
     return _message(MessageReceived, passage)
 
 
