@@ -1,4 +1,4 @@
-"""Find the function object behind a dotted name, through whatever decorates it."""
+"""Finds the function objects behind a dotted name, through any decorators."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import CellType, FunctionType, MethodType, ModuleType
 
 from pytest_pprank.errors import SeamMissing
 
-# A decorator may hold large things (a registry, a scheduler); its function is near.
+# A decorator may refer to large objects (a registry, a scheduler); the function itself is near.
 _MAX_OBJECTS = 2000
 
 
 def attribute(module: str, qualname: Iterable[str]) -> object:
-    """Return what the dotted name stands for now, before descriptors bind it.
+    """Return the current value of a dotted name, without binding descriptors.
 
-    Imports the module. Raises `SeamMissing` where the name leads nowhere.
+    Imports the module. Raises `SeamMissing` if the name does not exist.
     """
     found: object = importlib.import_module(module)
     for name in qualname:
@@ -31,13 +31,13 @@ def attribute(module: str, qualname: Iterable[str]) -> object:
 
 
 def functions_behind(start: object) -> Iterator[FunctionType]:
-    """Yield the functions that ``start`` is or leads to, the nearest first.
+    """Yield the functions reachable from ``start``, the nearest first.
 
-    Follows ``__wrapped__`` and other attributes, closures, defaults, partials, static
-    and class methods, properties, and small containers of these; never classes or modules.
+    Follows ``__wrapped__`` and other attributes, closures, defaults, partials, static and class
+    methods, properties, and containers of these; never classes or modules.
     """
     queue, seen = [start], {id(start)}
-    for found in queue:  # grows while it is read: breadth first
+    for found in queue:  # grows during the iteration: breadth first
         if isinstance(found, FunctionType):
             yield found
         for following in _held_by(found):
