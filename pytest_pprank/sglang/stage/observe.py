@@ -1,4 +1,4 @@
-"""What the fixture `observe` keeps: every passage through SGLang's seams on this rank, in order."""
+"""The fixture `observe`: records the calls of SGLang's hook points on this rank, in order."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """One passage through a seam on this rank.
+    """One call of a hook point on this rank.
 
-    `number` counts all calls of this test on this rank, from 0. `iteration` is that of the event
-    loop which did it (as in ``engine.iterations``), None outside `engine`'s loops. `thread`: its
-    name, of a loop's thread that of the test's. `stack`: where it came from, innermost first,
-    without torch and this plugin.
+    `number` counts all calls of this test on this rank, from 0. `iteration`: of the event loop
+    that made the call (as in ``engine.iterations``), None outside `engine`'s loops. `thread`: the
+    name of its thread; for a loop's thread that of the test's thread. `stack`: the call sites,
+    innermost first, without torch and this plugin.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Call:
 
     @property
     def site(self) -> Site:
-        """The line that called it."""
+        """The line that made the call."""
         return self.stack[0] if self.stack else NOWHERE
 
     def __str__(self) -> str:
@@ -51,9 +51,10 @@ class Call:
 
 
 class Observe:
-    """A recorder at the seams of SGLang on this rank, for one test.
+    """Records the calls of SGLang's hook points on this rank, for one test.
 
-    `seams`: their names. What SGLang did before the test, such as its start, is not in it.
+    `seams`: the names of the hook points. Calls before the test, such as those of SGLang's start,
+    are not included.
     """
 
     def __init__(self, pprank: Pprank) -> None:
@@ -67,43 +68,43 @@ class Observe:
 
     @property
     def seams(self) -> tuple[str, ...]:
-        """The names of all seams, for `calls` and `on`."""
+        """The names of all hook points, for `calls` and `on`."""
         return taps.names
 
     def calls(self, *seams: str) -> list[Call]:
-        """Return what has passed `seams` so far, in its order; without any, all there is.
+        """Return the calls of the hook points `seams` so far, in order; by default of all of them.
 
-        Raises UsageError for a name that is no seam.
+        Raises UsageError for a name that is not a hook point.
         """
         wanted = {taps.seam(name).name for name in seams}
         with self._lock:
             return [call for call in self._calls if not wanted or call.seam in wanted]
 
     def on(self, seam: str, callback: Callable[[Call, Any], object]) -> None:
-        """Have ``callback(call, subject)`` called at each passage of `seam` in this test.
+        """Call ``callback(call, subject)`` at each call of the hook point `seam` in this test.
 
         `subject` is SGLang's own object: the ScheduleBatch, ForwardBatch, allocator, Req (for
-        request slots), KV sender or receiver; for messages what the ledger knows. It is called in
-        the thread that passes; what it raises, SGLang gets. Raises UsageError for a name that is
-        no seam.
+        request slots), KV sender or receiver; for messages the ledger's record. The callback runs
+        in the thread that makes the call, and SGLang gets its exceptions. Raises UsageError for a
+        name that is not a hook point.
         """
         if not callable(callback):
             raise UsageError(f"observe.on: {callback!r} cannot be called")
         self._callbacks.setdefault(taps.seam(seam).name, []).append(callback)
 
     def clear(self) -> None:
-        """Forget the calls so far; `number` goes on from 0."""
+        """Forget the calls so far; `number` starts again from 0."""
         with self._lock:
             self._calls.clear()
 
     def close(self) -> None:
-        """End it: SGLang is as it was."""
+        """Stop recording and restore SGLang's methods."""
         self._stack.close()
 
     def _record(self, passage: Passage) -> None:
         __tracebackhide__ = True
         seam = taps.seam(passage.seam)
-        with looking():  # whether somebody observes must not change what is in order
+        with looking():  # reading tensors must not change their order on the device
             facts = seam.facts(passage)
         iteration, thread, stack = iteration_of_this_thread(), thread_name(), call_sites()
         with self._lock:
