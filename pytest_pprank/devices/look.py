@@ -1,4 +1,4 @@
-"""Looking at tensors without being a part of the program, where the device can do that."""
+"""Reads values of tensors without affecting the program under test, if the device allows it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _FREE = ("cpu", sim.NAME)
 
 
 def costs_nothing(device: torch.device | str) -> bool:
-    """Say whether values on this kind of device can be looked at and nothing waits for it."""
+    """Return whether values on this kind of device can be read without a copy or a wait."""
     return torch.device(device).type in _FREE
 
 
 def host_values(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a host tensor with what the current stream would read; not to be written to.
+    """Return a host tensor with the values that the current stream would read; do not write to it.
 
-    On cpu the tensor itself, on sim its memory: nothing is recorded and nothing waits. From other
-    devices it is a copy, for which the host waits.
+    On cpu it is the tensor itself, on sim the tensor's memory: nothing is recorded or waited for.
+    From other devices it is a copy, for which the host waits.
     """
     if tensor.is_cpu:
         return tensor

@@ -1,4 +1,4 @@
-"""Looking at the device's memory without being a part of the program; imports no torch."""
+"""Reads of the device's memory that do not affect the program under test. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pytest_pprank.devices.sim.settings import changed
 
 
 def settle() -> None:
-    """Let the host wait for the device, where it is in use: what comes is not compared with what
-    came before.
+    """Make the host wait for the device, if it is in use.
+
+    Later accesses are then ordered after all earlier ones.
     """
     if in_use():
         from pytest_pprank.devices.sim import streams
@@ -21,8 +22,9 @@ def settle() -> None:
 
 @contextmanager
 def looking() -> Iterator[None]:
-    """Read the device's memory in the block without being a part of the program: the host waits
-    for nothing, nothing is recorded. What is still to be copied into it is there already.
+    """Leave accesses in this block untracked: the host waits for nothing, nothing is recorded.
+
+    Copies that are still pending appear as performed.
     """
     if not in_use():
         yield
