@@ -1,4 +1,4 @@
-"""Look for the bug of one revert: on which devices, and what counts as seen."""
+"""Searches for the bug of one revert: on which devices to run, and what counts as detected."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pytest_pprank.bench.runs import Options, Run, Runner
 
 _SIM = "sim"
 _ATTEMPTS = 3
-"""How many tests may turn out to be red without the revert, too, or not red again with it."""
+"""How many tests may prove unreliable: red without the revert, too, or not red again with it."""
 _STALLS = ("EngineStalled", "hung")
-"""Failures that a busy machine may bring about by itself: such a test must be red twice."""
+"""Failures that a busy machine may cause by itself: such a test must be red twice."""
 
 
 class CutOff(Exception):
-    """A run that Ctrl-C has ended before it could say anything."""
+    """A run was ended by Ctrl-C before it had a result."""
 
 
 class Looking:
-    """Looks for the bugs of a bench that has its baseline; several threads may `look` at once."""
+    """Searches for bugs in a bench that has its baseline; several threads may call `look`."""
 
     def __init__(self, runner: Runner, options: Options, bench: Bench) -> None:
         assert bench.baseline is not None
@@ -34,12 +34,12 @@ class Looking:
         self._reach = bench.reach or Reach()
 
     def look(self, case: Case) -> Result:
-        """Return what comes of a revert; raises CutOff when the runs are being ended."""
+        """Return the outcome of a revert; raises CutOff if the runs are being ended."""
         if self._reach.knows(case) and not self._reach.first(case):
             return missed(case, NOT_REACHED)
         if not (self._options.any_device and self._options.device == "cpu"):
             return self._on_own_device(case)
-        if case.device_order:  # device cpu cannot see such a bug
+        if case.device_order:  # device cpu cannot show such a bug
             return self._on_each(case, (self._on_sim, self._on_own_device), _is_not_caught)
         return self._on_each(case, (self._on_own_device, self._on_sim), _needs_sim)
 
@@ -73,9 +73,9 @@ class Looking:
         return self._not_for_sure(case, seconds)
 
     def _on_sim(self, case: Case) -> Result:
-        """Look where a host tensor is not a device tensor, and order counts.
+        """Run on device sim, where host and device tensors differ and order matters.
 
-        There is no baseline of that device: a test that goes red must be green without the revert.
+        There is no baseline on that device: a test that fails must pass without the revert.
         """
         seconds = 0.0
         red = set(self._red)
@@ -102,18 +102,21 @@ class Looking:
     def _is_red_again(
         self, case: Case, result: Result, run: Run, device: str = ""
     ) -> tuple[bool, float]:
-        """Run the test of a catch once more with the revert, if it stalled; add the seconds."""
+        """Run the failing test once more with the revert if it stalled; also return the seconds."""
         if not result.seen_by.startswith(_STALLS):
             return True, 0.0
         skip = {*run.topologies, *self._red, *self._reach.topologies} - {result.test}
         again = self._runner.run(f"{case.id}, again", case.spec, skip=skip, device=device)
-        if again.reds:  # also of a run that was then cut off
+        if again.reds:  # counts even if that run was then ended
             return True, again.seconds
         self._demand_not_stopped()
         return False, again.seconds
 
     def _is_green_on_sim(self, test: str, known: Iterable[str]) -> tuple[bool, float]:
-        """Run one test of those `known` on SGLang as it is, once in a bench; add the seconds."""
+        """Run one of the `known` tests on the unmodified SGLang, once per bench.
+
+        Also returns the seconds.
+        """
         if test in self._bench.green_on_sim:
             return True, 0.0
         skip = {*known, *self._reach.topologies} - {test}
@@ -131,7 +134,7 @@ class Looking:
         name = f"{case.id}, {device}" if device else case.id
         self._demand_not_stopped()
         run = self._runner.run(name, case.spec, first=first, skip={*skip, *needless}, device=device)
-        if device or not run.reds:  # a red on the bench's own device counts all the same
+        if device or not run.reds:  # a failure on the bench's own device counts in any case
             self._demand_not_stopped()
         return run
 
@@ -149,7 +152,10 @@ def _needs_sim(result: Result) -> bool:
 
 
 def _of_all(results: Sequence[Result]) -> Result:
-    """Return what was found at last; else what is more than nothing; with all seconds."""
+    """Combine the results of several devices: the last one if caught, else the most severe one.
+
+    The seconds are added up.
+    """
     *before, last = results
     if not before:
         return replace(last, seconds=round(last.seconds, 1))

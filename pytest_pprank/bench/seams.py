@@ -1,6 +1,6 @@
-"""The ``seams`` command: which places of SGLang the plugin meets, and what is off without one.
+"""The ``seams`` command: lists the places of SGLang that the plugin uses, and what needs each.
 
-Exit code 0: all are there. 1: some are missing. 2: there is no SGLang.
+Exit code 0: all exist. 1: some are missing. 2: no SGLang is installed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pytest_pprank.sglang.static.installed import Installed, installed
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one place. `shape` is empty, and `lacks` not, where it is missing."""
+    """The findings for one place. If it is missing, `shape` is empty and `lacks` is not."""
 
     name: str
     kind: str
@@ -53,7 +53,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``seams``; return the exit code."""
+    """Run ``seams``; return the exit code."""
     here = installed()
     if here is None:
         print("seams: no SGLang is installed; python -m pytest_pprank setup", file=sys.stderr)
@@ -77,7 +77,7 @@ def _sight(here: Installed, *, by_import: bool) -> Sight:
 
 
 def look_at_all(sight: Sight) -> Iterator[Row]:
-    """Yield what is found of each place."""
+    """Yield the findings for each place."""
     for place in PLACES.values():
         found = look(place, sight)
         shape = found.shape
