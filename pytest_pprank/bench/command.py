@@ -20,12 +20,12 @@ from pathlib import Path
 from pytest_pprank.bench import results, table
 from pytest_pprank.bench.cases import Case, load_cases
 from pytest_pprank.bench.judgement import Result, Status, judge_baseline, misfit
-from pytest_pprank.bench.looking import CutOff, Looking
 from pytest_pprank.bench.order import Reach, reach_of, write_probe
 from pytest_pprank.bench.processes import Interruption
 from pytest_pprank.bench.results import Bench
 from pytest_pprank.bench.runs import WHOLE_SUITE, Options, Run, Runner
 from pytest_pprank.bench.scratch import scratch_folder
+from pytest_pprank.bench.search import BugSearch, CutOff
 from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
 from pytest_pprank.options import DEVICES, parse_sizes
@@ -109,10 +109,10 @@ class _Command:
             try:
                 self._measure(runner, folder)
             except KeyboardInterrupt:
-                self._tell()
+                self._print_results()
                 _say(f"interrupted; what was done is kept in {self._json}")
                 return INTERRUPTED
-        self._tell()
+        self._print_results()
         return self._code()
 
     def _measure(self, runner: Runner, folder: Path) -> None:
@@ -130,7 +130,7 @@ class _Command:
         for case in self._cases:
             if case.misfit and not bench.done(case):
                 self._keep(misfit(case))
-        self._all(Looking(runner, self._options, bench), runner, left)
+        self._all(BugSearch(runner, self._options, bench), runner, left)
 
     def _probe(self, runner: Runner, left: list[Case], file: Path) -> None:
         """Determine which tests reach the functions in question, to run these first.
@@ -163,12 +163,12 @@ class _Command:
                     self._interruption.check()
             return future.result()
 
-    def _all(self, looking: Looking, runner: Runner, left: list[Case]) -> None:
+    def _all(self, search: BugSearch, runner: Runner, left: list[Case]) -> None:
         with ThreadPoolExecutor(self._jobs) as pool:
             pending: set[Future[Result]] = set()
             try:
                 with _stopping(runner):
-                    pending.update(pool.submit(looking.look, case) for case in left)
+                    pending.update(pool.submit(search.search, case) for case in left)
                     while pending:
                         done = wait(pending, _POLL_S, FIRST_COMPLETED).done
                         for future in done:
@@ -194,7 +194,7 @@ class _Command:
         known = self._bench.results
         return [known[c.id] for c in self._cases if c.id in known]
 
-    def _tell(self) -> None:
+    def _print_results(self) -> None:
         found = self._results()
         print(*table.table(found), sep="\n")
         if self._bench.baseline is not None:

@@ -12,8 +12,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pytest_pprank.report.off import needed_by
-from pytest_pprank.sglang.events.look import Classes, Files, Sight, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, Methods, Place
+from pytest_pprank.sglang.events.shapes import (
+    ClassInspector,
+    Inspector,
+    SourceInspector,
+    find_shape,
+)
 from pytest_pprank.sglang.static.installed import Installed, installed
 
 
@@ -58,28 +63,28 @@ def run(args: argparse.Namespace) -> int:
     if here is None:
         print("seams: no SGLang is installed; python -m pytest_pprank setup", file=sys.stderr)
         return 2
-    rows = list(look_at_all(_sight(here, by_import=args.by_import)))
+    rows = list(inspect_all(_inspector(here, by_import=args.by_import)))
     if args.json:
-        told = {"version": here.version, "root": str(here.root), "commit": here.commit}
-        print(json.dumps({"sglang": told, "places": [asdict(row) for row in rows]}, indent=1))
+        header = {"version": here.version, "root": str(here.root), "commit": here.commit}
+        print(json.dumps({"sglang": header, "places": [asdict(row) for row in rows]}, indent=1))
     else:
         print("\n".join(_lines(here, rows)))
     return 1 if any(row.lacks for row in rows) else 0
 
 
-def _sight(here: Installed, *, by_import: bool) -> Sight:
+def _inspector(here: Installed, *, by_import: bool) -> Inspector:
     if not by_import:
-        return Files(here.root)
+        return SourceInspector(here.root)
     from pytest_pprank.sglang.platform.preload import import_sglang
 
     import_sglang("cpu")
-    return Classes()
+    return ClassInspector()
 
 
-def look_at_all(sight: Sight) -> Iterator[Row]:
+def inspect_all(inspector: Inspector) -> Iterator[Row]:
     """Yield the findings for each place."""
     for place in PLACES.values():
-        found = look(place, sight)
+        found = find_shape(place, inspector)
         shape = found.shape
         yield Row(
             name=place.name,

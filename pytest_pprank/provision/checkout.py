@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.provision.lock import default_version, locked_versions, requires_python
-from pytest_pprank.sglang.static.installed import look_at
+from pytest_pprank.sglang.static.installed import inspect_package
 
 _PTH = "pytest_pprank_sglang.pth"
 
@@ -45,7 +45,7 @@ def find_checkout(given: str) -> Checkout | None:
     for folder in (path / "python", path):
         if (folder / "sglang" / "__init__.py").is_file():
             folder = folder.resolve()
-            version = look_at(folder / "sglang").version
+            version = inspect_package(folder / "sglang").version
             return Checkout(folder, version, _nearest_release(given, version))
     raise UsageError(
         f"--sglang {given}: not a checkout of SGLang: there is no python/sglang/__init__.py in it"

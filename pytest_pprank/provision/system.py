@@ -64,8 +64,8 @@ def complete_mooncake(
 def _with_dependencies(install: Sequence[str]) -> tuple[str, ...]:
     """Return all packages that an ``apt-get install`` would install; empty if apt fails."""
     command = [install[0], "--simulate", *install[1:]]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, env=_PLAIN)
-    return tuple(re.findall(r"^Inst (\S+)", told.stdout, re.MULTILINE))
+    simulated = subprocess.run(command, capture_output=True, text=True, check=False, env=_PLAIN)
+    return tuple(re.findall(r"^Inst (\S+)", simulated.stdout, re.MULTILINE))
 
 
 def _apt(command: Sequence[str]) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from pytest_pprank.checks import CHECKS, row_of
 from pytest_pprank.report.text import PlainFailure
-from pytest_pprank.sglang.events.look import Files, Found, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, passes
+from pytest_pprank.sglang.events.shapes import Found, SourceInspector, find_shape
 from pytest_pprank.sglang.static.installed import Installed
 
 PROPERTY = "pprank_off"
@@ -25,9 +25,9 @@ def foreseen(here: Installed, sanitizers: Iterable[str]) -> dict[str, str]:
 
     One that is off for some roles alone is there with these.
     """
-    sight = Files(here.root)
+    inspector = SourceInspector(here.root)
     wanted = {hook for name in sanitizers for hook in row_of(name).hooks}
-    found = {place.name: look(place, sight) for place in HOOKS if place.name in wanted}
+    found = {place.name: find_shape(place, inspector) for place in HOOKS if place.name in wanted}
     off = {}
     for name in sanitizers:
         if lacking := {hook: found[hook] for hook in row_of(name).hooks if not found[hook].shape}:

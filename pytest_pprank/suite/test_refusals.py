@@ -104,13 +104,13 @@ class Watch:
         stages = max(disagg.prefill_stages, disagg.decode_stages)
         for _ in range(LATEST * stages):
             disagg.step()
-            held = [text for view in disagg.stages for text in self._held(view, refused, alone)]
-            held += [f"{where}: {what}" for where, what in self._passed(refused, alone)]
-            if held:
+            found = [text for view in disagg.stages for text in self._held(view, refused, alone)]
+            found += [f"{where}: {what}" for where, what in self._passed(refused, alone)]
+            if found:
                 shown = ", ".join(refused)
                 disagg.abandon("a request that SGLang has refused is under way")
                 raise AssertionError(
-                    f"refused, and let in all the same ({shown}): {'; '.join(held)}"
+                    f"refused, and let in all the same ({shown}): {'; '.join(found)}"
                 )
             after += all(disagg.side(r).results[rid].finished for rid in refused for r in roles)
             if after > 2 * stages:  # later stages receive it after the first one has answered
@@ -129,7 +129,7 @@ class Watch:
             "KV tokens": view.kv_tokens,
             "request slots": view.request_slots,
             "metadata slots": view.metadata_slots,
-            "rooms": len(view.rooms) + sum(map(len, view.told.values())),
+            "rooms": len(view.rooms) + sum(map(len, view.reported.values())),
         }
         if alone:
             found += [f"{view.place}: {count} {name}" for name, count in taken.items() if count]

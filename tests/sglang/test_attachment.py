@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank.errors import SeamMissing
-from pytest_pprank.sglang.driver.scheduler_seams import Attachment
+from pytest_pprank.sglang.driver.scheduler_hooks import Attachment
 
 
 def test_a_place_that_sglang_lacks_is_named() -> None:

@@ -12,7 +12,7 @@ from pytest_pprank.checks.base import Watch
 from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.sglang.compat.consensus import by_store
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (its table registers itself)
-from pytest_pprank.sglang.events.hook_points import taps
+from pytest_pprank.sglang.events.hook_points import hook_points
 from pytest_pprank.sglang.events.types import Event, Message
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Everywhere(Watch):
     """Listens at any seam, and not only at those that its row names."""
 
     def _check_declared(self, seam: str) -> None:
-        taps.seam(seam)
+        hook_points.point(seam)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def hear(pprank: Pprank) -> Iterator[Callable[..., Heard]]:
         heard.append((seam, event))
 
     def begin(*seams: str) -> Heard:
-        for seam in seams or taps.names:
+        for seam in seams or hook_points.names:
             watch.listen(seam, partial(note, seam))
             again.listen(seam, twice.append)
         return heard
@@ -106,10 +106,10 @@ def test_tokens(hear: Callable[..., Heard], scheduler: Any) -> None:
     for seam in ("kv_alloc", "kv_free"):
         free: list[set[int]] = []
 
-        def note(passage: Any, to: list[set[int]] = free) -> None:
-            to.append({*passage.event.pool.free()})
+        def note(call: Any, to: list[set[int]] = free) -> None:
+            to.append({*call.event.pool.free()})
 
-        end = taps.listen(seam, note)
+        end = hook_points.listen(seam, note)
         tokens = allocator.alloc(3)
         allocator.free(tokens)
         end()

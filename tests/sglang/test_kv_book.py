@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pytest_pprank.sglang.events import hooks  # noqa: F401
-from pytest_pprank.sglang.events.hook_points import Passage
+from pytest_pprank.sglang.events.hook_points import HookCall
 from pytest_pprank.sglang.stage.kv_book import KvBook
 
 
@@ -44,10 +44,10 @@ def test_tokens_are_free_once_they_are_given_back(
     allocator, tokens = TokenToKVPoolAllocator(**at_once), torch.tensor([1, 2])
 
     def take() -> None:
-        listeners["kv_alloc"](Passage("kv_alloc", (allocator, 2), result=tokens).event)
+        listeners["kv_alloc"](HookCall("kv_alloc", (allocator, 2), result=tokens).event)
 
     def give_back() -> None:
-        listeners["kv_free"](Passage("kv_free", (allocator, tokens)).event)
+        listeners["kv_free"](HookCall("kv_free", (allocator, tokens)).event)
 
     take()
     give_back()

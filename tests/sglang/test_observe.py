@@ -42,12 +42,12 @@ def _channels(calls: list[Any]) -> dict[tuple[str, int], list[int]]:
 @pytest.fixture
 def untouched() -> Iterator[None]:
     """Set up before `observe`, and torn down after it."""
-    from pytest_pprank.sglang.events.hook_points import taps
+    from pytest_pprank.sglang.events.hook_points import hook_points
 
-    before, listened = _methods(), taps.installed
+    before, listened = _methods(), hook_points.installed
     yield
     assert [a is b for a, b in zip(_methods(), before, strict=True)] == [True] * len(before)
-    assert taps.installed == listened
+    assert hook_points.installed == listened
 
 
 @pytest.mark.usefixtures("untouched")
@@ -131,12 +131,12 @@ def test_wrong_name(observe: Observe, ask: str) -> None:
 def test_method_that_somebody_else_wraps_meanwhile(scheduler: Any) -> None:
     """Ours stays beneath theirs, and does nothing; when theirs is gone it is taken out."""
     from pytest_pprank.sglang.events import hooks  # noqa: F401
-    from pytest_pprank.sglang.events.hook_points import taps
+    from pytest_pprank.sglang.events.hook_points import hook_points
 
     allocator = type(scheduler.token_to_kv_pool_allocator)
     original = vars(allocator)["alloc"]
     heard: list[Any] = []
-    end = taps.listen("kv_alloc", heard.append)
+    end = hook_points.listen("kv_alloc", heard.append)
     with pytest.MonkeyPatch.context() as patch:
         ours = vars(allocator)["alloc"]
         patch.setattr(allocator, "alloc", lambda self, size: ours(self, size))
@@ -144,5 +144,5 @@ def test_method_that_somebody_else_wraps_meanwhile(scheduler: Any) -> None:
         scheduler.token_to_kv_pool_allocator.free(scheduler.token_to_kv_pool_allocator.alloc(2))
         assert heard == []
     assert vars(allocator)["alloc"] is ours
-    taps.listen("kv_alloc", heard.append)()
+    hook_points.listen("kv_alloc", heard.append)()
     assert vars(allocator)["alloc"] is original

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pytest_pprank import assert_materialized_on_device, assert_no_pending_copies
-from pytest_pprank.devices.look import host_values
-from pytest_pprank.devices.sim.looking import looking
+from pytest_pprank.devices.host_reads import host_values
 from pytest_pprank.devices.sim.reports import Kind
 from pytest_pprank.devices.sim.transfers import take_transfers
+from pytest_pprank.devices.sim.untracked import untracked
 
 Found = Callable[[], list[Any]]
 
@@ -103,7 +103,7 @@ def test_copies_are_pending_until_the_host_has_waited() -> None:
 
 def test_who_only_looks_changes_nothing(found: Found) -> None:
     staging, there, stream = uploaded()
-    with looking():
+    with untracked():
         assert there.tolist() == [1] * 8
         assert staging.tolist() == [1] * 8
     assert repr(there) == f"tensor({[1.0] * 8}, device='sim:0')".replace(".0", ".")
@@ -136,7 +136,7 @@ def test_a_thread_that_waits_while_another_one_looks_has_waited(found: Found) ->
         read.extend(here.numpy().tolist())
 
     thread = threading.Thread(target=wait_and_read)
-    with looking():
+    with untracked():
         thread.start()
         thread.join(0.5)  # it has read the wrong values by now, or it waits for this block's end
     thread.join()

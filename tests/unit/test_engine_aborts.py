@@ -134,10 +134,10 @@ def test_reason_that_is_overwritten_while_it_is_held_and_when_it_has_gone() -> N
     watch.look([held, gone, gone])
     held.finished_reason = FINISH_LENGTH()
     watch.look([held, gone])
-    assert watch.fresh() == ()
+    assert watch.take_new() == ()
     held.finished_reason, gone.finished_reason = FINISH_ABORT(), FINISH_LENGTH()
     watch.look([held])
-    changes = watch.fresh()
+    changes = watch.take_new()
     with pytest.raises(ReasonChanged) as error:
         check_reasons([("stage 1", changes)])
     assert str(error.value).splitlines()[1:3] == [
@@ -145,4 +145,4 @@ def test_reason_that_is_overwritten_while_it_is_held_and_when_it_has_gone() -> N
         "stage 1: gone had ended by FINISH_ABORT, and now by FINISH_LENGTH",
     ]
     watch.look([held])
-    assert watch.fresh() == ()
+    assert watch.take_new() == ()

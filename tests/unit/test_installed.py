@@ -118,6 +118,6 @@ def test_one_that_is_too_old_is_refused_and_one_of_unknown_version_is_not(
     root = package(path)
     release.check_installed()
     (root / "_version.py").write_text("__version__ = version = '0.5.12'\n")
-    sys.modules[installed.__module__].look_at.cache_clear()
+    sys.modules[installed.__module__].inspect_package.cache_clear()
     with pytest.raises(UsageError, match=r"sglang 0\.5\.12 is too old"):
         release.check_installed()

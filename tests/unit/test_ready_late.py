@@ -22,12 +22,12 @@ class Poll(IntEnum):
 
 
 class Fault:
-    """What the fault is to do, kept."""
+    """Stands in for a Fault, and records its actions."""
 
     def __init__(self) -> None:
         self.each_iteration: list[Callable[[], None]] = []
 
-    def afterwards(self, call: Callable[[], None]) -> None:
+    def on_release(self, call: Callable[[], None]) -> None:
         self.over = call
 
     def replace(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:

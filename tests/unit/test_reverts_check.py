@@ -14,7 +14,7 @@ from pytest_pprank.errors import DoesNotFit, UsageError
 from pytest_pprank.sglang.reverts import Edit, Patch, Revert
 from pytest_pprank.sglang.reverts.apply import check, edited_in
 from pytest_pprank.sglang.reverts.match import Shape, Text
-from pytest_pprank.sglang.static.installed import look_at
+from pytest_pprank.sglang.static.installed import inspect_package
 
 MODULE = '''
 raise RuntimeError("the check must not import this")
@@ -334,7 +334,7 @@ class TestReleases:
     @staticmethod
     def edited(revert: Revert, root: Path, version: str) -> str:
         (root / "_version.py").write_text(f"__version__ = version = {version!r}\n")
-        look_at.cache_clear()
+        inspect_package.cache_clear()
         (edited,) = edited_in(revert, root)
         return ast.unparse(edited.after)
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import pytest
 
 from pytest_pprank.__main__ import main
-from pytest_pprank.bench.seams import look_at_all
+from pytest_pprank.bench.seams import inspect_all
 from pytest_pprank.checks import SANITIZERS
 from pytest_pprank.report.off import foreseen, needed_by
-from pytest_pprank.sglang.events.look import Files, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, Methods, Shape, passes
+from pytest_pprank.sglang.events.shapes import SourceInspector, find_shape
 from pytest_pprank.sglang.static.installed import Installed
 
 
@@ -91,7 +91,7 @@ IDS = [f"{cut.owner or cut.module.rpartition('.')[2]}.{cut.name}" for cut in ALL
 
 
 def missing(root: Path) -> dict[str, tuple[str, ...]]:
-    return {row.name: row.lacks for row in look_at_all(Files(root)) if row.lacks}
+    return {row.name: row.lacks for row in inspect_all(SourceInspector(root)) if row.lacks}
 
 
 def edit(root: Path, cut: Cut, new: str) -> None:
@@ -132,7 +132,7 @@ def test_each_known_shape_is_taken(tmp_path: Path, place: object) -> None:
     for number, shape in enumerate(place.shapes):  # type: ignore[attr-defined]
         package = tmp_path / str(number) / "sglang"
         write(package, whole(iter([shape])))
-        assert look(place, Files(package)).shape is shape  # type: ignore[arg-type]
+        assert find_shape(place, SourceInspector(package)).shape is shape  # type: ignore[arg-type]
 
 
 class TestOff:

@@ -38,7 +38,7 @@ OF_PYTEST = {"context", "longrepr", "module", "reprcrash", "wasxfail", "workerin
 
 NOT_OF_SGLANG = {
     ("events/hooks.py", "__isabstractmethod__"),  # Python's functions
-    ("events/look.py", "__func__"),
+    ("events/shapes.py", "__func__"),
     ("static/installed.py", "__file__"),  # Python's modules
     ("batches/materialize.py", "sim"),  # torch
     ("platform/__init__.py", "name"),  # importlib's context

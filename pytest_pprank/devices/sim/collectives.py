@@ -228,9 +228,9 @@ def _waiting(original: Any) -> Any:
 def _arrived(issued: _Issued) -> None:
     """Order the current stream after an operation, and after its peers' earlier work."""
     envelope, issued.envelope = issued.envelope, None
-    brought = envelope.box.collect(envelope, issued.work()) if envelope is not None else {}
+    collected = envelope.box.collect(envelope, issued.work()) if envelope is not None else {}
     with lock:
-        join(issued.clock, brought)
+        join(issued.clock, collected)
         join(current_stream().clock, issued.clock)
         if issued.stream is not None:  # later work of the group's stream is after this operation
-            join(issued.stream.clock, brought)
+            join(issued.stream.clock, collected)

@@ -138,7 +138,7 @@ def host_access(tensor: torch.Tensor, *, write: bool, what: str) -> None:
     if address not in _hosts:
         return
     with lock:
-        for copy in () if settings.looking else tuple(_hosts.get(address, ())):
+        for copy in () if settings.untracked else tuple(_hosts.get(address, ())):
             lo, hi = byte_range(tensor)
             first, last = byte_range(copy.pinned)
             if lo >= last or first >= hi:

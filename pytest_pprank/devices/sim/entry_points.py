@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from pytest_pprank.devices.sim import NAME, copies, memory
-from pytest_pprank.devices.sim.looking import looking
 from pytest_pprank.devices.sim.streams import Stream
+from pytest_pprank.devices.sim.untracked import untracked
 
 _FACTORIES = (
     "tensor",
@@ -79,7 +79,7 @@ def _wrap_repr() -> None:
     def shown(self: torch.Tensor, **kwargs: Any) -> str:
         if self.is_cpu:
             return str(original(self, **kwargs))
-        with looking():
+        with untracked():
             return str(original(self, **kwargs))
 
     torch.Tensor.__repr__ = shown

@@ -22,8 +22,8 @@ class Settings:
     `poison`: until then, the destination of such a copy contains NaN or huge numbers. `tracking`:
     accesses are recorded and compared. `strict`: a finding also raises SimRaceError at the second
     access. `memory_limit`: bytes per device, 0 for none. `devices`: how many devices ``sim:0``,
-    ``sim:1``, ... exist. `looking`: reads are currently untracked
-    (`pytest_pprank.devices.sim.looking.looking`).
+    ``sim:1``, ... exist. `untracked`: reads are currently untracked
+    (`pytest_pprank.devices.sim.untracked.untracked`).
     """
 
     deferred: bool = True
@@ -32,7 +32,7 @@ class Settings:
     strict: bool = False
     memory_limit: int = 0
     devices: int = 8
-    looking: bool = False
+    untracked: bool = False
 
 
 def _number(name: str, default: int) -> int:

@@ -61,7 +61,7 @@ class Host:
     def sees(self, clock: Clock) -> None:
         """Record that the host has waited for everything in `clock`."""
         with lock:  # first: another thread may be in untracked mode, which holds the lock
-            if settings.looking:
+            if settings.untracked:
                 return
             join(self.clock, clock)
             join(_local.waited, clock)

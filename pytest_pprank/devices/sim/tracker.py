@@ -105,7 +105,7 @@ def _prune(log: dict[Any, Entry]) -> None:
 def settle(block: Block, clock: Clock) -> None:
     """Perform the deferred copies into `block` that are ordered before work with this clock."""
     for copy in list(block.pending):
-        if settings.looking or clock.get(copy.stream.stream_id, 0) >= copy.number:
+        if settings.untracked or clock.get(copy.stream.stream_id, 0) >= copy.number:
             copy.run()
 
 

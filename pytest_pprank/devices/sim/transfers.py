@@ -78,7 +78,7 @@ def record(
     direction: str, how: How, host: torch.Tensor, stream_id: int, stack: stacks.Stack
 ) -> None:
     """Record a copy from or to the host tensor `host`."""
-    if settings.looking:
+    if settings.untracked:
         return
     transfer = Transfer(
         direction, how, host.nbytes, host.dtype, host.shape, stack, stream_id, _mark

@@ -34,12 +34,12 @@ def watch(batch_class: type) -> None:
         return  # already watched, or SGLang defines its own __setattr__
 
     def noting(batch: object, name: str, value: object) -> None:
-        held = vars(batch)
+        fields = vars(batch)
         if value is None:
-            if held.get(name) is not None:
+            if fields.get(name) is not None:
                 _note(batch, name, sys._getframe(1))
-        elif NOTES in held and name in held[NOTES]:
-            held[NOTES] = {field: by for field, by in held[NOTES].items() if field != name}
+        elif NOTES in fields and name in fields[NOTES]:
+            fields[NOTES] = {field: by for field, by in fields[NOTES].items() if field != name}
         assign(batch, name, value)
 
     batch_class.__setattr__ = noting  # type: ignore[assignment]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_pprank.devices.look import host_values
+from pytest_pprank.devices.host_reads import host_values
 from pytest_pprank.devices.pending import unordered_writes
 from pytest_pprank.sglang.batches.cleared import cleared_by
 from pytest_pprank.sglang.batches.fields import (

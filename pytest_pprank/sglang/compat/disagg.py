@@ -42,11 +42,11 @@ def queues(scheduler: Any) -> dict[str, list[Any]]:
     prealloc = need(scheduler, "disagg_decode_prealloc_queue")
     transfer = need(scheduler, "disagg_decode_transfer_queue")
     return {
-        "prealloc": [held.req for held in need(prealloc, "queue")],
-        "transfer": [held.req for held in need(transfer, "queue")],
+        "prealloc": [entry.req for entry in need(prealloc, "queue")],
+        "transfer": [entry.req for entry in need(transfer, "queue")],
         "retracted": list(need(prealloc, "retracted_queue")),
         "rebootstrap": list(getattr(prealloc, "held_rebootstrap_reqs", ())),
-        "deferred": [held[0].req for held in getattr(transfer, "_deferred_releases", ())],
+        "deferred": [entry[0].req for entry in getattr(transfer, "_deferred_releases", ())],
     }
 
 
@@ -59,8 +59,8 @@ def clear_queues(scheduler: Any) -> None:
     elif role_of(scheduler) == "decode":
         prealloc = need(scheduler, "disagg_decode_prealloc_queue")
         transfer = need(scheduler, "disagg_decode_transfer_queue")
-        for held in (prealloc.queue, prealloc.retracted_queue, transfer.queue):
-            held.clear()
+        for entry in (prealloc.queue, prealloc.retracted_queue, transfer.queue):
+            entry.clear()
         getattr(prealloc, "pending_reqs", []).clear()
         getattr(prealloc, "held_rebootstrap_reqs", []).clear()
         getattr(transfer, "_deferred_releases", []).clear()
@@ -88,8 +88,8 @@ def metadata_slots(scheduler: Any) -> tuple[int, int]:
 def slots_by_rid(scheduler: Any) -> Iterator[tuple[str, int]]:
     """Yield request id and metadata slot of each queued request that has one."""
     if role_of(scheduler) == "prefill":
-        for held in (*queues(scheduler)["bootstrap"], *scheduler.waiting_queue):
-            yield held.rid, int(held.metadata_buffer_index)
+        for entry in (*queues(scheduler)["bootstrap"], *scheduler.waiting_queue):
+            yield entry.rid, int(entry.metadata_buffer_index)
     elif role_of(scheduler) == "decode":
         for entry in need(scheduler, "disagg_decode_transfer_queue").queue:
             yield entry.req.rid, int(entry.metadata_buffer_index)
@@ -115,7 +115,7 @@ def rooms(scheduler: Any) -> dict[int, str]:
     return {int(room or 0): status_name(value) for room, value in rooms_here(status).items()}
 
 
-def rooms_told(scheduler: Any) -> dict[int, dict[int, str]]:
+def rooms_reported(scheduler: Any) -> dict[int, dict[int, str]]:
     """Return what the other stages have reported to the first stage about their rooms, by stage.
 
     Empty on other stages, and if the role's stages do not agree through a store.

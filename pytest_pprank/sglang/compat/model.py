@@ -9,8 +9,8 @@ from pytest_pprank.sglang.compat.seams import need
 
 def layers_of(runner: Any) -> range:
     """Return the range of layers of a ModelRunner; up to 0.5.15 its own attributes."""
-    held = getattr(runner, "layer_info", runner)
-    return range(int(need(held, "start_layer")), int(need(held, "end_layer")))
+    info = getattr(runner, "layer_info", runner)
+    return range(int(need(info, "start_layer")), int(need(info, "end_layer")))
 
 
 def kv_pool_of(runner: Any) -> Any:

@@ -6,12 +6,12 @@ from typing import Any
 
 from pytest_pprank.sglang.compat.seams import need
 
-_FOLLOWED = ("TokenToKVPoolAllocator", "PagedTokenToKVPoolAllocator")
+_TRACKABLE = ("TokenToKVPoolAllocator", "PagedTokenToKVPoolAllocator")
 
 
 def keeps_single_tokens(allocator: Any) -> bool:
     """Return whether an allocator keeps free tokens one by one in a tensor (page size 1)."""
-    plain = type(allocator).__name__ in _FOLLOWED and allocator.page_size == 1
+    plain = type(allocator).__name__ in _TRACKABLE and allocator.page_size == 1
     return plain and free_pages_of(allocator) is not None
 
 

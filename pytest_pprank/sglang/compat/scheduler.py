@@ -52,8 +52,8 @@ def slots_of(scheduler: Any) -> Iterator[tuple[str, Any]]:
 
     A slot has up to two: the batch whose result is awaited, and the running batch.
     """
-    held = {"mbs": microbatches_of(scheduler), "running_mbs": running_microbatches_of(scheduler)}
-    for name, batches in held.items():
+    slots = {"mbs": microbatches_of(scheduler), "running_mbs": running_microbatches_of(scheduler)}
+    for name, batches in slots.items():
         for number, batch in enumerate(batches):
             if batch is not None and not batch.is_empty():
                 yield f"{name}[{number}]", batch

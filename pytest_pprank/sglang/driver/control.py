@@ -37,7 +37,7 @@ class AnsweredTwice(AssertionError):
 
 
 @dataclass(frozen=True)
-class Noted:
+class ControlEvent:
     """A stage's Scheduler has handled the control request `rid`, or `answered` it with `answer`."""
 
     rid: str
@@ -46,25 +46,25 @@ class Noted:
 
 
 @dataclass(frozen=True)
-class News:
-    """A stage's new events since the last step; `came`: answers received from its socket."""
+class ControlReport:
+    """A stage's new events since the last step; `answers`: those received from its socket."""
 
-    noted: tuple[Noted, ...]
-    came: tuple[Message, ...] = ()
+    events: tuple[ControlEvent, ...]
+    answers: tuple[Message, ...] = ()
 
 
-class ControlNotes:
+class ControlRecorder:
     """Records which control requests this stage's Scheduler handles and answers."""
 
     def __init__(self) -> None:
-        self._fresh: list[Noted] = []
+        self._new: list[ControlEvent] = []
         self._returned: object = None
 
-    def fresh(self) -> tuple[Noted, ...]:
+    def take_new(self) -> tuple[ControlEvent, ...]:
         """Return the events since the last call."""
-        fresh = tuple(self._fresh)
-        self._fresh.clear()
-        return fresh
+        new = tuple(self._new)
+        self._new.clear()
+        return new
 
     def dispatcher(self, inner: Callable[[object], object]) -> Callable[[object], object]:
         """Wrap the Scheduler's request dispatcher, to record what it handles and returns."""
@@ -72,9 +72,9 @@ class ControlNotes:
         def dispatch(request: object) -> object:
             answer = inner(request)
             if (rid := _rid_of(request)) is not None:
-                self._fresh.append(Noted(rid))
+                self._new.append(ControlEvent(rid))
                 if answer is not None:
-                    self._fresh.append(Noted(rid, answered=True, answer=answer))
+                    self._new.append(ControlEvent(rid, answered=True, answer=answer))
                     self._returned = answer
             return answer
 
@@ -86,7 +86,7 @@ class ControlNotes:
         def send_output(output: object, recv_obj: object = None) -> object:
             rid = _rid_of(recv_obj)
             if rid is not None and output is not self._returned:
-                self._fresh.append(Noted(rid, answered=True, answer=output))
+                self._new.append(ControlEvent(rid, answered=True, answer=output))
             self._returned = None
             return inner(output, recv_obj)
 
@@ -152,7 +152,7 @@ class Control:
         return f"control({self.name!r})"
 
 
-class ControlDesk:
+class ControlTracker:
     """All control requests of a test."""
 
     def __init__(self) -> None:
@@ -188,21 +188,21 @@ class ControlDesk:
         """The requests that are not done."""
         return tuple(self._open)
 
-    def take_in(self, role: str, stage: int, news: News) -> None:
+    def record(self, role: str, stage: int, report: ControlReport) -> None:
         """Add the events that a stage has reported."""
-        for noted in news.noted:
-            control = self._all[noted.rid]
-            held: Any = control.told[role] if noted.answered else control.handled[role]
-            if stage in held:
-                verb = "answered" if noted.answered else "handled"
+        for event in report.events:
+            control = self._all[event.rid]
+            known: Any = control.told[role] if event.answered else control.handled[role]
+            if stage in known:
+                verb = "answered" if event.answered else "handled"
                 self._wrong.append(f"{_stage(stage, role)} has {verb} {control} twice")
-            elif not noted.answered:
+            elif not event.answered:
                 control.handled[role].add(stage)
             else:
-                control.told[role][stage] = noted.answer
+                control.told[role][stage] = event.answer
                 if stage == 0:  # the first stage's answers come out of the socket in this order
-                    self._sent[role, type(noted.answer).__name__].append(control)
-        for message in news.came:
+                    self._sent[role, type(event.answer).__name__].append(control)
+        for message in report.answers:
             sent = self._sent[role, type(message).__name__]
             if sent:
                 sent.popleft().answers[role] = message
@@ -229,7 +229,7 @@ class ControlDesk:
                     lines = [f"stage {stage}: {told[stage]}" for stage in sorted(told)]
                     raise StagesDiffer("\n  ".join([head, *lines]))
 
-    def give_up(self, control: Control) -> None:
+    def abandon(self, control: Control) -> None:
         """Stop waiting for a request."""
         self._open = [other for other in self._open if other is not control]
 

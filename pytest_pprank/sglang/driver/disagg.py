@@ -25,10 +25,10 @@ from pytest_pprank.sglang.driver.disagg_faults import (
 )
 from pytest_pprank.sglang.driver.disagg_views import STATES, DisaggView, rids_of, view_disagg
 from pytest_pprank.sglang.driver.engine import Engine, shown_request
-from pytest_pprank.sglang.driver.lockstep import Conductor
+from pytest_pprank.sglang.driver.lockstep import LockstepDriver
 from pytest_pprank.sglang.driver.messages import Result, abort_request, generate_request
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
-from pytest_pprank.sglang.events.hook_points import Passage, taps
+from pytest_pprank.sglang.events.hook_points import HookCall, hook_points
 from pytest_pprank.sglang.events.types import Forward, RoomTold
 from pytest_pprank.sglang.stage.stage import this_stage
 
@@ -61,21 +61,21 @@ class _Request:
         return generate_request(self.rid, self.ids, self.params, **options)
 
 
-def _views(conductor: Conductor) -> tuple[DisaggView, ...]:
-    return tuple(view for view in conductor.stages if isinstance(view, DisaggView))
+def _views(driver: LockstepDriver) -> tuple[DisaggView, ...]:
+    return tuple(view for view in driver.stages if isinstance(view, DisaggView))
 
 
 class Side:
     """One role of a Disagg: the contents of its stages, and the results of its first stage."""
 
-    def __init__(self, name: str, conductor: Conductor) -> None:
+    def __init__(self, name: str, driver: LockstepDriver) -> None:
         self.name = name
-        self._all = conductor
+        self._driver = driver
 
     @property
     def stages(self) -> tuple[DisaggView, ...]:
         """What each stage held after the last step; the same on all ranks, empty before it."""
-        return tuple(view for view in _views(self._all) if view.role == self.name)
+        return tuple(view for view in _views(self._driver) if view.role == self.name)
 
     @property
     def results(self) -> dict[str, Result]:
@@ -83,7 +83,7 @@ class Side:
 
         Prefill's has at most one token, and the finish reason ``length`` once its KV was sent.
         """
-        return self._all.results[self.name]
+        return self._driver.results[self.name]
 
     def state(self, rid: str) -> tuple[str, ...]:
         """Return the state of a request on each stage.
@@ -122,21 +122,21 @@ class Disagg(Engine):
         # the larger size, so that all ranks take the same number of steps
         self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
-        self.prefill, self.decode = (Side(name, self._all) for name in ROLES)
+        self.prefill, self.decode = (Side(name, self._driver) for name in ROLES)
         self._requests: dict[str, _Request] = {}
         self._faults: list[Fault] = []
         self._abandoned = ""
         self._queues: dict[str, tuple[str, ...]] = {}
-        self._all.at_top.append(self._at_top)
-        self._end_notes = taps.listen("room_told", _note_told)
+        self._driver.at_top.append(self._at_top)
+        self._end_notes = hook_points.listen("room_told", _note_reported_room)
 
-    def _conductor(self, pprank: Pprank) -> Conductor:
-        return Conductor(self.scheduler, pprank, view_disagg)
+    def _make_driver(self, pprank: Pprank) -> LockstepDriver:
+        return LockstepDriver(self.scheduler, pprank, view_disagg)
 
     @property
     def stages(self) -> tuple[DisaggView, ...]:
         """What each stage of both roles held after the last step; the same on all ranks."""
-        return _views(self._all)
+        return _views(self._driver)
 
     @property
     def prefill_stages(self) -> int:
@@ -185,7 +185,7 @@ class Disagg(Engine):
             self._expect(role, request.rid, request.ids, request.params)
         port = int(self.scheduler.server_args.disaggregation_bootstrap_port)
         message = request.message(port, self._role) if self._role in roles else None
-        self._all.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
+        self._driver.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
 
     def abort(
         self, rid: str | None = None, *, in_time: bool = True, role: str | Sequence[str] = ROLES
@@ -195,8 +195,8 @@ class Disagg(Engine):
             self._known(rid, "abort")
         roles = _roles(role, "abort")
         message = abort_request(rid) if self._role in roles else None
-        self._all.send(f"abort({rid!r}) to {roles}", message)
-        self._all.note_abort(rid, roles, in_time=in_time)
+        self._driver.send(f"abort({rid!r}) to {roles}", message)
+        self._driver.note_abort(rid, roles, in_time=in_time)
 
     def control(
         self,
@@ -327,7 +327,7 @@ class Disagg(Engine):
         for fault in reversed(self._faults):  # each restores what it found
             fault.end()
         if self._abandoned:
-            self._all.abandon(self._abandoned)
+            self._driver.abandon(self._abandoned)
             return []
         return super().close()
 
@@ -339,15 +339,15 @@ class Disagg(Engine):
         for name, any_way in AGREED.items():
             gone = [rid for rid in self._queues.get(name, ()) if rid not in now.get(name, ())]
             if left := tuple(rid for rid in gone if any_way or rid in here):
-                self._all.moves.append(Forward(self._all.iterations, f"left {name}", left))
+                self._driver.moves.append(Forward(self._driver.iterations, f"left {name}", left))
         self._queues = now
         for fault in self._faults:
-            fault.iteration(self._all.iterations)
+            fault.iteration(self._driver.iterations)
 
 
-def _note_told(passage: Passage) -> None:
+def _note_reported_room(call: HookCall) -> None:
     """Note in the ledger a stage's report to the first one, which bypasses torch.distributed."""
-    event = passage.event
+    event = call.event
     assert isinstance(event, RoomTold)
     note_told("PPConsensusStore", f"room {event.room} {event.status or 'gone'}")
 

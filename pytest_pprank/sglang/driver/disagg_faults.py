@@ -32,7 +32,7 @@ from pytest_pprank.sglang.driver.disagg_store_faults import (
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler, SglangObject
 
-_RETURN_S = 10.0
+_UNBLOCK_S = 10.0
 """How long `release` waits for transfers that were blocked, in seconds."""
 
 _SENDS = ("batch_transfer_sync", "transfer_sync")
@@ -55,12 +55,12 @@ class Fault(Life):
         self.each_iteration: list[Callable[[], None]] = []
         """Called in the loop's thread after each iteration of this stage."""
         self._change = threading.Condition()
-        self._held: set[int] = set()
+        self._blocked: set[int] = set()
         """Threads that were blocked and have not completed their transfer since."""
         self._iterations = iterations
         self._first = 0
         self._undo = Endings()
-        self._backs: list[Callable[[], bool]] = []
+        self._restores: list[Callable[[], bool]] = []
 
     def hit(self) -> None:
         """Record that the fault has struck; its number of iterations counts from the first time."""
@@ -77,7 +77,7 @@ class Fault(Life):
         for action in self.each_iteration:
             action()
 
-    def sit_out(self, iterations: int) -> None:
+    def block_for(self, iterations: int) -> None:
         """Block this thread until this stage has done `iterations` more, or the fault is over.
 
         Must not be called in the loop's thread, which would wait for itself.
@@ -86,16 +86,16 @@ class Fault(Life):
         with self._change:
             self._change.wait_for(lambda: self.count >= until or self.over.is_set())
 
-    def hold(self) -> None:
+    def block(self) -> None:
         """Block this thread, which belongs to the transfer engine, until the fault is over."""
         with self._change:
-            self._held.add(threading.get_ident())
+            self._blocked.add(threading.get_ident())
         self.over.wait()
 
-    def let_go(self) -> None:
+    def unblock(self) -> None:
         """Record that this thread has completed the transfer in which it was blocked."""
         with self._change:
-            self._held.discard(threading.get_ident())
+            self._blocked.discard(threading.get_ident())
             self._change.notify_all()
 
     def _wake(self) -> None:
@@ -107,22 +107,22 @@ class Fault(Life):
         self.over.set()
         self._wake()
         with self._change:
-            self._change.wait_for(lambda: not self._held, _RETURN_S)
+            self._change.wait_for(lambda: not self._blocked, _UNBLOCK_S)
         self._undo.close()
 
     def end(self) -> None:
         """Release the fault at the end of the test, when later faults have ended."""
         self.release()
         # if a later fault had wrapped our wrapper, `release` could not restore the original
-        for back in reversed(self._backs):
-            back()
+        for restore in reversed(self._restores):
+            restore()
 
     def replace(self, owner: object, name: str, wrap: Callable[[Method], object]) -> None:
         """Replace a method by ``wrap(method)`` until the fault is released."""
-        self._backs.append(put(owner, name, wrap(need(owner, name))))
-        self._undo.at_end(self._backs[-1])
+        self._restores.append(put(owner, name, wrap(need(owner, name))))
+        self._undo.at_end(self._restores[-1])
 
-    def afterwards(self, action: Callable[[], None]) -> None:
+    def on_release(self, action: Callable[[], None]) -> None:
         """Call `action` when the fault is released."""
         self._undo.at_end(action)
 
@@ -132,14 +132,14 @@ def slow_transfer(scheduler: Scheduler, fault: Fault) -> None:
 
     def hold() -> None:
         fault.hit()
-        fault.hold()
+        fault.block()
 
     def wrap(get: Method) -> Method:
-        def come_back_and_get(*args: object, **kwargs: object) -> object:
-            fault.let_go()
+        def unblock_and_get(*args: object, **kwargs: object) -> object:
+            fault.unblock()
             return get(*args, **kwargs)
 
-        return come_back_and_get
+        return unblock_and_get
 
     _before_transfers(scheduler, fault, hold)
     for queue in need(kv_manager(scheduler), "transfer_queues"):
@@ -149,7 +149,7 @@ def slow_transfer(scheduler: Scheduler, fault: Fault) -> None:
 def late_transfers(scheduler: Scheduler, fault: Fault, iterations: Callable[[], int]) -> None:
     """Delay each transfer of this stage by ``iterations()`` iterations of its loop."""
     if role_of(scheduler) == "prefill":
-        _before_transfers(scheduler, fault, lambda: fault.sit_out(iterations()))
+        _before_transfers(scheduler, fault, lambda: fault.block_for(iterations()))
 
 
 def _before_transfers(scheduler: Scheduler, fault: Fault, action: Callable[[], None]) -> None:
@@ -197,7 +197,7 @@ def late_metadata(scheduler: Scheduler, fault: Fault, iterations: Callable[[], i
         kept.append((room, message))
 
     take = need(manager, "_handle_aux_data")
-    fault.afterwards(land)
+    fault.on_release(land)
     fault.replace(manager, "_handle_aux_data", lambda _: keep)
     fault.each_iteration.append(land)
 
@@ -222,7 +222,7 @@ def fail_transfer(scheduler: Scheduler, fault: Fault, times: int) -> None:
         need(manager, "failed_sessions").clear()
         need(manager, "session_failures").clear()
 
-    fault.afterwards(forgive)
+    fault.on_release(forgive)
 
 
 def short_deferred_release(scheduler: Scheduler, fault: Fault) -> None:

@@ -99,13 +99,13 @@ def ready_late(scheduler: Scheduler, fault: Fault, answer: Answer) -> None:
 
         return update_late
 
-    def let_go() -> None:
+    def report_due() -> None:
         with lock:
             due = [room for room in kept if answer(room, ready) == ready]
             news = [kept.pop(room) for room in due]
         for tell in news:
             tell()
 
-    fault.afterwards(let_go)
+    fault.on_release(report_due)
     fault.replace(manager, "update_status", wrap)
-    fault.each_iteration.append(let_go)
+    fault.each_iteration.append(report_due)

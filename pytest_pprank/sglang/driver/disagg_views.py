@@ -6,7 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from pytest_pprank.sglang.compat.disagg import metadata_slots, queues, role_of, rooms, rooms_told
+from pytest_pprank.sglang.compat.disagg import (
+    metadata_slots,
+    queues,
+    role_of,
+    rooms,
+    rooms_reported,
+)
 from pytest_pprank.sglang.driver.views import StageView, view_stage
 from pytest_pprank.sglang.stage.idle import free_tokens, request_slots
 from pytest_pprank.sglang.stage.stage import this_stage
@@ -25,8 +31,8 @@ class DisaggView(StageView):
     In addition to StageView: `queues`, request ids by queue (see `compat.disagg.queues`; with
     ``running`` for those in a batch and ``waiting`` for SGLang's waiting queue); `kv_tokens`,
     `request_slots` and `metadata_slots`, how many are in use; `rooms`, number and status of each
-    room that the KV manager knows; `told`, on the first stage of prefill, the rooms that the other
-    stages have reported, by stage (SGLang 0.5.22 on).
+    room that the KV manager knows; `reported`, on the first stage of prefill, the rooms that the
+    other stages have reported, by stage (SGLang 0.5.22 on).
     """
 
     role: str = ""
@@ -35,7 +41,7 @@ class DisaggView(StageView):
     request_slots: int = 0
     metadata_slots: int = 0
     rooms: dict[int, str] = field(default_factory=dict)
-    told: dict[int, dict[int, str]] = field(default_factory=dict)
+    reported: dict[int, dict[int, str]] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -47,8 +53,8 @@ class DisaggView(StageView):
         """The rooms that the KV manager knows, with their states, in words."""
         shown = [f"{this_stage().room(room)} {self.rooms[room]}" for room in self.rooms]
         shown += [
-            f"told by stage {stage}: {this_stage().room(room)} {status}"
-            for stage, rooms_there in self.told.items()
+            f"reported by stage {stage}: {this_stage().room(room)} {status}"
+            for stage, rooms_there in self.reported.items()
             for room, status in rooms_there.items()
         ]
         return f"; {', '.join(shown[:_SHOWN])}{', ...' * (len(shown) > _SHOWN)}" if shown else ""
@@ -98,29 +104,29 @@ _QUEUES = {
 def view_disagg(scheduler: Scheduler, stage: int, iterations: int, forwards: int) -> DisaggView:
     """Return a view of this rank's Scheduler, which must be between two iterations."""
     plain = view_stage(scheduler, stage, iterations, forwards)
-    held = {name: rids_of(reqs) for name, reqs in queues(scheduler).items()}
+    contents = {name: rids_of(reqs) for name, reqs in queues(scheduler).items()}
     in_batch = [rid for slot in plain.slots for rid in slot]
     running = [*in_batch, *([plain.chunked] if plain.chunked else [])]
     # a batch that prefill has run stays in its slot until the next batch replaces it
-    if "inflight" in held:
-        running = [rid for rid in running if rid not in held["inflight"]]
-    held["waiting"] = plain.waiting
-    held["running"] = tuple(dict.fromkeys(running))
+    if "inflight" in contents:
+        running = [rid for rid in running if rid not in contents["inflight"]]
+    contents["waiting"] = plain.waiting
+    contents["running"] = tuple(dict.fromkeys(running))
     now_rooms = rooms(scheduler)
     values = {item.name: getattr(plain, item.name) for item in fields(StageView)}
-    now_told = rooms_told(scheduler)
-    where = hash((str(sorted(held.items())), str(sorted(now_rooms.items())), str(now_told)))
+    now_reported = rooms_reported(scheduler)
+    where = hash((str(sorted(contents.items())), str(sorted(now_rooms.items())), str(now_reported)))
     values["progress"] = hash((plain.progress, where))
     total = int(scheduler.token_to_kv_pool_allocator.size)
     return DisaggView(
         **values,
         role=role_of(scheduler),
-        queues=held,
+        queues=contents,
         kv_tokens=total - free_tokens(scheduler),
         request_slots=request_slots(scheduler)[0],
         metadata_slots=metadata_slots(scheduler)[0],
         rooms=now_rooms,
-        told=now_told,
+        reported=now_reported,
     )
 
 

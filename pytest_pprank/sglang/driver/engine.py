@@ -10,7 +10,7 @@ from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.batches.build import made_up_prompt, token_ids
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.driver.control import Control, shown_control
-from pytest_pprank.sglang.driver.lockstep import Conductor
+from pytest_pprank.sglang.driver.lockstep import LockstepDriver
 from pytest_pprank.sglang.driver.messages import (
     Result,
     abort_request,
@@ -18,7 +18,7 @@ from pytest_pprank.sglang.driver.messages import (
     generate_request,
     sampling_of,
 )
-from pytest_pprank.sglang.driver.scheduler_seams import check_engine_args
+from pytest_pprank.sglang.driver.scheduler_hooks import check_engine_args
 from pytest_pprank.sglang.driver.views import StageView
 from pytest_pprank.sglang.events.types import Forward
 
@@ -70,13 +70,13 @@ class Engine:
         self._role = pprank.role
         self._serial = itertools.count()
         self.settled = False
-        self._all = self._conductor(pprank)
+        self._driver = self._make_driver(pprank)
 
-    def _conductor(self, pprank: Pprank) -> Conductor:
-        return Conductor(self.scheduler, pprank)
+    def _make_driver(self, pprank: Pprank) -> LockstepDriver:
+        return LockstepDriver(self.scheduler, pprank)
 
     def __repr__(self) -> str:
-        under_way = [result for _, result in self._all.unfinished()]
+        under_way = [result for _, result in self._driver.unfinished()]
         rids = ", ".join(dict.fromkeys(result.rid for result in under_way)) or "nothing"
         return (
             f"<{self._name}: {self._num_stages} stages, {self.iterations} iterations done here, "
@@ -142,7 +142,7 @@ class Engine:
         serial = next(self._serial)
         # padded, because SGLang aborts every request whose id begins with the given one
         rid = rid if rid is not None else f"req-{serial:03d}"
-        if any(rid in results for results in self._all.results.values()):
+        if any(rid in results for results in self._driver.results.values()):
             raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
         vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
         ids = (
@@ -163,11 +163,11 @@ class Engine:
     def _submit(self, rid: str, ids: list[int], params: dict[str, object], **options: Any) -> None:
         request = generate_request(rid, ids, params, **options)
         self._expect(self._answers, rid, ids, params)
-        self._all.send(shown_request(rid, ids), request)
+        self._driver.send(shown_request(rid, ids), request)
 
     def _expect(self, role: str, rid: str, ids: list[int], params: dict[str, object]) -> None:
         model = str(need(self.scheduler.server_args, "model_path"))
-        self._all.results[role][rid] = Result(rid, tuple(ids), params, model)
+        self._driver.results[role][rid] = Result(rid, tuple(ids), params, model)
 
     def abort(self, rid: str | None = None, *, in_time: bool = True) -> None:
         """Send an abort for one request (None: for all); it takes effect in the next iterations.
@@ -179,8 +179,8 @@ class Engine:
         """
         if rid is not None:
             self._known(rid, "abort")
-        self._all.send(f"abort({rid!r})", abort_request(rid))
-        self._all.note_abort(rid, (self._answers,), in_time=in_time)
+        self._driver.send(f"abort({rid!r})", abort_request(rid))
+        self._driver.note_abort(rid, (self._answers,), in_time=in_time)
 
     def control(self, name: str, /, *, wait: bool = False, **fields: Any) -> Control:
         """Send a control request; the first stage receives it in its next iteration.
@@ -205,9 +205,9 @@ class Engine:
         """Send a control request to the roles of `sizes`; `to` names them in words."""
         __tracebackhide__ = True
         call = f"{self._name}.control"
-        control, message = self._all.controls.new(name, fields, sizes, self._run_control, call)
+        control, message = self._driver.controls.new(name, fields, sizes, self._run_control, call)
         here = message if self._role in sizes else None
-        self._all.send(shown_control(name, fields) + to, here, rpc=control.kind.rpc)
+        self._driver.send(shown_control(name, fields) + to, here, rpc=control.kind.rpc)
         if wait:
             control.wait()
         return control
@@ -217,11 +217,11 @@ class Engine:
         try:
             self._run(f"{self._name}: {control}.wait()", limit, lambda: control.done, window=1)
         except EngineStalled:
-            self._all.controls.give_up(control)
+            self._driver.controls.abandon(control)
             raise
 
     def _known(self, rid: str, call: str) -> None:
-        known = list(dict.fromkeys(rid for held in self._all.results.values() for rid in held))
+        known = list(dict.fromkeys(rid for held in self._driver.results.values() for rid in held))
         if rid not in known:
             raise UsageError(f"{self._name}.{call}: {rid!r} was not submitted; known: {known}")
 
@@ -232,7 +232,7 @@ class Engine:
         __tracebackhide__ = True
         if n < 1:
             raise UsageError(f"{self._name}.step: n={n!r}; at least one iteration")
-        self._all.advance(n, f"{self._name}.step()")
+        self._driver.advance(n, f"{self._name}.step()")
 
     def run_until(
         self, predicate: Callable[[], object], *, max_iterations: int = 1000, where: str = "any"
@@ -249,8 +249,8 @@ class Engine:
         operation = f"{self._name}.run_until()"
         for count in range(max_iterations + 1):
             if count:
-                self._all.advance(1, operation)
-            if enough(self._all.meet(operation, bool(predicate()))):
+                self._driver.advance(1, operation)
+            if enough(self._driver.meet(operation, bool(predicate()))):
                 return
         raise EngineStalled(
             f"the condition of run_until did not come true in {max_iterations} iterations:\n"
@@ -275,34 +275,34 @@ class Engine:
             raise UsageError(
                 f"{self._name}.leave: not idle; call {self._name}.drain() before:\n" + self._state()
             )
-        self._all.leave(f"{self._name}.leave()")
+        self._driver.leave(f"{self._name}.leave()")
 
     # state
 
     @property
     def results(self) -> dict[str, Result]:
         """The `Result` of each request so far, by id; the same on all ranks."""
-        return self._all.results[self._answers]
+        return self._driver.results[self._answers]
 
     @property
     def stages(self) -> tuple[StageView, ...]:
         """What each stage contains after the last step; the same on all ranks, empty before it."""
-        return self._all.stages
+        return self._driver.stages
 
     @property
     def forwards(self) -> list[Forward]:
         """The forwards of this stage, in order."""
-        return self._all.forwards
+        return self._driver.forwards
 
     @property
     def idle(self) -> bool:
         """Whether no stage has work, and nothing was sent since the last step."""
-        return self._all.idle
+        return self._driver.idle
 
     @property
     def iterations(self) -> int:
         """Iterations that this stage has done since its loop was started."""
-        return self._all.iterations
+        return self._driver.iterations
 
     def is_chunking(self, rid: str) -> bool:
         """Return whether a stage is in the middle of this request's prompt."""
@@ -317,17 +317,17 @@ class Engine:
 
         It runs in the event loop's thread. An exception from it ends the loop and fails the test.
         """
-        self._all.callbacks.append(callback)
+        self._driver.callbacks.append(callback)
 
     # for perturbations
 
     def at_start_of_iteration(self, callback: Callable[[], object]) -> None:
         """Call `callback()` in the event loop's thread at the start of each iteration."""
-        self._all.at_start.append(callback)
+        self._driver.at_start.append(callback)
 
     def before_each_step(self, callback: Callable[[], object]) -> None:
         """Call `callback()` before the loops continue; it may call `submit` and `abort`."""
-        self._all.before_step.append(callback)
+        self._driver.before_step.append(callback)
 
     # for the fixture
 
@@ -338,18 +338,18 @@ class Engine:
         """
         operation = f"the {self._name}'s teardown"
         try:
-            if self._all.give_up(operation):
+            if self._driver.abort_if_failed(operation):
                 return []
-            left = list(dict.fromkeys(result.rid for _, result in self._all.unfinished()))
+            left = list(dict.fromkeys(result.rid for _, result in self._driver.unfinished()))
             if left:
                 self.abort()
             if not self.idle:
                 self._drain(operation, None)
-            self._all.leave(operation)
+            self._driver.leave(operation)
             self.settled = True
             return left
         finally:
-            self._all.detach()
+            self._driver.detach()
 
     def _drain(self, operation: str, limit: int | None) -> None:
         __tracebackhide__ = True
@@ -363,14 +363,14 @@ class Engine:
         limit = limit if limit is not None else self._enough()
         done, quiet, before, since = 0, 0, -1, 0.0
         while not over():
-            self._all.advance(window, operation)
+            self._driver.advance(window, operation)
             done += window
             progress = sum(view.progress for view in self.stages)
             quiet = quiet + window if progress == before else 0
-            since = self._all.clock if progress != before else since
+            since = self._driver.clock if progress != before else since
             before = progress
             stalled = quiet >= _STALLED * self._num_stages or done >= limit
-            if not over() and stalled and self._all.clock - since >= self._slack_s:
+            if not over() and stalled and self._driver.clock - since >= self._slack_s:
                 words = f"nothing has moved for {quiet}" if quiet else f"not done after {done}"
                 raise EngineStalled(f"{words} iterations:\n{self._state()}")
 
@@ -378,12 +378,12 @@ class Engine:
         """Return more iterations than the open requests can need."""
         tokens = sum(
             len(result.prompt) + int(result.sampling.get("max_new_tokens") or 0)
-            for _, result in self._all.unfinished()
+            for _, result in self._driver.unfinished()
         )
         return (200 + 2 * tokens) * self._num_stages
 
     def _state(self) -> str:
-        return "\n".join(self._all.state())
+        return "\n".join(self._driver.state())
 
 
 def shown_request(rid: str, ids: list[int]) -> str:

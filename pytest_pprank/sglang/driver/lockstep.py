@@ -15,21 +15,26 @@ from pytest_pprank.errors import PeerError, UsageError
 from pytest_pprank.frames import Whose, caller
 from pytest_pprank.sglang.compat.pipeline import settle_other_sends, settle_sends
 from pytest_pprank.sglang.driver.aborts import AbortWatch
-from pytest_pprank.sglang.driver.control import ControlDesk, ControlNotes, News, answers_in
+from pytest_pprank.sglang.driver.control import (
+    ControlRecorder,
+    ControlReport,
+    ControlTracker,
+    answers_in,
+)
 from pytest_pprank.sglang.driver.messages import Output, Result, outputs_of
 from pytest_pprank.sglang.driver.reasons import ReasonWatch, check_reasons
-from pytest_pprank.sglang.driver.scheduler_seams import (
+from pytest_pprank.sglang.driver.scheduler_hooks import (
     Attachment,
     SchedulerHook,
     enter_loop,
+    exchanges_when_idle,
     leave_before_sending,
-    talks_when_idle,
 )
 from pytest_pprank.sglang.driver.series import Series, StagesDiffer
 from pytest_pprank.sglang.driver.views import (
     StageView,
     ending_requests,
-    held_requests,
+    requests_on_stage,
     view_stage,
 )
 from pytest_pprank.sglang.events.forwards import forward_of
@@ -58,13 +63,13 @@ class _Report:
     view: StageView
     forwards: list[Forward]
     moves: list[Forward]
-    news: News
+    control: ControlReport
     changes: tuple[str, ...]
     clock: float = field(default_factory=time.monotonic)
     outputs: list[Output] = field(default_factory=list)
 
 
-class Conductor:
+class LockstepDriver:
     """Runs the event loops of all stages; the methods are calls of all ranks together.
 
     `results`: by role and request id. `controls`: the control requests. `clock`: seconds, the same
@@ -76,7 +81,7 @@ class Conductor:
         self, scheduler: Scheduler, pprank: Pprank, view: Callable[..., StageView] = view_stage
     ) -> None:
         self.results: dict[str, dict[str, Result]] = defaultdict(dict)
-        self.controls = ControlDesk()
+        self.controls = ControlTracker()
         self.clock = 0.0
         self._look = view
         self.stages: tuple[StageView, ...] = ()
@@ -96,9 +101,9 @@ class Conductor:
         self._ran = Series(size, "run the same batches in the same order")
         self._moved = Series(size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
-        self._notes = ControlNotes()
+        self._recorder = ControlRecorder()
         hook = SchedulerHook(self._at_top, self._at_forward)
-        self._attachment = Attachment(scheduler, hook, self._notes)
+        self._attachment = Attachment(scheduler, hook, self._recorder)
 
     @property
     def idle(self) -> bool:
@@ -166,13 +171,13 @@ class Conductor:
             self._pprank.role,
             tuple(self._calls),
             view,
-            self._ran.fresh(),
-            self._moved.fresh(),
-            News(self._notes.fresh(), answers_in(messages)),
-            self._reasons.fresh(),
+            self._ran.take_new(),
+            self._moved.take_new(),
+            ControlReport(self._recorder.take_new(), answers_in(messages)),
+            self._reasons.take_new(),
             outputs=[output for message in messages for output in outputs_of(message)],
         )
-        self._take_in(self.meet(operation, report))
+        self._process(self.meet(operation, report))
 
     def meet(self, operation: str, obj: _T) -> list[_T]:
         """Have all ranks meet; return the objects of all ranks."""
@@ -184,9 +189,9 @@ class Conductor:
         __tracebackhide__ = True
         if self._loop is None:
             return
-        together = talks_when_idle(self._scheduler)
+        together = exchanges_when_idle(self._scheduler)
         if together:
-            self._leave_on_the_way()
+            self._leave_mid_iteration()
         else:
             # idle stages do not wait for each other: those that are behind catch up
             self._run_to(self._granted)
@@ -200,7 +205,7 @@ class Conductor:
         self._loop, self._granted, self.stages = None, 0, ()
         self._aborts.clear()
 
-    def _leave_on_the_way(self) -> None:
+    def _leave_mid_iteration(self) -> None:
         """End the loop of a stage that exchanges messages in each iteration, so cannot catch up.
 
         Each stage begins one more iteration. In it the stage receives what the stage before sent in
@@ -210,7 +215,7 @@ class Conductor:
         with leave_before_sending(self._scheduler):
             self._loop.leave_inside()
 
-    def give_up(self, operation: str) -> bool:
+    def abort_if_failed(self, operation: str) -> bool:
         """If a loop or a test has failed on any rank, end what this rank can end alone.
 
         Returns whether something has failed; if not, nothing was done.
@@ -250,8 +255,8 @@ class Conductor:
             )
         yield from self.controls.state()
         for view in self.stages:
-            held = "; ".join(view.busy) or "idle"
-            yield f"  {view.place}, {view.iterations} iterations: {held}{view.more}"
+            busy = "; ".join(view.busy) or "idle"
+            yield f"  {view.place}, {view.iterations} iterations: {busy}{view.more}"
 
     def _run_to(self, iterations: int) -> None:
         __tracebackhide__ = True
@@ -271,7 +276,7 @@ class Conductor:
             yield f"  last forward: {self.forwards[-1]}"
         yield from (f"  {line}" for line in this_stage().holders())
 
-    def _take_in(self, reports: list[_Report]) -> None:
+    def _process(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
         self._calls.clear()
         self.stages = tuple(report.view for report in reports)
@@ -294,7 +299,7 @@ class Conductor:
         self._compare(reports)
         check_reasons((report.view.place, report.changes) for report in reports)
         for report in reports:
-            self.controls.take_in(report.role, report.view.stage, report.news)
+            self.controls.record(report.role, report.view.stage, report.control)
         self.controls.close()
         for report in reports:
             self._aborts.ran(report.role, report.view, report.forwards)
@@ -304,8 +309,8 @@ class Conductor:
 
     def _compare(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
-        self._ran.take_in([(report.view, report.role, report.forwards) for report in reports])
-        self._moved.take_in([(report.view, report.role, report.moves) for report in reports])
+        self._ran.record([(report.view, report.role, report.forwards) for report in reports])
+        self._moved.record([(report.view, report.role, report.moves) for report in reports])
 
     def _record(self, role: str, output: Output) -> None:
         result = self.results[role].get(output.rid)
@@ -330,7 +335,7 @@ class Conductor:
         assert self._loop is not None
         for callback in self.at_top:
             callback()
-        self._reasons.look(held_requests(self._scheduler))
+        self._reasons.look(requests_on_stage(self._scheduler))
         self._ending.update(ending_requests(self._scheduler))
         self._loop.at_top()
         for callback in self.at_start:

@@ -34,18 +34,18 @@ class ReasonWatch:
 
     def look(self, requests: Iterable[Req]) -> None:
         """Check the requests that are on this stage now, and those that were before."""
-        held = {req.rid: req for req in requests}
+        current = {req.rid: req for req in requests}
         for rid, (req, before) in [*self._known.items()]:
             after = finish_reason_of(req)
             if before and after != before:
                 self._changes.append(
                     f"{rid} had ended by {before}, and now by {after or 'nothing'}"
                 )
-            if rid not in held:
+            if rid not in current:
                 del self._known[rid]
-        self._known.update({rid: (req, finish_reason_of(req)) for rid, req in held.items()})
+        self._known.update({rid: (req, finish_reason_of(req)) for rid, req in current.items()})
 
-    def fresh(self) -> tuple[str, ...]:
+    def take_new(self) -> tuple[str, ...]:
         """Return, in words, the changes since the last call."""
         changes, self._changes = tuple(self._changes), []
         return changes

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_pprank.sglang.compat import scheduler as held
+from pytest_pprank.sglang.compat import scheduler as compat_scheduler
 from pytest_pprank.sglang.compat.disagg import queues
 from pytest_pprank.sglang.compat.requests import ends_by_abort
 from pytest_pprank.sglang.compat.seams import need
@@ -89,19 +89,23 @@ class StageView:
         return False
 
 
-def held_requests(scheduler: Scheduler) -> Iterator[Req]:
+def requests_on_stage(scheduler: Scheduler) -> Iterator[Req]:
     """Yield the requests of this rank's Scheduler; a request may occur more than once."""
     yield from (req for reqs in queues(scheduler).values() for req in reqs)
     yield from (req for slot in _slots(scheduler) for req in slot)
-    yield from (*scheduler.waiting_queue, *held.waiting_for_grammar(scheduler))
-    if (chunked := held.chunked_request_of(scheduler)) is not None:
+    yield from (*scheduler.waiting_queue, *compat_scheduler.waiting_for_grammar(scheduler))
+    if (chunked := compat_scheduler.chunked_request_of(scheduler)) is not None:
         yield chunked
 
 
 def ending_requests(scheduler: Scheduler) -> Iterator[str]:
     """Yield the queued requests that SGLang will end with the result of their next forward."""
     retracted = queues(scheduler).get("retracted", ())
-    queued = (*scheduler.waiting_queue, *held.waiting_for_grammar(scheduler), *retracted)
+    queued = (
+        *scheduler.waiting_queue,
+        *compat_scheduler.waiting_for_grammar(scheduler),
+        *retracted,
+    )
     yield from (req.rid for req in queued if ends_by_abort(req))
 
 
@@ -110,7 +114,7 @@ def view_stage(scheduler: Scheduler, stage: int, iterations: int, forwards: int)
     from pytest_pprank.sglang.stage.idle import busy_problems  # here: it imports torch
 
     slots = tuple(_slots(scheduler))
-    chunked = held.chunked_request_of(scheduler)
+    chunked = compat_scheduler.chunked_request_of(scheduler)
     busy = tuple(busy_problems(scheduler))
     if not busy and not need(scheduler, "is_fully_idle")():
         busy = ("SGLang's is_fully_idle() says no",)
@@ -124,11 +128,11 @@ def view_stage(scheduler: Scheduler, stage: int, iterations: int, forwards: int)
         busy=busy,
         forwards=forwards,
         progress=forwards + sum(len(req.output_ids) for req in reqs.values()),
-        in_grammar_queue=tuple(req.rid for req in held.waiting_for_grammar(scheduler)),
+        in_grammar_queue=tuple(req.rid for req in compat_scheduler.waiting_for_grammar(scheduler)),
     )
 
 
 def _slots(scheduler: Scheduler) -> Iterable[tuple[Req, ...]]:
-    for batches in held.microbatch_pairs(scheduler):
+    for batches in compat_scheduler.microbatch_pairs(scheduler):
         reqs = {req.rid: req for batch in batches if batch is not None for req in batch.reqs}
         yield tuple(reqs.values())

@@ -17,31 +17,31 @@ from pytest_pprank.sglang.events.types import (
 )
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.events.hook_points import Passage
+    from pytest_pprank.sglang.events.hook_points import HookCall
 
 
-def consensus_local(passage: Passage) -> ConsensusLocal:
+def consensus_local(call: HookCall) -> ConsensusLocal:
     """Decode a result of `get_rids`: the ids in the first wanted state are the ready ones."""
-    found = passage.result
+    found = call.result
     return ConsensusLocal(frozenset(found[0] if isinstance(found, tuple) else found))
 
 
-def consensus_brought(passage: Passage) -> ConsensusBrought:
+def consensus_brought(call: HookCall) -> ConsensusBrought:
     """Decode what a stage sends on to the next one, or back to the first one."""
-    return ConsensusBrought(_ready(passage.result))
+    return ConsensusBrought(_ready(call.result))
 
 
-def consensus_applied(passage: Passage) -> ConsensusApplied:
+def consensus_applied(call: HookCall) -> ConsensusApplied:
     """Decode the consensus that a stage received, and what the stage applied."""
-    received, applied = passage.argument(1, "rids"), passage.result
+    received, applied = call.argument(1, "rids"), call.result
     return ConsensusApplied(_ready(received), _ready(applied), _has_failed_ones(applied))
 
 
-def handshakes_done(passage: Passage) -> HandshakesDone:
+def handshakes_done(call: HookCall) -> HandshakesDone:
     """Decode a result of `pop_bootstrapped`: requests, or a pair of these and the failed ones."""
-    found = passage.result
+    found = call.result
     reqs = found[0] if isinstance(found, tuple) else found
-    known = rooms_here(need(need(passage.args[0], "kv_manager"), "request_status"))
+    known = rooms_here(need(need(call.args[0], "kv_manager"), "request_status"))
     return HandshakesDone(
         tuple(req.rid for req in reqs),
         {req.rid: status_name(known.get(room_of(req))) for req in reqs},
@@ -49,9 +49,9 @@ def handshakes_done(passage: Passage) -> HandshakesDone:
     )
 
 
-def room_told(passage: Passage) -> RoomTold:
+def room_told(call: HookCall) -> RoomTold:
     """Decode a call of `_maybe_replicate_to_rank0(kind, key, value)`."""
-    room, status = passage.argument(2, "key"), passage.argument(3, "value")
+    room, status = call.argument(2, "key"), call.argument(3, "value")
     return RoomTold(int(room), status_name(status))
 
 

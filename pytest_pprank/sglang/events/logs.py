@@ -45,8 +45,8 @@ def is_swallowed(record: LogRecord) -> bool:
     words = record.text.lower()
     if any(known in words for known in HARMLESS):
         return False
-    told = any(mark in words for mark in SWALLOWED)
-    return told or record.is_error or record.has_traceback
+    marked = any(mark in words for mark in SWALLOWED)
+    return marked or record.is_error or record.has_traceback
 
 
 def listen_to_logs(

@@ -2,7 +2,7 @@
 
 A place has one or more shapes, as SGLang's releases have had it. The first complete shape is used.
 If a release has none, the plugin reports what is missing and turns off what needs the place; all
-else runs. Imports neither torch nor SGLang, because the controller reads this table, too (`look`).
+else runs. Imports neither torch nor SGLang: the controller reads this table, too (`shapes`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Methods:
     names: tuple[str, ...]
     takes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
-    passed: bool = True
+    hooked: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ _store = Methods(
     _STORE,
     "PPConsensusStore",
     ("collect", "pop", "_maybe_replicate_to_rank0"),
-    passed=False,
+    hooked=False,
 )
 _apply = {1: ("release_rids", "bootstrapped_rids", "rids")}
 
@@ -155,7 +155,7 @@ HOOKS: tuple[Place, ...] = (
                  (Methods(_STORE, "PPConsensusStore", ("_maybe_replicate_to_rank0",),
                           {1: ("kind",), 2: ("key",), 3: ("value",)}),)),
            Shape("ring, to 0.5.21",
-                 (Methods(_PP, "SchedulerPPMixin", (_HANDSHAKE,), passed=False),))),
+                 (Methods(_PP, "SchedulerPPMixin", (_HANDSHAKE,), hooked=False),))),
           (PREFILL,)),
     Place("transfer_send", "KV is about to be sent to the decode side",
           _one(Methods(_CONN, "BaseKVSender", ("send",), {1: ("kv_indices",)})), (PREFILL,)),

@@ -30,7 +30,7 @@ def call_sites(depth: int = _DEPTH, frame: FrameType | None = None) -> tuple[Sit
     return tuple(sites)
 
 
-def request_in_hand(depth: int = _DEPTH) -> str:
+def current_request_id(depth: int = _DEPTH) -> str:
     """Return the id of the request that SGLang is working on; "" if there is none.
 
     This is the first Req (or object that wraps one) in a local variable of SGLang's functions,

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 
 from pytest_pprank.errors import DoesNotFit, SeamMissing, UsageError
-from pytest_pprank.sglang.static.installed import look_at
+from pytest_pprank.sglang.static.installed import inspect_package
 
 from . import reached
 from .locate import Definition, TargetMissing, find_definition, version_of
@@ -64,14 +64,14 @@ def apply(revert: Revert) -> list[Applied]:
     dotted name.
     """
     root = _imported_root(revert)
-    with _calm():
+    with _quietly():
         changes = [_reach(revert, plan, root) for plan in _plan(revert, root)]
         return [_commit(change) for change in changes]
 
 
 def edited_in(revert: Revert, package_root: Path) -> list[Edited]:
     """Return the functions of this SGLang that the revert edits; raises as `check`."""
-    with _calm():
+    with _quietly():
         return [
             Edited(plan.definition.target, plan.definition.source.node, plan.edited.node)
             for plan in _plan(revert, package_root)
@@ -79,7 +79,7 @@ def edited_in(revert: Revert, package_root: Path) -> list[Edited]:
 
 
 @contextmanager
-def _calm() -> Iterator[None]:
+def _quietly() -> Iterator[None]:
     """Suppress warnings about SGLang's source (with -W error they would be errors), and disable gc.
 
     Building syntax trees triggers collections of everything that SGLang has allocated: with
@@ -121,7 +121,7 @@ def _plan(revert: Revert, package_root: Path) -> list[_Plan]:
 
 def _for_this_release(revert: Revert, package_root: Path) -> list[Patch]:
     """Return the patches for the SGLang in `package_root`; raises DoesNotFit if there is none."""
-    here = look_at(package_root)
+    here = inspect_package(package_root)
     patches = [it for it in revert.patches if not it.releases or here.is_in(it.releases)]
     if not patches:
         made_for = ", ".join(dict.fromkeys(patch.releases for patch in revert.patches))

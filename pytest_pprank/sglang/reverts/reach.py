@@ -40,30 +40,30 @@ def functions_behind(start: object) -> Iterator[FunctionType]:
     for found in queue:  # grows during the iteration: breadth first
         if isinstance(found, FunctionType):
             yield found
-        for following in _held_by(found):
+        for following in _referents(found):
             if id(following) not in seen and len(queue) < _MAX_OBJECTS:
                 seen.add(id(following))
                 queue.append(following)
 
 
-def _held_by(holder: object) -> Iterator[object]:
-    if isinstance(holder, ModuleType | type):
+def _referents(owner: object) -> Iterator[object]:
+    if isinstance(owner, ModuleType | type):
         return
-    if isinstance(holder, FunctionType):
-        yield from map(_content, holder.__closure__ or ())
-        yield from holder.__defaults__ or ()
-        yield from (holder.__kwdefaults__ or {}).values()
-    elif isinstance(holder, staticmethod | classmethod | MethodType):
-        yield holder.__func__
-    elif isinstance(holder, property):
-        yield from (holder.fget, holder.fset, holder.fdel)
-    elif isinstance(holder, functools.partial):
-        yield from (holder.func, *holder.args, *holder.keywords.values())
-    elif isinstance(holder, list | tuple | set | frozenset):
-        yield from holder
-    elif isinstance(holder, dict):
-        yield from holder.values()
-    yield from _attributes(holder)
+    if isinstance(owner, FunctionType):
+        yield from map(_content, owner.__closure__ or ())
+        yield from owner.__defaults__ or ()
+        yield from (owner.__kwdefaults__ or {}).values()
+    elif isinstance(owner, staticmethod | classmethod | MethodType):
+        yield owner.__func__
+    elif isinstance(owner, property):
+        yield from (owner.fget, owner.fset, owner.fdel)
+    elif isinstance(owner, functools.partial):
+        yield from (owner.func, *owner.args, *owner.keywords.values())
+    elif isinstance(owner, list | tuple | set | frozenset):
+        yield from owner
+    elif isinstance(owner, dict):
+        yield from owner.values()
+    yield from _attributes(owner)
 
 
 def _content(cell: CellType) -> object:
@@ -73,8 +73,8 @@ def _content(cell: CellType) -> object:
         return None
 
 
-def _attributes(holder: object) -> Iterable[object]:
+def _attributes(owner: object) -> Iterable[object]:
     try:
-        return list(vars(holder).values())
+        return list(vars(owner).values())
     except TypeError:  # no __dict__
         return ()

@@ -15,7 +15,7 @@ from pytest_pprank.sglang.compat.disagg import (
     queues,
     role_of,
     rooms,
-    rooms_told,
+    rooms_reported,
     slots_by_rid,
 )
 from pytest_pprank.sglang.compat.seams import need
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler
 
 _SHOWN = 6
-_HEARD_S = 2.0
+_REPORT_S = 2.0
 
 
 def queue_problems(scheduler: Scheduler) -> Iterator[str]:
@@ -43,10 +43,10 @@ def transfer_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> It
     know no room. Failed rooms count only with `failed_rooms`: SGLang itself (0.5.21) forgets to
     remove some after an abort in prefill's waiting queue; each costs a few bytes.
     """
-    held, total = metadata_slots(scheduler)
-    if held:
-        yield f"metadata slots: {held} of {total} were not given back"
-        yield from _held_slots(scheduler)
+    used, total = metadata_slots(scheduler)
+    if used:
+        yield f"metadata slots: {used} of {total} were not given back"
+        yield from _used_slots(scheduler)
     known = {
         room: status
         for room, status in rooms(scheduler).items()
@@ -65,10 +65,10 @@ def _rooms_of_other_stages(scheduler: Scheduler, *, failed_rooms: bool) -> Itera
 
     The other stages report to it by messages in a thread, so wait a moment for these to arrive.
     """
-    end = time.monotonic() + _HEARD_S
-    while (told := rooms_told(scheduler)) and time.monotonic() < end:
+    end = time.monotonic() + _REPORT_S
+    while (reported := rooms_reported(scheduler)) and time.monotonic() < end:
         time.sleep(0.005)
-    for stage, rooms_there in told.items():
+    for stage, rooms_there in reported.items():
         known = [
             f"{this_stage().room(room)} {status}"
             for room, status in sorted(rooms_there.items())
@@ -79,7 +79,7 @@ def _rooms_of_other_stages(scheduler: Scheduler, *, failed_rooms: bool) -> Itera
             yield f"rooms of stage {stage} that the first stage still knows: {shown}"
 
 
-def _held_slots(scheduler: Scheduler) -> Iterator[str]:
+def _used_slots(scheduler: Scheduler) -> Iterator[str]:
     """Yield the owner of each metadata slot in use, and where it was allocated."""
     named = {slot: rid for rid, slot in slots_by_rid(scheduler)}
     allocator, book = need(scheduler, "req_to_metadata_buffer_idx_allocator"), this_stage().book

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pytest_pprank.devices.sim.looking import looking
+from pytest_pprank.devices.sim.untracked import untracked
 from pytest_pprank.errors import PprankError
 from pytest_pprank.oplog.file import SEND
 from pytest_pprank.oplog.record.ledger import open_calls
 from pytest_pprank.sglang.batches.build import restart_serial
 from pytest_pprank.sglang.compat import pipeline
-from pytest_pprank.sglang.compat import scheduler as held
+from pytest_pprank.sglang.compat import scheduler as compat_scheduler
 from pytest_pprank.sglang.compat.pools import lists_its_tokens, request_slots_of
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events.memory import token_pool
@@ -70,7 +70,7 @@ def _taken(scheduler: Scheduler) -> Iterator[str]:
     if pool is not None and lists_its_tokens(tree):
         # up to 0.5.18 all_values_flatten fails for a tree without a node
         full = any(_tree_tokens(scheduler, kind) for kind in ("evictable", "protected"))
-        with looking():
+        with untracked():
             cached = tree.all_values_flatten().cpu().tolist() if full else ()
         yield from book.held_tokens(pool, cached)
     if _tree_tokens(scheduler, "protected"):
@@ -107,7 +107,7 @@ def reset_scheduler(scheduler: Scheduler) -> None:
         raise PprankError(f"the Scheduler could not be reset: {problems}")
     utils = import_module("sglang.srt.utils")
     need(utils, "set_random_seed")(scheduler.random_seed)
-    held.reset_estimates(scheduler)
+    compat_scheduler.reset_estimates(scheduler)
     scheduler.forward_ct = 0
     this_stage().forget_forwards()
     restart_serial()
@@ -124,7 +124,7 @@ def drop_new_attributes(scheduler: Scheduler) -> None:
 
 
 def _drop_requests(scheduler: Scheduler) -> None:
-    held.drop_batches(scheduler)
+    compat_scheduler.drop_batches(scheduler)
     drop_transfers(scheduler)
     # SGLang calls this at the start of each pipeline loop; flush_cache reads what it sets.
     need(scheduler, "init_pp_loop_state")()
@@ -135,14 +135,14 @@ def busy_problems(scheduler: Scheduler) -> Iterator[str]:
     waiting = [req.rid for req in need(scheduler, "waiting_queue")]
     if waiting:
         yield f"waiting queue: {len(waiting)} requests ({_some(waiting)})"
-    for name, batch in held.batches_of(scheduler):
+    for name, batch in compat_scheduler.batches_of(scheduler):
         yield f"{name}: {len(batch.reqs)} requests ({_some([r.rid for r in batch.reqs])})"
-    if (chunked := held.chunked_request_of(scheduler)) is not None:
+    if (chunked := compat_scheduler.chunked_request_of(scheduler)) is not None:
         yield f"chunked_req: {chunked.rid} is in the middle of its prompt"
-    for name, batch in held.slots_of(scheduler):
+    for name, batch in compat_scheduler.slots_of(scheduler):
         rids = _some([req.rid for req in batch.reqs])
         yield f"microbatch slot {name}: {len(batch.reqs)} requests ({rids})"
-    if count := len(held.waiting_for_grammar(scheduler)):
+    if count := len(compat_scheduler.waiting_for_grammar(scheduler)):
         yield f"grammar queue: {count} requests"
     yield from queue_problems(scheduler)
     yield from _between_stages(scheduler)
@@ -173,7 +173,7 @@ def _tree_tokens(scheduler: Scheduler, what: str) -> int:
     Ordinary caches count in ``evictable_size``; hybrid ones (SWA, SSM) in ``full_...``, which
     is 0 in the base class of the others.
     """
-    kind = f"full_{what}_size" if held.is_hybrid(scheduler) else f"{what}_size"
+    kind = f"full_{what}_size" if compat_scheduler.is_hybrid(scheduler) else f"{what}_size"
     return int(need(scheduler.tree_cache, kind)())
 
 

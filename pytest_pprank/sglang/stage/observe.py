@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_pprank.devices.sim.looking import looking
+from pytest_pprank.devices.sim.untracked import untracked
 from pytest_pprank.errors import UsageError
 from pytest_pprank.oplog.file import NOWHERE, Site
 from pytest_pprank.oplog.record.calls import thread_name
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.events.facts import Facts
-from pytest_pprank.sglang.events.hook_points import Passage, taps
+from pytest_pprank.sglang.events.hook_points import HookCall, hook_points
 from pytest_pprank.sglang.events.sites import call_sites
 from pytest_pprank.sglang.stage.event_loop import iteration_of_this_thread
 
@@ -63,20 +63,20 @@ class Observe:
         self._callbacks: dict[str, list[Callable[[Call, Any], object]]] = {}
         self._lock = threading.Lock()
         self._stack = ExitStack()
-        for name in taps.names:
-            self._stack.callback(taps.listen(name, self._record))
+        for name in hook_points.names:
+            self._stack.callback(hook_points.listen(name, self._record))
 
     @property
     def seams(self) -> tuple[str, ...]:
         """The names of all hook points, for `calls` and `on`."""
-        return taps.names
+        return hook_points.names
 
     def calls(self, *seams: str) -> list[Call]:
         """Return the calls of the hook points `seams` so far, in order; by default of all of them.
 
         Raises UsageError for a name that is not a hook point.
         """
-        wanted = {taps.seam(name).name for name in seams}
+        wanted = {hook_points.point(name).name for name in seams}
         with self._lock:
             return [call for call in self._calls if not wanted or call.seam in wanted]
 
@@ -90,7 +90,7 @@ class Observe:
         """
         if not callable(callback):
             raise UsageError(f"observe.on: {callback!r} cannot be called")
-        self._callbacks.setdefault(taps.seam(seam).name, []).append(callback)
+        self._callbacks.setdefault(hook_points.point(seam).name, []).append(callback)
 
     def clear(self) -> None:
         """Forget the calls so far; `number` starts again from 0."""
@@ -101,15 +101,15 @@ class Observe:
         """Stop recording and restore SGLang's methods."""
         self._stack.close()
 
-    def _record(self, passage: Passage) -> None:
+    def _record(self, hook_call: HookCall) -> None:
         __tracebackhide__ = True
-        seam = taps.seam(passage.seam)
-        with looking():  # reading tensors must not change their order on the device
-            facts = seam.facts(passage)
+        seam = hook_points.point(hook_call.point)
+        with untracked():  # reading tensors must not change their order on the device
+            facts = seam.facts(hook_call)
         iteration, thread, stack = iteration_of_this_thread(), thread_name(), call_sites()
         with self._lock:
             number = len(self._calls)
             call = Call(number, seam.name, self._stage, iteration, thread, stack, facts)
             self._calls.append(call)
         for callback in self._callbacks.get(seam.name, ()):
-            callback(call, seam.subject(passage))
+            callback(call, seam.subject(hook_call))

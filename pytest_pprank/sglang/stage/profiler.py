@@ -30,7 +30,7 @@ from pytest_pprank.sglang.batches.materialize import (
 from pytest_pprank.sglang.compat.profiler import no_profiler, profiler_home, run_again
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
-from pytest_pprank.sglang.events.hook_points import Passage, taps
+from pytest_pprank.sglang.events.hook_points import HookCall, hook_points
 from pytest_pprank.sglang.events.logs import is_swallowed, listen_to_logs
 from pytest_pprank.sglang.events.sites import qualified
 from pytest_pprank.sglang.events.types import LogRecord
@@ -150,20 +150,20 @@ def dynamic_chunking_enabled(scheduler: Scheduler) -> bool:
 def _observed_forwards(run: ProfilerRun, clock: VirtualTime) -> Iterator[None]:
     """Check each batch at ModelRunner.forward's entry, and advance the clock."""
 
-    def enter(passage: Passage) -> None:
-        entering = passage.argument(1, "forward_batch")
+    def enter(call: HookCall) -> None:
+        entering = call.argument(1, "forward_batch")
         run.forwards += 1
         run.caller = run.caller if run.findings else _place(caller(sys._getframe(1), Whose.PLUGIN))
-        run.add(check_batch(entering, FORWARD_BATCH, torch.device(passage.args[0].device)))
+        run.add(check_batch(entering, FORWARD_BATCH, torch.device(call.args[0].device)))
         clock.forward_of(int(entering.extend_num_tokens or 0))
 
     with ExitStack() as stack:
         for seam, listener in (
-            ("prepare_for_extend", lambda passage: note_staging(passage.args[0])),
+            ("prepare_for_extend", lambda call: note_staging(call.args[0])),
             ("init_new", lambda made: note_origin(made.result, made.argument(1, "batch"))),
             ("forward", enter),
         ):
-            stack.callback(taps.listen(seam, listener))
+            stack.callback(hook_points.listen(seam, listener))
         yield
 
 

@@ -61,7 +61,7 @@ class Installed:
 def installed() -> Installed | None:
     """Return the SGLang that is imported here, or would be; None if there is none."""
     root = _root()
-    return None if root is None else look_at(root)
+    return None if root is None else inspect_package(root)
 
 
 def _root() -> Path | None:
@@ -75,7 +75,7 @@ def _root() -> Path | None:
 
 
 @cache
-def look_at(root: Path) -> Installed:
+def inspect_package(root: Path) -> Installed:
     """Describe the package in `root`."""
     commit = _git(root, "rev-parse", "--short=10", "HEAD")
     version = _own_version(root) or _version_of_metadata(root) or _version_of_git(root, commit)

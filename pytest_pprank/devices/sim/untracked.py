@@ -9,7 +9,7 @@ from pytest_pprank.devices.sim import in_use
 from pytest_pprank.devices.sim.settings import changed
 
 
-def settle() -> None:
+def wait_for_device() -> None:
     """Make the host wait for the device, if it is in use.
 
     Later accesses are then ordered after all earlier ones.
@@ -21,7 +21,7 @@ def settle() -> None:
 
 
 @contextmanager
-def looking() -> Iterator[None]:
+def untracked() -> Iterator[None]:
     """Leave accesses in this block untracked: the host waits for nothing, nothing is recorded.
 
     Copies that are still pending appear as performed.
@@ -31,5 +31,5 @@ def looking() -> Iterator[None]:
         return
     from pytest_pprank.devices.sim.streams import lock
 
-    with lock, changed(looking=True, tracking=False):
+    with lock, changed(untracked=True, tracking=False):
         yield

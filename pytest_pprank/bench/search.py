@@ -22,8 +22,8 @@ class CutOff(Exception):
     """A run was ended by Ctrl-C before it had a result."""
 
 
-class Looking:
-    """Searches for bugs in a bench that has its baseline; several threads may call `look`."""
+class BugSearch:
+    """Searches for bugs in a bench that has its baseline; several threads may call `search`."""
 
     def __init__(self, runner: Runner, options: Options, bench: Bench) -> None:
         assert bench.baseline is not None
@@ -33,7 +33,7 @@ class Looking:
         self._red = frozenset(bench.baseline.red)
         self._reach = bench.reach or Reach()
 
-    def look(self, case: Case) -> Result:
+    def search(self, case: Case) -> Result:
         """Return the outcome of a revert; raises CutOff if the runs are being ended."""
         if self._reach.knows(case) and not self._reach.first(case):
             return missed(case, NOT_REACHED)
@@ -109,7 +109,7 @@ class Looking:
         again = self._runner.run(f"{case.id}, again", case.spec, skip=skip, device=device)
         if again.reds:  # counts even if that run was then ended
             return True, again.seconds
-        self._demand_not_stopped()
+        self._check_not_stopped()
         return False, again.seconds
 
     def _is_green_on_sim(self, test: str, known: Iterable[str]) -> tuple[bool, float]:
@@ -121,7 +121,7 @@ class Looking:
             return True, 0.0
         skip = {*known, *self._reach.topologies} - {test}
         run = self._runner.run(f"{test}, sim", skip=skip, to_end=True, device=_SIM)
-        self._demand_not_stopped()
+        self._check_not_stopped()
         green = run.status == 0 and test in run.passed
         if green:
             self._bench.green_on_sim.add(test)
@@ -132,13 +132,13 @@ class Looking:
         first = self._reach.first(case, [seen] if seen else [])
         needless = set() if self._options.all_tests else self._reach.untouched(case)
         name = f"{case.id}, {device}" if device else case.id
-        self._demand_not_stopped()
+        self._check_not_stopped()
         run = self._runner.run(name, case.spec, first=first, skip={*skip, *needless}, device=device)
         if device or not run.reds:  # a failure on the bench's own device counts in any case
-            self._demand_not_stopped()
+            self._check_not_stopped()
         return run
 
-    def _demand_not_stopped(self) -> None:
+    def _check_not_stopped(self) -> None:
         if self._runner.is_stopped():
             raise CutOff
 

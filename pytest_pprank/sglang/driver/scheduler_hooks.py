@@ -23,7 +23,7 @@ from pytest_pprank.sglang.compat.consensus import first_message_of_an_iteration
 from pytest_pprank.sglang.compat.disagg import role_of
 from pytest_pprank.sglang.compat.messages import receiver, sender
 from pytest_pprank.sglang.compat.seams import missing, need
-from pytest_pprank.sglang.driver.control import ControlNotes
+from pytest_pprank.sglang.driver.control import ControlRecorder
 from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
 from pytest_pprank.sglang.stage.event_loop import LeaveLoop
 from pytest_pprank.sglang.stage.stage import this_stage
@@ -152,10 +152,12 @@ class Wire:
 class Attachment:
     """Installs a hook and counters in a Scheduler, and removes them again.
 
-    `notes`: records the control requests that this stage handles.
+    `recorder`: records the control requests that this stage handles.
     """
 
-    def __init__(self, scheduler: Scheduler, hook: SchedulerHook, notes: ControlNotes) -> None:
+    def __init__(
+        self, scheduler: Scheduler, hook: SchedulerHook, recorder: ControlRecorder
+    ) -> None:
         self._scheduler = scheduler
         self.wire: Wire | None = None
         receiver = need(scheduler, "request_receiver")
@@ -166,17 +168,17 @@ class Attachment:
         side = this_stage().started(scheduler).tokenizer_side
         if side is not None:
             self.wire = Wire(scheduler, side)
-            changes |= self._tap(self.wire)
+            changes |= self._count_messages(self.wire)
         self._set(scheduler, "scripted_scheduler_hook", hook)
         self._set(scheduler, "request_receiver", replace(receiver, **changes))
-        self._listen(notes)
+        self._record_control(recorder)
 
     def detach(self) -> None:
         """Restore the Scheduler."""
         while self._undo:
             self._undo.pop()()
 
-    def _tap(self, wire: Wire) -> dict[str, Inbox]:
+    def _count_messages(self, wire: Wire) -> dict[str, Inbox]:
         """Count the messages sent; return the sockets for the request receiver."""
         channels = need(self._scheduler, "ipc_channels")
         for name in ("send_to_tokenizer", "send_to_detokenizer"):
@@ -187,11 +189,11 @@ class Attachment:
         self._set(self._scheduler, "ipc_channels", replace(channels, recv_from_rpc=wire.rpc))
         return {"recv_from_tokenizer": wire.inbox, "recv_from_rpc": wire.rpc}
 
-    def _listen(self, notes: ControlNotes) -> None:
+    def _record_control(self, recorder: ControlRecorder) -> None:
         dispatch = need(self._scheduler, "_request_dispatcher")
-        self._set(self._scheduler, "_request_dispatcher", notes.dispatcher(dispatch))
+        self._set(self._scheduler, "_request_dispatcher", recorder.dispatcher(dispatch))
         sender = need(need(self._scheduler, "ipc_channels"), "send_to_tokenizer")
-        self._set(sender, "send_output", notes.sender(need(sender, "send_output")))
+        self._set(sender, "send_output", recorder.sender(need(sender, "send_output")))
 
     def _set(self, owner: object, name: str, value: object) -> None:
         need(owner, name)  # setting an attribute that SGLang lacks would have no effect
@@ -209,7 +211,7 @@ def enter_loop(scheduler: Scheduler) -> None:
     need(scheduler, "run_event_loop")()
 
 
-def talks_when_idle(scheduler: Scheduler) -> bool:
+def exchanges_when_idle(scheduler: Scheduler) -> bool:
     """Return whether the stages of this Scheduler's loop exchange messages in each iteration.
 
     If so, one stage cannot do another iteration alone. True for pipelines of prefill and of decode.
@@ -220,7 +222,7 @@ def talks_when_idle(scheduler: Scheduler) -> bool:
 
 @contextmanager
 def leave_before_sending(scheduler: Scheduler) -> Iterator[None]:
-    """In this block, make a loop for which `talks_when_idle` leave where it would begin to send."""
+    """In this block, end a loop that `exchanges_when_idle` where it would begin to send."""
 
     def leave(*_: object) -> None:
         raise LeaveLoop

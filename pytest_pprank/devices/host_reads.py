@@ -9,7 +9,7 @@ from pytest_pprank.devices import sim
 _FREE = ("cpu", sim.NAME)
 
 
-def costs_nothing(device: torch.device | str) -> bool:
+def is_host_readable(device: torch.device | str) -> bool:
     """Return whether values on this kind of device can be read without a copy or a wait."""
     return torch.device(device).type in _FREE
 

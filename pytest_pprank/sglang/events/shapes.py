@@ -29,7 +29,7 @@ class Members(Protocol):
         """Return the parameter names of a function."""
 
 
-class Sight(Protocol):
+class Inspector(Protocol):
     """A way of inspecting SGLang."""
 
     def members(self, module: str, owner: str) -> Members | None:
@@ -43,26 +43,26 @@ class Found(NamedTuple):
     lacks: tuple[str, ...] = ()
 
 
-def look(place: Place, sight: Sight) -> Found:
+def find_shape(place: Place, inspector: Inspector) -> Found:
     """Return the first shape of a place that is complete."""
     lacking = []
     for shape in place.shapes:
-        lacks = tuple(problem for it in shape.methods for problem in problems(it, sight))
-        if not lacks and not any(_has(it, sight) for it in shape.without):
+        lacks = tuple(problem for it in shape.methods for problem in problems(it, inspector))
+        if not lacks and not any(_has(it, inspector) for it in shape.without):
             return Found(shape)
         if lacks:
             lacking.append(lacks)
     return Found(None, min(lacking, key=len))
 
 
-def _has(methods: Methods, sight: Sight) -> bool:
-    members = sight.members(methods.module, methods.owner)
+def _has(methods: Methods, inspector: Inspector) -> bool:
+    members = inspector.members(methods.module, methods.owner)
     return members is not None and any(name in members for name in methods.names)
 
 
-def problems(methods: Methods, sight: Sight) -> Iterator[str]:
+def problems(methods: Methods, inspector: Inspector) -> Iterator[str]:
     """Yield, in words, which methods are missing or have unknown parameters."""
-    members = sight.members(methods.module, methods.owner)
+    members = inspector.members(methods.module, methods.owner)
     if members is None:
         yield f"{methods.module}.{methods.owner}".rstrip(".")
         return
@@ -79,7 +79,7 @@ def problems(methods: Methods, sight: Sight) -> Iterator[str]:
                 break
 
 
-class Files:
+class SourceInspector:
     """Reads the source files of the package in `root`; of a class, only its own body."""
 
     def __init__(self, root: Path) -> None:
@@ -145,7 +145,7 @@ def _imported(text: str) -> Iterator[str]:
     yield from re.findall(r"^import (\w+)$", text, re.MULTILINE)
 
 
-class Classes:
+class ClassInspector:
     """Inspects imported modules: a class together with all its subclasses."""
 
     def members(self, module: str, owner: str) -> Members | None:
