@@ -1,4 +1,4 @@
-"""Random faults get the expected verdicts (tests/benchmarks/chaos.py), and the judge can say no."""
+"""Random faults (benchmarks/chaos.py) get the expected verdicts; the judge detects wrong ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_no_wrong_verdict_and_nothing_left_behind() -> None:
 
 @pytest.fixture
 def chaos(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The modules of the chaos run can be imported."""
+    """Make the modules of the chaos run importable."""
     monkeypatch.syspath_prepend(BENCHMARKS)
 
 

@@ -1,4 +1,4 @@
-"""The ways to install that README names, each run: a checkout, and git."""
+"""The ways to install that README describes, each tried: from a checkout, and from git."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_install(source: str, runner: Runner) -> None:
     assert told.stdout.startswith(str(site)), told
     setup = [sys.executable, "-m", "pytest_pprank", "setup", "--help"]
     told = subprocess.run(setup, env=environment, cwd=runner.folder, capture_output=True, text=True)
-    assert "0.5.13 to 0.5.23" in " ".join(told.stdout.split())  # its data files came along
+    assert "0.5.13 to 0.5.23" in " ".join(told.stdout.split())  # the package's data files exist
     (runner.folder / "test_it.py").write_text(RANKED)
     run = runner.run("--pp-size", "2", "--pprank-device", "cpu", "test_it.py", env=paths)
     assert run.counts() == {"passed": 1}, run.out

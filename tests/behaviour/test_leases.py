@@ -1,4 +1,4 @@
-"""Concurrent runs on one box take turns, say so, and leave nothing behind."""
+"""Concurrent runs on one machine take turns, say so, and leave no files behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def other_run(folder: LockFolder) -> OtherRun:
-    """The lease of another run, to be held in a `with` block."""
+    """Return another run's lease, to be taken in a `with` block."""
 
     @contextmanager
     def hold(names: Sequence[str]) -> Iterator[Lease]:
@@ -82,7 +82,7 @@ def test_waits_for_cores_says_so_and_runs(
     assert " ".join(flags) in told
     assert told.endswith(f" [{worker}]") == bool(worker)
     assert process.returncode == 0, out
-    assert "waiting" not in out  # said once
+    assert "waiting" not in out  # printed only once
     assert not folder.path.exists()
 
 

@@ -315,7 +315,7 @@ def test_unknown_name(module_runner: Runner, run: Run, arguments: list[str], wor
 
 
 def test_by_name_and_from_a_plugin(runner: Runner) -> None:
-    """-p PLUGIN reaches the ranks; what was not asked for by name is left out."""
+    """-p PLUGIN reaches the ranks; checks and faults that were not named are left out."""
     write(runner)
     (runner.folder / "conftest.py").rename(runner.folder / "rows.py")
     env = {"PYTHONPATH": f"{runner.folder}:{':'.join(filter(None, sys.path))}"}
@@ -326,7 +326,7 @@ def test_by_name_and_from_a_plugin(runner: Runner) -> None:
 
 
 def test_name_that_ranks_do_not_know(runner: Runner) -> None:
-    """A plugin object never reaches a rank: its test fails with these words, and the next runs."""
+    """A plugin object never reaches a rank: its test fails with this message, the next one runs."""
     write(runner)
     (runner.folder / "conftest.py").rename(runner.folder / "rows.py")
     runner.write(

@@ -1,4 +1,4 @@
-"""A race that goes well by itself comes to light, and does so again with the same seed."""
+"""A race that normally goes well shows with a perturbation, and again with the same seed."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_race_comes_to_light(perturbed: Run) -> None:
 
 
 def test_same_seed_does_the_same_to_the_test_alone(perturbed: Run, module_runner: Runner) -> None:
-    """The repeating line of a failure runs one test, first in its worker group."""
+    """The command in a failure that repeats it runs one test, the first in its worker group."""
     name = "test_perturbed_in_each_run[pp2]"
     before = perturbed.failure(name)
     (command,) = re.findall(r"to repeat: pytest (.*) 'test_it.py::.*'", before)

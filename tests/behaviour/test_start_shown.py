@@ -1,4 +1,4 @@
-"""What a start waits for is shown on a terminal, and told in reports and durations."""
+"""What a start waits for is shown on a terminal, and in reports and durations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_all(fd: int) -> str:
 
 
 def on_a_terminal(runner: Runner, *args: str) -> str:
-    """Run pytest with a terminal of its own; returns what it has written there."""
+    """Run pytest with a terminal of its own; return its output there."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", *args]
     environment = runner.environment(TERM="xterm", COLUMNS="100")
@@ -55,7 +55,7 @@ def test_start_is_shown_and_told(runner: Runner) -> None:
     assert "3 passed" in said, said
 
     assert "\x1b7 [pprank: importing torch, " in said
-    assert "once, for all ranks" not in said  # that is for logs
+    assert "once, for all ranks" not in said  # only logs have that text
     last_words = said.rindex("[pprank: ")
     assert said.index("\x1b[K", last_words) < said.index("PASSED", last_words)
     line = said[: said.index("PASSED")].rpartition("\n")[2]

@@ -1,4 +1,4 @@
-"""What a test leaves behind is told with its name, and never reaches the next one."""
+"""Changes that a test leaves behind are reported with its name, and do not affect the next test."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def run(module_runner: Runner) -> Run:
 
 
 def warning(run: Run, test: str) -> list[str]:
-    """What the warnings summary says of a test; its paragraphs begin with those it is about."""
+    """Return the warning about a test; a paragraph of the summary begins with its tests."""
     told = run.out.partition("warnings summary")[2].partition("\n-- Docs")[0]
     return [part for part in told.split("\n\n") if f"::{test}" in part.partition("\n  ")[0]]
 

@@ -1,11 +1,11 @@
-"""What a failure, a death and a warm test cost, beside torch's own harness and torchrun.
+"""Measures what a failure, a death and a warm test cost, next to torch's own harness and torchrun.
 
 usage: python tests/benchmarks/harness.py [--quick] [--patience S]
 
-Two ranks. One raises, or is killed by SIGKILL, while the other waits in a blocking recv from it.
+Two ranks: one raises, or is killed by SIGKILL, while the other waits in a blocking recv from it.
 Everything is measured in this one run, on this one machine, as numbers and as ratios to this
-project. Nothing here asserts anything. Needs torch, and expecttest for torch's own harness. The
-peers keep their default timeouts, so that this takes minutes; --quick gives them a small one.
+project. Asserts nothing. Needs torch, and expecttest for torch's own harness. The peers keep their
+default timeouts, so this takes minutes; --quick gives them a small one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was seen of one scenario in one harness; times are seconds since the fault."""
+    """Measurements of one scenario in one harness; times are seconds since the fault."""
 
     red: Cell
     facts: Cell
@@ -140,7 +140,7 @@ def _facts(observed: Observed, scenario: str, fault: float, never: str) -> Cell:
 
 
 def _told(observed: Observed, word: re.Pattern[str], since: float) -> float | None:
-    """Return when a report of the faulty test, or a line of output, first said `word`."""
+    """Return when a report of the faulty test, or a line of output, first contained `word`."""
     reports = [
         e["time"]
         for e in observed.of("report")
@@ -151,7 +151,7 @@ def _told(observed: Observed, word: re.Pattern[str], since: float) -> float | No
 
 
 def _outcome(observed: Observed, test: str) -> str:
-    """Say how a test ended; rank by rank where ranks report by themselves."""
+    """Describe how a test ended; by rank if ranks report by themselves."""
     seen = {
         e["rank"]: e["outcome"]
         for e in observed.of("report")
@@ -192,7 +192,7 @@ def _title(text: str, names: list[str]) -> None:
 
 
 def _row(label: str, unit: str, cells: list[Cell]) -> None:
-    """Print a row; a number that is not ours also as its ratio to ours."""
+    """Print a row; numbers of other projects also as ratios to ours."""
     mine = cells[0].value
     texts = [cells[0].shown(unit)]
     for cell in cells[1:]:

@@ -1,4 +1,4 @@
-"""Plugins that measure: what ranks have measured is in the controller's table and file."""
+"""Plugins that measure: measurements of ranks are in the controller's table and file."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_too_much(pprank):
 
 @pytest.mark.parametrize("more", [(), ("-n2",), ("--memray-bin-path=bin",)], ids=["", "n2", "path"])
 def test_memray(runner: Runner, more: tuple[str]) -> None:
-    """The report has each rank; a limit fails the test on the rank that has broken it."""
+    """The report has each rank; a limit fails the test on the rank that exceeded it."""
     runner.write(test_it=MEMRAY)
     run = runner.run(*OPTIONS, "--memray", *more)
     assert run.counts()["passed"] == 2, run.out

@@ -1,4 +1,4 @@
-"""Plugins that write a file about all tests: each test is there once, whatever its ranks did."""
+"""Plugins that write a file about all tests: each test is in it once, whatever its ranks did."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ WRITERS = (
 
 @dataclass
 class Written:
-    """What a run has said and written, and whether it was without pytest-xdist."""
+    """What a run has printed and written, and whether it ran without pytest-xdist."""
 
     out: str
     folder: Path
@@ -213,7 +213,7 @@ def test_allure(run: Written) -> None:
 
 
 def test_github_annotations(run: Written) -> None:
-    """One for each failed call, at its line, by the process that reports."""
+    """There is one for each failed call, at its line, from the process that reports."""
     lines = [line for line in run.out.splitlines() if "::error " in line]
     messages = [line[line.index("::error ") :] for line in lines]
     assert len(messages) == 3, run.out

@@ -1,4 +1,4 @@
-"""What SGLang passes, decoded: the events of real requests through the loops of all stages."""
+"""Decoded events of real requests through the loops of all stages."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pytest_pprank import Disagg, Engine, Pprank
 
 Heard = list[tuple[str, Any]]
-"""Seams and their events, of a type for each seam."""
+"""Names of hook points and their events; each hook point has one type of event."""
 
 
 class Everywhere(Watch):
-    """Listens at any seam, and not only at those that its row names."""
+    """Listens at any hook point, not only at those that its row names."""
 
     def _check_declared(self, seam: str) -> None:
         hook_points.point(seam)
@@ -31,7 +31,7 @@ class Everywhere(Watch):
 
 @pytest.fixture
 def hear(pprank: Pprank) -> Iterator[Callable[..., Heard]]:
-    """Begin to listen to these seams; returns what is filled with (seam, event)."""
+    """Return a function that begins to listen, and returns the growing list of (name, event)."""
     found: list[Finding] = []
     watch, again = (Everywhere("kv", pprank, found.append) for _ in range(2))
     heard: Heard = []
@@ -51,7 +51,7 @@ def hear(pprank: Pprank) -> Iterator[Callable[..., Heard]]:
     again.close()
     assert found == []
     for (_, first), second in zip(heard, twice, strict=True):
-        # the ledger tells each listener for itself
+        # the ledger notifies each listener separately
         assert first == second if isinstance(first, Message) else first is second
 
 
@@ -144,7 +144,7 @@ def test_keys_and_values_of_a_request(hear: Callable[..., Heard], engine: Engine
 
 @pytest.mark.pprank(sanitize="none")
 def test_batch_that_is_not_sound(hear: Callable[..., Heard], engine: Engine) -> None:
-    heard = hear("forward")  # what the batch was made of is noted all the same
+    heard = hear("forward")  # the origin of the batch is recorded all the same
 
     def change(batch: Any) -> None:
         batch.seq_lens_cpu = batch.seq_lens_cpu - 1

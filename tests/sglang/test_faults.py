@@ -1,4 +1,4 @@
-"""Faults planted into real Schedulers, in one pytest of their own (inner/faults): what is told."""
+"""Faults planted into real Schedulers, in a separate pytest (inner/faults), and their reports."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_scheduler_that_fails_to_start_leaves_no_file(run: Run, module_runner: R
     told = run.failure("test_without_a_scheduler[pp1]")
     assert "Invalid attention backend: nope" in told
     assert "Captured log setup (rank 0)" in told
-    # a group of its own, after a failure: SGLang has started in its setup, too
+    # it has a new group, after a failure: SGLang was started in its setup, too
     assert "Captured log setup" not in run.failure("test_double_free[pp2]")
     name = (module_runner.folder / "run-name").read_text()
     assert list(SHM.glob(f"sglang_loads_{name}*")) == []
@@ -119,7 +119,7 @@ def test_scheduler_that_fails_to_start_leaves_no_file(run: Run, module_runner: R
     ],
 )
 def test_refused_server_args(run: Run, test: str, ranks: str, of_role: str) -> None:
-    """By what only SGLang's launcher calls, in SGLang's words, in few lines."""
+    """They are refused by code that only SGLang's launcher calls: SGLang's message, few lines."""
     told, _, harness = run.failure(test).partition("- ranks -")
     mark = "@pytest.mark.sglang(chunked_prefill_size=100, page_size=64)"
     for words in (
@@ -145,7 +145,7 @@ def test_after_a_death_all_is_new(run: Run) -> None:
 
 
 def test_sglang_still_refuses_the_sizes_that_we_refuse() -> None:
-    """Decode has as many stages as prefill, or one: said at collection (`planning`)."""
+    """Decode has as many stages as prefill, or one: checked at collection (`planning`)."""
     root = release.package_root()
     assert root is not None
     files = (root / "srt" / "disaggregation").rglob("*.py")

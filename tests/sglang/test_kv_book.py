@@ -1,4 +1,4 @@
-"""The book of KV tokens, beside allocators of the forms that SGLang's releases have."""
+"""The book of KV tokens, compared with allocators of the forms that SGLang's releases have."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pytest_pprank.sglang.stage.kv_book import KvBook
 
 
 class TokenToKVPoolAllocator:
-    """What the book reads of SGLang's class of this name; `state`: how it says that it collects
-    what is given back, to free it in one call.
+    """What the book reads of SGLang's class of this name.
+
+    `state`: the attribute by which it says that it collects freed tokens, to free them in one call.
     """
 
     page_size, size = 1, 4

@@ -1,4 +1,4 @@
-"""An SGLang in which some names are others: it says which, and what needs them; the rest runs."""
+"""An SGLang with renamed methods: the plugin says which, and what needs them; the rest runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pytest_pprank.sglang.events.places import PLACES
 from pytest_pprank.sglang.static.installed import installed
 
 RENAMED = ("get_rids", "prepare_for_decode", "get_next_batch_to_run")
-"""Methods that a release might call otherwise: everywhere in SGLang, so that it works as before."""
+"""Methods that a release might rename: here everywhere in SGLang, so that it still works."""
 OFF = {"kv", "liveness"}
-"""What listens to them in a test without prefill and decode; `consensus` is off only with these."""
+"""Checks that listen to them in a test without roles; `consensus` is off only in one with roles."""
 
 TESTS = """
     import pytest
@@ -39,7 +39,7 @@ TESTS = """
 
 @pytest.fixture(scope="module")
 def mutilated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with links to the installed SGLang, but for the files that have a renamed method."""
+    """Create a folder with links to the installed SGLang, except files with a renamed method."""
     here = installed()
     assert here is not None
     folder = tmp_path_factory.mktemp("mutilated")

@@ -1,4 +1,4 @@
-"""Checks and faults of other plugins beside the real event loops, and the example of one."""
+"""Checks and faults of other plugins with the real event loops, and the example of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SGLang with several fixes taken out, in a pytest of its own (inner/reverted): what is told."""
+"""SGLang with several fixes reverted, in a separate pytest (inner/reverted), and its reports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(inner: Callable[..., Run]) -> Run:
 
 
 def test_founding_case(run: Run) -> None:
-    """The example is red with the fix of SGLang PR 26883 taken out."""
+    """The example fails with the fix of SGLang PR 26883 reverted."""
     told = run.failure("test_profiler_is_ready[pp2]")
     for expected in (
         "ForwardBatch.input_ids: found None",
@@ -121,5 +121,5 @@ def test_race_that_goes_well_by_itself(run: Run, perturbation: str, test: str, w
 
 
 def test_what_the_run_says_of_the_reverted_code(run: Run) -> None:
-    """How many tests came to it, at the end of the run."""
+    """The end of the run says how many tests reached it."""
     assert re.search(r"\d+ of \d+ tests came to the reverted code; \d+ of them went red", run.out)

@@ -1,4 +1,4 @@
-"""What is ordered before what: one test, or a pair, for each rule of SEMANTICS.md."""
+"""The rules of order: one test, or a pair, for each rule of SEMANTICS.md."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def pinned(*values: int) -> torch.Tensor:
 
 
 def peek(tensor: torch.Tensor) -> list[int]:
-    """What is in device memory now, without waiting for anything."""
+    """Return the current values in device memory, without waiting for anything."""
     there: list[int] = memory.host_alias(tensor).tolist()
     return there
 
 
 def the(findings: list[Any], kind: Kind) -> Any:
-    """The one finding, which names this file on both sides."""
+    """Return the only finding, whose stacks must both name this file."""
     assert [f.kind for f in findings] == [kind], findings
     for side in (findings[0].first, findings[0].second):
         assert side.frames[0][0] == __file__, findings[0]
@@ -173,11 +173,11 @@ def test_index_put_touches_the_rows_that_it_names(found: Found) -> None:
 
 
 class TestWritesThatNobodySees:
-    """Two writes without an order matter when somebody reads what both have written."""
+    """The order of two writes matters only if bytes that both have written are read."""
 
     @staticmethod
     def race(x: torch.Tensor, ids: list[int], **put: Any) -> Any:
-        """Write rows 1 and 2 of `x` on the current stream, and `ids` on another, unordered."""
+        """Write rows 1 and 2 of `x` on the current stream, and `ids` on another one, unordered."""
         one, two = (torch.tensor(rows, device="sim") for rows in ([1, 2], ids))
         values = torch.ones(2, 4, device="sim")
         side = sim().Stream()
@@ -220,7 +220,7 @@ class TestWritesThatNobodySees:
     def test_a_write_that_is_not_after_both_does_not(self, found: Found) -> None:
         x = torch.zeros(8, 4, device="sim")
         side = self.race(x, [2, 1])
-        x.fill_(3.0)  # after the first alone
+        x.fill_(3.0)  # ordered after the first write only
         sim().current_stream().wait_stream(side)
         assert found() == []
         x + 1
@@ -414,7 +414,7 @@ def test_access_by_address_needs_the_host_to_have_waited(found: Found) -> None:
 
 
 def test_a_thread_that_was_handed_work_knows_what_was_done_then(found: Found) -> None:
-    """What others wait for meanwhile may come too late for it."""
+    """Later waits of other threads may come too late for it."""
     x = torch.ones(4, device="sim")
     handed = host.now()
     done = sim().Event()

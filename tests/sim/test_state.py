@@ -1,4 +1,4 @@
-"""What assertions say of tensors whose copies are under way."""
+"""Descriptions by assertions of tensors whose copies are under way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sim() -> Any:
 
 
 def uploaded(*, pin: bool = True) -> tuple[torch.Tensor, torch.Tensor, Any]:
-    """Return a host tensor, the device tensor that it is copied into, and the stream of that."""
+    """Return a host tensor, the device tensor that it is copied to, and that copy's stream."""
     staging, stream = torch.ones(8, pin_memory=pin), sim().Stream()
     with sim().stream(stream):
         return staging, staging.to("sim", non_blocking=True), stream
@@ -131,14 +131,14 @@ def test_a_thread_that_waits_while_another_one_looks_has_waited(found: Found) ->
     copied = sim().current_stream().record_event()
     read: list[int] = []
 
-    def wait_and_read() -> None:  # past torch, as SGLang's transfer threads do
+    def wait_and_read() -> None:  # bypasses torch, as SGLang's transfer threads do
         copied.synchronize()
         read.extend(here.numpy().tolist())
 
     thread = threading.Thread(target=wait_and_read)
     with untracked():
         thread.start()
-        thread.join(0.5)  # it has read the wrong values by now, or it waits for this block's end
+        thread.join(0.5)  # it has read wrong values by now, or waits for the end of this block
     thread.join()
     assert read == list(range(8))
     assert found() == []

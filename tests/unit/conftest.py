@@ -1,4 +1,4 @@
-"""Sanitizers that are told made events, where neither torch nor SGLang is installed."""
+"""Sanitizers with events that tests make, where neither torch nor SGLang is installed."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Watched(Watch):
         self.listeners.setdefault(seam, []).append(listener)
 
     def tell(self, seam: str, event: Event) -> None:
-        """Tell the sanitizer an event of a seam that it listens to."""
+        """Send the sanitizer an event of a hook point to which it listens."""
         for listener in self.listeners[seam]:
             self.guard(listener, event)
 
 
 @pytest.fixture
 def watched() -> Iterator[Callable[..., Watched]]:
-    """Factory: a sanitizer's class, and what `pprank` is to say of the rank."""
+    """Return a factory that takes a sanitizer's class and attributes of `pprank`."""
     made: list[Watched] = []
 
     def make(kind: type[Sanitizer], **pprank: Any) -> Watched:

@@ -1,4 +1,4 @@
-"""What README and docs say was run names a commit, and the code of that commit is what is here."""
+"""Claims in README and docs about what was run name a commit whose code is the current code."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class TestCheckout:
         assert git("show", f"{holder}:{claims.PAGE}", root=root) == self.table(first).strip()
         now = self.commit(root, claims.PAGE, claims.written(self.table(first), told))
         assert claims.problems((root / claims.PAGE).read_text(), now, root) == []
-        assert claims.withdrawn(root) == told  # once more: the same
+        assert claims.withdrawn(root) == told  # the second time: the same
 
     def test_before_the_first_table_there_is_nothing_to_show(self, root: Path) -> None:
         assert claims.withdrawn(root) == "Not run with the code of this commit."

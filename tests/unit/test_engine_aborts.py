@@ -44,10 +44,10 @@ def extend(iteration: int, start: int, end: int, rid: str = "a") -> Forward:
 @pytest.mark.parametrize(
     "forwards",
     [
-        [decode(8), decode(9)],  # before it has come
+        [decode(8), decode(9)],  # before the abort has arrived
         [decode(10)],  # the slot whose turn it was
         [decode(11)],
-        [extend(10, 0, 9, "b"), extend(12, 0, 9, "b"), decode(14)],  # prompts of others went first
+        [extend(10, 0, 9, "b"), extend(12, 0, 9, "b"), decode(14)],  # prompts of others came first
     ],
 )
 def test_what_it_may_still_run(forwards: list[Forward]) -> None:
@@ -60,7 +60,7 @@ def test_what_it_may_still_run(forwards: list[Forward]) -> None:
     "forward",
     [
         extend(20, 0, 1),  # the one token of a request that waited for its grammar
-        extend(20, 0, PROMPT + 3),  # computed again after a retraction
+        extend(20, 0, PROMPT + 3),  # recomputed after a retraction
         decode(20),  # the same on decode, which has kept its KV
     ],
 )
@@ -89,7 +89,7 @@ def test_what_it_may_not_run(forwards: list[Forward], words: str) -> None:
         aborts.ran("pp", view(30, stage=1), forwards)
     assert "the abort of a was lost, or is late: it arrived in iteration 10" in str(error.value)
     assert words in str(error.value)
-    aborts.ran("pp", view(30), forwards)  # told once
+    aborts.ran("pp", view(30), forwards)  # it is reported once
 
 
 def test_stages_are_counted_each_by_itself() -> None:

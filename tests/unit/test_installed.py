@@ -1,4 +1,4 @@
-"""Which SGLang is meant: a wheel, a checkout on the path, an editable install."""
+"""Which SGLang is found: a wheel, a checkout on the path, an editable install."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_pprank.sglang.static.installed import UNKNOWN, installed
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that comes first on the path, and no SGLang imported."""
+    """Create a folder that comes first on the path, and forget an imported SGLang."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "sglang", raising=False)
     return tmp_path

@@ -1,4 +1,4 @@
-"""When a kept launcher fits a run, who can reach it, and how it is ended."""
+"""When a kept launcher fits a run, who can connect to it, and how it is ended."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_kinds() -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package that this process has imported, and a module beside it."""
+    """Create a package that this process has imported, and a module beside it."""
     folder = tmp_path / "site"
     made = folder / "kept_package"
     made.mkdir(parents=True)
@@ -143,7 +143,7 @@ def test_nothing_is_left_where_nothing_is_kept(root: Path) -> None:
 
 
 def test_stop(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever the process does: here it is one that does not listen."""
+    """The process is killed whatever it does: this one does not listen."""
     process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     try:
         start = process_start(process.pid)

@@ -1,4 +1,4 @@
-"""What the sanitizer kv finds in made events, and what its book tells of who holds what."""
+"""What the sanitizer kv finds in made-up events, and what its book says about owners."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GIVEN = (Site("a/scheduler.py", 9, "give"),)
 
 
 def _pool(*held: int) -> TokenPool:
-    """8 tokens, of which these are held as far as their allocator says."""
+    """Return a pool of 8 tokens of which these are in use, as far as their allocator says."""
     return TokenPool(1, 8, lambda: [token for token in range(1, 9) if token not in held])
 
 
@@ -104,7 +104,7 @@ class TestTokens:
         watch.tell("prepare_for_extend", BatchPrepared(("a", "b"), _pool(), (2, 1), (1, 2, 3)))
         _take(watch, 4, rid="")
         watch.tell("prepare_for_decode", BatchPrepared(("c",), _pool(), (1,), (4,)))
-        # lengths that do not fit, and a batch whose tokens are not followed, say nothing
+        # ignored: lengths that do not fit, and a batch whose tokens are not tracked
         watch.tell("prepare_for_decode", BatchPrepared(("d",), _pool(), (2,), (4,)))
         watch.tell("prepare_for_decode", BatchPrepared(("d",)))
         book = this_stage().book

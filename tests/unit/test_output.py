@@ -1,4 +1,4 @@
-"""What ranks print is read without end and kept within bounds."""
+"""Output of ranks is read to its end and kept within bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The set-up command line, in processes of its own where its exit code counts."""
+"""The setup command line, in separate processes where its exit code matters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_pprank.sglang.static.installed import Installed
 
 
 def use(monkeypatch: pytest.MonkeyPatch, here: Facts, *, offers: bool = False) -> None:
-    """Let the command see the machine `here`, without asking pip or the network."""
+    """Make the command see the machine `here`, without asking pip or the network."""
     monkeypatch.setattr(facts, "gather", lambda _: here)
     monkeypatch.setattr(facts, "pip_offers", lambda _: offers)
     monkeypatch.setattr(facts, "index_answers", lambda: False)
@@ -26,7 +26,7 @@ def use(monkeypatch: pytest.MonkeyPatch, here: Facts, *, offers: bool = False) -
 
 
 def pip_says(monkeypatch: pytest.MonkeyPatch, *results: Result) -> list[list[str]]:
-    """Let pip end with `results`, one after the other; return the arguments it got."""
+    """Make pip end with `results`, one after the other; return the list of its arguments."""
     calls: list[list[str]] = []
     left = list(results)
 

@@ -16,7 +16,7 @@ LACKS = "ImportError: libibverbs.so.1: cannot open shared object file: No such f
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """A machine whose Mooncake lacks libibverbs; apt-get notes its arguments in the list."""
+    """Simulate a machine whose Mooncake lacks libibverbs; apt-get appends its arguments here."""
     calls: list[str] = []
 
     def apt(command: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a run with a fix taken out says at its end."""
+"""The summary of a run with a reverted fix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> RevertReport:
 
 
 def reach(report: RevertReport, folder: Path, monkeypatch: pytest.MonkeyPatch, *tests: str) -> None:
-    """Note what a rank would note, in the way in which it does."""
+    """Record what a rank would record, in the same way."""
     for name, value in report.environment(folder).items():
         monkeypatch.setenv(name, value)
     for test in tests:

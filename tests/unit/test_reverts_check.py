@@ -78,7 +78,7 @@ def nested(a):
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The folder of the package ``toy``, version 1.2, with ``mod`` and ``sub.deep`` in it."""
+    """Create the package ``toy``, version 1.2, with ``mod`` and ``sub.deep`` in it."""
     package = tmp_path / "toy"
     (package / "sub").mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -278,7 +278,7 @@ def test_statements_by_shape(root: Path, shape: Shape) -> None:
 @pytest.mark.parametrize(
     ("match", "replacement"),
     [
-        (Shape("If", mentions=("inner",)), ""),  # the innermost is meant
+        (Shape("If", mentions=("inner",)), ""),  # the innermost one
         (Shape("If", mentions=("a",), part="test"), "True"),
         ("while a.sync(1, 2):", "while a.sync(1):"),
         ('a == "äöü" and a.inner', "True"),
@@ -317,7 +317,7 @@ def test_shapes_must_be_unique_and_there(root: Path) -> None:
 
 
 class TestReleases:
-    """Patches that are for some releases of SGLang alone."""
+    """Patches for only some releases of SGLang."""
 
     @pytest.fixture
     def of(self) -> Revert:

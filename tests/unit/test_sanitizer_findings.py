@@ -1,4 +1,4 @@
-"""Which sanitizers watch, what counts as one finding, what is allowed, and which ranks fit."""
+"""Which sanitizers watch, what counts as one finding, what is allowed, and which ranks match."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_stages_that_ran_other_forwards() -> None:
 
 
 def test_group_that_is_given_up_is_not_compared() -> None:
-    """What its ranks did last was left in the middle."""
+    """Its ranks were interrupted in the middle of their last actions."""
     for given_up, found in ((False, 1), (True, 0)):
         findings = Findings(["consensus"])
         for rank in (0, 1):

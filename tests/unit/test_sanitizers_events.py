@@ -1,4 +1,4 @@
-"""What each sanitizer finds in made events; kv has a file of its own, test_kv_events.py."""
+"""What each sanitizer finds in made-up events; for kv see test_kv_events.py."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _entries(*, tokens: int, requests: int) -> dict[str, int]:
     return {**per_token, **dict.fromkeys(("seq_lens", "req_pool_indices"), requests)}
 
 
-# two requests of 4 and 3 tokens, of which the first has 1 already; KV tokens are 10, 11, ...
+# two requests of 4 and 3 tokens, of which the first one has 1 already; KV tokens are 10, 11, ...
 EXTEND = ForwardEntry(
     mode="extend",
     extend=True,
@@ -112,10 +112,10 @@ class TestForward:
             _contents(DECODE, positions=None),
             replace(EXTEND, contents=None),
             replace(EXTEND, origin=None, sizes={}),
-            # not looked into: no request, drafts that are verified
+            # not checked: no request, drafts that are verified
             replace(EXTEND, mode="idle", extend=False, problems=("x",)),
             replace(EXTEND, mode="target_verify", extend=False, sizes={}),
-            # with overlap the host does not know the last token yet
+            # with overlap scheduling the host does not know the last token yet
             _contents(_origin(DECODE, last=(), overlap=True), input_ids=(0, 0)),
         ],
     )
@@ -295,7 +295,7 @@ class TestConsensus:
             (1, ConsensusApplied(("a", "b"), ("a",)), ""),
             (1, ConsensusApplied(("a",), ("a", "c"), tells_failed=True), "c"),
             (0, ConsensusApplied(("a",), ("a", "c")), "c"),
-            # no room for it; nothing to do
+            # no room for it, and nothing to do
             (0, ConsensusApplied(("a", "b"), ("a",), tells_failed=True), ""),
             (1, ConsensusApplied(None, None), ""),
             (1, ConsensusApplied(("a",), None), ""),
@@ -327,7 +327,7 @@ class TestConsensus:
 
 
 class TestOff:
-    """A check that lacks something of SGLang's is off, and says why; it finds nothing."""
+    """A check is off if this SGLang lacks something it needs; it says why, and finds nothing."""
 
     def test_it_is_off_and_makes_no_finding(self, watched: Any) -> None:
         watch = watched(Liveness)
@@ -338,7 +338,7 @@ class TestOff:
         watch.guard(lacks)
         assert watch.off == "SGLang 9.9 has no x"
         assert watch.told == []
-        watch.guard(lambda: 1 / 0)  # what comes later is of no interest
+        watch.guard(lambda: 1 / 0)  # later errors are ignored
         assert watch.told == []
 
     def test_a_hook_that_the_row_does_not_name_is_refused(self) -> None:
@@ -411,7 +411,7 @@ class TestLogs:
     def test_record_that_cannot_be_read(
         self, watched: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The user learns of it, and SGLang does not."""
+        """The user sees the error, SGLang does not."""
         monkeypatch.setattr(logging.getLogger("sglang"), "propagate", False)
         watch = watched(Logs)
         self.LOG.warning("%d", "no number")

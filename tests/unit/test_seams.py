@@ -1,4 +1,4 @@
-"""Places of SGLang: found in files, missed when gone, renamed or with another signature."""
+"""Places of SGLang: found in source files, and missed if gone, renamed or with other parameters."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write(root: Path, modules: dict[str, dict[str, dict[str, str]]]) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """An SGLang that has the first shape of all places, and nothing else."""
+    """Create an SGLang that has the first shape of all places, and nothing else."""
     package = tmp_path / "sglang"
     write(package, whole(place.shapes[0] for place in PLACES.values()))
     return package
@@ -162,7 +162,7 @@ class TestOff:
         assert not passes("consensus_local", "pp")
         assert passes("consensus_local", "decode")
         assert not passes("handshake", "decode")
-        assert passes("p2p_send", "pp")  # no place of SGLang's
+        assert passes("p2p_send", "pp")  # not a place of SGLang
 
 
 class TestCommand:

@@ -1,4 +1,4 @@
-"""What is told when SGLang does not start, of errors from a file that stands for SGLang's."""
+"""The error if SGLang does not start, for errors from a file that stands for SGLang's."""
 
 from __future__ import annotations
 
