@@ -32,7 +32,7 @@ SERIAL = 7
 
 
 @dataclass
-class Seeable:
+class Visible:
     """What can be observed of the ranks."""
 
     debugged: frozenset[int] = frozenset()
@@ -69,7 +69,7 @@ class SimulatedRun:
 
     def __init__(self, world_size: int = 2, timeout: float = 60, grace: float = 5) -> None:
         self.now = 0.0
-        self.seeable = Seeable()
+        self.visible = Visible()
         order = RunTest(("test_it.py", "test_it"), None, SERIAL, "test_it.py::test_it[pp2]")
         self.state = RunState(order, world_size, Deadlines(timeout, grace, self.now))
         self.judge = Judge(self.state, self.now)
@@ -99,7 +99,7 @@ class SimulatedRun:
     def happen(self, *what: Any) -> None:
         """Let a rank send a message, or change what can be observed."""
         if len(what) == 1:
-            vars(self.seeable).update(what[0])
+            vars(self.visible).update(what[0])
         else:
             rank, message = what
             self.actions += self.state.take(rank, message, self.now)
@@ -109,7 +109,7 @@ class SimulatedRun:
         step = self.judge.trouble(self.now)
         while isinstance(step, Look):
             self.looks.append((self.now, step))
-            step = self.judge.trouble(self.now, self.seeable.see(step))
+            step = self.judge.trouble(self.now, self.visible.see(step))
         self.verdict = step
         return step
 

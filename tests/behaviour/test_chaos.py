@@ -68,8 +68,8 @@ def test_the_judge(reports: list[dict[str, Any]], complaint: str | None) -> None
 
     expected = troubled("call", "died", [1], ["SIGKILL"], ["out of memory"])
     wrong = judge(Case("test_it", "", expected), reports)
-    told = None if wrong is None else "; ".join(wrong.complaints)
-    assert told is None if complaint is None else complaint in str(told)
+    complaints = None if wrong is None else "; ".join(wrong.complaints)
+    assert complaints is None if complaint is None else complaint in str(complaints)
 
 
 @pytest.mark.usefixtures("chaos")

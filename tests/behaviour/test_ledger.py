@@ -246,11 +246,11 @@ def alike(me: Rank) -> None:
 def test_operations_from_one_line_are_told_apart(ranks: Ranks) -> None:
     ranks.start(alike, world=1).results()
     operations = [op for op in ranks.ledger(0).operations if op.way != CREATE]
-    told = [
+    shown = [
         (op.kind, op.detail, op.shapes, op.dtype, op.nbytes, op.label == "default group", op.root)
         for op in operations
     ]
-    assert told[:7] == [
+    assert shown[:7] == [
         ("all_reduce", "SUM", ((2,),), "float32", 8, True, None),
         ("all_reduce", "MAX", ((2,),), "float32", 8, True, None),
         ("all_reduce", "MAX", ((3,),), "float32", 12, True, None),
@@ -259,7 +259,7 @@ def test_operations_from_one_line_are_told_apart(ranks: Ranks) -> None:
         ("all_reduce", "SUM", ((2,),), "float32", 8, False, None),
         ("reduce", "SUM", ((3,),), "float32", 12, True, 0),
     ]
-    assert told == 4 * told[:7]
+    assert shown == 4 * shown[:7]
     assert [op.thread for op in operations[::7]] == ["MainThread", "MainThread", "other", "third"]
     assert len({op.site.line for op in operations}) == 1
 

@@ -110,10 +110,12 @@ def test_rank_that_comes_late(quiet: Run) -> None:
 def test_race_comes_to_light(perturbed: Run) -> None:
     assert outcomes(perturbed) == ["FAILED", "PASSED", "PASSED", "FAILED"]
     assert "pprank: perturbed, --pprank-perturb 1:late_sends" in perturbed.out
-    told = perturbed.failure("test_overtaken[pp2]")
-    assert "cannot come after the second one" in told
-    assert "perturbed: seed 1 (late_sends)" in told
-    assert "to repeat: pytest --pp-size 2 --pprank-device cpu --pprank-perturb 1:late_sends" in told
+    failure = perturbed.failure("test_overtaken[pp2]")
+    assert "cannot come after the second one" in failure
+    assert "perturbed: seed 1 (late_sends)" in failure
+    assert (
+        "to repeat: pytest --pp-size 2 --pprank-device cpu --pprank-perturb 1:late_sends" in failure
+    )
 
 
 def test_same_seed_does_the_same_to_the_test_alone(perturbed: Run, module_runner: Runner) -> None:

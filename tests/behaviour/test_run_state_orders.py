@@ -82,7 +82,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.ranks = [Rank() for _ in range(world_size)]
         self.deaths: list[int] = []  # in this order; the controller may learn of them in any order
         self.exits: dict[str, Any] = {}
-        self.told: list[int] = []
+        self.closed: list[int] = []
         self.numbers = 0
         self.paused: set[int] = set()
         self.counted = 0.0  # seconds that count towards deadlines
@@ -223,7 +223,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.ranks[index].dead = True
         self.deaths.append(index)
         self.exits[f"r{index}"] = -9 if how == BY_SIGNAL else 3
-        self.run.seeable.ends = ended(first=self.deaths[0], **self.exits)
+        self.run.visible.ends = ended(first=self.deaths[0], **self.exits)
         self.ranks[index].words = WITH_WORDS if how == WITH_WORDS else ""
         if heard and how == WITH_WORDS:
             self.close(index)
@@ -233,7 +233,7 @@ class AnyOrder(RuleBasedStateMachine):
         rank = self.ranks[index]
         rank.heard = True
         if rank.words:
-            self.told.append(index)
+            self.closed.append(index)
             self.say(index, RankBroken(rank.words))
         self.say(index, None)
 
@@ -280,17 +280,17 @@ class AnyOrder(RuleBasedStateMachine):
             self.paused.add(index)
         else:
             self.slack += 1  # it is not observed at once
-            self.run.seeable.debugged |= {index}
+            self.run.visible.debugged |= {index}
         self.time_passes(ticks)
 
     @precondition(lambda self: not self.run.ended)
     @rule()
     def nobody_is_debugged(self) -> None:
-        self.slack += bool(self.run.seeable.debugged)
+        self.slack += bool(self.run.visible.debugged)
         for index in self.paused:
             self.say(index, Pause(False))
         self.paused.clear()
-        self.run.seeable.debugged = frozenset()
+        self.run.visible.debugged = frozenset()
 
     # time
 
@@ -302,7 +302,7 @@ class AnyOrder(RuleBasedStateMachine):
             if not self.run.ended:
                 before = self.run.now
                 self.run.play(until=before + TICK)
-                if not (self.paused or self.run.seeable.debugged):
+                if not (self.paused or self.run.visible.debugged):
                     self.counted += self.run.now - before
                 self.note()
                 self.judged()
@@ -325,7 +325,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def note(self) -> None:
         """Record since when (in counted seconds) conditions hold, and what can be observed."""
-        ranks, see = dict(enumerate(self.ranks)), self.run.seeable
+        ranks, see = dict(enumerate(self.ranks)), self.run.visible
         see.stopped = frozenset(r for r, rank in ranks.items() if rank.stopped)
         see.waits = self.waits()
         arrived = [rank for rank in self.ranks if rank.at_end or rank.done]
@@ -418,9 +418,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     def the_first_cause_is_named(self, verdict: Any) -> None:
         assert any(rank.heard for rank in self.ranks)
-        assert verdict.rank == (self.told or self.deaths)[0]
+        assert verdict.rank == (self.closed or self.deaths)[0]
         words = {-9: BY_SIGNAL, 3: BY_ITSELF}[self.exits[f"r{verdict.rank}"]]
-        assert verdict.how == (WITH_WORDS if self.told else words)
+        assert verdict.how == (WITH_WORDS if self.closed else words)
 
     @invariant()
     def the_same_ranks_are_through(self) -> None:

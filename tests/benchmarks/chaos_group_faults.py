@@ -159,10 +159,10 @@ def _mismatched(rng: random.Random, number: int, world: int) -> Case:
         f"        {call[other]}\n"
         "    pprank.barrier()\n"
     )
-    told = [(kind, r"mismatch") for kind in ("hung", "diverged")]
-    told += [(kind, rf"\b{word}\b") for kind in ("hung", "diverged") for word in (one, other)]
+    words = [(kind, r"mismatch") for kind in ("hung", "diverged")]
+    words += [(kind, rf"\b{word}\b") for kind in ("hung", "diverged") for word in (one, other)]
     expected = troubled("call", ("hung", "diverged", "failed", "died"), words=[name])
-    return Case(name, source, replace(expected, words_of=tuple(told)), "mismatched_collectives")
+    return Case(name, source, replace(expected, words_of=tuple(words)), "mismatched_collectives")
 
 
 @fault("mismatched_shapes")
@@ -175,11 +175,11 @@ def _mismatched_shapes(rng: random.Random, number: int, world: int) -> Case:
         "    dist.all_reduce(torch.ones(size))\n"
         "    pprank.barrier()\n"
     )
-    told = [
+    words = [
         (kind, word) for kind in ("hung", "diverged") for word in (rf"\b{small}\b", rf"{large}")
     ]
     expected = troubled("call", ("hung", "diverged", "failed", "died"), words=[name])
-    return Case(name, source, replace(expected, words_of=tuple(told)), "mismatched_shapes")
+    return Case(name, source, replace(expected, words_of=tuple(words)), "mismatched_shapes")
 
 
 @fault("different_meetings")

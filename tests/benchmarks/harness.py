@@ -128,18 +128,18 @@ def _measure(peer: Peer, scenario: str, patience: float) -> Measured:
 
 def _facts(observed: Observed, scenario: str, fault: float, never: str) -> Cell:
     if scenario == "raise":
-        cause, place = (_told(observed, word, fault) for word in (_CAUSE, _PLACE))
+        cause, place = (_first_report(observed, word, fault) for word in (_CAUSE, _PLACE))
         if cause is not None and place is not None:
             return Cell(max(cause, place) - fault)
         known = "error only" if cause is not None else "place only" if place is not None else "none"
         return Cell(None, f"{never}: {known}")
-    named, number = _told(observed, _SIGNAL, fault), _told(observed, _NUMBER, fault)
+    named, number = _first_report(observed, _SIGNAL, fault), _first_report(observed, _NUMBER, fault)
     if named is None and number is not None:
         return Cell(None, f"never, but -9 after {number - fault:.1f} s")
     return Cell(named - fault if named is not None else None, never if named is None else "")
 
 
-def _told(observed: Observed, word: re.Pattern[str], since: float) -> float | None:
+def _first_report(observed: Observed, word: re.Pattern[str], since: float) -> float | None:
     """Return when a report of the faulty test, or a line of output, first contained `word`."""
     reports = [
         e["time"]

@@ -45,10 +45,10 @@ def test_benchmark(runner: Runner) -> None:
     runner.write(test_it=BENCHMARK)
     run = runner.run(*OPTIONS, *QUICK, "--benchmark-json=out.json", "--benchmark-only")
     assert run.counts() == {"failed": 1, "passed": 3}, run.out
-    told = json.loads((runner.folder / "out.json").read_text())["benchmarks"]
-    means = {each["name"]: each["stats"]["mean"] for each in told}
+    benchmarks = json.loads((runner.folder / "out.json").read_text())["benchmarks"]
+    means = {each["name"]: each["stats"]["mean"] for each in benchmarks}
     assert set(means) >= {"test_plain", "test_collective[pp2]", "test_slow_rank[pp2]"}
-    assert len(told) == len(means)
+    assert len(benchmarks) == len(means)
     assert means["test_slow_rank[pp2]"] >= 0.05  # of the slowest rank
     assert "test_collective[pp2]" in run.out.partition("Name (time in")[2]
 

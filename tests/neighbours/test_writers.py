@@ -132,13 +132,13 @@ def name_of(nodeid: str) -> str:
 
 def test_junit(run: Written) -> None:
     cases = ElementTree.parse(run.folder / "junit.xml").iter("testcase")
-    told = {}
+    verdicts = {}
     for case in cases:
         properties = {each.get("name"): each.get("value") for each in case.iter("property")}
-        assert case.get("name") not in told
-        told[case.get("name")] = properties.get("pprank_verdict")
+        assert case.get("name") not in verdicts
+        verdicts[case.get("name")] = properties.get("pprank_verdict")
         assert properties.get("own") == ("2" if case.get("name") == "test_passes[pp2]" else None)
-    assert told == VERDICTS
+    assert verdicts == VERDICTS
 
 
 def test_reportlog(run: Written) -> None:
@@ -168,9 +168,9 @@ def test_html(run: Written) -> None:
 
 
 def test_json_report(run: Written) -> None:
-    told = json.loads((run.folder / "report.json").read_text())
-    tests = {name_of(each["nodeid"]): each for each in told["tests"]}
-    assert len(told["tests"]) == len(tests)
+    report = json.loads((run.folder / "report.json").read_text())
+    tests = {name_of(each["nodeid"]): each for each in report["tests"]}
+    assert len(report["tests"]) == len(tests)
     for name, phases in PHASES.items():
         assert [phase for phase in ("setup", "call", "teardown") if phase in tests[name]] == phases
     assert tests["test_passes[pp2]"]["metadata"] == {"both": "said"}
@@ -178,9 +178,9 @@ def test_json_report(run: Written) -> None:
 
 
 def test_metadata(run: Written) -> None:
-    told = json.loads((run.folder / "metadata.json").read_text())
-    assert told["own"] == "said"
-    assert told["of a rank"] == "said there"
+    metadata = json.loads((run.folder / "metadata.json").read_text())
+    assert metadata["own"] == "said"
+    assert metadata["of a rank"] == "said there"
 
 
 def test_allure(run: Written) -> None:

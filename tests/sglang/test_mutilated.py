@@ -67,9 +67,9 @@ def run(mutilated: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
 
 def test_seams_says_what_is_missing(mutilated: Path, tmp_path: Path) -> None:
     done = run(mutilated, tmp_path, "pytest_pprank", "seams", "--json")
-    told = json.loads(done.stdout)
-    assert told["sglang"]["root"] == str(mutilated / "sglang")
-    lacks = {place["name"]: place["lacks"] for place in told["places"] if place["lacks"]}
+    report = json.loads(done.stdout)
+    assert report["sglang"]["root"] == str(mutilated / "sglang")
+    lacks = {place["name"]: place["lacks"] for place in report["places"] if place["lacks"]}
     assert lacks == {
         "consensus_local": ["SchedulerPPMixin.get_rids"],
         "prepare_for_decode": ["ScheduleBatch.prepare_for_decode"],
@@ -85,9 +85,9 @@ def test_what_needs_them_is_off_and_the_rest_runs(mutilated: Path, tmp_path: Pat
     report = tmp_path / "report.xml"
     options = ["--pp-size", "2", "--pprank-device", "cpu", "-rA", f"--junitxml={report}"]
     done = run(mutilated, tmp_path, "pytest", "-p", "pytest_pprank", *options)
-    told = done.stdout
-    assert re.search(r"1 failed, 2 passed", told), told
-    header, _, rest = told.partition("collected 3 items")
+    output = done.stdout
+    assert re.search(r"1 failed, 2 passed", output), output
+    header, _, rest = output.partition("collected 3 items")
     has_no = f"SGLang .* \\({mutilated}/sglang.*\\) has no "
     assert re.search(rf"pprank: kv: off, {has_no}ScheduleBatch.prepare_for_decode\n", header), (
         header

@@ -54,10 +54,10 @@ def test_fault_is_found(run: Run, test: str, words: list[str]) -> None:
 
 
 def test_strict_mode_raises_in_sglang(run: Run) -> None:
-    told = run.failure("test_strict[pp2]").partition("- sanitizers -")[0]
-    assert "EventLoopFailed: SGLang's event loop failed in " in told
-    assert "SimRaceError: unordered: " in told
-    assert " in event_loop_pp" in told
+    failure = run.failure("test_strict[pp2]").partition("- sanitizers -")[0]
+    assert "EventLoopFailed: SGLang's event loop failed in " in failure
+    assert "SimRaceError: unordered: " in failure
+    assert " in event_loop_pp" in failure
 
 
 def test_unchanged_passes(run: Run) -> None:

@@ -43,8 +43,8 @@ print(torchvision.ops.box_area.__module__)
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 print(ScheduleBatch.__name__)
 """
-    told = python(code).split()
-    assert [*told[:3], told[-1]] == ["True", "True", "torchvision.ops.boxes", "ScheduleBatch"]
+    output = python(code).split()
+    assert [*output[:3], output[-1]] == ["True", "True", "torchvision.ops.boxes", "ScheduleBatch"]
 
 
 def test_cure_that_setup_installs_works_in_every_process(tmp_path: Path) -> None:

@@ -25,14 +25,14 @@ class Watched(Watch):
         self.sanitizer.begin()
 
     @property
-    def told(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The findings' first lines."""
         return [finding.text.partition("\n")[0] for finding in self.found]
 
     def listen(self, seam: str, listener: Callable[[Any], object]) -> None:
         self.listeners.setdefault(seam, []).append(listener)
 
-    def tell(self, seam: str, event: Event) -> None:
+    def emit(self, seam: str, event: Event) -> None:
         """Send the sanitizer an event of a hook point to which it listens."""
         for listener in self.listeners[seam]:
             self.guard(listener, event)

@@ -175,11 +175,11 @@ def test_a_large_message_arrives_in_pieces_and_what_follows_it_too(listener: Lis
 
     sender = threading.Thread(target=send)
     sender.start()
-    heard: list[object] = []
-    while len(heard) < 2 and theirs.wait(DEADLINE):
-        heard += theirs.receive_ready()
+    received: list[object] = []
+    while len(received) < 2 and theirs.wait(DEADLINE):
+        received += theirs.receive_ready()
     sender.join()
-    assert heard == [large, small]
+    assert received == [large, small]
 
 
 class Alarm(Exception):
@@ -196,7 +196,7 @@ def test_an_interrupted_receive_loses_nothing(listener: Listener) -> None:
             ours.send(message)
 
     threading.Thread(target=send, daemon=True).start()
-    heard: list[object] = []
+    received: list[object] = []
     interrupted = 0
     step = last = 0
 
@@ -210,7 +210,7 @@ def test_an_interrupted_receive_loses_nothing(listener: Listener) -> None:
         return trace
 
     before = sys.gettrace()
-    while len(heard) < len(messages):
+    while len(received) < len(messages):
         step, last = 0, last + 1
         sys.settrace(trace)
         try:
@@ -220,9 +220,9 @@ def test_an_interrupted_receive_loses_nothing(listener: Listener) -> None:
             continue
         finally:
             sys.settrace(before)
-        heard.append(message)
+        received.append(message)
         last = 0
-    assert heard == messages
+    assert received == messages
     assert interrupted > 10  # fewer opcodes in later Pythons
 
 

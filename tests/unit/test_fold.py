@@ -13,10 +13,10 @@ STDOUT = "Captured stdout call"
 
 def fold(*texts: str, title: str = STDOUT) -> list[tuple[str, list[int]]]:
     """Fold the section of each rank; return what is shown of them, in order."""
-    told: dict[tuple[str, str], list[int]] = {}
+    sections: dict[tuple[str, str], list[int]] = {}
     for rank, text in enumerate(texts):
-        told.setdefault((title, text), []).append(rank)
-    return [(text, list(ranks)) for _, text, ranks in fold_equal_lines(told)]
+        sections.setdefault((title, text), []).append(rank)
+    return [(text, list(ranks)) for _, text, ranks in fold_equal_lines(sections)]
 
 
 def as_it_is(*texts: str) -> list[tuple[str, list[int]]]:
@@ -121,15 +121,15 @@ def test_a_section_of_another_plugin_is_left_to_it() -> None:
 
 
 def test_two_sections_of_one_title_stay() -> None:
-    told = {(STDOUT, "one\ntwo\nthree\na\n"): [0], (STDOUT, "one\ntwo\nthree\nb\n"): [0, 1]}
-    assert [text for _, text, _ in fold_equal_lines(told)] == [text for _, text in told]
+    sections = {(STDOUT, "one\ntwo\nthree\na\n"): [0], (STDOUT, "one\ntwo\nthree\nb\n"): [0, 1]}
+    assert [text for _, text, _ in fold_equal_lines(sections)] == [text for _, text in sections]
 
 
 def test_a_folded_section_comes_where_the_first_one_was() -> None:
     said = "one\ntwo\nthree\n{}\n"
-    told = {
+    sections = {
         (STDOUT, said.format(0)): [0],
         ("Captured log call", "x"): [0, 1],
         (STDOUT, said.format(1)): [1],
     }
-    assert [title for title, _, _ in fold_equal_lines(told)] == [STDOUT, "Captured log call"]
+    assert [title for title, _, _ in fold_equal_lines(sections)] == [STDOUT, "Captured log call"]

@@ -28,7 +28,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({}, ""),
         ({"TERM": "dumb", "PYTEST_XDIST_WORKER": "gw1"}, ""),
@@ -38,9 +38,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"PATH": None}, "environment variable PATH is gone"),
     ],
 )
-def test_environment(change: dict[str, str | None], told: str) -> None:
+def test_environment(change: dict[str, str | None], expected: str) -> None:
     changed = {k: v for k, v in {**ENVIRONMENT, **change}.items() if v is not None}
-    assert difference(identity(ENVIRONMENT), identity(changed)) == told
+    assert difference(identity(ENVIRONMENT), identity(changed)) == expected
 
 
 def test_values_are_not_told() -> None:

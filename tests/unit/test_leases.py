@@ -41,8 +41,10 @@ def folder(tmp_path: Path) -> LockFolder:
 
 @pytest.fixture
 def queue(folder: LockFolder) -> Queue:
-    def make(timeout: float = 0.01, told: list[str] | None = None, turn: float = 0.0) -> LeaseQueue:
-        said: list[str] = [] if told is None else told
+    def make(
+        timeout: float = 0.01, messages: list[str] | None = None, turn: float = 0.0
+    ) -> LeaseQueue:
+        said: list[str] = [] if messages is None else messages
         return LeaseQueue("our command", timeout, said.append, folder=folder, turn=turn)
 
     return make
@@ -127,19 +129,19 @@ def test_what_another_process_holds_is_left_out(queue: Queue, folder: LockFolder
 
 
 def test_waits_and_says_once_who_holds_it(queue: Queue, folder: LockFolder) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     with holder(folder, ["a", "b"]) as other:
 
-        def tell(text: str) -> None:
-            told.append(text)
+        def report(text: str) -> None:
+            messages.append(text)
             print("", file=other.stdin, flush=True)
 
         waiting = queue(timeout=DEADLINE)
-        waiting._tell = tell
+        waiting._tell = report
         lease = waiting.acquire(["a", "b"], 2)
         lease.release()
         assert line_of(other) == "released\n"
-        (text,) = told
+        (text,) = messages
         assert f"a, b held by pid {other.pid} (" in text
         assert "their command" in text
         assert " since " in text
@@ -149,8 +151,8 @@ def test_waits_and_says_once_who_holds_it(queue: Queue, folder: LockFolder) -> N
 
 def test_gives_up_with_the_names_of_the_holders(queue: Queue, folder: LockFolder) -> None:
     with holder(folder, ["a"]) as other, holder(folder, ["b"]) as third:
-        told: list[str] = []
-        ours = queue(timeout=0.5, told=told)
+        messages: list[str] = []
+        ours = queue(timeout=0.5, messages=messages)
         with pytest.raises(LeaseError) as error:
             ours.acquire(["a", "b", "c"], 2)
         text = str(error.value)
@@ -158,7 +160,7 @@ def test_gives_up_with_the_names_of_the_holders(queue: Queue, folder: LockFolder
         assert f"a held by pid {other.pid} (" in text
         assert f"b held by pid {third.pid} (" in text
         assert "--pprank-lease off" in text
-        assert len(told) == 1  # for many checks
+        assert len(messages) == 1  # for many checks
         with pytest.raises(LeaseError, match="within 0 s"):  # a run waits in vain only once
             ours.acquire(["a"], 1)
         assert folder.names() == ["a", "b"]  # no ticket, and not the free one
@@ -197,7 +199,7 @@ def test_children_of_the_owner_do_not_keep_its_lease(queue: Queue, folder: LockF
 
 def test_all_or_nothing(queue: Queue, folder: LockFolder) -> None:
     """A process that waits for two locks keeps neither while it waits, and gets both in the end."""
-    told: list[str] = []
+    messages: list[str] = []
     with holder(folder, ["b"]) as other, process(folder, ["a", "b"], 2) as waiting:
         wait_for(lambda: folder.names("wait-"), "it waits")
         # bypasses its ticket: the question is whether it holds a
@@ -206,7 +208,7 @@ def test_all_or_nothing(queue: Queue, folder: LockFolder) -> None:
         print("", file=other.stdin, flush=True)
         assert line_of(waiting) == "held a b\n"
         with pytest.raises(LeaseError):
-            queue(told=told).acquire(["a", "b"], 1)
+            queue(messages=messages).acquire(["a", "b"], 1)
 
 
 def test_contenders_never_meet_nor_lock_each_other_out(folder: LockFolder, tmp_path: Path) -> None:

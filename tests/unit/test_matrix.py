@@ -76,12 +76,12 @@ def test_each_lock_has_its_tox_environment(tmp_path: Path) -> None:
     )
     need = "tox.ini: each lock needs its number and its line in testenv:sglang05{...}"
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{need}"
-    told = dict(zip(names, done.stdout.split("[testenv:")[1:], strict=True))
+    sections = dict(zip(names, done.stdout.split("[testenv:")[1:], strict=True))
     for release, name in zip(locked(), names, strict=True):
-        assert f"setup --sglang {release} --yes --no-verify" in told[name], need
-        assert "--pyargs pytest_pprank.suite --pp-size 2" in told[name]
-        assert f"constraints = {ROOT}" in told[name]
-    judged = [name for name in names if "known-bugs --judge" in told[name]]
+        assert f"setup --sglang {release} --yes --no-verify" in sections[name], need
+        assert "--pyargs pytest_pprank.suite --pp-size 2" in sections[name]
+        assert f"constraints = {ROOT}" in sections[name]
+    judged = [name for name in names if "known-bugs --judge" in sections[name]]
     assert judged == ["sglang0519"]
     # the dash makes tox ignore pytest's exit code there; not every tox shows it
     (suite,) = (line for line in (ROOT / "tox.ini").read_text().splitlines() if "0519: -" in line)

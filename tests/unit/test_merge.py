@@ -218,5 +218,5 @@ def test_errors_of_ours_lead_with_what_they_say(merged: Merged) -> None:
 
 def test_a_revert_is_told_once_in_a_failure(merged: Merged) -> None:
     call = merged("assert 0", "assert 0", reverted=("26883: some fix",))["call"]
-    told = [text for _, text in call.sections] + call.longreprtext.splitlines()
-    assert sum("reverted: 26883" in text for text in told) == 1
+    texts = [text for _, text in call.sections] + call.longreprtext.splitlines()
+    assert sum("reverted: 26883" in text for text in texts) == 1

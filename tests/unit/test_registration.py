@@ -162,8 +162,8 @@ def test_evidence_of_both_is_compared(config: Config) -> None:
     findings.brought(0, json.dumps({"evidence": evidence, "counts": {}, "given_up": False}))
     findings.brought(1, "")
     findings.compare()
-    told = [seen.finding.text.partition("\n")[0] for seen in findings.all()]
-    assert told == [
+    lines = [seen.finding.text.partition("\n")[0] for seen in findings.all()]
+    assert lines == [
         "found {0: 7, 1: None}",
         "found {0: [1], 1: None}",
         "the perturbation itself failed (ValueError: I am no good)",

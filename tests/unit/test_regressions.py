@@ -144,14 +144,14 @@ def test_all_caught_is_success(bench: Bench, capsys: pytest.CaptureFixture[str])
     bench.add("one", CAUGHT)
     bench.add("two", run_of(red(), reached=reached("t")))
     assert bench.run() == 0
-    told = capsys.readouterr().out.splitlines()
-    rows = {line.split()[0]: line for line in told if line.startswith(("one ", "two "))}
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in lines if line.startswith(("one ", "two "))}
     assert "caught" in rows["one"]
     assert "assert_kv_balanced" in rows["one"]
     assert "test_a.py::test_b[pp2]" in rows["one"]
     assert rows["one"].endswith("function, request")
     assert rows["two"].endswith("neither")
-    assert told[-1].startswith("2 of 2 caught; ")
+    assert lines[-1].startswith("2 of 2 caught; ")
     assert bench.json()["results"]["one"]["names_request"] is True
 
 
@@ -531,8 +531,8 @@ def test_bad_input(
         (bench.folder / "same" / f"{file}.yaml").write_text(text)
     (bench.folder / "bad.json").write_text('{"schema": 1}')
     assert main(["regressions", *arguments]) == 2
-    told = capsys.readouterr().err
-    assert [word for word in words if word not in told] == []
+    err = capsys.readouterr().err
+    assert [word for word in words if word not in err] == []
     assert bench.calls == []
 
 
@@ -587,6 +587,6 @@ def test_new_regression_refuses(
     bench: Bench, arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["new-regression", *arguments]) == 2
-    told = capsys.readouterr().err
-    assert [word for word in words if word not in told] == []
+    err = capsys.readouterr().err
+    assert [word for word in words if word not in err] == []
     assert not list(bench.folder.glob("*.yaml"))

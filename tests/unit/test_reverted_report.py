@@ -53,8 +53,8 @@ def test_some_went_red(
     report: RevertReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(report, tmp_path, monkeypatch, "t.py::a", "t.py::c")
-    told = list(report.lines(RAN, ["t.py::c"]))
-    assert told[-1] == "2 of 3 tests came to the reverted code; 1 of them went red"
+    lines = list(report.lines(RAN, ["t.py::c"]))
+    assert lines[-1] == "2 of 3 tests came to the reverted code; 1 of them went red"
 
 
 def test_the_file_that_somebody_else_reads_is_kept(

@@ -455,7 +455,7 @@ def test_what_is_printed_belongs_to_the_phase_that_ends() -> None:
     run = SimulatedRun().play((1, 0, through("setup")), (2, 0, subtest), (3, 0, DONE), until=4)
     over = [action for action in run.actions if isinstance(action, PhaseOver)]
     assert over == [PhaseOver(0, "setup"), PhaseOver(0, "teardown")]
-    assert [told["when"] for told in run.state.reports.by_rank[0]] == ["setup", "call", "teardown"]
+    assert [it["when"] for it in run.state.reports.by_rank[0]] == ["setup", "call", "teardown"]
 
 
 def test_a_short_test_is_not_looked_at() -> None:

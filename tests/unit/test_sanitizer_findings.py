@@ -191,8 +191,8 @@ def test_groups_that_not_all_ranks_create() -> None:
     assert "  rank 1 created 0, number 1: none" in finding.text
 
 
-def ran(stage: int, count: int, told: str = "decode of a") -> dict[str, Any]:
-    return {"role": "pp", "stage": stage, "count": count, "hash": count, "last": told}
+def ran(stage: int, count: int, last: str = "decode of a") -> dict[str, Any]:
+    return {"role": "pp", "stage": stage, "count": count, "hash": count, "last": last}
 
 
 def test_stages_that_ran_other_forwards() -> None:
@@ -210,8 +210,8 @@ def test_group_that_is_given_up_is_not_compared() -> None:
         findings = Findings(["consensus"])
         for rank in (0, 1):
             evidence = {"consensus": ran(rank, rank)}
-            told = {"given_up": given_up and rank == 1, "evidence": evidence, "counts": {}}
-            findings.brought(rank, json.dumps(told))
+            report = {"given_up": given_up and rank == 1, "evidence": evidence, "counts": {}}
+            findings.brought(rank, json.dumps(report))
         findings.compare()
         assert len(list(findings.all())) == found
 

@@ -181,18 +181,18 @@ class TestCommand:
     ) -> None:
         edit(root, next(cut for cut in ALL if cut.name == "inc_lock_ref"), "pass")
         assert main(["seams"]) == 1
-        told = capsys.readouterr().out
-        assert f"{len(PLACES)} places, 1 missing\n\nMISSING event lock: " in told
-        assert "SGLang has no BasePrefixCache.inc_lock_ref" in told
-        assert "off: sanitizer kv, observe.on('lock')" in told
+        out = capsys.readouterr().out
+        assert f"{len(PLACES)} places, 1 missing\n\nMISSING event lock: " in out
+        assert "SGLang has no BasePrefixCache.inc_lock_ref" in out
+        assert "off: sanitizer kv, observe.on('lock')" in out
 
     def test_json(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["seams", "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["sglang"]["root"] == str(root)
-        assert [place["name"] for place in told["places"]] == list(PLACES)
-        assert {place["kind"] for place in told["places"]} == {"event", "seam"}
-        forward = next(place for place in told["places"] if place["name"] == "forward")
+        found = json.loads(capsys.readouterr().out)
+        assert found["sglang"]["root"] == str(root)
+        assert [place["name"] for place in found["places"]] == list(PLACES)
+        assert {place["kind"] for place in found["places"]} == {"event", "seam"}
+        forward = next(place for place in found["places"] if place["name"] == "forward")
         assert forward["where"] == ["sglang.srt.model_executor.model_runner: ModelRunner: forward"]
 
     def test_no_sglang(
