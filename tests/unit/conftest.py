@@ -14,7 +14,7 @@ from pytest_pprank.sglang.events.types import Event
 
 
 class Watched(Watch):
-    """A Watch whose events a test makes. `found`: the findings, `told`: their first lines."""
+    """A Watch whose events a test makes. `found`: the findings, `lines`: their first lines."""
 
     def __init__(self, kind: type[Sanitizer], **pprank: Any) -> None:
         self.found: list[Finding] = []

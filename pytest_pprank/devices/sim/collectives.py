@@ -172,6 +172,7 @@ def _issuing(original: Any) -> Any:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         before = getattr(_local, "group", None)
+        # c10d's kernels run inside the call, in this thread, and do not know their group otherwise
         _local.group, _local.issued, _local.envelope = self, None, None
         try:
             work = original(self, *args, **kwargs)

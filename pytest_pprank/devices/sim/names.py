@@ -87,6 +87,7 @@ class _Search:
                 waiting.append((value, name, 1, False))
         while waiting and self._left > 0:
             value, name, depth, owned = waiting.popleft()
+            # again if it is now nearer: the depth limit may have cut off its contents
             if isinstance(value, _LEAVES) or self._seen.get(id(value), _DEPTH + 1) <= depth:
                 continue
             self._seen[id(value)] = depth

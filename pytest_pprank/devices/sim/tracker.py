@@ -47,6 +47,8 @@ def touch_bytes(
         Entry, (lo, hi, write, sid, work.number, work, tensor.shape, tensor.dtype, rows, False)
     )
     log = block.log
+    # `clean` saves comparisons: the version up to which a stream is ordered after the whole log.
+    # The version changes only with the accessing stream: work on one stream is ordered anyway.
     if block.last != sid:
         if block.last == FREED:
             block.log = log = {key: e._replace(freed=True) for key, e in log.items()}

@@ -137,6 +137,8 @@ class AbortWatch:
         earlier_turns = range(
             forward.iteration - len(view.slots), aborted.since - 1, -len(view.slots)
         )
+        # an earlier turn of this slot since the abort could have run the forward, unless it ran
+        # prompts of others
         late = any(turn not in self._prompts[view.place] for turn in earlier_turns)
         if len(begun) > 1 or (late and not _ends(aborted.result, extend, view)):
             self._lost(aborted, f"{view.place} has begun since: {', '.join(begun)}")

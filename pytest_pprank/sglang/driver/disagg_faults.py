@@ -67,7 +67,7 @@ class Fault(Life):
         self._first = self.count if not self.hits else self._first
         self.hits += 1
 
-    def iteration(self, number: int) -> None:  # noqa: ARG002  (its own: since it is in force)
+    def iteration(self, number: int) -> None:  # noqa: ARG002  (it counts from its own start)
         """Count an iteration of this stage; after its last one the fault is over."""
         self.count += 1
         limit = self._iterations

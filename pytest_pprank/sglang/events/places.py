@@ -18,7 +18,7 @@ class Methods:
     """Methods (or fields) of a class, or functions of a module (`owner` empty).
 
     `takes`: the allowed names of those parameters whose values are read, by position (0: the object
-    itself). Methods in `optional` may be missing. `passed`: whether calls of these methods are the
+    itself). Methods in `optional` may be missing. `hooked`: whether calls of these methods are the
     hook point; else they only distinguish one shape from another.
     """
 

@@ -1,7 +1,7 @@
 """Finds out which shape a place has in an SGLang, from its source files or its classes.
 
-Reading the files (`Files`) takes a tenth of a second and imports nothing; the header of a run uses
-it. Inspecting imported classes (`Classes`) is what ranks do, and is authoritative.
+Reading the files (`SourceInspector`) takes a tenth of a second and imports nothing; the header of a
+run uses it. Inspecting imported classes (`ClassInspector`) is what ranks do, and is authoritative.
 """
 
 from __future__ import annotations

@@ -161,6 +161,7 @@ def _equal_tokens(text: str, function: FunctionSource) -> list[Span]:
     for first in range(len(keys) - len(sought) + 1):
         last = first + len(sought) - 1
         if keys[first : last + 1] == sought and _is_bounded(tokens, first, last):
+            # a trailing comma was dropped on both sides; if the text has one, the match includes it
             following = in_body[in_body.index(tokens[last]) + 1 :][:1]
             comma = following if ends_in_comma and [t.string for t in following] == [","] else []
             found.append(_token_span(tokens[first], [tokens[last], *comma][-1]))
