@@ -127,14 +127,14 @@ def scheduler(_started_scheduler: Scheduler, pprank: Pprank) -> Iterator[Schedul
     warning, and the Scheduler is reset to its state after the start. If the reset fails, the worker
     group is replaced.
     """
-    from pytest_pprank.devices.sim.looking import settle
-    from pytest_pprank.sglang.events.hook_points import taps
+    from pytest_pprank.devices.sim.untracked import wait_for_device
+    from pytest_pprank.sglang.events.hook_points import hook_points
     from pytest_pprank.sglang.stage.idle import drop_new_attributes, idle_problems, reset_scheduler
 
-    settle()
+    wait_for_device()
     # before a test, not after it: fixtures that are torn down later may undo their own changes
     drop_new_attributes(_started_scheduler)
-    taps.refresh()  # the Scheduler's start may have imported more classes to wrap
+    hook_points.refresh()  # the Scheduler's start may have imported more classes to wrap
     yield _started_scheduler
     left = idle_problems(_started_scheduler)
     reset_scheduler(_started_scheduler)

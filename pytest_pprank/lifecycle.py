@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_pprank.rank.handle import Pprank
     from pytest_pprank.sglang.driver.engine import Engine
-    from pytest_pprank.sglang.events.hook_points import Passage
+    from pytest_pprank.sglang.events.hook_points import HookCall
     from pytest_pprank.sglang.events.types import Quiescent
 
 _T = TypeVar("_T")
@@ -118,15 +118,15 @@ class Context(Cleanups):
         if not passes(seam, self.pprank.role):
             return
         from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
-        from pytest_pprank.sglang.events.hook_points import taps
+        from pytest_pprank.sglang.events.hook_points import hook_points
 
-        def guarded(passage: Passage) -> None:
-            self.guard(lambda: listener(passage.event))
+        def guarded(call: HookCall) -> None:
+            self.guard(lambda: listener(call.event))
 
-        for needed in taps.seam(seam).needs:
+        for needed in hook_points.point(seam).needs:
             self._check_declared(needed)
-            self.at_end(taps.listen(needed, self._note))
-        self.at_end(taps.listen(seam, guarded))
+            self.at_end(hook_points.listen(needed, self._note))
+        self.at_end(hook_points.listen(seam, guarded))
 
     def _check_declared(self, seam: str) -> None:
         """Raise ValueError for a hook point that the row does not name.
@@ -140,8 +140,8 @@ class Context(Cleanups):
         """Return the hook points that the row names."""
         raise NotImplementedError
 
-    def _note(self, passage: Passage) -> None:
-        self.guard(lambda: passage.event)
+    def _note(self, call: HookCall) -> None:
+        self.guard(lambda: call.event)
 
     def guard(self, function: Callable[..., _T], *args: object) -> _T | None:
         """Call `function` and return its result; turn an exception into a finding and return None.

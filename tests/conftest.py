@@ -1,6 +1,4 @@
-"""Shared by all tests: `runner` runs pytest in a folder and process of its own, and reads what it
-says.
-"""
+"""Fixtures of all tests: `runner` runs pytest in a separate folder and process."""
 
 from __future__ import annotations
 
@@ -24,12 +22,12 @@ T = TypeVar("T")
 pytest_plugins = ["pytester"]
 
 MARK = "PPRANK_TEST_RUN"
-"""Environment variable by which the processes of a run are recognised, whoever adopts them."""
+"""Environment variable that identifies the processes of a run, whoever adopts them."""
 
 DEADLINE = 120
 
 _NOT_PASSED_ON = ("PYTEST_XDIST", "PYTHONUNBUFFERED")
-"""Variables by which the tests would see less, or more, than a user."""
+"""Variables that would make the tests see less, or more, than a user does."""
 
 
 @dataclass
@@ -40,32 +38,32 @@ class Run:
     out: str
 
     def outcome(self, test: str) -> str:
-        """The word after the test's id in -v output."""
+        """Return the word after the test's id in -v output."""
         found: list[str] = re.findall(rf"::{re.escape(test)} ([A-Z]+)", self.out)
         assert found, f"{test} did not run:\n{self.out}"
         return found[0]
 
     def failure(self, test: str) -> str:
-        """The block of a failed test."""
+        """Return the text block of a failed test."""
         pattern = rf"\n_+ (?:ERROR at \w+ of )?{re.escape(test)} _+\n(.*?)(?=\n_{{5,}} |\n={{5,}} )"
         found = re.search(pattern, self.out, re.DOTALL)
         assert found, f"no failure of {test}:\n{self.out}"
         return found.group(1)
 
     def findings(self, test: str) -> str:
-        """What sanitizers say in the block of a failed test, and all behind it."""
+        """Return the sanitizers' part in the block of a failed test, and all after it."""
         _, head, rest = self.failure(test).partition("- sanitizers -")
         assert head, f"no finding in {test}:\n{self.out}"
         return rest
 
     def counts(self) -> dict[str, int]:
-        """What the last line counts."""
+        """Return the counts in the last line."""
         last = [line for line in self.out.splitlines() if re.search(r" in \d+\.\d+s", line)][-1]
         return {word: int(n) for n, word in re.findall(r"(\d+) ([a-z]+)", last)}
 
 
 class Runner:
-    """Starts pytest runs in a folder of their own; every process of them carries a mark."""
+    """Starts pytest runs in a folder of their own; all their processes carry a mark."""
 
     def __init__(self, folder: Path, deadline: float = DEADLINE) -> None:
         self.folder = folder
@@ -80,11 +78,11 @@ class Runner:
         shutil.copytree(folder, self.folder, dirs_exist_ok=True)
 
     def environment(self, **own: str) -> dict[str, str]:
-        """What a process of a run gets; `own` comes on top."""
+        """Return the environment of a process of a run; `own` overrides it."""
         return {
             **{k: v for k, v in os.environ.items() if not k.startswith(_NOT_PASSED_ON)},
             MARK: self.mark,
-            # leases of its own: not to wait for the tests of somebody else on this machine
+            # its own leases, so that it does not wait for other tests on this machine
             "PPRANK_LEASE_DIR": str(self.folder),
             **own,
         }
@@ -115,7 +113,7 @@ class Runner:
 
     @staticmethod
     def read_until(process: subprocess.Popen[str], text: str) -> str:
-        """Return the first line of what a run says that has `text`."""
+        """Return the first line of a run's output that contains `text`."""
         lines = []
         for line in process.stdout or ():
             lines.append(line)
@@ -124,7 +122,7 @@ class Runner:
         raise AssertionError(f"never said {text!r}:\n{''.join(lines)}")
 
     def processes(self) -> dict[int, str]:
-        """The live processes of our runs: pid to command line."""
+        """Return the live processes of our runs: pid to command line."""
         found = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -133,11 +131,11 @@ class Runner:
                 if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
                     found[int(entry.name)] = (entry / "cmdline").read_bytes().decode()[:300]
             except OSError:
-                continue  # gone meanwhile
+                continue  # gone by now
         return found
 
     def wait_for(self, condition: Callable[[], T | None], what: str) -> T:
-        """Wait until `condition()` is true, and return it."""
+        """Wait until `condition()` is true, and return its value."""
         deadline = time.monotonic() + self.deadline
         while not (value := condition()):
             assert time.monotonic() < deadline, f"timed out waiting until {what}"

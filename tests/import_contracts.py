@@ -1,6 +1,6 @@
-"""A contract for import-linter that it does not bring: no module imports itself by way of others.
+"""A contract that import-linter does not provide: no module imports itself through others.
 
-Imports of types only are left out of the graph (see ``[tool.importlinter]`` in pyproject.toml).
+Type-only imports are excluded from the graph (see ``[tool.importlinter]`` in pyproject.toml).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from importlinter import Contract, ContractCheck, output
 
 
 class NoCycles(Contract):  # type: ignore[misc]
-    """Breaks at each import whose module leads back to the one that imports it."""
+    """Is broken by each import whose module leads back to the importing one."""
 
     def check(self, graph: Any, verbose: bool) -> ContractCheck:
-        """Look for a way back from each import."""
+        """Search a way back from each import."""
         del verbose
         chains: dict[frozenset[str], tuple[str, ...]] = {}
         for importer in sorted(graph.modules):

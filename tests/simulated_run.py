@@ -1,4 +1,4 @@
-"""A test run without ranks: a script says what they say and what is seen of them, at what time.
+"""A test run without ranks: a script of what ranks send, what can be observed of them, and when.
 
 It does what controller.test_run.TestRun does, with a clock of its own.
 """
@@ -32,24 +32,24 @@ SERIAL = 7
 
 
 @dataclass
-class Seeable:
-    """What would be seen of the ranks by looking at them."""
+class Visible:
+    """What can be observed of the ranks."""
 
     debugged: frozenset[int] = frozenset()
     stopped: frozenset[int] = frozenset()
     waits: Waits = field(default_factory=Waits)
     blocked: frozenset[int] = frozenset()
     cost: float = 0.0
-    """Seconds that a look at the ledgers takes."""
+    """Seconds that reading the ledgers takes."""
     ends: GroupEnded | None = None
-    """How the group ends by itself, where that is waited for."""
+    """How the group ends by itself, if the controller waits for that."""
     ends_at_once: bool = False
-    """Whether that is known without waiting."""
+    """Whether that end is known without waiting."""
     ends_forced: GroupEnded | None = None
-    """How it ends when it is told to."""
+    """How the group ends if it is forced to."""
 
     def see(self, look: Query) -> QueryResult:
-        """Answer a look."""
+        """Return the observation for a request."""
         if isinstance(look, ReadLedgers):
             return LedgersRead(self.waits, self.blocked, self.cost)
         if isinstance(look, FindStopped):
@@ -61,15 +61,15 @@ class Seeable:
 
 
 Event = tuple[float, int, "Message | None"] | tuple[float, dict[str, Any]]
-"""When, which rank, what it says (None: its connection closes); or when, what would be seen."""
+"""(time, rank, message; None: its connection closes), or (time, what can be observed)."""
 
 
 class SimulatedRun:
-    """Plays events from second 0 on. `verdict` and `now` are those of the end."""
+    """Plays events from second 0 on. `verdict` and `now`: at the end."""
 
     def __init__(self, world_size: int = 2, timeout: float = 60, grace: float = 5) -> None:
         self.now = 0.0
-        self.seeable = Seeable()
+        self.visible = Visible()
         order = RunTest(("test_it.py", "test_it"), None, SERIAL, "test_it.py::test_it[pp2]")
         self.state = RunState(order, world_size, Deadlines(timeout, grace, self.now))
         self.judge = Judge(self.state, self.now)
@@ -84,7 +84,7 @@ class SimulatedRun:
         return self.verdict is not None or self.state.over
 
     def play(self, *events: Event, until: float = 1000) -> SimulatedRun:
-        """Let everything happen, and time go on until the run ends, or that second."""
+        """Play the events, and let time pass until the run ends or until that second."""
         coming = sorted(events, key=lambda event: event[0])
         while not self.ended and self.now < until:
             patience = self.judge.patience(self.now)
@@ -97,24 +97,24 @@ class SimulatedRun:
         return self
 
     def happen(self, *what: Any) -> None:
-        """Let a rank say something, or change what would be seen."""
+        """Let a rank send a message, or change what can be observed."""
         if len(what) == 1:
-            vars(self.seeable).update(what[0])
+            vars(self.visible).update(what[0])
         else:
             rank, message = what
             self.actions += self.state.take(rank, message, self.now)
 
     def decide(self) -> Trouble | None:
-        """Ask the judge, and look at what it wants looked at."""
+        """Ask the judge, and make the observations that it requests."""
         step = self.judge.trouble(self.now)
         while isinstance(step, Query):
             self.looks.append((self.now, step))
-            step = self.judge.trouble(self.now, self.seeable.see(step))
+            step = self.judge.trouble(self.now, self.visible.see(step))
         self.verdict = step
         return step
 
     def looked(self, kind: type[Query]) -> list[float]:
-        """When such a look was asked for."""
+        """Return the times at which such an observation was requested."""
         return [when for when, look in self.looks if type(look) is kind]
 
     def __str__(self) -> str:
@@ -127,24 +127,24 @@ def report(when: str, outcome: str = "passed", **more: Any) -> Report:
 
 
 def through(phase: str, outcome: str = "passed", **more: Any) -> Exchange:
-    """A rank is through with setup or call, and waits there for the others."""
+    """Return a rank's message that it has finished setup or call, and waits for the others."""
     number = ("setup", "call").index(phase) + 101
     operation = f"end of {phase}"
     return Exchange(number, operation, outcome, b"", SERIAL, report(phase, outcome, **more))
 
 
 def meeting(number: int = 1, operation: str = "barrier()", serial: int = SERIAL) -> Exchange:
-    """A rank comes to a meeting of the test."""
+    """Return a rank's message that it has come to a meeting of the test."""
     return Exchange(number, operation, "test_it.py:3", None, serial)
 
 
 def ended(error: str = "", first: int = -1, **exits: int) -> GroupEnded:
-    """All processes are gone; `exits` by rank: ``r1=-9``."""
+    """Return the message that all processes have exited; `exits` by rank: ``r1=-9``."""
     return GroupEnded("g1", {int(rank[1:]): code for rank, code in exits.items()}, error, first)
 
 
 def launcher(when: float, message: GroupEnded) -> Event:
-    """The launcher tells how the group has ended."""
+    """Return the event by which the launcher reports how the group has ended."""
     return when, LAUNCHER, message
 
 

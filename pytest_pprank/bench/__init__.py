@@ -1,6 +1,6 @@
-"""The regression bench: is each historical bug of SGLang seen when its fix is taken out again?
+"""The regression bench: does the suite detect historical bugs of SGLang when a fix is reverted?
 
-`command` is the order of events; `cases` reads what is to be taken out, `runs` starts one pytest
-per case, in which `recorder` (a pytest plugin) writes down what happens, `judgement` decides,
-`results` keeps it in a JSON file, `table` and `page` show it.
+`command` runs the bench; `cases` reads the reverts, `runs` starts one pytest process per case,
+`recorder` (a pytest plugin in that process) records its events, `judgement` evaluates them,
+`results` stores the outcome in a JSON file, `table` and `page` show it.
 """

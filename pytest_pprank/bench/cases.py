@@ -1,4 +1,4 @@
-"""The reverts that are to be measured: files, or names of shipped ones."""
+"""The reverts to measure: files, or names of shipped ones."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pytest_pprank.sglang.reverts.apply import edited_in
 
 @dataclass(frozen=True)
 class Case:
-    """One revert: `spec` is what ``--pprank-revert`` gets, `digest` changes with its content.
+    """One revert. `spec`: the value for ``--pprank-revert``; `digest` changes with its content.
 
-    `present` are the dotted names that it edits in the installed SGLang; none where it does not
-    apply, and `misfit` says why. `device_order`: it edits nothing that device cpu could show.
+    `present`: the dotted names that it edits in the installed SGLang; empty if it does not apply,
+    and then `misfit` says why. `device_order`: none of its edits can have an effect on device cpu.
     """
 
     revert: Revert
@@ -31,12 +31,12 @@ class Case:
 
     @property
     def id(self) -> str:
-        """What it is called in tables and in the JSON file."""
+        """Its name in tables and in the JSON file."""
         return self.revert.id
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Dotted names of the functions it edits, in any version of SGLang."""
+        """Dotted names of the functions that it edits, in any version of SGLang."""
         return tuple(target for patch in self.revert.patches for target in patch.targets)
 
     @property
@@ -46,7 +46,7 @@ class Case:
 
 
 def load_cases(specs: Sequence[str], package_root: Path) -> list[Case]:
-    """Return the cases of folders, files and names, each revert once; raises UsageError."""
+    """Return the cases in folders, files and names, each revert once; raises UsageError."""
     cases: dict[str, Case] = {}
     for spec in [word for given in specs for word in _spread(given)]:
         case = _case(spec, package_root)
@@ -60,7 +60,7 @@ def load_cases(specs: Sequence[str], package_root: Path) -> list[Case]:
 
 
 def _spread(spec: str) -> list[str]:
-    """Return the revert files of a folder; anything else stands for itself."""
+    """Return the revert files in a folder; for anything else the spec itself."""
     folder = Path(spec)
     if not folder.is_dir():
         return [spec]
@@ -75,7 +75,7 @@ def _case(spec: str, package_root: Path) -> Case:
         revert = reverts.resolve(spec)
     except UsageError as error:
         raise UsageError(str(error).removeprefix("--pprank-revert").lstrip(": ")) from None
-    # a pytest of its own runs elsewhere, so a file goes by its full path
+    # the measured pytest runs in another folder, so a file needs its absolute path
     shipped = reverts.NAMED.get(revert.id) is revert
     where = revert.id if shipped else str(Path(spec).resolve())
     digest = hashlib.sha256(repr(revert).encode()).hexdigest()

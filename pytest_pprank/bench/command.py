@@ -1,8 +1,8 @@
-"""The ``regressions`` command: order of events, words for the user, exit codes.
+"""The ``regressions`` command: sequence of steps, messages, exit codes.
 
 Exit code 0: the baseline is green and every revert that applies is caught. 1: the baseline is red,
 or a bug is missed, or a revert could not be measured, or none applies. 2: the command line or a
-file is at fault. 130: Ctrl-C; what was done is kept.
+file is wrong. 130: Ctrl-C; the results so far are kept.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from pathlib import Path
 from pytest_pprank.bench import results, table
 from pytest_pprank.bench.cases import Case, load_cases
 from pytest_pprank.bench.judgement import Result, Status, judge_baseline, misfit
-from pytest_pprank.bench.looking import CutOff, Looking
 from pytest_pprank.bench.order import Reach, reach_of, write_probe
 from pytest_pprank.bench.processes import Interruption
 from pytest_pprank.bench.results import Bench
 from pytest_pprank.bench.runs import WHOLE_SUITE, Options, Run, Runner
 from pytest_pprank.bench.scratch import scratch_folder
+from pytest_pprank.bench.search import BugSearch, CutOff
 from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
 from pytest_pprank.options import DEVICES, parse_sizes
 from pytest_pprank.sglang.static import release
 
 _PROBE_FROM = 4
-"""So many reverts that it pays to look first which tests get to them."""
+"""Number of reverts from which on it pays to determine first which tests reach them."""
 _POLL_S = 0.5
-"""How often we look whether we are asked to end."""
+"""How often to check whether the user has asked to stop, in seconds."""
 _PROBE = "probe: SGLang as it is, noting which tests get to the reverted functions"
 INTERRUPTED = 130
 
@@ -79,7 +79,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``regressions``; return the exit code."""
+    """Run ``regressions``; return the exit code."""
     try:
         return _Command(args).run()
     except UsageError as error:
@@ -91,7 +91,7 @@ class _Command:
     def __init__(self, args: argparse.Namespace) -> None:
         release.check_installed()
         root = release.package_root()
-        assert root is not None  # check_installed has just looked
+        assert root is not None  # check_installed has just checked
         self._options = _options(args)
         self._cases = load_cases(args.reverts, root)
         self._report: Path | None = args.report
@@ -109,10 +109,10 @@ class _Command:
             try:
                 self._measure(runner, folder)
             except KeyboardInterrupt:
-                self._tell()
+                self._print_results()
                 _say(f"interrupted; what was done is kept in {self._json}")
                 return INTERRUPTED
-        self._tell()
+        self._print_results()
         return self._code()
 
     def _measure(self, runner: Runner, folder: Path) -> None:
@@ -130,12 +130,12 @@ class _Command:
         for case in self._cases:
             if case.misfit and not bench.done(case):
                 self._keep(misfit(case))
-        self._all(Looking(runner, self._options, bench), runner, left)
+        self._all(BugSearch(runner, self._options, bench), runner, left)
 
     def _probe(self, runner: Runner, left: list[Case], file: Path) -> None:
-        """Look which tests get to the functions in question, to begin with these.
+        """Determine which tests reach the functions in question, to run these first.
 
-        A probe changes nothing of SGLang: if it is green, the run is the baseline, too.
+        A probe changes nothing in SGLang: if it is green, the run is the baseline, too.
         """
         bench = self._bench
         write_probe(left, file)
@@ -163,12 +163,12 @@ class _Command:
                     self._interruption.check()
             return future.result()
 
-    def _all(self, looking: Looking, runner: Runner, left: list[Case]) -> None:
+    def _all(self, search: BugSearch, runner: Runner, left: list[Case]) -> None:
         with ThreadPoolExecutor(self._jobs) as pool:
             pending: set[Future[Result]] = set()
             try:
                 with _stopping(runner):
-                    pending.update(pool.submit(looking.look, case) for case in left)
+                    pending.update(pool.submit(search.search, case) for case in left)
                     while pending:
                         done = wait(pending, _POLL_S, FIRST_COMPLETED).done
                         for future in done:
@@ -194,7 +194,7 @@ class _Command:
         known = self._bench.results
         return [known[c.id] for c in self._cases if c.id in known]
 
-    def _tell(self) -> None:
+    def _print_results(self) -> None:
         found = self._results()
         print(*table.table(found), sep="\n")
         if self._bench.baseline is not None:
@@ -214,14 +214,14 @@ class _Command:
 
 
 def _with(known: Reach, new: Reach, asked: Iterable[Case]) -> Reach:
-    """Add what a probe has found, also that no test gets to a function it has asked for."""
+    """Merge the findings of a probe, including functions in `asked` that no test reaches."""
     nowhere: dict[str, tuple[str, ...]] = {t: () for case in asked for t in case.present}
     return replace(new, tests_of={**known.tests_of, **nowhere, **new.tests_of})
 
 
 @contextmanager
 def _stopping(runner: Runner) -> Iterator[None]:
-    """On Ctrl-C, let all runs come to their end in good order."""
+    """On Ctrl-C, let all runs end in good order."""
     try:
         yield
     except KeyboardInterrupt:
@@ -231,7 +231,7 @@ def _stopping(runner: Runner) -> Iterator[None]:
 
 
 def _refuse_unusable(bench: Bench) -> None:
-    """Raise UsageError when not one test of the unmodified SGLang has run."""
+    """Raise UsageError if not a single test has run on the unmodified SGLang."""
     baseline = bench.baseline
     if baseline is not None and not baseline.tests:
         raise UsageError(f"the suite does not run on SGLang as it is: {baseline.reason}")
@@ -246,7 +246,7 @@ def _options(args: argparse.Namespace) -> Options:
     any_device = args.device in ("", "auto")
     return Options(
         sizes=args.pp_size,
-        # where there is no GPU: most bugs show on device cpu, which is quicker than sim
+        # without a GPU: device cpu shows most bugs and is faster than sim
         device=choose_device("auto", stages) if any_device else args.device,
         any_device=any_device,
         all_tests=args.all_tests,

@@ -1,10 +1,9 @@
-"""Is a revert about nothing but what a device does in which order, and where tensors are?
+"""Determines whether a revert only changes the order of device work, or where tensors are.
 
-Device cpu does everything at once and in the order of the program, so it cannot show such a bug: a
-host tensor is a device tensor there, an event has always happened.
-It is decided by structure: without all that is about device order (what is waited for, recorded,
-on which stream, whether a copy blocks, is pinned, or to which device it goes), the function is the
-same with the revert as without it.
+Device cpu runs everything at once and in program order, so it cannot show such a bug: there a host
+tensor is a device tensor, and every event has already happened. The decision is structural: if
+everything about device order is removed (waits, records, streams, blocking or pinned copies, target
+devices), the function is the same with and without the revert.
 """
 
 from __future__ import annotations
@@ -19,32 +18,32 @@ from pytest_pprank.sglang.reverts import Edited
 _ORDERING = frozenset(
     {"synchronize", "wait_event", "wait_stream", "record_event", "record_stream", "record", "wait"}
 )
-"""Methods of streams, events and tensors that only order things."""
+"""Methods of streams, events and tensors whose only effect is on order."""
 _MOVING = frozenset({"to", "cpu", "cuda", "pin_memory"})
 _ARGUMENTS = frozenset({"non_blocking", "pin_memory", "device"})
 _OF_ORDER = re.compile(r"(?:.*_)?(?:event|stream)(?:_ctx|_context)?", re.IGNORECASE)
-"""Names of events and streams: ``d2h_event``, ``current_stream``, ``copy_stream_ctx``."""
+"""Names of events and streams, such as ``d2h_event``, ``current_stream``, ``copy_stream_ctx``."""
 _DEVICES = re.compile(r"(?:cpu|cuda)(?::\d+)?")
 
 
 def is_of_device_order(edited: Iterable[Edited]) -> bool:
-    """Say whether device cpu cannot show a bug that these edits bring in."""
+    """Return whether device cpu cannot show a bug that these edits introduce."""
     return all(_rest(each.before) == _rest(each.after) for each in edited)
 
 
 def _rest(function: ast.AST) -> str:
-    """Return what is left of a function without device order, in comparable form."""
+    """Return a function without device order, in comparable form."""
     return ast.dump(_WithoutOrder().visit(copy.deepcopy(function)))
 
 
 class _WithoutOrder(ast.NodeTransformer):
-    """Takes statements and arguments of device order out; a value of it becomes None."""
+    """Removes statements and arguments about device order; values of that kind become None."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if _is_ordering(node.value) else self.generic_visit(node)
 
     def visit_Pass(self, node: ast.Pass) -> None:
-        """Take it out: what stands for an empty block may have been one of ours."""
+        """Remove it: a ``pass`` may replace a removed statement."""
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
         ours = _is_ordering(node.value) or all(map(_names_order, node.targets))
@@ -81,7 +80,7 @@ class _WithoutOrder(ast.NodeTransformer):
 def _is_ordering(node: ast.expr) -> bool:
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
         return False
-    # a torch.distributed handle is waited for on any device
+    # handles of torch.distributed are waited for on any device
     return node.func.attr in _ORDERING and "work" not in _last_name(node.func.value)
 
 
@@ -100,7 +99,7 @@ def _is_of_order(argument: str) -> bool:
 
 
 def _last_name(node: ast.expr) -> str:
-    """Return the last name of ``a.b.last``, ``last[i]`` and ``a.last(...)``; empty for the rest."""
+    """Return the last name of ``a.b.last``, ``last[i]`` and ``a.last(...)``; "" otherwise."""
     while isinstance(node, ast.Subscript | ast.Call):
         node = node.value if isinstance(node, ast.Subscript) else node.func
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")

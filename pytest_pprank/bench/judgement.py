@@ -1,4 +1,4 @@
-"""Was the bug seen? Decided from the run without and the run with the revert."""
+"""Evaluates whether the suite detected a bug, from the runs without and with its revert."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _USAGE = 4
 _MAX_TEXT = 8_000
 _REQUEST = re.compile(r"\breq-\d+\b")
 _NOT_RUN = ("worker group could not start", "collection failed on a rank")
-"""Verdicts on a group in which no test has run."""
+"""Verdicts on a worker group in which no test has run."""
 
 
 NOT_REACHED = "no test gets to the reverted code"
 
 
 class Status(str, Enum):
-    """What came of one revert."""
+    """The outcome of one revert."""
 
     CAUGHT = "caught"
     MISSED = "missed"
@@ -33,11 +33,11 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one revert, and the first failure that showed it.
+    """The outcome of one revert, and the first failure that showed it.
 
-    `reached`: some test got to the reverted code. `others`: further tests that went red.
-    `names_function`, `names_request`: the failure says the name of a reverted function, or the id
-    of a request. `reason` is in words, for everything but a catch.
+    `reached`: some test called the reverted code. `others`: further tests that failed.
+    `names_function`, `names_request`: whether the failure names a reverted function, or the id of a
+    request. `reason`: in words, for every outcome except CAUGHT.
     """
 
     id: str
@@ -58,14 +58,15 @@ class Result:
     tests: int = 0
     targets: tuple[str, ...] = ()
     device: str = ""
-    """On which device it was seen, where that is not the bench's own."""
+    """The device on which it was detected, if that is not the bench's own."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The suite on the unmodified SGLang. `red` tests count for no revert.
+    """The result of the suite on the unmodified SGLang.
 
-    `probed`: calls of the functions in question were noted meanwhile.
+    `red`: failing tests, which count for no revert. `probed`: calls of the reverted functions were
+    recorded in the same run.
     """
 
     green: bool
@@ -78,7 +79,7 @@ class Baseline:
 
 
 def judge_baseline(run: Run) -> Baseline:
-    """Say whether the unmodified SGLang is green. A run without a test is not."""
+    """Judge the run on the unmodified SGLang. A run without any test is not green."""
     red = tuple(dict.fromkeys(r.test for r in run.reds))
     reason = _why_not_run(run)
     if not reason and run.status is None:
@@ -96,12 +97,12 @@ def judge_baseline(run: Run) -> Baseline:
 
 
 def misfit(case: Case) -> Result:
-    """Return the result of a revert for another version of SGLang: nothing was run."""
+    """Return the result of a revert for another version of SGLang; nothing was run."""
     return _without_run(case, Status.MISFIT, case.misfit)
 
 
 def missed(case: Case, reason: str) -> Result:
-    """Return the result of a revert that is missed for sure: nothing was run."""
+    """Return the result of a revert that is certainly missed; nothing was run."""
     return _without_run(case, Status.MISSED, reason)
 
 
@@ -111,7 +112,7 @@ def _without_run(case: Case, status: Status, reason: str) -> Result:
 
 
 def judge(case: Case, run: Run, red_anyway: frozenset[str]) -> Result:
-    """Say what came of a revert; a test of `red_anyway` is no proof of anything."""
+    """Judge a run with a revert; failures of tests in `red_anyway` do not count."""
     reds = [red for red in run.reds if red.test not in red_anyway]
     ran = [red for red in reds if red.verdict not in _NOT_RUN]
     status, reason = _status(run, reds, ran)
@@ -148,7 +149,7 @@ def _status(run: Run, reds: list[Red], ran: list[Red]) -> tuple[Status, str]:
 
 
 def _why_not_run(run: Run) -> str:
-    """Return why the run is no run of tests; empty if it is one."""
+    """Return why the run has not run tests; "" if it has."""
     if run.errors:
         return run.errors[0]
     if run.status == _NO_TESTS:
@@ -162,7 +163,7 @@ def _why_not_run(run: Run) -> str:
 
 
 def _under_way(run: Run) -> str:
-    """Name the test that a run over its deadline was in: the first without a result."""
+    """Name the test that was running at the deadline: the first one without a result."""
     left = [test for test in run.topologies if test not in run.seconds_of]
     return left[0] if left else "no test"
 

@@ -1,4 +1,4 @@
-"""Which tests come first in a run with a revert: those that get to its code, quick ones first."""
+"""Orders the tests of a run with a revert: first those that reach its code, fast ones first."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _COMMON = frozenset({"the", "and", "that", "are", "test", "pp2", "for", "fix"})
 
 @dataclass(frozen=True)
 class Reach:
-    """Which tests get to which function, what each is about (its name and docstring), and how long
-    it takes on unmodified SGLang.
+    """Which tests call which functions.
 
-    Each topology has processes of its own, so a revert that no test of a topology gets to cannot
-    change what its tests do. Which test counts as a catch does not depend on any of this.
+    `tests_of`: test ids by function. By test id: `about`, the test's name and docstring;
+    `seconds_of`, its duration on the unmodified SGLang; `topologies`. Each topology has processes
+    of its own, so a revert that no test of a topology calls cannot affect that topology's tests.
+    None of this influences which test counts as a catch.
     """
 
     tests_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -31,23 +32,24 @@ class Reach:
     topologies: Mapping[str, str] = field(default_factory=dict)
 
     def knows(self, case: Case) -> bool:
-        """Say whether it was looked which tests get to this revert."""
+        """Return whether it has been determined which tests call this revert's functions."""
         return all(target in self.tests_of for target in case.present)
 
     def _tests(self, case: Case) -> set[str]:
         return {test for target in case.present for test in self.tests_of.get(target, ())}
 
     def untouched(self, case: Case) -> set[str]:
-        """Return the tests that the revert cannot touch; all of them where none gets to it."""
+        """Return the tests that the revert cannot affect; all of them if none reaches it."""
         tests = self._tests(case)
         if not self.knows(case) or not tests <= self.topologies.keys():
-            return set()  # also where something outside of a test got to it
+            return set()  # also if code outside of tests reached it
         touched = {self.topologies[test] for test in tests}
         return {test for test, topology in self.topologies.items() if topology not in touched}
 
     def first(self, case: Case, likely: Iterable[str] = ()) -> list[str]:
-        """Return the tests to begin with: `likely` ones, then all that get to the revert: those
-        that speak of the same things first, then the quick ones.
+        """Return the tests to run first: `likely` ones, then all that reach the revert.
+
+        The latter are sorted by similarity of their words to the revert's, then by duration.
         """
         tests = self._tests(case)
         likeness = self._likeness(case, tests)
@@ -55,7 +57,7 @@ class Reach:
         return list(dict.fromkeys([*likely, *ranked]))
 
     def _likeness(self, case: Case, tests: Iterable[str]) -> dict[str, float]:
-        """Return by test how much it has in common with the revert: rare words count most."""
+        """Return, by test, how many words it shares with the revert; rare words count more."""
         wanted = _words(" ".join([case.id, case.revert.title, *case.functions]))
         said = {test: _words(self.about.get(test, test)) for test in tests}
         uses = Counter(word for words in said.values() for word in words)
@@ -63,7 +65,7 @@ class Reach:
 
 
 def reach_of(run: Run) -> Reach:
-    """Sort out what a run with a probe has noted."""
+    """Build a Reach from the records of a run with a probe."""
     tests: dict[str, dict[str, None]] = {}
     for noted in run.reached:
         tests.setdefault(noted.target, {})[noted.test] = None
@@ -73,13 +75,13 @@ def reach_of(run: Run) -> Reach:
 
 
 def _words(text: str) -> set[str]:
-    """Return numbers (of PRs), and the beginnings of words: aborts and aborted are the same."""
+    """Return numbers (of PRs) and prefixes of words, so that "aborts" equals "aborted"."""
     words = re.findall(r"\d+|[a-z]+", text.lower())
     return {word if word.isdigit() else word[:5] for word in words if len(word) > 2} - _COMMON
 
 
 def write_probe(cases: Iterable[Case], file: Path) -> None:
-    """Write a revert that changes nothing, on all functions of `cases`: it only notes calls."""
+    """Write a revert of all functions of `cases` that changes nothing but records their calls."""
     edited = dict.fromkeys(target for case in cases for target in case.present)
     patches = [{"target": target, "preamble": "pass"} for target in edited]
     probe = {"id": "probe", "title": "changes nothing", "patches": patches}

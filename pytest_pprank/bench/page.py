@@ -1,4 +1,4 @@
-"""The results as one HTML file that needs nothing else: no script, no font, no network."""
+"""The results as one self-contained HTML file: no script, no font, no network."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _row(result: Result) -> str:
         f'<td class="mono">{_text(_breakable(test))}</td>',
         f"<td>{_text(names)}</td>",
     ]
-    # a row of its own, for a long text would make its column wide
+    # in a row of its own, because a long text would make its column wide
     below = f'<span class="what">{_text(result.title)}</span>{_more(result)}'
     more = f'<tr class="more"><td colspan="{len(cells)}">{below}</td></tr>'
     return f"<tbody><tr>{''.join(cells)}</tr>{more}</tbody>"

@@ -1,5 +1,5 @@
-"""A child with a deadline, of which nothing stays: not its launcher, not its ranks, not even when
-we are killed.
+"""Runs a child process with a deadline and leaves no descendants behind: neither its launcher nor
+its ranks, even if this process is killed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from pytest_pprank.launch import parent
 
 _ORDERLY_S = 15.0
-"""How long pytest gets after Ctrl-C: it ends its ranks and reports what it has."""
+"""Time that pytest gets after Ctrl-C to end its ranks and report its results, in seconds."""
 _POLL_S = 0.05
 _GONE_S = 10.0
 
@@ -26,9 +26,10 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Inside this context Ctrl-C, SIGTERM (a CI job that is cancelled, `timeout`) and SIGHUP end
-    us where we `check`, not in the middle of a file, and not at once with our children left. The
-    second one does not wait for that.
+    """Defers Ctrl-C, SIGTERM (a cancelled CI job, `timeout`) and SIGHUP to the next `check`.
+
+    So they interrupt neither the writing of a file nor leave children behind. A second signal takes
+    effect at once.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
             self._before = {number: signal.signal(number, self._ask) for number in _ENDS}
         return self
 
@@ -45,7 +46,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if we are asked to end."""
+        """Raise KeyboardInterrupt if a signal has asked to stop."""
         if self._asked:
             raise KeyboardInterrupt
 
@@ -55,11 +56,11 @@ class Interruption:
 
 
 class Child:
-    """A process in a session of its own; `mark` (a variable and its value) finds its descendants,
-    wherever they have gone: they inherit the environment.
+    """A process in a session of its own.
 
-    It gets SIGKILL when the thread that has made it ends, and so when we do; a pytest's launcher
-    then ends its ranks.
+    `mark` (an environment variable and its value) identifies all its descendants, since they
+    inherit the environment. The child gets SIGKILL when the thread that created it ends, and so
+    also when this process ends; a pytest's launcher then ends its ranks.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Child:
         self.output_file = folder / "output.txt"
         with self.output_file.open("wb") as output:
             self._process = subprocess.Popen(
-                # not by preexec_fn, which is not safe where there are threads
+                # not by preexec_fn, which is unsafe in a process with threads
                 [sys.executable, "-I", "-S", parent.__file__, str(os.getpid()), *command],
                 cwd=folder,
                 env={**environment, mark[0]: mark[1]},
@@ -85,15 +86,16 @@ class Child:
             )
 
     def wait(self, seconds: float) -> int | None:
-        """Return the exit code, None if the child still runs after `seconds`."""
+        """Return the exit code; None if the child still runs after `seconds`."""
         try:
             return self._process.wait(max(0.0, seconds))
         except subprocess.TimeoutExpired:
             return None
 
     def end(self) -> int:
-        """End the child if it still runs, as Ctrl-C does and then by force, and all that is left
-        of it; returns its exit code.
+        """End the child and its descendants; return the child's exit code.
+
+        A running child gets SIGINT first, then SIGKILL.
         """
         if self.wait(0) is None:
             self._process.send_signal(signal.SIGINT)
@@ -104,18 +106,19 @@ class Child:
         return code
 
     def output(self) -> str:
-        """Return what it has printed."""
+        """Return what the child has printed."""
         return self.output_file.read_text("utf-8", errors="replace")
 
     def _sweep(self) -> None:
-        """SIGKILL what carries the mark. The launcher ends its ranks itself when pytest is gone,
-        so it gets a moment for that.
+        """SIGKILL processes with the mark, after some time for a clean exit.
+
+        The launcher ends its ranks itself when pytest has exited.
         """
         started = time.monotonic()
         while left := list(self._left()):
             waited = time.monotonic() - started
             if waited > 2 * _GONE_S:
-                return  # a process in an uninterruptible wait: nothing ends it
+                return  # a process in an uninterruptible wait cannot be killed
             if waited > _GONE_S:
                 for pid in left:
                     with suppress(ProcessLookupError):
@@ -129,7 +132,7 @@ class Child:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             return False
         try:
-            # a zombie's is empty
+            # the environment of a zombie is empty
             return self._mark in (entry / "environ").read_bytes().split(b"\0")
         except OSError:
-            return False  # gone meanwhile, or another user's
+            return False  # gone by now, or of another user

@@ -1,8 +1,8 @@
-"""The pytest plugin of a measured run: orders the tests and writes down how each one ends.
+"""The pytest plugin in a measured run: orders the tests and records how each one ends.
 
-Loaded with ``-p`` and told by the environment where to write (`FOLDER`); on a rank, and in a run
-that nobody measures, it does nothing. One JSON line per event, so that a run that is killed leaves
-what it has found:
+It is loaded with ``-p``; the environment variable `FOLDER` says where to write. On a rank, and in a
+run without that variable, it does nothing. It writes one JSON line per event, so that a killed run
+leaves its results so far:
 
     {"event": "collected", "tests": [{"id": ..., "topology": ..., "doc": ...}, ...]}
     {"event": "phase", "id": ..., "phase": ..., "outcome": ..., "seconds": ..., "xfail": ...,
@@ -31,15 +31,15 @@ FOLDER = "PPRANK_REGRESSIONS_FOLDER"
 """The environment variable with the folder of this run; it also marks the run's processes."""
 EVENTS = "events.jsonl"
 ORDER = "order.json"
-"""Read if it is there: ``{"first": [test ids], "skip": [test ids]}``."""
+"""Read if it exists: ``{"first": [test ids], "skip": [test ids]}``."""
 _LIKELIEST = 6
-"""How many tests come before all others, for the price of a worker group more per topology."""
+"""How many tests run before all others; this costs one extra worker group per topology."""
 _MAX_TEXT = 100_000
 _ASSERTION = re.compile(r"\b(assert_\w+)\(")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start to record, if somebody measures and this is not a rank."""
+    """Start recording if this is a measured run and not a rank."""
     folder = os.environ.get(FOLDER)
     if folder and not is_rank():
         config.pluginmanager.register(Recorder(Path(folder)), "pprank-regressions-recorder")
@@ -62,13 +62,13 @@ class Recorder:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> Iterator[None]:
-        """Put the tests that are likely to see the bug first, and leave useless ones out."""
+        """Run tests that are likely to detect the bug first, and deselect useless ones."""
         if not self._order.is_file():
             return (yield)
         order = json.loads(self._order.read_text("utf-8"))
         self._arrange(config, items, order)
-        result = yield  # tests of one topology are moved together
-        # not all of a topology before the second likely one
+        result = yield  # the plugin groups tests by topology here
+        # run the likeliest tests before the rest of any topology
         likeliest = set(order["first"][:_LIKELIEST])
         items.sort(key=lambda item: short_id(item.nodeid) not in likeliest)
         return result
@@ -84,7 +84,7 @@ class Recorder:
         items[:] = sorted(kept, key=lambda item: places.get(short_id(item.nodeid), len(places)))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Tell what will run."""
+        """Record which tests will run."""
         tests = []
         for item in session.items:
             plan = plan_of(item)
@@ -94,7 +94,7 @@ class Recorder:
         self._write("collected", tests=tests)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Tell how a phase of a test ended."""
+        """Record how a phase of a test ended."""
         extra: dict[str, object] = {}
         if report.failed:
             extra = _failure(report)
@@ -110,20 +110,20 @@ class Recorder:
         )
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """Tell that all of a test is over."""
+        """Record that all phases of a test have ended."""
         self._write("finished", id=short_id(nodeid))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Tell about a file that cannot be collected."""
+        """Record a file that cannot be collected."""
         if report.failed:
             self._write("collect error", text=str(report.longrepr)[:_MAX_TEXT])
 
     def pytest_internalerror(self, excrepr: object) -> None:
-        """Tell that pytest itself broke."""
+        """Record an internal error of pytest."""
         self._write("internal error", text=str(excrepr)[:_MAX_TEXT])
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Tell the exit code."""
+        """Record the exit code."""
         self._write("end", status=int(exitstatus))
 
     def _write(self, event: str, **values: object) -> None:
@@ -146,7 +146,7 @@ def _failure(report: pytest.TestReport) -> dict[str, object]:
 
 
 def _seen_by(verdict: str, message: str, longrepr: object) -> str:
-    """Name the sanitizer, the assertion, else the exception or verdict that made the test red."""
+    """Return what made the test fail: sanitizer or assertion, else exception or verdict."""
     sanitizer = re.match(r"sanitizer: ([\w-]+)", message)
     if sanitizer:
         return f"sanitizer {sanitizer[1]}"
@@ -165,7 +165,7 @@ def _seen_by(verdict: str, message: str, longrepr: object) -> str:
 
 
 def _failing_lines(longrepr: object) -> Iterator[str]:
-    """Yield the line that pytest points at in each frame that it shows, the innermost first."""
+    """Yield the line that pytest marks in each frame that it shows, the innermost first."""
     entries = getattr(getattr(longrepr, "reprtraceback", None), "reprentries", ())
     for entry in reversed(entries):
         for line in getattr(entry, "lines", ()):

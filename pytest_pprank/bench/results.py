@@ -1,22 +1,22 @@
-"""The JSON file of a bench: what was measured, with what, so that a later run can go on.
+"""The JSON file of a bench: its results and their conditions, so that a later run can continue.
 
     {
       "schema": 1,
       "key": {"pytest_pprank": ..., "sglang": ..., "torch": ..., "python": ..., "options": {...}},
       "baseline": null or {"green": true, "tests": 34, "seconds": 40.1, "red": [], "reason": "",
-                   "probed": whether calls of the reverted functions were noted in that run},
+                   "probed": whether calls of the reverted functions were recorded in that run},
       "reach": null or {"tests_of": {function: [test ids]}, "about": {test id: words},
                 "seconds_of": {test id: seconds}, "topologies": {test id: words}},
-      "green_on_sim": [test ids that were run there without a revert, too],
+      "green_on_sim": [test ids that have passed there without a revert],
       "results": {revert id: {"status": "caught" | "missed" | "hung" | "does not apply" |
                   "could not run", "digest": of the revert's content, "title", "targets", "seconds",
                   "test", "seen_by", "verdict", "message", "text", "others": [test ids],
                   "names_function", "names_request", "reached", "reason", "tests",
-                  "device": where another one than the bench's has seen it}}
+                  "device": the one that detected it, if not the bench's own}}
     }
 
-The key holds versions and a fingerprint of the files of both packages, for they may be checkouts.
-With another key nothing counts any more, except which test has seen which bug: it comes first.
+The key contains versions and a fingerprint of the files of both packages, which may be checkouts.
+If the key differs, all results are dropped, except which test detected which bug: it runs first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SCHEMA = 1
 
 @dataclass
 class Bench:
-    """All that is known; `seen_before` is by revert id, from an earlier bench."""
+    """The contents of the file; `seen_before`: by revert id, a test of an earlier bench."""
 
     key: dict[str, Any]
     baseline: Baseline | None = None
@@ -55,14 +55,14 @@ class Bench:
     green_on_sim: set[str] = field(default_factory=set)
 
     def done(self, case: Case) -> bool:
-        """Say whether this revert, as it is now, has a result that a new run would repeat."""
+        """Return whether this revert, with its current content, has a result that can be reused."""
         result = self.results.get(case.id)
         return (
             result is not None and result.digest == case.digest and result.status != Status.FAILED
         )
 
     def save(self, file: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         values = {
             "schema": SCHEMA,
             "key": self.key,
@@ -77,9 +77,9 @@ class Bench:
 
 
 def load(file: Path, key: dict[str, Any], *, fresh: bool) -> Bench:
-    """Return the bench of `file` as far as it was measured with `key`; an empty one if `fresh`.
+    """Return the bench in `file` as far as it was measured with `key`; without results if `fresh`.
 
-    Raises UsageError for a file that is something else.
+    Raises UsageError for a file with other content.
     """
     if not file.is_file():
         return Bench(key)
@@ -113,7 +113,7 @@ def _result(values: dict[str, Any]) -> Result:
 
 
 def make_key(options: Options, package_root: Path) -> dict[str, Any]:
-    """Return what the results depend on, beside the reverts."""
+    """Return what the results depend on, in addition to the reverts."""
     own = Path(pytest_pprank.__file__).parent
     return {
         "pytest_pprank": f"{__version__} {_contents(own)}",
@@ -132,14 +132,14 @@ def _version(name: str) -> str | None:
 
 
 def _contents(root: Path) -> str:
-    """Fingerprint by contents: few files. This package's bench itself does not count."""
+    """Return a fingerprint of the contents of few files. The bench itself is excluded."""
     here = Path(__file__).parent
     files = (file for file in sorted(root.rglob("*.py")) if here not in file.parents)
     return _digest(part for f in files for part in (str(f.relative_to(root)), f.read_bytes()))
 
 
 def _stamps(root: Path) -> str:
-    """Fingerprint by size and time: SGLang has 3000 files."""
+    """Return a fingerprint of sizes and times: SGLang has 3000 files."""
     stats = ((file, file.stat()) for file in sorted(root.rglob("*.py")))
     return _digest(f"{f.relative_to(root)} {s.st_size} {s.st_mtime_ns}" for f, s in stats)
 

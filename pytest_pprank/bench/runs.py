@@ -1,4 +1,4 @@
-"""One measured run: pytest on the stock suite, with or without a revert, in a child."""
+"""One measured run: pytest on the stock suite, with or without a revert, in a child process."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from pytest_pprank.sglang.reverts import reached
 
 _POLL_S = 0.25
 WHOLE_SUITE = 4
-"""Deadlines that a run of the whole suite may take: one with a revert ends at its first red."""
+"""Deadlines per run of the whole suite; a run with a revert ends at its first failure."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run the suite. `any_device`: nobody has asked for this one. `arguments` go to pytest,
-    behind all of ours; tests among them (see `selection`) are run in place of the suite.
+    """How to run the suite.
+
+    `any_device`: whether the device is only a default. `arguments`: passed to pytest after all
+    other arguments; tests among them (see `selection`) replace the suite.
     """
 
     sizes: str = "2"
@@ -38,8 +40,9 @@ class Options:
     any_device: bool = False
 
     def command(self, revert: str | None, *, to_end: bool = False) -> list[str]:
-        """Return the command line of one run; one with a revert ends at its first red, unless
-        `to_end` or `all_tests`.
+        """Return the command line of one run.
+
+        A run with a revert ends at its first failure, unless `to_end` or `all_tests`.
         """
         chosen = selection_of(self.arguments)
         command = [sys.executable, "-m", "pytest", "-p", recorder.__name__]
@@ -56,7 +59,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Red:
-    """A test that failed: who saw it (assertion, exception or verdict), and all that was said."""
+    """A test that failed, what detected it (assertion, exception or verdict), and its texts."""
 
     test: str
     phase: str
@@ -68,10 +71,10 @@ class Red:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run has left. `status` is pytest's exit code, None for a run over its deadline.
+    """The records of a run. `status`: pytest's exit code, None if the deadline passed.
 
-    `topologies`, `docs` (docstrings) and `seconds_of` (of those that are over) are by test id;
-    `output` is kept where pytest has not run tests to its end.
+    `topologies`, `docs` (docstrings) and `seconds_of` (of finished tests) are by test id. `output`
+    is kept if pytest has not run the tests to their end.
     """
 
     status: int | None
@@ -87,8 +90,9 @@ class Run:
 
 
 class Runner:
-    """Starts runs, and can end all of them. `beat(name, done, of, seconds)` is told now and then
-    how far a run is.
+    """Starts runs, and can end all of them.
+
+    `beat(name, done, of, seconds)` is called every `beat_every` seconds with a run's progress.
     """
 
     def __init__(
@@ -105,11 +109,11 @@ class Runner:
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """Let all runs come to their end now; `run` then returns what they have."""
+        """End all runs now; their `run` then returns the results so far."""
         self._stop.set()
 
     def is_stopped(self) -> bool:
-        """Say whether `stop` was called."""
+        """Return whether `stop` was called."""
         return self._stop.is_set()
 
     def run(
@@ -122,9 +126,9 @@ class Runner:
         to_end: bool = False,
         device: str = "",
     ) -> Run:
-        """Run the suite; tests in `first` come first, in that order, those in `skip` not at all.
+        """Run the suite, first the tests in `first`, in that order, without those in `skip`.
 
-        `to_end`: go on after the first red. `device`: another one than that of the options.
+        `to_end`: continue after the first failure. `device`: replaces that of the options.
         """
         options = replace(self._options, device=device or self._options.device)
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
@@ -159,7 +163,7 @@ class Runner:
 
 
 def read_run(folder: Path, status: int | None, seconds: float, output: str) -> Run:
-    """Return what the recorder has left in `folder`."""
+    """Return what the recorder has written in `folder`."""
     events = list(_events(folder / recorder.EVENTS))
     phases = [event for event in events if event["event"] == "phase"]
     seconds_of = {event["id"]: 0.0 for event in events if event["event"] == "finished"}
@@ -206,4 +210,4 @@ def _events(file: Path) -> Iterable[dict[str, Any]]:
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
-            return  # the last line of a run that is being written, or was killed
+            return  # the last line, while it is being written or after the run was killed

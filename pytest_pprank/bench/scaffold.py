@@ -1,6 +1,6 @@
-"""The ``new-regression`` command: a revert file and a test to fill in.
+"""The ``new-regression`` command: writes a revert file and a test to fill in.
 
-Exit code 0: both files are written. 2: a name, target or folder is at fault, or a file is there.
+Exit code 0: both files are written. 2: a name, target or folder is wrong, or a file exists already.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``new-regression``; return the exit code."""
+    """Run ``new-regression``; return the exit code."""
     try:
         for file in _write(args):
             print(f"new-regression: {file}")
@@ -128,7 +128,7 @@ def _write(args: argparse.Namespace) -> list[Path]:
 
 
 def _where(target: str) -> str:
-    """Return a comment that says where the function is; raises UsageError where it is not."""
+    """Return a comment with the function's place; raises UsageError if it is not found."""
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise UsageError(f"--target: {target!r} is not the dotted name of a function")

@@ -1,4 +1,4 @@
-"""The folder of a bench. It goes with the bench; after kill -9 the next bench removes it."""
+"""The folder of a bench. It is removed at the end; after kill -9 the next bench removes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PREFIX = "pprank-regressions-"
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Make a folder for the time of this context; what killed benches have left is removed."""
+    """Create a folder for the duration of this context; remove those of killed benches."""
     for _ in remove_leftovers(_PREFIX, tempfile.gettempdir()):
         pass
     folder = OwnedFolder.make(_PREFIX, tempfile.gettempdir())

@@ -1,6 +1,6 @@
-"""The ``seams`` command: which places of SGLang the plugin meets, and what is off without one.
+"""The ``seams`` command: lists the places of SGLang that the plugin uses, and what needs each.
 
-Exit code 0: all are there. 1: some are missing. 2: there is no SGLang.
+Exit code 0: all exist. 1: some are missing. 2: no SGLang is installed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pytest_pprank.report.off import needed_by
-from pytest_pprank.sglang.events.look import Classes, Files, Sight, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, Methods, Place
+from pytest_pprank.sglang.events.shapes import (
+    ClassInspector,
+    Inspector,
+    SourceInspector,
+    find_shape,
+)
 from pytest_pprank.sglang.static.installed import Installed, installed
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one place. `shape` is empty, and `lacks` not, where it is missing."""
+    """The findings for one place. If it is missing, `shape` is empty and `lacks` is not."""
 
     name: str
     kind: str
@@ -53,33 +58,33 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``seams``; return the exit code."""
+    """Run ``seams``; return the exit code."""
     here = installed()
     if here is None:
         print("seams: no SGLang is installed; python -m pytest_pprank setup", file=sys.stderr)
         return 2
-    rows = list(look_at_all(_sight(here, by_import=args.by_import)))
+    rows = list(inspect_all(_inspector(here, by_import=args.by_import)))
     if args.json:
-        told = {"version": here.version, "root": str(here.root), "commit": here.commit}
-        print(json.dumps({"sglang": told, "places": [asdict(row) for row in rows]}, indent=1))
+        header = {"version": here.version, "root": str(here.root), "commit": here.commit}
+        print(json.dumps({"sglang": header, "places": [asdict(row) for row in rows]}, indent=1))
     else:
         print("\n".join(_lines(here, rows)))
     return 1 if any(row.lacks for row in rows) else 0
 
 
-def _sight(here: Installed, *, by_import: bool) -> Sight:
+def _inspector(here: Installed, *, by_import: bool) -> Inspector:
     if not by_import:
-        return Files(here.root)
+        return SourceInspector(here.root)
     from pytest_pprank.sglang.platform.preload import import_sglang
 
     import_sglang("cpu")
-    return Classes()
+    return ClassInspector()
 
 
-def look_at_all(sight: Sight) -> Iterator[Row]:
-    """Yield what is found of each place."""
+def inspect_all(inspector: Inspector) -> Iterator[Row]:
+    """Yield the findings for each place."""
     for place in PLACES.values():
-        found = look(place, sight)
+        found = find_shape(place, inspector)
         shape = found.shape
         yield Row(
             name=place.name,

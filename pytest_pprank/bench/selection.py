@@ -1,4 +1,4 @@
-"""Which tests a measured run is of: those named behind ``--``, else the stock suite."""
+"""The tests of a measured run: those given after ``--``, else the stock suite."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import pytest_pprank
 
 SUITE = "pytest_pprank.suite"
 _ROOT = Path(pytest_pprank.__file__).parents[1]
-"""The suite lies below it."""
+"""The folder that contains the package, and so the suite."""
 _TAKE_A_VALUE = ("-k", "-m", "-p", "-c", "-o", "-W", "-n", "-r", "--rootdir", "--confcutdir")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """`tests`: as pytest takes them behind ``--pyargs``, paths absolute. `others`: its options.
+    """`tests`: as pytest takes them after ``--pyargs``, paths absolute. `others`: its options.
 
-    `rootdir`: ranks name tests as the controller does only below it, and without it the path of a
-    revert would have a say in it.
+    `rootdir`: ranks and controller use the same test ids only below it. Without it, pytest would
+    also take the path of a revert into account.
     """
 
     tests: tuple[str, ...]
@@ -32,10 +32,10 @@ class Selection:
 
 
 def selection_of(arguments: Sequence[str]) -> Selection:
-    """Tell the tests among pytest's `arguments` from its options.
+    """Separate the tests among pytest's `arguments` from its options.
 
     A test is an existing path, relative to the current folder, or a dotted module that can be
-    found; either may go on with ``::name``.
+    found; either may be followed by ``::name``.
     """
     tests, others, folders = [], [], []
     for before, argument in zip(("", *arguments), arguments, strict=False):

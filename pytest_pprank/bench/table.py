@@ -1,4 +1,4 @@
-"""What the command prints: a line per revert as it is done, a table at the end."""
+"""The output of the command: a line for each revert when it is done, and a table at the end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def baseline_line(baseline: Baseline) -> str:
-    """Say how the unmodified SGLang did."""
+    """Describe the result on the unmodified SGLang in one line."""
     how = "green" if baseline.green else "RED"
     why = f": {first_line(baseline.reason)}" if baseline.reason else ""
     listed = f" ({', '.join(baseline.red)})" if baseline.red else ""
@@ -62,5 +62,5 @@ def summary(results: Sequence[Result], seconds: float) -> str:
 
 
 def first_line(text: str) -> str:
-    """Return the first line, without the ranks that pytest-pprank puts before it."""
+    """Return the first line of a text."""
     return text.strip().partition("\n")[0]

@@ -21,8 +21,8 @@ def report_order(watch: Watch, kinds: Collection[Kind]) -> None:
 
     Accesses of the test are not compared with accesses before it.
     """
-    from pytest_pprank.devices.sim.looking import settle
     from pytest_pprank.devices.sim.reports import reports
+    from pytest_pprank.devices.sim.untracked import wait_for_device
 
     def take(race: Race) -> None:
         if race.kind in kinds:
@@ -37,7 +37,7 @@ def report_order(watch: Watch, kinds: Collection[Kind]) -> None:
             lines = [head, *(f"  {site}" for site in earlier)]
             watch.report("\n".join(lines), later, race.cure)
 
-    settle()
+    wait_for_device()
     watch.at_end(reports.listen(lambda race: watch.guard(take, race)))
 
 

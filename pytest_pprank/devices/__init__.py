@@ -1,4 +1,4 @@
-"""Kinds of device a rank can run on."""
+"""The kinds of device that a rank can run on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pytest_pprank.errors import UsageError
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU we may use: `key` names it on this box (its UUID where the driver tells), `word` is
-    what CUDA_VISIBLE_DEVICES calls it in this process.
+    """A GPU that this process may use.
+
+    `key`: its unique name on this machine (its UUID if the driver reports one). `word`: its name in
+    CUDA_VISIBLE_DEVICES in this process.
     """
 
     key: str
@@ -27,8 +29,8 @@ def visible_gpus(
 ) -> tuple[Gpu, ...]:
     """List NVIDIA GPUs without touching one: the driver's list within CUDA_VISIBLE_DEVICES.
 
-    Numbers are taken to follow the PCI bus, as CUDA counts where all GPUs are alike or
-    CUDA_DEVICE_ORDER=PCI_BUS_ID is set.
+    Numbers are assumed to follow the PCI bus. CUDA numbers GPUs so if all are of the same model, or
+    if CUDA_DEVICE_ORDER=PCI_BUS_ID is set.
     """
     present = _present_gpus(root)
     chosen = environment.get("CUDA_VISIBLE_DEVICES")
@@ -38,17 +40,17 @@ def visible_gpus(
     for word in chosen.split(","):
         gpu = _named_gpu(word.strip(), present)
         if gpu is None:
-            break  # as CUDA does: the first invalid one ends the list
+            break  # as in CUDA: the first invalid entry ends the list
         if gpu.key in (other.key for other in found):
-            return ()  # as CUDA does
+            return ()  # as in CUDA: a duplicate hides all GPUs
         found.append(gpu)
         if gpu.word.startswith("MIG-"):
-            break  # CUDA shows a process only one instance
+            break  # CUDA shows a process only one MIG instance
     return tuple(found[: len(present)])
 
 
 def _present_gpus(root: Path) -> list[str]:
-    """Return the keys of the GPUs this container has, in the order of the PCI bus."""
+    """Return the keys of the GPUs in this container, in the order of the PCI bus."""
     nodes = sorted(int(p.name[6:]) for p in (root / "dev").glob("nvidia[0-9]*") if _is_node(p))
     listed = root / "proc/driver/nvidia/gpus"
     if not listed.is_dir():
@@ -58,7 +60,7 @@ def _present_gpus(root: Path) -> list[str]:
         facts = _driver_facts(folder / "information")
         minor = facts.get("Device Minor", "")
         if nodes and minor.isdigit() and int(minor) not in nodes:
-            continue  # the driver lists the whole box, also where a container got a part of it
+            continue  # the driver lists all GPUs of the machine, also those not in this container
         uuid = facts.get("GPU UUID", "")
         keys.append(uuid if re.fullmatch(r"GPU-[\w-]+", uuid) else f"gpu-{_safe(folder.name)}")
     return keys
@@ -85,32 +87,33 @@ def _named_gpu(word: str, present: Sequence[str]) -> Gpu | None:
     if not word.startswith("GPU-"):
         return None
     if not any(key.startswith("GPU-") for key in present):
-        return Gpu(_safe(word), word)  # the driver does not say which it is
+        return Gpu(_safe(word), word)  # the driver does not report UUIDs
     matching = [key for key in present if key.lower().startswith(word.lower())]
     return Gpu(matching[0], word) if len(matching) == 1 else None
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]", "-", name)  # it becomes the name of a file
+    return re.sub(r"[^\w.-]", "-", name)  # it becomes a file name
 
 
 def gpu_environment(gpus: Sequence[Gpu]) -> dict[str, str]:
-    """Return what shows a process these GPUs alone, in this order, if set before CUDA starts.
+    """Return environment variables that restrict a process to these GPUs, in this order.
 
-    SGLang reads the numbers, so UUIDs are passed on only where the user has given them.
+    They must be set before CUDA starts. SGLang reads the numbers, so UUIDs are used only if the
+    user has given them.
     """
     shown = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.word for gpu in gpus)}
     if "CUDA_VISIBLE_DEVICES" not in os.environ:
-        shown["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the numbers are ours
+        shown["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the numbering of visible_gpus
     return shown
 
 
 def device_environment(device: str) -> dict[str, str]:
-    """Return what ranks on this kind of device must have in their environment from the start.
+    """Return the environment variables that ranks on this kind of device need from the start.
 
-    On cpu and sim the GPUs are hidden: SGLang 0.5.17 sets a CUDA device where it sees one. On cuda
-    torch is kept from starting CUDA just to see whether there is any: in the fork server that would
-    fix the visible devices, and spoil the fork.
+    On cpu and sim the GPUs are hidden: SGLang 0.5.17 sets a CUDA device if it sees one. On cuda,
+    torch must not start CUDA just to check whether there is a GPU: in the fork server that would
+    fix the visible devices and break CUDA in the forks.
     """
     if device in ("cpu", "sim"):
         return {"CUDA_VISIBLE_DEVICES": ""}
@@ -118,8 +121,10 @@ def device_environment(device: str) -> dict[str, str]:
 
 
 def choose_device(wanted: str, ranks: int, *, sglang: bool = False) -> str:
-    """Turn ``auto`` into a kind of device for `ranks` ranks, with or without SGLang on them: cuda,
-    else what shows most of a program's mistakes. Raises UsageError for too few GPUs.
+    """Return the kind of device for `ranks` ranks; only ``auto`` leaves a choice.
+
+    ``auto`` is cuda if there are enough GPUs, else the device that finds the most errors in a
+    program. `sglang`: whether the ranks run SGLang. Raises UsageError for too few GPUs.
     """
     gpus = len(visible_gpus()) if wanted in ("auto", "cuda") else 0
     if wanted == "auto":

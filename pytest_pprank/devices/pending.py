@@ -10,11 +10,11 @@ from pytest_pprank.devices import sim
 
 
 def pending_copies(tensors: Sequence[tuple[str, torch.Tensor]] | None) -> list[str]:
-    """Say which copies may still be under way: into `tensors` (name, tensor), or out of those on
-    the host; any for None.
+    """Describe copies that may still be under way.
 
-    Of a GPU only the current stream can be asked, and that not for a tensor. Where host and device
-    are one (cpu) there are none.
+    `tensors` (name, tensor): report copies into these, and copies out of those that are on the
+    host; None reports all copies. On a GPU only the current stream can be asked, and not for a
+    single tensor. On cpu, where host and device are one, there are none.
     """
     if sim.in_use():
         from pytest_pprank.devices.sim.state import in_flight
@@ -26,8 +26,9 @@ def pending_copies(tensors: Sequence[tuple[str, torch.Tensor]] | None) -> list[s
 
 
 def unordered_writes(tensor: torch.Tensor) -> list[str]:
-    """Say what writes a tensor and is not ordered before the current stream, where that is known:
-    on device sim.
+    """Describe writes to a tensor that are not ordered before the current stream.
+
+    Known on device sim only; empty elsewhere.
     """
     if tensor.is_cpu or not sim.in_use():
         return []

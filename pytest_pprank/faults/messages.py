@@ -25,13 +25,13 @@ class Messages(Perturbation):
 
     def loop(self, engine: Engine) -> None:  # noqa: ARG002
         from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
-        from pytest_pprank.sglang.events.hook_points import taps
+        from pytest_pprank.sglang.events.hook_points import hook_points
 
         # prefill's stages also send to the first one outside torch.distributed (SGLang 0.5.22 on)
         if self.disturbance.pprank.role == "prefill":
             hold = self.disturbance.hold
             self.disturbance.at_end(
-                taps.listen("room_told", lambda _: hold("room", _CHANCE, _MOST_S))
+                hook_points.listen("room_told", lambda _: hold("room", _CHANCE, _MOST_S))
             )
 
     def _take(self, event: str, call: Call, *_: object) -> None:

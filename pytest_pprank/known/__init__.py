@@ -1,1 +1,1 @@
-"""Known bugs of SGLang in a test run: expected failures, and a run judged by them."""
+"""Known bugs of SGLang in a test run: expected failures, and runs judged by them."""

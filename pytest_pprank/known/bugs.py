@@ -1,6 +1,6 @@
-"""Bugs of SGLang that are known, as data: which releases have them, and which tests show them.
+"""Known bugs of SGLang as data: which releases have them, and which tests show them.
 
-The controller reads this while it collects: neither torch nor SGLang is imported.
+The controller reads this during collection, so it imports neither torch nor SGLang.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ DEVICES = ("cpu", "sim", "cuda")
 _SANITIZER = "sanitizer "
 _VERDICT = "verdict "
 VERDICTS = ("hung", "rank died", "ranks diverged")
-"""What no rank can raise itself: kinds of `report.verdicts`."""
+"""Failures that no rank can raise itself: kinds of `report.verdicts`."""
 
 
 @dataclass(frozen=True)
 class KnownBug:
-    """One entry; the head of the file says what its fields mean."""
+    """One entry; the head of the YAML file explains its fields."""
 
     id: str
     versions: SpecifierSet
@@ -48,30 +48,30 @@ class KnownBug:
 
     @property
     def sanitizer(self) -> str:
-        """The sanitizer whose finding shows it; empty where an exception does."""
+        """The sanitizer whose finding shows the bug; "" if an exception or verdict does."""
         return self.raises.removeprefix(_SANITIZER) if self.raises.startswith(_SANITIZER) else ""
 
     @property
     def verdict(self) -> str:
-        """The verdict of the controller that shows it; empty where an exception does."""
+        """The controller's verdict that shows the bug; "" if an exception or sanitizer does."""
         return self.raises.removeprefix(_VERDICT) if self.raises.startswith(_VERDICT) else ""
 
     @property
     def releases(self) -> str:
-        """The releases that have it, in words: the lower bound first."""
+        """The releases that have the bug, in words: the lower bound first."""
         return ",".join(sorted(map(str, self.versions), reverse=True))
 
     @property
     def summary(self) -> str:
-        """What a report says of it, in one line."""
+        """One line about the bug for reports."""
         return f"known bug {self.id}: {self.symptom}"
 
     def affects(self, version: str | None) -> bool:
-        """Whether that release of SGLang has it; None: there is no SGLang."""
+        """Return whether that release of SGLang has the bug; None: there is no SGLang."""
         return version is not None and self.versions.contains(version, prereleases=True)
 
     def shows_on(self, device: str, stages: int) -> bool:
-        """Whether it can be seen on that kind of device, with so many pipeline stages."""
+        """Return whether that kind of device shows the bug, with that many pipeline stages."""
         return stages >= self.stages and device in (self.devices or DEVICES)
 
 
@@ -82,7 +82,7 @@ def known_bugs() -> tuple[KnownBug, ...]:
 
 
 def bugs_named(ids: Iterable[str]) -> tuple[KnownBug, ...]:
-    """Return the entries with these ids; raises UsageError for an id that there is not."""
+    """Return the entries with these ids; raises UsageError for an unknown id."""
     by_id = {bug.id: bug for bug in known_bugs()}
     for each in ids:
         if each not in by_id:
@@ -93,7 +93,7 @@ def bugs_named(ids: Iterable[str]) -> tuple[KnownBug, ...]:
 
 
 def read(file: Path) -> tuple[KnownBug, ...]:
-    """Read a file of known bugs. Raises UsageError for all that is wrong with an entry."""
+    """Read a file of known bugs. Raises UsageError, which lists all problems of an entry."""
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8")) or []
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

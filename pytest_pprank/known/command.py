@@ -1,7 +1,7 @@
 """The ``known-bugs`` command: prints the known bugs of SGLang, or judges a run by them.
 
-Exit code of ``--judge``: 0 where the run was red for its known bugs and for nothing else, 1 where
-it was not. 2: an argument is at fault, or there is no SGLang and none was named.
+Exit code of ``--judge``: 0 if the run failed for its known bugs and nothing else, else 1. 2: an
+argument is wrong, or SGLang is not installed and no release was given.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``known-bugs``; return the exit code."""
+    """Run ``known-bugs``; return the exit code."""
     try:
         version = _version(args.sglang)
         if args.judge is not None:
@@ -131,7 +131,7 @@ def _entry(bug: KnownBug) -> Iterator[str]:
 
 
 def _command(bug: KnownBug) -> str:
-    """Return the line that shows it, in one piece, to be copied."""
+    """Return the command that shows the bug, on one line to copy."""
     tests = (" and ".join(test.split("::")[1:]) for test in bug.see)
     words = [*_SUITE.split(), "-k", " or ".join(dict.fromkeys(tests))]
     words += ["--pprank-device", bug.devices[0]] if bug.devices else []

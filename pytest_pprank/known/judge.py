@@ -1,4 +1,4 @@
-"""Was a run of the stock suite red for its known bugs, and for nothing else?"""
+"""Judges whether a run of the stock suite failed for its known bugs, and for nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_pprank.known.bugs import KnownBug
 
 @dataclass(frozen=True)
 class Case:
-    """A test in a junit file; `failure` is all that its failures say, empty where it has none."""
+    """A test in a junit file; `failure`: the texts of all its failures, "" if it has none."""
 
     test: str
     name: str
@@ -23,10 +23,10 @@ class Case:
 
 
 def judge(cases: Sequence[Case], red: Sequence[KnownBug]) -> list[str]:
-    """Return how the failures differ from those that these bugs make; empty if they do not.
+    """Return how the failures differ from those that these bugs cause; empty if they do not.
 
-    They are the same if each test that shows a bug failed, with the words of that bug, at each of
-    its sizes, and no other test failed.
+    There is no difference if each test that shows a bug failed, with the words of that bug and in
+    each of its parametrizations, and no other test failed.
     """
     if not cases:
         return ["no test was run"]
@@ -57,7 +57,7 @@ def _first_line(text: str) -> str:
 
 
 def read_junit(file: Path) -> list[Case]:
-    """Read what ``pytest --junitxml`` has written. Raises UsageError."""
+    """Read a file written by ``pytest --junitxml``. Raises UsageError."""
     try:
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError) as error:
@@ -71,7 +71,7 @@ def read_junit(file: Path) -> list[Case]:
             for child in element
             if child.tag in ("failure", "error")
         ]
-        before = cases.get(name)  # a test that fails and whose teardown fails, too, is there twice
+        before = cases.get(name)  # a test whose call and teardown both fail occurs twice
         failed = bool(words) or (before is not None and before.failed)
         words += [before.failure] if before is not None else []
         test = re.sub(r"\[.*\]$", "", name)

@@ -1,4 +1,4 @@
-"""Tests that show a known bug are expected to fail in the releases that have it."""
+"""Marks tests that show a known bug as expected failures in the releases that have it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def bugs_of(item: pytest.Item, device: str) -> tuple[KnownBug, ...]:
 
 
 def _stages(item: pytest.Item) -> int:
-    """The pipeline stages of a test, of prefill if it has roles: the same on all ranks."""
+    """Return the number of pipeline stages of a test, those of prefill if it has roles."""
     params = getattr(getattr(item, "callspec", None), "params", {})
     size: Sizes | None = params.get(SIZE_FIXTURE)
     return 1 if size is None else size.pp
 
 
 def expect(item: pytest.Item, bugs: tuple[KnownBug, ...]) -> None:
-    """Mark a test as expected to fail by these bugs, but for those that are to be seen as red.
+    """Mark a test as expected to fail by these bugs, except those that should make it red.
 
-    With one mark for all of them: pytest looks at the first one alone.
+    All of them share one mark, because pytest evaluates only the first one.
     """
     expected = [bug for bug in bugs if not bug.red]
     if expected:
@@ -40,12 +40,12 @@ def expect(item: pytest.Item, bugs: tuple[KnownBug, ...]) -> None:
 
 
 def keeps_its_order(bugs: tuple[KnownBug, ...]) -> bool:
-    """Whether a test shows a bug by an order of events that a perturbation could change."""
+    """Return whether a test shows a bug by an order of events that a perturbation could change."""
     return any(bug.strict and not bug.red for bug in bugs)
 
 
 def mended(bug: KnownBug) -> str:
-    """Say that a bug did not show where it should have."""
+    """Return the message for a bug that did not show where it was expected."""
     return (
         f"known bug {bug.id} did not show in SGLang {sglang_version()}: mended in this version: "
         f"move its upper bound in {FILE}"
@@ -53,9 +53,9 @@ def mended(bug: KnownBug) -> str:
 
 
 def expected_by(bug: KnownBug) -> tuple[type, ...]:
-    """Return what ``xfail(raises=...)`` takes: a class of the exceptions that are this bug's.
+    """Return the value for ``xfail(raises=...)``: a class that matches this bug's exceptions.
 
-    Where a sanitizer's finding or a verdict shows it there is no such exception:
+    Empty if a sanitizer's finding or a verdict shows the bug, since there is no exception then:
     `report.sanitizers` and `report.known` decide.
     """
     if bug.sanitizer or bug.verdict:
@@ -64,9 +64,10 @@ def expected_by(bug: KnownBug) -> tuple[type, ...]:
 
 
 class _Expected(type):
-    """A class of the exceptions that have its name, or a base class of that name, and its words.
+    """A class whose instances are the exceptions with its name (or a base class's) and its words.
 
-    By name, because the controller makes it, too, and cannot import what needs torch.
+    It matches by name, because the controller creates it, too, and cannot import modules that need
+    torch.
     """
 
     says: str

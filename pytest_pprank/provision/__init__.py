@@ -1,5 +1,5 @@
-"""Give the current interpreter's environment a real SGLang: ``python -m pytest_pprank setup``.
+"""Installs SGLang into the current Python environment: ``python -m pytest_pprank setup``.
 
-`facts` looks at the machine, `plan` decides (pure), `pip` installs, `verify` proves the result
-in a fresh process, `command` is the order of these and the command line.
+`facts` inspects the machine, `plan` decides (pure functions), `pip` installs, `verify` checks the
+result in a fresh process, `command` has the command line and the sequence of these steps.
 """

@@ -1,4 +1,4 @@
-"""``setup --sglang PATH``: a checkout of SGLang in the place of one of its releases."""
+"""``setup --sglang PATH``: uses a checkout of SGLang instead of a release."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from packaging.version import InvalidVersion, Version
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.provision.lock import default_version, locked_versions, requires_python
-from pytest_pprank.sglang.static.installed import look_at
+from pytest_pprank.sglang.static.installed import inspect_package
 
 _PTH = "pytest_pprank_sglang.pth"
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A folder that holds the package ``sglang``, its version, and the release whose lock names the
-    packages that it needs.
+    """A folder that contains the package ``sglang``.
+
+    `version`: that of the package. `release`: the release whose lock lists the packages it needs.
     """
 
     folder: Path
@@ -29,12 +30,12 @@ class Checkout:
     release: str
 
     def is_at(self, root: Path) -> bool:
-        """Whether the package that lies in `root` is this checkout's."""
+        """Return whether the package in `root` is this checkout's."""
         return (self.folder / "sglang").resolve() == root.resolve()
 
 
 def find_checkout(given: str) -> Checkout | None:
-    """Return the checkout that ``--sglang`` names; None where it names a version.
+    """Return the checkout that ``--sglang`` names; None if it names a version.
 
     Raises UsageError for a folder without an SGLang, or with one that is too old.
     """
@@ -44,7 +45,7 @@ def find_checkout(given: str) -> Checkout | None:
     for folder in (path / "python", path):
         if (folder / "sglang" / "__init__.py").is_file():
             folder = folder.resolve()
-            version = look_at(folder / "sglang").version
+            version = inspect_package(folder / "sglang").version
             return Checkout(folder, version, _nearest_release(given, version))
     raise UsageError(
         f"--sglang {given}: not a checkout of SGLang: there is no python/sglang/__init__.py in it"
@@ -52,9 +53,9 @@ def find_checkout(given: str) -> Checkout | None:
 
 
 def add_to_environment(checkout: Checkout, purelib: str = "") -> Path:
-    """Let this environment import the checkout, as ``pip install -e`` would; returns the file.
+    """Make this environment import the checkout, as ``pip install -e`` would; return the .pth file.
 
-    Without a build, which wants a Rust compiler and the network.
+    Nothing is built: a build needs a Rust compiler and the network.
     """
     file = Path(purelib or sysconfig.get_path("purelib")) / _PTH
     file.write_text(f"{checkout.folder}\n", encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The ``setup`` command: order of events, words for the user, exit codes.
+"""The ``setup`` command: sequence of steps, messages, exit codes.
 
-Exit code 0: SGLang is there and imports. 1: it could not be installed or does not import.
-2: the command line, or an environment that set-up must not change, is at fault.
+Exit code 0: SGLang is installed and imports. 1: it could not be installed or does not import.
+2: the command line is wrong, or setup must not change this environment.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``setup``; return the exit code."""
+    """Run ``setup``; return the exit code."""
     try:
         return _setup(args)
     except UsageError as error:
@@ -106,7 +106,7 @@ def _setup(args: argparse.Namespace) -> int:
     else:
         full = args.cuda or (here.gpu and not args.cpu)
         _install_set(want, here, release, checkout, full=full, dry=args.dry_run)
-    # what a dry run would install is not here, to say what it lacks
+    # after a dry run nothing is installed whose missing libraries could be determined
     if want is not Wanted.TORCH and not (args.dry_run and version is None):
         _complete_mooncake(args)
     if not args.dry_run and not (args.no_verify and version is not None):
@@ -117,12 +117,12 @@ def _setup(args: argparse.Namespace) -> int:
 def _complete_mooncake(args: argparse.Namespace) -> None:
     agreed = (lambda _: True) if args.yes else _agreed
     if wrong := complete_mooncake(_say, agreed, dry=args.dry_run):
-        # all but the prefill/decode tests works; these fail with the same words
+        # everything except the prefill/decode tests works; these fail with the same message
         print(f"setup: warning: {wrong}", file=sys.stderr, flush=True)
 
 
 def _agreed(command: str) -> bool:
-    """Ask whether to run a command; without a terminal nobody can be asked, and none is run."""
+    """Ask the user whether to run a command; without a terminal the answer is no."""
     if sys.stdin is None or not sys.stdin.isatty():
         return False
     try:
@@ -132,7 +132,7 @@ def _agreed(command: str) -> bool:
 
 
 def _release(args: argparse.Namespace) -> tuple[str, str]:
-    """Return the release, or the path of its lock, and the version that was asked for, if any."""
+    """Return the release (or the path of its lock), and the requested version, if any."""
     if args.lock is not None:
         release = check_lock(args.lock)
         return release, version_of(release)
@@ -140,7 +140,7 @@ def _release(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def _leave_alone(name: str, version: str, asked: str, checkout: Checkout | None) -> None:
-    """Say that what is installed stays; raises UsageError when another SGLang was asked for."""
+    """Report that the installation stays; raises UsageError if another SGLang was requested."""
     here = installed() if name == "SGLang" else None
     if checkout is not None and here is not None and not checkout.is_at(here.root):
         raise UsageError(
@@ -218,7 +218,7 @@ def _install_without_cuda(
 
 
 def _complete_torch(release: str) -> None:
-    """Give a CUDA build of torch, which does not import alone, the packages it needs."""
+    """Add the packages that a CUDA build of torch needs, without which it does not import."""
     if _verified("torch").ok:
         return
     _say("this index has only a CUDA build of torch: adding the CUDA packages it needs (4 GB)")
@@ -231,7 +231,7 @@ def _pip_or_fail(install: Install, dry: bool) -> None:
 
 
 def _pip(install: Install, dry: bool) -> str:
-    """Install; return what pip said when it failed, else an empty string."""
+    """Install; return pip's error output if it failed, else ""."""
     if dry:
         print(install, flush=True)
         return ""

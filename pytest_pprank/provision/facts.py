@@ -1,4 +1,4 @@
-"""What is so on this machine, as the plan needs to know it; nothing here changes anything."""
+"""Facts about this machine that `plan` needs; nothing here changes anything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INDEX_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Facts:
-    """The environment before anything is installed; versions are None where there is none."""
+    """The environment before the installation; versions are None for missing packages."""
 
     sglang: str | None
     torch: str | None
@@ -32,13 +32,13 @@ class Facts:
 
 
 def gather(names: Iterable[str]) -> Facts:
-    """Look at this interpreter's environment; `names` are the packages worth a look."""
+    """Inspect this interpreter's environment; `names`: the packages whose versions matter."""
     installed = {name: version for name in names if (version := _version(name)) is not None}
     return Facts(sglang=_sglang(), torch=_version("torch"), gpu=has_gpu(), installed=installed)
 
 
 def has_gpu() -> bool:
-    """Say whether an NVIDIA GPU is there that this process may use."""
+    """Return whether there is an NVIDIA GPU that this process may use."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
     if any(Path("/dev").glob("nvidia[0-9]*")):
@@ -46,21 +46,21 @@ def has_gpu() -> bool:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return False
-    # In WSL there is no /dev/nvidia0; without a driver the tool is there and fails.
+    # WSL has no /dev/nvidia0; without a driver the tool exists and fails.
     listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
     return listed.returncode == 0 and "GPU " in listed.stdout
 
 
 def pip_offers(requirement: str) -> bool:
-    """Say whether pip, configured as it is here, finds `requirement` (one try, no retries)."""
+    """Return whether pip, as configured here, finds `requirement` (one try, no retries)."""
     asked = ["install", "--dry-run", "--no-deps", "--ignore-installed", "--retries", "0"]
     return pip.run([*asked, requirement]).ok
 
 
 def index_answers(url: str = TORCH_CPU_INDEX, seconds: float = _INDEX_SECONDS) -> bool:
-    """Say whether the wheel index at `url` answers within `seconds`, name look-up included."""
+    """Return whether the wheel index at `url` answers within `seconds`, including name look-up."""
     answers: list[bool] = []
-    # A thread, because a slow name server can hold a process longer than any socket time-out.
+    # In a thread, because a slow name server can block longer than any socket time-out.
     thread = threading.Thread(target=lambda: answers.append(_head(url, seconds)), daemon=True)
     thread.start()
     thread.join(seconds)

@@ -1,6 +1,6 @@
-"""The pinned sets of packages for SGLang without a GPU: one file of ``locks`` for each release.
+"""The pinned packages for SGLang without a GPU: one file in ``locks`` per release.
 
-Where a function takes a release, it also takes the path of a lock file that lies elsewhere.
+A parameter `release` may also be the path of a lock file elsewhere.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ TORCH_NEEDS = frozenset(
     {"torch", "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "numpy"}
     | {"setuptools", "sympy", "typing-extensions"}
 )
-"""torch's own requirements, with theirs, and numpy: what `--torch-only` takes of the lock."""
+"""torch's requirements, theirs, and numpy: what `--torch-only` takes from the lock."""
 
 OTHER_TORCH = "2.13.0"
-"""The torch that every locked release has been run with; taken where the CPU build of the one that
-the release pins cannot be had."""
+"""The torch with which every locked release has been run.
+
+Used if the CPU build of the torch that a release pins is not available.
+"""
 
 
 def locked_versions() -> list[str]:
@@ -40,7 +42,7 @@ def _is_lock(file: Path) -> bool:
 
 
 def lock_file(release: str) -> Path:
-    """Return the path of the lock of an SGLang release, there or not."""
+    """Return the path of the lock of an SGLang release, whether or not it exists."""
     return Path(release) if os.sep in release else FOLDER / f"{release}.txt"
 
 
@@ -63,7 +65,7 @@ def requires_python(release: str) -> str:
 
 
 def check_version(version: str) -> str:
-    """Return `version`; raises UsageError when it has no lock or needs another Python."""
+    """Return `version`; raises UsageError if it has no lock or needs another Python."""
     known = locked_versions()
     if version not in known:
         raise UsageError(
@@ -75,7 +77,7 @@ def check_version(version: str) -> str:
 
 
 def check_lock(file: Path) -> str:
-    """Return a lock file as a release; raises UsageError when it is none for this Python."""
+    """Return a lock file as a release; raises UsageError if it is not a lock for this Python."""
     release, given = str(file.resolve()), f"--lock {file}"
     try:
         version_of(release)
@@ -111,7 +113,7 @@ def pins(only: frozenset[str] | None = None, release: str = "") -> dict[str, str
 
 
 def requirement_lines(leave_out: frozenset[str] = frozenset(), release: str = "") -> list[str]:
-    """Return a lock's lines without comments and without the packages to leave out."""
+    """Return a lock's lines without comments and without the packages in `leave_out`."""
     file = lock_file(release or default_version())
     lines = file.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if line and not line.startswith("#")]
@@ -119,5 +121,5 @@ def requirement_lines(leave_out: frozenset[str] = frozenset(), release: str = ""
 
 
 def name_of(line: str) -> str:
-    """Return the canonical name of the package that a requirement line is about."""
+    """Return the canonical name of the package in a requirement line."""
     return canonicalize_name(Requirement(line).name)

@@ -1,4 +1,4 @@
-"""Run pip of the current interpreter, with its output kept for the case of a failure."""
+"""Runs pip of the current interpreter, and keeps its output in case it fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BEAT = 30.0
 
 @dataclass(frozen=True)
 class Result:
-    """How a child process ended: `output` is stdout and stderr together."""
+    """The result of a child process; `output`: its stdout and stderr together."""
 
     code: int
     output: str
@@ -23,11 +23,11 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Say whether it succeeded."""
+        """Whether it succeeded."""
         return self.code == 0
 
     def tail(self) -> str:
-        """Return the last lines that say something."""
+        """Return the last lines of the output, without noise."""
         lines = [line for line in self.output.splitlines() if line.strip() and not _noise(line)]
         return "\n".join(lines[-_TAIL:])
 
@@ -39,16 +39,16 @@ def run(arguments: Sequence[str], beat: Callable[[float], None] | None = None) -
 
 
 def compile_all(beat: Callable[[float], None] | None = None) -> Result:
-    """Write the bytecode of the environment's packages, on all cores.
+    """Compile the bytecode of the environment's packages, on all cores.
 
-    pip's own compilation takes one core and half of the time of an installation, so `install`
-    is called with --no-compile. A file that does not compile (a template, say) is no failure.
+    pip's own compilation uses one core and half of the time of an installation, so `install` is
+    called with --no-compile. A file that does not compile (such as a template) is not an error.
     """
     return run_python(["-m", "compileall", "-q", "-j", "0", sysconfig.get_path("purelib")], beat)
 
 
 def run_python(arguments: Sequence[str], beat: Callable[[float], None] | None = None) -> Result:
-    """Run this interpreter with `arguments`; `beat` gets the seconds so far, twice a minute."""
+    """Run this interpreter with `arguments`; `beat` is called with the seconds every 30 s."""
     started = time.monotonic()
     with subprocess.Popen(
         [sys.executable, *arguments],
@@ -69,5 +69,5 @@ def run_python(arguments: Sequence[str], beat: Callable[[float], None] | None = 
 
 
 def _noise(line: str) -> bool:
-    # pip says so once per package and per configured folder that lacks it.
+    # pip prints this once per package and configured folder that lacks it.
     return line.startswith("WARNING: Location ")

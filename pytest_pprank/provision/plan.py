@@ -1,4 +1,4 @@
-"""Decide what to install. Pure: everything that is known comes in, nothing is looked up."""
+"""Decides what to install. Pure functions: all facts are arguments, nothing is looked up."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from pytest_pprank.provision.lock import (
 from pytest_pprank.sglang.static.release import OLDEST_TORCH
 
 _WITH_TORCH = ("torch", "torchvision", "torchaudio", "triton")
-"""Built against one torch: where the torch here stays, those here stay too."""
+"""Packages built for one torch: if the installed torch stays, the installed ones of these stay."""
 
 
 class Wanted(Enum):
-    """Which set the environment is to have."""
+    """The set of packages that the environment should have."""
 
     CPU = "SGLang without its CUDA packages"
     CUDA = "SGLang with its CUDA packages"
@@ -35,7 +35,7 @@ class Wanted(Enum):
 
 
 class TorchFrom(Enum):
-    """Where torch comes from."""
+    """The source of torch."""
 
     HERE = "the torch that is installed"
     CONFIGURED = "the CPU build that pip's configuration offers"
@@ -48,8 +48,8 @@ class TorchFrom(Enum):
 class Install:
     """One call of ``pip install``.
 
-    Without `lock` it installs `requirements` alone; with it also the lines of that release's lock,
-    less those of `leave_out`.
+    Without `lock` it installs only `requirements`; with it also the lines of that release's lock,
+    except the packages in `leave_out`.
     """
 
     requirements: tuple[str, ...] = ()
@@ -58,12 +58,12 @@ class Install:
     leave_out: frozenset[str] = field(default_factory=frozenset)
 
     def arguments(self, lock_path: str) -> list[str]:
-        """Return the arguments of pip, the lock's lines being read from `lock_path`."""
+        """Return pip's arguments; the lock's lines are read from `lock_path`."""
         lock = ["-r", lock_path] if self.lock else []
         return ["install", "--no-compile", *self.options, *lock, *self.requirements]
 
     def __str__(self) -> str:
-        """Return a line for bash that does the same."""
+        """Return an equivalent command line for bash."""
         lock = str(lock_file(self.lock))
         shown = shlex.join(["python", "-m", "pip", *self.arguments(lock)])
         if not self.leave_out:
@@ -74,18 +74,18 @@ class Install:
 
 
 def wanted(facts: Facts, *, cpu: bool, cuda: bool, torch_only: bool) -> Wanted:
-    """Choose the set: what was asked for, else the one that fits the machine and its torch."""
+    """Choose the set: the requested one, else the one that fits the machine and its torch."""
     if torch_only:
         return Wanted.TORCH
     if cuda:
         return Wanted.CUDA
-    # A CPU build of torch on a machine with a GPU is somebody's choice, and it stays.
+    # A CPU build of torch on a machine with a GPU is the user's choice, and stays.
     cpu_torch = facts.torch is not None and facts.torch.endswith("+cpu")
     return Wanted.CUDA if facts.gpu and not cpu and not cpu_torch else Wanted.CPU
 
 
 def check_torch(facts: Facts) -> None:
-    """Raise UsageError when an installed torch, which must stay, is too old."""
+    """Raise UsageError if an installed torch, which must stay, is too old."""
     oldest = ".".join(map(str, OLDEST_TORCH))
     if facts.torch is not None and Version(facts.torch) < Version(oldest):
         raise UsageError(
@@ -100,7 +100,7 @@ def torch_sources(
     index_answers: Callable[[], bool],
     release: str = "",
 ) -> Iterator[TorchFrom]:
-    """Yield where a CPU-only set may take torch from, best first; lazy, so ask only if needed."""
+    """Yield sources of torch for a CPU-only set, best first; lazily, as each query takes time."""
     if facts.torch is not None:
         yield TorchFrom.HERE
         return
@@ -116,9 +116,9 @@ def torch_sources(
 
 
 def cpu_install(want: Wanted, facts: Facts, source: TorchFrom, release: str = "") -> Install:
-    """Return the one pip call for a set without CUDA packages (Wanted.CPU or Wanted.TORCH).
+    """Return the pip call for a set without CUDA packages (Wanted.CPU or Wanted.TORCH).
 
-    `release`: the SGLang whose lock is meant, by default the newest for this Python.
+    `release`: the SGLang whose lock is used; default: the newest one for this Python.
     """
     leave_out = _left_out(facts, source)
     torch = {
@@ -136,7 +136,7 @@ def cpu_install(want: Wanted, facts: Facts, source: TorchFrom, release: str = ""
 
 
 def _left_out(facts: Facts, source: TorchFrom) -> frozenset[str]:
-    """Return the lines of the lock that do not count, since torch is another one."""
+    """Return the packages of the lock to skip, because torch is not the pinned one."""
     if source is TorchFrom.OTHER:
         return frozenset({"torch"})
     if source is not TorchFrom.HERE:
@@ -145,14 +145,14 @@ def _left_out(facts: Facts, source: TorchFrom) -> frozenset[str]:
 
 
 def without_sglang(install: Install) -> Install:
-    """Return what installs all that SGLang needs, and not SGLang itself."""
+    """Return a pip call that installs all that SGLang needs, but not SGLang itself."""
     return replace(install, leave_out=install.leave_out | {"sglang"})
 
 
 def full_install(
     want: Wanted, facts: Facts, release: str = "", checkout: Path | None = None
 ) -> Install:
-    """Return the pip call with all dependencies; an installed torch is pinned to what it is.
+    """Return the pip call with all dependencies; an installed torch is pinned to its version.
 
     `checkout`: the folder of SGLang's pyproject.toml, instead of a release.
     """
@@ -165,7 +165,7 @@ def full_install(
 
 
 def replaced(install: Install, facts: Facts) -> list[str]:
-    """Return "name old -> new" for installed packages that the lock has at another version."""
+    """Return "name old -> new" for installed packages that the lock has in another version."""
     if not install.lock:
         return []
     return [

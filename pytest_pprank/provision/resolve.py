@@ -1,10 +1,10 @@
-"""Write the lock of one SGLang release: ``python -m pytest_pprank.provision.resolve 0.5.24``.
+"""Writes the lock of one SGLang release: ``python -m pytest_pprank.provision.resolve 0.5.24``.
 
-For maintainers: the one command to support another release, and to renew the pins of one that is
-supported (``--upgrade``). Needs uv (``pip install uv``) and package registries; what it writes is
+For maintainers: the only command needed to support another release, or to renew the pins of a
+supported one (``--upgrade``). It needs uv (``pip install uv``) and package registries. It writes
 ``locks/VERSION.txt``, which `setup` installs, or the file of ``--output``, for `setup --lock`. A
-new lock begins with the pins of the newest one there is, so that two locks differ in nothing but
-what SGLang asks for. The version ``latest`` is the newest release for this Python.
+new lock starts from the pins of the newest existing one, so that two locks differ only in what
+SGLang requires. The version ``latest`` is the newest release for this Python.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def resolve(version: str, *, upgrade: bool = False, output: Path | None = None) -> Path:
     """Write the lock of SGLang `version` and return its path; raises PprankError.
 
-    The lock of the newest release is not made again where it is there.
+    For ``latest``, an existing lock of that release is copied instead of resolved again.
     """
     with tempfile.TemporaryDirectory() as scratch:
         metadata = _metadata(version, Path(scratch))
@@ -82,7 +82,7 @@ def resolve(version: str, *, upgrade: bool = False, output: Path | None = None) 
 
 
 def roots(asked_by_sglang: Iterable[str]) -> list[str]:
-    """Return the roots, each at the version SGLang's metadata asks for, where it names it."""
+    """Return the root requirements, with the version that SGLang's metadata requires, if any."""
     asked: dict[str, Requirement] = {}
     for line in asked_by_sglang:
         requirement = Requirement(line)
@@ -130,7 +130,7 @@ def _compile(asked: Path, python: str, lock: Path, upgrade: bool) -> str:
 
 
 def _is_for_us(line: str) -> bool:
-    """Say whether a pin is for a Python that this project runs on: CPython on Linux."""
+    """Return whether a pin applies to a Python that this project supports: CPython on Linux."""
     marker = Requirement(line).marker
     linux = {"sys_platform": "linux", "implementation_name": "cpython"}
     return marker is None or any(

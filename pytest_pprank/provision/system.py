@@ -1,4 +1,4 @@
-"""Shared libraries of the system that pip cannot install: those of Mooncake, for prefill/decode."""
+"""System libraries that pip cannot install: those that Mooncake needs, for prefill/decode."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _PLAIN = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
 def complete_mooncake(
     say: Callable[[str], None], agreed: Callable[[str], bool], *, dry: bool
 ) -> str:
-    """Give Mooncake the libraries it lacks, where this process may; returns what is still wrong.
+    """Install the libraries that Mooncake lacks, if this process may; return what is still wrong.
 
-    With root, apt-get and leave only (`agreed` gets the command); in all other cases, and when
-    apt-get fails, the answer is one line that has the command to run. What is installed already is
-    never upgraded.
+    This needs root, apt-get and consent (`agreed` is called with the command). Otherwise, or if
+    apt-get fails, the answer is one line with the command to run. Installed packages are never
+    upgraded.
     """
     reason = "it is not installed" if not mooncake.installed() else mooncake.why_not()
     if not reason:
@@ -53,7 +53,7 @@ def complete_mooncake(
         return f"{mooncake.advice(reason)} (or, as root: setup --yes)"
     say("installing them with apt-get")
     failure = _apt(install)
-    if failure:  # a fresh container has no lists of packages, an old one has stale ones
+    if failure:  # a fresh container has no package lists, an old one has outdated lists
         failure = _apt([apt, "update", *_OPTIONS]) or _apt(install)
     reason = mooncake.why_not()
     if not reason:
@@ -62,14 +62,14 @@ def complete_mooncake(
 
 
 def _with_dependencies(install: Sequence[str]) -> tuple[str, ...]:
-    """Return all packages that an ``apt-get install`` would bring; empty where apt cannot tell."""
+    """Return all packages that an ``apt-get install`` would install; empty if apt fails."""
     command = [install[0], "--simulate", *install[1:]]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, env=_PLAIN)
-    return tuple(re.findall(r"^Inst (\S+)", told.stdout, re.MULTILINE))
+    simulated = subprocess.run(command, capture_output=True, text=True, check=False, env=_PLAIN)
+    return tuple(re.findall(r"^Inst (\S+)", simulated.stdout, re.MULTILINE))
 
 
 def _apt(command: Sequence[str]) -> str:
-    """Run apt-get; returns the last of what it said when it failed, else an empty string."""
+    """Run apt-get; return the end of its output if it failed, else ""."""
     try:
         done = subprocess.run(
             command,

@@ -1,9 +1,9 @@
-"""Let ``import sglang`` work in an environment whose torchvision cannot load its operators.
+"""Makes ``import sglang`` work in an environment whose torchvision cannot load its operators.
 
-torchvision's wheels on PyPI are for torch's CUDA builds. Beside a CPU build `import torchvision`
-fails, and with it transformers and SGLang. Ranks have a cure
-(`sglang.static.torchvision_shim`); here every Python of an environment that `setup` has made gets
-it.
+torchvision's wheels on PyPI are for torch's CUDA builds. With a CPU build of torch `import
+torchvision` fails, and so do transformers and SGLang. Ranks use a work-around
+(`sglang.static.torchvision_shim`); this module installs it for all Python processes of an
+environment that `setup` has created.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _MODULE = "_pytest_pprank_torchvision"
 
 
 def fails_to_import() -> bool:
-    """Say whether `import torchvision` fails for the reason that can be cured."""
+    """Return whether `import torchvision` fails for the reason that `cure` removes."""
     tried = pip.run_python(["-c", "import torchvision"])
     return not tried.ok and torchvision_shim.SYMPTOM in tried.output
 
 
 def cure(purelib: str = "") -> Path:
-    """Install the import hook for all processes of this environment; returns the .pth file.
+    """Install the import hook for all processes of this environment; return the .pth file.
 
-    As a copy: it must work in processes that do not want to import this package.
+    The hook is a copy of the module: it must work in processes that do not import this package.
     """
     folder = Path(purelib or sysconfig.get_path("purelib"))
     shutil.copyfile(str(torchvision_shim.__file__), folder / f"{_MODULE}.py")

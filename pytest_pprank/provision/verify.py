@@ -1,4 +1,4 @@
-"""Import what was installed, in a process of its own: ``python -m pytest_pprank.provision.verify``.
+"""Imports what was installed, in a fresh process: ``python -m pytest_pprank.provision.verify``.
 
 Argument: ``torch``, or ``cpu`` / ``cuda`` for SGLang's Scheduler on that device. Prints one line
 with the versions.
@@ -13,7 +13,7 @@ from pytest_pprank.sglang.static.installed import installed
 
 
 def main(what: str) -> None:
-    """Import torch, or the real Scheduler exactly as the ranks do, and print what it is."""
+    """Import torch, or the real Scheduler as the ranks do, and print the versions."""
     import torch
 
     found = f"torch {torch.__version__}, Python {platform.python_version()}"

@@ -34,6 +34,6 @@ class _Pickler(pickle.Pickler):
         torch = sys.modules.get("torch")
         if torch is None or not isinstance(obj, torch.Tensor) or obj.is_cpu:
             return NotImplemented
-        from pytest_pprank.devices.look import host_values
+        from pytest_pprank.devices.host_reads import host_values
 
         return host_values(obj.detach()).clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)

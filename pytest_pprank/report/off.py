@@ -8,8 +8,8 @@ import pytest
 
 from pytest_pprank.checks import CHECKS, row_of
 from pytest_pprank.report.text import PlainFailure
-from pytest_pprank.sglang.events.look import Files, Found, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, passes
+from pytest_pprank.sglang.events.shapes import Found, SourceInspector, find_shape
 from pytest_pprank.sglang.static.installed import Installed
 
 PROPERTY = "pprank_off"
@@ -25,9 +25,9 @@ def expected_off(here: Installed, sanitizers: Iterable[str]) -> dict[str, str]:
 
     A sanitizer that is off only for some roles is included, with these roles.
     """
-    sight = Files(here.root)
+    inspector = SourceInspector(here.root)
     wanted = {hook for name in sanitizers for hook in row_of(name).hooks}
-    found = {place.name: look(place, sight) for place in HOOKS if place.name in wanted}
+    found = {place.name: find_shape(place, inspector) for place in HOOKS if place.name in wanted}
     off = {}
     for name in sanitizers:
         if lacking := {hook: found[hook] for hook in row_of(name).hooks if not found[hook].shape}:

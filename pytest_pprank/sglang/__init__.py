@@ -1,8 +1,8 @@
-"""All knowledge of SGLang, one module per seam, chosen by what the installed code has.
+"""All code that knows SGLang: one module per part of SGLang, adapted to the installed release.
 
-What is in `static` imports neither torch nor sglang, and is safe on the controller; everything
-else is imported on ranks only.
+Modules in `static` import neither torch nor sglang, so the controller may import them. All other
+modules are imported on ranks only.
 """
 
 PLUMBING = ("sglang/srt/distributed/", "sglang/srt/utils/")
-"""Folders of SGLang whose code stands between the caller of an operation and torch.distributed."""
+"""Folders of SGLang whose code lies between the caller of an operation and torch.distributed."""

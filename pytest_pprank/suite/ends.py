@@ -1,4 +1,4 @@
-"""How a request has ended."""
+"""The finish reason of a request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def end_of(result: Result) -> str:
-    """Return SGLang's word for how a request has ended; fails where it has not ended."""
+    """Return the type of a request's finish reason; fails if the request is not finished."""
     __tracebackhide__ = True
     assert result.finish_reason is not None, f"{result.rid} is not finished"
     return str(result.finish_reason["type"])

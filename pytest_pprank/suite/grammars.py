@@ -1,4 +1,4 @@
-"""What tests of requests with grammars share: two grammars, and where SGLang has any."""
+"""Helpers for tests of requests with grammars: two grammars, and skips where SGLang has none."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pytest_pprank.sglang.static.release import is_older_than
 if TYPE_CHECKING:
     from pytest_pprank import Pprank
 
-# token N below 256 reads as that byte, any other one as "N "
+# the text of token N is that byte if N < 256, else "N "
 NUMBERS = r"(4[0-9]{3} )+"
 OTHERS = r"(5[0-9]{3} )+"
 
 
 def text_of(tokens: list[int]) -> str:
-    """Return what output tokens read."""
+    """Return the text of output tokens."""
     return "".join(chr(token) if token < 256 else f"{token} " for token in tokens)
 
 
 def follows(tokens: list[int], grammar: str) -> bool:
-    """Say whether output tokens are a beginning of what a grammar here allows."""
+    """Return whether output tokens match one of the grammars above."""
     return re.fullmatch(grammar, text_of(tokens)) is not None
 
 
@@ -41,6 +41,6 @@ needs_grammars = (
 
 
 def skip_where_there_are_no_grammars(pprank: Pprank) -> None:
-    """Skip where SGLang cannot apply a grammar: its kernel for that was for GPUs only."""
+    """Skip if SGLang cannot apply grammars: before 0.5.18 their kernel exists for GPUs only."""
     if not pprank.device.startswith("cuda") and is_older_than("0.5.18"):
         pytest.skip("before 0.5.18 SGLang has grammars on a GPU only: --pprank-device cuda")

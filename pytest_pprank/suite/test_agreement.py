@@ -1,4 +1,4 @@
-"""The stages agree where they must, and share the model out without gap or overlap."""
+"""The stages agree on shared facts, and divide the model's layers without gap or overlap."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import ScheduleBatch, Scheduler
 
 
-# First of all tests, and so its server args: the profiler that runs while a Scheduler starts with
-# them is what has broken most often (SGLang PR 26883; 0.5.19, where the other stages then hang).
+# The first of all tests, with these server args: the profiler that runs during a Scheduler's start
+# has broken most often (SGLang PR 26883; 0.5.19, where the other stages then hang).
 @pytest.mark.pprank(known_bug="profiler-fails-on-first-stage")
 @pytest.mark.sglang(enable_dynamic_chunking=True)
 def test_stages_agree_on_chunk_sizes(scheduler: Scheduler, pprank: Pprank) -> None:

@@ -1,4 +1,4 @@
-"""Control requests, idle and in the middle of things: all stages do them, and one answer comes."""
+"""Control requests, idle and under load: all stages handle them, and one answer comes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK = 256
 
 
 def check(engine: Engine) -> None:
-    """Hold what follows: no request is lost, all tokens are right, nothing is held."""
+    """Check that no request was lost, all tokens are right, and all memory was freed."""
     engine.drain()
     assert all(end_of(result) == "length" for result in engine.results.values())
     assert_tokens_equal_reference(engine.results.values())
@@ -25,14 +25,14 @@ def check(engine: Engine) -> None:
 
 
 def idle(engine: Engine) -> str:
-    """Go to where all requests are over, and the loops have turned empty for a while."""
+    """Run until all requests are finished, and then a few idle iterations."""
     (result,) = engine.generate([30], max_new_tokens=2)
     engine.step(3)
     return str(result.rid)
 
 
 def amid_a_prompt(engine: Engine) -> str:
-    """Go to where one request is decoded and another one in the middle of its prompt."""
+    """Run until one request is being decoded and another one is in the middle of its prompt."""
     engine.submit(20, 12)
     rid: str = engine.submit(3 * CHUNK, 3)
     engine.run_until(lambda: engine.chunks_done(rid) >= 2)
@@ -41,14 +41,14 @@ def amid_a_prompt(engine: Engine) -> str:
 
 
 def amid_decoding(engine: Engine) -> str:
-    """Go to where some requests are decoded, in several microbatch slots."""
+    """Run until some requests are being decoded, in several microbatch slots."""
     rids = [engine.submit(20 + 7 * index, 14) for index in range(3)]
     engine.run_until(lambda: all(len(engine.results[rid].token_ids) >= 2 for rid in rids))
     return str(rids[0])
 
 
 def cached(engine: Engine) -> int:
-    """Return how many tokens of the tree cache on this stage could be evicted."""
+    """Return how many tokens in the tree cache of this stage can be evicted."""
     return int(engine.scheduler.tree_cache.evictable_size())
 
 
@@ -65,7 +65,7 @@ def test_cache_is_flushed_on_every_stage(engine: Engine) -> None:
 
 
 def test_flush_is_refused_while_requests_run(engine: Engine) -> None:
-    """On all stages alike, also on those that are behind; none of the KV in use goes."""
+    """All stages refuse it, also those that are iterations behind, and keep the KV in use."""
     idle(engine)
     for go_to in (amid_a_prompt, amid_decoding):
         go_to(engine)
@@ -80,7 +80,7 @@ def test_flush_that_may_wait_is_done_when_all_is_idle(engine: Engine) -> None:
     flush = engine.control("flush_cache", timeout_s=3600.0)
     engine.step(4)
     assert flush.answer is None
-    assert engine.control("flush_cache", wait=True).answer.message  # another one is under way
+    assert engine.control("flush_cache", wait=True).answer.message  # the other one is pending
     assert flush.wait().success
     assert engine.results[rid].finished
     assert not cached(engine), "this stage has kept its cache"
@@ -88,7 +88,7 @@ def test_flush_that_may_wait_is_done_when_all_is_idle(engine: Engine) -> None:
 
 
 def test_setting_takes_effect_on_every_stage(engine: Engine, pprank: Pprank) -> None:
-    """From then on one request runs at a time in a microbatch slot."""
+    """Afterwards a microbatch slot runs one request at a time."""
     amid_decoding(engine)
     before = engine.scheduler.max_running_requests // pprank.num_stages
     one = engine.control("set_internal_state", server_args={"pp_max_micro_batch_size": 1})
@@ -115,8 +115,8 @@ def test_setting_that_is_refused(engine: Engine) -> None:
 
 @pytest.mark.pprank(known_bug="remote-call-waits-for-later-stages")
 def test_remote_call_is_made_on_every_stage(engine: Engine) -> None:
-    """It ends in a barrier, which must not be one with stages that have not heard of the call yet
-    (PR 25213).
+    """The call ends in a barrier, which must not wait for stages that have not received the call
+    yet (PR 25213).
     """
     calls = []
     engine.scheduler.note_call = lambda **parameters: calls.append(parameters)
@@ -141,7 +141,7 @@ def test_remote_call_that_fails(engine: Engine) -> None:
 
 
 def test_requests_of_several_kinds_at_once(engine: Engine) -> None:
-    """Sent in one go: each is answered once, and all of them are done on every stage."""
+    """Several are sent together: each is answered once, and handled on every stage."""
     for go_to in (idle, amid_a_prompt):
         go_to(engine)
         state = engine.control("get_internal_state")
@@ -164,7 +164,7 @@ def test_nothing_is_generated_while_paused(engine: Engine, mode: str, pprank: Pp
     rid = engine.submit(30, 12 * pprank.num_stages)
     engine.run_until(lambda: len(engine.results[rid].token_ids) >= 2)
     engine.control("pause_generation", mode=mode, wait=True)
-    engine.step(3 * pprank.num_stages)  # what was under way comes out
+    engine.step(3 * pprank.num_stages)  # let outputs that are under way arrive
     before = len(engine.results[rid].token_ids)
     engine.step(4 * pprank.num_stages)
     made = len(engine.results[rid].token_ids) - before
@@ -174,7 +174,7 @@ def test_nothing_is_generated_while_paused(engine: Engine, mode: str, pprank: Pp
 
 
 def test_weights_are_read_again_on_every_stage(engine: Engine, pprank: Pprank) -> None:
-    """Every stage has spoiled its own; the answer is sent by the first one alone."""
+    """Each stage has zeroed its own weights; only the first stage sends an answer."""
     import torch
 
     prompts = [[*range(2000, 2040)], [*range(3000, 3300)]]
@@ -182,7 +182,7 @@ def test_weights_are_read_again_on_every_stage(engine: Engine, pprank: Pprank) -
     engine.step(8)
     for parameter in engine.scheduler.tp_worker.model_runner.model.parameters():
         parameter.data.zero_()
-    if pprank.device != "cpu":  # the loop has a stream of its own
+    if pprank.device != "cpu":  # the loop runs on another stream
         torch.get_device_module(pprank.device).synchronize()
     engine.control(
         "update_weights_from_disk",

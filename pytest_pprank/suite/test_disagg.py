@@ -1,4 +1,4 @@
-"""Requests through prefill and decode: tokens of the reference, and nothing kept on any rank."""
+"""Requests through prefill and decode: tokens equal the reference, and all memory is freed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DEAD_THREAD = "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 
 pytestmark = [
     pytest.mark.sglang(chunked_prefill_size=CHUNK),
-    # whatever --pp-size says: more stages of prefill are the last test's
+    # independent of --pp-size; a test near the end has more stages of prefill
     pytest.mark.pprank(prefill=2, decode=1),
 ]
 
 
 def settle(disagg: Disagg, *, allow_failed_rooms: bool = False) -> None:
-    """Run until nothing is under way; the requests that finished have the reference's tokens."""
+    """Run until nothing is under way; check the tokens of finished requests, and the KV."""
     disagg.drain()
     finished = [result for result in disagg.results.values() if end_of(result) != "abort"]
     if finished:
@@ -76,7 +76,7 @@ def test_abort_of_what_only_prefill_knows(disagg: Disagg) -> None:
 
 @pytest.mark.pprank(known_bug="prefill-not-told-of-abort-before-it-has-the-request")
 def test_abort_of_what_only_decode_knows(disagg: Disagg) -> None:
-    """Prefill gets the request when decode has given it up."""
+    """Prefill gets the request after decode has aborted it."""
     rid = disagg.submit(30, to="decode")
     disagg.abort_when(rid, "transferring", role="decode")
     disagg.drain()
@@ -86,7 +86,7 @@ def test_abort_of_what_only_decode_knows(disagg: Disagg) -> None:
     assert end_of(disagg.prefill.results[rid]) == "abort"
 
 
-# where that bug shows, decode's thread has died, which pytest tells as a warning
+# where that bug shows, a thread of decode has died, which pytest reports as a warning
 @pytest.mark.filterwarnings(*([_DEAD_THREAD] if is_older_than("0.5.17") else []))
 @pytest.mark.pprank(known_bug=("threads-of-prefill-mix-their-messages", FREED_EARLY))
 def test_abort_while_transferring(disagg: Disagg) -> None:
@@ -110,9 +110,9 @@ def test_abort_while_decoding(disagg: Disagg) -> None:
 
 @pytest.mark.pprank(sanitize="-logs")
 def test_transfer_that_fails(disagg: Disagg) -> None:
-    """On the first stage of prefill, when the last one has written all that it has."""
+    """It fails on the first stage of prefill, after the last stage has written its part."""
     disagg.fail_transfer(stages=[0])
-    slow = disagg.slow_transfer(stages=[0])  # first held, then refused
+    slow = disagg.slow_transfer(stages=[0])  # first blocked, then refused
     failed = disagg.submit(2 * CHUNK + 5)
     disagg.step()
     disagg.run_until(lambda: "Success" in disagg.prefill.stages[-1].rooms.values())
@@ -136,7 +136,7 @@ def test_transfer_that_fails_while_another_stage_writes(disagg: Disagg) -> None:
 
 
 def test_stage_that_hears_late(disagg: Disagg, pprank: Pprank) -> None:
-    """The stages of prefill let a request go together, when the last one has sent its KV."""
+    """The stages of prefill release a request together, after the last one has sent its KV."""
     last = disagg.prefill_stages - 1
     late = disagg.late_poll(stages=[last], iterations=9, role="prefill")
     disagg.generate([30, CHUNK + 3])
@@ -145,12 +145,12 @@ def test_stage_that_hears_late(disagg: Disagg, pprank: Pprank) -> None:
     settle(disagg)
 
 
-# the iteration in which the room is lost is counted from when its stage has heard of it: where the
-# others hear late, it is lost while they agree, and that SGLang does not survive (0.5.21)
+# the iteration in which the room is lost is counted from the stage's first poll of it as ready; if
+# other stages poll it late, it is lost while they agree, which SGLang (0.5.21) does not survive
 @pytest.mark.pprank(perturb="-polls", known_bug="prefill-stages-start-other-requests-than-agreed")
 def test_request_given_up_between_agreement_and_start(disagg: Disagg) -> None:
-    """One stage of prefill learns that decode gives a request up when all have agreed to start
-    it: they all start it, or none (PR 31869).
+    """One stage of prefill learns that decode has aborted a request after all stages agreed to
+    start it: either all stages start it, or none (PR 31869).
     """
     rid = disagg.submit(30, to="decode")
     disagg.step()
@@ -159,7 +159,7 @@ def test_request_given_up_between_agreement_and_start(disagg: Disagg) -> None:
     lost = disagg.lose_room(stages=[disagg.prefill_stages - 1])
     disagg.forward(rid, to="prefill")
     disagg.run_until_state(rid, "transferring", role="prefill")
-    # not while it is being written: the known bug decode-frees-what-prefill-still-writes
+    # not while its KV is being written: the known bug decode-frees-what-prefill-still-writes
     disagg.run_until(lambda: "Success" in disagg.prefill.stages[0].rooms.values())
     lost.release()
     disagg.abort(rid)
@@ -175,7 +175,7 @@ def test_room_that_is_lost_while_the_stages_agree(disagg: Disagg, pprank: Pprank
     last = disagg.prefill_stages - 1
     lost = disagg.lose_room(stages=[last], rounds=0)
     disagg.forward(rid, to="prefill")
-    for _ in range(8):  # one by one: it is a deadlock soon
+    for _ in range(8):  # step by step: a deadlock follows soon
         disagg.step()
     if (pprank.role, pprank.stage) == ("prefill", last):
         assert lost.hits
@@ -187,7 +187,7 @@ def test_room_that_is_lost_while_the_stages_agree(disagg: Disagg, pprank: Pprank
 
 @pytest.mark.pprank(perturb="-polls")  # the first request must be the first to be ready
 def test_abort_while_waiting_for_prefill(disagg: Disagg) -> None:
-    """It has a metadata slot already, but no KV (PR 17483).
+    """It already has a metadata slot, but no KV (PR 17483).
 
     `release_aborted_prefill_waiting_req` (0.5.21) does not clear the sender, so its room stays.
     """
@@ -221,7 +221,7 @@ def test_no_room_is_left_by_an_abort_in_the_waiting_queue(disagg: Disagg) -> Non
 def test_abort_in_the_middle_of_its_prompt(disagg: Disagg) -> None:
     """Some chunks have been sent, one is being computed, and decode waits for the rest.
 
-    The room of the request stays with prefill (0.5.21), as where it waits for its turn.
+    Prefill keeps the room of the request (0.5.21), as after an abort in its waiting queue.
     """
     aborted, _ = disagg.submit(8 * CHUNK), disagg.submit(2 * CHUNK + 3)
     disagg.run_until(lambda: disagg.chunks_done(aborted) >= 3)
@@ -233,7 +233,7 @@ def test_abort_in_the_middle_of_its_prompt(disagg: Disagg) -> None:
 
 @pytest.mark.pprank(known_bug="remote-call-waits-for-later-stages")
 def test_control_requests_while_kv_is_on_its_way(disagg: Disagg) -> None:
-    """Each role answers for itself: no cache is flushed that is still to be sent or written."""
+    """Each role answers for itself: KV that is being sent or written is not flushed."""
     calls = []
     disagg.scheduler.note_call = lambda: calls.append(1)
     disagg.generate([50], max_new_tokens=3)
@@ -267,8 +267,8 @@ def test_abort_ends_a_prompt_at_once(disagg: Disagg) -> None:
 
 @pytest.mark.pprank(sanitize="-logs")
 def test_stage_that_is_not_done_after_all(disagg: Disagg) -> None:
-    """A stage hears that its KV is sent, all agree to let the request go, and it is not: SGLang
-    goes on (PR 20686), though that stage then keeps the request.
+    """A stage polls its KV as sent, and all agree to release the request, but then it polls the KV
+    as not sent: SGLang continues (PR 20686), though that stage keeps the request.
     """
     if disagg.prefill_stages == 1:
         pytest.skip("stages agree where there are two or more")
@@ -296,7 +296,7 @@ def test_requests_that_are_retracted(disagg: Disagg) -> None:
 
 @little_kv
 def test_abort_while_decode_has_no_room(disagg: Disagg) -> None:
-    """Decode has met prefill, and waits for KV to put the request's into."""
+    """Decode has completed the handshake, and waits for memory for the request's KV."""
     disagg.submit(100, 12)
     aborted, _ = disagg.submit(60, 5), disagg.submit(50, 5)
     disagg.run_until(lambda: disagg.state(aborted)["decode"] == ("bootstrapping",))
@@ -310,7 +310,7 @@ def test_abort_while_decode_has_no_room(disagg: Disagg) -> None:
 @pytest.mark.pprank(known_bug="profiler-fails-on-first-stage")
 @pytest.mark.sglang(chunked_prefill_size=2 * CHUNK, prefill={"enable_dynamic_chunking": True})
 def test_chunks_of_predicted_sizes(disagg: Disagg) -> None:
-    """A later chunk is smaller than the first one; KV is sent for each as it is."""
+    """Later chunks are smaller than the first one; the KV of each is sent with its own size."""
     results = disagg.generate([900, 40, 5 * CHUNK], 4, logprobs=True)
     sizes = [end - start for start, end in results[0].extends]
     assert len({*sizes[:-1]}) > 1, f"chunks of {sizes} tokens"
@@ -343,17 +343,17 @@ class TestTwoStagesOfDecode:
 
     @pytest.mark.pprank(known_bug="decode-stages-differ-by-late-metadata")
     def test_metadata_that_comes_late(self, disagg: Disagg, pprank: Pprank) -> None:
-        """Late on the first stage alone, or with one stage, this passes."""
+        """The test passes if it is late on the first stage only, or with one stage."""
         late = disagg.late_metadata(stages=[1])
         disagg.submit(30, 6)
-        for _ in range(60):  # one by one: it is a deadlock soon
+        for _ in range(60):  # step by step: a deadlock follows soon
             disagg.step()
         if (pprank.role, pprank.stage) == ("decode", 1):
             assert late.hits
         settle(disagg)
 
     def test_prefix_that_is_cached(self, disagg: Disagg) -> None:
-        """Found in prefill's tree; decode gets all of it, in the same turn and in the next one."""
+        """Prefill finds it in its cache; decode gets all of it, in this turn and in the next."""
         prompt = [*range(1000, 1000 + 3 * CHUNK)]
         disagg.generate([prompt], 3)
         results = disagg.generate([[*prompt, 7, 8], [*prompt[:120], 5], prompt], logprobs=True)
@@ -373,7 +373,7 @@ class TestTwoStagesOfDecode:
 
     @pytest.mark.pprank(known_bug="decode-stage-keeps-failed-transfer")
     def test_abort_while_transferring(self, disagg: Disagg) -> None:
-        """With one stage of decode this passes."""
+        """The test passes with one stage of decode."""
         slow = disagg.slow_transfer(stages=[1])
         aborted, _ = disagg.submit(30), disagg.submit(40)
         disagg.run_until_state(aborted, "transferring", role="prefill")

@@ -1,6 +1,6 @@
-"""Prefill and decode of one stage each: what SGLang's loops do only where there is no pipeline.
+"""Prefill and decode with one stage each: the loops that SGLang uses without a pipeline.
 
-With the overlap schedule and without it. A pipeline's stages have other loops (test_disagg).
+With and without the overlap schedule. The stages of a pipeline use other loops (test_disagg).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ schedules = [
     pytest.param(marks=pytest.mark.sglang(disable_overlap_schedule=False), id="overlap"),
 ]
 each_schedule = pytest.mark.parametrize((), schedules)
-# before 0.5.16, in which it has another name, such a request may stay for ever (PR 31075)
+# before 0.5.16, where the arg has another name, such a request may stay for ever (PR 31075)
 early_prefill = (
     pytest.mark.skip(reason="no optimistic_prefill_attempts before 0.5.16")
     if is_older_than("0.5.16")
@@ -36,7 +36,7 @@ early_prefill = (
 
 
 def settle(disagg: Disagg, *aborted: str) -> None:
-    """Hold what follows: aborted requests end as such, all tokens are right, nothing is held."""
+    """Check that aborted requests end as such, all tokens are right, and all memory was freed."""
     disagg.drain()
     for rid, result in disagg.results.items():
         assert end_of(result) == ("abort" if rid in aborted else "length")
@@ -47,13 +47,13 @@ def settle(disagg: Disagg, *aborted: str) -> None:
 
 @each_schedule
 def test_no_forward_runs_while_paused(disagg: Disagg) -> None:
-    """Whoever pauses writes new weights next: requests wait, wherever they are on either role."""
+    """While paused, weights may be replaced: requests wait, wherever they are on either role."""
     decoding = disagg.submit(20, 40)
     disagg.run_until(lambda: len(disagg.results[decoding].token_ids) >= 2)
     disagg.submit(6 * CHUNK, 4)
     disagg.step(2)
     disagg.control("pause_generation", mode="in_place", wait=True)
-    disagg.step(2)  # what was launched comes out
+    disagg.step(2)  # let the outputs of launched forwards arrive
     before = len(disagg.forwards)
     disagg.submit(2 * CHUNK + 3, 3)
     disagg.step(8)
@@ -66,7 +66,7 @@ def test_no_forward_runs_while_paused(disagg: Disagg) -> None:
 @early_prefill
 @each_schedule
 def test_prompt_that_is_computed_before_decode_has_the_request(disagg: Disagg) -> None:
-    """Prefill does not wait for decode; the KV is sent once that has said where to."""
+    """Prefill does not wait for decode; it sends the KV once decode has said where to."""
     early = disagg.submit(2 * CHUNK + 5, 6, to="prefill")
     disagg.run_until(lambda: len(disagg.prefill.results[early].extends) >= 3)
     disagg.step(3)

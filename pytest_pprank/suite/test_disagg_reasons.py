@@ -1,5 +1,5 @@
-"""Why a request ends in prefill and decode: each role answers with its own reason, and first of all
-not as if all had gone well.
+"""Finish reasons in prefill and decode: each role answers with its own reason, and a failed request
+never looks successful.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 FAILED = 500
-"""The status of a request that has failed and is not to blame."""
+"""The status code of a request that failed through no fault of its own."""
 
 pytestmark = [
     pytest.mark.sglang(chunked_prefill_size=CHUNK),
-    # SGLang logs what fails
+    # SGLang logs failures
     pytest.mark.pprank(prefill=2, decode=1, sanitize="-logs"),
 ]
 
 
 def settle(disagg: Disagg, *ended: str, allow_failed_rooms: bool = False) -> None:
-    """Run until nothing is under way; the others than those `ended` have their tokens."""
+    """Run until nothing is under way; check the tokens of the requests not in `ended`."""
     disagg.drain()
     others = [result for rid, result in disagg.results.items() if rid not in ended]
     assert {end_of(result) for result in others} <= {"length"}
@@ -45,7 +45,7 @@ def settle(disagg: Disagg, *ended: str, allow_failed_rooms: bool = False) -> Non
 
 
 def check_reason(side: Side, rid: str, words: str, status: int | None = None) -> None:
-    """Hold that a role has ended a request as aborted, for the reason with these words."""
+    """Check that a role has ended a request as aborted, with a message that contains `words`."""
     reason = side.results[rid].finish_reason
     assert reason is not None, f"{side.name}: {rid} is not finished"
     assert reason["type"] == "abort", f"{side.name}: {reason}"
@@ -54,7 +54,7 @@ def check_reason(side: Side, rid: str, words: str, status: int | None = None) ->
 
 
 def refuse_tokens(monkeypatch: pytest.MonkeyPatch, grammar: str) -> None:
-    """Let grammars on this rank refuse the first token that this one allows."""
+    """Make this grammar refuse the first token on this rank, as if it did not allow it."""
     from sglang.srt.constrained.xgrammar_backend import XGrammarGrammar
 
     accept = XGrammarGrammar.accept_token
@@ -79,8 +79,8 @@ class TestGrammars:
     def test_grammar_that_fails_on_prefill(
         self, disagg: Disagg, pprank: Pprank, monkeypatch: pytest.MonkeyPatch, slow: bool
     ) -> None:
-        """Its first token is none that the grammar takes: when its KV is on its way (PR 30937), or,
-        from SGLang 0.5.20 on, before the last of it is sent.
+        """Its first token does not match the grammar: this shows while its KV is being sent
+        (PR 30937), or, from SGLang 0.5.20 on, before the last part of it is sent.
         """
         if pprank.role == "prefill":
             refuse_tokens(monkeypatch, OTHERS)
@@ -129,9 +129,9 @@ class TestGrammars:
 
 
 def fail_on(disagg: Disagg, stage: int) -> str:
-    """Let a transfer fail on one stage of prefill when the other one has sent its part."""
+    """Let a transfer fail on one stage of prefill after the other stage has sent its part."""
     disagg.fail_transfer(stages=[stage])
-    slow = disagg.slow_transfer(stages=[stage])  # first held, then refused
+    slow = disagg.slow_transfer(stages=[stage])  # first blocked, then refused
     failed: str = disagg.submit(2 * CHUNK + 5)
     disagg.step()
     disagg.run_until(lambda: "Success" in disagg.prefill.stages[1 - stage].rooms.values())
@@ -167,7 +167,7 @@ freed_early = pytest.param(
 
 @pytest.mark.parametrize("state", [pytest.param("waiting", marks=agreed_start), freed_early])
 def test_abort_on_both_roles(disagg: Disagg, state: str) -> None:
-    """An abort ends it on both roles as such, wherever it is on prefill."""
+    """An abort ends the request as aborted on both roles, whatever its state on prefill."""
     slow = disagg.slow_transfer(stages=[1])
     aborted, _ = disagg.submit(3 * CHUNK + 5), disagg.submit(40)
     disagg.run_until_state(aborted, state, role="prefill")
@@ -186,7 +186,7 @@ in_agreement = pytest.mark.skipif(
 
 @in_agreement
 def test_running_too_long(disagg: Disagg, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode ends it; prefill has done with it long before."""
+    """Decode ends it; prefill has finished with it long before."""
     late = disagg.submit(30, 200)
     disagg.run_until_state(late, "decoding")
     monkeypatch.setenv("SGLANG_REQ_RUNNING_TIMEOUT", "0.000001")
@@ -198,11 +198,11 @@ def test_running_too_long(disagg: Disagg, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @in_agreement
-@pytest.mark.pprank(perturb="-polls")  # the long prompt must not be heard of after the other one
+@pytest.mark.pprank(perturb="-polls")  # the long prompt must not become ready after the other one
 def test_waiting_too_long(disagg: Disagg, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefill ends it before its turn has come; decode does not hear of it by itself.
+    """Prefill ends it before its turn comes; decode does not learn of that by itself.
 
-    So may the other one, where its handshake takes longer.
+    The other request may end so, too, if its handshake takes longer.
     """
     first, late = disagg.submit(8 * CHUNK), disagg.submit(30)
     disagg.run_until(
@@ -211,7 +211,7 @@ def test_waiting_too_long(disagg: Disagg, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("SGLANG_REQ_WAITING_TIMEOUT", "0.000001")
     disagg.run_until(lambda: disagg.prefill.results[late].finished)
     monkeypatch.delenv("SGLANG_REQ_WAITING_TIMEOUT")
-    disagg.step(4 * disagg.prefill_stages)  # what has been noted is carried out
+    disagg.step(4 * disagg.prefill_stages)  # let the time-outs that were noted take effect
     check_reason(disagg.prefill, late, "waiting timeout", 503)
     reasons = {rid: disagg.prefill.results[rid].finish_reason for rid in (first, late)}
     ended = [rid for rid, reason in reasons.items() if reason and reason["type"] == "abort"]

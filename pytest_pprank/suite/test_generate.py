@@ -1,4 +1,4 @@
-"""Requests through the real event loops of all stages: tokens of the reference, nothing kept."""
+"""Requests through the event loops of all stages: reference tokens, and all memory is freed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_requests_of_many_lengths(engine: Engine) -> None:
 
 
 def test_requests_that_end_at_different_times(engine: Engine) -> None:
-    """Batches shrink to nothing, in some microbatch slots sooner than in others."""
+    """Batches become empty, in some microbatch slots sooner than in others."""
     for max_new_tokens in (1, 2, 5, 1, 9, 14, 1):
         engine.submit(20 + max_new_tokens, max_new_tokens, stream=False)
     engine.drain()
@@ -35,7 +35,7 @@ def test_requests_that_end_at_different_times(engine: Engine) -> None:
 
 
 def test_requests_that_come_one_after_another(engine: Engine) -> None:
-    """Each finds the pipeline busy with those before it, in another state."""
+    """Each request finds the pipeline in another state, busy with earlier requests."""
     for length in (70, 5, 300, 12, 33, 150):
         engine.submit(length, 6)
         engine.step(3)
@@ -45,7 +45,7 @@ def test_requests_that_come_one_after_another(engine: Engine) -> None:
 
 
 def test_requests_after_a_pause(engine: Engine) -> None:
-    """The loops turn empty in between, and what the last batch left behind must not matter."""
+    """The loops run idle in between; remains of the last batch must not matter."""
     for length in (9, 270):
         engine.generate([length, 14])
         engine.step(5)
@@ -80,7 +80,7 @@ def test_prefix_of_a_request_that_still_runs(engine: Engine) -> None:
 
 
 def test_stop_token(engine: Engine) -> None:
-    """One request of a batch stops in the middle, the other one goes on."""
+    """One request of a batch stops early, the other one continues."""
     (whole,) = engine.generate([60])
     stop = whole.token_ids[3]
     results = engine.generate([whole.prompt, 20], stop_token_ids=[stop])
@@ -91,7 +91,7 @@ def test_stop_token(engine: Engine) -> None:
 
 
 def test_first_token_is_the_stop_token(engine: Engine) -> None:
-    """The request is over before it is ever decoded."""
+    """The request ends before any decode forward."""
     (whole,) = engine.generate([60], max_new_tokens=1)
     results = engine.generate([whole.prompt, 20], stop_token_ids=[whole.token_ids[0]])
     assert end_of(results[0]) == "stop"
@@ -100,7 +100,7 @@ def test_first_token_is_the_stop_token(engine: Engine) -> None:
 
 
 def test_logprobs_are_those_of_the_tokens(engine: Engine) -> None:
-    engine.submit(33, 7)  # one without, in the same batches
+    engine.submit(33, 7)  # a request without logprobs, in the same batches
     results = engine.generate([12, 90], logprobs=True)
     assert_tokens_equal_reference(engine.results.values())
     for result in results:
@@ -110,7 +110,7 @@ def test_logprobs_are_those_of_the_tokens(engine: Engine) -> None:
 
 
 def test_stages_of_different_speed(engine: Engine, pprank: Pprank) -> None:
-    """One stage takes its time before each forward, another one in each round."""
+    """The first or last stage is slower than the others, by a delay before each of its forwards."""
     import time
 
     def pause(delay: float, _: object) -> None:
@@ -126,8 +126,8 @@ def test_stages_of_different_speed(engine: Engine, pprank: Pprank) -> None:
 
 @pytest.mark.sglang(enable_priority_scheduling=True, max_running_requests=2)
 def test_requests_that_push_others_aside(engine: Engine, pprank: Pprank) -> None:
-    """Those of a higher priority come first, also at the cost of one that runs (SGLang wants it to
-    be higher by ten for that).
+    """Requests of higher priority run first, even at the cost of a running one (for that SGLang
+    requires a priority higher by ten).
     """
     low = [engine.submit(40 + i, 6, priority=0) for i in range(pprank.num_stages + 2)]
     engine.run_until(lambda: len(engine.results[low[0]].token_ids) >= 2)

@@ -1,4 +1,4 @@
-"""Requests that are aborted in every state: the others go on, and nothing is kept on any stage."""
+"""Aborts of requests in every state: other requests continue, and all memory is freed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ chunked = pytest.mark.sglang(chunked_prefill_size=CHUNK)
 
 
 def check(engine: Engine, *aborted: str) -> None:
-    """Hold what follows: aborted requests end as such, all tokens are right, nothing is held."""
+    """Check that aborted requests end as such, all tokens are right, and all memory was freed."""
     engine.drain()
     for rid in aborted:
         assert end_of(engine.results[rid]) == "abort", rid
@@ -35,7 +35,7 @@ def test_request_that_has_not_begun(engine: Engine) -> None:
 
 @pytest.mark.pprank(perturb="-kv_pressure")  # a retracted request would wait, too
 def test_request_that_waits_for_its_turn(engine: Engine) -> None:
-    """There are 8 request slots; it never gets one."""
+    """It never gets one of the 8 request slots."""
     running = [engine.submit(20 + index, 12) for index in range(8)]
     waiting = [engine.submit(60 + index, 5) for index in range(3)]
     engine.run_until(lambda: all(engine.results[rid].token_ids for rid in running))
@@ -55,7 +55,7 @@ def test_running_request(engine: Engine) -> None:
 
 
 def test_request_in_every_slot(engine: Engine, pprank: Pprank) -> None:
-    """It is in another microbatch slot than the one whose turn it is (PR 29405)."""
+    """The request is not in the microbatch slot whose turn it is (PR 29405)."""
     for turn in range(pprank.num_stages):
         rid = engine.submit(20, 100)
         engine.run_until(lambda: len(engine.results[rid].token_ids) >= 2)  # noqa: B023
@@ -69,7 +69,7 @@ def test_request_in_every_slot(engine: Engine, pprank: Pprank) -> None:
 
 @pytest.mark.pprank(known_bug="abort-misses-other-microbatch-slots")
 def test_request_at_its_first_token(engine: Engine, pprank: Pprank) -> None:
-    """Its prompt is under way somewhere between the first stage and the last one."""
+    """Its prompt is being computed somewhere between the first and the last stage."""
     for turn in range(2 * pprank.num_stages):
         rid = engine.submit(20 + turn, 100)
         engine.step(1 + turn)
@@ -81,7 +81,7 @@ def test_request_at_its_first_token(engine: Engine, pprank: Pprank) -> None:
 
 
 def test_request_at_its_last_token(engine: Engine, pprank: Pprank) -> None:
-    """The abort comes while the last token is made, or when all is over."""
+    """The abort arrives while the last token is computed, or after the end."""
     for turn in range(2 * pprank.num_stages):
         rid = engine.submit(20 + turn, 5)
         engine.run_until(lambda: len(engine.results[rid].token_ids) >= 4)  # noqa: B023
@@ -96,7 +96,7 @@ def test_request_at_its_last_token(engine: Engine, pprank: Pprank) -> None:
 )
 @pytest.mark.pprank(perturb="1:+aborts")
 def test_requests_in_any_state(engine: Engine) -> None:
-    """Whatever the seed chooses, also in the middle of the skew that it brings."""
+    """The seed decides, also in the middle of the skew between stages that it causes."""
     for length in range(10, 130, 10):
         engine.submit(length, 16)
         engine.step(2)
@@ -106,7 +106,7 @@ def test_requests_in_any_state(engine: Engine) -> None:
 
 
 def test_all_requests_at_once(engine: Engine) -> None:
-    """The pipeline is empty from one iteration to the next, and new requests come at once."""
+    """The pipeline becomes empty at once, and new requests arrive immediately."""
     aborted = [engine.submit(20 + index, 100) for index in range(10)]
     engine.run_until(lambda: len(engine.results[aborted[0]].token_ids) >= 2)
     engine.abort()
@@ -128,7 +128,7 @@ def test_request_in_the_middle_of_its_prompt(engine: Engine) -> None:
 @chunked
 @pytest.mark.pprank(known_bug="aborted-prompt-is-computed-to-its-end")
 def test_request_at_each_chunk_beside_others(engine: Engine) -> None:
-    """Others are decoded or wait; each time the chunks have got somewhere else."""
+    """Others are being decoded or wait; each time a different number of chunks is done."""
     aborted = []
     engine.submit(20, 60)
     for chunks in (1, 3, 4):

@@ -1,4 +1,4 @@
-"""Prompts that are run in several pieces, alone and beside others."""
+"""Prompts that are computed in several chunks, alone and beside others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_chunked_prompts_beside_others(engine: Engine) -> None:
 
 @chunked
 def test_chunks_while_others_are_decoded(engine: Engine) -> None:
-    """Some end while the prompt is at its chunks, so a slot is empty in between."""
+    """Some requests end while the prompt is in the middle, so a slot becomes empty in between."""
     for max_new_tokens in (3, 20, 5):
         engine.submit(20, max_new_tokens)
     engine.run_until(lambda: all(result.token_ids for result in engine.results.values()))
@@ -49,12 +49,12 @@ def test_chunks_while_others_are_decoded(engine: Engine) -> None:
 
 @pytest.fixture
 def skipped_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With this switch of SGLang's a chunk that samples nothing sends nothing back (PR 26148)."""
+    """Set SGLang's switch for not sending outputs of chunks that sample nothing (PR 26148)."""
     monkeypatch.setenv("SGLANG_PP_SKIP_PURE_CHUNKED_OUTPUT_COMM", "1")
 
 
 @chunked
-@pytest.mark.pprank(sanitize="-streams")  # the next test's
+@pytest.mark.pprank(sanitize="-streams")  # the next test checks that
 @pytest.mark.usefixtures("skipped_output")
 def test_chunks_whose_output_is_not_sent(engine: Engine) -> None:
     assert_tokens_equal_reference(engine.generate([5 * CHUNK + 3, 6, 2 * CHUNK]))
@@ -85,7 +85,7 @@ def test_chunks_of_a_prompt_whose_beginning_is_cached(engine: Engine) -> None:
 
 @chunked
 def test_logprobs_of_chunked_prompts(engine: Engine) -> None:
-    engine.submit(2 * CHUNK, 4)  # one without, in the same batches
+    engine.submit(2 * CHUNK, 4)  # a request without logprobs, in the same batches
     results = engine.generate([3 * CHUNK + 5, 20, CHUNK], prompt_logprobs=True, logprobs=True)
     for result in results:
         assert len(result.prompt_logprobs) == len(result.prompt) - 1
@@ -102,7 +102,7 @@ def test_prompts_around_a_page(engine: Engine) -> None:
 
 @mixed
 def test_pages_that_are_cached(engine: Engine) -> None:
-    """Whole pages are found again, a part of one is not."""
+    """Whole pages are reused from the cache, parts of pages are not."""
     prompt = [*range(1000, 1000 + 3 * CHUNK + 5)]
     engine.generate([prompt])
     results = engine.generate([[*prompt, 7, 8], [*prompt[: 5 * PAGE + 3], 9]])

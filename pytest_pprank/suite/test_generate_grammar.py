@@ -1,4 +1,4 @@
-"""Requests whose output must follow a grammar, which each stage compiles for itself."""
+"""Requests whose output must match a grammar, which each stage compiles for itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _grammars_work_here(pprank: Pprank) -> None:
 
 @contextmanager
 def late(scheduler: Scheduler, *, here: bool) -> Iterator[Event]:
-    """Let no grammar be compiled before the event, on the ranks with `here`."""
+    """Compile no grammar before the event is set, on ranks with `here`."""
     backend, go = scheduler.grammar_manager.grammar_backend, Event()
     pool = backend.executor
     if here:
@@ -49,7 +49,7 @@ def late(scheduler: Scheduler, *, here: bool) -> Iterator[Event]:
 
 
 def follows(tokens: list[int], first: int) -> bool:
-    """Say whether all tokens are those of the thousand that begins at `first`."""
+    """Return whether all tokens are between `first` and `first` + 999."""
     return all(first <= token < first + 1000 for token in tokens)
 
 
@@ -66,7 +66,7 @@ def test_output_follows_the_grammar(engine: Engine) -> None:
 
 
 def test_stages_wait_for_the_grammar_of_the_first_one(engine: Engine, pprank: Pprank) -> None:
-    """The first stage is the last one to have it (PR 30747)."""
+    """The first stage is the last one to have compiled it (PR 30747)."""
     with late(engine.scheduler, here=pprank.is_first_stage) as go:
         bound = engine.submit(20, 4, regex=NUMBERS)
         engine.step(6 * pprank.num_stages)

@@ -19,13 +19,13 @@ PAGE = 16
 
 
 def check(engine: Engine) -> None:
-    """Hold what all models must hold: chunked, cached and mixed prompts, aborted ones beside."""
+    """Check chunked, cached and mixed prompts, with an aborted one among them."""
     prompt = [*range(1000, 1000 + CHUNK + 2 * PAGE)]
     engine.generate([prompt, 5, 3 * CHUNK + 1], max_new_tokens=6)
     long = engine.submit(4 * CHUNK, 5)
     engine.submit([*prompt, 7, 8, 9], 9, logprobs=True)
     engine.run_until(lambda: engine.chunks_done(long) >= 2)
-    if not is_older_than("0.5.14"):  # a bug of 0.5.13's, known to test_generate_aborts
+    if not is_older_than("0.5.14"):  # a bug of 0.5.13, which test_generate_aborts shows
         engine.abort(long)
         engine.drain()
         assert end_of(engine.results[long]) == "abort"

@@ -1,4 +1,4 @@
-"""Too little of something: KV for all that run, or room for more than one request."""
+"""Scarce resources: KV for all running requests, or slots for more than one request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ one_at_a_time = pytest.mark.sglang(max_running_requests=1, chunked_prefill_size=
 
 @little_kv
 def test_requests_that_are_retracted(engine: Engine) -> None:
-    """More tokens than there is KV for: some requests give theirs back, and are computed again."""
+    """There are more tokens than KV: some requests free theirs, and are recomputed."""
     results = engine.generate([20 + index for index in range(5)], max_new_tokens=24)
     assert any(result.retractions for result in results)
     assert_tokens_equal_reference(results)
@@ -30,17 +30,17 @@ def test_requests_that_are_retracted(engine: Engine) -> None:
 
 
 @little_kv
-@pytest.mark.pprank(perturb="-kv_pressure")  # who is retracted, and when, is of the essence
+@pytest.mark.pprank(perturb="-kv_pressure")  # the test depends on what is retracted, and when
 def test_retracted_requests_beside_chunks(engine: Engine, pprank: Pprank) -> None:
-    """What was retracted comes back as a longer prompt, itself in chunks, behind another one's."""
+    """A retracted request returns as a longer prompt, itself in chunks, behind another prompt."""
     for length in (28, 26, 24):
         engine.submit(length, 24)
     engine.run_until(lambda: all(result.token_ids for result in engine.results.values()))
     engine.submit(CHUNK, 4)
     engine.drain()
     retracted = [result for result in engine.results.values() if result.retractions]
-    if pprank.num_stages == 2:  # else they share the slots out so that all find room
-        # its last forward of a prompt begins where another one of the same prompt has ended
+    if pprank.num_stages == 2:  # with more stages, all requests fit into the slots
+        # the last forward of a prompt begins where an earlier one of the same prompt ended
         pieces = [result.extends[-2:] for result in retracted]
         assert any(end == start > 0 for (_, end), (start, _) in pieces), engine.results
     assert_tokens_equal_reference(engine.results.values())
@@ -68,7 +68,7 @@ def test_abort_of_a_retracted_request(engine: Engine) -> None:
 
 @little_kv
 def test_cached_prefixes_that_make_room(engine: Engine) -> None:
-    """The tree cache is full of what was, and gives it up for what comes."""
+    """The tree cache is full of old prefixes, and evicts them for new requests."""
     for length in (70, 71, 72, 90):
         engine.generate([length], max_new_tokens=3)
     assert_tokens_equal_reference(engine.results.values())
@@ -77,7 +77,7 @@ def test_cached_prefixes_that_make_room(engine: Engine) -> None:
 
 @one_at_a_time
 def test_one_request_at_a_time(engine: Engine) -> None:
-    """A chunked prompt then fills all there is to fill (PR 23006)."""
+    """A chunked prompt then fills the batch on its own (PR 23006)."""
     results = engine.generate([50, 3 * CHUNK, 60, 70], max_new_tokens=4)
     assert_tokens_equal_reference(results)
     assert all(len(slot) <= 1 for view in engine.stages for slot in view.slots)
@@ -87,7 +87,7 @@ def test_one_request_at_a_time(engine: Engine) -> None:
 @one_at_a_time
 @pytest.mark.pprank(known_bug="aborted-prompt-is-computed-to-its-end")
 def test_abort_of_the_only_request(engine: Engine) -> None:
-    """Its place goes to the next one at once."""
+    """The next request takes its place at once."""
     aborted = engine.submit(4 * CHUNK, 50)
     engine.submit(2 * CHUNK, 3)
     engine.run_until(lambda: engine.chunks_done(aborted) >= 2)

@@ -1,7 +1,7 @@
 """Batches of every kind have their inputs on the device when their forward starts.
 
-The class of SGLang PR 26883: `prepare_for_extend` stages the token ids on the host, and somebody
-must bring them to the device.
+SGLang PR 26883 is an example of this class of bugs: `prepare_for_extend` stages the token ids on
+the host, and its caller must copy them to the device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     MakeForwardBatch = Callable[[ScheduleBatch], ForwardBatch]
 
 PROMPTS = [[11, 12, 13], 40, 7]
-# What a batch carries from one step to the next; the rest is made anew for each forward.
+# Fields that a batch keeps from one step to the next; the others are rebuilt for each forward.
 STATE = ["seq_lens", "seq_lens_cpu", "req_pool_indices", "req_pool_indices_cpu", "orig_seq_lens"]
 
 
@@ -83,7 +83,7 @@ def test_batches_do_not_share_their_staging(
     make_forward_batch: MakeForwardBatch,
 ) -> None:
     first, second = make_schedule_batch([40]), make_schedule_batch([40])
-    for batch in (first, second):  # the microbatches of a pipeline are staged before they run
+    for batch in (first, second):  # a pipeline stages several microbatches before they run
         assert_materialized_on_device(make_forward_batch(batch))
 
 
@@ -110,4 +110,4 @@ def test_merged_batch_keeps_its_mirrors(
         make_forward_batch(batch)
     batches[0].merge_batch(batches[1])
     assert_materialized_on_device(batches[0], fields=STATE)
-    batches[1].reqs = []  # they are the first batch's now
+    batches[1].reqs = []  # they belong to the first batch now

@@ -1,8 +1,8 @@
-"""The overlap schedule: a batch is made ready while the forward of the one before may still run.
+"""The overlap schedule: SGLang prepares a batch while the forward of the previous one may run.
 
-What that forward reads must not be written, moved or given away meanwhile; on device sim the
-sanitizer `streams` looks after it. Only loops of one stage overlap: SGLang's own for requests, and
-that of prefill or decode.
+What that forward reads must not be written, moved or given away meanwhile. On device sim the
+sanitizer `streams` checks this. Only loops of one stage overlap: that for plain requests, and those
+of prefill and of decode.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ pytestmark = pytest.mark.sglang(disable_overlap_schedule=False, chunked_prefill_
 
 
 def in_flight(engine: Engine) -> list[int]:
-    """Return a list that grows by how many results are awaited when a forward is launched."""
+    """Return a list of how many results were awaited at each launch of a forward."""
     counts: list[int] = []
     engine.on_forward(lambda _: counts.append(len(engine.scheduler.result_queue)))
     return counts
 
 
 def check(engine: Engine, *aborted: str) -> None:
-    """Hold what follows: aborted requests end as such, all tokens are right, nothing is held."""
+    """Check that aborted requests end as such, all tokens are right, and all memory was freed."""
     engine.drain()
     for rid in aborted:
         assert end_of(engine.results[rid]) == "abort", rid
     finished = [r for r in engine.results.values() if end_of(r) != "abort"]
     assert_tokens_equal_reference(finished)
-    # prefill keeps the room of a request that is aborted while it waits: a bug known to test_disagg
+    # prefill keeps the room of a request that is aborted while it waits: see test_disagg
     assert_kv_balanced(engine.scheduler, allow_failed_rooms=True)
 
 
@@ -61,7 +61,7 @@ def check(engine: Engine, *aborted: str) -> None:
 class TestOneStage:
     @late_fence
     def test_rows_that_are_given_out_while_a_forward_runs(self, engine: Engine) -> None:
-        """Requests end one by one, and others take their rows and KV at once."""
+        """Requests end one by one, and others get their rows and KV at once."""
         awaited = in_flight(engine)
         for index in range(12):
             engine.submit(5 + 7 * (index % 3), 1 + 5 * index % 9)
@@ -82,7 +82,7 @@ class TestOneStage:
 
     @late_fence
     def test_prefixes(self, engine: Engine) -> None:
-        """Of a request that runs, of one that has just ended, and of one that is gone."""
+        """Prefixes of a running request, of one that has just ended, and of an older one."""
         prompt = [*range(1000, 1000 + 2 * CHUNK)]
         first = engine.submit(prompt, 6)
         engine.run_until(lambda: len(engine.results[first].token_ids) >= 2)
@@ -95,13 +95,13 @@ class TestOneStage:
         cached = [result.cached_tokens for result in engine.results.values()]
         assert cached == [0, 2 * CHUNK, 2 * CHUNK, CHUNK]
 
-    @pytest.mark.pprank(perturb="-kv_pressure")  # who is retracted, and when, is of the essence
+    @pytest.mark.pprank(perturb="-kv_pressure")  # the test depends on what is retracted, and when
     @late_fence
     def test_requests_that_are_retracted(self, engine: Engine) -> None:
-        """They give back KV that the forward under way still writes, and come back in chunks."""
+        """They free KV that the running forward still writes, and return in chunks."""
         for index in range(4):
-            # SGLang hopes that they end before they have all their tokens: not all at once, and
-            # not where they cannot (without tokens to stop at)
+            # SGLang expects them to end before max_new_tokens: not all at the same time, and only
+            # if they can (with tokens to stop at)
             engine.submit(30 + index, 40, stop_token_ids=[1])
             engine.step(2)
         check(engine)
@@ -109,14 +109,14 @@ class TestOneStage:
 
     @late_fence
     def test_stop_token(self, engine: Engine) -> None:
-        """Known one step late: there has been another forward, whose token is nobody's."""
+        """The end is known one step late: another forward has run, and its token is dropped."""
         (whole,) = engine.generate([60])
         stop = whole.token_ids[3]
         last = whole.token_ids.index(stop) + 1
         stopped = engine.submit(whole.prompt, 20, stop_token_ids=[stop])
         engine.submit(20, 12)
         engine.run_until(lambda: engine.results[stopped].finished)
-        engine.submit(25, 6)  # takes its place
+        engine.submit(25, 6)  # gets its slot
         check(engine)
         assert engine.results[stopped].token_ids == whole.token_ids[:last]
         decoded = [f for f in engine.forwards if f.mode == "decode" and stopped in f.rids]
@@ -124,7 +124,7 @@ class TestOneStage:
 
     @late_fence
     def test_logprobs_and_sampling(self, engine: Engine) -> None:
-        """More comes back from the forward than tokens, and more goes in."""
+        """The forward has more inputs and more outputs than tokens."""
         results = engine.generate([12, 50], logprobs=True, max_new_tokens=9)
         engine.generate([20, 33], temperature=0.7, top_k=5, frequency_penalty=0.5)
         assert_tokens_equal_reference(results)
@@ -136,17 +136,17 @@ class TestOneStage:
         is_older_than("0.5.18"), reason="before 0.5.18 SGLang has no grammars on device cpu"
     )
     def test_grammar(self, engine: Engine) -> None:
-        """What is sampled depends on the token before, which the host must have seen."""
+        """Sampling depends on the previous token, which the host must have received."""
         rid, free = engine.submit(17, 8, regex=NUMBERS), engine.submit(20, 12)
         engine.drain()
         assert follows(engine.results[rid].token_ids, NUMBERS)
         assert_tokens_equal_reference(engine.results[free])
         assert_kv_balanced(engine.scheduler)
 
-    # perturbed, there is not the KV that the requests need
+    # with this perturbation the requests would not get the KV that they need
     @pytest.mark.pprank(perturb="-kv_pressure", known_bug=(LOST_ABORT, LATE_FENCE))
     def test_aborts(self, engine: Engine) -> None:
-        """In each state, with a forward of the same request under way or just launched."""
+        """In each state, while a forward of the same request is running or just launched."""
         aborted = []
         engine.submit(6, 60)
         for steps in range(8):
@@ -162,7 +162,7 @@ class TestOneStage:
 @late_fence
 @pytest.mark.sglang(enable_mixed_chunk=True)
 def test_chunks_in_one_batch_with_decoding(engine: Engine) -> None:
-    """Such a batch takes some of its tokens from the forward before it."""
+    """Such a batch gets some of its tokens from the previous forward."""
     awaited = in_flight(engine)
     for index in range(6):
         engine.submit((9, 3 * CHUNK, 20)[index % 3], 12)
@@ -175,7 +175,7 @@ def test_chunks_in_one_batch_with_decoding(engine: Engine) -> None:
 @one_stage_each
 class TestOneStageEach:
     def test_requests_that_come_one_after_another(self, disagg: Disagg) -> None:
-        """Rows and KV of those that end are given to those whose KV is on its way."""
+        """Rows and KV of finished requests are given to requests whose KV is arriving."""
         awaited = in_flight(disagg)
         for index in range(10):
             disagg.submit(5 + 7 * (index % 3), 1 + 5 * index % 9)
@@ -184,7 +184,7 @@ class TestOneStageEach:
         assert 1 in awaited or disagg.scheduler.disaggregation_mode.value == "prefill"
 
     def test_prefix_that_is_cached(self, disagg: Disagg) -> None:
-        """Its KV is sent before the forward of the rest, behind one that may still write it."""
+        """Its KV is sent before the forward of the rest, but after one that may still write it."""
         awaited = in_flight(disagg)
         prompt = [*range(1000, 1000 + 2 * CHUNK)]
         for tail in range(4):
@@ -193,11 +193,13 @@ class TestOneStageEach:
         check(disagg)
         assert 1 in awaited
 
-    @pytest.mark.pprank(perturb="-polls")  # the two are to be heard of at about the same time
+    @pytest.mark.pprank(perturb="-polls")  # both should become ready at about the same time
     def test_prefix_that_is_still_computed(self, disagg: Disagg, pprank: Pprank) -> None:
-        """Two prompts begin with two chunks that are the same. The second chunk of whichever comes
-        first is in the cache as soon as its forward is launched: the other one's prefix, which may
-        be sent at once. When a handshake is done is up to threads: some pairs may miss each other.
+        """Two prompts begin with the same two chunks.
+
+        The second chunk of the first prompt is in the cache as soon as its forward is launched. It
+        then is a cached prefix of the other prompt, which may be sent at once. The time at which a
+        handshake completes depends on threads, so some pairs may miss each other.
         """
 
         def met() -> bool:
@@ -247,16 +249,16 @@ class TestOneStageEach:
 class TestLittleKvOnDecode:
     @pytest.mark.pprank(known_bug="decode-offers-kv-that-a-forward-still-writes")
     def test_kv_that_goes_from_one_request_to_the_next(self, disagg: Disagg) -> None:
-        """The next one has no room on decode before the first one ends, whose last forward may
-        still write when prefill is told where to write.
+        """The next request gets no memory on decode before the first one ends. The last forward of
+        that one may still write when prefill is told where to write.
         """
         for length in (100, 110, 120):
             disagg.submit(length, 3)
         check(disagg)
 
     def test_requests_that_are_retracted(self, disagg: Disagg) -> None:
-        """Decode keeps their KV on the host, and writes it back beside a forward that runs."""
-        for index in range(4):  # no two of them fit, each lets others come back when it ends
+        """Decode keeps their KV on the host, and writes it back while a forward runs."""
+        for index in range(4):  # no two of them fit; when one ends, another one can return
             disagg.submit(20 + index, 80 + 5 * index)
         check(disagg)
         assert any(result.retractions for result in disagg.results.values())
@@ -264,7 +266,7 @@ class TestLittleKvOnDecode:
 
 @pytest.mark.pprank(prefill=2, decode=1)
 def test_decode_behind_a_pipeline(disagg: Disagg, pprank: Pprank) -> None:
-    """Stages of a pipeline do not overlap, whatever is asked for; decode's only one does."""
+    """Stages of a pipeline never overlap, whatever the server args; decode's single stage does."""
     awaited = in_flight(disagg) if pprank.role == "decode" else [1]
     for index in range(6):
         disagg.submit(10 + 30 * (index % 2), 2 + 3 * (index % 3))

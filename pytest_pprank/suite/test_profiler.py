@@ -1,4 +1,4 @@
-"""The pipeline's dynamic-chunk profiler works, and swallows nothing (SGLang PR 26883)."""
+"""The pipeline's dynamic-chunk profiler works, and swallows no exception (SGLang PR 26883)."""
 
 from __future__ import annotations
 

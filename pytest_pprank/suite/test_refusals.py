@@ -1,10 +1,10 @@
-"""Requests that SGLang's Scheduler refuses when they come: answered, and let in nowhere.
+"""Requests that SGLang's Scheduler refuses on arrival: they are answered, and start nowhere.
 
 What SGLang's tokenizer refuses (another vocabulary, sampling params out of range) never reaches a
-Scheduler and is not here. With pipeline parallelism alone a request that is refused may run one
-forward of one token, with whose result it is answered. In prefill and decode it may not even meet
-the other role: the roles refuse it each by itself, and what one of them let in would wait for the
-other, or get KV that was never computed (SGLang PR 38935).
+Scheduler and is not tested here. Without prefill/decode roles, a refused request may run one
+forward of one token, whose result carries the answer. With the two roles it must not even begin a
+handshake: each role refuses the request by itself, so a request that one role accepted would wait
+for the other role, or get KV that was never computed (SGLang PR 38935).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CHUNK = 64
 ROLES = ("prefill", "decode")
 LATEST = 40
-"""Iterations for each stage after which a refusal must have been answered."""
+"""Iterations per stage within which a refusal must be answered."""
 
 in_grammar_backend = pytest.mark.sglang(grammar_backend="xgrammar")
 
@@ -81,7 +81,7 @@ def submit_to_no_session(engine: Engine) -> str:
 
 
 def check_answer(result: Result, words: str, status: int = 400) -> None:
-    """Hold that a request was refused, with this status and these words."""
+    """Check that a request was refused, with this status and a message that contains `words`."""
     reason = result.finish_reason
     assert reason is not None, f"{result.rid} has not been answered"
     assert reason["type"] == "abort", reason
@@ -90,35 +90,35 @@ def check_answer(result: Result, words: str, status: int = 400) -> None:
 
 
 class Watch:
-    """Steps the loops one by one, and sees what each stage has let in of refused requests."""
+    """Steps the loops one by one, and checks whether a stage accepts a refused request."""
 
     def __init__(self, disagg: Disagg, observe: Observe, pprank: Pprank) -> None:
         self._disagg, self._observe, self._pprank = disagg, observe, pprank
 
     def run(self, *refused: str, alone: bool, roles: tuple[str, ...] = ROLES) -> None:
-        """Step until all of them are answered by these roles; fails where one is let in.
+        """Step until these roles have answered all of them; fails if one is accepted.
 
-        `alone`: nothing else is under way, so that nothing at all may be taken.
+        `alone`: nothing else is under way, so no resource at all may be allocated.
         """
         disagg, after = self._disagg, 0
         stages = max(disagg.prefill_stages, disagg.decode_stages)
         for _ in range(LATEST * stages):
             disagg.step()
-            held = [text for view in disagg.stages for text in self._held(view, refused, alone)]
-            held += [f"{where}: {what}" for where, what in self._passed(refused, alone)]
-            if held:
+            found = [text for view in disagg.stages for text in self._held(view, refused, alone)]
+            found += [f"{where}: {what}" for where, what in self._passed(refused, alone)]
+            if found:
                 shown = ", ".join(refused)
                 disagg.abandon("a request that SGLang has refused is under way")
                 raise AssertionError(
-                    f"refused, and let in all the same ({shown}): {'; '.join(held)}"
+                    f"refused, and let in all the same ({shown}): {'; '.join(found)}"
                 )
             after += all(disagg.side(r).results[rid].finished for rid in refused for r in roles)
-            if after > 2 * stages:  # later stages get it later than the first one answers
+            if after > 2 * stages:  # later stages receive it after the first one has answered
                 return
         raise AssertionError(f"{', '.join(refused)}: no answer")
 
     def _held(self, view: DisaggView, refused: tuple[str, ...], alone: bool) -> list[str]:
-        """What a stage of either role holds between two iterations."""
+        """Return, in words, where a stage has a refused request between two iterations."""
         found = [
             f"{view.place}: {rid} in {name}"
             for name, rids in view.queues.items()
@@ -129,14 +129,14 @@ class Watch:
             "KV tokens": view.kv_tokens,
             "request slots": view.request_slots,
             "metadata slots": view.metadata_slots,
-            "rooms": len(view.rooms) + sum(map(len, view.told.values())),
+            "rooms": len(view.rooms) + sum(map(len, view.reported.values())),
         }
         if alone:
             found += [f"{view.place}: {count} {name}" for name, count in taken.items() if count]
         return found
 
     def _passed(self, refused: tuple[str, ...], alone: bool) -> list[tuple[str, str]]:
-        """What has passed since the test began, on any rank, also inside an iteration."""
+        """Return calls of hook points on any rank since the test began, also within iterations."""
         here = [
             f"{seam} of {rid}"
             for seam in ("slot_alloc", "prepare_for_extend", "handshake")
@@ -156,7 +156,7 @@ def watch(disagg: Disagg, observe: Observe, pprank: Pprank) -> Watch:
 
 
 def settle(engine: Engine, *refused: str) -> None:
-    """Run until nothing is under way; the requests that were not refused have their tokens."""
+    """Run until nothing is under way; check the tokens of the requests that were not refused."""
     engine.drain()
     others = [result for rid, result in engine.results.items() if rid not in refused]
     assert all(end_of(result) == "length" for result in others)
@@ -166,7 +166,7 @@ def settle(engine: Engine, *refused: str) -> None:
 
 
 def check_one_token_at_most(engine: Engine, rid: str) -> None:
-    """Hold that no more was computed of a refused request than one forward of one token."""
+    """Check that at most one forward of one token was computed of a refused request."""
     extends = [
         extend
         for forward in engine.forwards
@@ -202,7 +202,7 @@ def test_priority_where_there_are_none(engine: Engine, monkeypatch: pytest.Monke
     engine.submit(40, 6)
     refused = engine.submit(30, 6, priority=5)
     settle(engine, refused)
-    engine.leave()  # all stages have refused it
+    engine.leave()  # so that all stages have refused it
     check_answer(engine.results[refused], "priority is disabled", 503)
     assert not any(refused in forward.rids for forward in engine.forwards)
 
@@ -228,7 +228,7 @@ def test_more_refused_than_there_are_request_slots(engine: Engine) -> None:
 
 
 class _Grammars:
-    """Requests whose grammar cannot be compiled."""
+    """Base of test classes for requests whose grammar cannot be compiled."""
 
     @pytest.fixture(autouse=True)
     def _grammars_work_here(self, pprank: Pprank) -> None:
@@ -241,7 +241,7 @@ class _Grammars:
 class TestGrammars(_Grammars):
     @pytest.mark.parametrize("kind", INVALID)
     def test_grammar_that_cannot_be_compiled(self, engine: Engine, kind: str) -> None:
-        """The second one is refused by what SGLang remembers of the first one."""
+        """SGLang refuses the second request from its cache of the first one's grammar."""
         engine.submit(300, 8)
         refused = [engine.submit(40, **INVALID[kind])]
         engine.run_until(lambda: engine.results[refused[0]].finished)
@@ -300,7 +300,7 @@ class TestDisagg:
     def test_refused_by_the_only_role_that_knows_it(
         self, disagg: Disagg, watch: Watch, role: str
     ) -> None:
-        """Neither role needs the other one to refuse it."""
+        """A role refuses the request without the other one."""
         refused = submit_refused(disagg, "too-long", to=role)
         watch.run(refused, alone=True, roles=(role,))
         check_answer(disagg.side(role).results[refused], REFUSED["too-long"])
@@ -357,7 +357,7 @@ class TestGrammarsInDisagg(_Grammars):
     def test_grammar_that_cannot_be_compiled(self, disagg: Disagg, watch: Watch, kind: str) -> None:
         refused = [disagg.submit(40, **INVALID[kind])]
         watch.run(*refused, alone=True)
-        refused.append(disagg.submit(41, **INVALID[kind]))  # by what SGLang remembers
+        refused.append(disagg.submit(41, **INVALID[kind]))  # refused from SGLang's cache
         watch.run(*refused, alone=True)
         for rid in refused:
             for role in ROLES:

@@ -1,4 +1,4 @@
-"""Random faults get the expected verdicts (tests/benchmarks/chaos.py), and the judge can say no."""
+"""Random faults (benchmarks/chaos.py) get the expected verdicts; the judge detects wrong ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_no_wrong_verdict_and_nothing_left_behind() -> None:
 
 @pytest.fixture
 def chaos(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The modules of the chaos run can be imported."""
+    """Make the modules of the chaos run importable."""
     monkeypatch.syspath_prepend(BENCHMARKS)
 
 
@@ -68,8 +68,8 @@ def test_the_judge(reports: list[dict[str, Any]], complaint: str | None) -> None
 
     expected = troubled("call", "died", [1], ["SIGKILL"], ["out of memory"])
     wrong = judge(Case("test_it", "", expected), reports)
-    told = None if wrong is None else "; ".join(wrong.complaints)
-    assert told is None if complaint is None else complaint in str(told)
+    complaints = None if wrong is None else "; ".join(wrong.complaints)
+    assert complaints is None if complaint is None else complaint in str(complaints)
 
 
 @pytest.mark.usefixtures("chaos")

@@ -1,4 +1,4 @@
-"""The blocks of README and docs that need torch alone, run as a reader would run them."""
+"""The blocks of README and docs that need only torch, run as a reader would run them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_command_prints_what_the_page_shows(step: Step, runner: Runner) -> None:
 
 @pytest.fixture(scope="module")
 def run(module_runner: Runner) -> str:
-    """One run of all modules of tests."""
+    """Run all modules of tests with one pytest; return its output."""
     for number, block in enumerate(MODULES):
         (module_runner.folder / f"test_{number}.py").write_text(block.text)
     return module_runner.run("--pp-size", "2", "--pprank-device", "cpu").out

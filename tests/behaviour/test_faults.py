@@ -1,4 +1,4 @@
-"""What goes wrong on one rank costs one test, is named, and the next test passes."""
+"""An error on one rank fails one test and is reported; the next test passes."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_verdict(run: Run, test: str, words: list[str]) -> None:
 
 
 def test_every_fault_cost_one_test(run: Run) -> None:
-    # the message that is left on its way fails its test, by the sanitizer p2p
+    # a message that nobody received fails its test through the sanitizer p2p
     assert run.counts() == {"failed": 13, "passed": 5, "error": 1}
 
 

@@ -1,4 +1,4 @@
-"""What a new user does wrong, or does not know yet: one clear sentence for each."""
+"""Mistakes and misunderstandings of new users: one clear sentence for each."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_differs_between_send_and_recv(run: Run) -> None:
 
 
 def test_no_warning_of_a_replaced_group_after_a_failure(run: Run) -> None:
-    """The failure itself says so."""
+    """The failure itself already says so."""
     block = run.failure("test_left_in_an_unready_state[pp2]")
     assert "worker group replaced after this test: ranks 0,1: a test said so" in block
     assert "PytestWarning: pprank: worker group replaced" not in run.out
@@ -99,7 +99,7 @@ STOPPED = """
 
 
 def test_a_stopped_rank_is_told_after_the_grace(runner: Runner) -> None:
-    """And not after --pprank-timeout, though no rank is through yet."""
+    """It is not reported only after --pprank-timeout, although no rank has finished its phase."""
     runner.write(test_it=STOPPED)
     run = runner.run("--pp-size=2", "--pprank-device=cpu", "--pprank-grace=1", "test_it.py")
     block = run.failure("test_peer_is_stopped[pp2]")
@@ -142,7 +142,7 @@ def test_what_is_wrong_with_all_tests_is_said_once(runner: Runner) -> None:
 def test_a_test_has_one_name_wherever_it_runs(
     runner: Runner, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A node id depends on rootdir and arguments, and those of ranks are others: each a file."""
+    """A node id depends on rootdir and arguments, and ranks have others: files keep them apart."""
     runner.write(
         test_name="""
         import os

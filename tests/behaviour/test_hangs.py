@@ -1,4 +1,4 @@
-"""Ranks that hang cost one test, and the report says who waits for whom, or where they are."""
+"""Ranks that hang fail one test, and the report says who waits for whom, or where they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways to install that README names, each run: a checkout, and git."""
+"""The ways to install that README describes, each tried: from a checkout, and from git."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_install(source: str, runner: Runner) -> None:
     paths = {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
     where = [sys.executable, "-c", "import pytest_pprank as it; print(it.__file__)"]
     environment = runner.environment(**paths)
-    told = subprocess.run(where, env=environment, cwd=runner.folder, capture_output=True, text=True)
-    assert told.stdout.startswith(str(site)), told
+    done = subprocess.run(where, env=environment, cwd=runner.folder, capture_output=True, text=True)
+    assert done.stdout.startswith(str(site)), done
     setup = [sys.executable, "-m", "pytest_pprank", "setup", "--help"]
-    told = subprocess.run(setup, env=environment, cwd=runner.folder, capture_output=True, text=True)
-    assert "0.5.13 to 0.5.23" in " ".join(told.stdout.split())  # its data files came along
+    done = subprocess.run(setup, env=environment, cwd=runner.folder, capture_output=True, text=True)
+    assert "0.5.13 to 0.5.23" in " ".join(done.stdout.split())  # the package's data files exist
     (runner.folder / "test_it.py").write_text(RANKED)
     run = runner.run("--pp-size", "2", "--pprank-device", "cpu", "test_it.py", env=paths)
     assert run.counts() == {"passed": 1}, run.out

@@ -1,4 +1,4 @@
-"""--pprank-keep: the next run finds a launcher that has imported everything."""
+"""--pprank-keep: the next run finds a launcher that has already imported everything."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ session._PLAIN_PRELOAD += ("kept_module",)
 
 @pytest.fixture
 def own_tmp() -> Iterator[Path]:
-    """A temporary folder for the runs alone, short enough for the unix sockets in it."""
+    """Create a temporary folder for these runs, with a path short enough for unix sockets."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
 def keeping(runner: Runner) -> Iterator[Runner]:
-    """A folder of tests, and a module that is preloaded; nothing is kept after the test."""
+    """Create a folder of tests and a module to preload; no launcher is kept after the test."""
     (runner.folder / "lib").mkdir()
     runner.write(test_it=SOURCE, **{"lib/kept_module": "VALUE = 1", "lib/kept_plugin": PLUGIN})
     yield runner
@@ -60,7 +60,7 @@ def keeping(runner: Runner) -> Iterator[Runner]:
 def environment(
     runner: Runner, value: int = 1, columns: str = "80", **more: str
 ) -> dict[str, dict[str, str]]:
-    """EXPECTED is the same in all runs, COLUMNS each run's own."""
+    """Return the environment of a run: EXPECTED is the same in all runs, COLUMNS differs."""
     path = os.pathsep.join([str(runner.folder / "lib"), os.environ.get("PYTHONPATH", "")])
     own = {"PYTHONPATH": path, "COLUMNS": columns, "PYTEST_XDIST_X": str(value)}
     return {"env": {**own, "EXPECTED": "80", **more}}
@@ -79,7 +79,7 @@ def root_of(runner: Runner) -> Path:
 
 
 def keeper_of(runner: Runner) -> int:
-    """The one process that stays."""
+    """Return the pid of the one process that is kept."""
     runner.wait_for(lambda: len(runner.processes()) == 1, f"one is left: {runner.processes()}")
     return next(iter(runner.processes()))
 
@@ -87,7 +87,7 @@ def keeper_of(runner: Runner) -> int:
 def test_runs_share_what_is_imported_until_something_changes(
     keeping: Runner, own_tmp: Path
 ) -> None:
-    # killed while it waits for the imports, which go on for the next run
+    # killed while it waits for the imports, which continue for the next run
     settings = environment(keeping, TMPDIR=str(own_tmp))
     with keeping.popen("-v", *FLAGS, "-k", "first", **settings) as killed:
         said = keeping.read_until(killed, "pprank: launcher: ")
@@ -101,16 +101,16 @@ def test_runs_share_what_is_imported_until_something_changes(
     first = keeping.run(*FLAGS, "-k", "first", **environment(keeping))
     assert first.ret == 0, first.out
     keeper = keeper_of(keeping)
-    early = "launcher: torch being imported by one that another run keeps"  # or it is through
+    early = "launcher: torch being imported by one that another run keeps"  # or already imported
     assert re.search(rf"{early}|launcher: kept since .* \(pid {keeper}\)", first.out), first.out
-    assert list(own_tmp.glob("pprank-*")) == []  # but for what pytest itself keeps
+    assert list(own_tmp.glob("pprank-*")) == []  # except what pytest itself keeps
     (folder,) = root_of(keeping).iterdir()
     assert [path.stat().st_mode & 0o777 for path in (root_of(keeping), folder)] == [0o700, 0o700]
     assert (folder / "socket").stat().st_mode & 0o777 == 0o600
-    for number in (0, 1, 2):  # it holds no terminal and no pipe of the run that has started it
+    for number in (0, 1, 2):  # it has no terminal and no pipe of the run that started it
         assert os.readlink(f"/proc/{keeper}/fd/{number}") in ("/dev/null", str(folder / "log"))
 
-    # two at once, of which one is killed
+    # two runs at the same time, of which one is killed
     reused = rf"launcher: kept since \d\d:\d\d \(pid {keeper}\), torch imported\n"
     with keeping.popen("-v", *FLAGS, "-k", "stuck", **environment(keeping)) as stuck:
         try:
@@ -123,12 +123,12 @@ def test_runs_share_what_is_imported_until_something_changes(
     assert re.search(reused, second.out), second.out
     assert keeper_of(keeping) == keeper
 
-    # a variable that is each run's own: it has the value of this run, which is not the expected one
+    # a variable that differs between runs: it has this run's value, which is not the expected one
     third = keeping.run(*FLAGS, "-k", "first", **environment(keeping, columns="99"))
     assert re.search(reused, third.out), third.out
     assert "assert '99' == '80'" in third.out
 
-    # any other
+    # a change of any other variable
     changed = keeping.run(*FLAGS, "-k", "first", **environment(keeping, SOME_VARIABLE="1"))
     assert changed.ret == 0, changed.out
     assert re.search(
@@ -139,7 +139,7 @@ def test_runs_share_what_is_imported_until_something_changes(
     other = keeper_of(keeping)
     assert other != keeper
 
-    # a file; and it leaves by itself
+    # a change of a file; the launcher then exits by itself
     (keeping.folder / "lib" / "kept_module.py").write_text("VALUE = 22")
     settings = environment(keeping, 22, SOME_VARIABLE="1")
     edited = keeping.run(*FLAGS, "--pprank-keep-minutes=0.01", "-k", "first", **settings)
@@ -170,4 +170,4 @@ def test_what_cannot_be_kept_is_started_as_always(
     with closing(LauncherClient(["json"], keep=Keep(600, "torch"))) as launcher:
         assert re.match(r"launcher: not kept: .* with mode 700: .* mode 755", launcher.kept)
         assert launcher.wait_preloaded(120).start_method == "forkserver"
-        os.killpg(launcher.pid, signal.SIGCONT)  # there is one
+        os.killpg(launcher.pid, signal.SIGCONT)  # the process group exists

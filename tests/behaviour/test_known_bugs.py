@@ -1,4 +1,4 @@
-"""Tests that show known bugs of SGLang: as expected, mended, or red, in whole runs."""
+"""Whole runs of tests that show known bugs of SGLang: as expected, fixed by now, or red."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fork server, what it imports, and what happens when forking from it would be unsafe."""
+"""The fork server, what it imports, and what happens if forking from it would be unsafe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEADLINE = 120
 
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
-    """Start a launcher that preloads modules written here."""
+    """Start a launcher that preloads modules written by the test."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     launchers: list[LauncherClient] = []
 

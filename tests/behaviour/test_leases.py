@@ -1,4 +1,4 @@
-"""Concurrent runs on one box take turns, say so, and leave nothing behind."""
+"""Concurrent runs on one machine take turns, say so, and leave no files behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def other_run(folder: LockFolder) -> OtherRun:
-    """The lease of another run, to be held in a `with` block."""
+    """Return another run's lease, to be taken in a `with` block."""
 
     @contextmanager
     def hold(names: Sequence[str]) -> Iterator[Lease]:
@@ -72,17 +72,17 @@ def test_waits_for_cores_says_so_and_runs(
             (ticket,) = folder.names("wait-")
             note = folder.note(ticket)
             assert note
-            told = note.command
+            command = note.command
             lease.release()
             out, _ = process.communicate(timeout=DEADLINE)
         finally:
             process.kill()
     assert f"held by pid {os.getpid()} (" in said
     assert "the other run" in said
-    assert " ".join(flags) in told
-    assert told.endswith(f" [{worker}]") == bool(worker)
+    assert " ".join(flags) in command
+    assert command.endswith(f" [{worker}]") == bool(worker)
     assert process.returncode == 0, out
-    assert "waiting" not in out  # said once
+    assert "waiting" not in out  # printed only once
     assert not folder.path.exists()
 
 
@@ -161,8 +161,8 @@ def test_gives_way_to_one_who_waits(
             assert Path("had").exists()
         """,
     )
-    told: list[str] = []
-    queue = LeaseQueue("the other run", DEADLINE, told.append, folder=folder)
+    messages: list[str] = []
+    queue = LeaseQueue("the other run", DEADLINE, messages.append, folder=folder)
 
     def take_a_turn() -> None:
         lease = queue.acquire(cpu_slots(), len(cpu_slots()))
@@ -174,15 +174,15 @@ def test_gives_way_to_one_who_waits(
         try:
             runner.wait_for((tmp_path / "started").exists, "the group is up")
             thread.start()
-            runner.wait_for(lambda: told, "the other waits")
+            runner.wait_for(lambda: messages, "the other waits")
             (tmp_path / "queued").touch()
             out, _ = process.communicate(timeout=DEADLINE)
         finally:
             process.kill()
             thread.join(DEADLINE)
     assert process.returncode == 0, out
-    assert f"held by pid {process.pid} (" in told[0]
-    assert "--pp-size=2" in told[0]
+    assert f"held by pid {process.pid} (" in messages[0]
+    assert "--pp-size=2" in messages[0]
     assert not folder.path.exists()
 
 

@@ -1,4 +1,4 @@
-"""The ledger of real ranks over gloo, read from outside whatever state the rank is in."""
+"""The ledger of real ranks with gloo, read from outside in every state of the rank."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HERE = os.path.basename(__file__)
 
 
 class Rank:
-    """What a body of a rank gets: its rank, and a way to talk to the test."""
+    """What a rank's function gets: its rank, and a pipe to the test."""
 
     send: Callable[..., None]
     kept: object
@@ -65,7 +65,7 @@ Body = Callable[[Rank], object]
 
 
 def run_rank(body: Body, rank: int, world: int, workdir: Path, pipe: Connection) -> None:
-    from torch.distributed import send  # a name taken before the ledger is there
+    from torch.distributed import send  # a name bound before the ledger hooks in
 
     me = Rank(rank, world, workdir, pipe)
     me.send = send
@@ -75,12 +75,12 @@ def run_rank(body: Body, rank: int, world: int, workdir: Path, pipe: Connection)
         pipe.send(("done", body(me)))
     except BaseException:
         pipe.send(("failed", traceback.format_exc()))
-    pipe.recv()  # stay until the test has looked
+    pipe.recv()  # stay alive until the test has read the ledger
     os._exit(0)
 
 
 class Ranks:
-    """Ranks as processes of their own, seen from outside."""
+    """Ranks as separate processes, observed from outside."""
 
     def __init__(self, workdir: Path) -> None:
         self.workdir = workdir
@@ -139,7 +139,7 @@ class Ranks:
 
 @pytest.fixture(scope="module", autouse=True)
 def fork_server_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the fork server's socket lies: if we are killed, pytest removes it some time."""
+    """Return the folder of the fork server's socket; if we are killed, pytest removes it later."""
     before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("f"))
     try:
         yield multiprocessing.util.get_temp_dir()
@@ -216,7 +216,7 @@ def test_every_operation_is_seen(ranks: Ranks) -> None:
 
 
 def alike(me: Rank) -> None:
-    """One line of code, many operations that differ in one thing each; and again."""
+    """Issue many operations on one line that differ in one respect each; twice."""
     import torch
 
     dist = me.join_group()
@@ -246,11 +246,11 @@ def alike(me: Rank) -> None:
 def test_operations_from_one_line_are_told_apart(ranks: Ranks) -> None:
     ranks.start(alike, world=1).results()
     operations = [op for op in ranks.ledger(0).operations if op.way != CREATE]
-    told = [
+    shown = [
         (op.kind, op.detail, op.shapes, op.dtype, op.nbytes, op.label == "default group", op.root)
         for op in operations
     ]
-    assert told[:7] == [
+    assert shown[:7] == [
         ("all_reduce", "SUM", ((2,),), "float32", 8, True, None),
         ("all_reduce", "MAX", ((2,),), "float32", 8, True, None),
         ("all_reduce", "MAX", ((3,),), "float32", 12, True, None),
@@ -259,7 +259,7 @@ def test_operations_from_one_line_are_told_apart(ranks: Ranks) -> None:
         ("all_reduce", "SUM", ((2,),), "float32", 8, False, None),
         ("reduce", "SUM", ((3,),), "float32", 12, True, 0),
     ]
-    assert told == 4 * told[:7]
+    assert shown == 4 * shown[:7]
     assert [op.thread for op in operations[::7]] == ["MainThread", "MainThread", "other", "third"]
     assert len({op.site.line for op in operations}) == 1
 
@@ -400,7 +400,7 @@ def one_sends(me: Rank) -> None:
 
 
 def test_gloo_sends_no_message_before_it_is_received(ranks: Ranks) -> None:
-    """What makes a send that nobody receives a wait, be it ever so small."""
+    """This is why a send that nobody receives must wait, however small it is."""
     ranks.start(one_sends).result(0)
     ranks.until_waiting(1, "send")
     assert ranks.explain(r0=FINISHED).hopeless == {1}
@@ -509,7 +509,7 @@ def inherits(me: Rank) -> int:
     before = len(me.operations())
     child = os.fork()
     if not child:
-        signal.alarm(10)  # a lock of gloo's may have been held by a thread that is not here
+        signal.alarm(10)  # a lock of gloo may have been held by a thread that the fork lacks
         dist.isend(torch.ones(1), me.other)
         os._exit(0)
     os.waitpid(child, 0)

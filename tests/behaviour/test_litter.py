@@ -1,4 +1,4 @@
-"""However a run ends, it leaves no process and no folder."""
+"""However a run ends, it leaves no process and no folder behind."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def test_stuck(process_group, pprank):
 
 @pytest.fixture
 def own_tmp() -> Iterator[Path]:
-    """A temporary folder for the run alone, short enough for the unix sockets in it."""
+    """Create a temporary folder for this run, with a path short enough for unix sockets."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
 def stuck(runner: Runner, tmp_path: Path, own_tmp: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run whose ranks are inside a collective for ever."""
+    """Start a run whose ranks wait in a collective for ever."""
     runner.write(test_it=SOURCE)
-    # a grace so long that the proven deadlock does not end it
+    # a grace period so long that the proven deadlock does not end the run
     flags = ["--pp-size=2", "--pprank-device=cpu", "--pprank-grace=600"]
     with runner.popen("-v", *flags, env={"TMPDIR": str(own_tmp)}) as process:
         try:
@@ -59,7 +59,7 @@ def stuck(runner: Runner, tmp_path: Path, own_tmp: Path) -> Iterator[subprocess.
             assert len(runner.processes()) >= 4  # controller, launcher, fork server, ranks
             run = (tmp_path / "run").read_text()
             assert shared_memory_of(run)
-            # what SGLang's Scheduler would have there, and leaves
+            # what SGLang's Scheduler would create there, and leave behind
             Path(f"/dev/shm/sglang_loads_{run}-g1-pp_0000.shm").touch()
             yield process
         finally:
@@ -88,7 +88,7 @@ def test_controller_killed(stuck: subprocess.Popen[str], runner: Runner, own_tmp
 def test_controller_gone_before_the_launcher_has_come_up(
     runner: Runner, own_tmp: Path, how: signal.Signals
 ) -> None:
-    """While it still imports torch: it finds nobody to talk to."""
+    """It is killed while it still imports torch, and then finds no controller."""
     runner.write(test_it="def test_it(pprank): pass")
     flags = ["--pp-size=2", "--pprank-device=cpu"]
     with runner.popen("-v", *flags, env={"TMPDIR": str(own_tmp)}) as process:
@@ -119,7 +119,7 @@ def test_controller_gone_before_it_has_said_a_word(runner: Runner, own_tmp: Path
 def test_launcher_that_comes_when_its_folder_has_been_removed(
     runner: Runner, own_tmp: Path
 ) -> None:
-    """By another run, after the controller was killed: it makes nothing elsewhere."""
+    """Another run does so after the controller was killed; the launcher writes nowhere else."""
     spec = LauncherSpec(("127.0.0.1", 9), "00", str(own_tmp / "pprank-run-gone"), fork=True)
     subprocess.run(
         [sys.executable, "-c", "from pytest_pprank.launch.launcher import main; main()"],
@@ -128,7 +128,7 @@ def test_launcher_that_comes_when_its_folder_has_been_removed(
             PYTHONPATH=str(Path(pytest_pprank.__file__).parents[1]),
             PPRANK_PRELOAD="[[], []]",
             TMPDIR=spec.run_dir,
-            TEMP=str(own_tmp),  # what Python takes where there is no TMPDIR
+            TEMP=str(own_tmp),  # Python uses it if there is no TMPDIR
         ),
         input=spec.to_json(),
         text=True,
@@ -163,7 +163,7 @@ def test_interrupted_twice_it_ends_at_once(
     stuck: subprocess.Popen[str], runner: Runner, own_tmp: Path
 ) -> None:
     stuck.send_signal(signal.SIGINT)
-    # the second comes while the first is being dealt with: both ranks are asked for their stacks
+    # the second signal comes while the first is handled: both ranks are asked for their stacks
     stuck.send_signal(signal.SIGINT)
     stuck.communicate(timeout=60)
     assert_clean(runner, own_tmp)
@@ -220,7 +220,7 @@ os._exit(0)
 
 
 def test_launcher_that_speaks_to_a_controller_that_is_gone(runner: Runner, own_tmp: Path) -> None:
-    """Its main thread fails while the other one removes what there is."""
+    """Its main thread fails while the other thread removes the folder."""
     runner.write(slow="import time; time.sleep(60)")
     path = os.pathsep.join([str(runner.folder), str(Path(pytest_pprank.__file__).parents[1])])
     subprocess.run(

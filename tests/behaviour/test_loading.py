@@ -1,4 +1,4 @@
-"""The plugin loads in every way pytest knows, and costs nothing where it is not used."""
+"""The plugin loads in every way that pytest supports, and costs nothing where it is not used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_loads(runner: Runner, flag: list[str], autoload: bool) -> None:
 def test_a_run_without_ranked_tests_imports_next_to_nothing(runner: Runner) -> None:
     runner.write(test_it="def test_it(): pass")
     added = _imported(runner, "pytest_pprank") - _imported(runner, "no:pytest_pprank")
-    assert "pytest_pprank.plugin" in added  # the way of looking works
+    assert "pytest_pprank.plugin" in added  # checks the check itself
     ours = {name for name in added if name.startswith("pytest_pprank")}
     assert added - ours <= {"__future__"}, "no torch, no multiprocessing, nothing"
     assert not [name for name in ours if name.split(".")[1:2] in (["controller"], ["launch"])]

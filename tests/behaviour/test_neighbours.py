@@ -1,4 +1,4 @@
-"""Ranked tests among other kinds of tests, and under plugins that need nothing of us on a rank."""
+"""Ranked tests among other kinds of tests, and under plugins that need no support on a rank."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_four(pprank):
 
 
 def test_randomly(runner: Runner) -> None:
-    """The same order and the same random numbers on all ranks, and again with the same seed."""
+    """All ranks have the same order and random numbers; so has a second run with the same seed."""
     pytest.importorskip("pytest_randomly")
     runner.write(test_it=RANDOM)
     options = ("-prandomly", "-prandomly", "--pp-size=2", "--pprank-device=cpu")

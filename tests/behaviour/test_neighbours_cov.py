@@ -112,7 +112,7 @@ def test_killed_ranks_lose_no_more_than_their_last_test(measured: Measure) -> No
 
 
 def test_only_ranks_import_it(measured: Measure) -> None:
-    """The controller has nothing to say about it, and does not warn that it has not."""
+    """The controller has no data about it, and does not warn about that."""
     run, file = measured(source="def test_it(pprank):\n    import covered\n    covered.here()\n")
     assert line('return "controller"') in file["executed_lines"]
     assert "CoverageWarning" not in run.out

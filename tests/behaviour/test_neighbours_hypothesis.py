@@ -172,7 +172,7 @@ def test_peers_name_the_rank_that_failed(run: Run) -> None:
 
 
 def test_failure_in_a_meeting(run: Run) -> None:
-    """The peer cannot come to the end of the example: what is known is told, and no time lost."""
+    """The peer cannot finish the example: what is known is reported, without delay."""
     block = run.failure("test_fails_while_its_peer_waits_in_a_meeting[pp2]")
     assert "failed on rank 1 of 2" in block
     assert "rank 0 failed as a consequence" in block
@@ -194,7 +194,7 @@ def test_state_machines_are_refused(run: Run) -> None:
 
 
 def test_failure_while_the_peer_is_stuck(runner: Runner) -> None:
-    """Costs the grace, and tells both: the failure of the one, and where the other is."""
+    """It takes the grace period; the report has the failure and where the peer is stuck."""
     runner.write(
         test_it="""
         import pytest

@@ -1,4 +1,4 @@
-"""pytest-rerunfailures decides what runs again; it then runs on all ranks."""
+"""pytest-rerunfailures decides what is run again; such a test runs again on all ranks."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_last_attempt_is_explained(run: Run) -> None:
 
 
 def test_strict_config_and_markers(runner: Runner) -> None:
-    """Its ini options and its marker are known on the ranks, though it does nothing there."""
+    """Its ini options and its marker are known on ranks, although it does nothing there."""
     (runner.folder / "pytest.ini").write_text(
         "[pytest]\naddopts = --strict-markers --strict-config\nreruns = 1\nfilterwarnings = error\n"
     )
@@ -116,7 +116,7 @@ def test_strict_config_and_markers(runner: Runner) -> None:
             pass
         """
     )
-    # pytest-asyncio warns while it is configured, where it has no ini option of its own
+    # pytest-asyncio warns at configuration if its own ini option is missing
     run = runner.run("--pp-size=2", "--pprank-device=cpu", "-pno:asyncio")
     assert run.counts() == {"passed": 1}
 

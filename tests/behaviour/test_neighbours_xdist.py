@@ -1,4 +1,4 @@
-"""Under pytest-xdist every worker has worker groups of its own."""
+"""Under pytest-xdist every worker has its own worker groups."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_stop_at_the_first_failure(runner: Runner) -> None:
     run = runner.run(*OPTIONS, "-x")
     assert run.ret == 2
     counts = run.counts()
-    assert 1 <= counts["failed"] <= 4  # each worker may be one test ahead
+    assert 1 <= counts["failed"] <= 4  # each worker may be one test further
     assert "errors" not in counts
     runner.wait_for(lambda: not runner.processes(), "all processes are gone")
 
@@ -74,7 +74,7 @@ def test_{n}(pprank):
 
 
 def test_worker_that_crashes(runner: Runner) -> None:
-    """Its ranks go with it, and its successor goes on."""
+    """Its ranks end with it, and its successor continues."""
     runner.write(
         test_it="""
         import os

@@ -266,28 +266,28 @@ def test_evidence_is_compared(run: Run) -> None:
 def test_own_failure_is_told_in_its_name(run: Run, which: str, words: str) -> None:
     test = f"test_broken[{which}-pp2]"
     assert run.outcome(test) == "FAILED"
-    told = run.failure(test)
-    assert words in told
-    assert f"sanitizer: {which}: the sanitizer itself failed" in told
-    assert "cure: " in told
+    failure = run.failure(test)
+    assert words in failure
+    assert f"sanitizer: {which}: the sanitizer itself failed" in failure
+    assert "cure: " in failure
 
 
 def test_fault_that_fails_is_told(run: Run) -> None:
-    told = run.failure("test_bad_fault[pp2]")
-    assert "bad_fault: the perturbation itself failed (ValueError: I am no good)" in told
-    assert "cure: leave it out for now: --pprank-perturb SEED:-bad_fault" in told
+    failure = run.failure("test_bad_fault[pp2]")
+    assert "bad_fault: the perturbation itself failed (ValueError: I am no good)" in failure
+    assert "cure: leave it out for now: --pprank-perturb SEED:-bad_fault" in failure
 
 
 def test_fault_is_repeated_by_the_printed_command(run: Run, module_runner: Runner) -> None:
-    told = run.failure("test_odd[pp2]")
-    assert "perturbed: seed 5 (odd_numbers)" in told
-    assert "  ranks 0,1: odd_numbers 2 times" in told
-    (command,) = re.findall(r"to repeat: pytest (.*) 'test_it.py::.*'", told)
+    failure = run.failure("test_odd[pp2]")
+    assert "perturbed: seed 5 (odd_numbers)" in failure
+    assert "  ranks 0,1: odd_numbers 2 times" in failure
+    (command,) = re.findall(r"to repeat: pytest (.*) 'test_it.py::.*'", failure)
     assert command.endswith("--pprank-perturb 5:odd_numbers")
     again = module_runner.run(*command.split(), "test_it.py::test_odd[pp2]").failure(
         "test_odd[pp2]"
     )
-    drawn = re.findall(r"0\.\d{6,}", told)
+    drawn = re.findall(r"0\.\d{6,}", failure)
     assert drawn
     assert re.findall(r"0\.\d{6,}", again) == drawn
 
@@ -295,9 +295,9 @@ def test_fault_is_repeated_by_the_printed_command(run: Run, module_runner: Runne
 def test_seed_alone_draws_it_too(module_runner: Runner, run: Run) -> None:  # noqa: ARG001  (its folder)
     arguments = ["--pp-size", "2", "--pprank-device", "cpu", "-k", "by_option"]
     seeded = module_runner.run(*arguments, "--pprank-perturb", "3")
-    told = seeded.failure("test_by_option[pp2]")
-    assert "perturbed: seed 3 (messages, late_sends, odd_numbers)" in told
-    assert "--pprank-perturb 3:messages,late_sends,odd_numbers " in told
+    failure = seeded.failure("test_by_option[pp2]")
+    assert "perturbed: seed 3 (messages, late_sends, odd_numbers)" in failure
+    assert "--pprank-perturb 3:messages,late_sends,odd_numbers " in failure
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_unknown_name(module_runner: Runner, run: Run, arguments: list[str], wor
 
 
 def test_by_name_and_from_a_plugin(runner: Runner) -> None:
-    """-p PLUGIN reaches the ranks; what was not asked for by name is left out."""
+    """-p PLUGIN reaches the ranks; checks and faults that were not named are left out."""
     write(runner)
     (runner.folder / "conftest.py").rename(runner.folder / "rows.py")
     env = {"PYTHONPATH": f"{runner.folder}:{':'.join(filter(None, sys.path))}"}
@@ -326,7 +326,7 @@ def test_by_name_and_from_a_plugin(runner: Runner) -> None:
 
 
 def test_name_that_ranks_do_not_know(runner: Runner) -> None:
-    """A plugin object never reaches a rank: its test fails with these words, and the next runs."""
+    """A plugin object never reaches a rank: its test fails with this message, the next one runs."""
     write(runner)
     (runner.folder / "conftest.py").rename(runner.folder / "rows.py")
     runner.write(

@@ -1,4 +1,4 @@
-"""A race that goes well by itself comes to light, and does so again with the same seed."""
+"""A race that normally goes well shows with a perturbation, and again with the same seed."""
 
 from __future__ import annotations
 
@@ -110,14 +110,16 @@ def test_rank_that_comes_late(quiet: Run) -> None:
 def test_race_comes_to_light(perturbed: Run) -> None:
     assert outcomes(perturbed) == ["FAILED", "PASSED", "PASSED", "FAILED"]
     assert "pprank: perturbed, --pprank-perturb 1:late_sends" in perturbed.out
-    told = perturbed.failure("test_overtaken[pp2]")
-    assert "cannot come after the second one" in told
-    assert "perturbed: seed 1 (late_sends)" in told
-    assert "to repeat: pytest --pp-size 2 --pprank-device cpu --pprank-perturb 1:late_sends" in told
+    failure = perturbed.failure("test_overtaken[pp2]")
+    assert "cannot come after the second one" in failure
+    assert "perturbed: seed 1 (late_sends)" in failure
+    assert (
+        "to repeat: pytest --pp-size 2 --pprank-device cpu --pprank-perturb 1:late_sends" in failure
+    )
 
 
 def test_same_seed_does_the_same_to_the_test_alone(perturbed: Run, module_runner: Runner) -> None:
-    """The repeating line of a failure runs one test, first in its worker group."""
+    """The command in a failure that repeats it runs one test, the first in its worker group."""
     name = "test_perturbed_in_each_run[pp2]"
     before = perturbed.failure(name)
     (command,) = re.findall(r"to repeat: pytest (.*) 'test_it.py::.*'", before)

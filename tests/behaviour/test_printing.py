@@ -1,4 +1,4 @@
-"""What ranks print arrives per rank and per test, readable, bounded, whatever it is."""
+"""Output of ranks is shown per rank and per test, readable and bounded, whatever it is."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ FLAGS = ["--pp-size=2", "--pprank-device=cpu"]
 @pytest.fixture(scope="module")
 def run(module_runner: Runner) -> Run:
     module_runner.write(test_it=SOURCE)
-    # the flood takes a busy machine longer than its peer waits
+    # on a busy machine the flood takes longer than the peer would wait by default
     return module_runner.run(*FLAGS, "--pprank-grace=120")
 
 

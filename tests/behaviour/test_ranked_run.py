@@ -1,4 +1,4 @@
-"""Ranked tests behave like tests: one run of many small ones, looked at from all sides."""
+"""Ranked tests behave like tests: one run of many small ones, checked in many respects."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def run(module_runner: Runner) -> Run:
     module_runner.write(conftest=CONFTEST, test_it=SOURCE, test_case=UNITTEST)
     flags = ["-p", "pytest_pprank", "--pp-size=2", "--pprank-device=cpu", "--junitxml=out.xml"]
     flags += ["-o", "junit_logging=all", "--basetemp=bt"]
-    flags += ["-rA", "--durations=0", "--durations-min=0"]  # also of tests that take no time
+    flags += ["-rA", "--durations=0", "--durations-min=0"]  # also tests that take no time
     return module_runner.run(*flags, "test_it.py", "test_case.py")
 
 
@@ -251,7 +251,7 @@ def test_ends(run: Run, test: str, outcome: str) -> None:
 
 def test_nothing_else_happened(run: Run) -> None:
     assert run.ret == 1
-    # a failing teardown is an error beside the passed test, as pytest has it
+    # a failing teardown is an error in addition to the passed test, as in pytest
     assert run.counts() == {
         "failed": 8,
         "passed": len(PASSED) + 1,
@@ -280,7 +280,7 @@ def test_output_in_a_section_per_rank(run: Run) -> None:
         assert f"Captured stdout call (rank {rank})" in block
         assert f"printed by {rank}" in block
     assert "failed on ranks 0,1 of 2" in block
-    assert block.count("assert 0") == 2  # the line, and what became of it: shown once
+    assert block.count("assert 0") == 2  # the source line and the error: shown once
     assert "logged by 1" in run.failure("test_logging[pp2]")
 
 
@@ -368,7 +368,7 @@ def test_ranked(pprank): pass
 
 
 def test_plain_tests_around_ranked_ones(module_runner: Runner) -> None:
-    """The last plain test of a file leaves the file's fixtures to the ranked one behind it."""
+    """The last plain test of a file leaves the file's fixtures to the ranked test after it."""
     module_runner.write(test_around=PLAIN_BEFORE, test_behind="def test_behind(): pass")
     run = module_runner.run(
         "-p", "pytest_pprank", "--pp-size=1", "-rA", "test_around.py", "test_behind.py"

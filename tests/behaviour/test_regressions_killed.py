@@ -41,7 +41,7 @@ def test_stuck(pprank):
 
 @pytest.fixture
 def own_tmp() -> Iterator[Path]:
-    """A temporary folder for the run alone, short enough for the unix sockets in it."""
+    """Create a temporary folder for this run, with a path short enough for unix sockets."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         yield Path(folder)
 
@@ -72,7 +72,7 @@ def test_nothing_stays_of_a_killed_bench(runner: Runner, tmp_path: Path, own_tmp
             with start(runner, own_tmp) as other:
                 assert other.stdout
                 assert other.wait() == 0, other.stdout.read()
-            assert benches(own_tmp) == {killed}  # a bench that runs keeps its folder
+            assert benches(own_tmp) == {killed}  # a running bench keeps its folder
         finally:
             bench.send_signal(signal.SIGKILL)
     runner.wait_for(lambda: not runner.processes(), f"these are gone: {runner.processes()}")

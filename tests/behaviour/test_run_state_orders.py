@@ -1,4 +1,4 @@
-"""The verdict on a test whose ranks do what ranks can do, in any order and at any time."""
+"""The verdict on a test whose ranks do anything that ranks can do, in any order, at any time."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ OUTCOMES = st.sampled_from(["passed", "passed", "failed", "skipped"])
 
 
 class Rank:
-    """What a rank does by itself: phase after phase, and who holds it up."""
+    """A rank's own steps, phase after phase, and what it waits for."""
 
     def __init__(self) -> None:
         self.phase = "setup"
         self.meets = 0
-        """The number of the meeting that it waits in."""
+        """The number of the meeting in which it waits."""
         self.at_end = self.done = self.dead = self.heard = self.stopped = False
         self.failed = self.answer_is_coming = False
         self.went_on = -1.0
         self.words = ""
         self.recv: tuple[int, int] | None = None
-        """From whom it waits for a message, and the number of the operation."""
+        """The peer from which it waits for a message, and the number of the operation."""
 
     @property
     def inside(self) -> bool:
@@ -61,7 +61,7 @@ class Rank:
         return not (self.done or self.dead or held_up)
 
     def answered(self, message: Any) -> None:
-        """Go on, from the end of a phase or from a meeting, when it has heard so."""
+        """Continue after the end of a phase or after a meeting, when the answer arrives."""
         self.answer_is_coming = True
         if self.at_end and message.number > 100:
             ready = not message.error and {*message.payloads} == {b"passed"}
@@ -72,7 +72,7 @@ class Rank:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Ranks on one side, the state machine of the controller on the other, time between them."""
+    """The ranks, the controller's state machine, and the clock."""
 
     @initialize(
         world_size=st.integers(2, 4), phases=st.integers(0, 2), ticks=st.sampled_from([0, 20])
@@ -80,12 +80,12 @@ class AnyOrder(RuleBasedStateMachine):
     def begin(self, world_size: int, phases: int, ticks: int) -> None:
         self.run = SimulatedRun(world_size, TIMEOUT, GRACE)
         self.ranks = [Rank() for _ in range(world_size)]
-        self.deaths: list[int] = []  # as they happen; they are heard of in any order
+        self.deaths: list[int] = []  # in this order; the controller may learn of them in any order
         self.exits: dict[str, Any] = {}
-        self.told: list[int] = []
+        self.closed: list[int] = []
         self.numbers = 0
         self.paused: set[int] = set()
-        self.counted = 0.0  # seconds that count
+        self.counted = 0.0  # seconds that count towards deadlines
         self.slack = 2 * TICK
         self.since: dict[Any, Any] = {}
         self.stuck_since: dict[Any, float] = {}
@@ -93,7 +93,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.all_end_their_phase(range(4), "passed")
         self.time_passes(ticks)
 
-    # what ranks do
+    # actions of ranks
 
     def pick(self, data: Any, of: Callable[[Rank], object]) -> Any:
         return data.draw(st.sampled_from([r for r, rank in enumerate(self.ranks) if of(rank)]))
@@ -197,7 +197,7 @@ class AnyOrder(RuleBasedStateMachine):
             rank.recv = None
             self.note()
 
-    # what happens to ranks
+    # events that happen to ranks
 
     @precondition(lambda self: self.some(lambda rank: not rank.dead))
     @rule(data=st.data(), how=st.sampled_from([BY_SIGNAL, BY_ITSELF, WITH_WORDS]))
@@ -223,17 +223,17 @@ class AnyOrder(RuleBasedStateMachine):
         self.ranks[index].dead = True
         self.deaths.append(index)
         self.exits[f"r{index}"] = -9 if how == BY_SIGNAL else 3
-        self.run.seeable.ends = ended(first=self.deaths[0], **self.exits)
+        self.run.visible.ends = ended(first=self.deaths[0], **self.exits)
         self.ranks[index].words = WITH_WORDS if how == WITH_WORDS else ""
         if heard and how == WITH_WORDS:
             self.close(index)
 
     def close(self, index: int) -> None:
-        """The connection of a rank closes, when it has said what it wanted to."""
+        """Close a rank's connection after its last message."""
         rank = self.ranks[index]
         rank.heard = True
         if rank.words:
-            self.told.append(index)
+            self.closed.append(index)
             self.say(index, RankBroken(rank.words))
         self.say(index, None)
 
@@ -249,7 +249,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.note()
 
     def can_be_stopped(self, rank: Rank) -> bool:
-        # again only after a time in which somebody could have seen it go on
+        # not again before its progress could have been observed
         return rank.works and self.run.now >= rank.went_on + 3 * TICK
 
     @precondition(lambda self: self.some(lambda rank: rank.stopped))
@@ -279,18 +279,18 @@ class AnyOrder(RuleBasedStateMachine):
             self.say(index, Pause(True, reason))
             self.paused.add(index)
         else:
-            self.slack += 1  # it is not seen at once
-            self.run.seeable.debugged |= {index}
+            self.slack += 1  # it is not observed at once
+            self.run.visible.debugged |= {index}
         self.time_passes(ticks)
 
     @precondition(lambda self: not self.run.ended)
     @rule()
     def nobody_is_debugged(self) -> None:
-        self.slack += bool(self.run.seeable.debugged)
+        self.slack += bool(self.run.visible.debugged)
         for index in self.paused:
             self.say(index, Pause(False))
         self.paused.clear()
-        self.run.seeable.debugged = frozenset()
+        self.run.visible.debugged = frozenset()
 
     # time
 
@@ -302,7 +302,7 @@ class AnyOrder(RuleBasedStateMachine):
             if not self.run.ended:
                 before = self.run.now
                 self.run.play(until=before + TICK)
-                if not (self.paused or self.run.seeable.debugged):
+                if not (self.paused or self.run.visible.debugged):
                     self.counted += self.run.now - before
                 self.note()
                 self.judged()
@@ -321,11 +321,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.run.now += seconds
         assert self.run.decide() is before
 
-    # what must be so
+    # invariants
 
     def note(self) -> None:
-        """Note since when something is as it is, in seconds that count, and what is to be seen."""
-        ranks, see = dict(enumerate(self.ranks)), self.run.seeable
+        """Record since when (in counted seconds) conditions hold, and what can be observed."""
+        ranks, see = dict(enumerate(self.ranks)), self.run.visible
         see.stopped = frozenset(r for r, rank in ranks.items() if rank.stopped)
         see.waits = self.waits()
         arrived = [rank for rank in self.ranks if rank.at_end or rank.done]
@@ -335,13 +335,13 @@ class AnyOrder(RuleBasedStateMachine):
         now |= {"failed"} if any(rank.failed for rank in arrived) else set()
         if see.waits.deadlock or (inside and see.waits.stuck >= inside):
             now |= {("in vain", see.waits.key)}
-        # what the ledgers say counts from when they say it, whoever else could still help then
+        # ledgers count from when they show the wait, whoever else could still help then
         key = see.waits.key
         self.stuck_since = {key: self.stuck_since.get(key, self.run.now)} if key else {}
         self.since = {what: self.since.get(what, (self.counted, self.run.now)) for what in now}
 
     def waits(self) -> Any:
-        """What the ledgers would say."""
+        """Return what the ledgers would show."""
         waiting = {r: rank.recv for r, rank in enumerate(self.ranks) if rank.recv and rank.inside}
         gone = {r for r, rank in enumerate(self.ranks) if not rank.inside}
         stuck = dict(waiting)
@@ -378,15 +378,15 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.age(what) < GRACE + 2 * TICK + self.slack, what
 
     def age(self, what: Any) -> Any:
-        """For how many seconds that count something has been so."""
+        """Return for how many counted seconds a condition has held."""
         return self.counted - self.since[what][0] if what in self.since else 0.0
 
     def stuck_for(self) -> float:
-        """For how many seconds, on the clock, the ledgers have said the same."""
+        """Return for how many seconds of real time the ledgers have shown the same."""
         return self.run.now - max(self.stuck_since.values())
 
     def real_age(self, kind: Any) -> Any:
-        """The most seconds, on the clock, that anything of that kind has been so."""
+        """Return the longest time in real seconds that any condition of that kind has held."""
         whens = [when for what, (_, when) in self.since.items() if what[0] == kind]
         return self.run.now - min(whens)
 
@@ -418,9 +418,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     def the_first_cause_is_named(self, verdict: Any) -> None:
         assert any(rank.heard for rank in self.ranks)
-        assert verdict.rank == (self.told or self.deaths)[0]
+        assert verdict.rank == (self.closed or self.deaths)[0]
         words = {-9: BY_SIGNAL, 3: BY_ITSELF}[self.exits[f"r{verdict.rank}"]]
-        assert verdict.how == (WITH_WORDS if self.told else words)
+        assert verdict.how == (WITH_WORDS if self.closed else words)
 
     @invariant()
     def the_same_ranks_are_through(self) -> None:
@@ -428,7 +428,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.run.state.arrived() == through
 
     def teardown(self) -> None:
-        """Whatever has happened: once nobody is debugged it ends."""
+        """Check that the run ends once no debugger is attached, whatever has happened."""
         if hasattr(self, "run") and not self.run.ended:
             self.nobody_is_debugged()
             self.time_passes(int(TIMEOUT / TICK) + 20)

@@ -147,15 +147,15 @@ def test_allowance_that_matches_nothing_is_told(run: Run) -> None:
 
 
 def test_unexpected_pass_is_no_failure_on_the_ranks(run: Run) -> None:
-    told = run.failure("test_passes_for_its_fixtures[pp2]")
-    assert "[XPASS(strict)] known" in told
+    failure = run.failure("test_passes_for_its_fixtures[pp2]")
+    assert "[XPASS(strict)] known" in failure
     assert "as after a failure" not in run.out
 
 
 def test_verdict_has_a_name(run: Run, module_runner: Runner) -> None:
     assert run.ret == 1
-    told = (module_runner.folder / "junit.xml").read_text()
-    assert told.count('name="pprank_verdict" value="sanitizer"') == 3
+    report = (module_runner.folder / "junit.xml").read_text()
+    assert report.count('name="pprank_verdict" value="sanitizer"') == 3
 
 
 def test_unknown_name_is_a_usage_error(module_runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""What the simulated device finds fails the test: the sanitizers h2d and streams."""
+"""Findings of the simulated device fail the test: the sanitizers h2d and streams."""
 
 from __future__ import annotations
 

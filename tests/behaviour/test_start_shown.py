@@ -1,4 +1,4 @@
-"""What a start waits for is shown on a terminal, and told in reports and durations."""
+"""What a start waits for is shown on a terminal, and in reports and durations."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def test_of_another_group(pprank): pass
 
 
 def read_all(fd: int) -> str:
-    said = b""
+    output = b""
     try:
         while data := os.read(fd, 1 << 16):
-            said += data
+            output += data
     except OSError:  # the other end is closed
-        return said.decode()
-    return said.decode()
+        return output.decode()
+    return output.decode()
 
 
 def on_a_terminal(runner: Runner, *args: str) -> str:
-    """Run pytest with a terminal of its own; returns what it has written there."""
+    """Run pytest with a terminal of its own; return its output there."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", *args]
     environment = runner.environment(TERM="xterm", COLUMNS="100")
@@ -43,34 +43,34 @@ def on_a_terminal(runner: Runner, *args: str) -> str:
         command, cwd=runner.folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
     ):
         os.close(theirs)
-        said = read_all(ours)
+        output = read_all(ours)
     os.close(ours)
-    return said
+    return output
 
 
 def test_start_is_shown_and_told(runner: Runner) -> None:
     runner.write(test_it=SOURCE)
     flags = ["--pp-size=2", "--pprank-device=cpu", "--durations=0", "-vv", "--junitxml=j.xml"]
-    said = on_a_terminal(runner, *flags)
-    assert "3 passed" in said, said
+    output = on_a_terminal(runner, *flags)
+    assert "3 passed" in output, output
 
-    assert "\x1b7 [pprank: importing torch, " in said
-    assert "once, for all ranks" not in said  # that is for logs
-    last_words = said.rindex("[pprank: ")
-    assert said.index("\x1b[K", last_words) < said.index("PASSED", last_words)
-    line = said[: said.index("PASSED")].rpartition("\n")[2]
-    assert line.startswith("test_it.py::test_first[pp2] \x1b7 [pprank: "), said
+    assert "\x1b7 [pprank: importing torch, " in output
+    assert "once, for all ranks" not in output  # only logs have that text
+    last_words = output.rindex("[pprank: ")
+    assert output.index("\x1b[K", last_words) < output.index("PASSED", last_words)
+    line = output[: output.index("PASSED")].rpartition("\n")[2]
+    assert line.startswith("test_it.py::test_first[pp2] \x1b7 [pprank: "), output
 
-    rows = re.findall(r"([\d.]+)s start +test_it.py::(\w+)", said)
+    rows = re.findall(r"([\d.]+)s start +test_it.py::(\w+)", output)
     assert sorted(test for _, test in rows) == ["test_first", "test_of_another_group"]
-    told = {
+    shown = {
         case.attrib["name"].partition("[")[0]: [
             p.attrib["value"] for p in case.iter("property") if p.get("name") == "pprank_start"
         ]
         for case in ElementTree.parse(runner.folder / "j.xml").iter("testcase")
     }
-    assert told["test_second"] == []
-    (first,), (other,) = told["test_first"], told["test_of_another_group"]
+    assert shown["test_second"] == []
+    (first,), (other,) = shown["test_first"], shown["test_of_another_group"]
     assert re.match(r"worker group g1 started in [\d.]+ s: .*imports \(torch, pytest", first)
     assert "s ranks 0,1 forked" in first
     assert other.startswith("worker group g2 started in ")

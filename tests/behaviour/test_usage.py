@@ -1,4 +1,4 @@
-"""Bad input: one clear message, exit code 4, and no process was started for it."""
+"""Wrong input: one clear message, exit code 4, and no process was started for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def usage_error(runner: Runner, *args: str, mark: str = "") -> str:
     run = runner.run("-p", "pytest_pprank", "--pprank-device=cpu", *args)
     assert run.ret == pytest.ExitCode.USAGE_ERROR, run.out
     assert "Traceback" not in run.out
-    # stderr's line stands before or after what stdout had buffered
+    # stderr's line may come before or after what stdout had buffered
     return run.out[run.out.index("ERROR: ") :].partition("\n\n")[0]
 
 
@@ -52,7 +52,7 @@ def test_unknown_marker_keyword(runner: Runner) -> None:
 def test_unknown_revert(runner: Runner) -> None:
     error = usage_error(runner, "--pp-size=2", "--pprank-revert=99999")
     assert "99999" in error
-    assert "26883" in error  # the ones that are known
+    assert "26883" in error  # the known ones are listed
 
 
 def test_missing_revert_file(runner: Runner) -> None:

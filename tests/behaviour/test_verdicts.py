@@ -1,4 +1,4 @@
-"""Verdicts under circumstances that a plain pair of ranks does not meet."""
+"""Verdicts under circumstances that a plain pair of ranks does not have."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_subtests_are_reported_one_by_one(runner: Runner) -> None:
     run = runner.run("--pp-size=2", "--pprank-device=cpu")
     assert "ranks disagree" not in run.out
     assert "SUBFAILED[bad] test_it.py::test_it[pp2] - [rank 1] assert 1 == 0" in run.out
-    assert run.out.count("SUBFAILED") <= 2  # as it happens, and in the summary
+    assert run.out.count("SUBFAILED") <= 2  # when it happens, and in the summary
 
 
 def test_a_fixture_of_the_same_name_is_not_ours(runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""What a test leaves behind is told with its name, and never reaches the next one."""
+"""Changes that a test leaves behind are reported with its name, and do not affect the next test."""
 
 from __future__ import annotations
 
@@ -202,9 +202,9 @@ def run(module_runner: Runner) -> Run:
 
 
 def warning(run: Run, test: str) -> list[str]:
-    """What the warnings summary says of a test; its paragraphs begin with those it is about."""
-    told = run.out.partition("warnings summary")[2].partition("\n-- Docs")[0]
-    return [part for part in told.split("\n\n") if f"::{test}" in part.partition("\n  ")[0]]
+    """Return the warning about a test; a paragraph of the summary begins with its tests."""
+    summary = run.out.partition("warnings summary")[2].partition("\n-- Docs")[0]
+    return [part for part in summary.split("\n\n") if f"::{test}" in part.partition("\n  ")[0]]
 
 
 def line_of(words: str) -> int:
@@ -218,44 +218,44 @@ def test_outcomes(run: Run) -> None:
 
 
 def test_groups_that_one_rank_creates(run: Run) -> None:
-    told = run.findings("test_uneven_groups[pp2]")
-    assert "p2p: groups of torch.distributed do not fit together:" in told
-    assert "rank 0 created 0, number 1: none" in told
+    findings = run.findings("test_uneven_groups[pp2]")
+    assert "p2p: groups of torch.distributed do not fit together:" in findings
+    assert "rank 0 created 0, number 1: none" in findings
     place = f"test_it.py:{line_of('dist.new_group([1])')} in test_uneven_groups"
-    assert f"rank 1 created 1, number 1: new_group of one rank ({place})" in told
-    assert "cure: every rank must call new_group for each group" in told
-    assert "worker group replaced after this test: torch.distributed has created more" in told
+    assert f"rank 1 created 1, number 1: new_group of one rank ({place})" in findings
+    assert "cure: every rank must call new_group for each group" in findings
+    assert "worker group replaced after this test: torch.distributed has created more" in findings
 
 
 @pytest.mark.parametrize("test", REPLACED)
 def test_replaced(run: Run, test: str) -> None:
-    (told,) = warning(run, f"{test}[")
-    assert "worker group replaced after this test: " in told
-    assert REPLACED[test] in told
+    (text,) = warning(run, f"{test}[")
+    assert "worker group replaced after this test: " in text
+    assert REPLACED[test] in text
 
 
 def test_put_back(run: Run) -> None:
-    (told,) = warning(run, "test_leaves_settings[")
-    assert "it was put back for the next one: torch's default dtype: torch.float64 instead" in told
-    assert "torch's default device: meta instead of cpu (ranks 0,1)" in told
-    assert "the current directory: / instead of " in told
-    assert "<lambda> instead of SIG_DFL (rank 1)" in told
+    (text,) = warning(run, "test_leaves_settings[")
+    assert "it was put back for the next one: torch's default dtype: torch.float64 instead" in text
+    assert "torch's default device: meta instead of cpu (ranks 0,1)" in text
+    assert "the current directory: / instead of " in text
+    assert "<lambda> instead of SIG_DFL (rank 1)" in text
 
 
 def test_nothing_else_is_told(run: Run) -> None:
-    told = {*REPLACED, "test_leaves_settings", "test_alone"}
-    assert run.counts()["warnings"] == len(told), run.out
+    warned = {*REPLACED, "test_leaves_settings", "test_alone"}
+    assert run.counts()["warnings"] == len(warned), run.out
     assert "EVEN was" not in run.out.replace("UNEVEN was", "")
 
 
 def test_mismatch_that_no_exception_explains(run: Run) -> None:
-    told = run.findings("TestUnittest.test_unexplained")
+    findings = run.findings("TestUnittest.test_unexplained")
     place = f"test_it.py:{line_of('the line that is told')} in test_unexplained"
-    assert f"rank 0 sent 1, number 1: float32[2, 8] ({place})" in told
-    assert "collectives" not in told
+    assert f"rank 0 sent 1, number 1: float32[2, 8] ({place})" in findings
+    assert "collectives" not in findings
 
 
 def test_group_that_a_plain_test_begins(run: Run) -> None:
-    (told,) = warning(run, "test_alone[a]")
-    assert "this test (and 1 other test) began a torch.distributed group of one rank" in told
-    assert "mark it, its class or its module @pytest.mark.pprank," in told
+    (text,) = warning(run, "test_alone[a]")
+    assert "this test (and 1 other test) began a torch.distributed group of one rank" in text
+    assert "mark it, its class or its module @pytest.mark.pprank," in text

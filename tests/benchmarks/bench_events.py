@@ -1,7 +1,7 @@
-"""pytest plugin of the benchmarks (`-p bench_events`): writes down what happens, and when.
+"""pytest plugin of the benchmarks (`-p bench_events`): records events with their times.
 
-A process that is nobody's reporter (a rank of pytest-pprank) writes only what its tests `note`.
-Durations of tests are kept in memory until the end, so that writing does not count.
+A process that does not report (a rank of pytest-pprank) records only what its tests `note`.
+Durations of tests are kept in memory until the end, so that writing them does not count.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from pytest_pprank.controller.start import StartClock
 
 OUT = "BENCH_EVENTS"
-"""Environment variable: the file of JSON lines, appended to by every process of the run."""
+"""Environment variable: the file of JSON lines to which every process of the run appends."""
 
 DETAILS = "BENCH_DETAILS"
-"""Environment variable, set or not: write each report at once, with its text."""
+"""Environment variable: if set, write each report at once, with its text."""
 
 _durations: list[dict[str, Any]] = []
 _begun = 0.0
 
 
 def note(what: str, **facts: object) -> None:
-    """Append an event; tests call it too."""
+    """Append an event; tests call it, too."""
     line = json.dumps({"what": what, "time": time.time(), "rank": os.environ.get("RANK"), **facts})
     descriptor = os.open(os.environ[OUT], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, line.encode() + b"\n")
@@ -42,7 +42,7 @@ def _reports() -> bool:
 
 
 def pytest_configure() -> None:
-    """Time the start of worker groups."""
+    """Record the times at which worker groups start."""
     try:
         from pytest_pprank.controller.group import WorkerGroup
     except ImportError:
@@ -58,18 +58,18 @@ def pytest_configure() -> None:
 
 
 def pytest_runtest_logstart() -> None:
-    """A test begins."""
+    """Record the start of a test."""
     global _begun
     _begun = time.perf_counter()
 
 
 def pytest_runtest_logfinish(nodeid: str) -> None:
-    """A test is over."""
+    """Record the end of a test."""
     _durations.append({"test": nodeid, "seconds": time.perf_counter() - _begun})
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    """Write a report down."""
+    """Record a report."""
     if DETAILS in os.environ and _reports():
         text = report.longreprtext if report.longrepr is not None else ""
         test = report.nodeid.rpartition("::")[2].partition("[")[0]

@@ -1,10 +1,10 @@
-"""Random ranked tests with random faults: is every verdict the right one, and nothing left behind?
+"""Runs random ranked tests with random faults; checks their verdicts and what they leave behind.
 
 usage: python tests/benchmarks/chaos.py [--seed N] [--faults N] [--ranks 2,3,4] [--only FAULT,...]
 
 Generates files of ranked tests, healthy ones among faulty ones (see chaos_catalogue), runs pytest
 on them, and compares every verdict with the expected one. The seed is printed first: the same seed
-gives the same tests. Exit status 0 only if no verdict was wrong and nothing was left behind.
+gives the same tests. The exit status is 0 only if no verdict was wrong and nothing was left behind.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Generate, run, compare and tell; returns the exit status."""
+    """Generate, run, compare and print the results; return the exit status."""
     given = _arguments()
     if given.list:
         print("\n".join(sorted(FAULTS)))
@@ -109,7 +109,7 @@ def _tell_wrong(run: Run, settings: Settings, mistake: Wrong, folder: Path) -> N
     print(f"  WRONG: {case.name} ({case.fault or 'healthy'}): {'; '.join(mistake.complaints)}")
     print(f"    expected: {case.expected}")
     print(_indented(_cut(mistake.text) or "(no report)"))
-    # what could meet the rest of a fault is nothing without the fault
+    # a test that checks the remains of a fault makes no sense without the fault
     cases = [fault for _, fault in run.cases if fault.after is case] + [case]
     alone = _again(run.world, settings, cases, folder)
     print(f"    run alone it is {'WRONG AS WELL' if alone else 'right'}; test_it.py:")
@@ -118,7 +118,7 @@ def _tell_wrong(run: Run, settings: Settings, mistake: Wrong, folder: Path) -> N
 
 
 def _again(world: int, settings: Settings, cases: list[Case], folder: Path) -> bool:
-    """Whether the last test's verdict is wrong without the other tests around it."""
+    """Return whether the last test's verdict is also wrong without the other tests around it."""
     run = Run(0, world, {"test_it.py": cases})
     finished = _run_in(folder, run, settings)
     return judge(cases[-1], finished.reports.get(cases[-1].name, [])) is not None

@@ -1,8 +1,8 @@
 """A generated test of the chaos run, and the verdict that it must get.
 
 An expected verdict is derived from what a user should see (issue text, README), never from what the
-code under test happens to print. Words are regular expressions, so that wording may change as long
-as the facts stay: who (ranks), what (kind), where (phase and function), why.
+tested code happens to print. Words are regular expressions, so that wording may change as long as
+the facts remain: who (ranks), what (kind), where (phase and function), why.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ STATUS_OF_PHASE = {"setup": ERROR, "call": FAILED, "teardown": ERROR}
 class Expected:
     """What the report of a test must say.
 
-    `status` is the outcome of the whole test and `phase` the one phase that tells it (empty for a
-    test that passes). `kinds` are the verdicts of which one must be given (see chaos_judge.KINDS);
-    `culprits` are the ranks that it must name, and name first. Every one of `words` must be
-    in the report, none of `absent`; a pair in `words_of` counts only if its kind was the verdict.
-    `limit` bounds the characters of the whole report, captured output included.
+    `status`: the outcome of the whole test. `phase`: the phase that reports it ("" for a test that
+    passes). `kinds`: the allowed verdicts, one of which must be given (see chaos_judge.KINDS).
+    `culprits`: the ranks that it must name, and name first. Every one of `words` must be in the
+    report, none of `absent`; a pair in `words_of` counts only if its kind was the verdict. `limit`:
+    the most characters of the whole report, captured output included.
     """
 
     status: str = PASSED
@@ -62,9 +62,9 @@ class Expected:
 class Case:
     """One test with its fixtures (`source`) and its `expected` verdict.
 
-    `fault` names its entry in the catalogue, empty for a healthy test. `alone`: wants a file of its
-    own. `last`: must be the last test of the run. `after` is a healthy test that goes right behind
-    it because it could meet what the fault has left: a broken fixture, a message.
+    `fault`: the name of its entry in the catalogue, "" for a healthy test. `alone`: it needs a file
+    of its own. `last`: it must be the last test of the run. `after`: a healthy test that runs right
+    after it, because the fault's remains could affect it: a broken fixture, a message.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def cases(self) -> list[tuple[str, Case]]:
-        """File name and case, in the order in which they run."""
+        """Return file name and case, in the order in which they run."""
         return [(name, case) for name, cases in self.files.items() for case in cases]
 
 
@@ -97,7 +97,7 @@ def troubled(
     words: Iterable[str] = (),
     absent: Iterable[str] = (),
 ) -> Expected:
-    """Return the verdict of a test that goes wrong in `phase`."""
+    """Return the expected verdict of a test that fails in `phase`."""
     kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     status = STATUS_OF_PHASE[phase]
     return Expected(status, phase, kinds, frozenset(culprits), tuple(words), tuple(absent))

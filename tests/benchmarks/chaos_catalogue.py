@@ -1,8 +1,8 @@
-"""The catalogue of faults that the chaos run draws from, and what its entries share.
+"""The catalogue of faults from which the chaos run draws, and what its entries share.
 
 The faults themselves are in chaos_lonely_faults (one rank fails, or leaves its peers),
 chaos_deadly_faults (one rank dies, or gets stuck) and chaos_group_faults (several ranks at once, or
-something left behind): each enters its own here.
+something left behind). Each module registers its own faults here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from chaos_case import Case, Expected
 from chaos_scene import LEDGER_SAYS, Scene, name_of
 
 HUNG_AFTER = 4
-"""Seconds until a test that is expected to hang is given up: its marker's timeout."""
+"""Seconds until a test that is expected to hang is aborted: its marker's timeout."""
 
 Maker = Callable[[random.Random, int, int], Case]
 """Makes a case from a random source, its number and the number of ranks."""
@@ -23,7 +23,7 @@ Maker = Callable[[random.Random, int, int], Case]
 
 @dataclass(frozen=True)
 class Fault:
-    """An entry of the catalogue: how to make a case of it, and how many ranks it takes."""
+    """An entry of the catalogue: how to make a case of it, and how many ranks it needs."""
 
     make: Maker
     ranks: int
@@ -33,7 +33,7 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(name: str, ranks: int = 2) -> Callable[[Maker], Maker]:
-    """Enter a maker into the catalogue."""
+    """Register a maker in the catalogue."""
 
     def enter(maker: Maker) -> Maker:
         FAULTS[name] = Fault(maker, ranks)
@@ -43,12 +43,12 @@ def fault(name: str, ranks: int = 2) -> Callable[[Maker], Maker]:
 
 
 def names_rank(rank: int) -> str:
-    """Pattern of a text that speaks of a rank, alone or in a list."""
+    """Return a pattern of a text that names a rank, alone or in a list."""
     return rf"\branks? (?:\d+,)*{rank}\b"
 
 
 def case_of(scene: Scene, name: str, source: str, expected: Expected) -> Case:
-    """Wrap a scene's source; tests behind it get what its place asks for."""
+    """Wrap a scene's source; adds a test after it where the scene's place needs one."""
     after = None
     if scene.place == "session setup":
         rebuilt = f"test_{scene.tag}_{name}_rebuilt"
@@ -66,7 +66,7 @@ def case_of(scene: Scene, name: str, source: str, expected: Expected) -> Case:
 
 
 def where_peers_are(scene: Scene) -> list[str]:
-    """The facts about the peers of a rank that will not come: who waits, and in which function."""
+    """Return patterns about the peers of a lost rank: who waits, and in which function."""
     words = [names_rank(peer) for peer in scene.others]
     words += [rf"peer_{scene.tag}"] if scene.peers_block else []
     says = LEDGER_SAYS.get(scene.peers)

@@ -1,4 +1,4 @@
-"""Faults of one rank that does not come back: it dies, or gets stuck."""
+"""Faults of one rank that does not return: it dies, or gets stuck."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _dying(name: str, dying: Dying) -> None:
         scene = draw_scene(rng, number, world)
         lines, meanwhile = dying.line, ""
         if scene.moment == "during":
-            # the main thread is inside a collective that nobody completes
+            # the main thread is inside a collective that cannot complete
             lines = f"threading.Timer(0.2, lambda: ({dying.line})).start()"
             meanwhile = f"dist.recv(torch.empty(3), src={scene.others[0]})"
         words = [*dying.words, rf"rank {scene.culprit} died in {scene.phase}"]
@@ -56,7 +56,7 @@ for _name, _death in DYING.items():
 
 
 def _ends_its_session(name: str, line: str, word: str) -> None:
-    """A rank whose pytest session is told to end: not a death by signal, and no longer a rank."""
+    """A rank's pytest session is told to end: no death by a signal, but the rank is lost."""
 
     @fault(name)
     def make(rng: random.Random, number: int, world: int) -> Case:
@@ -70,7 +70,7 @@ def _ends_its_session(name: str, line: str, word: str) -> None:
 
 @fault("dies_beside_forked_child")
 def _forked(rng: random.Random, number: int, world: int) -> Case:
-    """The child has copies of everything: connection, pipes, lock files. The rank is gone still."""
+    """The child has copies of everything: connection, pipes, lock files. The rank is still lost."""
     scene = draw_scene(rng, number, world)
     lines = "if os.fork() == 0:\n    time.sleep(10**6)\nos._exit(81)"
     words = [r"code 81", rf"rank {scene.culprit} died in {scene.phase}"]
@@ -82,7 +82,7 @@ def _forked(rng: random.Random, number: int, world: int) -> Case:
 
 @fault("killed_by_peer")
 def _killed_by_peer(rng: random.Random, number: int, world: int) -> Case:
-    """Who dies is the culprit, whoever sent the signal."""
+    """The rank that dies is the culprit, whoever sent the signal."""
     killer, victim = rng.sample(range(world), 2)
     name = f"test_{number:03d}_killed_by_peer"
     source = f"""\
@@ -98,7 +98,7 @@ def {name}(process_group, pprank):
 
 @fault("kills_parent")
 def _kills_parent(rng: random.Random, number: int, world: int) -> Case:
-    """The fork server is the parent of all ranks: they cannot live without it."""
+    """The fork server is the parent of all ranks: they cannot continue without it."""
     scene = draw_scene(rng, number, world, moments=("before", "after"))
     expected = troubled(scene.phase, ("died", "group"))
     source = write_scene(
@@ -145,7 +145,7 @@ def _stuck(name: str, lines: str) -> None:
     def make(rng: random.Random, number: int, world: int) -> Case:
         scene = draw_scene(rng, number, world, moments=("before", "after"))
         words = [names_rank(scene.culprit)]
-        # a stopped process cannot tell where it is, but that it is stopped can be seen
+        # a stopped process cannot report where it is, but that it is stopped can be observed
         words += [r"stopped"] if name == "sigstop" else [rf"fault_{scene.tag}"]
         diverged = scene.peers in FINISH
         if not diverged:

@@ -1,4 +1,4 @@
-"""Draws the tests of a chaos run: every fault of the catalogue in turn, healthy ones between."""
+"""Draws the tests of a chaos run: each fault of the catalogue in turn, healthy ones in between."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 import textwrap
 from collections.abc import Sequence
 
-# each enters its faults into the catalogue
+# each registers its faults in the catalogue
 import chaos_deadly_faults  # noqa: F401
 import chaos_group_faults  # noqa: F401
 import chaos_lonely_faults  # noqa: F401
@@ -61,10 +61,10 @@ _STATUS = {"skipped": SKIPPED, "xfailed": XFAILED}
 def draw_runs(
     seed: int, faults: int, worlds: Sequence[int], per_run: int, only: Sequence[str] = ()
 ) -> list[Run]:
-    """Return pytest runs with `faults` faults in all, `per_run` in each, on one of `worlds` ranks.
+    """Return pytest runs with `faults` faults in total, `per_run` in each, on `worlds` ranks.
 
-    The same arguments give the same runs. Each fault of the catalogue comes once before any comes
-    again; `only` restricts it.
+    The same arguments give the same runs. Each fault of the catalogue is used once before any is
+    used again; `only` restricts the catalogue.
     """
     rng = random.Random(seed)
     names = _names(rng, faults, max(worlds), only)
@@ -98,7 +98,7 @@ def _draw(rng: random.Random, name: str, number: int, world: int, last_taken: bo
 
 
 def _files(rng: random.Random, cases: list[Case]) -> dict[str, list[Case]]:
-    """Deal the cases out to files: a healthy test behind most faults, sometimes two."""
+    """Distribute the cases over files, with one or two healthy tests after most faults."""
     files: list[list[Case]] = [[]]
     for case in sorted(cases, key=lambda case: case.last):
         if case.alone or len(files[-1]) > 8:

@@ -20,7 +20,7 @@ def _hung(name: str) -> str:
 
 
 def _everywhere(scene: Scene, name: str, lines: str) -> str:
-    """Source of a test in which the peers do what the culprit does."""
+    """Return the source of a test in which the peers do the same as the culprit."""
     source = write_scene(scene, name, lines)
     doing = f"def peer_{scene.tag}(pprank):\n    pass"
     return source.replace(doing, f"def peer_{scene.tag}(pprank):\n    fault_{scene.tag}(pprank)")
@@ -47,7 +47,7 @@ def _assert_differs(rng: random.Random, number: int, world: int) -> Case:
 
 @fault("exit_on_all")
 def _exit_on_all(rng: random.Random, number: int, world: int) -> Case:
-    """Whoever was first: all of them left with that code."""
+    """All ranks exit with that code, whichever was first."""
     scene = draw_scene(rng, number, world, _ALL_FAIL, ("before", "after"), tuple(FINISH))
     expected = troubled(scene.phase, "died", words=[r"code 78", rf"died in {scene.phase}"])
     source = _everywhere(scene, "exit_on_all", "os._exit(78)")
@@ -56,7 +56,7 @@ def _exit_on_all(rng: random.Random, number: int, world: int) -> Case:
 
 @fault("two_culprits")
 def _two_culprits(rng: random.Random, number: int, world: int) -> Case:
-    """The first cause comes first; a death within the grace is told as well."""
+    """The first cause is reported first; a death within the grace period is reported as well."""
     first, second = rng.sample(range(world), 2)
     name = f"test_{number:03d}_two_culprits"
     source = f"""\
@@ -92,7 +92,7 @@ def _cycle(name: str, ranks: list[int], operation: str, world: int) -> Case:
         )
     )
     words = [r"deadlock", rf"fault_{tag}", *(names_rank(rank) for rank in ranks)]
-    # it may be told before the grace or the deadline is over: nothing can end it
+    # it may be reported before grace period or deadline end: the deadlock is proven
     kinds = ("hung",) if len(ranks) == world else ("hung", "diverged")
     return Case(name, source, troubled("call", kinds, ranks, words), name.split("_", 2)[2])
 
@@ -120,7 +120,7 @@ def _cycle_of_three(rng: random.Random, number: int, world: int) -> Case:
 
 @fault("recv_against_barrier")
 def _recv_against_barrier(rng: random.Random, number: int, world: int) -> Case:
-    """Half of the circle is in the process group, the other half in the control plane."""
+    """One half of the circle is in the process group, the other half in the control plane."""
     culprit = rng.randrange(world)
     name = f"test_{number:03d}_recv_against_barrier"
     source = _hung(name) + (
@@ -143,7 +143,7 @@ _COLLECTIVES = {
 
 @fault("mismatched_collectives")
 def _mismatched(rng: random.Random, number: int, world: int) -> Case:
-    """What gloo makes of it is gloo's business; that they did not match must be said."""
+    """Gloo may react in any way; the report must say that the operations did not match."""
     culprit = rng.randrange(world)
     one, other = rng.sample(sorted(_COLLECTIVES), 2)
     name = f"test_{number:03d}_mismatched_collectives"
@@ -159,10 +159,10 @@ def _mismatched(rng: random.Random, number: int, world: int) -> Case:
         f"        {call[other]}\n"
         "    pprank.barrier()\n"
     )
-    told = [(kind, r"mismatch") for kind in ("hung", "diverged")]
-    told += [(kind, rf"\b{word}\b") for kind in ("hung", "diverged") for word in (one, other)]
+    words = [(kind, r"mismatch") for kind in ("hung", "diverged")]
+    words += [(kind, rf"\b{word}\b") for kind in ("hung", "diverged") for word in (one, other)]
     expected = troubled("call", ("hung", "diverged", "failed", "died"), words=[name])
-    return Case(name, source, replace(expected, words_of=tuple(told)), "mismatched_collectives")
+    return Case(name, source, replace(expected, words_of=tuple(words)), "mismatched_collectives")
 
 
 @fault("mismatched_shapes")
@@ -175,11 +175,11 @@ def _mismatched_shapes(rng: random.Random, number: int, world: int) -> Case:
         "    dist.all_reduce(torch.ones(size))\n"
         "    pprank.barrier()\n"
     )
-    told = [
+    words = [
         (kind, word) for kind in ("hung", "diverged") for word in (rf"\b{small}\b", rf"{large}")
     ]
     expected = troubled("call", ("hung", "diverged", "failed", "died"), words=[name])
-    return Case(name, source, replace(expected, words_of=tuple(told)), "mismatched_shapes")
+    return Case(name, source, replace(expected, words_of=tuple(words)), "mismatched_shapes")
 
 
 @fault("different_meetings")
@@ -263,7 +263,7 @@ for _what, _lines in _LEFT.items():
 
 @fault("leaves_message")
 def _leaves_message(rng: random.Random, number: int, world: int) -> Case:
-    """Two tests never pair their messages: what nobody received is not for the next test."""
+    """Messages of two tests never match: one that was not received must not reach the next test."""
     sender, receiver = rng.sample(range(world), 2)
     name = f"test_{number:03d}_leaves_message"
     source = f"""\

@@ -17,7 +17,7 @@ KINDS = {
     "group could not start": re.compile(r"^worker group could not start\b"),
     "group": re.compile(r"^worker group\b"),
 }
-"""Verdict to the words it begins with; a report that begins with none of them is a failed test."""
+"""The first words of each verdict; a report that begins with none of them is a failed test."""
 
 _RANKS = r"ranks? ([\d,]+)"
 _NAMED = {
@@ -40,7 +40,7 @@ class Wrong:
 
 
 def judge(case: Case, reports: list[Report]) -> Wrong | None:
-    """Return what is wrong with the reports of one test, None if they are as expected."""
+    """Return what is wrong with the reports of one test; None if they are as expected."""
     complaints = _complaints(case.expected, reports)
     if not complaints:
         return None
@@ -52,7 +52,7 @@ def judge(case: Case, reports: list[Report]) -> Wrong | None:
 
 
 def status_of(reports: list[Report]) -> str:
-    """Return the outcome of a test: what pytest's last line would count it as."""
+    """Return the outcome of a test, as pytest's last line would count it."""
     if not reports:
         return "not reported"
     failed = {r["when"] for r in reports if r["outcome"] == FAILED}

@@ -1,4 +1,4 @@
-"""Faults of one rank that lives on: it fails with an exception, or leaves its peers waiting."""
+"""Faults of one rank that survives: it fails with an exception, or leaves its peers waiting."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def _failing(name: str, failing: Failing) -> None:
         scene = draw_scene(rng, number, world)
         lines = failing.lines
         if scene.moment == "during":
-            # the culprit has given its part and has not waited for the result
+            # the culprit has contributed its part but has not waited for the result
             lines = f"work = dist.all_reduce(torch.ones(3), async_op=True)\n{lines}"
             scene = replace(scene, peers="all_reduce")
         words = [*failing.words, *([rf"fault_{scene.tag}"] if failing.traceback else [])]
         if scene.moment != "during" and scene.peers not in FINISH:
-            words += where_peers_are(scene)  # nothing is known of ranks that simply pass
+            words += where_peers_are(scene)  # ranks that simply pass are not mentioned
         expected = troubled(
             scene.phase, "failed", [scene.culprit], words, [*failing.absent, "deadlock"]
         )
@@ -103,7 +103,7 @@ def _missing(rng: random.Random, number: int, world: int) -> Case:
 
 @fault("misses_a_meeting")
 def _misses_meeting(rng: random.Random, number: int, world: int) -> Case:
-    """Nobody needs to wait for the grace: who meets learns at once that a peer will not come."""
+    """Ranks that meet learn at once that a peer cannot come, without the grace period."""
     scene = draw_scene(rng, number, world, peers=tuple(MEETING), moments=("before", "after"))
     words = [names_rank(scene.culprit), rf"{scene.peers}\(\)", rf"peer_{scene.tag}|test_\w+\.py:"]
     expected = troubled(scene.phase, ("failed", "diverged"), words=words, absent=["deadlock"])
@@ -125,7 +125,7 @@ def _skip(rng: random.Random, number: int, world: int) -> Case:
 
 @fault("xfail_on_one")
 def _xfail(rng: random.Random, number: int, world: int) -> Case:
-    """A test that is known to fail and fails on one rank has failed as expected."""
+    """A test that is expected to fail and fails on one rank has failed as expected."""
     scene = draw_scene(rng, number, world, ("call", "setup"), moments=("before", "after"))
     source = write_scene(
         scene,

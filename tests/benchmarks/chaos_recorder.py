@@ -1,7 +1,7 @@
-"""pytest plugin of the chaos run: writes every report of the controller down, as it comes.
+"""pytest plugin of the chaos run: writes each report of the controller as it arrives.
 
-Loaded with `-p chaos_recorder`. Lines of JSON, so that a run that is killed still leaves what it
-had reported.
+Loaded with `-p chaos_recorder`. It writes lines of JSON, so that a killed run leaves the reports so
+far.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import os
 from typing import Any
 
 _OUT = "CHAOS_REPORTS"
-_KEPT = 100_000  # characters at either end of a long report
+_KEPT = 100_000  # characters kept at either end of a long report
 
 
 def _head(report: Any) -> str:
-    """The message that summaries and annotations show."""
+    """Return the message that summaries and annotations show."""
     crash = getattr(report.longrepr, "reprcrash", None)
     return str(crash.message)[:_KEPT] if crash is not None else ""
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    """Append a report. Ranks load this plugin too, and have no business here."""
+    """Append a report. Ranks load this plugin, too, but must not write."""
     if "RANK" in os.environ:
         return
     text = report.longreprtext if report.longrepr is not None else ""

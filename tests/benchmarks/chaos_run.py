@@ -1,4 +1,4 @@
-"""Runs pytest on generated tests, reads what it reported, and looks for what it left behind."""
+"""Runs pytest on generated tests, reads its reports, and searches for what it left behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass
 class Finished:
-    """A pytest run that is over: its reports by test, and what was found after it."""
+    """A finished pytest run: its reports by test, and what was found after it."""
 
     reports: dict[str, list[Report]]
     output: str
@@ -34,7 +34,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Settings:
-    """How pytest is run: seconds of grace and timeout, and of the run's own deadline per test."""
+    """How pytest is run: grace period, timeout and the run's own deadline per test, in seconds."""
 
     grace: float = 2.0
     timeout: float = 60.0
@@ -42,7 +42,7 @@ class Settings:
     per_test: float = 20.0
 
     def command(self, world: int) -> list[str]:
-        """The pytest command line for `world` ranks."""
+        """Return the pytest command line for `world` ranks."""
         plugins = ("no:randomly", "no:cacheprovider", "chaos_recorder")
         return [
             *(sys.executable, "-m", "pytest"),
@@ -51,13 +51,13 @@ class Settings:
         ]
 
     def flags(self, world: int) -> list[str]:
-        """The flags that matter to a verdict."""
+        """Return the flags that affect verdicts."""
         times = (f"--pprank-grace={self.grace:g}", f"--pprank-timeout={self.timeout:g}")
         return [f"--pp-size={world}", "--pprank-device=cpu", *times]
 
 
 def write_tests(folder: Path, sources: Mapping[str, list[str]]) -> None:
-    """Write the test files, each with what all of them import."""
+    """Write the test files, each with the common imports."""
     (folder / "pytest.ini").write_text("[pytest]\n")
     for name, blocks in sources.items():
         (folder / name).write_text(PREAMBLE + "\n" + "\n\n".join(blocks))
@@ -68,12 +68,12 @@ def run_pytest(folder: Path, run: Run, settings: Settings) -> Finished:
     write_tests(folder, {n: [c.source for c in cases] for n, cases in run.files.items()})
     out, reports = folder / "output.txt", folder / "reports.jsonl"
     shared = _names(_SHARED_MEMORY)
-    # short: unix sockets are made below it
+    # a short path: unix sockets are created below it
     with tempfile.TemporaryDirectory(prefix="c", dir="/tmp", ignore_cleanup_errors=True) as tmp:
         environment = {
             **os.environ,
             "TMPDIR": tmp,
-            "PPRANK_LEASE_DIR": tmp,  # waits for nobody on this box, and shows if it is not let go
+            "PPRANK_LEASE_DIR": tmp,  # own leases: no waiting, and one that stays is noticed
             "PYTHONPATH": _path_with(Path(__file__).parent),
             "PYTHONDONTWRITEBYTECODE": "1",
             "CHAOS_REPORTS": str(reports),
@@ -119,11 +119,11 @@ def _read(path: Path) -> dict[str, list[Report]]:
     return reports
 
 
-# --- what is left -------------------------------------------------------------------------------
+# --- leftovers ----------------------------------------------------------------------------------
 
 
 def _leftovers(tmp: Path, folder: Path, shared: set[str]) -> list[str]:
-    """Say what a run has left; ends the processes among it."""
+    """Describe what a run has left behind; end the processes among it."""
     found = [f"process {text}" for text in sorted(_settled(_processes))]
     end_descendants()
     ours = {f"pytest-of-{getpass.getuser()}"}
@@ -131,7 +131,7 @@ def _leftovers(tmp: Path, folder: Path, shared: set[str]) -> list[str]:
     known = ("test_", "flag-", "pytest.ini", "output.txt", "reports.jsonl")
     found += [f"in the folder: {n}" for n in sorted(_names(folder)) if not n.startswith(known)]
     unused = {n for n in _names(_SHARED_MEMORY) - shared if not _in_use(n)}
-    # of what is there now: what comes meanwhile is another run's
+    # only of what exists now: what appears later belongs to another run
     mine = _settled(lambda: {n for n in unused & _names(_SHARED_MEMORY) if not _in_use(n)})
     return found + [f"in /dev/shm: {name}" for name in sorted(mine)]
 
@@ -154,19 +154,19 @@ def _names(folder: Path) -> set[str]:
 
 
 def _in_use(name: str) -> bool:
-    """Whether a living process maps a file of /dev/shm: then it is somebody else's.
+    """Return whether a living process maps a file of /dev/shm: then it belongs to another run.
 
-    By the inode: a semaphore is made under another name than the one that it is known by.
+    Compares inodes: a semaphore is created under another name than the one it is known by.
     """
     try:
         inode = str((_SHARED_MEMORY / name).stat().st_ino)
     except OSError:
-        return True  # gone meanwhile
+        return True  # gone by now
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
             lines = maps.read_text().splitlines()
         except OSError:
-            continue  # gone meanwhile
+            continue  # gone by now
         if any(f"{_SHARED_MEMORY}/" in line and line.split()[4] == inode for line in lines):
             return True
     return False

@@ -1,4 +1,4 @@
-"""The stage for a fault: which rank it strikes, in which phase, and what its peers do meanwhile."""
+"""The scene of a fault: which rank it strikes, in which phase, and what its peers do meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SETUP = ("setup", "module setup", "session setup")
 TEARDOWN = ("teardown", "module teardown", "session teardown")
 ANYWHERE = ("call", *SETUP, *TEARDOWN)
 
-# What a peer does, and the word by which the report must tell where it was.
+# What a peer does, and the word by which the report must say where it was.
 BLOCKING = {
     "recv": "dist.recv(torch.empty(3), src={culprit})",
     "all_reduce": "dist.all_reduce(torch.ones(3))",
@@ -43,7 +43,7 @@ _NEEDS_NO_TORCH = {"loop", *MEETING, *FINISH}
 class Scene:
     """Where and when a fault strikes.
 
-    `place` is one of ANYWHERE, `moment` is before, during or after a collective, `peers` a key of
+    `place`: one of ANYWHERE. `moment`: before, during or after a collective. `peers`: a key of
     BLOCKING, MEETING or FINISH. `torch`: whether there is a process group.
     """
 
@@ -57,12 +57,12 @@ class Scene:
 
     @property
     def tag(self) -> str:
-        """The number as it is used in names."""
+        """The number as used in names."""
         return f"{self.number:03d}"
 
     @property
     def facts(self) -> dict[str, object]:
-        """What texts about the peers are filled with."""
+        """Values for templates of texts about the peers."""
         return {"culprit": self.culprit, "first": self.others[0], "tag": self.tag}
 
     @property
@@ -77,7 +77,7 @@ class Scene:
 
     @property
     def peers_block(self) -> bool:
-        """Whether the peers wait for ever in something that only the outside can end."""
+        """Whether the peers wait for ever in something that can only be ended from outside."""
         return self.peers in BLOCKING
 
     @property
@@ -99,11 +99,11 @@ def draw_scene(
     moments: Sequence[str] = ("before", "during", "after"),
     peers: Sequence[str] = (*BLOCKING, *MEETING, *FINISH),
 ) -> Scene:
-    """Draw a scene among what a fault allows."""
+    """Draw one of the scenes that a fault allows."""
     doing = rng.choice(peers)
     moment = rng.choice(moments)
     with_torch = doing not in _NEEDS_NO_TORCH or moment == "during" or rng.random() < 0.5
-    # half of all faults in the call: the rest has twice as many places as it has users
+    # half of all faults strike in the call, which is more common than the other places
     place = "call" if "call" in places and rng.random() < 0.5 else rng.choice(places)
     return Scene(number, world, rng.randrange(world), place, moment, doing, with_torch)
 
@@ -121,7 +121,7 @@ def write_scene(
     meanwhile: str = "",
     marks: Sequence[str] = (),
 ) -> str:
-    """Return the source of the test `name_of(scene, name)`: `fault` are the culprit's lines.
+    """Return the source of the test `name_of(scene, name)`; `fault`: the culprit's lines.
 
     `meanwhile`: what the culprit does if its fault strikes from a thread, during a collective.
     """
@@ -141,7 +141,7 @@ def _scene_body(scene: Scene) -> str:
     lines = [together] if scene.moment == "after" else []
     tag = scene.tag
     if scene.place == "session setup":
-        # a test behind this one uses the fixture again, in a group that must have built it anew
+        # a test after this one uses the fixture again, in a group that must rebuild it
         lines = [f"if not first_group(pprank, '{tag}'):", "    return", *lines]
     lines += [
         f"if pprank.rank == {scene.culprit}:",

@@ -1,4 +1,4 @@
-"""What the benchmarks share: run a command, see what happened and when."""
+"""Helpers of the benchmarks: run a command, and record what happened when."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_ranked(pprank, n): pass
 
 @dataclass(frozen=True)
 class Observed:
-    """A finished command: its events, its lines of output with their times, how long it took.
+    """A finished command: its events, its lines of output with their times, its duration.
 
-    Times are seconds of the epoch. `begin` is when it was started; `ended` tells whether it ended
-    by itself.
+    Times are seconds of the epoch. `begin`: when it was started. `ended`: whether it ended by
+    itself.
     """
 
     events: list[Event]
@@ -51,9 +51,9 @@ class Observed:
         return [event for event in self.events if event["what"] == what]
 
     def medians(self) -> dict[str, float]:
-        """Return the median duration in seconds by name of test, parameters left out."""
+        """Return the median duration in seconds by name of test, without parameters."""
         seconds: dict[str, list[float]] = {}
-        for event in self.of("durations")[:1]:  # of several reporters, one
+        for event in self.of("durations")[:1]:  # the first one, if several processes report
             for test in event["tests"]:
                 name = test["test"].rpartition("::")[2].partition("[")[0]
                 seconds.setdefault(name.rstrip("0123456789"), []).append(test["seconds"])
@@ -61,12 +61,12 @@ class Observed:
 
     @property
     def output(self) -> str:
-        """What it printed."""
+        """Return what it printed."""
         return "".join(line for _, line in self.lines)
 
 
 def timed(command: list[str], **environment: str) -> float:
-    """Run a command and return its seconds."""
+    """Run a command and return its duration in seconds."""
     begin = time.time()
     subprocess.run(
         command,
@@ -84,7 +84,7 @@ def observe(
     environment: Mapping[str, str] = MappingProxyType({}),
     patience: float = 600.0,
 ) -> Observed:
-    """Run a command in a folder with `files`; one that takes longer than `patience` is ended."""
+    """Run a command in a folder with `files`; end it if it takes longer than `patience`."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         for file, text in {"pytest.ini": "[pytest]\n", **files}.items():
@@ -141,7 +141,7 @@ def _run(
 
 
 def ranked_pytest(ranks: int, *flags: str) -> list[str]:
-    """Return the command line of a ranked run whose events are noted."""
+    """Return the command line of a ranked run whose events are recorded."""
     plugins = ("-p", "bench_events", "-p", "no:cacheprovider")
     sizes = (f"--pp-size={ranks}", "--pprank-device=cpu")
     return [sys.executable, "-m", "pytest", "-v", *plugins, *sizes, *flags]
@@ -156,6 +156,6 @@ def trivial_cost(ranks: int) -> tuple[float, float]:
 
 
 def check(observed: Observed) -> None:
-    """Show the output of a run that has not noted what it should, and leave."""
+    """If a run has not recorded what it should, show its output and exit."""
     if not observed.of("durations"):
         sys.exit(f"a measured run went wrong:\n{observed.output[-4000:]}")

@@ -1,9 +1,9 @@
-"""How fast requests go through the real event loops, beside transformers in the same run.
+"""Measures how fast requests go through the event loops, next to transformers in the same run.
 
 usage: python tests/benchmarks/engine.py [--ranks 2] [--no-suite]
 
 Everything is measured in this one run, on this one machine. Needs the plugin and SGLang in the
-running interpreter's environment. Nothing here asserts anything.
+environment of the running interpreter. Asserts nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def measured(ranks: int) -> Observed:
 
 
 def starts(observed: Observed) -> list[float]:
-    """Seconds from nothing to a Scheduler that takes requests, of each group but the first."""
+    """Return the seconds until a Scheduler accepts requests, for each group but the first."""
     tests = [
         test["seconds"]
         for event in observed.of("durations")[:1]
@@ -70,7 +70,7 @@ def starts(observed: Observed) -> list[float]:
 
 
 def suite(ranks: int) -> tuple[float, str]:
-    """Seconds of the whole stock suite, and its last line."""
+    """Return the seconds of the whole stock suite, and its last line."""
     begin = time.time()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs"]
     command += ["pytest_pprank.suite", f"--pp-size={ranks}", "--pprank-device=cpu"]

@@ -1,11 +1,11 @@
-"""What a failure, a death and a warm test cost, beside torch's own harness and torchrun.
+"""Measures what a failure, a death and a warm test cost, next to torch's own harness and torchrun.
 
 usage: python tests/benchmarks/harness.py [--quick] [--patience S]
 
-Two ranks. One raises, or is killed by SIGKILL, while the other waits in a blocking recv from it.
+Two ranks: one raises, or is killed by SIGKILL, while the other waits in a blocking recv from it.
 Everything is measured in this one run, on this one machine, as numbers and as ratios to this
-project. Nothing here asserts anything. Needs torch, and expecttest for torch's own harness. The
-peers keep their default timeouts, so that this takes minutes; --quick gives them a small one.
+project. Asserts nothing. Needs torch, and expecttest for torch's own harness. The peers keep their
+default timeouts, so this takes minutes; --quick gives them a small one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was seen of one scenario in one harness; times are seconds since the fault."""
+    """Measurements of one scenario in one harness; times are seconds since the fault."""
 
     red: Cell
     facts: Cell
@@ -128,19 +128,19 @@ def _measure(peer: Peer, scenario: str, patience: float) -> Measured:
 
 def _facts(observed: Observed, scenario: str, fault: float, never: str) -> Cell:
     if scenario == "raise":
-        cause, place = (_told(observed, word, fault) for word in (_CAUSE, _PLACE))
+        cause, place = (_first_report(observed, word, fault) for word in (_CAUSE, _PLACE))
         if cause is not None and place is not None:
             return Cell(max(cause, place) - fault)
         known = "error only" if cause is not None else "place only" if place is not None else "none"
         return Cell(None, f"{never}: {known}")
-    named, number = _told(observed, _SIGNAL, fault), _told(observed, _NUMBER, fault)
+    named, number = _first_report(observed, _SIGNAL, fault), _first_report(observed, _NUMBER, fault)
     if named is None and number is not None:
         return Cell(None, f"never, but -9 after {number - fault:.1f} s")
     return Cell(named - fault if named is not None else None, never if named is None else "")
 
 
-def _told(observed: Observed, word: re.Pattern[str], since: float) -> float | None:
-    """Return when a report of the faulty test, or a line of output, first said `word`."""
+def _first_report(observed: Observed, word: re.Pattern[str], since: float) -> float | None:
+    """Return when a report of the faulty test, or a line of output, first contained `word`."""
     reports = [
         e["time"]
         for e in observed.of("report")
@@ -151,7 +151,7 @@ def _told(observed: Observed, word: re.Pattern[str], since: float) -> float | No
 
 
 def _outcome(observed: Observed, test: str) -> str:
-    """Say how a test ended; rank by rank where ranks report by themselves."""
+    """Describe how a test ended; by rank if ranks report by themselves."""
     seen = {
         e["rank"]: e["outcome"]
         for e in observed.of("report")
@@ -192,7 +192,7 @@ def _title(text: str, names: list[str]) -> None:
 
 
 def _row(label: str, unit: str, cells: list[Cell]) -> None:
-    """Print a row; a number that is not ours also as its ratio to ours."""
+    """Print a row; numbers of other projects also as ratios to ours."""
     mine = cells[0].value
     texts = [cells[0].shown(unit)]
     for cell in cells[1:]:

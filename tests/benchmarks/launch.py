@@ -1,9 +1,9 @@
-"""How fast ranks start, and what a ranked test costs, against torchrun and plain pytest.
+"""Measures how fast ranks start, and what a ranked test costs, against torchrun and plain pytest.
 
 usage: python tests/benchmarks/launch.py [--quick]
 
-Everything is measured in this one run, on this one machine, and told as a ratio. Needs the plugin
-and SGLang in the running interpreter's environment. Nothing here asserts anything.
+Everything is measured in this one run, on this one machine, and printed as a ratio. Needs the
+plugin and SGLang in the environment of the running interpreter. Asserts nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def test_fresh(pprank, again):
 
 
 def torchrun(folder: Path, ranks: int) -> float:
-    """Seconds of torchrun on a script that imports the Scheduler."""
+    """Return the seconds of torchrun on a script that imports the Scheduler."""
     script = folder / "imports.py"
     script.write_text(IMPORT)
     module = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]

@@ -1,4 +1,4 @@
-"""Processes that a benchmark has started, and what became of their children."""
+"""Tracks processes that a benchmark has started, and their descendants."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of every orphan below it, so that none can hide.
+    """Make this process the parent of every orphaned descendant, so that all can be found.
 
-    An environment variable would not mark a child that was started with an empty environment.
-    Core dumps are turned off, because many processes here are meant to crash.
+    An environment variable would not mark a child that was started with an empty environment. Core
+    dumps are turned off, because many processes of the benchmarks are meant to crash.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -33,7 +33,7 @@ def descendants() -> dict[int, str]:
             try:
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
             except OSError:
-                continue  # gone meanwhile
+                continue  # gone by now
             if state != "Z":
                 parents[int(entry.name)] = int(parent)
     family = {os.getpid()}
@@ -55,7 +55,7 @@ def _describe(pid: int) -> str:
 
 
 def end_descendants(seconds: float = 10.0) -> None:
-    """SIGKILL every descendant, and those that they have started meanwhile."""
+    """SIGKILL every descendant, including those started meanwhile."""
     deadline = time.monotonic() + seconds
     while (left := descendants()) and time.monotonic() < deadline:
         for pid in left:
@@ -66,7 +66,7 @@ def end_descendants(seconds: float = 10.0) -> None:
 
 
 def reap() -> None:
-    """Take the exit status of adopted orphans that have ended."""
+    """Collect the exit status of adopted orphans that have ended."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -1,10 +1,10 @@
-"""What the simulated device costs beside the CPU: per operator, and for generation, in one run.
+"""Measures what the simulated device costs compared to the CPU: per operator, and for generation.
 
 usage: python tests/benchmarks/sim.py [--operators]
 
 Operators are timed in process time (the best of ten, inference mode, one thread). Generation is
-the call of one test of the stock suite on two ranks, in seconds on the clock: read the ratio, on a
-quiet machine. --operators leaves generation (and SGLang) out.
+the call of one test of the stock suite on two ranks, in real seconds: read the ratio, on a quiet
+machine. --operators leaves out generation (and SGLang).
 """
 
 from __future__ import annotations

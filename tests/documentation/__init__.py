@@ -1,1 +1,1 @@
-"""README and docs/: tables generated from the code, blocks and links that are checked."""
+"""README and docs/: tables generated from the code; blocks and links that are checked."""

@@ -1,4 +1,4 @@
-"""``tox -e docs``: write the generated tables of README and docs anew."""
+"""``tox -e docs``: updates the generated tables of README and docs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from documentation.pages import pages, renewed  # noqa: E402
 
 
 def main() -> int:
-    """Write each page whose tables have changed, and say which."""
+    """Write each page whose tables have changed, and print its name."""
     for page in pages():
         text = page.read_text(encoding="utf-8")
         if (new := renewed(text)) != text:

@@ -1,11 +1,11 @@
 """The code blocks of a page, and what each of them is for.
 
 - `python` without a file name is a module of tests; all of them must pass.
-- A block after ``<!-- file: NAME -->`` is a file of the reader's. A later command of the page that
-  has its output below it must use it.
-- `diff` is a change of such a file or of an example, for the commands of the next block alone.
-- `console` has commands, each after ``$ ``, and below some of them what they print: such a command
-  is run, and must print that (``...`` stands for anything). The others are only checked.
+- A block after ``<!-- file: NAME -->`` is a file that the reader writes. A later command of the
+  page with output below it must use that file.
+- `diff` is a change of such a file or of an example, for the commands of the next block only.
+- `console` has commands, each after ``$ ``. A command with output below it is run, and must print
+  that output (``...`` stands for anything). The other commands are only checked.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _NEEDS_SGLANG = re.compile(
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, and what it prints; empty where the page does not say."""
+    """A command line, and its expected output; "" if the page does not show it."""
 
     line: str
     output: str = ""
 
     def uses(self, file: str) -> bool:
-        """Say whether the command names a file, or uses it without that."""
+        """Return whether the command uses the file, by name or implicitly."""
         return file in self.line or file in _FOR_ALL
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a page; `number` is the line on which it begins."""
+    """A block of a page; `number`: the line on which it begins."""
 
     page: str
     number: int
@@ -54,7 +54,7 @@ class Block:
     file: str = ""
 
     def __str__(self) -> str:
-        """Return where it is: the id of its test."""
+        """Return page and line: the id of its test."""
         return f"{self.page}:{self.number}"
 
     @cached_property
@@ -65,7 +65,7 @@ class Block:
 
     @property
     def is_run(self) -> bool:
-        """Whether a command of it is run."""
+        """Whether any of its commands is run."""
         return any(it.output for it in self.commands)
 
     @property
@@ -90,7 +90,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def problems(page: Path) -> Iterator[str]:
-    """Yield what no test would run, or could not."""
+    """Yield blocks that no test would run, or could run."""
     found = blocks(page)
     text = page.read_text(encoding="utf-8")
     if len(found) * 2 != len(re.findall(r"^ *```", text, re.MULTILINE)):
@@ -116,7 +116,7 @@ def _uncovered(block: Block, later: Sequence[Block]) -> str:
 
 
 def needs_sglang(source: str) -> bool:
-    """Say whether the tests of a module need SGLang."""
+    """Return whether the tests of a module need SGLang."""
     if "mark.sglang" in source or "model_path" in source:
         return True
     functions = [it for it in ast.walk(ast.parse(source)) if isinstance(it, ast.FunctionDef)]
@@ -126,7 +126,7 @@ def needs_sglang(source: str) -> bool:
 
 
 def command_needs_sglang(line: str, folder: Path) -> bool:
-    """Say whether a command does, with the files that are in `folder`."""
+    """Return whether a command needs SGLang, with the files that are in `folder`."""
     files = [folder / word for word in line.split() if (folder / word).is_file()]
     tests = [it for it in files if it.suffix == ".py"]
     return bool(_NEEDS_SGLANG.search(line)) or any(needs_sglang(it.read_text()) for it in tests)

@@ -1,4 +1,4 @@
-"""Whether the command lines of a page could be run: programs, options and files are there."""
+"""Checks whether the command lines of a page could run: programs, options and files exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STOPS = re.compile(r"\s*(?:&&|;)\s*")
 
 
 def problems(command: Command, folder: Path) -> Iterator[str]:
-    """Yield what is wrong with a command line, whose files are those of `folder`."""
+    """Yield what is wrong with a command line that is run in `folder`."""
     for part in _STOPS.split(command.line):
         program, *arguments = shlex.split(part)
         check = _CHECKS.get(Path(program).name)
@@ -51,14 +51,14 @@ def _missing(file: str, folder: Path) -> Iterator[str]:
 
 @cache
 def pytest_flags() -> frozenset[str]:
-    """Return the options that pytest has here, with its plugins: as its help shows them."""
+    """Return the options that pytest has here, with its plugins, as shown by its help."""
     command = [sys.executable, "-m", "pytest", "-p", "pytest_pprank", "-c", os.devnull, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return frozenset(map(_spelled, re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", done.stdout)))
 
 
 def _spelled(flag: str) -> str:
-    """Return an option in one of its spellings: pytest has --junit-xml and --junitxml."""
+    """Return an option in a normalized spelling: pytest has --junit-xml and --junitxml."""
     return flag.replace("-", "")
 
 
@@ -98,7 +98,7 @@ def _tox(arguments: Sequence[str], folder: Path) -> Iterator[str]:
 
 @cache
 def tox_environments() -> frozenset[str]:
-    """Return the environments of tox.ini, ``{a,b}`` written out."""
+    """Return the environments of tox.ini, with ``{a,b}`` expanded."""
     ini = ConfigParser(interpolation=None)
     ini.read(ROOT / "tox.ini")
     names = [it.removeprefix("testenv:") for it in ini.sections() if it.startswith("testenv:")]

@@ -1,4 +1,4 @@
-"""The pages: which there are, their generated parts, their links."""
+"""The documentation pages: their list, their generated parts, their links."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pages(root: Path = ROOT) -> list[Path]:
 
 
 def renewed(text: str) -> str:
-    """Return a page with its generated parts as the code has them now."""
+    """Return a page with its generated parts updated."""
     return _GENERATED.sub(lambda it: f"{it[1]}{TABLES[it['name']]()}\n{it[3]}", text)
 
 
@@ -36,7 +36,7 @@ def generated_parts(text: str) -> list[str]:
 
 
 def wrong_links(page: Path) -> Iterator[str]:
-    """Yield the links of a page that lead nowhere: to no file, or to no heading of it."""
+    """Yield the links of a page to missing files or headings."""
     for target in _LINK.findall(_FENCED.sub("", page.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", target):
             continue

@@ -1,6 +1,6 @@
-"""What README and docs say of the product is read here, and nowhere else in these tests.
+"""Reads from the code what README and docs say about the product; no other module here does so.
 
-Neither torch nor SGLang is needed: what cannot be imported without them is read as source.
+Needs neither torch nor SGLang: code that cannot be imported without them is read as source.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Described:
-    """Something with a name, what it is, and a word on when (its scope, or what it needs)."""
+    """A documented name, its description, and when it applies (scope, or what it needs)."""
 
     name: str
     about: str
@@ -52,7 +52,7 @@ class Described:
 
 
 class _Recorder:
-    """Stands in for pytest's parser: what is in there differs from release to release."""
+    """Stands in for pytest's parser, whose internals differ from release to release."""
 
     def __init__(self) -> None:
         self.flags: dict[str, dict[str, Any]] = {}
@@ -70,7 +70,7 @@ class _Recorder:
 
 
 def options() -> list[Option]:
-    """Return the options of the command line; KeyError for one that is no ini option."""
+    """Return the options of the command line; KeyError for one without an ini option."""
     parser = _Recorder()
     options_of_product.add_options(parser)  # type: ignore[arg-type]
     found = []
@@ -143,7 +143,7 @@ def _arguments(function: Any) -> str:
 
 
 def methods(public_name: str) -> list[Described]:
-    """Return what a test may call or read of a class that `pytest_pprank` exports."""
+    """Return the public methods and attributes of a class that `pytest_pprank` exports."""
     module = PACKAGE / f"{pytest_pprank._LATER[public_name].replace('.', '/')}.py"
     body = _class(module.read_text(encoding="utf-8"), public_name).body
     return [
@@ -188,7 +188,7 @@ def _needs(row: Any) -> str:
 
 
 def reverts() -> list[Described]:
-    """Return the fixes that can be taken out by their name, and for which releases of SGLang."""
+    """Return the fixes that can be reverted by name, and for which releases of SGLang."""
     return [
         Described(it.id, f"{it.title} ([PR {it.pr}]({it.url}))", it.versions)
         for it in NAMED.values()

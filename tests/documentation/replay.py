@@ -1,4 +1,4 @@
-"""Do what a page says: lay out its files, run its commands, compare what they print."""
+"""Follows a page: lays out its files, runs its commands, compares their output."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from documentation.pages import ROOT, pages
 _DIFFERS = (
     (re.compile(r"\d+\.\d+ ?s\b"), "N s"),  # seconds
     (re.compile(r"\bpids? \d+"), "pid N"),
-    (re.compile(r"(\w+\.py):\d+"), r"\1:N"),  # SGLang's lines: other releases, other numbers
-    (re.compile(r"[=\-_]{2,}"), "=="),  # rulers, as long as a line has room
+    (re.compile(r"(\w+\.py):\d+"), r"\1:N"),  # line numbers, which differ between releases
+    (re.compile(r"[=\-_]{2,}"), "=="),  # rulers, whose length depends on the line
 )
-"""What is not the same in each run, and what it becomes on both sides."""
+"""Parts of the output that differ between runs, and their replacement on both sides."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command of a page, with its block and those before it: what a reader has by then."""
+    """A command of a page, with its block and those before it: the reader's state so far."""
 
     block: Block
     earlier: tuple[Block, ...]
     command: Command
 
     def __str__(self) -> str:
-        """Return where it is: the id of its test."""
+        """Return page and line: the id of its test."""
         return str(self.block)
 
     def lay_out(self, folder: Path) -> Path:
-        """Fill a folder with the examples and the files of the page."""
+        """Fill a folder with the examples and the page's files."""
         ignored = shutil.ignore_patterns("__*")
         shutil.copytree(ROOT / "examples", folder / "examples", ignore=ignored)
         for each in self.earlier:
             if each.file:
                 (folder / each.file).write_text(each.text, encoding="utf-8")
         if self.earlier and self.earlier[-1].language == "diff":
-            apply = ["git", "apply", "-p0", "-"]  # not patch: a bare Debian does not have it
+            apply = ["git", "apply", "-p0", "-"]  # a bare Debian has no `patch`
             subprocess.run(apply, cwd=folder, input=self.earlier[-1].text, text=True, check=True)
         return folder
 
     @cached_property
     def needs_sglang(self) -> bool:
-        """Whether it can only be run beside SGLang."""
+        """Whether it can only be run with SGLang."""
         with TemporaryDirectory() as scratch:
             return command_needs_sglang(self.command.line, self.lay_out(Path(scratch)))
 
@@ -74,12 +74,12 @@ def modules(*, need_sglang: bool) -> list[Block]:
 
 
 def outcomes(number: int, printed_by_pytest: str) -> set[str]:
-    """Return how the tests of the file ``test_NUMBER.py`` ended, by the output of -v."""
+    """Return the outcomes of the tests in ``test_NUMBER.py``, from pytest's -v output."""
     return set(re.findall(rf"^test_{number}\.py::\S+ ([A-Z]+)", printed_by_pytest, re.MULTILINE))
 
 
 def words(command: Command) -> list[str]:
-    """Return what is started for a command: this Python, and no cache or order of others."""
+    """Return the arguments to run a command: this Python, without other caches or orders."""
     program, *arguments = shlex.split(command.line)
     if program == "pytest":
         quiet = ["-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:asyncio"]
@@ -89,7 +89,7 @@ def words(command: Command) -> list[str]:
 
 
 def printed(command: Command, folder: Path, environment: Mapping[str, str]) -> str:
-    """Return what a command prints, run in `folder`."""
+    """Return the output of a command, run in `folder`."""
     done = subprocess.run(
         words(command),
         cwd=folder,
@@ -105,7 +105,7 @@ def printed(command: Command, folder: Path, environment: Mapping[str, str]) -> s
 
 
 def is_as_shown(shown: str, found: str) -> bool:
-    """Say whether a run has printed what a page shows; ``...`` stands for anything, or nothing."""
+    """Return whether output matches what a page shows; ``...`` stands for anything or nothing."""
     whole = _alike(found)
     first, *more = [_alike(piece) for piece in shown.split("...")]
     if not more:

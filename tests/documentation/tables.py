@@ -1,4 +1,4 @@
-"""The generated tables, by the name that stands in their marks."""
+"""The generated tables, by the name in their begin and end marks."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""``tox -e matrix``: the stock suite on every locked SGLang, told in docs/support-matrix.md."""
+"""``tox -e matrix``: runs the stock suite on every locked SGLang; writes docs/support-matrix.md."""

@@ -1,10 +1,10 @@
-"""Claims about what was run: each has a comment before it that names commit and code.
+"""Claims about what was run: a comment before each claim names commit and code.
 
     <!-- ran: commit="..." tree="..." date="2026-11-26" command="tox -e matrix" -->
 
-`tree` is what ``git rev-parse COMMIT:pytest_pprank`` says: the code that was run. A claim of other
-code than that of the checkout is wrong, but for those of ``kind="history"``, which stand in
-a chapter "History".
+`tree` is the output of ``git rev-parse COMMIT:pytest_pprank``: the code that was run. A claim about
+other code than the checkout's is an error, except those with ``kind="history"``, which are in a
+chapter "History".
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOT_RUN = "Not run with the code of this commit."
 
 @dataclass(frozen=True)
 class Claim:
-    """One comment: its facts, the line it is on, the chapter it is in."""
+    """One comment: its facts, its line, and its chapter."""
 
     facts: dict[str, str] = field(default_factory=dict)
     line: int = 0
@@ -56,7 +56,7 @@ def claims(text: str) -> Iterator[Claim]:
 
 
 def problems(text: str, now: Product | None, root: Path = ROOT) -> list[str]:
-    """Return what is wrong with a page's claims; `now` is None where there is no checkout."""
+    """Return what is wrong with a page's claims; `now` is None if there is no checkout."""
     found = [*_tables_without_a_claim(text)]
     for claim in claims(text):
         where = f"line {claim.line}: "
@@ -87,7 +87,7 @@ def _wrong_in_history(claim: Claim) -> Iterator[str]:
 
 
 def _tables_without_a_claim(text: str) -> Iterator[str]:
-    """Tables of what was run, by the words before them, that no comment stands before."""
+    """Yield tables of run results without such a comment, by the words before the table."""
     ends = [0]
     for table in _TABLE.finditer(text):
         headings = [it.start() for it in _HEADING.finditer(text, ends[-1], table.start())]
@@ -111,7 +111,7 @@ def written(page: str, generated: str) -> str:
 
 
 def withdrawn(root: Path = ROOT) -> str:
-    """Return what stands in place of a table: where to find the last one that was committed."""
+    """Return the text in place of a table: where to find the last committed one."""
     committed = git("show", f"HEAD:{PAGE}", root=root, check=False)
     _, _, rest = committed.partition(BEGIN)
     generated = rest.partition(END)[0].strip()

@@ -1,7 +1,7 @@
 """The command line of ``tox -e matrix``.
 
 Runs the stock suite on each locked SGLang and device, one after another, and writes the table of
-docs/support-matrix.md. What has been run with this code is not run again (--fresh: it is).
+docs/support-matrix.md. Runs that exist for this code are reused (unless --fresh is given).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DEADLINE_S = 1800.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit code."""
+    """Run the command line; return the exit code."""
     args = _parser().parse_args(arguments)
     if args.withdraw:
         _write(claims.withdrawn())
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def leave_no_process() -> None:
-    """Let what runs end with this process, also when that is told to end."""
+    """End all child processes with this process, also if it is terminated."""
     adopt_orphans()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _some(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Return the type of an option that is a list of known words."""
+    """Return an option type that parses a list of known words."""
 
     def parse(text: str) -> list[str]:
         asked = text.split(",")
@@ -122,7 +122,7 @@ def _run(store: Store, release: str, device: str, args: argparse.Namespace) -> R
 
 
 def _rows(store: Store, releases: Sequence[str]) -> Iterator[Row]:
-    """Yield all runs of this code that are kept, newest release first, whoever asked for them."""
+    """Yield all stored runs of this code, newest release first, whoever requested them."""
     for release in reversed(releases):
         for device in DEVICES:
             if (done := store.ended(release, device)) is not None:

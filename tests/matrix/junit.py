@@ -1,4 +1,4 @@
-"""What a JUnit file of the stock suite says of each test."""
+"""Reads the outcome of each test from a JUnit file of the stock suite."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _WORSE = ("passed", "skipped", "xfailed", "failed")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one test ended: `how` is passed, skipped, xfailed or failed, `why` in a line.
+    """How one test ended. `how`: passed, skipped, xfailed or failed; `why`: one line.
 
-    `bug`: the known bug that it shows. `off`: checks that could not look at it, as "name: why".
+    `bug`: the known bug that it shows. `off`: checks that could not run in it, as "name: why".
     """
 
     module: str

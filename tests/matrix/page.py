@@ -1,4 +1,4 @@
-"""The table of docs/support-matrix.md: releases by what the suite tests of them."""
+"""The table of docs/support-matrix.md: releases by what the suite tests on them."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ CAPABILITIES = {
     "test_disagg_alone": "prefill/decode, one stage each",
     "test_disagg": "prefill/decode",
 }
-"""Files of the suite -> what they test, in the order of the columns."""
+"""What each file of the suite tests, in the order of the columns."""
 _MOST_FAILURES = 12
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run and its tests; none where it did not get to the end of the suite."""
+    """A run and its tests; none if it did not reach the end of the suite."""
 
     run: Run
     tests: Sequence[Outcome]
 
     @property
     def name(self) -> str:
-        """What lists call it."""
+        """Its name in lists."""
         return f"{self.run.release} {self.run.device}"
 
     @property
     def verdict(self) -> str:
-        """How it ended, in a word: `red, as known` is a green environment with failures."""
+        """How it ended, in a word; `red, as known` is a successful environment with failures."""
         if self.run.code is None:
             return f"no end in {self.run.seconds:.0f} s"
         if not self.tests:
@@ -60,12 +60,12 @@ class Row:
 
     @property
     def good(self) -> bool:
-        """Say whether it came out as it should."""
+        """Whether it ended as expected."""
         return self.run.code == 0 and bool(self.tests)
 
 
 def page(rows: Sequence[Row], releases: Sequence[str]) -> str:
-    """Return the generated part of the page; `releases` are those that there are."""
+    """Return the generated part of the page; `releases`: all locked ones."""
     missing = [
         f"{release} {device}"
         for device in DEVICES
@@ -86,7 +86,7 @@ def page(rows: Sequence[Row], releases: Sequence[str]) -> str:
 
 
 def claim(rows: Sequence[Row]) -> Claim:
-    """Return the claim that stands before the table: all rows are of one tree."""
+    """Return the claim before the table: all rows are of one tree."""
     newest = max((row.run for row in rows), key=lambda run: run.date)
     facts = {"commit": newest.commit, "tree": newest.tree, "date": newest.date, "command": COMMAND}
     return Claim(facts)
@@ -131,7 +131,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def cell(tests: Sequence[Outcome]) -> str:
-    """Return what became of the tests of one capability."""
+    """Summarize the tests of one capability."""
     counts = Counter(it.how for it in tests)
     if not counts["failed"] + counts["passed"] + counts["xfailed"]:
         return "not there"
@@ -165,7 +165,7 @@ def _brief(why: str, most: int = 200) -> str:
 
 
 def _folded(rows: Sequence[Row], how: str) -> list[str]:
-    """Return what tests were xfailed or skipped, each reason once, with the runs."""
+    """Return which tests were xfailed or skipped: each reason once, with the runs."""
     return _by_run(
         rows, lambda it: [f"`{it.module}::{it.test}`: {_brief(it.why)}"] if it.how == how else []
     )
@@ -184,7 +184,7 @@ def _by_run(rows: Sequence[Row], lines: Callable[[Outcome], Iterable[str]]) -> l
 
 
 def _runs(names: Sequence[str], rows: Sequence[Row]) -> str:
-    """Name runs, in short where they are all or all of a device."""
+    """Name runs, shortened if they are all runs or all of one device."""
     everything = [row.name for row in rows]
     if list(names) == everything:
         return "all"

@@ -19,7 +19,7 @@ def locked(folder: Path = LOCKS) -> list[str]:
 
 
 def age(release: str) -> list[int]:
-    """Return what orders releases: 0.5.9 comes before 0.5.13, 0.5.13 before 0.5.13.post1."""
+    """Return a sort key of releases: 0.5.9 < 0.5.13 < 0.5.13.post1."""
     return [int(number) for number in re.findall(r"\d+", release)]
 
 
@@ -29,9 +29,9 @@ def environment(release: str) -> str:
 
 
 def older_one(commit: str, python: str = "", folder: Path = LOCKS) -> str:
-    """Return the release that CI runs on this commit beside the newest one.
+    """Return the release that CI runs on this commit in addition to the newest one.
 
-    Another commit, another release, but the same one in each run of a commit.
+    Another commit may get another release, but each run of a commit gets the same one.
     """
     python = python or platform.python_version()
     *older, _ = [it for it in locked(folder) if python in _pythons(folder / f"{it}.txt")]

@@ -1,4 +1,4 @@
-"""One run of the stock suite in a tox environment, and what is kept of it."""
+"""One run of the stock suite in a tox environment, and its stored report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(json.dumps([platform.python_version(), version("torch"), version("sglang")
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended: its tox ended with `code`, None when the deadline was over."""
+    """A run that has ended: its tox exited with `code`, or None if the deadline passed."""
 
     release: str
     device: str
@@ -41,10 +41,10 @@ class Run:
 
 
 class Store:
-    """Reports of runs of one product, as files: later runs need not repeat them."""
+    """Stored reports of runs of one product, so that later runs need not repeat them."""
 
     def __init__(self, work_dir: Path, product: Product) -> None:
-        """Keep them in the folder of the product's tree, or of what is in no commit."""
+        """Use the folder of the product's tree, or that of uncommitted code."""
         self.work_dir = work_dir
         self.product = product
         self.folder = work_dir / "matrix" / ("changed" if product.changed else product.tree[:12])
@@ -55,17 +55,17 @@ class Store:
         return self.folder / f"{release}-{device}.{suffix}"
 
     def ended(self, release: str, device: str) -> Run | None:
-        """Return the last run, however it ended; None where there was none."""
+        """Return the last run, however it ended; None if there was none."""
         facts = self.file(release, device, "json")
         return Run(**json.loads(facts.read_text())) if facts.is_file() else None
 
     def finished(self, release: str, device: str) -> Run | None:
-        """Return the last run if it got to the end of the suite: it need not be repeated."""
+        """Return the last run if it reached the end of the suite: it need not be repeated."""
         there = self.file(release, device, "xml").is_file()
         return self.ended(release, device) if there else None
 
     def run(self, release: str, device: str, deadline: float) -> Run:
-        """Run the suite and keep its report; one that takes longer than `deadline` is ended."""
+        """Run the suite and store its report; end it if it takes longer than `deadline`."""
         for suffix in ("json", "xml", "log"):
             self.file(release, device, suffix).unlink(missing_ok=True)
         env = environment(release)
@@ -98,7 +98,7 @@ class Store:
 
 
 def _tox(env: str, device: str, work_dir: Path, out: int, deadline: float) -> int | None:
-    """Run tox, all of whose processes end with it, and return its exit code."""
+    """Run tox, end all its processes with it, and return its exit code."""
     tox = [sys.executable, "-m", "tox", "run", "--workdir", str(work_dir), "-e", env]
     process = subprocess.Popen(
         [*tox, "--", "--pprank-device", device],

@@ -53,7 +53,7 @@ def test_order(runner: Runner) -> None:
 
 
 def test_picked(runner: Runner) -> None:
-    """Only tests of files that have changed."""
+    """It selects only tests of files that have changed."""
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@x"]
     runner.write(test_old=SOURCE)
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
@@ -64,7 +64,7 @@ def test_picked(runner: Runner) -> None:
 
 
 def test_testmon(runner: Runner) -> None:
-    """It would leave out tests that it must run, and says so instead."""
+    """It would leave out tests that must run; the plugin reports that instead."""
     runner.write(test_it=SOURCE)
     run = runner.run(*OPTIONS, "--testmon", cache=True)
     assert run.ret == 4
@@ -73,7 +73,7 @@ def test_testmon(runner: Runner) -> None:
 
 @pytest.mark.parametrize("more", [(), ("-pno:xdist",)], ids=["xdist", "no-xdist"])
 def test_randomly(runner: Runner, more: tuple[str]) -> None:
-    """The same seed and order on every rank."""
+    """All ranks have the same seed and order."""
     runner.write(
         test_it="""
         import random
@@ -111,13 +111,13 @@ def test_once(made, pprank, request):
 
 @pytest.mark.parametrize("more", [(), ("-n2",)], ids=["alone", "n2"])
 def test_xdist(runner: Runner, more: tuple[str]) -> None:
-    """The recipe by which workers make something once works for ranks, too."""
+    """xdist's recipe by which workers create something only once works for ranks, too."""
     runner.write(test_it=ONCE)
     assert runner.run(*OPTIONS, *more).counts() == {"passed": 1}
 
 
 def test_hooks_of_nodes(runner: Runner) -> None:
-    """Whoever speaks with workers of xdist speaks with ranks."""
+    """Plugins that talk to workers of xdist talk to ranks, too."""
     runner.write(
         conftest="""
         import pytest

@@ -1,4 +1,4 @@
-"""Plugins that compare with files, and write them: ranks use them, and nothing is lost."""
+"""Plugins that compare with files, and write them: ranks use the files, and none is lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names(runner: Runner) -> list[str]:
 
 @pytest.mark.parametrize("more", [(), ("-pno:xdist",), ("-n2",)], ids=["alone", "no-xdist", "n2"])
 def test_syrupy(runner: Runner, more: tuple[str]) -> None:
-    """An update keeps what ranks use, and deletes what nobody uses any more."""
+    """An update keeps what ranks use, and deletes what is no longer used."""
     runner.write(test_it=SYRUPY + "def test_gone(snapshot, pprank):\n    assert 1 == snapshot")
     assert runner.run(*OPTIONS, "--snapshot-update").ret == 0
     assert names(runner) == sorted([*NAMES, "test_gone[pp2]"])
@@ -76,7 +76,7 @@ def test_by_rank(pprank, file_regression):
 
 
 def test_regressions(runner: Runner) -> None:
-    """A file that is missing is written once, and fails the test; the next run passes."""
+    """A missing file is written once, and fails the test; the next run passes."""
     runner.write(test_it=REGRESSIONS)
     run = runner.run(*OPTIONS)
     assert run.counts() == {"failed": 2}
@@ -105,7 +105,7 @@ def test_plain():
 
 
 def test_inline_snapshot(runner: Runner) -> None:
-    """It mends plain tests; ranked ones compare, and their source is left alone."""
+    """It updates plain tests; ranked ones only compare, and their source stays unchanged."""
     runner.write(test_it=INLINE)
     run = runner.run(*OPTIONS, "--inline-snapshot=fix")
     assert "failed on ranks 0,1 of 2" in run.failure("test_wrong[pp2]")

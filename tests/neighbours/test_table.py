@@ -1,4 +1,4 @@
-"""docs/neighbours.md: a row for each plugin of `tox -e neighbours`, with the tests that show it."""
+"""docs/neighbours.md: a row for each plugin of `tox -e neighbours`, with its tests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_each_plugin_has_a_row() -> None:
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
 def test_row(row: list[str]) -> None:
-    """It names the version that is locked and installed, and tests that exist."""
+    """The row names the version that is locked and installed, and tests that exist."""
     plugin, said, works, _, shown = row
     assert said in pins()[plugin]
     assert version(plugin) in pins()[plugin]

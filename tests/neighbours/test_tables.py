@@ -1,4 +1,4 @@
-"""Plugins that measure: what ranks have measured is in the controller's table and file."""
+"""Plugins that measure: measurements of ranks are in the controller's table and file."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_benchmark(runner: Runner) -> None:
     runner.write(test_it=BENCHMARK)
     run = runner.run(*OPTIONS, *QUICK, "--benchmark-json=out.json", "--benchmark-only")
     assert run.counts() == {"failed": 1, "passed": 3}, run.out
-    told = json.loads((runner.folder / "out.json").read_text())["benchmarks"]
-    means = {each["name"]: each["stats"]["mean"] for each in told}
+    benchmarks = json.loads((runner.folder / "out.json").read_text())["benchmarks"]
+    means = {each["name"]: each["stats"]["mean"] for each in benchmarks}
     assert set(means) >= {"test_plain", "test_collective[pp2]", "test_slow_rank[pp2]"}
-    assert len(told) == len(means)
+    assert len(benchmarks) == len(means)
     assert means["test_slow_rank[pp2]"] >= 0.05  # of the slowest rank
     assert "test_collective[pp2]" in run.out.partition("Name (time in")[2]
 
@@ -83,7 +83,7 @@ def test_too_much(pprank):
 
 @pytest.mark.parametrize("more", [(), ("-n2",), ("--memray-bin-path=bin",)], ids=["", "n2", "path"])
 def test_memray(runner: Runner, more: tuple[str]) -> None:
-    """The report has each rank; a limit fails the test on the rank that has broken it."""
+    """The report has each rank; a limit fails the test on the rank that exceeded it."""
     runner.write(test_it=MEMRAY)
     run = runner.run(*OPTIONS, "--memray", *more)
     assert run.counts()["passed"] == 2, run.out

@@ -1,4 +1,4 @@
-"""Plugins that are the terminal: they show ranked tests, ranks print nothing beside them."""
+"""Plugins that replace the terminal output: they show ranked tests; ranks print nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_fails(pprank):
 
 
 def on_a_terminal(runner: Runner, *args: str) -> str:
-    """Run pytest on a terminal of its own; returns what it has shown, without escapes."""
+    """Run pytest on a terminal of its own; return the screen output without escapes."""
     ours, its = pty.openpty()
     command = [sys.executable, "-m", "pytest", "-pno:randomly", "-pno:cacheprovider", *args]
     environment = runner.environment(COLUMNS="120", TERM="xterm")

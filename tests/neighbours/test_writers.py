@@ -1,4 +1,4 @@
-"""Plugins that write a file about all tests: each test is there once, whatever its ranks did."""
+"""Plugins that write a file about all tests: each test is in it once, whatever its ranks did."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ WRITERS = (
 
 @dataclass
 class Written:
-    """What a run has said and written, and whether it was without pytest-xdist."""
+    """What a run has printed and written, and whether it ran without pytest-xdist."""
 
     out: str
     folder: Path
@@ -132,13 +132,13 @@ def name_of(nodeid: str) -> str:
 
 def test_junit(run: Written) -> None:
     cases = ElementTree.parse(run.folder / "junit.xml").iter("testcase")
-    told = {}
+    verdicts = {}
     for case in cases:
         properties = {each.get("name"): each.get("value") for each in case.iter("property")}
-        assert case.get("name") not in told
-        told[case.get("name")] = properties.get("pprank_verdict")
+        assert case.get("name") not in verdicts
+        verdicts[case.get("name")] = properties.get("pprank_verdict")
         assert properties.get("own") == ("2" if case.get("name") == "test_passes[pp2]" else None)
-    assert told == VERDICTS
+    assert verdicts == VERDICTS
 
 
 def test_reportlog(run: Written) -> None:
@@ -168,9 +168,9 @@ def test_html(run: Written) -> None:
 
 
 def test_json_report(run: Written) -> None:
-    told = json.loads((run.folder / "report.json").read_text())
-    tests = {name_of(each["nodeid"]): each for each in told["tests"]}
-    assert len(told["tests"]) == len(tests)
+    report = json.loads((run.folder / "report.json").read_text())
+    tests = {name_of(each["nodeid"]): each for each in report["tests"]}
+    assert len(report["tests"]) == len(tests)
     for name, phases in PHASES.items():
         assert [phase for phase in ("setup", "call", "teardown") if phase in tests[name]] == phases
     assert tests["test_passes[pp2]"]["metadata"] == {"both": "said"}
@@ -178,9 +178,9 @@ def test_json_report(run: Written) -> None:
 
 
 def test_metadata(run: Written) -> None:
-    told = json.loads((run.folder / "metadata.json").read_text())
-    assert told["own"] == "said"
-    assert told["of a rank"] == "said there"
+    metadata = json.loads((run.folder / "metadata.json").read_text())
+    assert metadata["own"] == "said"
+    assert metadata["of a rank"] == "said there"
 
 
 def test_allure(run: Written) -> None:
@@ -213,7 +213,7 @@ def test_allure(run: Written) -> None:
 
 
 def test_github_annotations(run: Written) -> None:
-    """One for each failed call, at its line, by the process that reports."""
+    """There is one for each failed call, at its line, from the process that reports."""
     lines = [line for line in run.out.splitlines() if "::error " in line]
     messages = [line[line.index("::error ") :] for line in lines]
     assert len(messages) == 3, run.out

@@ -1,5 +1,6 @@
-"""Tests that must fail, or that need another SGLang than the one that is installed: the folders of
-`inner` hold them, one for each pytest that the tests beside them start.
+"""Runs tests that must fail, or that need another SGLang than the installed one.
+
+They are in the folders of `inner`; the tests next to this file run each folder with one pytest.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ collect_ignore = ["inner"]
 def inner(module_runner: Runner) -> Callable[..., Run]:
     """Run the tests of a folder of `inner` with one pytest, which must find failures.
 
-    Every import of SGLang costs seconds, so a new one is worth some thought: most faults can be
-    planted into a test of a run that is there.
+    Every import of SGLang costs seconds, so avoid new runs: most faults can be planted into a test
+    of an existing run.
     """
     module_runner.deadline = 300
 

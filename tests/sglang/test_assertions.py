@@ -1,4 +1,4 @@
-"""The assertions: what they say when they fail, each failure provoked on the real objects."""
+"""The assertions' messages: each failure is provoked on real objects."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_errors_show_no_source_of_the_plugin(
 
 
 def shown_files(error: pytest.ExceptionInfo[Any]) -> set[str]:
-    """The files whose source pytest would show."""
+    """Return the files whose source pytest would show."""
     return {Path(entry.path).name for entry in error.traceback if not entry.ishidden(error)}
 
 

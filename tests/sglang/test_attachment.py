@@ -1,4 +1,4 @@
-"""What the engine puts into a Scheduler is something that this Scheduler has."""
+"""The engine only replaces attributes that the Scheduler has."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pytest_pprank.errors import SeamMissing
-from pytest_pprank.sglang.driver.scheduler_seams import Attachment
+from pytest_pprank.sglang.driver.scheduler_hooks import Attachment
 
 
 def test_a_place_that_sglang_lacks_is_named() -> None:
-    """Set all the same, it would be a hook that nobody calls: a loop that never stops."""
+    """Otherwise it would set a hook that is never called, and the loop would never stop."""
     attachment: Any = object.__new__(Attachment)
     attachment._undo = []
     scheduler = SimpleNamespace(there="before")

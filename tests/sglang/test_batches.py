@@ -75,7 +75,7 @@ def test_next_chunk_of_a_whole_batch(scheduler: Any, schedule_batch: Any) -> Non
 
 
 def shown_files(error: pytest.ExceptionInfo[Any]) -> set[str]:
-    """The files whose source pytest would show."""
+    """Return the files whose source pytest would show."""
     return {Path(entry.path).name for entry in error.traceback if not entry.ishidden(error)}
 
 
@@ -154,7 +154,7 @@ def test_new_attributes_are_dropped_and_patched_methods_come_back(scheduler: Any
 def test_wrong_kv_gives_other_tokens(
     scheduler: Any, make_schedule_batch: Make, make_forward_batch: Make
 ) -> None:
-    """The tiny model's reason to exist: with dummy weights no difference would be seen."""
+    """This is why the tiny models exist: with dummy weights no difference would show."""
     from pytest_pprank.sglang.batches.build import run_forward
     from pytest_pprank.sglang.static.release import TINY_LAYERS
 

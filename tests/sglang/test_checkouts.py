@@ -1,4 +1,4 @@
-"""SGLang from its source: a checkout on PYTHONPATH before the wheel, and ``pip install -e``."""
+"""SGLang from source: a checkout on PYTHONPATH before the wheel, and ``pip install -e``."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_where(scheduler, pprank):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like a clone of SGLang at the tag of the release that is installed.
+    """Create a folder like a clone of SGLang at the tag of the installed release.
 
-    Its files are links, and what only a build writes is not there.
+    Its files are links; files that only a build writes are missing.
     """
     wheel = installed()
     assert wheel is not None
@@ -69,7 +69,7 @@ def _link(tree: Path, to: Path) -> None:
 
 @pytest.fixture
 def start(runner: Runner, checkout: Path) -> Callable[..., Run]:
-    """Run two tests of the suite, and that all is of the checkout, with an interpreter."""
+    """Return a function that runs two tests of the suite, and a check of where SGLang is from."""
     (runner.folder / "test_where.py").write_text(f"ROOT = {str(checkout)!r}\n{WHERE}")
     runner.deadline = 300
 
@@ -96,7 +96,7 @@ def test_a_checkout_on_pythonpath_goes_before_the_wheel(
 
 @pytest.fixture
 def editable(tmp_path: Path, checkout: Path) -> Path:
-    """The interpreter of an environment with what is here, but for SGLang, installed with -e."""
+    """Return the interpreter of an environment like this one, but with SGLang installed by -e."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     (packages,) = venv.glob("lib/python*/site-packages")

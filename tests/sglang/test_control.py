@@ -1,4 +1,4 @@
-"""engine.control: which requests it takes, and answers that do not come, or come too often."""
+"""engine.control: which requests it accepts, and missing or surplus answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_it_takes_one_iteration_more_for_each_stage(engine: Engine, pprank: Ppra
     flush = engine.control("flush_cache")
     engine.step()
     assert flush.handled["pp"] == {0}
-    assert flush.answer.success  # of the first stage alone
+    assert flush.answer.success  # the first stage's answer only
     assert flush.done == (pprank.num_stages == 1)
     engine.step(2 * pprank.num_stages - 2 or 1)
     assert flush.done
@@ -61,7 +61,7 @@ def test_bad_requests(engine: Engine, name: str, fields: dict[str, Any], words: 
 
 
 def test_value_that_the_scheduler_could_not_read(engine: Engine) -> None:
-    """It would end its event loop."""
+    """The value would end the Scheduler's event loop."""
     from sglang.srt.managers import io_struct
 
     if not hasattr(io_struct, "msgpack_encode"):
@@ -80,7 +80,7 @@ def test_field_that_is_called_name(engine: Engine) -> None:
 
 @pytest.fixture
 def sender(engine: Engine) -> Any:
-    """What answers on this stage; as it was, when the test is over."""
+    """Return this stage's sender of answers; restore it after the test."""
     sender = engine.scheduler.ipc_channels.send_to_tokenizer
     before = sender.send_output
     yield sender
@@ -89,7 +89,7 @@ def sender(engine: Engine) -> Any:
 
 @pytest.fixture
 def dispatch(engine: Engine) -> Any:
-    """What handles requests on this stage; as it was, when the test is over."""
+    """Return this stage's dispatcher of requests; restore it after the test."""
     before = engine.scheduler._request_dispatcher
     yield before
     engine.scheduler._request_dispatcher = before
@@ -100,7 +100,7 @@ def test_answer_that_never_comes(engine: Engine, sender: Any) -> None:
     flush = engine.control("flush_cache")
     with pytest.raises(EngineStalled, match=r"control\('flush_cache'\): no answer came"):
         flush.wait()
-    assert engine.idle  # it is told once
+    assert engine.idle  # it is reported once
 
 
 @pytest.mark.usefixtures("dispatch")
@@ -126,7 +126,7 @@ def test_answer_that_is_given_twice(engine: Engine, sender: Any, pprank: Pprank)
 def test_answer_that_is_sent_twice(
     engine: Engine, sender: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By something that the plugin does not see."""
+    """The change bypasses the plugin."""
     socket = sender.socket
     for name in ("send", "send_pyobj") if socket is not None else ():
         send = getattr(socket, name)

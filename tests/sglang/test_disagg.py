@@ -32,7 +32,7 @@ def test_each_role_has_a_world_of_its_own(disagg: Disagg, pprank: Pprank) -> Non
 
 
 def _listening() -> list[socket.socket]:
-    """Return copies of all sockets of this process that listen to the network."""
+    """Return copies of all sockets of this process that listen on the network."""
     found = []
     for entry in Path("/proc/self/fd").iterdir():
         if not os.path.lexists(entry) or not os.readlink(entry).startswith("socket:"):
@@ -47,7 +47,7 @@ def _listening() -> list[socket.socket]:
 
 
 def test_ports_are_private(disagg: Disagg) -> None:
-    """Mooncake listens on all interfaces; its sockets are tied to the loopback device."""
+    """Mooncake listens on all interfaces; its sockets are bound to the loopback device."""
     disagg.generate([5], 2)
     listening = _listening()
     tied = []

@@ -24,7 +24,7 @@ MODULES = modules(need_sglang=True)
 
 @pytest.fixture(scope="module")
 def environment(module_runner: Runner) -> Iterator[dict[str, str]]:
-    """One launcher for all runs: an import of SGLang for each of them would take minutes."""
+    """Use one launcher for all runs: importing SGLang for each of them would take minutes."""
     module_runner.deadline = 400
     own = module_runner.environment(PYTEST_ADDOPTS="--pprank-keep")
     yield own
@@ -44,7 +44,7 @@ def test_command_prints_what_the_page_shows(
 def test_other_command_finds_its_tests(
     step: Step, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """And its options have values that are allowed."""
+    """Also, its options have allowed values."""
     first = step.command.line.partition(";")[0]
     found = printed(
         replace(step.command, line=f"{first} --collect-only"), step.lay_out(tmp_path), environment
@@ -55,7 +55,7 @@ def test_other_command_finds_its_tests(
 
 @pytest.fixture(scope="module")
 def run(module_runner: Runner, environment: dict[str, str]) -> str:
-    """One run of all modules of tests."""
+    """Run all modules of tests with one pytest; return its output."""
     for number, block in enumerate(MODULES):
         (module_runner.folder / f"test_{number}.py").write_text(block.text)
     own = {"PYTEST_ADDOPTS": environment["PYTEST_ADDOPTS"]}

@@ -1,4 +1,4 @@
-"""The engine: what goes in, what comes out, and that all stages stay in step."""
+"""The engine: its inputs and outputs, and that all stages stay in lockstep."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_abort_that_is_lost(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> 
     rid = engine.submit(20, 60)
     engine.run_until(lambda: len(engine.results[rid].token_ids) >= 2)
     with monkeypatch.context() as patch:
-        # SGLang is told of another request than it should be
+        # SGLang gets another request than it should
         patch.setattr(
             "pytest_pprank.sglang.driver.engine.abort_request", lambda _: abort_request("none")
         )
@@ -161,7 +161,7 @@ def test_failure_inside_the_loop(engine: Engine, scheduler: Any) -> None:
         engine.generate([9])
     assert "last forward: extend of req-000 (tokens 0-9)" in str(error.value)
     assert isinstance(error.value.__cause__, ValueError)
-    reset_scheduler(scheduler)  # else the plugin would warn of what that forward holds
+    reset_scheduler(scheduler)  # else the plugin would warn of what that forward still owns
 
 
 @pytest.mark.pprank(pp=1)
@@ -274,7 +274,7 @@ def test_tie_is_called_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_where_the_kv_begins_to_differ(engine: Engine, pprank: Pprank) -> None:
-    """Nothing of a prompt's last layer is left when its second token is made."""
+    """The KV of a prompt's last layer is erased when its second token is computed."""
 
     def wipe(batch: Any) -> None:
         if pprank.is_last_stage and batch.forward_mode.is_decode() and not wiped:

@@ -1,4 +1,4 @@
-"""What is said when the stages of a pipeline did not run the same batches."""
+"""The message if the stages of a pipeline did not run the same batches."""
 
 from __future__ import annotations
 

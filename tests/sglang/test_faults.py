@@ -1,4 +1,4 @@
-"""Faults planted into real Schedulers, in one pytest of their own (inner/faults): what is told."""
+"""Faults planted into real Schedulers, in a separate pytest (inner/faults), and their reports."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def test_server_args_are_read_only(run: Run) -> None:
 
 def test_scheduler_that_fails_to_start_leaves_no_file(run: Run, module_runner: Runner) -> None:
     assert run.outcome("test_of_the_same_group[pp1]") == "PASSED"
-    told = run.failure("test_without_a_scheduler[pp1]")
-    assert "Invalid attention backend: nope" in told
-    assert "Captured log setup (rank 0)" in told
-    # a group of its own, after a failure: SGLang has started in its setup, too
+    failure = run.failure("test_without_a_scheduler[pp1]")
+    assert "Invalid attention backend: nope" in failure
+    assert "Captured log setup (rank 0)" in failure
+    # it has a new group, after a failure: SGLang was started in its setup, too
     assert "Captured log setup" not in run.failure("test_double_free[pp2]")
     name = (module_runner.folder / "run-name").read_text()
     assert list(SHM.glob(f"sglang_loads_{name}*")) == []
@@ -119,8 +119,8 @@ def test_scheduler_that_fails_to_start_leaves_no_file(run: Run, module_runner: R
     ],
 )
 def test_refused_server_args(run: Run, test: str, ranks: str, of_role: str) -> None:
-    """By what only SGLang's launcher calls, in SGLang's words, in few lines."""
-    told, _, harness = run.failure(test).partition("- ranks -")
+    """They are refused by code that only SGLang's launcher calls: SGLang's message, few lines."""
+    failure, _, harness = run.failure(test).partition("- ranks -")
     mark = "@pytest.mark.sglang(chunked_prefill_size=100, page_size=64)"
     for words in (
         "SGLang does not start with these server args: "
@@ -129,15 +129,15 @@ def test_refused_server_args(run: Run, test: str, ranks: str, of_role: str) -> N
         "check_server_args:\n",
         "AssertionError, raised at ",
     ):
-        assert words in told
-    assert len(told.splitlines()) < 10
+        assert words in failure
+    assert len(failure.splitlines()) < 10
     assert f"setup failed on {ranks}" in harness
 
 
 @pytest.mark.parametrize(("role", "rank"), [("prefill", 0), ("decode", 2)])
 def test_death_of_a_role(run: Run, role: str, rank: int) -> None:
-    told = run.failure(f"test_killed[{role}-prefill2-decode1]")
-    assert f"rank died: rank {rank} died in call: killed by SIGKILL" in told
+    failure = run.failure(f"test_killed[{role}-prefill2-decode1]")
+    assert f"rank died: rank {rank} died in call: killed by SIGKILL" in failure
 
 
 def test_after_a_death_all_is_new(run: Run) -> None:
@@ -145,7 +145,7 @@ def test_after_a_death_all_is_new(run: Run) -> None:
 
 
 def test_sglang_still_refuses_the_sizes_that_we_refuse() -> None:
-    """Decode has as many stages as prefill, or one: said at collection (`planning`)."""
+    """Decode has as many stages as prefill, or one: checked at collection (`planning`)."""
     root = release.package_root()
     assert root is not None
     files = (root / "srt" / "disaggregation").rglob("*.py")
@@ -157,14 +157,14 @@ def test_pressure_is_borne(run: Run) -> None:
 
 
 def test_nothing_else_has_gone_wrong_under_aborts(run: Run) -> None:
-    told = run.failure("test_aborts[pp2]")
-    assert "2 == 3" in told
-    assert re.search(r"  rank \d: .*skew .*messages .*late_sends .*aborts", told)
+    failure = run.failure("test_aborts[pp2]")
+    assert "2 == 3" in failure
+    assert re.search(r"  rank \d: .*skew .*messages .*late_sends .*aborts", failure)
 
 
 def test_stage_that_is_held_back_brings_a_race_to_light(run: Run) -> None:
     test = "test_message_beside_the_pipeline"
     assert run.outcome(f"{test}[alone-pp2]") == "PASSED"
-    told = run.failure(f"{test}[perturbed-pp2]")
-    assert "what was written afterwards" in told
-    assert "rank 1: skew" in told
+    failure = run.failure(f"{test}[perturbed-pp2]")
+    assert "what was written afterwards" in failure
+    assert "rank 1: skew" in failure

@@ -1,4 +1,4 @@
-"""The field tables against the installed SGLang's own declarations."""
+"""The field tables compared with the installed SGLang's own declarations."""
 
 from __future__ import annotations
 

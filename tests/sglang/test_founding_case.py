@@ -1,6 +1,6 @@
-"""SGLang PR 26883: the healthy profiler, and what a failure in it says.
+"""SGLang PR 26883: the healthy profiler, and the message of a failure in it.
 
-With the fix taken out it runs in test_reverted.py, in a pytest of its own.
+test_reverted.py runs it with the fix reverted, in a separate pytest.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_failure_of_one_forward_is_found_on_all_ranks(
     assert "ForwardBatch.out_cache_loc: found None" in message
     assert "SGLang swallowed" in message
     assert "no usable predictor" in message
-    # The KV of the failed forward: left alone, the plugin would warn of it.
+    # otherwise the plugin would warn of the failed forward's KV
     reset_scheduler(scheduler)
 
 

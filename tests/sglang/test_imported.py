@@ -36,7 +36,7 @@ def test_import_is_complete_and_safe_to_fork(imported: dict[str, Any]) -> None:
     }
 
 
-# names that the edited function must have done without (-) or got (+)
+# names that the edited function must have lost (-) or gained (+)
 CHANGED = {
     "26883": ["-prefill_input_ids_cpu", "-to"],
     "27374": ["-metadata_buffers"] if release.is_older_than("0.5.23") else ["-clear_slot"],

@@ -1,4 +1,4 @@
-"""The book of KV tokens, beside allocators of the forms that SGLang's releases have."""
+"""The book of KV tokens, compared with allocators of the forms that SGLang's releases have."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from pytest_pprank.sglang.events import hooks  # noqa: F401
-from pytest_pprank.sglang.events.hook_points import Passage
+from pytest_pprank.sglang.events.hook_points import HookCall
 from pytest_pprank.sglang.stage.kv_book import KvBook
 
 
 class TokenToKVPoolAllocator:
-    """What the book reads of SGLang's class of this name; `state`: how it says that it collects
-    what is given back, to free it in one call.
+    """What the book reads of SGLang's class of this name.
+
+    `state`: the attribute by which it says that it collects freed tokens, to free them in one call.
     """
 
     page_size, size = 1, 4
@@ -44,10 +45,10 @@ def test_tokens_are_free_once_they_are_given_back(
     allocator, tokens = TokenToKVPoolAllocator(**at_once), torch.tensor([1, 2])
 
     def take() -> None:
-        listeners["kv_alloc"](Passage("kv_alloc", (allocator, 2), result=tokens).event)
+        listeners["kv_alloc"](HookCall("kv_alloc", (allocator, 2), result=tokens).event)
 
     def give_back() -> None:
-        listeners["kv_free"](Passage("kv_free", (allocator, tokens)).event)
+        listeners["kv_free"](HookCall("kv_free", (allocator, tokens)).event)
 
     take()
     give_back()

@@ -1,4 +1,4 @@
-"""SGLang's files in /dev/shm: named after the run, and gone whatever became of the Scheduler."""
+"""SGLang's files in /dev/shm: named after the run, and removed however the Scheduler ended."""
 
 from __future__ import annotations
 

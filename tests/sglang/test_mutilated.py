@@ -1,4 +1,4 @@
-"""An SGLang in which some names are others: it says which, and what needs them; the rest runs."""
+"""An SGLang with renamed methods: the plugin says which, and what needs them; the rest runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pytest_pprank.sglang.events.places import PLACES
 from pytest_pprank.sglang.static.installed import installed
 
 RENAMED = ("get_rids", "prepare_for_decode", "get_next_batch_to_run")
-"""Methods that a release might call otherwise: everywhere in SGLang, so that it works as before."""
+"""Methods that a release might rename: here everywhere in SGLang, so that it still works."""
 OFF = {"kv", "liveness"}
-"""What listens to them in a test without prefill and decode; `consensus` is off only with these."""
+"""Checks that listen to them in a test without roles; `consensus` is off only in one with roles."""
 
 TESTS = """
     import pytest
@@ -39,7 +39,7 @@ TESTS = """
 
 @pytest.fixture(scope="module")
 def mutilated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with links to the installed SGLang, but for the files that have a renamed method."""
+    """Create a folder with links to the installed SGLang, except files with a renamed method."""
     here = installed()
     assert here is not None
     folder = tmp_path_factory.mktemp("mutilated")
@@ -67,9 +67,9 @@ def run(mutilated: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
 
 def test_seams_says_what_is_missing(mutilated: Path, tmp_path: Path) -> None:
     done = run(mutilated, tmp_path, "pytest_pprank", "seams", "--json")
-    told = json.loads(done.stdout)
-    assert told["sglang"]["root"] == str(mutilated / "sglang")
-    lacks = {place["name"]: place["lacks"] for place in told["places"] if place["lacks"]}
+    report = json.loads(done.stdout)
+    assert report["sglang"]["root"] == str(mutilated / "sglang")
+    lacks = {place["name"]: place["lacks"] for place in report["places"] if place["lacks"]}
     assert lacks == {
         "consensus_local": ["SchedulerPPMixin.get_rids"],
         "prepare_for_decode": ["ScheduleBatch.prepare_for_decode"],
@@ -85,9 +85,9 @@ def test_what_needs_them_is_off_and_the_rest_runs(mutilated: Path, tmp_path: Pat
     report = tmp_path / "report.xml"
     options = ["--pp-size", "2", "--pprank-device", "cpu", "-rA", f"--junitxml={report}"]
     done = run(mutilated, tmp_path, "pytest", "-p", "pytest_pprank", *options)
-    told = done.stdout
-    assert re.search(r"1 failed, 2 passed", told), told
-    header, _, rest = told.partition("collected 3 items")
+    output = done.stdout
+    assert re.search(r"1 failed, 2 passed", output), output
+    header, _, rest = output.partition("collected 3 items")
     has_no = f"SGLang .* \\({mutilated}/sglang.*\\) has no "
     assert re.search(rf"pprank: kv: off, {has_no}ScheduleBatch.prepare_for_decode\n", header), (
         header

@@ -1,4 +1,4 @@
-"""The recorder at SGLang's seams: what it tells of a real run on both stages; what it leaves."""
+"""The recorder at SGLang's hook points: what it shows of a real run on both stages; its cleanup."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def _channels(calls: list[Any]) -> dict[tuple[str, int], list[int]]:
 
 @pytest.fixture
 def untouched() -> Iterator[None]:
-    """Set up before `observe`, and torn down after it."""
-    from pytest_pprank.sglang.events.hook_points import taps
+    """A fixture that is set up before `observe`, and torn down after it."""
+    from pytest_pprank.sglang.events.hook_points import hook_points
 
-    before, listened = _methods(), taps.installed
+    before, listened = _methods(), hook_points.installed
     yield
     assert [a is b for a, b in zip(_methods(), before, strict=True)] == [True] * len(before)
-    assert taps.installed == listened
+    assert hook_points.installed == listened
 
 
 @pytest.mark.usefixtures("untouched")
@@ -116,7 +116,7 @@ def test_what_a_callback_raises_is_not_swallowed(
     observe.on("prepare_for_extend", lambda *_: int("no number"))
     with pytest.raises(ValueError, match="no number"):
         make_schedule_batch([5])
-    reset_scheduler(scheduler)  # else the plugin would warn of what that batch holds
+    reset_scheduler(scheduler)  # else the plugin would warn of what that batch still owns
 
 
 @pytest.mark.parametrize("ask", ["calls", "on"])
@@ -129,14 +129,14 @@ def test_wrong_name(observe: Observe, ask: str) -> None:
 
 @pytest.mark.usefixtures("untouched")
 def test_method_that_somebody_else_wraps_meanwhile(scheduler: Any) -> None:
-    """Ours stays beneath theirs, and does nothing; when theirs is gone it is taken out."""
+    """Our wrapper stays below theirs, without effect, and is removed when theirs is gone."""
     from pytest_pprank.sglang.events import hooks  # noqa: F401
-    from pytest_pprank.sglang.events.hook_points import taps
+    from pytest_pprank.sglang.events.hook_points import hook_points
 
     allocator = type(scheduler.token_to_kv_pool_allocator)
     original = vars(allocator)["alloc"]
     heard: list[Any] = []
-    end = taps.listen("kv_alloc", heard.append)
+    end = hook_points.listen("kv_alloc", heard.append)
     with pytest.MonkeyPatch.context() as patch:
         ours = vars(allocator)["alloc"]
         patch.setattr(allocator, "alloc", lambda self, size: ours(self, size))
@@ -144,5 +144,5 @@ def test_method_that_somebody_else_wraps_meanwhile(scheduler: Any) -> None:
         scheduler.token_to_kv_pool_allocator.free(scheduler.token_to_kv_pool_allocator.alloc(2))
         assert heard == []
     assert vars(allocator)["alloc"] is ours
-    taps.listen("kv_alloc", heard.append)()
+    hook_points.listen("kv_alloc", heard.append)()
     assert vars(allocator)["alloc"] is original

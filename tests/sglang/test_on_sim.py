@@ -1,4 +1,4 @@
-"""Real Schedulers on the simulated device (inner/sim): h2d and streams see faults; kernels."""
+"""Real Schedulers on the simulated device (inner/sim): h2d and streams find faults; kernels."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def test_fault_is_found(run: Run, test: str, words: list[str]) -> None:
 
 
 def test_strict_mode_raises_in_sglang(run: Run) -> None:
-    told = run.failure("test_strict[pp2]").partition("- sanitizers -")[0]
-    assert "EventLoopFailed: SGLang's event loop failed in " in told
-    assert "SimRaceError: unordered: " in told
-    assert " in event_loop_pp" in told
+    failure = run.failure("test_strict[pp2]").partition("- sanitizers -")[0]
+    assert "EventLoopFailed: SGLang's event loop failed in " in failure
+    assert "SimRaceError: unordered: " in failure
+    assert " in event_loop_pp" in failure
 
 
 def test_unchanged_passes(run: Run) -> None:
-    """The first one also in strict mode."""
+    """The first one passes in strict mode, too."""
     assert run.outcome("test_unchanged[pp2]") == "PASSED"
     assert run.outcome("test_unchanged_overlap[pp1]") == "PASSED"
 
@@ -70,7 +70,7 @@ def test_unchanged_passes(run: Run) -> None:
     "test", ["test_pipeline[pp2]", "test_overlap[pp1]", "test_disagg[prefill1-decode1]"]
 )
 def test_looking_is_no_access(run: Run, test: str) -> None:
-    """Not even at what is written at that moment."""
+    """Not even of memory that is being written at that moment."""
     assert run.outcome(test) == "PASSED", run.failure(test)
 
 

@@ -1,4 +1,4 @@
-"""Checks and faults of other plugins beside the real event loops, and the example of one."""
+"""Checks and faults of other plugins with the real event loops, and the example of one."""
 
 from __future__ import annotations
 
@@ -122,28 +122,28 @@ def test_example_is_green(run: Any) -> None:
 
 
 def test_example_is_red_with_its_bug(run: Any) -> None:
-    told = run.findings("test_bug[pp2]")
-    assert "token_budget: a forward of 150 tokens, more than 64: extend of req-000" in told
-    assert "on ranks 0,1" in told
-    where = re.findall(r"^ +(?:at)? +(\S+):\d+ in (\w+)", told, re.MULTILINE)
+    failure = run.findings("test_bug[pp2]")
+    assert "token_budget: a forward of 150 tokens, more than 64: extend of req-000" in failure
+    assert "on ranks 0,1" in failure
+    where = re.findall(r"^ +(?:at)? +(\S+):\d+ in (\w+)", failure, re.MULTILINE)
     assert where
     assert not any("token_budget" in file or "pytest_pprank" in file for file, _ in where)
-    assert "cure: @pytest.mark.sglang(chunked_prefill_size=64)" in told
+    assert "cure: @pytest.mark.sglang(chunked_prefill_size=64)" in failure
 
 
 @pytest.mark.parametrize("which", ["InLoop", "InIteration", "AtQuiescence", "InListener"])
 def test_own_failure_is_not_sglangs(run: Any, which: str) -> None:
     test = f"test_broken[{which}-pp2]"
     assert run.outcome(test) == "FAILED"
-    told = run.failure(test)
-    assert f"sanitizer: {which}: the sanitizer itself failed (ValueError: I am no good)" in told
-    assert "on ranks 0,1\n" in told
-    assert "event loop failed" not in told
+    failure = run.failure(test)
+    assert f"sanitizer: {which}: the sanitizer itself failed (ValueError: I am no good)" in failure
+    assert "on ranks 0,1\n" in failure
+    assert "event loop failed" not in failure
 
 
 def test_seam_that_was_not_declared(run: Any) -> None:
-    told = run.failure("test_broken[Undeclared-pp2]")
-    assert "'schedule' is not among the hooks of sanitizer 'Undeclared'" in told
+    failure = run.failure("test_broken[Undeclared-pp2]")
+    assert "'schedule' is not among the hooks of sanitizer 'Undeclared'" in failure
 
 
 def test_iterations_of_a_fault(run: Any) -> None:

@@ -1,4 +1,4 @@
-"""The regression bench on the real SGLang: one bug that a test sees, one that none gets to."""
+"""The regression bench on the real SGLang: one bug that a test finds, one that no test reaches."""
 
 from __future__ import annotations
 

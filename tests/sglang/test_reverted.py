@@ -1,4 +1,4 @@
-"""SGLang with several fixes taken out, in a pytest of its own (inner/reverted): what is told."""
+"""SGLang with several fixes reverted, in a separate pytest (inner/reverted), and its reports."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def run(inner: Callable[..., Run]) -> Run:
 
 
 def test_founding_case(run: Run) -> None:
-    """The example is red with the fix of SGLang PR 26883 taken out."""
-    told = run.failure("test_profiler_is_ready[pp2]")
+    """The example fails with the fix of SGLang PR 26883 reverted."""
+    failure = run.failure("test_profiler_is_ready[pp2]")
     for expected in (
         "ForwardBatch.input_ids: found None",
         "prefill_input_ids_cpu still holds",
@@ -44,7 +44,7 @@ def test_founding_case(run: Run) -> None:
         "on rank 0 (stage 0 of 2)",
         "SGLang PR 26883",
     ):
-        assert expected in told
+        assert expected in failure
 
 
 @pytest.mark.parametrize(
@@ -80,30 +80,30 @@ def test_founding_case(run: Run) -> None:
     ],
 )
 def test_fault_in_the_loops_is_told(run: Run, test: str, words: list[str]) -> None:
-    told = run.failure(f"{test}[pp2]")
+    failure = run.failure(f"{test}[pp2]")
     for expected in words:
-        assert expected in told
+        assert expected in failure
 
 
 BRINGS = "consensus: this stage brings trusted as ready, and is not ready for it"
 
 
 def test_stage_that_hears_late(run: Run) -> None:
-    told = run.failure("test_stages_that_hear_late[prefill2-decode1]")
-    assert re.search(BRINGS.replace("trusted", r"trusted\d"), told)
+    failure = run.failure("test_stages_that_hear_late[prefill2-decode1]")
+    assert re.search(BRINGS.replace("trusted", r"trusted\d"), failure)
     assert re.search(
-        r"perturbed: seed \d+ \(polls\)\n(  rank.*\n)*  ranks? [\d,]+: polls \w+", told
+        r"perturbed: seed \d+ \(polls\)\n(  rank.*\n)*  ranks? [\d,]+: polls \w+", failure
     )
 
 
 def test_request_lost_after_agreement(run: Run) -> None:
-    told = run.failure("test_request_lost_after_agreement[prefill2-decode1]")
+    failure = run.failure("test_request_lost_after_agreement[prefill2-decode1]")
     if by_store():
-        assert "hung: deadlock: ranks 0,1" in told
-        assert "rank 0 waits in send to rank 1 (scheduler_pp_mixin.py" in told
+        assert "hung: deadlock: ranks 0,1" in failure
+        assert "rank 0 waits in send to rank 1 (scheduler_pp_mixin.py" in failure
     else:
         differ = "consensus: consensus received and applied differ in lonely: received ['lonely']"
-        assert differ in told
+        assert differ in failure
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ def test_request_lost_after_agreement(run: Run) -> None:
 )
 def test_race_that_goes_well_by_itself(run: Run, perturbation: str, test: str, words: str) -> None:
     assert run.outcome(f"{test}[alone-prefill2-decode1]") == "PASSED"
-    told = run.failure(f"{test}[perturbed-prefill2-decode1]")
-    assert words in told
-    assert re.search(rf"  rank \d: {perturbation} \w+", told)
+    failure = run.failure(f"{test}[perturbed-prefill2-decode1]")
+    assert words in failure
+    assert re.search(rf"  rank \d: {perturbation} \w+", failure)
 
 
 def test_what_the_run_says_of_the_reverted_code(run: Run) -> None:
-    """How many tests came to it, at the end of the run."""
+    """The end of the run says how many tests reached it."""
     assert re.search(r"\d+ of \d+ tests came to the reverted code; \d+ of them went red", run.out)

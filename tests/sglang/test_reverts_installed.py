@@ -1,4 +1,4 @@
-"""The registered reverts against the SGLang that is installed, by its source files."""
+"""The registered reverts against the installed SGLang, by its source files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filling SGLang's signatures."""
+"""Helpers for SGLang's changing signatures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""SGLang's own source_patcher beside ours: what it accepts, we accept, and it does the same.
+"""SGLang's own source_patcher compared with ours: we accept what it accepts, with the same result.
 
-`tests/patcher_cases.yaml` says what; tests/unit/test_reverts_lines.py holds ours to it.
+`tests/patcher_cases.yaml` has the cases; tests/unit/test_reverts_lines.py checks ours against them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _answer(*args: str) -> Any:
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """What SGLang's patcher makes of each case."""
+    """Return the results of SGLang's patcher for each case."""
     folder = tmp_path_factory.mktemp("cases")
     asked = []
     for case in CASES:
@@ -57,7 +57,7 @@ def test_sglang_accepts_and_does_the_same(
 
 
 def test_patches_that_sglang_ships(tmp_path: Path) -> None:
-    """Those that fit this version by SGLang's own rule fit by ours, with the same outcome."""
+    """Patches that fit this version by SGLang's rules fit by ours, with the same result."""
     root = package_root()
     assert root
     fitting = 0
@@ -75,6 +75,6 @@ def test_patches_that_sglang_ships(tmp_path: Path) -> None:
 
 
 def _dump(source: str) -> str:
-    """Return the syntax of a function, indented or not: dedented, its docstring would differ."""
+    """Return the syntax tree of a function, indented or not: dedenting changes its docstring."""
     tree = ast.parse(f"if True:\n{source}" if source[0].isspace() else source)
     return ast.dump(next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)))

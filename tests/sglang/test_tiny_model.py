@@ -1,4 +1,4 @@
-"""The tiny models on disk, and that what they say depends on their KV."""
+"""The tiny models on disk, and that their output depends on their KV."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_transformers_finds_every_weight(tmp_path: Path, family: str) -> None:
     ],
 )
 def test_wrong_kv_gives_wrong_tokens(engine: Engine, pprank: Pprank, family: str) -> None:
-    """One stage reads the keys and values of one token where those of another one are."""
+    """One stage reads the keys and values of one token in the place of another token's."""
     right, wrong = engine.submit(40, 12), engine.submit(41, 12)
     engine.run_until(lambda: engine.results[wrong].token_ids)
     engine.step(2 * pprank.num_stages)

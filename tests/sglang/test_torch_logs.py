@@ -1,4 +1,4 @@
-"""torch's loggers say the same as before, to fewer listeners."""
+"""torch's loggers print the same as before, with fewer handlers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ print(json.dumps([alone, logging.getLogger("torch._dynamo").propagate]))
 
 
 def test_loggers_that_differ_in_nothing_are_joined() -> None:
-    """In a process of its own: here others may have imported parts of torch while stderr was
-    captured, and its loggers differ in where they print.
+    """Runs in a separate process: here parts of torch may have been imported while stderr was
+    captured, so that its loggers differ in where they print.
     """
     done = subprocess.run(
         [sys.executable, "-c", JOINED], capture_output=True, text=True, check=True

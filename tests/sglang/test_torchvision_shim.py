@@ -1,4 +1,4 @@
-"""The import hook that lets torchvision import beside a CPU build of torch, in plain processes."""
+"""The import hook that makes torchvision importable with a CPU build of torch, in new processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def python(code: str, **env: str) -> str:
 
 
 def test_torchvision_imports_once_and_only_when_asked_for() -> None:
-    """And lets SGLang's batches be imported, as at the top of a test file."""
+    """Afterwards SGLang's batches can be imported, as at the top of a test file."""
     code = """
 assert importlib.util.find_spec("torchvision") is not None
 assert "torchvision" not in sys.modules and "torch" not in sys.modules
@@ -43,12 +43,12 @@ print(torchvision.ops.box_area.__module__)
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 print(ScheduleBatch.__name__)
 """
-    told = python(code).split()
-    assert [*told[:3], told[-1]] == ["True", "True", "torchvision.ops.boxes", "ScheduleBatch"]
+    output = python(code).split()
+    assert [*output[:3], output[-1]] == ["True", "True", "torchvision.ops.boxes", "ScheduleBatch"]
 
 
 def test_cure_that_setup_installs_works_in_every_process(tmp_path: Path) -> None:
-    """Without this package, which only SGLang imports, as a platform that it may be asked for."""
+    """It works without this package, which only SGLang imports, as a possible platform."""
     cure(str(tmp_path))
     code = f"""
 import site, sys

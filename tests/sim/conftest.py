@@ -1,5 +1,5 @@
-"""Tests of the simulated device, in this process: it changes torch, so `tox -e sim` runs them
-apart from all others.
+"""Tests of the simulated device, in this process. The device changes torch, so `tox -e sim` runs
+them apart from all others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _device() -> None:
 
 @pytest.fixture(autouse=True)
 def _clean(_device: None) -> Iterator[None]:
-    """Start without findings, with nothing in flight, on the default stream of device 0."""
+    """Start without findings, with no copies in flight, on the default stream of device 0."""
     import torch
 
     from pytest_pprank.devices.sim.reports import findings
@@ -40,7 +40,7 @@ def _clean(_device: None) -> Iterator[None]:
 
 @pytest.fixture
 def found() -> Callable[[], list[Any]]:
-    """What the device has found since the last call."""
+    """Return a function that returns the device's findings since the last call."""
     from pytest_pprank.devices.sim.reports import findings
 
     return findings

@@ -1,4 +1,4 @@
-"""Messages between device tensors of two processes, by gloo, with the order of NCCL."""
+"""Messages between device tensors of two processes, through gloo, with NCCL's rules of order."""
 
 from __future__ import annotations
 
@@ -129,12 +129,12 @@ dist.destroy_process_group()
 
 def test_messages_and_collectives(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", _PROGRAM, str(rank), str(tmp_path / "s")] for rank in (0, 1)]
-    # torch's logger of the environment would wait for a network that is not there
+    # torch's logger of the environment would wait for a network that does not exist
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     with (tmp_path / "errors").open("w+") as errors:
         ranks = [subprocess.Popen(c, env=environment, stderr=errors) for c in commands]
         ends = time.monotonic() + 240
-        # one that has failed leaves the other waiting
+        # a rank that has failed leaves the other one waiting
         while any(r.poll() is None for r in ranks) and not any(r.poll() for r in ranks):
             assert time.monotonic() < ends
             time.sleep(0.05)

@@ -24,7 +24,7 @@ def ones(*shape: int) -> torch.Tensor:
 
 
 def same(make: Any) -> None:
-    """Compare an operation on the device with the same on the CPU, to the bit."""
+    """Compare an operation on the device with the same on the CPU, bit by bit."""
     on_cpu, on_sim = make("cpu"), make("sim")
     assert on_sim.device.type == "sim"
     torch.testing.assert_close(on_sim.cpu(), on_cpu, rtol=0, atol=0, equal_nan=True)
@@ -35,7 +35,7 @@ def values(device: str) -> torch.Tensor:
 
 
 def test_torch_has_everything_private_that_the_device_stands_on() -> None:
-    """The canary: a new torch that moved something is named here first."""
+    """Names the private functions that a new torch has moved, before other tests fail for that."""
     assert private_api.moved() == []
 
 

@@ -21,7 +21,7 @@ def sim() -> Any:
 
 
 def halves(x: torch.Tensor, *, by: torch.Tensor) -> tuple[torch.Tensor, Any, torch.Tensor, None]:
-    """New memory, a list with two parts of one tensor, a view of an argument, nothing."""
+    """Return new memory, a list with two parts of one tensor, a view of an argument, and None."""
     return (x * by).exp(), list((x + 1).chunk(2)), x[1:], None
 
 

@@ -1,4 +1,4 @@
-"""What is ordered before what: one test, or a pair, for each rule of SEMANTICS.md."""
+"""The rules of order: one test, or a pair, for each rule of SEMANTICS.md."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def pinned(*values: int) -> torch.Tensor:
 
 
 def peek(tensor: torch.Tensor) -> list[int]:
-    """What is in device memory now, without waiting for anything."""
+    """Return the current values in device memory, without waiting for anything."""
     there: list[int] = memory.host_alias(tensor).tolist()
     return there
 
 
-def the(findings: list[Any], kind: Kind) -> Any:
-    """The one finding, which names this file on both sides."""
+def only(findings: list[Any], kind: Kind) -> Any:
+    """Return the only finding, whose stacks must both name this file."""
     assert [f.kind for f in findings] == [kind], findings
     for side in (findings[0].first, findings[0].second):
         assert side.frames[0][0] == __file__, findings[0]
@@ -51,7 +51,7 @@ def test_a_copy_on_another_stream_must_be_waited_for(found: Found) -> None:
     with sim().stream(sim().Stream()):
         d = pinned(1, 2, 3).to("sim", non_blocking=True)
     assert peek(d + 0) == [POISON] * 3
-    finding = the(found(), Kind.COPY_IN_FLIGHT)
+    finding = only(found(), Kind.COPY_IN_FLIGHT)
     assert finding.first.what.startswith("host-to-device copy writes int64[3]")
     assert "wait" in str(finding)
 
@@ -73,7 +73,7 @@ def test_an_event_orders_what_was_enqueued_before_its_record(found: Found) -> No
     sim().current_stream().wait_event(event)
     assert (d + 0).tolist() == [1]
     e + 0
-    the(found(), Kind.COPY_IN_FLIGHT)
+    only(found(), Kind.COPY_IN_FLIGHT)
 
 
 def test_an_event_that_was_never_recorded_orders_nothing(found: Found) -> None:
@@ -83,7 +83,7 @@ def test_an_event_that_was_never_recorded_orders_nothing(found: Found) -> None:
     sim().current_stream().wait_event(event)
     event.synchronize()
     d + 0
-    the(found(), Kind.COPY_IN_FLIGHT)
+    only(found(), Kind.COPY_IN_FLIGHT)
 
 
 @pytest.mark.parametrize("how", ["event", "stream", "device", "item", "cpu", "tolist", "nonzero"])
@@ -112,7 +112,7 @@ def test_side_streams_have_no_order_with_the_default_stream(found: Found) -> Non
     x = torch.zeros(4, device="sim")
     with sim().stream(sim().Stream()):
         x.add_(1)
-    finding = the(found(), Kind.UNORDERED)
+    finding = only(found(), Kind.UNORDERED)
     assert "writes float32[4]" in finding.first.what
     assert "default stream" in finding.first.where
 
@@ -124,9 +124,9 @@ def test_what_an_operator_makes_was_written_on_its_stream(found: Found) -> None:
         y = x + 1
         (z,) = (x * 2).split(4)
     y + 1
-    assert "aten::add.Tensor writes float32[4]" in the(found(), Kind.UNORDERED).first.what
+    assert "aten::add.Tensor writes float32[4]" in only(found(), Kind.UNORDERED).first.what
     z + 1
-    assert "aten::mul.Tensor writes" in the(found(), Kind.UNORDERED).first.what
+    assert "aten::mul.Tensor writes" in only(found(), Kind.UNORDERED).first.what
 
 
 def test_two_reads_need_no_order() -> None:
@@ -143,7 +143,7 @@ def test_a_write_must_be_after_reads_of_other_streams(found: Found) -> None:
     with sim().stream(sim().Stream()):
         x + 1
     x.add_(1)
-    the(found(), Kind.UNORDERED)
+    only(found(), Kind.UNORDERED)
 
 
 def test_bytes_that_do_not_overlap_need_no_order(found: Found) -> None:
@@ -154,7 +154,7 @@ def test_bytes_that_do_not_overlap_need_no_order(found: Found) -> None:
         x[4:].add_(1)
         assert found() == []
         x[3:].add_(1)
-    the(found(), Kind.UNORDERED)
+    only(found(), Kind.UNORDERED)
 
 
 def test_index_put_touches_the_rows_that_it_names(found: Found) -> None:
@@ -169,15 +169,15 @@ def test_index_put_touches_the_rows_that_it_names(found: Found) -> None:
         x[two] + 1
         assert found() == []
         x[4:6].add_(1)
-    the(found(), Kind.UNORDERED)
+    only(found(), Kind.UNORDERED)
 
 
 class TestWritesThatNobodySees:
-    """Two writes without an order matter when somebody reads what both have written."""
+    """The order of two writes matters only if bytes that both have written are read."""
 
     @staticmethod
     def race(x: torch.Tensor, ids: list[int], **put: Any) -> Any:
-        """Write rows 1 and 2 of `x` on the current stream, and `ids` on another, unordered."""
+        """Write rows 1 and 2 of `x` on the current stream, and `ids` on another one, unordered."""
         one, two = (torch.tensor(rows, device="sim") for rows in ([1, 2], ids))
         values = torch.ones(2, 4, device="sim")
         side = sim().Stream()
@@ -194,7 +194,7 @@ class TestWritesThatNobodySees:
         assert x[torch.tensor([1, 3], device="sim")].shape == (2, 4)
         assert found() == []
         x[torch.tensor([2, 3], device="sim")]
-        finding = the(found(), Kind.UNORDERED)
+        finding = only(found(), Kind.UNORDERED)
         assert "which aten::index.Tensor reads" in finding.second.what
         assert finding.first.what.startswith("aten::_index_put_impl_ writes")
 
@@ -215,12 +215,12 @@ class TestWritesThatNobodySees:
         x[torch.tensor([2], device="sim")]
         assert found() == []
         x[torch.tensor([1], device="sim")]
-        the(found(), Kind.UNORDERED)
+        only(found(), Kind.UNORDERED)
 
     def test_a_write_that_is_not_after_both_does_not(self, found: Found) -> None:
         x = torch.zeros(8, 4, device="sim")
         side = self.race(x, [2, 1])
-        x.fill_(3.0)  # after the first alone
+        x.fill_(3.0)  # ordered after the first write only
         sim().current_stream().wait_stream(side)
         assert found() == []
         x + 1
@@ -231,18 +231,18 @@ class TestWritesThatNobodySees:
         side = self.race(x, [2, 1])
         sim().current_stream().wait_stream(side)
         x.add_(1)
-        the(found(), Kind.UNORDERED)
+        only(found(), Kind.UNORDERED)
 
     def test_two_that_accumulate_see_each_other(self, found: Found) -> None:
         self.race(torch.zeros(8, 4, device="sim"), [2, 1], accumulate=True)
-        the(found(), Kind.UNORDERED)
+        only(found(), Kind.UNORDERED)
 
     def test_the_host_is_a_reader(self, found: Found) -> None:
         x = torch.zeros(8, 4, device="sim")
         self.race(x, [2, 1])
         sim().synchronize()
         x.cpu()
-        the(found(), Kind.UNORDERED)
+        only(found(), Kind.UNORDERED)
 
     def test_too_many_are_told(self, found: Found) -> None:
         x = torch.zeros(8, 4, device="sim")
@@ -270,7 +270,7 @@ def test_the_host_may_not_rewrite_the_source_of_a_copy(found: Found) -> None:
     d = p.to("sim", non_blocking=True)
     p[0] = 99
     assert (d + 0).tolist() == [99, 2, 3]
-    finding = the(found(), Kind.STAGING_REWRITTEN)
+    finding = only(found(), Kind.STAGING_REWRITTEN)
     assert "Tensor.__setitem__" in finding.second.what
 
 
@@ -279,7 +279,7 @@ def test_not_even_after_the_device_has_used_it(found: Found) -> None:
     d = p.to("sim", non_blocking=True)
     d + 0
     p.copy_(torch.tensor([4, 5, 6]))
-    the(found(), Kind.STAGING_REWRITTEN)
+    only(found(), Kind.STAGING_REWRITTEN)
     sim().synchronize()
     assert found() == []
 
@@ -290,7 +290,7 @@ def test_a_rewrite_past_torch_is_found_when_the_copy_runs(found: Found) -> None:
     d = p.to("sim", non_blocking=True)
     array[1] = 77
     d + 0
-    assert "writer is not known" in the(found(), Kind.STAGING_REWRITTEN).second.what
+    assert "writer is not known" in only(found(), Kind.STAGING_REWRITTEN).second.what
 
 
 def test_the_source_is_free_once_the_host_has_waited() -> None:
@@ -313,7 +313,7 @@ def test_a_staged_copy_is_ordered_by_its_stream_all_the_same(found: Found) -> No
     with sim().stream(sim().Stream()):
         d = torch.tensor([1, 2]).to("sim", non_blocking=True)
     d + 0
-    the(found(), Kind.UNORDERED)
+    only(found(), Kind.UNORDERED)
 
 
 def test_a_blocking_copy_is_waited_for_by_the_host() -> None:
@@ -336,7 +336,7 @@ def test_the_host_must_wait_before_it_reads_a_download(found: Found) -> None:
     h = torch.ones(3, device="sim").to("cpu", non_blocking=True)
     assert h.isnan().all()
     h.tolist()
-    finding = the(found(), Kind.READ_BEFORE_SYNC)
+    finding = only(found(), Kind.READ_BEFORE_SYNC)
     assert "Tensor.tolist" in finding.second.what
     sim().synchronize()
     assert h.tolist() == [1, 1, 1]
@@ -386,7 +386,7 @@ def test_memory_freed_while_another_stream_uses_it_is_handed_out_again(found: Fo
     y = torch.empty(1000, device="sim")
     assert found() == []
     y.zero_()
-    assert "record_stream" in the(found(), Kind.FREED_IN_USE).__str__()
+    assert "record_stream" in only(found(), Kind.FREED_IN_USE).__str__()
 
 
 @pytest.mark.parametrize("how", ["record_stream", "wait_stream", "own stream"])
@@ -408,13 +408,13 @@ def test_access_by_address_needs_the_host_to_have_waited(found: Found) -> None:
     x = torch.ones(4, device="sim")
     x.add_(1)
     tracker.raw_access(x.data_ptr() + 4, 4, write=False, what="RDMA")
-    assert "RDMA reads 4 bytes" in the(found(), Kind.RAW_ACCESS).second.what
+    assert "RDMA reads 4 bytes" in only(found(), Kind.RAW_ACCESS).second.what
     sim().synchronize()
     tracker.raw_access(x.data_ptr() + 4, 4, write=False, what="RDMA")
 
 
 def test_a_thread_that_was_handed_work_knows_what_was_done_then(found: Found) -> None:
-    """What others wait for meanwhile may come too late for it."""
+    """Later waits of other threads may come too late for it."""
     x = torch.ones(4, device="sim")
     handed = host.now()
     done = sim().Event()
@@ -443,7 +443,7 @@ def test_access_by_address_meets_only_the_rows_that_an_index_names(found: Found)
     tracker.raw_access(x.data_ptr() + 3 * 16, 2 * 16, write=True, what="RDMA")
     assert not found()
     tracker.raw_access(x.data_ptr() + 5 * 16, 2 * 16, write=True, what="RDMA")
-    assert "RDMA writes 32 bytes" in the(found(), Kind.RAW_ACCESS).second.what
+    assert "RDMA writes 32 bytes" in only(found(), Kind.RAW_ACCESS).second.what
 
 
 class Batch:
@@ -470,8 +470,8 @@ def test_fields_that_one_line_touches_are_told_once_each(found: Found) -> None:
     for _ in range(3):
         for name in ("ids", "lens"):
             double(getattr(batch, name))
-    told = [finding.tensor for finding in found()]
-    assert told == ["Batch.ids (float32[4])", "Batch.lens (float32[4])"]
+    tensors = [finding.tensor for finding in found()]
+    assert tensors == ["Batch.ids (float32[4])", "Batch.lens (float32[4])"]
 
 
 def test_callers_of_one_function_are_told_once_each(found: Found) -> None:
@@ -496,7 +496,7 @@ def test_strict_mode_raises_at_the_second_access(found: Found) -> None:
         d = pinned(1).to("sim", non_blocking=True)
     with changed(strict=True), pytest.raises(SimRaceError, match="copy in flight"):
         d + 0
-    the(found(), Kind.COPY_IN_FLIGHT)
+    only(found(), Kind.COPY_IN_FLIGHT)
 
 
 def test_without_tracking_a_wrong_order_is_still_visible_in_the_values() -> None:

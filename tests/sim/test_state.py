@@ -1,4 +1,4 @@
-"""What assertions say of tensors whose copies are under way."""
+"""Descriptions by assertions of tensors whose copies are under way."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pytest_pprank import assert_materialized_on_device, assert_no_pending_copies
-from pytest_pprank.devices.look import host_values
-from pytest_pprank.devices.sim.looking import looking
+from pytest_pprank.devices.host_reads import host_values
 from pytest_pprank.devices.sim.reports import Kind
 from pytest_pprank.devices.sim.transfers import take_transfers
+from pytest_pprank.devices.sim.untracked import untracked
 
 Found = Callable[[], list[Any]]
 
@@ -23,7 +23,7 @@ def sim() -> Any:
 
 
 def uploaded(*, pin: bool = True) -> tuple[torch.Tensor, torch.Tensor, Any]:
-    """Return a host tensor, the device tensor that it is copied into, and the stream of that."""
+    """Return a host tensor, the device tensor that it is copied to, and that copy's stream."""
     staging, stream = torch.ones(8, pin_memory=pin), sim().Stream()
     with sim().stream(stream):
         return staging, staging.to("sim", non_blocking=True), stream
@@ -103,7 +103,7 @@ def test_copies_are_pending_until_the_host_has_waited() -> None:
 
 def test_who_only_looks_changes_nothing(found: Found) -> None:
     staging, there, stream = uploaded()
-    with looking():
+    with untracked():
         assert there.tolist() == [1] * 8
         assert staging.tolist() == [1] * 8
     assert repr(there) == f"tensor({[1.0] * 8}, device='sim:0')".replace(".0", ".")
@@ -131,14 +131,14 @@ def test_a_thread_that_waits_while_another_one_looks_has_waited(found: Found) ->
     copied = sim().current_stream().record_event()
     read: list[int] = []
 
-    def wait_and_read() -> None:  # past torch, as SGLang's transfer threads do
+    def wait_and_read() -> None:  # bypasses torch, as SGLang's transfer threads do
         copied.synchronize()
         read.extend(here.numpy().tolist())
 
     thread = threading.Thread(target=wait_and_read)
-    with looking():
+    with untracked():
         thread.start()
-        thread.join(0.5)  # it has read the wrong values by now, or it waits for this block's end
+        thread.join(0.5)  # it has read wrong values by now, or waits for the end of this block
     thread.join()
     assert read == list(range(8))
     assert found() == []

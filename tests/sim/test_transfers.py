@@ -1,4 +1,4 @@
-"""Sanitizer `streams`, told of KV transfers by events that the tests make."""
+"""Sanitizer `streams` with events of KV transfers that the tests make."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Watched(Watch):
 
 
 def test_a_chunk_may_count_on_what_was_done_when_it_was_queued(found: Any) -> None:
-    """And not on what was done when a later one was, though that is queued before it is read."""
+    """It must not depend on the state when a later chunk was queued, even before the read."""
     watch = Watched()
     kv = torch.zeros(4, device="sim")
     queued = watch.listeners["transfer_queued"]
     span = ((kv.data_ptr(), 4),)
 
     def read(event: KvRead) -> None:
-        """In a thread that has waited for nothing itself."""
+        """Decode a read in a thread that has waited for nothing itself."""
         thread = threading.Thread(target=watch.listeners["transfer_read"], args=(event,))
         thread.start()
         thread.join()

@@ -1,4 +1,4 @@
-"""Sanitizers that are told made events, where neither torch nor SGLang is installed."""
+"""Sanitizers with events that tests make, where neither torch nor SGLang is installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_pprank.sglang.events.types import Event
 
 
 class Watched(Watch):
-    """A Watch whose events a test makes. `found`: the findings, `told`: their first lines."""
+    """A Watch whose events a test makes. `found`: the findings, `lines`: their first lines."""
 
     def __init__(self, kind: type[Sanitizer], **pprank: Any) -> None:
         self.found: list[Finding] = []
@@ -25,22 +25,22 @@ class Watched(Watch):
         self.sanitizer.begin()
 
     @property
-    def told(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The findings' first lines."""
         return [finding.text.partition("\n")[0] for finding in self.found]
 
     def listen(self, seam: str, listener: Callable[[Any], object]) -> None:
         self.listeners.setdefault(seam, []).append(listener)
 
-    def tell(self, seam: str, event: Event) -> None:
-        """Tell the sanitizer an event of a seam that it listens to."""
+    def emit(self, seam: str, event: Event) -> None:
+        """Send the sanitizer an event of a hook point to which it listens."""
         for listener in self.listeners[seam]:
             self.guard(listener, event)
 
 
 @pytest.fixture
 def watched() -> Iterator[Callable[..., Watched]]:
-    """Factory: a sanitizer's class, and what `pprank` is to say of the rank."""
+    """Return a factory that takes a sanitizer's class and attributes of `pprank`."""
     made: list[Watched] = []
 
     def make(kind: type[Sanitizer], **pprank: Any) -> Watched:

@@ -1,4 +1,4 @@
-"""`Any` in an annotation says nothing: outside of what speaks for SGLang and torch it is rare."""
+"""`Any` in an annotation says nothing: it is rare, except for objects of SGLang and torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest_pprank
 
 PACKAGE = Path(pytest_pprank.__file__).parent
 APART = ("sglang/compat", "devices/sim")
-"""What reads SGLang's objects in each release, and what stands in torch's place."""
+"""Folders that read SGLang's objects of each release, or replace parts of torch."""
 MOST = 150
 
 

@@ -1,4 +1,4 @@
-"""Values of server args against SGLang's annotations, in each form that they have had."""
+"""Values of server args against SGLang's annotations, in each form that these have had."""
 
 from __future__ import annotations
 

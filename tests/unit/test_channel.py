@@ -1,4 +1,4 @@
-"""The control plane: only peers that know the key are heard, and silent ones hold up nobody."""
+"""The control plane: only peers that know the key are accepted, and silent ones block no others."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_listens_on_loopback_only(listener: Listener) -> None:
 def test_a_wrong_key_is_refused_on_both_sides(listener: Listener) -> None:
     with pytest.raises((AuthenticationError, ChannelClosed, OSError, EOFError)):
         connect(listener.address, b"wrong" * 6, Hello(0, 1))
-    meet(listener)  # and the next one gets in
+    meet(listener)  # and the next one is accepted
 
 
 def test_idle_and_rude_peers_delay_nobody(listener: Listener) -> None:
@@ -70,7 +70,7 @@ def test_idle_and_rude_peers_delay_nobody(listener: Listener) -> None:
 
 
 class Bomb:
-    """Would leave a trace if anybody unpickled it."""
+    """Leaves a trace if it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,7 +87,7 @@ def test_nothing_is_unpickled_before_authentication(listener: Listener, tmp_path
     meet(listener)
     peer.settimeout(DEADLINE)
     with suppress(ConnectionResetError):
-        while peer.recv(4096):  # until the listener has hung up on it
+        while peer.recv(4096):  # until the listener closes the connection
             pass
     peer.close()
     assert not (tmp_path / "trace").exists()
@@ -107,7 +107,7 @@ def test_only_our_messages_are_accepted(listener: Listener) -> None:
 
 
 class Recorder:
-    """A way in to the listener that keeps what goes through, in both directions."""
+    """A proxy to the listener that records what is sent in both directions."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.sent: list[bytes] = []
@@ -150,7 +150,7 @@ def test_a_recorded_conversation_is_worth_nothing(listener: Listener) -> None:
             replay.sendall(data)
         while replay.recv(65536):
             pass
-    meet(listener, rank=5)  # nobody has come in between
+    meet(listener, rank=5)  # no other connection was accepted in between
 
 
 def test_a_message_that_breaks_off_is_the_end_of_its_sender_alone(listener: Listener) -> None:
@@ -175,11 +175,11 @@ def test_a_large_message_arrives_in_pieces_and_what_follows_it_too(listener: Lis
 
     sender = threading.Thread(target=send)
     sender.start()
-    heard: list[object] = []
-    while len(heard) < 2 and theirs.wait(DEADLINE):
-        heard += theirs.receive_ready()
+    received: list[object] = []
+    while len(received) < 2 and theirs.wait(DEADLINE):
+        received += theirs.receive_ready()
     sender.join()
-    assert heard == [large, small]
+    assert received == [large, small]
 
 
 class Alarm(Exception):
@@ -187,7 +187,7 @@ class Alarm(Exception):
 
 
 def test_an_interrupted_receive_loses_nothing(listener: Listener) -> None:
-    """A signal handler that raises, at any step of many receives, as Ctrl-C may."""
+    """A signal handler raises, at any step of many receives, as Ctrl-C may."""
     ours, theirs = meet(listener)
     messages = [TestDone("x" * length) for length in (10, 300_000, 20, 30)]
 
@@ -196,7 +196,7 @@ def test_an_interrupted_receive_loses_nothing(listener: Listener) -> None:
             ours.send(message)
 
     threading.Thread(target=send, daemon=True).start()
-    heard: list[object] = []
+    received: list[object] = []
     interrupted = 0
     step = last = 0
 
@@ -210,7 +210,7 @@ def test_an_interrupted_receive_loses_nothing(listener: Listener) -> None:
         return trace
 
     before = sys.gettrace()
-    while len(heard) < len(messages):
+    while len(received) < len(messages):
         step, last = 0, last + 1
         sys.settrace(trace)
         try:
@@ -220,9 +220,9 @@ def test_an_interrupted_receive_loses_nothing(listener: Listener) -> None:
             continue
         finally:
             sys.settrace(before)
-        heard.append(message)
+        received.append(message)
         last = 0
-    assert heard == messages
+    assert received == messages
     assert interrupted > 10  # fewer opcodes in later Pythons
 
 

@@ -1,4 +1,4 @@
-"""What README and docs say was run names a commit, and the code of that commit is what is here."""
+"""Claims in README and docs about what was run name a commit whose code is the current code."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TABLE = "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
 def test_claims_are_about_the_code_that_is_here(page: Path) -> None:
     now = product() if is_checkout() else None
     found = claims.problems(page.read_text(encoding="utf-8"), now)
-    told = "\n".join(f"{page.relative_to(ROOT)}, {it}" for it in found)
-    assert not found, f"{told}\n{claims.RENEW}"
+    listed = "\n".join(f"{page.relative_to(ROOT)}, {it}" for it in found)
+    assert not found, f"{listed}\n{claims.RENEW}"
 
 
 def page(**facts: str) -> str:
@@ -149,13 +149,13 @@ class TestCheckout:
         first = product(root)
         self.commit(root, claims.PAGE, self.table(first))
         self.commit(root, f"{PACKAGE}/code.py", "2")
-        told = claims.withdrawn(root)
-        assert f"is of commit {first.commit[:10]}, 2026-11-26: `git show " in told
-        holder = told.partition("`git show ")[2].partition(":")[0]
+        text = claims.withdrawn(root)
+        assert f"is of commit {first.commit[:10]}, 2026-11-26: `git show " in text
+        holder = text.partition("`git show ")[2].partition(":")[0]
         assert git("show", f"{holder}:{claims.PAGE}", root=root) == self.table(first).strip()
-        now = self.commit(root, claims.PAGE, claims.written(self.table(first), told))
+        now = self.commit(root, claims.PAGE, claims.written(self.table(first), text))
         assert claims.problems((root / claims.PAGE).read_text(), now, root) == []
-        assert claims.withdrawn(root) == told  # once more: the same
+        assert claims.withdrawn(root) == text  # the second time: the same
 
     def test_before_the_first_table_there_is_nothing_to_show(self, root: Path) -> None:
         assert claims.withdrawn(root) == "Not run with the code of this commit."

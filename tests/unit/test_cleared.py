@@ -1,4 +1,4 @@
-"""Who has cleared a field of a batch, on a class that stands for SGLang's."""
+"""Which code has cleared a field of a batch, on a class that stands for SGLang's."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Batch:
 
 @pytest.fixture
 def batch(monkeypatch: pytest.MonkeyPatch) -> Batch:
-    monkeypatch.setattr(Batch, "__setattr__", object.__setattr__)  # put back after the test
+    monkeypatch.setattr(Batch, "__setattr__", object.__setattr__)  # restored after the test
     watch(Batch)
-    watch(Batch)  # once is enough
+    watch(Batch)  # a second call changes nothing
     return Batch()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_pprank.errors import SeamMissing
 from pytest_pprank.sglang.compat import batches, disagg, model, pipeline, pools, requests, start
-from pytest_pprank.sglang.compat import scheduler as held
+from pytest_pprank.sglang.compat import scheduler as compat_scheduler
 from pytest_pprank.sglang.compat.profiler import predict_chunk, run_again
 
 
@@ -98,7 +98,7 @@ class TestRequests:
     def test_holds_kv(self, req: Any, holds: bool) -> None:
         assert requests.holds_kv(req) is holds
 
-    def _told(self, req: Any, name: str) -> list[tuple[int, ...]]:
+    def _record_calls(self, req: Any, name: str) -> list[tuple[int, ...]]:
         calls: list[tuple[int, ...]] = []
         setattr(req, name, lambda *args: calls.append(args))
         return calls
@@ -107,8 +107,8 @@ class TestRequests:
     def test_extend(self, chunk: int | None, end: int, cuts: bool) -> None:
         ids = {"full_untruncated_fill_ids": range(10)}
         old, mid = (_req(prefix_indices=[0, 1], **ids) for _ in range(2))
-        inputs = self._told(old, "set_extend_input_len")
-        ranges = self._told(mid, "set_extend_range")
+        inputs = self._record_calls(old, "set_extend_input_len")
+        ranges = self._record_calls(mid, "set_extend_range")
         new = _req(prefix_len=2, extend_end=0, **ids)
         assert [requests.set_extend(req, chunk) for req in (old, mid, new)] == [cuts] * 3
         assert (inputs, old.fill_len) == ([(end - 2,)], end)
@@ -184,29 +184,29 @@ class TestScheduler:
     def test_what_is_pending(self) -> None:
         running, done = self._batch("a"), self._batch("b", finished=True)
         plain = SimpleNamespace(waiting_queue=[SimpleNamespace(rid="w")], running_batch=running)
-        assert [req.rid for req in held.pending_requests(plain)] == ["w", "a"]
+        assert [req.rid for req in compat_scheduler.pending_requests(plain)] == ["w", "a"]
         plain.chunked_req, plain.running_mbs = SimpleNamespace(rid="c"), [done, None, running]
         plain.running_batch = None
-        assert [req.rid for req in held.pending_requests(plain)] == ["w", "c", "a"]
+        assert [req.rid for req in compat_scheduler.pending_requests(plain)] == ["w", "c", "a"]
 
     def test_batches_and_slots(self) -> None:
         one, none = self._batch("a"), self._batch()
         plain = SimpleNamespace(running_batch=one, last_batch=none)
-        assert dict(held.batches_of(plain)) == {"running_batch": one}
-        assert list(held.slots_of(plain)) == []
-        assert held.microbatch_pairs(plain) == [(none, one)]
+        assert dict(compat_scheduler.batches_of(plain)) == {"running_batch": one}
+        assert list(compat_scheduler.slots_of(plain)) == []
+        assert compat_scheduler.microbatch_pairs(plain) == [(none, one)]
         pipe = SimpleNamespace(mbs=[None, one], running_mbs=[none, one])
-        assert dict(held.slots_of(pipe)) == {"mbs[1]": one, "running_mbs[1]": one}
-        assert held.microbatch_pairs(pipe) == [(None, none), (one, one)]
-        assert len(held.microbatches_of(pipe)) == 2
+        assert dict(compat_scheduler.slots_of(pipe)) == {"mbs[1]": one, "running_mbs[1]": one}
+        assert compat_scheduler.microbatch_pairs(pipe) == [(None, none), (one, one)]
+        assert len(compat_scheduler.microbatches_of(pipe)) == 2
 
     def test_others(self) -> None:
         plain = SimpleNamespace()
-        assert held.chunked_request_of(plain) is None
-        assert held.waiting_for_grammar(plain) == []
-        assert not held.is_hybrid(plain)
-        assert not held.is_scheduler(plain)
-        held.reset_estimates(plain)
+        assert compat_scheduler.chunked_request_of(plain) is None
+        assert compat_scheduler.waiting_for_grammar(plain) == []
+        assert not compat_scheduler.is_hybrid(plain)
+        assert not compat_scheduler.is_scheduler(plain)
+        compat_scheduler.reset_estimates(plain)
         resets: list[int] = []
         full = SimpleNamespace(
             grammar_manager=SimpleNamespace(grammar_queue=[1, 2]),
@@ -214,10 +214,10 @@ class TestScheduler:
             token_to_kv_pool_allocator=None,
             new_token_ratio_tracker=SimpleNamespace(reset=lambda: resets.append(1)),
         )
-        assert held.waiting_for_grammar(full) == [1, 2]
-        assert held.is_hybrid(full)
-        assert held.is_scheduler(full)
-        held.reset_estimates(full)
+        assert compat_scheduler.waiting_for_grammar(full) == [1, 2]
+        assert compat_scheduler.is_hybrid(full)
+        assert compat_scheduler.is_scheduler(full)
+        compat_scheduler.reset_estimates(full)
         assert resets == [1]
 
     def test_between_stages(self) -> None:

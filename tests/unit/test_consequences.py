@@ -1,4 +1,4 @@
-"""What follows from another rank's end is told apart from a first cause."""
+"""Consequences of another rank's end are distinguished from a first cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a test may take, at times of our own."""
+"""How long a test may take, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_pprank.controller.run.deadlines import Deadlines
 
 @pytest.fixture
 def deadlines() -> Deadlines:
-    """Those of a test that begins at 100 seconds."""
+    """Return the deadlines of a test that begins at second 100."""
     return Deadlines(timeout=60, grace=5, now=100)
 
 

@@ -1,7 +1,7 @@
-"""README and docs: generated tables are up to date, links lead somewhere, no block is left unrun.
+"""README and docs: generated tables are up to date, links work, no block is left unrun.
 
-What blocks do when they are run is in tests/behaviour/test_docs_run.py (torch alone) and
-tests/sglang/test_docs_on_sglang.py.
+tests/behaviour/test_docs_run.py (torch only) and tests/sglang/test_docs_on_sglang.py run the
+blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from documentation.tables import TABLES
 
 PAGES = [pytest.param(it, id=it.stem) for it in pages.pages()]
 MOST_LINES = 120
-"""Of README: a screen or two."""
+"""Length limit of README: a screen or two."""
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -44,10 +44,10 @@ def extend(iteration: int, start: int, end: int, rid: str = "a") -> Forward:
 @pytest.mark.parametrize(
     "forwards",
     [
-        [decode(8), decode(9)],  # before it has come
+        [decode(8), decode(9)],  # before the abort has arrived
         [decode(10)],  # the slot whose turn it was
         [decode(11)],
-        [extend(10, 0, 9, "b"), extend(12, 0, 9, "b"), decode(14)],  # prompts of others went first
+        [extend(10, 0, 9, "b"), extend(12, 0, 9, "b"), decode(14)],  # prompts of others came first
     ],
 )
 def test_what_it_may_still_run(forwards: list[Forward]) -> None:
@@ -60,7 +60,7 @@ def test_what_it_may_still_run(forwards: list[Forward]) -> None:
     "forward",
     [
         extend(20, 0, 1),  # the one token of a request that waited for its grammar
-        extend(20, 0, PROMPT + 3),  # computed again after a retraction
+        extend(20, 0, PROMPT + 3),  # recomputed after a retraction
         decode(20),  # the same on decode, which has kept its KV
     ],
 )
@@ -89,7 +89,7 @@ def test_what_it_may_not_run(forwards: list[Forward], words: str) -> None:
         aborts.ran("pp", view(30, stage=1), forwards)
     assert "the abort of a was lost, or is late: it arrived in iteration 10" in str(error.value)
     assert words in str(error.value)
-    aborts.ran("pp", view(30), forwards)  # told once
+    aborts.ran("pp", view(30), forwards)  # it is reported once
 
 
 def test_stages_are_counted_each_by_itself() -> None:
@@ -134,10 +134,10 @@ def test_reason_that_is_overwritten_while_it_is_held_and_when_it_has_gone() -> N
     watch.look([held, gone, gone])
     held.finished_reason = FINISH_LENGTH()
     watch.look([held, gone])
-    assert watch.fresh() == ()
+    assert watch.take_new() == ()
     held.finished_reason, gone.finished_reason = FINISH_ABORT(), FINISH_LENGTH()
     watch.look([held])
-    changes = watch.fresh()
+    changes = watch.take_new()
     with pytest.raises(ReasonChanged) as error:
         check_reasons([("stage 1", changes)])
     assert str(error.value).splitlines()[1:3] == [
@@ -145,4 +145,4 @@ def test_reason_that_is_overwritten_while_it_is_held_and_when_it_has_gone() -> N
         "stage 1: gone had ended by FINISH_ABORT, and now by FINISH_LENGTH",
     ]
     watch.look([held])
-    assert watch.fresh() == ()
+    assert watch.take_new() == ()

@@ -1,4 +1,4 @@
-"""A cause of death is told only where something speaks for it."""
+"""A cause of death is reported only if there is evidence for it."""
 
 from __future__ import annotations
 

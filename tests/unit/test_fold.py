@@ -1,4 +1,4 @@
-"""Lines that ranks have in common are told once, where that is shorter and can be read."""
+"""Lines that ranks have in common are shown once, if that is shorter and still readable."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ STDOUT = "Captured stdout call"
 
 
 def fold(*texts: str, title: str = STDOUT) -> list[tuple[str, list[int]]]:
-    """Fold the section of each rank; returns what is shown of them, in order."""
-    told: dict[tuple[str, str], list[int]] = {}
+    """Fold the section of each rank; return what is shown of them, in order."""
+    sections: dict[tuple[str, str], list[int]] = {}
     for rank, text in enumerate(texts):
-        told.setdefault((title, text), []).append(rank)
-    return [(text, list(ranks)) for _, text, ranks in fold_equal_lines(told)]
+        sections.setdefault((title, text), []).append(rank)
+    return [(text, list(ranks)) for _, text, ranks in fold_equal_lines(sections)]
 
 
 def as_it_is(*texts: str) -> list[tuple[str, list[int]]]:
@@ -24,7 +24,7 @@ def as_it_is(*texts: str) -> list[tuple[str, list[int]]]:
 
 
 def of_rank(shown: str, rank: int, width: int = 3) -> list[str]:
-    """The lines of a rank, out of a folded section."""
+    """Return the lines of one rank in a folded section."""
     split = [(line[:width].strip(), line[width + 3 :]) for line in shown.splitlines()]
     return [text for who, text in split if who == "all" or str(rank) in who.split(",")]
 
@@ -63,9 +63,9 @@ def test_a_prefix_that_is_the_same_stays() -> None:
     [
         ("from 0\n", "from 1\n"),
         ("one\ntwo\na\n", "one\ntwo\nb\n"),  # too few
-        ("\n\n\n\n\na\n", "\n\n\n\n\nb\n"),  # nothing is told by these
+        ("\n\n\n\n\na\n", "\n\n\n\n\nb\n"),  # these lines carry no information
         ("", "one\ntwo\nthree\n"),
-        # little in common: two texts are easier to read than one of both
+        # few common lines: two texts are easier to read than one merged text
         tuple("one\ntwo\nthree\n" + "".join(f"{r}{i}\n" for i in range(9)) for r in "ab"),
         ("one\ntwo\nthree\n 10%\r 20%\n", "one\ntwo\nthree\n 10%\r 30%\n"),
     ],
@@ -121,15 +121,15 @@ def test_a_section_of_another_plugin_is_left_to_it() -> None:
 
 
 def test_two_sections_of_one_title_stay() -> None:
-    told = {(STDOUT, "one\ntwo\nthree\na\n"): [0], (STDOUT, "one\ntwo\nthree\nb\n"): [0, 1]}
-    assert [text for _, text, _ in fold_equal_lines(told)] == [text for _, text in told]
+    sections = {(STDOUT, "one\ntwo\nthree\na\n"): [0], (STDOUT, "one\ntwo\nthree\nb\n"): [0, 1]}
+    assert [text for _, text, _ in fold_equal_lines(sections)] == [text for _, text in sections]
 
 
 def test_a_folded_section_comes_where_the_first_one_was() -> None:
     said = "one\ntwo\nthree\n{}\n"
-    told = {
+    sections = {
         (STDOUT, said.format(0)): [0],
         ("Captured log call", "x"): [0, 1],
         (STDOUT, said.format(1)): [1],
     }
-    assert [title for title, _, _ in fold_equal_lines(told)] == [STDOUT, "Captured log call"]
+    assert [title for title, _, _ in fold_equal_lines(sections)] == [STDOUT, "Captured log call"]

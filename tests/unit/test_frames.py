@@ -1,4 +1,4 @@
-"""Whose code a frame runs, wherever this plugin lies and whatever its modules are called."""
+"""Whose code a frame runs, wherever this plugin is installed, whatever its modules are called."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _module(path: Path, source: str) -> ModuleType:
 
 @pytest.fixture
 def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package in another place, in which this plugin's filters look."""
+    """Create a package in another place, for which this plugin's filters are set up."""
     package = tmp_path / "elsewhere" / "other_name"
     monkeypatch.setattr(frames, "folders", lambda: folders(package))
     return package
@@ -123,7 +123,7 @@ def test_thread_of_somebody_else_with_that_name_is_shown() -> None:
 
 
 def test_threads_of_ours_have_that_name() -> None:
-    """Those that live while a test runs: else each dump of a hang would begin with them."""
+    """Threads that live during a test have it: else each dump of a hang would begin with them."""
     for place in ("host/link.py", "faults/late_sends.py"):
         assert f"target=self.{frames.SERVICE}" in (PACKAGE / place).read_text()
 

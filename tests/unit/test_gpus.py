@@ -1,4 +1,4 @@
-"""Which GPUs a run may use, on boxes that are folders."""
+"""Which GPUs a run may use, on machines that are simulated by folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECOND_A = "GPU-0bbb1111-2222-3333-4444-555566667777"
 
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
-    """A box with GPUs in the order of the bus; device nodes may be fewer, as in a container."""
+    """Create a machine with GPUs in bus order; device nodes may be fewer, as in a container."""
 
     def make(uuids: Sequence[str], nodes: Iterable[int] | None = None, listed: bool = True) -> Path:
         (tmp_path / "dev").mkdir()
@@ -62,7 +62,7 @@ def keys(root: Path, chosen: str | None = None) -> list[str]:
         (f"{UUIDS[3]},{UUIDS[0]}", [3, 0]),
         ("GPU-2,GPU-0", [2, 0]),  # a prefix is enough
         ("gpu-2", []),
-        ("GPU-", []),  # of more than one
+        ("GPU-", []),  # matches more than one
         ("GPU-f", []),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_prefix_of_two_is_none(box: Box) -> None:
 
 def test_mig_instances(box: Box) -> None:
     root = box(UUIDS)
-    assert keys(root, "MIG-ab-cd,MIG-ef") == ["MIG-ab-cd"]  # CUDA takes no second one
+    assert keys(root, "MIG-ab-cd,MIG-ef") == ["MIG-ab-cd"]  # CUDA ignores further ones
     (gpu,) = visible_gpus({"CUDA_VISIBLE_DEVICES": f"MIG-{UUIDS[0]}/1/0"}, root)
     assert gpu.word == f"MIG-{UUIDS[0]}/1/0"
     assert "/" not in gpu.key
@@ -116,7 +116,7 @@ def test_what_the_ranks_are_shown(box: Box, monkeypatch: pytest.MonkeyPatch) -> 
     root = box(UUIDS)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     leased = visible_gpus(root=root)[1:3]
-    # our own numbers, so the order in which they count is ours to say
+    # numbers that we chose, so CUDA must count in the same order
     assert gpu_environment(leased) == {
         "CUDA_VISIBLE_DEVICES": "1,2",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
@@ -155,7 +155,7 @@ def test_sglang_without_gpus_is_on_what_shows_most(
 
     monkeypatch.setattr(devices, "visible_gpus", lambda: ())
     monkeypatch.setattr(metadata, "version", version)
-    is_known_good = sim.is_known_good.__wrapped__  # not what this process has kept
+    is_known_good = sim.is_known_good.__wrapped__  # without this process's cache
     monkeypatch.setattr(sim, "is_known_good", is_known_good)
     assert devices.choose_device("auto", 2, sglang=True) == device
     assert devices.choose_device("auto", 2) == "cpu"

@@ -1,4 +1,4 @@
-"""A fault that holds a transfer: when it is released, the transfer is through."""
+"""Faults that block a transfer: the release waits until the transfer is complete."""
 
 import threading
 import time
@@ -11,15 +11,15 @@ def test_release_waits_for_what_it_has_held() -> None:
 
     def transfer() -> None:
         under_way.set()
-        fault.hold()
+        fault.block()
         time.sleep(0.2)
         through.set()
-        fault.let_go()
+        fault.unblock()
 
     thread = threading.Thread(target=transfer)
     thread.start()
     under_way.wait()
-    while not fault._held:
+    while not fault._blocked:
         time.sleep(0.001)
     assert not through.is_set()
     fault.release()

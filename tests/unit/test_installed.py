@@ -1,4 +1,4 @@
-"""Which SGLang is meant: a wheel, a checkout on the path, an editable install."""
+"""Which SGLang is found: a wheel, a checkout on the path, an editable install."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_pprank.sglang.static.installed import UNKNOWN, installed
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that comes first on the path, and no SGLang imported."""
+    """Create a folder that comes first on the path, and forget an imported SGLang."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "sglang", raising=False)
     return tmp_path
@@ -118,6 +118,6 @@ def test_one_that_is_too_old_is_refused_and_one_of_unknown_version_is_not(
     root = package(path)
     release.check_installed()
     (root / "_version.py").write_text("__version__ = version = '0.5.12'\n")
-    sys.modules[installed.__module__].look_at.cache_clear()
+    sys.modules[installed.__module__].inspect_package.cache_clear()
     with pytest.raises(UsageError, match=r"sglang 0\.5\.12 is too old"):
         release.check_installed()

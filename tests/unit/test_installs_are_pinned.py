@@ -1,4 +1,4 @@
-"""What tox and CI install is pinned in .ci/constraints*.txt: so a green main stays green."""
+"""What tox and CI install is pinned in .ci/constraints*.txt, so that a green main stays green."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def from_tox_ini() -> list[tuple[str, str]]:
 
 
 def from_pyproject() -> list[tuple[str, str]]:
-    """Without the extra `sglang`, which has locks of its own, and is for users alone."""
+    """Return the requirements, without the extra `sglang`: it has locks, and is for users only."""
     text = (ROOT / "pyproject.toml").read_text()
     lists = re.findall(r"^(requires|dependencies) = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
     assert [name for name, _ in lists] == ["requires", "dependencies"]
@@ -47,7 +47,7 @@ def from_pyproject() -> list[tuple[str, str]]:
 
 
 def from_commands() -> list[tuple[str, str]]:
-    """What `pip install -c` names, in commands of tox.ini and in .ci/run."""
+    """Return what `pip install -c` installs, in commands of tox.ini and in .ci/run."""
     ini = (ROOT / "tox.ini").read_text()
     found = re.findall(r"\{\[locked\]pip_into_suite\} (.+)", ini)
     found += re.findall(r"-m pip .* install -q -c .ci/constraints.txt (.+)", ci_run())
@@ -79,7 +79,7 @@ def test_no_environment_but_newest_installs_what_is_not_pinned() -> None:
     }
     newest = next(name for name in ini.sections() if name.startswith("testenv:newest"))
     assert given == {
-        "testenv": "{[locked]file}",  # all others have it from here, but for that which builds
+        "testenv": "{[locked]file}",  # all others inherit it, except the one that builds
         "testenv:.pkg": "{[locked]file}",
         "testenv:pytest8": "{[locked]file_pytest8}",
         newest: "",

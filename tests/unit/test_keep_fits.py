@@ -1,4 +1,4 @@
-"""When a kept launcher fits a run, who can reach it, and how it is ended."""
+"""When a kept launcher fits a run, who can connect to it, and how it is ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({}, ""),
         ({"TERM": "dumb", "PYTEST_XDIST_WORKER": "gw1"}, ""),
@@ -38,9 +38,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"PATH": None}, "environment variable PATH is gone"),
     ],
 )
-def test_environment(change: dict[str, str | None], told: str) -> None:
+def test_environment(change: dict[str, str | None], expected: str) -> None:
     changed = {k: v for k, v in {**ENVIRONMENT, **change}.items() if v is not None}
-    assert difference(identity(ENVIRONMENT), identity(changed)) == told
+    assert difference(identity(ENVIRONMENT), identity(changed)) == expected
 
 
 def test_values_are_not_told() -> None:
@@ -65,7 +65,7 @@ def test_kinds() -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package that this process has imported, and a module beside it."""
+    """Create a package that this process has imported, and a module beside it."""
     folder = tmp_path / "site"
     made = folder / "kept_package"
     made.mkdir(parents=True)
@@ -143,7 +143,7 @@ def test_nothing_is_left_where_nothing_is_kept(root: Path) -> None:
 
 
 def test_stop(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever the process does: here it is one that does not listen."""
+    """The process is killed whatever it does: this one does not listen."""
     process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     try:
         start = process_start(process.pid)

@@ -1,4 +1,4 @@
-"""Known bugs of SGLang: the file, what tests expect of them, and a run that is judged by them."""
+"""Known bugs of SGLang: the file, what tests expect of them, and judging a run by them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read(tmp_path: Path, text: str) -> tuple[known_bugs.KnownBug, ...]:
 
 @pytest.fixture
 def bugs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Have these known bugs, and this release of SGLang, in place of the real ones."""
+    """Replace the known bugs and the release of SGLang by these."""
 
     def have(text: str, version: str | None) -> tuple[known_bugs.KnownBug, ...]:
         found = read(tmp_path, text)

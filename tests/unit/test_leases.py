@@ -1,4 +1,4 @@
-"""Leases: what one process holds no other gets, however it ends; and nothing stays behind."""
+"""Leases: a lease of one process is given to no other, however the process ends; no file stays."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ def folder(tmp_path: Path) -> LockFolder:
 
 @pytest.fixture
 def queue(folder: LockFolder) -> Queue:
-    def make(timeout: float = 0.01, told: list[str] | None = None, turn: float = 0.0) -> LeaseQueue:
-        said: list[str] = [] if told is None else told
+    def make(
+        timeout: float = 0.01, messages: list[str] | None = None, turn: float = 0.0
+    ) -> LeaseQueue:
+        said: list[str] = [] if messages is None else messages
         return LeaseQueue("our command", timeout, said.append, folder=folder, turn=turn)
 
     return make
@@ -58,7 +60,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def process(
     folder: LockFolder, names: Sequence[str], count: int, code: str = HOLD, **kwargs: Any
 ) -> Iterator[subprocess.Popen[str]]:
-    """Another process with a `queue(timeout)`; it is killed in the end."""
+    """Start another process with a `queue(timeout)`; it is killed at the end."""
     head = f"""
     import os, sys
     from pathlib import Path
@@ -80,7 +82,7 @@ def process(
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
-    """The next line that a process says."""
+    """Return the next line that a process prints."""
     assert process.stdout
     return process.stdout.readline()
 
@@ -89,7 +91,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 def holder(
     folder: LockFolder, names: Sequence[str], count: int | None = None, **kwargs: Any
 ) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the names until it is sent a line."""
+    """Start another process that locks the names until it is sent a line."""
     with process(folder, names, count or len(names), **kwargs) as other:
         said = line_of(other)
         assert said.startswith("held"), said
@@ -127,19 +129,19 @@ def test_what_another_process_holds_is_left_out(queue: Queue, folder: LockFolder
 
 
 def test_waits_and_says_once_who_holds_it(queue: Queue, folder: LockFolder) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     with holder(folder, ["a", "b"]) as other:
 
-        def tell(text: str) -> None:
-            told.append(text)
+        def report(text: str) -> None:
+            messages.append(text)
             print("", file=other.stdin, flush=True)
 
         waiting = queue(timeout=DEADLINE)
-        waiting._show = tell
+        waiting._show = report
         lease = waiting.acquire(["a", "b"], 2)
         lease.release()
         assert line_of(other) == "released\n"
-        (text,) = told
+        (text,) = messages
         assert f"a, b held by pid {other.pid} (" in text
         assert "their command" in text
         assert " since " in text
@@ -149,8 +151,8 @@ def test_waits_and_says_once_who_holds_it(queue: Queue, folder: LockFolder) -> N
 
 def test_gives_up_with_the_names_of_the_holders(queue: Queue, folder: LockFolder) -> None:
     with holder(folder, ["a"]) as other, holder(folder, ["b"]) as third:
-        told: list[str] = []
-        ours = queue(timeout=0.5, told=told)
+        messages: list[str] = []
+        ours = queue(timeout=0.5, messages=messages)
         with pytest.raises(LeaseError) as error:
             ours.acquire(["a", "b", "c"], 2)
         text = str(error.value)
@@ -158,7 +160,7 @@ def test_gives_up_with_the_names_of_the_holders(queue: Queue, folder: LockFolder
         assert f"a held by pid {other.pid} (" in text
         assert f"b held by pid {third.pid} (" in text
         assert "--pprank-lease off" in text
-        assert len(told) == 1  # of many looks
+        assert len(messages) == 1  # for many checks
         with pytest.raises(LeaseError, match="within 0 s"):  # a run waits in vain only once
             ours.acquire(["a"], 1)
         assert folder.names() == ["a", "b"]  # no ticket, and not the free one
@@ -169,7 +171,7 @@ def test_a_lease_dies_with_its_owner(queue: Queue, folder: LockFolder, way: str)
     with holder(folder, ["a", "b"]) as other:
         getattr(other, way)()
         other.wait()
-        assert folder.names() == ["a", "b"]  # nobody was left to remove the files
+        assert folder.names() == ["a", "b"]  # no process was left to remove the files
         lease = queue().acquire(["a"], 1)
         lease.release()
         folder.sweep()
@@ -196,21 +198,21 @@ def test_children_of_the_owner_do_not_keep_its_lease(queue: Queue, folder: LockF
 
 
 def test_all_or_nothing(queue: Queue, folder: LockFolder) -> None:
-    """One who waits for two keeps neither, and gets them both in the end."""
-    told: list[str] = []
+    """A process that waits for two locks keeps neither while it waits, and gets both in the end."""
+    messages: list[str] = []
     with holder(folder, ["b"]) as other, process(folder, ["a", "b"], 2) as waiting:
         wait_for(lambda: folder.names("wait-"), "it waits")
-        # past its ticket: the question is whether it sits on a
+        # bypasses its ticket: the question is whether it holds a
         lock = wait_for(lambda: folder.try_lock("a", note()), "a is free")
         lock.release()
         print("", file=other.stdin, flush=True)
         assert line_of(waiting) == "held a b\n"
         with pytest.raises(LeaseError):
-            queue(told=told).acquire(["a", "b"], 1)
+            queue(messages=messages).acquire(["a", "b"], 1)
 
 
 def test_contenders_never_meet_nor_lock_each_other_out(folder: LockFolder, tmp_path: Path) -> None:
-    """Four processes, each forty times any two of three, with locks that come and go as files."""
+    """Four processes lock any two of three names, forty times each; lock files come and go."""
     code = f"""
     leases._POLL_SECONDS = 0.001
     for _ in range(40):
@@ -270,7 +272,7 @@ def test_a_holder_sees_that_others_wait(queue: Queue, folder: LockFolder) -> Non
     assert not lease.wanted
     with process(folder, ["c"], 1), process(folder, ["a", "b"], 1):
         wait_for(lambda: lease.wanted, "it is wanted")
-        assert not patient.wanted  # its turn is not over
+        assert not patient.wanted  # it keeps its turn
     lease.release()
     patient.release()
     other = queue().acquire(["d"], 1)
@@ -289,7 +291,7 @@ def test_a_dead_owner_is_never_shown(queue: Queue, folder: LockFolder) -> None:
         shown = folder.note("a")
         assert shown
         assert shown.command == "the living"
-        (folder.path / "a.lock").write_bytes(said)  # between its lock and its note, so to say
+        (folder.path / "a.lock").write_bytes(said)  # the state between its lock and its note
         assert json.loads(said)["pid"] == dead.pid
         with pytest.raises(LeaseError, match="a held by a process that cannot be seen from here"):
             queue().acquire(["a"], 1)
@@ -341,8 +343,10 @@ def shared_folder() -> Iterator[LockFolder]:
 
 
 def as_user(number: int, code: str = HOLD) -> str:
-    """`code`, run as another user, after a rehearsal: from then on root's Python may be unreadable,
-    and with it whatever filelock and the standard library import only when they need it.
+    """Return `code` run as another user, after a rehearsal as root.
+
+    The rehearsal imports what filelock and the standard library import only when needed: afterwards
+    root's Python may be unreadable.
     """
     rehearsal = """
     rehearsed = LockFolder(folder.path.with_name(f"rehearsal-{os.getpid()}"))
@@ -357,7 +361,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs to become anothe
 
 @needs_root
 def test_users_share_a_folder(shared_folder: LockFolder) -> None:
-    """Either may have made it; a file that one's killed run has left is used by the other."""
+    """Either user may have created it; a file that one's killed run left is used by the other."""
     folder = shared_folder
     ours = LeaseQueue("ours", 0.01, print, folder=folder)
     lock = folder.try_lock("z", note())
@@ -380,7 +384,7 @@ def test_users_share_a_folder(shared_folder: LockFolder) -> None:
 
 @needs_root
 def test_what_a_killed_run_of_one_user_left_bars_no_other(shared_folder: LockFolder) -> None:
-    """Neither of them is the folder's owner, whom filelock trusts and the kernel lets unlink."""
+    """Neither of them owns the folder; filelock trusts the owner, who alone may unlink files."""
     lock = shared_folder.try_lock("z", note())
     assert lock
     with holder(shared_folder, ["a"], code=as_user(1001)) as killed:
@@ -412,7 +416,7 @@ def test_a_folder_of_another_user(
 
 
 def test_a_file_that_is_not_ours_any_more_is_left_alone(queue: Queue, folder: LockFolder) -> None:
-    """A cleaner of /tmp takes our file away, and another run gets the lock under its name."""
+    """A cleaner of /tmp removes our file, and another run gets the lock under its name."""
     ours = queue().acquire(["a"], 1)
     (folder.path / "a.lock").unlink()
     with holder(folder, ["a"]):

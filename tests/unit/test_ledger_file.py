@@ -1,4 +1,4 @@
-"""The ledger file: read from outside at any moment, whatever state it is in."""
+"""The ledger file: readable from outside at any moment, whatever state it is in."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def record(name: str, state: str, p2p: bool = False, group: str = "0") -> dict[s
 
 
 def test_a_flight_record_tells_what_still_runs() -> None:
-    """The form is that of torch 2.11 on two H200, where only the last of a batch has events."""
+    """The format is that of torch 2.11 on two H200s, where only the last of a batch has events."""
     entries = [
         record("nccl:all_reduce", "completed"),
         record("nccl:send 0->1", "scheduled", p2p=True),
@@ -350,7 +350,7 @@ sys.stdin.read()
 
 
 def test_reserves_its_room_on_the_disk(path: Path) -> None:
-    """A hole in the file that cannot be filled later would be a SIGBUS in the test."""
+    """A hole in the file that cannot be filled later would cause a SIGBUS in the test."""
     LedgerWriter(path, 1)
     assert path.stat().st_size == FILE_BYTES
     assert path.stat().st_blocks * 512 >= FILE_BYTES

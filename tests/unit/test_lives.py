@@ -1,4 +1,4 @@
-"""What watches and what disturbs has one life: who is called when, and what it costs."""
+"""The lifecycle of checks and faults: which methods are called when, and what that costs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Note(Sanitizer):
 
 
 class Plain(Sanitizer):
-    """All as it is."""
+    """Overrides nothing."""
 
 
 class Disturb(Perturbation):

@@ -1,4 +1,4 @@
-"""Ranks attach pytest's log handlers in a cheaper way than pytest; to the same loggers."""
+"""Ranks attach pytest's log handlers to the same loggers as pytest, in a cheaper way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytest_attaches_to_many = pytest.mark.skipif(
 
 @pytest.fixture
 def loggers() -> Iterator[list[logging.Logger]]:
-    """One that propagates, one that does not, one below it, and a name that is no logger yet."""
+    """Return a logger that propagates, one that does not, one below that, and an unused name."""
     found = [logging.getLogger(f"pprank_test.{name}") for name in ("on", "off", "off.x.below")]
     found[1].propagate = False
     yield [logging.getLogger(), *found]
@@ -25,7 +25,7 @@ def loggers() -> Iterator[list[logging.Logger]]:
 
 
 def made_of(catching_logs: type) -> type:
-    """What we make of a `catching_logs` of pytest's; this run's own is not touched for long."""
+    """Return our variant of pytest's `catching_logs`; this run's own is changed only briefly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plugin, "catching_logs", catching_logs)
         _pytest_compat.speed_up_log_capture()

@@ -1,4 +1,4 @@
-"""The markers of a test: merged from the closest out, and refused when they make no sense."""
+"""The markers of a test: merged from the closest outwards, and refused if they make no sense."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _marked(pytester: pytest.Pytester, *marks: str) -> pytest.Item:
 
 def test_closest_marker_wins(pytester: pytest.Pytester) -> None:
     node = _marked(pytester, "pprank(pp=4, timeout=3)", "pprank(pp=2, fresh=True)")
-    mark = read_rank_mark(node)  # of two decorators pytest calls the lower one closer
+    mark = read_rank_mark(node)  # for pytest the lower of two decorators is the closer one
     assert (mark.pp, mark.timeout, mark.fresh) == ((2,), 3.0, True)
 
 

@@ -1,4 +1,4 @@
-"""`tox -e matrix`: which environments, how reports are read, what the page says."""
+"""`tox -e matrix`: which environments, how reports are read, and the text of the page."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_each_lock_has_its_tox_environment(tmp_path: Path) -> None:
     )
     need = "tox.ini: each lock needs its number and its line in testenv:sglang05{...}"
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{need}"
-    told = dict(zip(names, done.stdout.split("[testenv:")[1:], strict=True))
+    sections = dict(zip(names, done.stdout.split("[testenv:")[1:], strict=True))
     for release, name in zip(locked(), names, strict=True):
-        assert f"setup --sglang {release} --yes --no-verify" in told[name], need
-        assert "--pyargs pytest_pprank.suite --pp-size 2" in told[name]
-        assert f"constraints = {ROOT}" in told[name]
-    judged = [name for name in names if "known-bugs --judge" in told[name]]
+        assert f"setup --sglang {release} --yes --no-verify" in sections[name], need
+        assert "--pyargs pytest_pprank.suite --pp-size 2" in sections[name]
+        assert f"constraints = {ROOT}" in sections[name]
+    judged = [name for name in names if "known-bugs --judge" in sections[name]]
     assert judged == ["sglang0519"]
-    # what pytest's exit code is does not count there; not every tox shows the dash
+    # the dash makes tox ignore pytest's exit code there; not every tox shows it
     (suite,) = (line for line in (ROOT / "tox.ini").read_text().splitlines() if "0519: -" in line)
     assert suite.split() == ["sglang0519:", "-", "{[sglang]suite}"]
 
@@ -177,11 +177,11 @@ def test_the_page_has_a_claim_and_names_what_is_not_green(report: Path) -> None:
 
 
 class TestStore:
-    """Runs whose tox is a script in its place."""
+    """Runs with a script instead of tox."""
 
     @pytest.fixture
     def tox(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-        """A script that stands for tox: run with the folder of reports as working folder."""
+        """Create a script that replaces tox; its working folder is the folder of reports."""
         script = tmp_path / "tox.sh"
         real = subprocess.Popen
 
@@ -189,7 +189,7 @@ class TestStore:
             return real(["sh", str(script), *words[words.index("-e") + 1 :]], **rest)
 
         monkeypatch.setattr(subprocess, "Popen", popen)
-        monkeypatch.setattr(runs, "end_descendants", lambda: None)  # other tests have some, too
+        monkeypatch.setattr(runs, "end_descendants", lambda: None)  # other tests have some
         return script
 
     def reports(self, work: Path, script: Path, report: Path, code: int) -> None:
@@ -264,7 +264,7 @@ def test_a_run_ends_with_all_its_processes(tmp_path: Path, deadline: str, ends: 
 class TestCommand:
     @pytest.fixture
     def written(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """What would be written into the page."""
+        """Return the list that receives what would be written into the page."""
         pages: list[str] = []
         monkeypatch.setattr(command, "_write", pages.append)
         monkeypatch.setattr(command, "product", lambda: NOW)
@@ -272,7 +272,7 @@ class TestCommand:
         return pages
 
     def suite(self, monkeypatch: pytest.MonkeyPatch, report: Path, code: int = 0) -> list[str]:
-        """Let each run end with `code` and this report; returns the runs there were."""
+        """Let each run end with `code` and this report; return the list of runs."""
         calls: list[str] = []
 
         def ended(store: Store, release: str, device: str, _deadline: float) -> Run:

@@ -1,4 +1,4 @@
-"""Meetings take place when all have come, and are called off the moment that is impossible."""
+"""Meetings take place when all ranks have come, and are cancelled once that is impossible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_pprank.protocol.messages import Exchange, Exchanged
 
 
 class Answers(dict[int, Exchanged]):
-    """Remembers what each rank was answered."""
+    """Records the answer to each rank."""
 
     def __call__(self, ranks: Iterable[int], message: Exchanged) -> None:
         assert not self.keys() & set(ranks), "answered twice"
@@ -58,7 +58,7 @@ def test_a_waiting_rank_is_released_when_a_peer_is_through(answers: Answers) -> 
     assert list(answers) == [1]
     assert "rank 0 is through with call (failed)" in answers[1].error
     answers.clear()
-    # ... and the one that is through still meets the others at the end of the phase
+    # ... and the rank that has finished still meets the others at the end of the phase
     meetings.arrive(1, phase_end("call", "failed"))
     meetings.arrive(2, phase_end("call"))
     assert not answers[0].error

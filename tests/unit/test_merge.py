@@ -14,16 +14,16 @@ from pytest_pprank.report.verdicts import RankDied, RanksDiverged, Trouble
 from pytest_pprank.topology import Topology
 
 Merged = Callable[..., dict[str, Any]]
-"""The reports by phase: what `longrepr` is depends on the outcome."""
+"""The reports by phase; the type of `longrepr` depends on the outcome."""
 
 PLAN = Plan(Topology(2, "cpu", {}), fresh=False, timeout=1.0)
 
 
 @pytest.fixture
 def merged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Merged:
-    """Run a test in this process once per rank, and merge what it reports."""
+    """Run a test in this process once per rank, and merge the reports."""
 
-    # the files of two ranks differ in nothing that a bytecode cache looks at
+    # a bytecode cache could not distinguish the files of two ranks
     monkeypatch.setattr("sys.dont_write_bytecode", True)
 
     def merge(
@@ -144,7 +144,7 @@ def test_skips(merged: Merged, body: str) -> None:
 
 def test_an_imperative_xfail_on_one_rank_is_a_disagreement(merged: Merged) -> None:
     call = merged("pass", "pytest.xfail('known')")["call"]
-    assert call.outcome == "failed"  # rank 0 knew nothing of it and passed
+    assert call.outcome == "failed"  # rank 0 did not know of it and passed
     assert "rank 1 xfailed: " in call.longreprtext
 
 
@@ -166,7 +166,7 @@ def test_trouble_without_reports(merged: Merged) -> None:
 def test_a_victim_does_not_hide_the_trouble(merged: Merged) -> None:
     trouble = RankDied(rank=1, place="call", how="killed by SIGKILL")
     peer = "from pytest_pprank.errors import PeerError; raise PeerError('in vain')"
-    # a stand-in for a rank without a report of its call: both have nothing but that
+    # a stand-in for a rank without a report of its call: both ranks have only this report
     call = merged(peer, peer, troubles=[trouble], phases=("call",))["call"]
     assert call.longrepr.reprcrash.message.startswith("rank died: rank 1 died")
     assert "ranks 0,1 failed as a consequence" in call.longreprtext
@@ -218,5 +218,5 @@ def test_errors_of_ours_lead_with_what_they_say(merged: Merged) -> None:
 
 def test_a_revert_is_told_once_in_a_failure(merged: Merged) -> None:
     call = merged("assert 0", "assert 0", reverted=("26883: some fix",))["call"]
-    told = [text for _, text in call.sections] + call.longreprtext.splitlines()
-    assert sum("reverted: 26883" in text for text in told) == 1
+    texts = [text for _, text in call.sections] + call.longreprtext.splitlines()
+    assert sum("reverted: 26883" in text for text in texts) == 1

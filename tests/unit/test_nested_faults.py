@@ -1,4 +1,4 @@
-"""Two faults of one method: each may be released first, and nothing of them stays."""
+"""Two faults of one method: either may be released first, and nothing of them remains."""
 
 from __future__ import annotations
 

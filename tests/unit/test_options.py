@@ -1,4 +1,4 @@
-"""What the command line may say, and what it is told when it says something else."""
+"""What the command line accepts, and the message for anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ranks print is read without end and kept within bounds."""
+"""Output of ranks is read to its end and kept within bounds."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_a_tail_makes_junk_readable() -> None:
 
 
 @pytest.fixture
-def heard() -> list[tuple[int, str, bytes]]:
+def received() -> list[tuple[int, str, bytes]]:
     return []
 
 
 @pytest.fixture
-def pipes(tmp_path: Path, heard: list[tuple[int, str, bytes]]) -> Iterator[RankPipes]:
-    made = RankPipes(tmp_path, 2, [lambda *said: heard.append(said)])
+def pipes(tmp_path: Path, received: list[tuple[int, str, bytes]]) -> Iterator[RankPipes]:
+    made = RankPipes(tmp_path, 2, [lambda *said: received.append(said)])
     yield made
     made.close()
 
@@ -60,14 +60,14 @@ def write(tmp_path: Path, rank: int, stream: str, data: bytes) -> None:
 
 
 def test_each_rank_and_stream_has_its_own(
-    pipes: RankPipes, tmp_path: Path, heard: list[tuple[int, str, bytes]]
+    pipes: RankPipes, tmp_path: Path, received: list[tuple[int, str, bytes]]
 ) -> None:
     write(tmp_path, 0, "stdout", b"out")
     write(tmp_path, 1, "stderr", b"err")
     assert pipes.take(0) == {"stdout": "out"}
     assert pipes.take(1) == {"stderr": "err"}
     assert pipes.take(1) == {}
-    assert heard == [(0, "stdout", b"out"), (1, "stderr", b"err")]
+    assert received == [(0, "stdout", b"out"), (1, "stderr", b"err")]
 
 
 def test_a_flood_is_read_while_it_comes(pipes: RankPipes, tmp_path: Path) -> None:

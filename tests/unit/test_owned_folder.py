@@ -1,4 +1,4 @@
-"""Folders that are known by a lock: the next process tells leftovers from those in use."""
+"""Folders identified by a lock: the next process distinguishes leftovers from those in use."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_one_in_use_stays_while_any_user_lives(tmp_path: Path) -> None:
     assert removed(tmp_path) == []
     second.remove()
     assert not second.path.exists()
-    second.remove()  # again: nothing to do
+    second.remove()  # the second time there is nothing to do
 
 
 def test_what_is_not_of_this_kind_stays(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_it_is_named_while_it_is_still_there(tmp_path: Path) -> None:
     (tmp_path / "it-12345678").mkdir()
     for path in remove_leftovers("it-", tmp_path):
         assert path.is_dir()
-        with pytest.raises(FileNotFoundError):  # for whoever comes too late
+        with pytest.raises(FileNotFoundError):  # for a process that comes too late
             OwnedFolder(path)
     with pytest.raises(FileNotFoundError):
         OwnedFolder(tmp_path / "it-12345678")
@@ -71,7 +71,7 @@ def test_one_that_is_removed_between_opening_and_locking_is_not_ours(
 
     def late(fd: int, how: int) -> None:
         path.rmdir()
-        path.mkdir()  # another one of that name
+        path.mkdir()  # another folder of that name
         lock(fd, how)
 
     monkeypatch.setattr(fcntl, "flock", late)

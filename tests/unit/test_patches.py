@@ -1,4 +1,4 @@
-"""Attributes of other people's objects are replaced and restored in one way."""
+"""Attributes of other code's objects are replaced and restored in one way."""
 
 from __future__ import annotations
 
@@ -53,4 +53,4 @@ def test_what_somebody_has_wrapped_is_left_to_them() -> None:
     assert theirs()
     assert thing.f() == "ours"
     assert ours()
-    assert not ours()  # again: nothing to do
+    assert not ours()  # the second time there is nothing to do

@@ -1,4 +1,4 @@
-"""What is drawn from a seed, who runs under what, and what a failure says of it."""
+"""What is drawn from a seed, which perturbations run, and what a failure says about them."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_other_seed_other_schedule(other: tuple[int, str, str, int]) -> None:
 
 
 def test_events_of_one_name_do_not_shift_those_of_another() -> None:
-    """Which of two threads comes first is a matter of time."""
+    """Which of two threads comes first depends on timing."""
     assert sorted(drawn(Dice(7), "aabb")) == sorted(drawn(Dice(7), "baab"))
     assert drawn(Dice(7), "aabb")[2:] == drawn(Dice(7), "bb")
 
 
 def test_schedule_is_the_same_in_all_versions() -> None:
-    """A seed that somebody has written down must not turn into another one."""
+    """A seed that a user has written down must keep its meaning."""
     drawn = Dice(7, "test_it", "skew", 0).draw("iteration")
     assert drawn == pytest.approx(0.6360986262941953, abs=1e-15)
 

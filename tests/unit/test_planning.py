@@ -81,7 +81,7 @@ def test_tests_of_one_topology_run_together_in_the_users_order(pytester: pytest.
 
 def test_no_size_says_both_ways_of_giving_one(pytester: pytest.Pytester) -> None:
     items = collect(pytester)
-    items[0].config.option.collectonly = False  # looking at tests needs no size
+    items[0].config.option.collectonly = False  # listing tests needs no size
     with pytest.raises(UsageError) as e:
         make_plans(items[0].config, items)
     for words in ("--pp-size N", "@pytest.mark.pprank(pp=N)", "pp_size = N", "test_fixture"):

@@ -1,4 +1,4 @@
-"""What a rank brings to a meeting."""
+"""What a rank may contribute to a meeting."""
 
 from __future__ import annotations
 

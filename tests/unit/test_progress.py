@@ -1,4 +1,4 @@
-"""The words about a start stand in the terminal's line for a while, and leave no trace."""
+"""Messages about a start appear in the terminal's line for a while, and leave no trace."""
 
 from __future__ import annotations
 

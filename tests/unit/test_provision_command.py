@@ -1,4 +1,4 @@
-"""The set-up command line, in processes of its own where its exit code counts."""
+"""The setup command line, in separate processes where its exit code matters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_pprank.sglang.static.installed import Installed
 
 
 def use(monkeypatch: pytest.MonkeyPatch, here: Facts, *, offers: bool = False) -> None:
-    """Let the command see the machine `here`, without asking pip or the network."""
+    """Make the command see the machine `here`, without asking pip or the network."""
     monkeypatch.setattr(facts, "gather", lambda _: here)
     monkeypatch.setattr(facts, "pip_offers", lambda _: offers)
     monkeypatch.setattr(facts, "index_answers", lambda: False)
@@ -26,7 +26,7 @@ def use(monkeypatch: pytest.MonkeyPatch, here: Facts, *, offers: bool = False) -
 
 
 def pip_says(monkeypatch: pytest.MonkeyPatch, *results: Result) -> list[list[str]]:
-    """Let pip end with `results`, one after the other; return the arguments it got."""
+    """Make pip end with `results`, one after the other; return the list of its arguments."""
     calls: list[list[str]] = []
     left = list(results)
 
@@ -60,8 +60,8 @@ def test_a_bad_command_line_says_what_is_allowed(
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert [word for word in words if word not in told] == []
+    err = capsys.readouterr().err
+    assert [word for word in words if word not in err] == []
 
 
 def test_an_installed_sglang_is_left_alone(
@@ -79,8 +79,8 @@ def test_another_sglang_than_the_installed_one_is_a_usage_error(
 ) -> None:
     use(monkeypatch, Facts(sglang="0.5.17", torch="2.11.0", gpu=False, installed={}))
     assert main(["setup", "--sglang", "0.5.18"]) == 2
-    told = capsys.readouterr().err
-    assert "SGLang 0.5.18 was asked for, SGLang 0.5.17 is installed here and set-up never" in told
+    err = capsys.readouterr().err
+    assert "SGLang 0.5.18 was asked for, SGLang 0.5.17 is installed here and set-up never" in err
 
 
 def test_the_release_that_was_asked_for_is_installed(
@@ -88,9 +88,9 @@ def test_the_release_that_was_asked_for_is_installed(
 ) -> None:
     use(monkeypatch, BARE, offers=True)
     assert main(["setup", "--sglang", "0.5.17", "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "installing SGLang 0.5.17 without its CUDA packages" in told
-    assert "0.5.17.txt" in told
+    out = capsys.readouterr().out
+    assert "installing SGLang 0.5.17 without its CUDA packages" in out
+    assert "0.5.17.txt" in out
 
 
 def test_the_lock_of_a_file_is_installed(
@@ -100,10 +100,10 @@ def test_the_lock_of_a_file_is_installed(
     lock.write_text("# requires-python: >=3.10\ntorch==2.99.0\nsglang==0.5.99\n")
     use(monkeypatch, BARE, offers=True)
     assert main(["setup", "--lock", str(lock), "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "installing SGLang 0.5.99 without its CUDA packages" in told
-    assert str(lock) in told
-    assert "torch==2.99.0+cpu" in told
+    out = capsys.readouterr().out
+    assert "installing SGLang 0.5.99 without its CUDA packages" in out
+    assert str(lock) in out
+    assert "torch==2.99.0+cpu" in out
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_a_file_that_is_no_lock_for_this_python_is_a_usage_error(
     if text is not None:
         lock.write_text(text)
     assert main(["setup", "--lock", str(lock), "--dry-run"]) == 2
-    told = capsys.readouterr().err
-    assert f"--lock {lock}: " in told
-    assert words in told
+    err = capsys.readouterr().err
+    assert f"--lock {lock}: " in err
+    assert words in err
 
 
 @pytest.fixture
@@ -143,11 +143,11 @@ def test_a_checkout_gets_what_the_release_before_it_needs(
     use(monkeypatch, BARE, offers=True)
     calls = pip_says(monkeypatch)
     assert main(["setup", "--sglang", str(checkout / inside), "--dry-run"]) == 0
-    told = capsys.readouterr().out
+    out = capsys.readouterr().out
     assert calls == []
-    assert "installing what SGLang 0.5.17 without its CUDA packages needs; torch: " in told
-    assert "grep -vE '^(sglang)=='" in told
-    assert f"and the SGLang of {checkout / 'python'}, by a .pth file" in told
+    assert "installing what SGLang 0.5.17 without its CUDA packages needs; torch: " in out
+    assert "grep -vE '^(sglang)=='" in out
+    assert f"and the SGLang of {checkout / 'python'}, by a .pth file" in out
 
 
 def test_a_checkout_is_added_after_what_it_needs(
@@ -276,10 +276,10 @@ def test_a_failing_pip_is_quoted_with_advice(
     use(monkeypatch, BARE, offers=True)
     pip_says(monkeypatch, Result(1, "WARNING: Location 'x' is ignored\nERROR: disk full\n", 1.0))
     assert main(["setup"]) == 1
-    told = capsys.readouterr().err
-    assert "ERROR: disk full" in told
-    assert "Location" not in told
-    assert "--dry-run" in told
+    err = capsys.readouterr().err
+    assert "ERROR: disk full" in err
+    assert "Location" not in err
+    assert "--dry-run" in err
 
 
 def test_a_failing_wheel_index_is_left_out_the_second_time(

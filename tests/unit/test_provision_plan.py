@@ -1,4 +1,4 @@
-"""What set-up decides, from what is so on the machine; no network, nothing installed."""
+"""What setup decides from facts about the machine; no network, nothing installed."""
 
 from __future__ import annotations
 

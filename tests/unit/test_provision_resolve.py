@@ -1,4 +1,4 @@
-"""What a lock is resolved from: the roots, at the versions that SGLang's metadata asks for."""
+"""What a lock is resolved from: the roots, at the versions that SGLang's metadata requires."""
 
 from __future__ import annotations
 

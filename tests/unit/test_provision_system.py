@@ -16,7 +16,7 @@ LACKS = "ImportError: libibverbs.so.1: cannot open shared object file: No such f
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """A machine whose Mooncake lacks libibverbs; apt-get notes its arguments in the list."""
+    """Simulate a machine whose Mooncake lacks libibverbs; apt-get appends its arguments here."""
     calls: list[str] = []
 
     def apt(command: list[str]) -> str:
@@ -40,9 +40,9 @@ def agree(command: str) -> bool:
 
 
 def test_root_is_asked_and_may_say_no(machine: list[str]) -> None:
-    told = system.complete_mooncake(print, lambda _: False, dry=False)
+    advice = system.complete_mooncake(print, lambda _: False, dry=False)
     assert machine == []
-    assert told.endswith("apt-get install -y libibverbs1 (or, as root: setup --yes)")
+    assert advice.endswith("apt-get install -y libibverbs1 (or, as root: setup --yes)")
 
 
 def test_packages_are_those_that_apt_would_bring(tmp_path: Path) -> None:
@@ -61,16 +61,16 @@ def test_root_installs_after_an_update_of_the_lists(machine: list[str]) -> None:
 
 def test_others_are_told_the_command(machine: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    told = system.complete_mooncake(print, agree, dry=False)
+    advice = system.complete_mooncake(print, agree, dry=False)
     assert machine == []
-    assert told.endswith("run as root: apt-get update && apt-get install -y libibverbs1")
-    assert "\n" not in told
+    assert advice.endswith("run as root: apt-get update && apt-get install -y libibverbs1")
+    assert "\n" not in advice
 
 
 def test_failure_of_apt_is_told(machine: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "_apt", lambda command: f"no {command[1]}")
-    told = system.complete_mooncake(print, agree, dry=False)
-    assert "apt-get install -y libibverbs1 (apt-get said: no update)" in told
+    advice = system.complete_mooncake(print, agree, dry=False)
+    assert "apt-get install -y libibverbs1 (apt-get said: no update)" in advice
     assert machine == []
 
 
@@ -92,8 +92,8 @@ def test_package_that_is_missing_is_told(
     machine: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mooncake, "installed", lambda: False)
-    told = system.complete_mooncake(print, agree, dry=False)
-    assert "pip install --no-deps mooncake-transfer-engine-non-cuda" in told
+    advice = system.complete_mooncake(print, agree, dry=False)
+    assert "pip install --no-deps mooncake-transfer-engine-non-cuda" in advice
     assert machine == []
 
 

@@ -1,4 +1,4 @@
-"""What users import from `pytest_pprank`, and what a typo in it gets."""
+"""What users import from `pytest_pprank`, and the error for a typo in it."""
 
 from __future__ import annotations
 

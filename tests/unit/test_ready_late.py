@@ -1,6 +1,4 @@
-"""A room of prefill that is heard of late, where the stages agree through a store: when its news,
-which is kept back, is let go.
-"""
+"""A prefill room whose status "ready" is delayed, if the stages agree through a store."""
 
 from __future__ import annotations
 
@@ -22,12 +20,12 @@ class Poll(IntEnum):
 
 
 class Fault:
-    """What the fault is to do, kept."""
+    """Stands in for a Fault, and records its actions."""
 
     def __init__(self) -> None:
         self.each_iteration: list[Callable[[], None]] = []
 
-    def afterwards(self, call: Callable[[], None]) -> None:
+    def on_release(self, call: Callable[[], None]) -> None:
         self.over = call
 
     def replace(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
@@ -37,7 +35,7 @@ class Fault:
 @pytest.mark.parametrize(
     ("later", "after"),
     [
-        # a sender is made when decode has announced the room: SGLang takes the higher one
+        # a sender is created when decode has announced the room: SGLang takes the higher status
         (Poll.Bootstrapping, [Poll.Bootstrapping, Poll.WaitingForInput]),
         (Poll.Failed, [Poll.Failed]),
         (Poll.Transferring, [Poll.Transferring]),

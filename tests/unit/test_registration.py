@@ -1,4 +1,4 @@
-"""What a plugin may register, what it is told when it may not, and how long it is known."""
+"""What a plugin may register, the errors for anything else, and how long it is known."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FAULT = FaultRow("odd", "of a test", Odd)
 
 
 class Config:
-    """As much of pytest's as a registration needs."""
+    """The part of pytest's config that a registration needs."""
 
     def __init__(self) -> None:
         self.plugins = pluggy.PluginManager("pytest")
@@ -67,7 +67,7 @@ class Config:
         self.plugins.register(plugin)
 
     def take(self, *, strict: bool = True, **rows: Any) -> None:
-        """Register one plugin, and take its rows in."""
+        """Register one plugin, and add its rows."""
         self.add(**rows)
         register(self, strict=strict)  # type: ignore[arg-type]
 
@@ -162,8 +162,8 @@ def test_evidence_of_both_is_compared(config: Config) -> None:
     findings.add_results(0, json.dumps({"evidence": evidence, "counts": {}, "abandoned": False}))
     findings.add_results(1, "")
     findings.compare()
-    told = [seen.finding.text.partition("\n")[0] for seen in findings.all()]
-    assert told == [
+    lines = [seen.finding.text.partition("\n")[0] for seen in findings.all()]
+    assert lines == [
         "found {0: 7, 1: None}",
         "found {0: [1], 1: None}",
         "the perturbation itself failed (ValueError: I am no good)",
@@ -171,7 +171,7 @@ def test_evidence_of_both_is_compared(config: Config) -> None:
 
 
 def test_a_rank_lets_an_unknown_name_pass(config: Config) -> None:
-    """The controller has looked; what the rank does not have is told with the test."""
+    """The controller has checked it; what the rank does not have is reported with the test."""
     config.take(strict=False)
     assert parse_names("theirs, logs", "x") == ("logs", "theirs")
     with pytest.raises(UsageError, match=r"there is no sanitizer 'theirs' in this process: one of"):

@@ -1,4 +1,4 @@
-"""The regression bench without SGLang: what is decided, kept, resumed, said."""
+"""The regression bench without SGLang: its decisions, its file, how it resumes, its output."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ MISSED = run_of(reached=reached("test_a.py::test_b[pp2]"))
 
 
 class FakeRunner:
-    """Gives each run the outcome that the test has in store for its name."""
+    """Gives each run the outcome that the test has prepared for its name."""
 
     store: dict[str, Run | BaseException | signal.Signals]
     calls: list[tuple[str, list[str], frozenset[str]]]
@@ -80,7 +80,7 @@ class FakeRunner:
         self.calls.append((name, list(first), frozenset(skip)))
         outcome = self.store[name]
         if isinstance(outcome, signal.Signals):
-            signal.raise_signal(outcome)  # here: does not interrupt the main thread
+            signal.raise_signal(outcome)  # in this thread it does not interrupt the main thread
             assert self.stopped.wait(60), "the run is not ended"
             return Run(2, 1.0)
         if isinstance(outcome, BaseException):
@@ -144,14 +144,14 @@ def test_all_caught_is_success(bench: Bench, capsys: pytest.CaptureFixture[str])
     bench.add("one", CAUGHT)
     bench.add("two", run_of(red(), reached=reached("t")))
     assert bench.run() == 0
-    told = capsys.readouterr().out.splitlines()
-    rows = {line.split()[0]: line for line in told if line.startswith(("one ", "two "))}
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in lines if line.startswith(("one ", "two "))}
     assert "caught" in rows["one"]
     assert "assert_kv_balanced" in rows["one"]
     assert "test_a.py::test_b[pp2]" in rows["one"]
     assert rows["one"].endswith("function, request")
     assert rows["two"].endswith("neither")
-    assert told[-1].startswith("2 of 2 caught; ")
+    assert lines[-1].startswith("2 of 2 caught; ")
     assert bench.json()["results"]["one"]["names_request"] is True
 
 
@@ -224,7 +224,7 @@ CLEAN = f"{TEST}, sim"
 def test_what_cpu_cannot_see_is_looked_for_on_sim(
     bench: Bench, capsys: pytest.CaptureFixture[str], clean: Run, status: str, runs: int
 ) -> None:
-    """A test that is red there without the revert, too, is no proof."""
+    """A test that also fails there without the revert proves nothing."""
     bench.device = "cpu"
     bench.add("one", MISSED)
     bench.store |= {"one, sim": CAUGHT, CLEAN: clean}
@@ -245,7 +245,7 @@ STALLED = run_of(red(text="req-007", seen_by="EngineStalled"), reached=reached(T
     ("again", "status"), [(STALLED, "caught"), (run_of(reached=reached(TEST)), "missed")]
 )
 def test_what_stalls_must_be_red_twice(bench: Bench, again: Run, status: str) -> None:
-    """A busy machine may bring that about by itself."""
+    """A busy machine may cause that by itself."""
     bench.device = "cuda"
     bench.add("one", STALLED)
     bench.store["one, again"] = again
@@ -269,7 +269,7 @@ patches:
 
 
 def test_what_is_about_device_order_is_looked_for_on_sim_first(bench: Bench) -> None:
-    """The same test is looked at without a revert once, also when the bench goes on later."""
+    """The same test is run without a revert only once, also if the bench continues later."""
     bench.device = "cpu"
     for name in ("one", "two"):
         (bench.reverts / f"{name}.yaml").write_text(DEVICE_ORDER.format(name=name))
@@ -431,7 +431,7 @@ HALF: dict[str, Any] = {"topologies": {"t": "", "u": ""}, "seconds_of": {"t": 1.
 @pytest.mark.parametrize(
     ("probe", "ran"),
     [
-        (RED_PROBE, ["one", "three", "two"]),  # nothing gets to the function of four
+        (RED_PROBE, ["one", "three", "two"]),  # no test reaches the function of four
         (Run(None, 9.0, **HALF), FOUR),
         (Run(3, 9.0, **HALF), FOUR),
         (Run(0, 9.0, **HALF), FOUR),
@@ -487,7 +487,7 @@ def test_termination_keeps_what_is_done_and_leaves_nothing(
         os.kill(os.getpid(), number)
     finally:
         signal.signal(number, before)
-    assert got == [number]  # the second one alone: the handler is what it was before
+    assert got == [number]  # only the second one: the previous handler is back
     assert list(bench.json()["results"]) == ["one"]
 
 
@@ -499,7 +499,7 @@ def test_page_holds_everything_and_escapes_it(bench: Bench) -> None:
     assert "&lt;script&gt;in f&lt;/script&gt;" in page
     assert "<script" not in page
     assert "1 of 1 caught" in page
-    assert "http" not in page  # nothing is fetched
+    assert "http" not in page  # it loads nothing
 
 
 @pytest.mark.parametrize(
@@ -531,8 +531,8 @@ def test_bad_input(
         (bench.folder / "same" / f"{file}.yaml").write_text(text)
     (bench.folder / "bad.json").write_text('{"schema": 1}')
     assert main(["regressions", *arguments]) == 2
-    told = capsys.readouterr().err
-    assert [word for word in words if word not in told] == []
+    err = capsys.readouterr().err
+    assert [word for word in words if word not in err] == []
     assert bench.calls == []
 
 
@@ -554,7 +554,7 @@ def test_new_regression_is_a_valid_revert_for_the_named_function(
     text = (bench.reverts / "kv-leak.yaml").read_text()
     assert "sglang/mod.py, line 1" in text
     assert "pull/123" in text
-    # it asks to be filled in, and works when it is
+    # the template has to be filled in, and works afterwards
     assert main(["regressions", "reverts/kv-leak.yaml", "--json", "r.json"]) == 1
     assert "which is not there" in bench.json()["results"]["kv-leak"]["reason"]
     filled = text.replace("the_statements_of_the_fix()", "x = 1")
@@ -587,6 +587,6 @@ def test_new_regression_refuses(
     bench: Bench, arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["new-regression", *arguments]) == 2
-    told = capsys.readouterr().err
-    assert [word for word in words if word not in told] == []
+    err = capsys.readouterr().err
+    assert [word for word in words if word not in err] == []
     assert not list(bench.folder.glob("*.yaml"))

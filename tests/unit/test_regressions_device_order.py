@@ -1,4 +1,4 @@
-"""Which edits are about nothing but device order; all else shows on device cpu, too."""
+"""Which edits concern only device order; all others show on device cpu, too."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_device_order(before: str, after: str) -> None:
         ("self.release(req)", "pass"),
         ("x = 1", "x = 2"),
         ("x.staged = None", ""),
-        ("x.ids = x.staged.to(self.device)", ""),  # taken out as a whole: there are no ids
+        ("x.ids = x.staged.to(self.device)", ""),  # removed as a whole: there are no ids
         ("x = y.to(torch.int64)", "x = y"),
         ("x.copy_(y)", ""),
         ("p2p_work.work.wait()", ""),  # a message, not a stream

@@ -83,7 +83,7 @@ def test_nothing_stays_of_a_child_that_will_not_end(tmp_path: Path) -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Children of what a shell has put into the background ignore SIGINT, and so would theirs."""
+    """Unignore SIGINT: children of a shell's background job ignore it, and pass that on."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -211,7 +211,7 @@ def test_run_over_its_deadline_keeps_what_it_has(tmp_path: Path) -> None:
         assert seconds > 0
         beats.append((name, done, of))
         if (tmp_path / "up").exists():
-            runner.stop()  # as Ctrl-C does, and the deadline
+            runner.stop()  # as Ctrl-C and the deadline do
 
     runner = Runner(Local(arguments=(str(file),)), tmp_path, beat, beat_every=0.1)
     run = runner.run("x")
@@ -271,8 +271,8 @@ def test_command_line() -> None:
         assert words in command
     assert command.endswith("-k x")
     root = Path(command.partition("--rootdir ")[2].partition(" ")[0])
-    assert root in Path(suite.__file__).parents  # else a rank has other ids for its tests
+    assert root in Path(suite.__file__).parents  # else ranks have other ids for its tests
     assert " -x" not in command
     assert " -x" in " ".join(Options().command("a"))
     assert " -x" not in " ".join(Options().command("a", to_end=True))
-    assert " -x" not in " ".join(Options().command(None))  # the baseline tells all
+    assert " -x" not in " ".join(Options().command(None))  # the baseline runs all tests

@@ -1,4 +1,4 @@
-"""Which of the arguments behind ``--`` are tests."""
+"""Which of the arguments after ``--`` are tests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_folder_is_its_own_rootdir(tests: Path) -> None:
 def test_modules() -> None:
     chosen = selection_of(("pytest_pprank.suite.test_startup::test_x", "no.such.module"))
     assert chosen.tests == ("pytest_pprank.suite.test_startup::test_x",)
-    assert chosen.others == ("no.such.module",)  # pytest says what is wrong with it
+    assert chosen.others == ("no.such.module",)  # pytest reports the error
 
 
 def test_the_command_runs_them_in_place_of_the_suite(tests: Path) -> None:

@@ -1,4 +1,4 @@
-"""How pytest-rerunfailures is let run a test on ranks, with a stand-in for that plugin."""
+"""How pytest-rerunfailures is made to run a test on ranks, with a stand-in for that plugin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_pprank.controller import reruns
 
 
 class Rerunner:
-    """Does what pytest-rerunfailures does: runs once by its global, looks at each report."""
+    """Does what pytest-rerunfailures does: runs once by its global, checks each report."""
 
     def __init__(self, wants: bool = True) -> None:
         self.wants = wants
@@ -37,7 +37,7 @@ class Rerunner:
 
 @pytest.fixture
 def item(request: pytest.FixtureRequest) -> Iterator[pytest.Item]:
-    # the item of the running test, in a session that must not get our plugin
+    # the item of the running test, in a session that must not load our plugin
     node = request.node
     yield node
     plugin = node.config.pluginmanager.get_plugin("pytest_rerunfailures")

@@ -1,4 +1,4 @@
-"""What a run with a fix taken out says at its end."""
+"""The summary of a run with a reverted fix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> RevertReport:
 
 
 def reach(report: RevertReport, folder: Path, monkeypatch: pytest.MonkeyPatch, *tests: str) -> None:
-    """Note what a rank would note, in the way in which it does."""
+    """Record what a rank would record, in the same way."""
     for name, value in report.environment(folder).items():
         monkeypatch.setenv(name, value)
     for test in tests:
@@ -53,8 +53,8 @@ def test_some_went_red(
     report: RevertReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(report, tmp_path, monkeypatch, "t.py::a", "t.py::c")
-    told = list(report.lines(RAN, ["t.py::c"]))
-    assert told[-1] == "2 of 3 tests came to the reverted code; 1 of them went red"
+    lines = list(report.lines(RAN, ["t.py::c"]))
+    assert lines[-1] == "2 of 3 tests came to the reverted code; 1 of them went red"
 
 
 def test_the_file_that_somebody_else_reads_is_kept(

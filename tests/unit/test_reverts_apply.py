@@ -266,7 +266,7 @@ def test_tracebacks_show_the_lines_of_the_file(write: Write) -> None:
 
 
 def test_calls_on_imported_names(write: Write) -> None:
-    # Python 3.11 and later compile them in another way than calls on other names
+    # Python 3.11 and later compile these differently from calls on other names
     module = write("""
         try:
             import os
@@ -430,7 +430,7 @@ def test_calls_of_edited_functions_are_noted_where_it_is_asked_for(
     assert reached.read(noted) == (found,)
     assert list(module.C().g()) == [1]
     assert [each.target.rpartition(".")[2] for each in reached.read(noted)] == ["f", "g"]
-    assert len(noted.read_text().splitlines()) == 2  # not one per call
+    assert len(noted.read_text().splitlines()) == 2  # not one line per call
 
 
 def test_nothing_is_noted_else(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

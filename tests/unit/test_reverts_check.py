@@ -14,7 +14,7 @@ from pytest_pprank.errors import DoesNotFit, UsageError
 from pytest_pprank.sglang.reverts import Edit, Patch, Revert
 from pytest_pprank.sglang.reverts.apply import check, edited_in
 from pytest_pprank.sglang.reverts.match import Shape, Text
-from pytest_pprank.sglang.static.installed import look_at
+from pytest_pprank.sglang.static.installed import inspect_package
 
 MODULE = '''
 raise RuntimeError("the check must not import this")
@@ -78,7 +78,7 @@ def nested(a):
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The folder of the package ``toy``, version 1.2, with ``mod`` and ``sub.deep`` in it."""
+    """Create the package ``toy``, version 1.2, with ``mod`` and ``sub.deep`` in it."""
     package = tmp_path / "toy"
     (package / "sub").mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -278,7 +278,7 @@ def test_statements_by_shape(root: Path, shape: Shape) -> None:
 @pytest.mark.parametrize(
     ("match", "replacement"),
     [
-        (Shape("If", mentions=("inner",)), ""),  # the innermost is meant
+        (Shape("If", mentions=("inner",)), ""),  # the innermost one
         (Shape("If", mentions=("a",), part="test"), "True"),
         ("while a.sync(1, 2):", "while a.sync(1):"),
         ('a == "äöü" and a.inner', "True"),
@@ -317,7 +317,7 @@ def test_shapes_must_be_unique_and_there(root: Path) -> None:
 
 
 class TestReleases:
-    """Patches that are for some releases of SGLang alone."""
+    """Patches for only some releases of SGLang."""
 
     @pytest.fixture
     def of(self) -> Revert:
@@ -334,7 +334,7 @@ class TestReleases:
     @staticmethod
     def edited(revert: Revert, root: Path, version: str) -> str:
         (root / "_version.py").write_text(f"__version__ = version = {version!r}\n")
-        look_at.cache_clear()
+        inspect_package.cache_clear()
         (edited,) = edited_in(revert, root)
         return ast.unparse(edited.after)
 

@@ -1,4 +1,4 @@
-"""Edits in the form of SGLang's patcher: applied as it applies them (tests/patcher_cases.yaml)."""
+"""Edits in the format of SGLang's patcher, applied as it does (tests/patcher_cases.yaml)."""
 
 from __future__ import annotations
 

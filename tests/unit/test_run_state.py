@@ -1,6 +1,6 @@
-"""What ranks say and what is seen of them, and the verdict on their test: as a table.
+"""A table of what ranks send and what is observed of them, and the verdict on their test.
 
-Orders that are not in it: tests/behaviour/test_run_state_orders.py.
+For orders that are not in it, see tests/behaviour/test_run_state_orders.py.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ DONE = TestDone(report=report("teardown"))
 
 
 def both(when: float, message: Any) -> list[tuple[float, int, Any]]:
-    """Both ranks say the same at the same time."""
+    """Let both ranks send the same message at the same time."""
     return [(when, 0, message), (when, 1, message)]
 
 
 def seen(when: float, **what: Any) -> tuple[float, dict[str, Any]]:
-    """From some time on something would be seen by looking."""
+    """Let something be observable from some time on."""
     return (when, what)
 
 
@@ -139,7 +139,7 @@ VERDICTS = {
         TIMEOUT,
         "hung: no rank got through within 60 s: ranks 0,1 are still inside call",
     ),
-    # where they are
+    # where ranks are
     "it waits in a meeting": (
         [*IN_CALL, (2, 0, meeting())],
         TIMEOUT,
@@ -161,7 +161,7 @@ VERDICTS = {
         TIMEOUT,
         "hung: no rank got through within 60 s: ranks 0,1 are still inside setup",
     ),
-    # death
+    # deaths
     "killed before any report": (
         [seen(0, ends=ended(first=1, r0=-15, r1=-9)), (3, 1, GONE)],
         3,
@@ -259,7 +259,7 @@ VERDICTS = {
         3,
         "rank died: rank 1 died in call: it exited with code 0",
     ),
-    # what can end no more
+    # deadlocks
     "a circle": (
         [*IN_CALL, seen(2, waits=CIRCLE)],
         7,
@@ -466,7 +466,7 @@ def test_different_meetings_are_both_called_off() -> None:
 def test_a_meeting_of_an_earlier_test_is_refused() -> None:
     late = Exchange(9, "barrier()", "", serial=SERIAL - 1, report=report("setup", "failed"))
     run = SimulatedRun().play((1, 0, late), until=2)
-    (answer,) = run.actions  # nothing that it brings is kept
+    (answer,) = run.actions  # its contents are not kept
     assert isinstance(answer, Answer)
     assert (answer.ranks, answer.message.number) == ((0,), 9)
     assert answer.message.error == "barrier() belongs to a test that has ended"
@@ -478,7 +478,7 @@ def test_what_is_printed_belongs_to_the_phase_that_ends() -> None:
     run = SimulatedRun().play((1, 0, through("setup")), (2, 0, subtest), (3, 0, DONE), until=4)
     over = [action for action in run.actions if isinstance(action, PhaseOver)]
     assert over == [PhaseOver(0, "setup"), PhaseOver(0, "teardown")]
-    assert [told["when"] for told in run.state.reports.by_rank[0]] == ["setup", "call", "teardown"]
+    assert [it["when"] for it in run.state.reports.by_rank[0]] == ["setup", "call", "teardown"]
 
 
 def test_a_short_test_is_not_looked_at() -> None:

@@ -1,4 +1,4 @@
-"""Which sanitizers watch, what counts as one finding, what is allowed, and which ranks fit."""
+"""Which sanitizers watch, what counts as one finding, what is allowed, and which ranks match."""
 
 from __future__ import annotations
 
@@ -191,8 +191,8 @@ def test_groups_that_not_all_ranks_create() -> None:
     assert "  rank 1 created 0, number 1: none" in finding.text
 
 
-def ran(stage: int, count: int, told: str = "decode of a") -> dict[str, Any]:
-    return {"role": "pp", "stage": stage, "count": count, "hash": count, "last": told}
+def ran(stage: int, count: int, last: str = "decode of a") -> dict[str, Any]:
+    return {"role": "pp", "stage": stage, "count": count, "hash": count, "last": last}
 
 
 def test_stages_that_ran_other_forwards() -> None:
@@ -205,13 +205,13 @@ def test_stages_that_ran_other_forwards() -> None:
 
 
 def test_group_that_is_given_up_is_not_compared() -> None:
-    """What its ranks did last was left in the middle."""
+    """Its ranks were interrupted in the middle of their last actions."""
     for abandoned, found in ((False, 1), (True, 0)):
         findings = Findings(["consensus"])
         for rank in (0, 1):
             evidence = {"consensus": ran(rank, rank)}
-            told = {"abandoned": abandoned and rank == 1, "evidence": evidence, "counts": {}}
-            findings.add_results(rank, json.dumps(told))
+            report = {"abandoned": abandoned and rank == 1, "evidence": evidence, "counts": {}}
+            findings.add_results(rank, json.dumps(report))
         findings.compare()
         assert len(list(findings.all())) == found
 

@@ -1,4 +1,4 @@
-"""What each sanitizer finds in made events; kv has a file of its own, test_kv_events.py."""
+"""What each sanitizer finds in made-up events; for kv see test_kv_events.py."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _entries(*, tokens: int, requests: int) -> dict[str, int]:
     return {**per_token, **dict.fromkeys(("seq_lens", "req_pool_indices"), requests)}
 
 
-# two requests of 4 and 3 tokens, of which the first has 1 already; KV tokens are 10, 11, ...
+# two requests of 4 and 3 tokens, of which the first one has 1 already; KV tokens are 10, 11, ...
 EXTEND = ForwardEntry(
     mode="extend",
     extend=True,
@@ -112,17 +112,17 @@ class TestForward:
             _contents(DECODE, positions=None),
             replace(EXTEND, contents=None),
             replace(EXTEND, origin=None, sizes={}),
-            # not looked into: no request, drafts that are verified
+            # not checked: no request, drafts that are verified
             replace(EXTEND, mode="idle", extend=False, problems=("x",)),
             replace(EXTEND, mode="target_verify", extend=False, sizes={}),
-            # with overlap the host does not know the last token yet
+            # with overlap scheduling the host does not know the last token yet
             _contents(_origin(DECODE, last=(), overlap=True), input_ids=(0, 0)),
         ],
     )
     def test_sound(self, watched: Any, entry: ForwardEntry) -> None:
         watch = watched(Forward)
-        watch.tell("forward", entry)
-        assert watch.told == []
+        watch.emit("forward", entry)
+        assert watch.lines == []
 
     @pytest.mark.parametrize(
         ("entry", "words"),
@@ -152,8 +152,8 @@ class TestForward:
     )
     def test_extend(self, watched: Any, entry: ForwardEntry, words: list[str]) -> None:
         watch = watched(Forward)
-        watch.tell("forward", entry)
-        assert watch.told == [f"a extend enters the model: {text}" for text in words]
+        watch.emit("forward", entry)
+        assert watch.lines == [f"a extend enters the model: {text}" for text in words]
         assert watch.found[0].stack
         assert watch.found[0].cure.startswith("look where the batch was prepared")
 
@@ -169,14 +169,14 @@ class TestForward:
     )
     def test_decode(self, watched: Any, entry: ForwardEntry, words: str) -> None:
         watch = watched(Forward)
-        watch.tell("forward", entry)
-        assert watch.told == [f"a decode enters the model: {words}"]
+        watch.emit("forward", entry)
+        assert watch.lines == [f"a decode enters the model: {words}"]
 
     def test_one_request_in_two_microbatches(self, watched: Any) -> None:
         watch = watched(Forward)
-        watch.tell("forward", EXTEND)
-        watch.tell("forward", DECODE)
-        assert watch.told == [
+        watch.emit("forward", EXTEND)
+        watch.emit("forward", DECODE)
+        assert watch.lines == [
             f"a decode enters the model: {rid} is in another microbatch, whose result is awaited: "
             "extend"
             for rid in "ab"
@@ -185,39 +185,39 @@ class TestForward:
     @pytest.mark.parametrize(
         "between",
         [
-            lambda watch: watch.tell("batch_result", BatchResult(("a", "b"))),
+            lambda watch: watch.emit("batch_result", BatchResult(("a", "b"))),
             lambda watch: watch.sanitizer.quiescent(NOTHING_LEFT),
         ],
     )
     def test_one_microbatch_after_the_other(self, watched: Any, between: Any) -> None:
         watch = watched(Forward)
-        watch.tell("forward", EXTEND)
+        watch.emit("forward", EXTEND)
         between(watch)
-        watch.tell("forward", DECODE)
-        assert watch.told == []
+        watch.emit("forward", DECODE)
+        assert watch.lines == []
 
     @pytest.mark.parametrize("change", [{"iteration": None}, {"overlap": True}])
     def test_forwards_without_a_result_that_is_awaited(self, watched: Any, change: Any) -> None:
         watch = watched(Forward)
         for entry in (EXTEND, DECODE):
             overlap = _origin(entry, **change) if "overlap" in change else replace(entry, **change)
-            watch.tell("forward", overlap)
-        assert watch.told == []
+            watch.emit("forward", overlap)
+        assert watch.lines == []
 
 
 class TestLiveness:
     ROOM = BatchScheduled((Pending("a", 40),), 2, 90, 100, 3)
 
-    def _told(self, watched: Any, event: BatchScheduled, turns: int) -> list[str]:
+    def _lines(self, watched: Any, event: BatchScheduled, turns: int) -> list[str]:
         watch = watched(Liveness)
         for _ in range(turns):
-            watch.tell("schedule", event)
-        told: list[str] = watch.told
-        return told
+            watch.emit("schedule", event)
+        lines: list[str] = watch.lines
+        return lines
 
     def test_starving_request(self, watched: Any) -> None:
-        assert self._told(watched, self.ROOM, 2 * PATIENCE - 1) == []
-        assert self._told(watched, self.ROOM, 2 * PATIENCE + 9) == [
+        assert self._lines(watched, self.ROOM, 2 * PATIENCE - 1) == []
+        assert self._lines(watched, self.ROOM, 2 * PATIENCE + 9) == [
             "a has not been in a forward for 128 iterations, and there is room: 90 KV tokens and "
             "3 request slots are free"
         ]
@@ -233,38 +233,38 @@ class TestLiveness:
         ids=lambda change: "".join(change),
     )
     def test_no_room(self, watched: Any, change: dict[str, Any]) -> None:
-        assert self._told(watched, replace(self.ROOM, **change), 3 * PATIENCE) == []
+        assert self._lines(watched, replace(self.ROOM, **change), 3 * PATIENCE) == []
 
     def test_request_that_had_its_forward(self, watched: Any) -> None:
         watch = watched(Liveness)
         for _ in range(3):
             for _ in range(2 * PATIENCE - 1):
-                watch.tell("schedule", self.ROOM)
-            watch.tell("init_new", ForwardMade(Ran(0, "extend", ("a",))))
-        assert watch.told == []
+                watch.emit("schedule", self.ROOM)
+            watch.emit("init_new", ForwardMade(Ran(0, "extend", ("a",))))
+        assert watch.lines == []
 
 
 class TestConsensus:
     def _ran(self, watched: Any, stage: int, *forwards: ForwardMade) -> Any:
         watch = watched(Consensus, stage=stage)
         for forward in forwards:
-            watch.tell("init_new", forward)
+            watch.emit("init_new", forward)
         return watch.sanitizer.evidence()
 
     def test_stages_that_run_the_same(self, watched: Any) -> None:
         extend, decode = (ForwardMade(Ran(0, mode, ("a",)), 0) for mode in ("extend", "decode"))
         profiler = replace(extend, iteration=None)
-        told = {
+        evidence = {
             rank: self._ran(watched, rank, *forwards)
             for rank, forwards in enumerate([(extend, decode), (profiler, extend, decode)])
         }
-        assert list(consensus_compare.compare(told)) == []
-        told[1] = self._ran(watched, 1, extend, decode, decode)
-        (finding,) = consensus_compare.compare(told)
+        assert list(consensus_compare.compare(evidence)) == []
+        evidence[1] = self._ran(watched, 1, extend, decode, decode)
+        (finding,) = consensus_compare.compare(evidence)
         assert "  stage 1: 3 forwards, the last one decode of a" in finding.text
 
     @pytest.mark.parametrize(
-        ("ready", "brought", "words"),
+        ("ready", "contributed", "words"),
         [
             ({"a", "b"}, ("a",), []),
             ({"a"}, None, []),
@@ -280,12 +280,12 @@ class TestConsensus:
             ),
         ],
     )
-    def test_bring(self, watched: Any, ready: Any, brought: Any, words: list[str]) -> None:
+    def test_bring(self, watched: Any, ready: Any, contributed: Any, words: list[str]) -> None:
         watch = watched(Consensus)
-        watch.tell("consensus_bring", ConsensusBrought(("unasked",)))
-        watch.tell("consensus_local", ConsensusLocal(frozenset(ready)))
-        watch.tell("consensus_bring", ConsensusBrought(brought))
-        assert watch.told == words
+        watch.emit("consensus_bring", ConsensusBrought(("unasked",)))
+        watch.emit("consensus_local", ConsensusLocal(frozenset(ready)))
+        watch.emit("consensus_bring", ConsensusBrought(contributed))
+        assert watch.lines == words
 
     @pytest.mark.parametrize(
         ("stage", "event", "wrong"),
@@ -295,7 +295,7 @@ class TestConsensus:
             (1, ConsensusApplied(("a", "b"), ("a",)), ""),
             (1, ConsensusApplied(("a",), ("a", "c"), tells_failed=True), "c"),
             (0, ConsensusApplied(("a",), ("a", "c")), "c"),
-            # no room for it; nothing to do
+            # no room for it, and nothing to do
             (0, ConsensusApplied(("a", "b"), ("a",), tells_failed=True), ""),
             (1, ConsensusApplied(None, None), ""),
             (1, ConsensusApplied(("a",), None), ""),
@@ -303,10 +303,10 @@ class TestConsensus:
     )
     def test_apply(self, watched: Any, stage: int, event: ConsensusApplied, wrong: str) -> None:
         watch = watched(Consensus, stage=stage)
-        watch.tell("consensus_apply", event)
+        watch.emit("consensus_apply", event)
         applied = f"received {sorted(event.received or ())}, applied {sorted(event.applied or ())}"
         words = f"consensus received and applied differ in {wrong}: {applied}"
-        assert watch.told == ([words] if wrong else [])
+        assert watch.lines == ([words] if wrong else [])
 
     @pytest.mark.parametrize(
         ("event", "wrong"),
@@ -321,13 +321,13 @@ class TestConsensus:
     )
     def test_start(self, watched: Any, event: HandshakesDone, wrong: str) -> None:
         watch = watched(Consensus, stage=1, role="prefill")
-        watch.tell("handshake", event)
+        watch.emit("handshake", event)
         words = f"this stage starts {wrong} as ready, and is not ready for it: its room is "
-        assert watch.told == ([f"{words}Bootstrapping"] if wrong else [])
+        assert watch.lines == ([f"{words}Bootstrapping"] if wrong else [])
 
 
 class TestOff:
-    """A check that lacks something of SGLang's is off, and says why; it finds nothing."""
+    """A check is off if this SGLang lacks something it needs; it says why, and finds nothing."""
 
     def test_it_is_off_and_makes_no_finding(self, watched: Any) -> None:
         watch = watched(Liveness)
@@ -337,9 +337,9 @@ class TestOff:
 
         watch.guard(lacks)
         assert watch.off == "SGLang 9.9 has no x"
-        assert watch.told == []
-        watch.guard(lambda: 1 / 0)  # what comes later is of no interest
-        assert watch.told == []
+        assert watch.lines == []
+        watch.guard(lambda: 1 / 0)  # later errors are ignored
+        assert watch.lines == []
 
     def test_a_hook_that_the_row_does_not_name_is_refused(self) -> None:
         watch = Watch("liveness", None, lambda _: None)  # type: ignore[arg-type]
@@ -355,13 +355,13 @@ class TestH2D:
 
     def test_host_tensor(self, watched: Any) -> None:
         watch = watched(H2D, device="cuda:0")
-        watch.tell("forward", replace(EXTEND, on_host=(HostTensor("x.ids", "a host tensor"),)))
-        assert watch.told == ["a host tensor enters the model: x.ids is a host tensor"]
+        watch.emit("forward", replace(EXTEND, on_host=(HostTensor("x.ids", "a host tensor"),)))
+        assert watch.lines == ["a host tensor enters the model: x.ids is a host tensor"]
 
     def test_all_is_on_its_device(self, watched: Any) -> None:
         watch = watched(H2D, device="cuda:0")
-        watch.tell("forward", EXTEND)
-        assert watch.told == []
+        watch.emit("forward", EXTEND)
+        assert watch.lines == []
 
     def test_nothing_to_listen_to_without_sglang(self, watched: Any) -> None:
         del sys.modules["sglang.srt.model_executor.model_runner"]
@@ -393,7 +393,7 @@ class TestLogs:
         self.LOG.log(level, text, "x")
         name = logging.getLevelName(level)
         said = f"SGLang logged at level {name}: {text}" % "x"
-        assert watch.told == ([said] if found else [])
+        assert watch.lines == ([said] if found else [])
         assert all(f.stack[0].startswith("test_sanitizers_events.py:") for f in watch.found)
 
     def test_caught_traceback(self, watched: Any) -> None:
@@ -411,11 +411,11 @@ class TestLogs:
     def test_record_that_cannot_be_read(
         self, watched: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The user learns of it, and SGLang does not."""
+        """The user sees the error, SGLang does not."""
         monkeypatch.setattr(logging.getLogger("sglang"), "propagate", False)
         watch = watched(Logs)
         self.LOG.warning("%d", "no number")
-        assert "the sanitizer itself failed (TypeError:" in watch.told[0]
+        assert "the sanitizer itself failed (TypeError:" in watch.lines[0]
 
     def test_it_ends(self, watched: Any) -> None:
         watch = watched(Logs)

@@ -1,4 +1,4 @@
-"""Places of SGLang: found in files, missed when gone, renamed or with another signature."""
+"""Places of SGLang: found in source files, and missed if gone, renamed or with other parameters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import pytest
 
 from pytest_pprank.__main__ import main
-from pytest_pprank.bench.seams import look_at_all
+from pytest_pprank.bench.seams import inspect_all
 from pytest_pprank.checks import SANITIZERS
 from pytest_pprank.report.off import expected_off, needed_by
-from pytest_pprank.sglang.events.look import Files, look
 from pytest_pprank.sglang.events.places import HOOKS, PLACES, Methods, Shape, passes
+from pytest_pprank.sglang.events.shapes import SourceInspector, find_shape
 from pytest_pprank.sglang.static.installed import Installed
 
 
@@ -56,7 +56,7 @@ def write(root: Path, modules: dict[str, dict[str, dict[str, str]]]) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """An SGLang that has the first shape of all places, and nothing else."""
+    """Create an SGLang that has the first shape of all places, and nothing else."""
     package = tmp_path / "sglang"
     write(package, whole(place.shapes[0] for place in PLACES.values()))
     return package
@@ -91,7 +91,7 @@ IDS = [f"{cut.owner or cut.module.rpartition('.')[2]}.{cut.name}" for cut in ALL
 
 
 def missing(root: Path) -> dict[str, tuple[str, ...]]:
-    return {row.name: row.lacks for row in look_at_all(Files(root)) if row.lacks}
+    return {row.name: row.lacks for row in inspect_all(SourceInspector(root)) if row.lacks}
 
 
 def edit(root: Path, cut: Cut, new: str) -> None:
@@ -132,7 +132,7 @@ def test_each_known_shape_is_taken(tmp_path: Path, place: object) -> None:
     for number, shape in enumerate(place.shapes):  # type: ignore[attr-defined]
         package = tmp_path / str(number) / "sglang"
         write(package, whole(iter([shape])))
-        assert look(place, Files(package)).shape is shape  # type: ignore[arg-type]
+        assert find_shape(place, SourceInspector(package)).shape is shape  # type: ignore[arg-type]
 
 
 class TestOff:
@@ -162,7 +162,7 @@ class TestOff:
         assert not passes("consensus_local", "pp")
         assert passes("consensus_local", "decode")
         assert not passes("handshake", "decode")
-        assert passes("p2p_send", "pp")  # no place of SGLang's
+        assert passes("p2p_send", "pp")  # not a place of SGLang
 
 
 class TestCommand:
@@ -181,18 +181,18 @@ class TestCommand:
     ) -> None:
         edit(root, next(cut for cut in ALL if cut.name == "inc_lock_ref"), "pass")
         assert main(["seams"]) == 1
-        told = capsys.readouterr().out
-        assert f"{len(PLACES)} places, 1 missing\n\nMISSING event lock: " in told
-        assert "SGLang has no BasePrefixCache.inc_lock_ref" in told
-        assert "off: sanitizer kv, observe.on('lock')" in told
+        out = capsys.readouterr().out
+        assert f"{len(PLACES)} places, 1 missing\n\nMISSING event lock: " in out
+        assert "SGLang has no BasePrefixCache.inc_lock_ref" in out
+        assert "off: sanitizer kv, observe.on('lock')" in out
 
     def test_json(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["seams", "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["sglang"]["root"] == str(root)
-        assert [place["name"] for place in told["places"]] == list(PLACES)
-        assert {place["kind"] for place in told["places"]} == {"event", "seam"}
-        forward = next(place for place in told["places"] if place["name"] == "forward")
+        found = json.loads(capsys.readouterr().out)
+        assert found["sglang"]["root"] == str(root)
+        assert [place["name"] for place in found["places"]] == list(PLACES)
+        assert {place["kind"] for place in found["places"]} == {"event", "seam"}
+        forward = next(place for place in found["places"] if place["name"] == "forward")
         assert forward["where"] == ["sglang.srt.model_executor.model_runner: ModelRunner: forward"]
 
     def test_no_sglang(

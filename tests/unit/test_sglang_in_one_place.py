@@ -1,4 +1,4 @@
-"""SGLang's names are known in `sglang/`, and in `sglang/compat` what differs between releases."""
+"""Only `sglang/` uses SGLang's names, and only `sglang/compat` what differs between releases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = frozenset(
 )  # fmt: skip
 """Attributes of SGLang's objects."""
 FIELDS_IN_WORDS = {"out_cache_loc", "req_pool_indices"}
-"""Of those the ones that findings name as text: keys of `events.types.ForwardEntry.sizes`."""
+"""Those that findings name as text: keys of `events.types.ForwardEntry.sizes`."""
 
 OUTSIDE = [
     *sorted((PACKAGE / "checks").glob("*.py")),
@@ -38,7 +38,7 @@ OF_PYTEST = {"context", "longrepr", "module", "reprcrash", "wasxfail", "workerin
 
 NOT_OF_SGLANG = {
     ("events/hooks.py", "__isabstractmethod__"),  # Python's functions
-    ("events/look.py", "__func__"),
+    ("events/shapes.py", "__func__"),
     ("static/installed.py", "__file__"),  # Python's modules
     ("batches/materialize.py", "sim"),  # torch
     ("platform/__init__.py", "name"),  # importlib's context
@@ -52,7 +52,7 @@ NOT_OF_SGLANG = {
 
 
 def _asked(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Yield (name, line) of what is asked for by ``hasattr``, or ``getattr`` with a default."""
+    """Yield (name, line) of names queried by ``hasattr``, or by ``getattr`` with a default."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             continue
@@ -94,7 +94,7 @@ def test_nothing_outside_names_an_attribute_of_sglang(file: Path) -> None:
 
 
 def test_what_is_looked_for_is_there() -> None:
-    """A word that SGLang's own part does not use either would guard nothing."""
+    """A name that SGLang's own package does not use either would guard nothing."""
     files = [*(PACKAGE / "sglang").rglob("*.py"), *(PACKAGE / "suite").rglob("*.py")]
     used = {name for file in files for name, _ in _named(ast.parse(file.read_text()))}
     assert WORDS - FIELDS_IN_WORDS - used == set()

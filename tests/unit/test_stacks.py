@@ -1,4 +1,4 @@
-"""Stacks of all threads, taken from outside, without the frames that are ours."""
+"""Stacks of all threads, captured from outside, without our own frames."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_stacks_of_a_blocked_process(tmp_path: Path) -> None:
         r"\n?3 threads at threading.py:\d+ in wait < .*<string>:\d+ in waits_for_ever\n", text
     )
     assert "in _bootstrap" not in text  # how Python starts a thread
-    assert "in pytest_pyfunc_call" not in text  # ours, and below
+    assert "in pytest_pyfunc_call" not in text  # our frames, and those that call us
 
 
 def test_a_process_that_is_gone_stays_silent(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A group that cannot start tells the error of every rank, equal ones once."""
+"""A group that cannot start reports the error of every rank, equal ones once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told when SGLang does not start, of errors from a file that stands for SGLang's."""
+"""The error if SGLang does not start, for errors from a file that stands for SGLang's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sglang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callabl
     return names
 
 
-def told(
+def message(
     function: Callable[..., object], *args: object, role: str = "pp", **changes: object
 ) -> str:
     try:
@@ -40,7 +40,7 @@ def told(
 def test_its_sentence_the_marker_and_its_line(
     sglang: dict[str, Callable[..., None]], tmp_path: Path
 ) -> None:
-    assert told(sglang["refuse"], "no good", page_size=0, dtype="half") == (
+    assert message(sglang["refuse"], "no good", page_size=0, dtype="half") == (
         "SGLang does not start with these server args: no good\n"
         "  @pytest.mark.sglang(page_size=0, dtype='half')\n"
         f"  ValueError, raised at {tmp_path}/args.py:3 in refuse:\n"
@@ -54,7 +54,7 @@ def test_error_of_a_library_names_the_line_of_sglang_that_called_it(
     def library() -> None:
         raise OSError
 
-    assert told(sglang["call"], library, role="decode") == (
+    assert message(sglang["call"], library, role="decode") == (
         "SGLang does not start with these server args: OSError without a message\n"
         "  the defaults (on the stages of decode)\n"
         f"  OSError, raised in a call at {tmp_path}/args.py:5 in call:\n"
@@ -64,4 +64,4 @@ def test_error_of_a_library_names_the_line_of_sglang_that_called_it(
 
 @pytest.mark.usefixtures("sglang")
 def test_error_from_elsewhere() -> None:
-    assert told(int, "x").endswith("\n  ValueError, raised outside SGLang")
+    assert message(int, "x").endswith("\n  ValueError, raised outside SGLang")

@@ -1,4 +1,4 @@
-"""Who waits for whom, from ledgers made by hand."""
+"""Which rank waits for which, from hand-made ledgers."""
 
 from __future__ import annotations
 
@@ -420,7 +420,7 @@ def test_a_device_waits_while_its_rank_is_elsewhere() -> None:
     assert len(waits.lines) == 1
     assert waits.lines[0].startswith("the device of rank 0 waits in recv from rank 1 (a.py:11 in f")
     assert waits.lines[0].endswith("; rank 1 finished the test without sending")
-    assert not waits.stuck  # the rank itself may go on
+    assert not waits.stuck  # the rank itself may continue
     mutual = explain(Rank(0).recv(1, State.RUNNING), Rank(1).recv(0, State.RUNNING))
     assert not mutual.deadlock
     assert mutual.lines[0].startswith("likely deadlock: the device of rank 0 waits in recv")
@@ -497,7 +497,7 @@ def test_a_collective_of_one_rank_is_left_over() -> None:
 
 
 def test_message_whose_handle_is_gone_is_lost() -> None:
-    """gloo gives up a send whose handle is dropped: its receiver waits for ever."""
+    """gloo cancels a send whose handle is dropped: its receiver waits for ever."""
     sender = Rank(0).send(1, State.DROPPED, tag=1).send(1, tag=2)
     waits = explain(sender, Rank(1).recv(0, tag=1))
     assert waits.deadlock == (0, 1)
@@ -507,7 +507,7 @@ def test_message_whose_handle_is_gone_is_lost() -> None:
 
 
 def in_meeting(*ranks: Rank, missing: tuple[int, ...], number: int = 4) -> Waits:
-    """Explain ranks 0 and 1, of which the second one waits in a meeting."""
+    """Explain the waits of ranks 0 and 1, of which the second one waits in a meeting."""
     ledgers = {rank.rank: rank.ledger() for rank in ranks}
     return explain_waits(ledgers, {}, {1: InMeeting("gather at test_a.py:7", number, missing)})
 

@@ -1,4 +1,4 @@
-"""A finding must stay the same for a while; a new one starts the clock again."""
+"""A finding must stay the same for a while; a new one restarts the clock."""
 
 from __future__ import annotations
 

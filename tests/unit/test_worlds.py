@@ -1,4 +1,4 @@
-"""What is told of ranks whose worlds differ after a test, and what is not."""
+"""What is reported of ranks whose worlds differ after a test, and what is not."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EVEN = World(default="gloo", created=2, groups=PAIR)
 def test_even_worlds() -> None:
     assert differences({0: EVEN, 1: EVEN}) == []
     assert differences({0: World(), 1: World()}) == []
-    # roles with a world of their own
+    # roles have worlds of their own
     assert differences({0: replace(EVEN, of="prefill"), 1: World(of="decode")}) == []
-    # a rank that is in no group, and one of which nothing is known
+    # a rank that is in no group, and one about which nothing is known
     assert differences({0: EVEN, 1: EVEN, 2: replace(EVEN, groups={})}) == []
     assert differences({0: EVEN, 1: replace(EVEN, groups=None)}) == []
 

@@ -1,4 +1,4 @@
-"""One access to device memory: which bytes, by what work, and how it is told."""
+"""Accesses to device memory: which bytes, by what work, and how a finding describes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """Rows of the first dimension that an indexed access touches: `width` bytes each."""
+    """Rows of the first dimension that an indexed access touches; each has `width` bytes."""
 
     ids: torch.Tensor
     start: int
@@ -24,13 +24,13 @@ class Rows(NamedTuple):
     rows: int
 
     def places(self) -> torch.Tensor:
-        """Return the rows' numbers, those from the end counted from the start."""
+        """Return the row numbers, with negative ones counted from the end."""
         ids = self.ids.to(torch.int64)
         return torch.where(ids < 0, ids + self.rows, ids)
 
 
 def rows_of(tensor: torch.Tensor, ids: torch.Tensor) -> Rows | None:
-    """Return the rows `ids` (a CPU tensor that nobody changes) of a device tensor."""
+    """Return the rows `ids` of a device tensor; `ids`: a CPU tensor that must not change."""
     if tensor.dim() == 0 or tensor.stride(0) <= 0:
         return None
     width = tensor.element_size()
@@ -39,18 +39,18 @@ def rows_of(tensor: torch.Tensor, ids: torch.Tensor) -> Rows | None:
 
 
 class Work(NamedTuple):
-    """A piece of work that makes accesses: an operator on a stream, as number `number` there."""
+    """A piece of work that accesses memory: an operator on a stream, with its sequence number."""
 
     what: str
     stream: Stream
     number: int
     stack: stacks.Stack
     blind: bool = False
-    """Whether what it writes does not depend on what was there."""
+    """Whether the values it writes are independent of the memory's old values."""
 
 
 class Entry(NamedTuple):
-    """One access: bytes `lo` to `hi` by a piece of work, number `number` of its stream."""
+    """One access to bytes `lo` to `hi`, by a piece of work with sequence number `number`."""
 
     lo: int
     hi: int
@@ -68,12 +68,12 @@ class Entry(NamedTuple):
         return self.work.stream
 
     def is_before(self, stream_id: int, clock: Clock) -> bool:
-        """Say whether this access is ordered before work of that stream, which has `clock`."""
+        """Return whether this access is ordered before work of a stream with this clock."""
         return self.stream_id == stream_id or clock.get(self.stream_id, 0) >= self.number
 
 
 class Span(NamedTuple):
-    """Bytes `lo` to `hi` of a block, all of them."""
+    """All bytes from `lo` to `hi` of a block."""
 
     lo: int
     hi: int
@@ -81,7 +81,7 @@ class Span(NamedTuple):
 
 
 def overlap(one: Entry, two: Entry | Span) -> bool:
-    """Say whether two accesses have a byte in common."""
+    """Return whether two accesses have a byte in common."""
     if one.lo >= two.hi or two.lo >= one.hi:
         return False
     if one.rows is None and two.rows is None:
@@ -98,7 +98,7 @@ def overlap(one: Entry, two: Entry | Span) -> bool:
 
 
 def is_pending(block: Block, entry: Entry) -> bool:
-    """Say whether an access is that of a copy that has not run yet."""
+    """Return whether an access belongs to a copy that has not run yet."""
     return any(
         copy.stream.stream_id == entry.stream_id and copy.number == entry.number
         for copy in block.pending
@@ -106,7 +106,7 @@ def is_pending(block: Block, entry: Entry) -> bool:
 
 
 def report(block: Block, first: Entry, second: Entry, reader: Entry | None = None) -> None:
-    """Record a pair of accesses that nothing orders; `reader` is what sees the difference."""
+    """Record an unordered pair of accesses; `reader`: the access that observes the result."""
     kind = Kind.UNORDERED
     if first.freed:
         kind = Kind.FREED_IN_USE
@@ -121,7 +121,7 @@ def report(block: Block, first: Entry, second: Entry, reader: Entry | None = Non
 
 
 def side(entry: Entry) -> Side:
-    """Return one side of a finding."""
+    """Return an access as one side of a finding."""
     verb = "writes" if entry.write else "reads"
     tensor = describe(entry.dtype, entry.shape)
     freed = " (a tensor that was freed since)" if entry.freed else ""

@@ -1,8 +1,8 @@
-"""The caching allocator: what is in use, the limit, and whose freed memory is handed out again.
+"""The caching allocator: memory in use, the limit, and the reuse of freed memory.
 
-Memory is kept per device, stream and size (rounded up to 512 bytes), as torch's CUDA allocator
-does: a freed block goes to the next tensor of that size on the stream that it was made on, with no
-regard to other streams, unless ``record_stream`` has told of them.
+Memory is cached per device, stream and size (rounded up to 512 bytes), as in torch's CUDA
+allocator: a freed block goes to the next tensor of that size on the stream where it was allocated,
+without regard to other streams, unless ``record_stream`` has named them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _ROUND = 512
 _DEFAULT_TOTAL = 4 << 30
 _KEPT_LOTS = 64
 FREED = -1
-"""Last stream of a block whose log is still that of the tensor that was there before."""
+"""`last` of a block whose log is still that of the tensor that had the memory before."""
 
 
 Log = dict[Any, Any]
-"""The accesses that were made to a freed block on other streams than its own; never empty."""
+"""The accesses to a freed block by streams other than its own; never empty."""
 
 
 @dataclass
 class Stats:
-    """Bytes of one device: in use, and held by the cache on top of it, now and at their peak."""
+    """Bytes of one device: in use, and in the cache, now and at their peaks."""
 
     allocated: int = 0
     peak_allocated: int = 0
@@ -49,12 +49,12 @@ _stats: dict[int, Stats] = defaultdict(Stats)
 
 
 def rounded(nbytes: int) -> int:
-    """Return what a tensor of `nbytes` takes."""
+    """Return the size of the block for a tensor of `nbytes`."""
     return nbytes + -nbytes % _ROUND
 
 
 def account(nbytes: int, stream: Stream) -> Log | None:
-    """Count a new block; returns what others did with a freed one that it takes the place of."""
+    """Count a new block; return the log of the freed block whose memory it reuses, if any."""
     size = rounded(nbytes)
     stats = _stats[stream.device_index]
     lots = stats.lots.get((stream.stream_id, size))
@@ -72,12 +72,12 @@ def account(nbytes: int, stream: Stream) -> Log | None:
 
 
 def freed(nbytes: int, stream: Stream, log: dict[Any, Any], recorded: object) -> None:
-    """Count a block that was freed, and keep it for the next tensor of its size and stream."""
+    """Count a freed block, and cache it for the next tensor of its size and stream."""
     size = rounded(nbytes)
     stats = _stats[stream.device_index]
     stats.allocated -= size
     if not nbytes or recorded:
-        return  # recorded on other streams: handed out only once they are done with it
+        return  # recorded on other streams: reused only after these have finished
     own = stream.stream_id
     others = {key: entry for key, entry in log.items() if entry.stream_id != own}
     lots = stats.lots.setdefault((own, size), [])
@@ -87,7 +87,7 @@ def freed(nbytes: int, stream: Stream, log: dict[Any, Any], recorded: object) ->
 
 
 def check_room(nbytes: int, device: int) -> None:
-    """Raise torch.OutOfMemoryError where a new tensor would go beyond the limit."""
+    """Raise torch.OutOfMemoryError if a new tensor would exceed the limit."""
     limit = settings.memory_limit
     if not limit:
         return
@@ -107,30 +107,30 @@ def check_room(nbytes: int, device: int) -> None:
 
 
 def empty_cache(device: int) -> None:
-    """Give back the memory that the cache holds: nothing takes its place any more."""
+    """Release the cached memory, so that no tensor reuses it."""
     stats = _stats[device]
     stats.lots.clear()
     stats.cached = 0
 
 
 def stats_of(device: Any = None) -> Stats:
-    """Return the counts of a device."""
+    """Return the counters of a device."""
     return _stats[device_index(device)]
 
 
 def total_memory() -> int:
-    """Return how many bytes a device has."""
+    """Return the capacity of a device in bytes."""
     return settings.memory_limit or _DEFAULT_TOTAL
 
 
 def reset_peaks(device: Any = None) -> None:
-    """Let the peaks be what is in use now."""
+    """Reset the peaks to the current values."""
     stats = stats_of(device)
     stats.peak_allocated, stats.peak_reserved = stats.allocated, stats.reserved
 
 
 def memory_stats(device: Any = None) -> dict[str, int]:
-    """Return the counts under the names that torch.cuda.memory_stats gives them."""
+    """Return the counters under the names of torch.cuda.memory_stats."""
     stats = stats_of(device)
     return {
         "allocated_bytes.all.current": stats.allocated,

@@ -1,10 +1,10 @@
-"""Messages and collectives of device tensors: gloo's, on their host aliases, with NCCL's rules.
+"""Messages and collectives of device tensors: run by gloo on host aliases, with NCCL's rules.
 
-Each process group has a stream of its own. An operation waits for the stream that is current when
-it is called, its accesses are made on the group's stream, and ``Work.wait()`` lets the stream that
-is current then wait for it, and for what the senders had behind them (`mail`). gloo's own wait
-blocks the host, which NCCL's does not: the host is held, yet it is not taken to know that the
-device is done.
+Each process group has a stream of its own. An operation waits for the stream that is current at the
+call, and its accesses are made on the group's stream. ``Work.wait()`` makes the then current stream
+wait for the operation, and for the senders' earlier work (`mail`). gloo's own wait
+blocks the host, unlike NCCL's: the host does block here, but that does not count as having waited
+for the device.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _local = threading.local()
 
 
 class _Issued:
-    """An operation under way: its stream, how far that was, and the clocks that will come."""
+    """An operation under way: its stream, the stream's clock at issue, and the peers' clocks."""
 
     def __init__(self, work: Any, stream: Stream | None, clock: Clock) -> None:
         key = id(work)
@@ -68,7 +68,7 @@ _ISSUING = (
 
 
 def register() -> torch.library.Library:
-    """Replace c10d's kernels for the device, which look for a backend of the device's own."""
+    """Replace c10d's kernels for the device: torch's own look for a backend of the device."""
     library = torch.library.Library("c10d", "IMPL")
     for name in torch._C._dispatch_get_all_op_names():
         if name.startswith("c10d::") and torch._C._dispatch_has_kernel_for_dispatch_key(name, _KEY):
@@ -77,7 +77,7 @@ def register() -> torch.library.Library:
 
 
 def install() -> None:
-    """Hook process groups and their Works, at the lowest place that Python sees."""
+    """Hook process groups and their Works, at the lowest level that is visible in Python."""
     from torch._C._distributed_c10d import ProcessGroup, Work
 
     for name in _ISSUING:
@@ -91,7 +91,7 @@ def install() -> None:
 
 
 def register_backend(group: Any) -> None:
-    """Let torch.distributed find gloo for tensors of the device in `group`, too."""
+    """Make torch.distributed use gloo for the device's tensors in `group`, too."""
     from torch.distributed import ProcessGroup
 
     known = [str(one) for one in group._device_types]
@@ -133,7 +133,7 @@ def _kernel(op: Any) -> Kernel:
 
 
 def _devices(result: Any, tensors: dict[int, torch.Tensor]) -> Any:
-    """Return a result with the device tensors in it again."""
+    """Return a result with the host aliases replaced by their device tensors."""
     if isinstance(result, (list, tuple)):
         return type(result)(_devices(item, tensors) for item in result)
     return tensors.get(id(result), result) if isinstance(result, torch.Tensor) else result
@@ -172,6 +172,7 @@ def _issuing(original: Any) -> Any:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         before = getattr(_local, "group", None)
+        # c10d's kernels run inside the call, in this thread, and do not know their group otherwise
         _local.group, _local.issued, _local.envelope = self, None, None
         try:
             work = original(self, *args, **kwargs)
@@ -196,7 +197,7 @@ def _ending(original: Any) -> Any:
 
 
 def _bind(work: Any, stream: Stream | None) -> None:
-    """Remember how far the group's stream was when `work` was issued."""
+    """Remember the clock of the group's stream when `work` was issued."""
     clock: Clock | None = getattr(_local, "issued", None)
     if clock is not None and work is not None:
         _works[id(work)] = _Issued(work, stream, clock)
@@ -226,11 +227,11 @@ def _waiting(original: Any) -> Any:
 
 
 def _arrived(issued: _Issued) -> None:
-    """Order the current stream after an operation, and after what its peers had behind them."""
+    """Order the current stream after an operation, and after its peers' earlier work."""
     envelope, issued.envelope = issued.envelope, None
-    brought = envelope.box.collect(envelope, issued.work()) if envelope is not None else {}
+    collected = envelope.box.collect(envelope, issued.work()) if envelope is not None else {}
     with lock:
-        join(issued.clock, brought)
+        join(issued.clock, collected)
         join(current_stream().clock, issued.clock)
-        if issued.stream is not None:  # what comes there is after this operation
-            join(issued.stream.clock, brought)
+        if issued.stream is not None:  # later work of the group's stream is after this operation
+            join(issued.stream.clock, collected)

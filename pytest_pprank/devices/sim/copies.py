@@ -1,4 +1,4 @@
-"""Copies between host and device and within the device, as late as CUDA's rules let them be."""
+"""Copies between host and device and within the device, run as late as CUDA's rules allow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_pprank.devices.sim.settings import settings
 from pytest_pprank.devices.sim.streams import Stream, current_stream, host, join, lock
 from pytest_pprank.devices.sim.transfers import How
 
-# without the check that `entry_points` puts in front of torch.Tensor's methods
+# the originals, without the checks that `entry_points` adds to torch.Tensor's methods
 _copy = torch._C.TensorBase.copy_
 _fill = torch._C.TensorBase.fill_
 
@@ -27,9 +27,9 @@ _hosts: dict[int, list[DeferredCopy]] = {}
 class DeferredCopy:
     """A copy between pinned memory and the device that the host has not waited for.
 
-    Host to device, the destination holds poison until somebody ordered after the copy touches it,
-    and the source may still be read then. Device to host, what was to be copied is kept, and the
-    destination holds poison until the host has waited.
+    Host to device: the destination contains poison until an access that is ordered after the copy,
+    and the source may be read until then. Device to host: the values are saved at once, and the
+    destination contains poison until the host has waited.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DeferredCopy:
         _hosts.setdefault(pinned.untyped_storage().data_ptr(), []).append(self)
 
     def run(self) -> None:
-        """Do the copy, once."""
+        """Perform the copy, unless it has been performed."""
         if self.ran:
             return
         self.ran = True
@@ -61,7 +61,7 @@ class DeferredCopy:
             self.check_source()
 
     def check_source(self) -> None:
-        """Report a source that is not any more what it was when the copy was enqueued."""
+        """Report a source whose contents have changed since the copy was enqueued."""
         if self.before is not None and _bytes(self.pinned) != self.before:
             self.rewritten("found to be rewritten (the writer is not known)", stacks.take())
 
@@ -72,17 +72,17 @@ class DeferredCopy:
         self._report(Kind.STAGING_REWRITTEN, second)
 
     def read(self, what: str, stack: stacks.Stack) -> None:
-        """Report that the host has looked at the destination."""
+        """Report that the host has read the destination."""
         second = Side(what, "on the host", stack)
         self._report(Kind.READ_BEFORE_SYNC, second)
 
     def _report(self, kind: Kind, second: Side) -> None:
-        # the host's side first: that is the one that was touched
+        # the host's address first: that memory was accessed
         addresses = (self.pinned.untyped_storage().data_ptr(), self.block.ptr)
         reports.add(kind, self._tensor(), addresses, self.side(), second)
 
     def end(self) -> None:
-        """Let go: the host has waited for this copy."""
+        """Perform the copy and stop tracking it: the host has waited for it."""
         self.run()
         self.check_source()
         address = self.pinned.untyped_storage().data_ptr()
@@ -99,12 +99,12 @@ class DeferredCopy:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    """Return what is in a dense host tensor's memory now."""
+    """Return the current contents of a dense host tensor."""
     return ctypes.string_at(tensor.data_ptr(), tensor.nbytes)
 
 
 def poison(tensor: torch.Tensor) -> None:
-    """Fill memory with what nobody takes for a result: NaN, or integers close to their maximum."""
+    """Fill memory with values that stand out: NaN, or integers close to their maximum."""
     with torch.inference_mode():
         if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
             _fill(tensor, float("nan"))
@@ -116,7 +116,7 @@ def poison(tensor: torch.Tensor) -> None:
 
 
 def _after_host_wait() -> None:
-    """Run the copies that the host has waited for."""
+    """Perform the copies that the host has waited for."""
     if not _in_flight:
         return
     seen = host.clock
@@ -131,14 +131,14 @@ host.after_wait(_after_host_wait)
 
 
 def host_access(tensor: torch.Tensor, *, write: bool, what: str) -> None:
-    """Check that the host may read or write a CPU tensor now."""
+    """Report copies that the host must wait for before this access to a CPU tensor."""
     if not _hosts or not tensor.is_cpu or tensor.layout is not torch.strided:
         return
     address = tensor.untyped_storage().data_ptr()
     if address not in _hosts:
         return
     with lock:
-        for copy in () if settings.looking else tuple(_hosts.get(address, ())):
+        for copy in () if settings.untracked else tuple(_hosts.get(address, ())):
             lo, hi = byte_range(tensor)
             first, last = byte_range(copy.pinned)
             if lo >= last or first >= hi:
@@ -155,7 +155,7 @@ def in_flight() -> list[DeferredCopy]:
 
 
 def copies_into(tensor: torch.Tensor) -> list[DeferredCopy]:
-    """Return the copies that have not yet arrived in a device tensor."""
+    """Return the copies into a device tensor that have not been performed."""
     block, _ = operand(tensor)
     lo, hi = byte_range(tensor)
     ranges = [(copy, byte_range(copy.target)) for copy in block.pending]
@@ -178,7 +178,7 @@ def copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> torc
 
 
 def _plain(target: torch.Tensor, source: torch.Tensor) -> bool:
-    """Say whether one memcpy will do."""
+    """Return whether a single memcpy is enough."""
     if target.dtype is not source.dtype or target.shape != source.shape:
         return False
     if target.is_contiguous() and source.is_contiguous():
@@ -190,7 +190,7 @@ def _plain(target: torch.Tensor, source: torch.Tensor) -> bool:
 def _with_temporaries(
     target: torch.Tensor, source: torch.Tensor, non_blocking: bool
 ) -> torch.Tensor:
-    """As ATen's Copy.cu: a non-blocking copy is converted on the device, a blocking on the host."""
+    """Copy with conversions, as ATen's Copy.cu: on the device if non-blocking, else on the host."""
     converts_source = is_sim(source) == non_blocking
     if converts_source:
         dense = target if target.is_contiguous() else target.new_empty(target.shape)
@@ -209,7 +209,7 @@ def _within_device(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     (block, alias), (other, other_alias) = operand(target), operand(source)
     stream = current_stream(other.device)
     with lock:
-        if block.device != other.device:  # both devices' streams take part in a peer copy
+        if block.device != other.device:  # a peer copy uses the current streams of both devices
             join(stream.clock, current_stream(block.device).clock)
         work = tracker.begin("aten::copy_", stream)
         tracker.touch(other, source, False, work)
@@ -244,7 +244,7 @@ def _upload(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> N
 
 
 def _finish_downloads(source: torch.Tensor, stream: Stream) -> None:
-    """Let what this stream copied into a host buffer before arrive there: it is ordered."""
+    """Perform this stream's earlier copies into the host buffer `source`, which are ordered."""
     for earlier in list(_hosts.get(source.untyped_storage().data_ptr(), ()) if _hosts else ()):
         if not earlier.to_device:
             if stream.clock.get(earlier.stream.stream_id, 0) >= earlier.number:
@@ -266,5 +266,5 @@ def _download(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) ->
         if late:
             DeferredCopy(False, target, block, alias, work)
             return
-        host.sees(stream.clock)  # into pageable memory, whatever was asked for
+        host.sees(stream.clock)  # a copy into pageable memory always blocks
         _copy(target, alias)

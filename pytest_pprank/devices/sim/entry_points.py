@@ -1,4 +1,4 @@
-"""What has to be changed in torch's Python side, because a device without C++ cannot offer it."""
+"""Changes to torch's Python code for features that a device without C++ code cannot provide."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from pytest_pprank.devices.sim import NAME, copies, memory
-from pytest_pprank.devices.sim.looking import looking
 from pytest_pprank.devices.sim.streams import Stream
+from pytest_pprank.devices.sim.untracked import untracked
 
 _FACTORIES = (
     "tensor",
@@ -30,7 +30,7 @@ _WRITES = ("copy_", "fill_", "zero_", "__setitem__", "add_", "sub_", "mul_", "ra
 
 
 def install() -> None:
-    """Change torch in this process."""
+    """Apply the changes in this process."""
     _wrap_generator()
     _wrap_storages()
     _wrap_pinning_factories()
@@ -43,7 +43,7 @@ def install() -> None:
 
 
 def _guard(name: str, *, write: bool) -> None:
-    """Check what the host does to memory of copies in flight, where it goes through a method."""
+    """Check the host's accesses through a method against copies in flight."""
     original = getattr(torch.Tensor, name)
     hosts, what = copies._hosts, f"Tensor.{name}"
 
@@ -72,21 +72,21 @@ def _wrap_record_stream() -> None:
 
 
 def _wrap_repr() -> None:
-    """Who shows a tensor only looks: a debugger, pytest's traceback."""
+    """Make ``repr`` untracked: a debugger or pytest's traceback must not affect the program."""
     original: Any = torch.Tensor.__repr__
 
     @functools.wraps(original)
     def shown(self: torch.Tensor, **kwargs: Any) -> str:
         if self.is_cpu:
             return str(original(self, **kwargs))
-        with looking():
+        with untracked():
             return str(original(self, **kwargs))
 
     torch.Tensor.__repr__ = shown
 
 
 def _wrap_generator() -> None:
-    """A device of Python has no generator of its own: it is one of the CPU."""
+    """Return CPU generators for the device: a device in Python has no generator of its own."""
     original: Any = torch.Generator
 
     class _Meta(type(original)):  # type: ignore[misc]
@@ -101,7 +101,7 @@ def _wrap_generator() -> None:
 
 
 def _wrap_storages() -> None:
-    """There is no C++ allocator for the device: storages are made, cloned and copied as tensors."""
+    """Create, clone and copy storages as tensors: the device has no C++ allocator."""
     clone = torch.storage._StorageBase.clone
     new = torch.UntypedStorage.__new__
     copy_ = torch.UntypedStorage.copy_
@@ -133,10 +133,10 @@ def _wrap_storages() -> None:
 
 
 def _wrap_pinning_factories() -> None:
-    """A device of Python has no pinned allocator: what asks for pinned memory is pinned after."""
+    """Pin after creation: a device in Python has no allocator of pinned memory."""
     import torch.utils._device as device_mode
 
-    # a cached set in which `with torch.device(...)` looks for its callees: of the originals
+    # fill its cached set of constructors, for `with torch.device(...)`, before they are replaced
     device_mode._device_constructors()
     for name in _FACTORIES:
         setattr(torch, name, _pinning(getattr(torch, name)))

@@ -1,4 +1,4 @@
-"""Kernels with a meaning of their own on the device: memory, views, copies, `item`."""
+"""Kernels of the device that are not just CPU kernels: memory, views, copies, `item`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def empty_strided(
 
 
 def resize_(tensor: torch.Tensor, size: Sequence[int], *, memory_format: Any = None) -> Any:
-    """aten::resize_; what was there stays."""
+    """aten::resize_; keeps the contents."""
     meta = torch.empty(tuple(size), dtype=tensor.dtype, device="meta")
     end = (tensor.storage_offset() + meta.numel()) * tensor.element_size()
     if end > tensor.untyped_storage().nbytes():
@@ -72,7 +72,7 @@ def copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = F
 def foreach_copy_(
     targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], non_blocking: bool = False
 ) -> None:
-    """aten::_foreach_copy_; torch moves host tensors one by one, without a word."""
+    """aten::_foreach_copy_; as in torch, host tensors are moved one by one, without a warning."""
     for target, source in zip(targets, sources, strict=True):
         copies.copy(target, source, non_blocking)
 
@@ -91,7 +91,7 @@ def to_copy(
     where = torch.device(device) if device is not None else source.device
     shape, stride = source.shape, _strides(source, dtype, memory_format)
     if where.type == "cpu" and non_blocking and is_sim(source) and _dense(shape, stride):
-        # torch: "pin_out", a non-blocking copy to the host goes to pinned memory
+        # torch's "pin_out": a non-blocking copy to the host goes to pinned memory
         target = pinned.pinned_empty(shape, dtype)
     elif where.type == NAME:
         target = empty_strided(shape, stride, dtype=dtype, device=where)

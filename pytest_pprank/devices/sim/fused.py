@@ -1,9 +1,9 @@
-"""Fused kernels: several operators that run on the device as one, as a GPU's own kernels do.
+"""Fused kernels: several operators that run on the device as one, like a GPU's own kernels.
 
-On a GPU a normalisation, a rotation or an attention is one kernel. Here it is a function made of
-torch's operators, run on the CPU aliases of its arguments: its numbers are those of the function
-on the CPU, its accesses those of one piece of work. It must change nothing but what is told to be
-written, and what it returns must not share memory, but with its arguments.
+On a GPU a normalisation, a rotation or an attention is one kernel. Here such a kernel is a function
+of torch operators that runs on the CPU aliases of its arguments. Its values are those of the
+function on the CPU; its accesses count as one piece of work. The function must modify only
+arguments that are declared as written, and its results must not share memory with each other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Tensor = torch.Tensor
 
 
 class Launch:
-    """One run of a fused kernel: takes its arguments, then makes device tensors of its results."""
+    """One run of a fused kernel: maps its arguments to CPU, and its results back to the device."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -35,7 +35,7 @@ class Launch:
     def reads(
         self, value: Any, name: str = "input", rows: Rows | None = None, write: bool = False
     ) -> Any:
-        """Return an argument as the function gets it: a device tensor as CPU tensor."""
+        """Declare an argument that is read; return it for the function (device -> CPU tensor)."""
         if not isinstance(value, _Tensor):
             return value
         if value.is_cpu:
@@ -47,11 +47,11 @@ class Launch:
         return alias
 
     def writes(self, value: Any, name: str = "out") -> Any:
-        """Return an argument that is written to."""
+        """Declare an argument that is written; return it for the function."""
         return self.reads(value, name, None, True)
 
     def reads_bytes(self, tensor: torch.Tensor, name: str, ranges: list[tuple[int, int]]) -> Any:
-        """Return a device tensor of whose storage only some ranges of bytes are read."""
+        """Declare a device tensor of whose storage only these byte ranges are read."""
         if tensor.is_cpu:
             self._foreign.append((name, tensor))
             return tensor
@@ -63,7 +63,7 @@ class Launch:
         return alias
 
     def waits(self) -> None:
-        """Let the host wait for the stream: it needs to know values of the arguments."""
+        """Make the host wait for the stream, because it needs values of the arguments."""
         if self._work is not None:
             host.sees(self._work.stream.clock)
 
@@ -78,7 +78,7 @@ class Launch:
         return self._work
 
     def results(self, result: Any) -> Any:
-        """Return what the function has returned, with device tensors in it."""
+        """Return the function's result with its tensors on the device."""
         if self._work is None:
             return result
         return self._results(result, self._work, set())
@@ -104,13 +104,13 @@ class Launch:
         return tensor
 
     def check(self) -> None:
-        """Refuse host tensors among the arguments, but for numbers."""
+        """Refuse host tensors among the arguments, except numbers."""
         if self._operands:
             refuse_host_tensors(self.name, self._operands[0].tensor, self._foreign)
 
 
 def fused(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of tensors, none of which it changes, as one kernel of the device."""
+    """Turn a function that modifies none of its tensors into one kernel of the device."""
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         launch = Launch(name)

@@ -1,7 +1,7 @@
-"""Every operator that has no kernel of its own: torch's CPU kernel on aliases of its arguments.
+"""Operators without a kernel of their own: torch's CPU kernel on aliases of their arguments.
 
-The first call of an operator comes through torch's fallback for the device, which is slow; it
-registers a kernel for that operator, and later calls go to it directly.
+The first call of an operator goes through torch's fallback for the device, which is slow. The
+fallback registers a kernel for that operator, and later calls go to the kernel directly.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _GROWS = frozenset(("out", "out0", "out1", "out2", "values", "indices", "min", "
 
 
 class Operand(NamedTuple):
-    """A device tensor that an operator was given, its block, its CPU alias, and its argument."""
+    """A device tensor passed to an operator: its block, its CPU alias and its argument's name."""
 
     tensor: torch.Tensor
     block: Block
@@ -41,7 +41,7 @@ class Operand(NamedTuple):
 
 
 def on_host(op: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run torch's CPU code of a view operator on device tensors: it only touches metadata."""
+    """Run torch's CPU code of a view operator on device tensors; it accesses only metadata."""
     return op.redispatch(_cpu_keys, *args, **kwargs)
 
 
@@ -66,7 +66,7 @@ def make_kernel(plan: Plan) -> Kernel:
                     block, given[place] = operand(value)
                     operands.append(Operand(value, block, given[place], name, write))
             elif isinstance(value, _NUMBERS):
-                call = plan.packet  # torch makes a tensor of it for some operators, not for all
+                call = plan.packet  # some operators, not all, need torch to make a tensor of it
             elif value is not None:
                 given[place] = _aliases(value, name, write, operands, foreign)
         index = operands[0].block.device if operands else -1
@@ -115,7 +115,7 @@ def _named(
     foreign: list[Any],
     index: int,
 ) -> int:
-    """Replace keyword arguments in place; returns the device that the operator runs on."""
+    """Replace keyword arguments in place; return the device that the operator runs on."""
     wanted: Any = None
     for name, value in kwargs.items():
         if isinstance(value, _Tensor):
@@ -139,7 +139,7 @@ def _named(
 def _check_foreign(
     plan: Plan, operands: list[Operand], foreign: list[tuple[str, torch.Tensor]], index: int
 ) -> None:
-    """Refuse host tensors beside device tensors, as torch does on CUDA, but for numbers."""
+    """Refuse host tensors beside device tensors, except numbers, as torch does on CUDA."""
     if not operands:
         return
     for name, tensor in foreign:
@@ -153,7 +153,7 @@ def _check_foreign(
 def refuse_host_tensors(
     kernel: str, beside: torch.Tensor, foreign: list[tuple[str, torch.Tensor]]
 ) -> None:
-    """Refuse host tensors among the arguments of a kernel that takes none, but for numbers."""
+    """Refuse host tensors as arguments of a kernel, except numbers."""
     for name, tensor in foreign:
         if tensor.dim():
             _refuse(kernel, beside, name, tensor)
@@ -168,7 +168,7 @@ def _refuse(kernel: str, beside: torch.Tensor, name: str, tensor: torch.Tensor) 
 
 
 def _implicit_upload(tensor: torch.Tensor, index: int) -> None:
-    """Note that torch moves host indices to the device by itself, and waits for it."""
+    """Record that torch uploads host indices by itself, and waits for the upload."""
     stream = current_stream(index)
     with lock:
         stack = stacks.take(stacks.DEEP)
@@ -194,12 +194,12 @@ def _track(plan: Plan, operands: list[Operand], index: int, blind: bool) -> Work
 
 
 def _picks_by_mask(plan: Plan, operands: list[Operand]) -> bool:
-    """Say whether a boolean index makes torch look for the places, on the host."""
+    """Return whether a boolean index makes torch determine the positions, on the host."""
     return plan.mixed and any(one.tensor.dtype is torch.bool for one in operands[1:])
 
 
 def _rows(plan: Plan, operands: list[Operand]) -> Rows | None:
-    """Return which rows an operator touches, where they are picked by one list of ids."""
+    """Return the rows that an operator accesses, if they are selected by one list of ids."""
     assert plan.rows is not None
     target = operands[0]
     name = plan.names[plan.rows[1]]
@@ -216,7 +216,7 @@ def _rows(plan: Plan, operands: list[Operand]) -> Rows | None:
 def _growing(
     operands: list[Operand], given: list[Any], kwargs: dict[str, Any]
 ) -> list[tuple[Operand, torch.Tensor]] | None:
-    """Give the operator empty tensors where it may have to resize what it writes."""
+    """Replace empty outputs that the operator may resize by CPU tensors of their own."""
     empty = [one for one in operands if one.write and one.name in _GROWS and not one.alias.numel()]
     if not empty:
         return None
@@ -234,7 +234,7 @@ def _grow(grown: list[tuple[Operand, torch.Tensor]]) -> None:
 
 
 def give_memory(tensor: torch.Tensor, base: torch.Tensor) -> None:
-    """Let a device tensor be the memory of the CPU tensor `base` from here on."""
+    """Make a device tensor use the memory of the CPU tensor `base` from now on."""
     new = sim_tensor(base, tensor.device.index)
     on_host(_set, tensor, new.untyped_storage(), new.storage_offset(), new.shape, new.stride())
 
@@ -263,7 +263,7 @@ def _one(
 
 
 def viewed(result: torch.Tensor, operands: list[Operand]) -> torch.Tensor:
-    """Return the view of a device tensor that `result` is of its alias."""
+    """Return the view of a device tensor that corresponds to `result`, a view of its alias."""
     storage = result.untyped_storage()._cdata
     for one in operands:
         if one.alias.untyped_storage()._cdata != storage:
@@ -284,7 +284,7 @@ def _many(
     operands: list[Operand],
     work: Work,
 ) -> Any:
-    """Return the results of an operator that gives several, a list, or no tensor."""
+    """Return the results of an operator that returns several, a list, or no tensor."""
     if not isinstance(result, (list, tuple)):
         return result
     made = []

@@ -1,12 +1,12 @@
-"""Clocks travel with messages: what a sender's stream has behind it, its receiver's has, too.
+"""Sends clocks along with messages, so that a receiver is ordered after its sender's earlier work.
 
-That matters where order comes back: rank 1 sends what it has made, rank 0 sends on, and rank 1's
-copy stream, which has waited for that, is ordered after rank 1's own stream.
+This matters when order comes back to a rank: rank 1 sends what it has made, rank 0 sends a reply,
+and rank 1's copy stream, which has waited for the reply, is ordered after rank 1's own stream.
 
-The data goes through gloo as it is. Beside it, before it, the sender puts its clock into the store
-of the process group, under the channel and the message's number there; the receiver looks it up
-when it has waited for the data. A message between a device tensor and a host tensor, which no
-device has, finds none: then nothing is known, and nothing is waited for.
+gloo transfers the data unchanged. Before each message, the sender stores its clock in the store of
+the process group, under the channel and the message's number there. The receiver reads the clock
+after it has waited for the data. A message between a device tensor and a host tensor (which has no
+clock) finds none; then no order is known, and nothing is waited for.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import torch
 from pytest_pprank.devices.sim.streams import Clock, join
 
 _SLOTS = 256
-"""Clocks that a channel keeps: an old one is overwritten."""
+"""Number of clocks that a channel keeps; older ones are overwritten."""
 _TRIES = 3
-"""A value that was set is seen after the server of the store has gone round once."""
+"""A value that was set is visible after at most one more round of the store's server."""
 _NOTHING = "-"
 _ALL = -1
 _SINGLE = {"send": "dst", "recv_": "src", "recv_any_source_": "", "broadcast_": "root_rank",
@@ -35,13 +35,13 @@ _SINGLE = {"send": "dst", "recv_": "src", "recv_any_source_": "", "broadcast_": 
 _FROM_ONE, _TO_ONE = ("broadcast_", "scatter_"), ("gather_", "reduce_")
 
 _foreign: dict[str, int] = {}
-"""Streams of other processes, by name, as numbers that no stream of this one has."""
+"""Streams of other processes by name, with numbers that no stream of this process has."""
 _numbers = itertools.count(-100, -1)
 _identity: tuple[int, str] = (0, "")
 
 
 class Awaited(NamedTuple):
-    """A clock that is there once an operation is done. `source`: a rank of the group."""
+    """A clock that is available once an operation is done. `source`: a rank of the group."""
 
     channel: str
     number: int
@@ -49,7 +49,7 @@ class Awaited(NamedTuple):
 
 
 class Envelope(NamedTuple):
-    """What comes with the messages of one operation. `tag`: of a receive from anybody, else -1."""
+    """The clocks to read after one operation; `tag`: of a receive from any source, else -1."""
 
     box: Mailbox
     awaited: tuple[Awaited, ...]
@@ -57,7 +57,7 @@ class Envelope(NamedTuple):
 
 
 class Mailbox:
-    """The clocks that go through one process group."""
+    """The clocks that are exchanged through one process group."""
 
     def __init__(self, group: Any) -> None:
         self._rank, self._size = group.rank(), group.size()
@@ -65,9 +65,10 @@ class Mailbox:
         self._counts: Counter[str] = Counter()
 
     def exchange(self, operation: str, given: Mapping[str, Any], clock: Clock) -> Envelope | None:
-        """Post `clock` for those who get data of this rank, and say whose clocks come with it.
+        """Store `clock` for the receivers of this rank's data; return which clocks will arrive.
 
-        `operation`: c10d's name without namespace, `given`: its arguments. Call before it.
+        Call before the operation. `operation`: c10d's name without namespace; `given`: its
+        arguments.
         """
         if self._store is None:
             return None
@@ -83,7 +84,7 @@ class Mailbox:
         return self._meet(operation, peer, clock)
 
     def _meet(self, operation: str, root: int, clock: Clock) -> Envelope:
-        """Take part in a collective."""
+        """Store and await clocks for a collective."""
         number = self._next("all")
         if operation not in _FROM_ONE or root == self._rank:
             self._put(f"all.{self._rank}", number, clock)
@@ -94,7 +95,7 @@ class Mailbox:
         return Envelope(self, tuple(Awaited(f"all.{one}", number, one) for one in others))
 
     def collect(self, envelope: Envelope, work: Any) -> Clock:
-        """Return what the senders had behind them; `work` is done."""
+        """Return the joined clocks of the senders; `work` must be done."""
         awaited = envelope.awaited
         if envelope.tag >= 0:
             source = work._source_rank()
@@ -117,7 +118,7 @@ class Mailbox:
             try:
                 self._store.set(_key(channel, number), json.dumps([number, _named(clock)]))
             except torch.distributed.DistError:
-                self._store = None  # its server is gone: the message itself will tell who has died
+                self._store = None  # its server is gone: the operation itself will fail
 
     def _get(self, awaited: Awaited) -> Clock:
         key = _key(awaited.channel, awaited.number)
@@ -125,7 +126,7 @@ class Mailbox:
             if self._store is None:
                 break
             try:
-                # gets a value without waiting for one
+                # reads the value without waiting for one to be set
                 text = self._store.compare_set(key, _NOTHING, _NOTHING).decode()
             except torch.distributed.DistError:
                 self._store = None
@@ -153,7 +154,7 @@ def _key(channel: str, number: int) -> str:
 
 
 def _own() -> str:
-    """Return this process's name; a fork is another process."""
+    """Return this process's unique name; a forked process gets a new one."""
     global _identity
     if _identity[0] != os.getpid():
         _identity = (os.getpid(), uuid.uuid4().hex[:12])

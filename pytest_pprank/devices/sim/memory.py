@@ -1,8 +1,9 @@
-"""Memory of the device: host memory under another name, one `Block` per storage.
+"""Memory of the device: host memory under another device type, one `Block` per storage.
 
-A CPU tensor is exported as a DLPack capsule, the capsule's device is overwritten and imported
-again: a plain torch.Tensor on ``sim:K`` with a real storage. The storage keeps the CPU tensor, and
-torch keeps the Python object of a tensor that C++ keeps: when that dies, the storage was freed.
+A CPU tensor is exported as a DLPack capsule; the capsule's device is overwritten, and the capsule
+is imported again. The result is a plain torch.Tensor on ``sim:K`` with a real storage. The storage
+keeps the CPU tensor alive, and torch keeps the Python object of a tensor that C++ refers to. So
+when that Python object dies, the storage was freed.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
 class _Capsule(ctypes.Structure):
-    """DLManagedTensor of dlpack.h, as far as it is looked at."""
+    """The first fields of DLManagedTensor in dlpack.h."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -59,12 +60,12 @@ _as_strided = torch._C.TensorBase.as_strided
 
 
 class Block:
-    """The memory of one storage, and what is known of its use.
+    """The memory of one storage, and records of its use.
 
-    `base()` is the CPU tensor that was relabelled; ptr, shape, stride and dtype are those of the
-    device tensor that came of it: a tensor with the same ones is the same memory. `log`, `last`,
-    `version` and `clean` are the tracker's, `races` are writes without an order (see races),
-    `pending` holds copies that are still to come.
+    `base()`: the CPU tensor below it. `ptr`, `shape`, `stride` and `dtype` are those of the device
+    tensor made of it; a tensor with the same values is the same memory. `log`, `last`, `version`
+    and `clean` belong to the tracker. `races`: unordered writes (see races). `pending`: copies that
+    have not been performed.
     """
 
     __slots__ = (
@@ -91,7 +92,7 @@ class Block:
         self.recorded: set[Stream] | None = None
 
     def start(self) -> int:
-        """Return the first byte of the block in the storage of its CPU tensor."""
+        """Return the offset of the block's first byte in the storage of its CPU tensor."""
         base = self.base()
         return int(base.storage_offset() * base.element_size())
 
@@ -99,17 +100,17 @@ class Block:
 blocks: dict[int, Block] = {}
 """The blocks in use, by the address of their StorageImpl."""
 
-_freed: deque[Block] = deque()  # filled at any point, by any thread
+_freed: deque[Block] = deque()  # filled at any time, by any thread
 
 
 class _Base(weakref.ref):  # type: ignore[type-arg]
-    """A weak reference to the CPU tensor below a block; it dies with the device's storage."""
+    """A weak reference to a block's CPU tensor, which dies together with the device's storage."""
 
     __slots__ = ("block",)
     block: Block
 
 
-def _on_free(base: Any, note: Any = _freed.append) -> None:  # also while the interpreter ends
+def _on_free(base: Any, note: Any = _freed.append) -> None:  # also called at interpreter exit
     note(base.block)
 
 
@@ -119,7 +120,7 @@ def sim_tensor(base: torch.Tensor, index: int) -> torch.Tensor:
         collect()
     if base.requires_grad:
         base = base.detach()
-    if base.dtype not in _PLAIN:  # fp8 and the like, which DLPack does not carry
+    if base.dtype not in _PLAIN:  # fp8 and others that DLPack does not support
         width = _INTEGER[base.element_size()]
         return sim_tensor(base.view(width), index).view(base.dtype)
     if settings.memory_limit:
@@ -138,7 +139,7 @@ def sim_tensor(base: torch.Tensor, index: int) -> torch.Tensor:
 
 
 def collect() -> None:
-    """Take note of the storages that were freed."""
+    """Process the storages that were freed."""
     while _freed:
         block = _freed.popleft()
         if blocks.get(block.key) is block:
@@ -147,15 +148,15 @@ def collect() -> None:
 
 
 def block_of(tensor: torch.Tensor) -> Block:
-    """Return the block that a device tensor lies in."""
+    """Return the block of a device tensor."""
     block = blocks.get(tensor.untyped_storage()._cdata)
     return block if block is not None else _adopted(tensor)
 
 
 def operand(tensor: torch.Tensor) -> tuple[Block, torch.Tensor]:
-    """Return a device tensor's block and a CPU tensor over the same memory; nothing is waited for.
+    """Return a device tensor's block, and a CPU tensor over the same memory; waits for nothing.
 
-    The CPU tensor is ``block.base()`` itself where the device tensor is what was once made of it.
+    The CPU tensor is ``block.base()`` itself if the device tensor is the one made of it.
     """
     block = blocks.get(tensor.untyped_storage()._cdata)
     if block is None:
@@ -171,17 +172,17 @@ def operand(tensor: torch.Tensor) -> tuple[Block, torch.Tensor]:
 
 
 def host_alias(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a CPU tensor over the memory of a device tensor, without waiting for anything."""
+    """Return a CPU tensor over the memory of a device tensor; waits for nothing."""
     return operand(tensor)[1]
 
 
 def is_sim(tensor: torch.Tensor) -> bool:
-    """Say whether a tensor lies on the simulated device."""
+    """Return whether a tensor is on the simulated device."""
     return not tensor.is_cpu and tensor.device.type == NAME
 
 
 def byte_range(tensor: torch.Tensor) -> tuple[int, int]:
-    """Return the first byte and the one after the last that a strided tensor covers."""
+    """Return the first byte that a strided tensor covers, and the one after its last."""
     width = tensor.element_size()
     start = tensor.storage_offset() * width
     if tensor.is_contiguous():
@@ -205,7 +206,7 @@ def _view(block: Block, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _adopted(tensor: torch.Tensor) -> Block:
-    """Make a block for a storage that was not made here (torch resized or made it by itself)."""
+    """Make a block for a storage that torch itself created or resized."""
     size = tensor.untyped_storage().nbytes()
     whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(
         tensor.untyped_storage(), 0, (size,), (1,)
@@ -214,7 +215,7 @@ def _adopted(tensor: torch.Tensor) -> Block:
     _capsule_at(_pointer(capsule, b"dltensor")).device_type = _CPU
     base = _import(capsule)
     block = Block(base, whole, current_stream(tensor.device.index))
-    _adopted_bases[block.key] = base  # nothing else keeps it; nor does anything tell of its end
+    _adopted_bases[block.key] = base  # nothing else keeps it alive, and nothing reports its end
     blocks[block.key] = block
     return block
 

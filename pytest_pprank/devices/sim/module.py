@@ -1,4 +1,4 @@
-"""``torch.get_device_module("sim")``: what torch.cuda is for CUDA, as far as it has a meaning."""
+"""``torch.get_device_module("sim")``: the counterpart of torch.cuda, as far as it applies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _libraries: list[torch.library.Library] = []
 
 
 class device:
-    """``with torch.sim.device(0)``; there is no other current device (see `streams.set_device`)."""
+    """``with torch.sim.device(0)``; only device 0 can be current (see `streams.set_device`)."""
 
     def __init__(self, device: Any) -> None:
         self._wanted = None if device == -1 else device
@@ -29,7 +29,7 @@ class device:
         streams.set_device(self._wanted)
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to go back to."""
+        """Do nothing: the current device cannot have changed."""
 
 
 class device_of(device):
@@ -41,7 +41,7 @@ class device_of(device):
 
 @dataclass(frozen=True)
 class Properties:
-    """What is known of a device."""
+    """Properties of a device, as torch.cuda.get_device_properties returns them."""
 
     name: str = "pprank simulated device"
     total_memory: int = 0
@@ -52,20 +52,20 @@ class Properties:
 
 
 def get_device_properties(device: Any = None) -> Properties:
-    """Return what is known of a device; raises RuntimeError for one that is not there."""
+    """Return the properties of a device; raises RuntimeError for one that does not exist."""
     device_index(device)
     return Properties(total_memory=allocator.total_memory())
 
 
 def empty_cache() -> None:
-    """Give back what the allocator's cache holds; CUDA synchronizes for it, so do we."""
+    """Release the allocator's cache; synchronizes first, as CUDA does."""
     streams.synchronize()
     memory.collect()
     allocator.empty_cache(streams.current_device())
 
 
 def mem_get_info(device: Any = None) -> tuple[int, int]:
-    """Return bytes free and in total."""
+    """Return (free bytes, total bytes)."""
     memory.collect()
     total = allocator.total_memory()
     return max(total - allocator.stats_of(device).reserved, 0), total
@@ -104,7 +104,7 @@ _MEMBERS: dict[str, Any] = {
     "stream": StreamContext,
     "synchronize": streams.synchronize,
     "is_current_stream_capturing": lambda: False,
-    # a generator of the device is one of the CPU: the same seed gives the same numbers
+    # the device uses the CPU's generator: the same seed gives the same numbers
     "manual_seed": torch.manual_seed,
     "manual_seed_all": lambda _seed: None,
     "seed_all": lambda: None,
@@ -127,13 +127,15 @@ _MEMBERS: dict[str, Any] = {
 
 
 def installed() -> bool:
-    """Say whether torch knows the device in this process."""
+    """Return whether the device is registered with torch in this process."""
     return bool(_libraries)
 
 
 def install() -> None:
-    """Make the device known to torch in this process, once; raises PprankError where torch has
-    moved what it stands on, or has another device of this kind.
+    """Register the device with torch in this process, once.
+
+    Raises PprankError if this torch lacks private functions that the device needs, or has another
+    device of this kind.
     """
     if installed():
         return
@@ -173,7 +175,7 @@ def _register_kernels() -> None:
         library_of(namespace).impl(rest.removesuffix(".default"), kernel, key)
 
     def fallback(op: Any, *args: Any, **kwargs: Any) -> Any:
-        """Serve the first call of an operator, and take this way out of those to come."""
+        """Run the first call of an operator, and register a kernel for later calls."""
         name = op.name()
         if name not in made:
             made[name] = make_kernel(Plan(op))
@@ -193,7 +195,7 @@ def _register_kernels() -> None:
 
 
 def _register_composites(register: Callable[..., None]) -> None:
-    """Compute what torch makes of several operators in one, unless there are gradients."""
+    """Run operators that torch decomposes as one kernel each, unless they need gradients."""
     from pytest_pprank.devices.sim.kernels import make_kernel
     from pytest_pprank.devices.sim.plans import Plan
 
@@ -226,11 +228,11 @@ def _generic(name: str) -> Callable[..., Any]:
 
 
 _DIRECT = ("embedding", "zeros", "ones", "full", "arange.start_step", "zeros_like", "ones_like")
-"""Operators that torch does in several others, and that models use all the time."""
+"""Operators that torch decomposes into several others, and that models use often."""
 
 
 def _structured(mine: Container[str]) -> list[str]:
-    """Return the operators that torch would otherwise do by their ``out`` variant: two calls."""
+    """Return the operators that torch would run through their ``out`` variant, in two calls."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     return [
         name

@@ -1,7 +1,8 @@
-"""What a piece of memory is called by the code that runs now: a field of an object, or a variable.
+"""Finds a name for a piece of memory: a field of an object, or a local variable.
 
-Nothing notes names beforehand: when something is to be reported, the running functions' variables
-are searched for tensors in that memory, and the objects that they name, and the objects in those.
+Names are not recorded in advance. When a finding is reported, the variables of the running
+functions, the objects they refer to, and the objects in those are searched for tensors in that
+memory.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from pytest_pprank.devices.sim import stacks
 _FRAMES = 24
 _DEPTH = 3
 _MOST = 50_000
-"""So many values are looked at before the search is given up."""
+"""Number of values after which the search is abandoned."""
 _LEAVES = (type(None), str, bytes, int, float, type, ModuleType, torch.device, torch.dtype)
 
 
 def name_of(addresses: Sequence[int]) -> str:
-    """Return the name of a tensor whose storage begins at one of `addresses`; the first that has
-    one. Empty if nothing that can be seen holds such a tensor.
+    """Return the name of a tensor whose storage begins at one of `addresses`, tried in order.
 
-    A field (``ForwardBatch.input_ids``, ``PPProxyTensors.tensors['hidden_states']``) is preferred
-    to a local variable, one that is close to it in the stack to one that is far.
+    Empty if no such tensor can be found. A field (``ForwardBatch.input_ids``,
+    ``PPProxyTensors.tensors['hidden_states']``) is preferred to a local variable, an object near
+    the variable to a nested one, an inner stack frame to an outer one.
     """
     found: dict[int, list[tuple[bool, int, int, str]]] = {address: [] for address in addresses}
     search = _Search()
@@ -60,7 +61,7 @@ def _address(tensor: torch.Tensor) -> int:
 
 
 class _Found(NamedTuple):
-    """A tensor; `owned`: whether it is in a field of an object."""
+    """A tensor that was found; `owned`: whether it is in a field of an object."""
 
     owned: bool
     depth: int
@@ -69,15 +70,15 @@ class _Found(NamedTuple):
 
 
 class _Search:
-    """Walks from variables into objects, the near ones first, each object once."""
+    """Searches objects from variables, breadth first, each object once."""
 
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}
-        """How deep an object was when it was looked into."""
+        """The depth at which an object was searched."""
         self._left = _MOST
 
     def tensors_of(self, frame: FrameType) -> Iterator[_Found]:
-        """Yield what a function's variables hold."""
+        """Yield the tensors reachable from a function's variables."""
         waiting: deque[tuple[Any, str, int, bool]] = deque()
         for name, value in dict(frame.f_locals).items():
             if isinstance(value, torch.Tensor):
@@ -86,6 +87,7 @@ class _Search:
                 waiting.append((value, name, 1, False))
         while waiting and self._left > 0:
             value, name, depth, owned = waiting.popleft()
+            # again if it is now nearer: the depth limit may have cut off its contents
             if isinstance(value, _LEAVES) or self._seen.get(id(value), _DEPTH + 1) <= depth:
                 continue
             self._seen[id(value)] = depth

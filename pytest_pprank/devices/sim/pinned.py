@@ -1,4 +1,4 @@
-"""Pinned host memory: ordinary memory that is known to be pinned."""
+"""Pinned host memory: ordinary memory that is registered as pinned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 _pinned: dict[int, weakref.ref[Any]] = {}
-"""Address of each pinned storage that is alive."""
+"""The living pinned storages, by address."""
 
 
 def pinned_empty(shape: Iterable[int], dtype: torch.dtype) -> torch.Tensor:
@@ -25,7 +25,7 @@ def pinned_empty(shape: Iterable[int], dtype: torch.dtype) -> torch.Tensor:
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:
-    """Say whether a CPU tensor lies in pinned memory."""
+    """Return whether a CPU tensor is in pinned memory."""
     return (
         tensor.is_cpu
         and tensor.layout is torch.strided
@@ -36,5 +36,5 @@ def is_pinned(tensor: torch.Tensor) -> bool:
 def pin(tensor: torch.Tensor) -> torch.Tensor:
     """Return a copy of a CPU tensor in pinned memory."""
     target = pinned_empty(tensor.shape, tensor.dtype)
-    torch._C.TensorBase.copy_(target, tensor)  # nobody else knows it
+    torch._C.TensorBase.copy_(target, tensor)  # unchecked: nothing else refers to it yet
     return target

@@ -1,4 +1,4 @@
-"""What an operator does to its arguments, read once from its schema."""
+"""How an operator uses its arguments, derived once from its schema."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIXED = frozenset(
         "aten::resize_as_",
     )
 )
-"""Operators that take tensors of the host beside those of the device, as on CUDA."""
+"""Operators that accept host tensors beside device tensors, as on CUDA."""
 
 _SYNCING = frozenset(
     (
@@ -39,7 +39,7 @@ _SYNCING = frozenset(
         "aten::repeat_interleave.Tensor",
     )
 )
-"""Operators after which the host knows a value, or a size that depends on values."""
+"""Operators that make the host wait, for a value or for a size that depends on values."""
 
 _UNSAFE_VIEWS = frozenset(
     (
@@ -56,7 +56,7 @@ _ROWS = {
     "aten::index_select": (0, 2),
     "aten::index_copy_": (0, 2),
 }
-"""Operators that touch rows of one argument, picked by another: (argument, that with the ids)."""
+"""Operators that access selected rows: (position of the argument, position of the row ids)."""
 
 
 _OVERWRITES = frozenset(
@@ -70,11 +70,11 @@ _OVERWRITES = frozenset(
         "aten::_index_put_impl_",
     )
 )
-"""Operators whose result does not depend on what was in the bytes that they write."""
+"""Operators whose result does not depend on the old contents of the bytes that they write."""
 
 
 class Result(Enum):
-    """What an operator returns: new memory, a view of an argument, or a written argument."""
+    """The kind of a result: new memory, a view of an argument, or a written argument."""
 
     NEW = 0
     VIEW = 1
@@ -84,9 +84,10 @@ class Result(Enum):
 class Plan:
     """How to run one operator on aliases of its arguments.
 
-    `tensors`: (position, name, is written, may be resized) of the positional arguments that hold
-    tensors; `named`: the same by name, for all; `results`: what each result is, with the position
-    of the argument where it is one; `writes_any`: whether anything is written at all.
+    `tensors`: (position, name, is written) of the positional arguments that are tensors; `written`:
+    by name, whether an argument is written, for all tensor arguments. `results`: the kind of each
+    result, and the position of the argument that it is, if it is one. `writes_any`: whether any
+    argument is written.
     """
 
     def __init__(self, op: Any) -> None:
@@ -117,7 +118,7 @@ class Plan:
         self.results = list(self._results(schema))
 
     def only_overwrites(self, given: list[Any], kwargs: dict[str, Any]) -> bool:
-        """Say whether a call with these arguments writes without regard to what was there."""
+        """Return whether a call with these arguments ignores the old contents of what it writes."""
         accumulate = given[self._accumulate] if self._accumulate < len(given) else False
         return self.overwrites and not accumulate and not kwargs.get("accumulate")
 

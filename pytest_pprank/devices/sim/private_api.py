@@ -1,6 +1,6 @@
-"""The parts of torch that are not public and that the device stands on, each with its reason.
+"""The private parts of torch that the device depends on, each with its purpose.
 
-When torch moves one of them, `check` says which, before anything has been changed.
+If a release of torch lacks one, `check` names it, before anything has been changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ USED = {
 
 
 def moved(names: dict[str, str] = USED) -> list[str]:
-    """Return what of `names` this torch does not have, with what it is needed for."""
+    """Return those of `names` that this torch lacks, each with its purpose."""
     return [f"torch.{name} ({why})" for name, why in names.items() if not _has(name)]
 
 
@@ -50,7 +50,7 @@ def _has(name: str) -> bool:
 
 
 def check() -> None:
-    """Raise PprankError that names what of torch's private interface has moved."""
+    """Raise PprankError, naming the private parts of torch that are missing."""
     missing = moved()
     if missing:
         raise PprankError(

@@ -1,7 +1,7 @@
-"""Two writes that nothing orders, and the question whether anybody sees which one came last.
+"""Unordered pairs of writes, kept until it is known whether their order matters.
 
-As long as nothing reads the bytes that both have written, the order of two writes means nothing;
-and a third write that is after both, and does not depend on what was there, ends the question.
+The order of two writes matters only if bytes that both have written are read. A third write that is
+ordered after both, and does not depend on the old contents, settles the pair.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MOST = 64
 
 
 class Race(NamedTuple):
-    """Two writes without an order; `common`: the second one, as far as it meets the first."""
+    """Two unordered writes; `common`: the part of the second one that overlaps the first."""
 
     first: Entry
     second: Entry
@@ -28,17 +28,16 @@ class Race(NamedTuple):
 
 
 def may_not_matter(block: Block, first: Entry, second: Entry) -> bool:
-    """Say whether two accesses are writes of which perhaps nobody sees which one came last.
+    """Return whether two unordered accesses are writes whose order perhaps does not matter.
 
-    Not those to memory that was freed, and not copies that are under way: what such a copy brings
-    is wanted.
+    False for memory that was freed, and for copies under way, whose values are meant to be used.
     """
     writes = first.write and second.write and first.work.blind and second.work.blind
     return writes and not first.freed and not is_pending(block, first)
 
 
 def note(block: Block, first: Entry, second: Entry) -> None:
-    """Keep two writes that nothing orders, until it is known whether somebody sees it."""
+    """Keep two unordered writes until it is known whether their order matters."""
     if len(block.races) >= _MOST:
         oldest = block.races.pop(0)
         report(block, oldest.first, oldest.second)
@@ -46,8 +45,9 @@ def note(block: Block, first: Entry, second: Entry) -> None:
 
 
 def seen(block: Block, entry: Entry, clock: Clock) -> None:
-    """Report the races that an access, ordered after both writes, lets matter; forget those that
-    it puts an end to.
+    """Report races whose outcome an access observes; drop races that it settles.
+
+    Only accesses that are ordered after both writes of a race count.
     """
     kept = []
     for race in block.races:
@@ -62,7 +62,7 @@ def seen(block: Block, entry: Entry, clock: Clock) -> None:
 
 
 def _common(first: Entry, second: Entry) -> Entry:
-    """Return `second`, less what `first` does not touch, as far as that is easily told."""
+    """Return the part of `second` that overlaps `first`, as far as it is cheap to compute."""
     lo, hi = max(first.lo, second.lo), min(first.hi, second.hi)
     if first.rows is None or second.rows is None:
         return second._replace(lo=lo, hi=hi, rows=second.rows or first.rows)
@@ -74,7 +74,7 @@ def _common(first: Entry, second: Entry) -> Entry:
 
 
 def _without(common: Entry, entry: Entry) -> Entry | None:
-    """Return what a write leaves of the bytes that two others have in common; None for nothing."""
+    """Return the part of a race's common bytes that a write leaves; None if it is empty."""
     if entry.rows is None:
         whole = entry.lo <= common.lo and entry.hi >= common.hi
         return None if whole else common

@@ -1,4 +1,4 @@
-"""What the device has found: one record per pair of places, told with both stacks."""
+"""The device's findings: one per pair of code places, reported with both stacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_pprank.devices.sim.settings import settings
 
 
 class Kind(str, Enum):
-    """What is wrong with a pair of accesses."""
+    """The kind of error in a pair of accesses."""
 
     UNORDERED = "unordered"
     COPY_IN_FLIGHT = "copy in flight"
@@ -53,17 +53,17 @@ class Access:
     frames: tuple[tuple[str, int, str], ...]
 
     def lines(self, most: int = 8) -> list[str]:
-        """Return the side as lines of text."""
+        """Return the access as lines of text."""
         places = [f"    {file}:{line} in {name}" for file, line, name in self.frames[:most]]
         return [f"{self.what}, {self.where}", *(places or ["    (no Python frame of user code)"])]
 
 
 @dataclass(frozen=True)
 class Race:
-    """A pair of accesses that nothing orders; plain values that pickle.
+    """An unordered pair of accesses; consists of plain values that can be pickled.
 
-    `tensor` says dtype, shape and, where it is known, the name of the field. Sanitizers make
-    findings of it (checks.device_order).
+    `tensor`: dtype, shape and, if known, the name of the field. checks.device_order turns it into
+    a sanitizer's finding.
     """
 
     kind: Kind
@@ -73,7 +73,7 @@ class Race:
 
     @property
     def cure(self) -> str:
-        """Return what usually puts it right."""
+        """The usual fix."""
         return _CURES[self.kind]
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ class Race:
 
 @dataclass
 class Side:
-    """One side as it is recorded: cheap, not yet text."""
+    """One access as it is recorded: cheap, not yet converted to text."""
 
     what: str
     where: str
@@ -108,8 +108,9 @@ class _Raw:
 
 Listener = Callable[[Race], None]
 _LOOKS = 16
-"""So often a pair of places is looked at: each time a name is searched for, which may take
-milliseconds.
+"""How often a pair of code places is examined.
+
+Each time a name is searched for, which may take milliseconds.
 """
 
 
@@ -120,17 +121,16 @@ class Reports:
         self._raw: list[_Raw] = []
         self._seen: set[tuple[object, ...]] = set()
         self._times: Counter[tuple[object, ...]] = Counter()
-        """How often a pair of places was looked at."""
+        """How often each pair of code places was examined."""
         self._listeners: tuple[Listener, ...] = ()
 
     def add(
         self, kind: Kind, tensor: str, addresses: Sequence[int], first: Side, second: Side
     ) -> None:
-        """Record a finding, once per pair of places and what the tensor is called (numbers do not
-        count); raises SimRaceError in strict mode.
+        """Record a finding, once per pair of code places and name of the tensor.
 
-        `addresses`: where the storages begin that it is about. A name is looked for among what
-        the running functions can see.
+        Numbers in names do not count. `addresses`: those of the storages concerned; a name for
+        them is searched in the running functions. Raises SimRaceError in strict mode.
         """
         places = (kind, stacks.place(first.stack), stacks.place(second.stack))
         self._times[places] += 1
@@ -148,8 +148,9 @@ class Reports:
             raise SimRaceError(str(_finding(raw)))
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Forget what there is, and call `listener` with each new finding, in the thread that makes
-        it; returns what ends that.
+        """Forget earlier findings, and call `listener` with each new one; return what stops this.
+
+        The listener is called in the thread that made the second access.
         """
         self._forget()
         self._listeners = (*self._listeners, listener)
@@ -160,7 +161,7 @@ class Reports:
         return end
 
     def take(self) -> list[Race]:
-        """Return what was found since the last call, and forget it."""
+        """Return the findings since the last call, and forget them."""
         raw = self._raw
         self._forget()
         return [_finding(one) for one in raw]
@@ -179,12 +180,12 @@ def _finding(raw: _Raw) -> Race:
 
 
 def access(side: Side) -> Access:
-    """Return a side with its stack made readable."""
+    """Convert an access to readable form."""
     return Access(side.what, side.where, tuple(stacks.frames(side.stack)))
 
 
 def describe(dtype: object, shape: Sequence[int]) -> str:
-    """Say dtype and shape as the rest of the project does: ``int64[5, 3]``."""
+    """Format dtype and shape as the rest of the project does: ``int64[5, 3]``."""
     return f"{str(dtype).removeprefix('torch.')}{list(shape)}"
 
 
@@ -192,5 +193,5 @@ reports = Reports()
 
 
 def findings() -> list[Race]:
-    """Return what the device has found since the last call, and forget it."""
+    """Return the device's findings since the last call, and forget them."""
     return reports.take()

@@ -1,4 +1,4 @@
-"""What can be switched on the simulated device, by environment or by a test."""
+"""Settings of the simulated device, from the environment or from a test."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from pytest_pprank.errors import UsageError
 
 NAME = "sim"
-"""How torch calls the device: ``torch.device("sim")``, ``torch.get_device_module("sim")``."""
+"""The name of the device: ``torch.device("sim")``, ``torch.get_device_module("sim")``."""
 
 
 @dataclass
 class Settings:
     """How the device behaves.
 
-    `deferred`: copies from and to pinned memory run as late as the rules let them, not at once.
-    `poison`: memory that such a copy will fill holds NaN or huge numbers until then.
-    `tracking`: accesses are recorded and compared. `strict`: a finding raises SimRaceError where
-    the second access is made, besides being recorded. `memory_limit`: bytes per device, 0 for none.
-    `devices`: how many devices ``sim:0``, ``sim:1``, ... there are. `looking`: what is read now is
-    no part of the program (`pytest_pprank.devices.sim.looking.looking`).
+    `deferred`: copies from and to pinned memory run as late as the rules allow, not at once.
+    `poison`: until then, the destination of such a copy contains NaN or huge numbers. `tracking`:
+    accesses are recorded and compared. `strict`: a finding also raises SimRaceError at the second
+    access. `memory_limit`: bytes per device, 0 for none. `devices`: how many devices ``sim:0``,
+    ``sim:1``, ... exist. `untracked`: reads are currently untracked
+    (`pytest_pprank.devices.sim.untracked.untracked`).
     """
 
     deferred: bool = True
@@ -32,7 +32,7 @@ class Settings:
     strict: bool = False
     memory_limit: int = 0
     devices: int = 8
-    looking: bool = False
+    untracked: bool = False
 
 
 def _number(name: str, default: int) -> int:

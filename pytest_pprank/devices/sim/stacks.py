@@ -1,7 +1,7 @@
-"""Where in Python something happened: taken fast, made readable only when it is shown.
+"""Python stacks, captured fast and made readable only when they are shown.
 
-A stack is a flat tuple of (code object, last instruction) pairs, the innermost frame first. No
-frame is kept: it would keep the tensors in it alive.
+A stack is a flat tuple of (code object, last instruction) pairs, the innermost frame first. Frames
+themselves are not kept: they would keep their tensors alive.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pytest_pprank.frames import Owner, owner_of
 Stack = tuple[CodeType | int, ...]
 _DEPTH = 28
 DEEP = 80
-"""How deep a stack is taken of what is rare."""
+"""Depth of stacks that are captured rarely."""
 
 
 def take(depth: int = _DEPTH) -> Stack:
@@ -32,7 +32,7 @@ def take(depth: int = _DEPTH) -> Stack:
 
 
 def is_user_code(code: CodeType) -> bool:
-    """Say whether code lies outside torch and this plugin: SGLang counts as a user."""
+    """Return whether code is neither torch's nor this plugin's; SGLang counts as user code."""
     file = code.co_filename
     return owner_of(file) not in (Owner.TORCH, Owner.PLUGIN) and not file.startswith("<frozen")
 
@@ -49,7 +49,7 @@ def frames(stack: Stack) -> list[tuple[str, int, str]]:
 
 
 def place(stack: Stack, most: int = 6) -> Stack:
-    """Return the innermost frames in user code: what tells two places in a program apart."""
+    """Return the innermost frames of user code, which identify a place in the program."""
     found: list[CodeType | int] = []
     for code, instruction in zip(stack[::2], stack[1::2], strict=True):
         assert isinstance(code, CodeType)

@@ -1,4 +1,4 @@
-"""Questions about a tensor as it is now, for assertions: nothing is recorded or waited for."""
+"""The current state of tensors, for assertions: nothing is recorded or waited for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_pprank.devices.sim.streams import Clock, current_stream, host, join,
 
 
 def unordered_writes(tensor: torch.Tensor) -> list[str]:
-    """Say what writes a device tensor and is not ordered before the current stream."""
+    """Describe writes to a device tensor that are not ordered before the current stream."""
     with lock:
         block = memory.block_of(tensor)
         lo, hi = memory.byte_range(tensor)
@@ -34,7 +34,7 @@ def unordered_writes(tensor: torch.Tensor) -> list[str]:
 
 
 def host_values(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the memory of a device tensor, with all that the current stream would find in it."""
+    """Return the memory of a device tensor, with the values that the current stream would read."""
     with lock:
         block, alias = memory.operand(tensor)
         if block.pending:
@@ -43,16 +43,16 @@ def host_values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _known(block: memory.Block) -> Clock:
-    """Return what is ordered before work that would be enqueued now."""
+    """Return the clock that work enqueued now would have."""
     clock = dict(current_stream(block.device).clock)
     join(clock, host.clock)
     return clock
 
 
 def in_flight(tensors: Iterable[tuple[str, torch.Tensor]] | None) -> list[str]:
-    """Say which copies between host and device the host has not waited for.
+    """Describe the copies between host and device that the host has not waited for.
 
-    Those into `tensors` (name, tensor), and out of host tensors among them; all for None.
+    `tensors` (name, tensor): only copies into these, and out of host tensors among them; None: all.
     """
     with lock:
         under_way = copies.in_flight()
@@ -67,7 +67,7 @@ def in_flight(tensors: Iterable[tuple[str, torch.Tensor]] | None) -> list[str]:
 
 
 def _touches(copy: copies.DeferredCopy, tensor: torch.Tensor) -> bool:
-    """Say whether a tensor is the host's side of a copy, or what it goes into."""
+    """Return whether a tensor is the host side of a copy, or its destination."""
     if tensor.is_cpu:
         return _overlap(copy.pinned, tensor)
     if not memory.is_sim(tensor) or not copy.to_device:

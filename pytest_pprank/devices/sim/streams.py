@@ -1,10 +1,10 @@
-"""Streams and events, as vector clocks: what is known to be ordered before what.
+"""Streams and events as vector clocks, which record what is ordered before what.
 
-Each stream counts the work that the host has enqueued on it. A clock maps a stream's number to how
-far it has come; work with sequence number n on stream s is ordered before whatever holds a clock
-with ``clock[s] >= n``. The host has a clock, too: what it has waited for.
+Each stream counts the work that the host has enqueued on it. A clock maps a stream's number to a
+count; work with sequence number n on stream s is ordered before everything whose clock has
+``clock[s] >= n``. The host also has a clock: the work that it has waited for.
 
-All threads of a process share the host's clock: what one of them has waited for counts for all.
+All threads of a process share the host's clock: a wait of one thread counts for all.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pytest_pprank.devices.sim.settings import NAME, settings
 Clock = dict[int, int]
 
 lock = threading.RLock()
-"""Held while clocks, records of accesses or copies in flight are read or changed."""
+"""Must be held to read or change clocks, records of accesses or copies in flight."""
 
 _numbers = itertools.count(1)
 
 
 class _Local(threading.local):
-    """What a thread has chosen: the current stream of each device, and what it goes back to; and
-    what it has waited for itself.
+    """State of a thread: its current stream per device, the streams that it returns to when a
+    ``with`` block ends, and what the thread itself has waited for.
     """
 
     def __init__(self) -> None:
@@ -44,14 +44,14 @@ _streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 
 
 def join(into: Clock, other: Clock) -> None:
-    """Take over what `other` knows."""
+    """Merge the clock `other` into `into`."""
     for stream, count in other.items():
         if into.get(stream, 0) < count:
             into[stream] = count
 
 
 class Host:
-    """What the host has waited for; `version` counts the changes."""
+    """The work that the host has waited for; `version` counts the changes."""
 
     def __init__(self) -> None:
         self.clock: Clock = {}
@@ -59,9 +59,9 @@ class Host:
         self._after: list[Callable[[], None]] = []
 
     def sees(self, clock: Clock) -> None:
-        """Note that the host has waited for everything in `clock`."""
-        with lock:  # first: a thread that looks at the device holds it, and this may be another
-            if settings.looking:
+        """Record that the host has waited for everything in `clock`."""
+        with lock:  # first: another thread may be in untracked mode, which holds the lock
+            if settings.untracked:
                 return
             join(self.clock, clock)
             join(_local.waited, clock)
@@ -70,13 +70,14 @@ class Host:
                 call()
 
     def now(self) -> Clock:
-        """Return what the host has waited for so far."""
+        """Return the clock of what the host has waited for so far."""
         with lock:
             return dict(self.clock)
 
     def of_this_thread(self, handed: Clock) -> Clock:
-        """Return what this thread knows to be done: what was done when its work was `handed` to
-        it, and what it has waited for itself.
+        """Return the clock of what this thread knows to be complete.
+
+        That is `handed`, the clock when the thread was given its work, and the thread's own waits.
         """
         with lock:
             clock = dict(handed)
@@ -84,7 +85,7 @@ class Host:
             return clock
 
     def after_wait(self, call: Callable[[], None]) -> None:
-        """Have `call` called whenever the host has waited for something."""
+        """Call `call` whenever the host has waited for something."""
         self._after.append(call)
 
 
@@ -92,9 +93,9 @@ host = Host()
 
 
 class Stream:
-    """A queue of work on one device; what is enqueued is ordered after what the host waited for.
+    """A queue of work on one device; new work is ordered after what the host has waited for.
 
-    As torch's CUDA streams it has no implicit order with the default stream.
+    As for torch's CUDA streams, there is no implicit order with the default stream.
     """
 
     def __init__(self, device: Any = None, priority: int = 0, **_: Any) -> None:
@@ -119,15 +120,15 @@ class Stream:
         return count
 
     def wait_event(self, event: Event) -> None:
-        """Order what is enqueued from here on after what `event` has recorded."""
+        """Order later work on this stream after the work that `event` has recorded."""
         event.wait(self)
 
     def wait_stream(self, other: Stream) -> None:
-        """Order what is enqueued from here on after what `other` holds now."""
+        """Order later work on this stream after the work that is on `other` now."""
         self.wait_event(other.record_event())
 
     def record_event(self, event: Event | None = None) -> Event:
-        """Record what is enqueued here now in `event`, or in a new one."""
+        """Record the work on this stream so far in `event`, or in a new event."""
         event = event or Event()
         event.record(self)
         return event
@@ -137,7 +138,7 @@ class Stream:
         host.sees(self.clock)
 
     def query(self) -> bool:
-        """Say that all work is done: compute is eager, and whoever asks has waited."""
+        """Return True: compute is eager. The call counts as a wait of the host."""
         self.synchronize()
         return True
 
@@ -151,7 +152,7 @@ class Stream:
 
     @property
     def cuda_stream(self) -> int:
-        """A number that stands for a handle; SGLang compares such numbers."""
+        """A number in place of a CUDA handle; SGLang compares such numbers."""
         return self.stream_id
 
     sim_stream = cuda_stream
@@ -168,7 +169,7 @@ class Stream:
 
 
 class Event:
-    """A point in a stream's work. Waiting for one that was never recorded orders nothing."""
+    """A point in a stream's work. Waiting for an event that was never recorded orders nothing."""
 
     def __init__(self, device: Any = None, enable_timing: bool = False, **_: Any) -> None:
         self.device_index = device_index(device)
@@ -177,7 +178,7 @@ class Event:
         self._time = 0.0
 
     def record(self, stream: Stream | None = None) -> Event:
-        """Record what is enqueued on `stream` (default: the current one) up to here."""
+        """Record the work enqueued so far on `stream` (default: the current one)."""
         stream = stream or current_stream()
         with lock:
             stream.tick()
@@ -186,19 +187,19 @@ class Event:
         return self
 
     def wait(self, stream: Stream | None = None) -> None:
-        """Order what is enqueued on `stream` from here on after what was recorded."""
+        """Order later work on `stream` after the recorded work."""
         stream = stream or current_stream()
         if self._clock is not None:
             with lock:
                 join(stream.clock, self._clock)
 
     def synchronize(self) -> None:
-        """Make the host wait for what was recorded."""
+        """Make the host wait for the recorded work."""
         if self._clock is not None:
             host.sees(self._clock)
 
     def query(self) -> bool:
-        """Say that the event has happened; who is told so has waited for it."""
+        """Return True: compute is eager. The call counts as a wait of the host."""
         self.synchronize()
         return True
 
@@ -227,14 +228,15 @@ _defaults: dict[int, Stream] = {}
 
 
 def current_device() -> int:
-    """Return the number of the current device: always 0, as torch's guard for a device in Python
-    has no other, and ``.to("sim")`` asks that one.
+    """Return the number of the current device, which is always 0.
+
+    torch's guard for a device in Python knows no other device, and ``.to("sim")`` asks that guard.
     """
     return 0
 
 
 def set_device(device: Any) -> None:
-    """Make a device the current one; raises RuntimeError for any but device 0."""
+    """Make a device the current one; raises RuntimeError for any device but 0."""
     if device_index(device):
         raise RuntimeError(
             f"{NAME}: the current device is always {NAME}:0; name another one ({NAME}:"
@@ -243,7 +245,7 @@ def set_device(device: Any) -> None:
 
 
 def device_index(device: Any) -> int:
-    """Return a device's number: of an int, a string, a torch.device or None (the current one)."""
+    """Return the number of a device: int, string, torch.device or None (the current one)."""
     if device is None:
         return current_device()
     index = device if isinstance(device, int) else torch.device(device).index

@@ -1,4 +1,4 @@
-"""Is an access ordered after those before it? Per block, by byte range, with both stacks."""
+"""Checks whether accesses are ordered after earlier ones, per block and byte range."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytest_pprank.devices.sim.streams import Clock, Stream, host, lock
 _MOST = 64
 
 
-_tuple = tuple.__new__  # a named tuple's own way takes twice as long
+_tuple = tuple.__new__  # the constructor of a NamedTuple takes twice as long
 
 
 def begin(what: str, stream: Stream) -> Work:
@@ -28,7 +28,7 @@ def begin(what: str, stream: Stream) -> Work:
 def touch(
     block: Block, tensor: torch.Tensor, write: bool, work: Work, rows: Rows | None = None
 ) -> None:
-    """Record that `work` reads or writes `tensor`, and report what it is not ordered after."""
+    """Record that `work` reads or writes `tensor`; report conflicting unordered accesses."""
     whole = block.ptr == tensor.data_ptr() and block.shape == tensor.shape
     lo, hi = (0, block.nbytes) if whole else memory.byte_range(tensor)
     touch_bytes(block, lo, hi, write, work, rows, tensor)
@@ -47,6 +47,8 @@ def touch_bytes(
         Entry, (lo, hi, write, sid, work.number, work, tensor.shape, tensor.dtype, rows, False)
     )
     log = block.log
+    # `clean` saves comparisons: the version up to which a stream is ordered after the whole log.
+    # The version changes only with the accessing stream: work on one stream is ordered anyway.
     if block.last != sid:
         if block.last == FREED:
             block.log = log = {key: e._replace(freed=True) for key, e in log.items()}
@@ -56,16 +58,16 @@ def touch_bytes(
         races.seen(block, entry, work.stream.clock)
     clean = block.clean.get(sid) == block.version or _compare(block, entry, work.stream.clock)
     if write and clean and lo == 0 and hi >= block.nbytes and rows is None:
-        log.clear()  # everything before it is ordered before this
+        log.clear()  # all earlier accesses are ordered before this one
     elif len(log) >= _MOST:
         _prune(log)
     log[(lo, hi, write, sid) if rows is None else (lo, hi, write, sid, work.number)] = entry
 
 
 def made(tensor: torch.Tensor, work: Work) -> None:
-    """Record that `work` has written a tensor that is new."""
+    """Record that `work` has written a new tensor."""
     block = memory.block_of(tensor)
-    if block.last:  # memory that somebody else had
+    if block.last:  # memory that another tensor used before
         touch(block, tensor, True, work)
         return
     sid, size = work.stream.stream_id, block.nbytes
@@ -77,7 +79,7 @@ def made(tensor: torch.Tensor, work: Work) -> None:
 
 
 def _compare(block: Block, entry: Entry, clock: Clock) -> bool:
-    """Report what `entry` is not ordered after; says whether it is after everything there is."""
+    """Report conflicts with `entry`; return whether it is ordered after all recorded accesses."""
     clean = True
     for other in list(block.log.values()):
         if other.stream_id == entry.stream_id or clock.get(other.stream_id, 0) >= other.number:
@@ -94,7 +96,7 @@ def _compare(block: Block, entry: Entry, clock: Clock) -> bool:
 
 
 def _prune(log: dict[Any, Entry]) -> None:
-    """Forget what the host has waited for: all that comes later is after it; else the oldest."""
+    """Drop accesses that the host has waited for: all later ones are ordered. Then the oldest."""
     seen = host.clock
     for key in [k for k, e in log.items() if seen.get(e.stream_id, 0) >= e.number]:
         del log[key]
@@ -103,9 +105,9 @@ def _prune(log: dict[Any, Entry]) -> None:
 
 
 def settle(block: Block, clock: Clock) -> None:
-    """Run the deferred copies into `block` that are ordered before whoever has `clock`."""
+    """Perform the deferred copies into `block` that are ordered before work with this clock."""
     for copy in list(block.pending):
-        if settings.looking or clock.get(copy.stream.stream_id, 0) >= copy.number:
+        if settings.untracked or clock.get(copy.stream.stream_id, 0) >= copy.number:
             copy.run()
 
 
@@ -118,11 +120,11 @@ def raw_access(
     clock: Clock | None = None,
     reads_matter: bool = True,
 ) -> None:
-    """Check an access by address, outside torch (RDMA, Mooncake): only what the host waited for
-    is ordered before it.
+    """Check an access by address, outside torch (RDMA, Mooncake).
 
-    `clock`: what the thread that makes it knows to be done, where that is less (see
-    `Host.of_this_thread`). `reads_matter`: whether what was read there before is for any use.
+    Only work that the host has waited for is ordered before it. `clock`: what the accessing thread
+    knows to be complete, if that is less (see `Host.of_this_thread`). `reads_matter`: whether
+    earlier reads of the memory conflict with a write, too.
     """
     with lock:
         memory.collect()

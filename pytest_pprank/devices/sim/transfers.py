@@ -1,4 +1,4 @@
-"""The ledger of copies between host and device: which way, how, how much, and from where."""
+"""The ledger of copies between host and device: direction, blocking or not, size and stack."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from pytest_pprank.devices.sim.settings import settings
 
 
 class How(str, Enum):
-    """How the host took part. ASYNC: not at all; STAGED: a pageable source was read at once, the
-    host did not wait for the device; BLOCKING: the host waited.
+    """How the host takes part in a copy.
+
+    ASYNC: not at all. STAGED: a pageable source was read at once, but the host did not wait for the
+    device. BLOCKING: the host waited.
     """
 
     ASYNC = "async"
@@ -25,7 +27,7 @@ class How(str, Enum):
 
 
 class Transfer(NamedTuple):
-    """One copy. `direction` is "H2D" or "D2H"; `mark` is what `marking` said at the time."""
+    """One copy. `direction`: "H2D" or "D2H"; `mark`: the text set by `mark()` at that time."""
 
     direction: str
     how: How
@@ -54,7 +56,7 @@ _listeners: tuple[Callable[[Transfer], None], ...] = ()
 
 
 def listen(listener: Callable[[Transfer], None]) -> Callable[[], None]:
-    """Call `listener` with each copy from here on; returns what ends that."""
+    """Call `listener` with each copy from now on; return a function that stops this."""
     global _listeners
     _listeners = (*_listeners, listener)
 
@@ -66,7 +68,7 @@ def listen(listener: Callable[[Transfer], None]) -> Callable[[], None]:
 
 
 def mark(text: str) -> str:
-    """Write `text` on all transfers from here on; returns what was written before."""
+    """Set the mark of all transfers from now on; return the previous mark."""
     global _mark
     before, _mark = _mark, text
     return before
@@ -75,8 +77,8 @@ def mark(text: str) -> str:
 def record(
     direction: str, how: How, host: torch.Tensor, stream_id: int, stack: stacks.Stack
 ) -> None:
-    """Note a copy from or to the host tensor `host`."""
-    if settings.looking:
+    """Record a copy from or to the host tensor `host`."""
+    if settings.untracked:
         return
     transfer = Transfer(
         direction, how, host.nbytes, host.dtype, host.shape, stack, stream_id, _mark

@@ -1,7 +1,7 @@
-"""Real Req, ScheduleBatch and ForwardBatch objects on one stage, built as SGLang builds them.
+"""Builds real Req, ScheduleBatch and ForwardBatch objects on one stage, as SGLang does.
 
-The lifecycle of a request is the scheduler's own: match its prefix in the tree cache, lock it,
-allocate, and give everything back with `release`. Each stage builds the same batch from the same
+A request goes through the scheduler's own steps: match its prefix in the tree cache, lock the
+prefix, allocate. `release` frees everything again. Each stage builds the same batch from the same
 prompts, as the stages of a pipeline do.
 """
 
@@ -59,9 +59,9 @@ def make_req(
     max_new_tokens: int = 8,
     rid: str | None = None,
 ) -> Req:
-    """Return a real greedy Req, known to no queue yet.
+    """Return a real greedy Req that is in no queue yet.
 
-    Give `input_ids`, or `prompt_len` for that many ids which differ from request to request and
+    Give `input_ids`, or `prompt_len` for that many made-up ids, which differ between requests and
     are the same on all ranks and in all runs. Raises UsageError for any other prompt.
     """
     __tracebackhide__ = True
@@ -98,13 +98,13 @@ def make_schedule_batch(
 
     `prompts`: per request a Req, a sequence of token ids, or a length. `chunk`: the last request
     is cut to its first `chunk` tokens and is the batch's chunked_req (see `make_next_chunk`).
-    ``mode="decode"``: the prompts have run through this stage already, and each request has one
-    output token: a fixed one that differs from request to request, since only the last stage
-    samples and a lone stage's input is made up anyway. Raises UsageError for wrong arguments.
+    ``mode="decode"``: the prompts have already run through this stage, and each request has one
+    output token. That token is fixed, different for each request: only the last stage samples, and
+    the input of a lone stage is made up anyway. Raises UsageError for wrong arguments.
     """
     __tracebackhide__ = True
     _check_batch_arguments(prompts, mode, chunk)
-    # No comprehension: before Python 3.12 its frame would show in the error of a wrong prompt.
+    # No comprehension: before Python 3.12 its frame would show in the error for a wrong prompt.
     reqs = list(map(partial(_as_req, scheduler, max_new_tokens), prompts))
     for req in reqs:
         req.init_next_round_input(scheduler.tree_cache)
@@ -119,9 +119,9 @@ def make_schedule_batch(
 def make_next_chunk(
     scheduler: Scheduler, batch: ScheduleBatch, *, chunk: int | None = None
 ) -> ScheduleBatch:
-    """Return the batch with the next `chunk` tokens (default: all that are left) of a chunked_req.
+    """Return the batch with the next `chunk` tokens (default: the rest) of a chunked_req.
 
-    The batch before must have run its forward; it is not to be used or released any more.
+    The forward of `batch` must have run; `batch` must not be used or released any more.
     """
     __tracebackhide__ = True
     req = batch.chunked_req
@@ -135,7 +135,7 @@ def make_next_chunk(
 def make_forward_batch(scheduler: Scheduler, batch: ScheduleBatch) -> ForwardBatch:
     """Return the real ForwardBatch of a ScheduleBatch, made as the scheduler's run_batch does.
 
-    SGLang's own resolve_forward_inputs first brings the staged token ids to the device. Raises
+    First SGLang's own resolve_forward_inputs copies the staged token ids to the device. Raises
     UsageError for anything but a ScheduleBatch.
     """
     __tracebackhide__ = True
@@ -164,7 +164,7 @@ def run_forward(
 ) -> Any:
     """Run this stage's layers on `forward_batch` and return what the model runner returns.
 
-    `proxy`: the PPProxyTensors of the stage before; by default zeros of the real shape
+    `proxy`: the PPProxyTensors of the previous stage; by default zeros of the real shape
     ``[tokens, hidden]``, on every stage but the first.
     """
     model_runner = scheduler.tp_worker.model_runner
@@ -176,7 +176,7 @@ def run_forward(
 
 
 def zero_proxy(scheduler: Scheduler, tokens: int) -> PPProxyTensors:
-    """Return PPProxyTensors of zeros as a previous stage would send for `tokens` tokens."""
+    """Return PPProxyTensors of zeros, of the shape that a previous stage sends for `tokens`."""
     info = import_module("sglang.srt.model_executor.forward_batch_info")
     runner = scheduler.tp_worker.model_runner
     config = runner.model_config
@@ -192,14 +192,14 @@ def zero_proxy(scheduler: Scheduler, tokens: int) -> PPProxyTensors:
 
 
 def release(scheduler: Scheduler, batch: ScheduleBatch) -> None:
-    """Give back all that the batch's requests hold; harmless for those that hold nothing."""
+    """Free all that the batch's requests own; does nothing for those that own nothing."""
     release_reqs(scheduler, batch.reqs)
 
 
 def release_reqs(scheduler: Scheduler, reqs: Sequence[Req]) -> None:
-    """Give back the KV, slots and locks of requests, in whichever batch they were."""
+    """Free the KV, slots and locks of requests, whatever batch they were in."""
     give_back = need(import_module("sglang.srt.mem_cache.common"), "release_kv_cache")
-    known = {"is_insert": False, "checkpoint": False}  # the former up to 0.5.21
+    known = {"is_insert": False, "checkpoint": False}  # is_insert up to 0.5.21
     for req in reqs:
         if holds_kv(req):
             give_back(**fill(give_back, {"req": req, "tree_cache": scheduler.tree_cache, **known}))
@@ -226,7 +226,7 @@ def _extend(scheduler: Scheduler, reqs: list[Req], chunk: int | None) -> Schedul
 
 
 def _to_decode(scheduler: Scheduler, batch: ScheduleBatch) -> None:
-    """Take the step between two forwards: append one token per request, relay, prepare."""
+    """Do what SGLang does between two forwards: append one token per request, relay, prepare."""
     keep = cache_keeper()
     tokens = [100 + index for index in range(len(batch.reqs))]
     for req, token in zip(batch.reqs, tokens, strict=True):
@@ -262,7 +262,7 @@ def _check_batch_arguments(prompts: object, mode: str, chunk: int | None) -> Non
 
 
 def _shown(value: object) -> str:
-    """Say what was given instead, in short."""
+    """Describe the wrong value that was given, in short."""
     plain = value is None or isinstance(value, (bool, int, float, str))
     return repr(value) if plain else f"a {type(value).__name__}"
 
@@ -295,13 +295,14 @@ def _prompt(
 
 
 def made_up_prompt(length: int, serial: int, vocabulary: int) -> list[int]:
-    """Return `length` token ids that differ from serial to serial, the same in all runs."""
+    """Return `length` token ids that depend only on `serial`, `length` and `vocabulary`."""
     return [3 + (serial * 7919 + position * 31) % (vocabulary - 3) for position in range(length)]
 
 
 def token_ids(given: Any, call: str = "make_req") -> list[int]:
-    """Return a prompt's token ids as a list; raises UsageError, which begins with `call`, for
-    anything else.
+    """Return a prompt's token ids as a list.
+
+    Raises UsageError, whose message begins with `call`, for anything else.
     """
     __tracebackhide__ = True
     try:

@@ -1,7 +1,7 @@
-"""Which tensor fields of SGLang's batches must be on the device, are host mirrors, or are staging.
+"""Tables of the tensor fields of SGLang's batches: device tensors, host mirrors, or staging.
 
-One table per seam, of every field that is a tensor in any of SGLang 0.5.13 to 0.5.21. A tensor
-in a field that its table does not have is an error that names it: it is never skipped.
+One table per class, with every field that is a tensor in any of SGLang 0.5.13 to 0.5.21. A tensor
+in a field that is not in its table is reported as an error, never skipped.
 Source: ``ScheduleBatch`` in srt/managers/schedule_batch.py, ``ForwardBatch`` in
 srt/model_executor/forward_batch_info.py and its DeepSeek mixin beside it.
 """
@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 ALWAYS, EXTEND, OPTIONAL = "always", "extend", "optional"
-"""When a device field must hold a tensor: at each forward, at an extend, or only if used."""
+"""When a device field must contain a tensor: at each forward, at an extend, or only if used."""
 
 
 @dataclass(frozen=True)
 class Device:
     """A tensor that the forward reads on the device.
 
-    `cause` is what usually empties it, `decode_cause` what does so on a decode batch.
+    `cause`: what usually empties it; `decode_cause`: what does so in a decode batch.
     """
 
     when: str = OPTIONAL
@@ -41,7 +41,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Staging:
-    """A copy on its way: consumed into the field `into` by the function `by`, then None.
+    """A copy under way: the function `by` moves it into the field `into`, then sets it to None.
 
     `same_contents`: whether `into` then starts with exactly these values.
     """
@@ -53,7 +53,7 @@ class Staging:
 
 @dataclass(frozen=True)
 class Either:
-    """A tensor that is host or device memory depending on SGLang's options."""
+    """A tensor in host or device memory, depending on SGLang's options."""
 
 
 Kind = Device | Mirror | Host | Staging | Either

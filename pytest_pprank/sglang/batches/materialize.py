@@ -1,4 +1,4 @@
-"""Check a batch against its table: what is missing, on the wrong side, stale or still staged."""
+"""Checks a batch against its table: fields missing, on the wrong device, stale or still staged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_pprank.devices.look import host_values
+from pytest_pprank.devices.host_reads import host_values
 from pytest_pprank.devices.pending import unordered_writes
 from pytest_pprank.sglang.batches.cleared import cleared_by
 from pytest_pprank.sglang.batches.fields import (
@@ -37,7 +37,7 @@ _UNORDERED = (
 
 @dataclass(frozen=True)
 class BadField:
-    """One field that is not what it must be."""
+    """One field that is not as it must be."""
 
     object: str
     field: str
@@ -45,7 +45,7 @@ class BadField:
     expected: str
     cause: str = ""
     cleared_by: str = ""
-    """Who has set the field to None, where that was seen."""
+    """Which code set the field to None, if that was seen."""
 
     def __str__(self) -> str:
         lines = [f"{self.object}.{self.field}: found {self.found}; expected {self.expected}"]
@@ -58,7 +58,7 @@ class BadField:
 
 @dataclass
 class Note:
-    """What was seen of a batch earlier: its staged copies, and the batch it was made from."""
+    """What was recorded of a batch earlier: its staged copies, and the batch it was made from."""
 
     staged: dict[str, torch.Tensor]
     locations: object = None
@@ -66,7 +66,7 @@ class Note:
 
 
 def note_staging(batch: ScheduleBatch) -> None:
-    """Remember what a ScheduleBatch has staged now, to compare with what becomes of it."""
+    """Record what a ScheduleBatch has staged now, to compare it with the field filled from it."""
     staged = {
         name: value.clone()
         for name, kind in SCHEDULE_BATCH.items()
@@ -79,12 +79,12 @@ def note_staging(batch: ScheduleBatch) -> None:
 
 
 def note_origin(forward_batch: ForwardBatch, schedule_batch: ScheduleBatch) -> None:
-    """Remember from which ScheduleBatch a ForwardBatch was made."""
+    """Record from which ScheduleBatch a ForwardBatch was made."""
     setattr(forward_batch, _NOTE, Note({}, origin=schedule_batch))
 
 
 def table_of(obj: object) -> Table | None:
-    """Return the table for a ScheduleBatch or a ForwardBatch, None for anything else."""
+    """Return the table for a ScheduleBatch or a ForwardBatch; None for anything else."""
     names = {cls.__name__ for cls in type(obj).__mro__ if cls.__module__.startswith("sglang.")}
     if "ScheduleBatch" in names:
         return SCHEDULE_BATCH
@@ -94,7 +94,7 @@ def table_of(obj: object) -> Table | None:
 def check_batch(
     batch: object, table: Table, device: torch.device, fields: Iterable[str] | None = None
 ) -> list[BadField]:
-    """Return what is wrong with `batch` at a forward's entry; `fields` limits the look."""
+    """Return what is wrong with `batch` at a forward's entry; `fields`: check only these."""
     wanted = None if fields is None else frozenset(fields)
     findings = list(_unknown(batch, table)) if wanted is None else []
     for name in table:
@@ -104,16 +104,16 @@ def check_batch(
 
 
 def tensors_of(batch: object) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, tensor) of all tensors that a batch holds in its fields."""
+    """Yield (name, tensor) of all tensors in a batch's fields."""
     for name, value in vars(batch).items():
         if name != _NOTE:
             yield from ((f"{type(batch).__name__}.{name}", one) for one in _tensors(value))
 
 
 def host_tensors(batch: object, proxy: PPProxyTensors | None) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, tensor) of what a forward reads on its device and gets on the host.
+    """Yield (name, tensor) of tensors that a forward reads on its device but gets on the host.
 
-    `batch`: a ForwardBatch; `proxy`: the PPProxyTensors of the stage before, None on the first.
+    `batch`: a ForwardBatch; `proxy`: the previous stage's PPProxyTensors, None on the first stage.
     """
     for name, kind in FORWARD_BATCH.items():
         if isinstance(kind, Device):
@@ -126,7 +126,7 @@ def host_tensors(batch: object, proxy: PPProxyTensors | None) -> Iterator[tuple[
 
 
 def check_staging(batch: object) -> list[BadField]:
-    """Return what a ScheduleBatch has staged and not consumed."""
+    """Return the fields that a ScheduleBatch has staged and not consumed."""
     findings = []
     for name, kind in SCHEDULE_BATCH.items():
         value = getattr(batch, name, None)
@@ -144,7 +144,7 @@ def check_staging(batch: object) -> list[BadField]:
 
 
 def describe(value: object) -> str:
-    """Say what a value is: dtype, shape and place for a tensor, repr for None, else its type."""
+    """Describe a value: dtype, shape and device of a tensor, "None", else its type."""
     if isinstance(value, torch.Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
         place = "host tensor" if value.device.type == "cpu" else f"tensor on {value.device}"
@@ -156,7 +156,7 @@ def describe(value: object) -> str:
 def bad_tensor(
     value: object, name: str, owner: str, device: torch.device, cause: str = ""
 ) -> BadField | None:
-    """Return what is wrong with a tensor that must be on `device`, None when it is there."""
+    """Return what is wrong with a tensor that must be on `device`; None if it is all right."""
     expected = f"a tensor on {device}"
     if not isinstance(value, torch.Tensor):
         return BadField(owner, name, describe(value), expected, cause)
@@ -220,10 +220,10 @@ def _check_mirror(batch: object, name: str, of: str, value: object) -> Iterator[
 
 
 def _contents(batch: object, name: str, tensor: torch.Tensor) -> Iterator[BadField]:
-    """Compare a materialised field with the copy that was staged for it, if that was seen."""
+    """Compare a materialised field with the copy that was staged for it, if that was recorded."""
     schedule_batch = origin_of(batch)
     note = getattr(schedule_batch, _NOTE, None)
-    # A later prepare_for_* allocates new KV locations: then the note is of an earlier forward.
+    # A later prepare_for_* allocates new KV locations: then the note is for an earlier forward.
     if note is None or note.locations is not schedule_batch.out_cache_loc:
         return
     for source, staged in note.staged.items():
@@ -242,7 +242,7 @@ def _contents(batch: object, name: str, tensor: torch.Tensor) -> Iterator[BadFie
 
 
 def _with_staging(finding: BadField, batch: object) -> BadField:
-    """Say in a finding which staged copy never became the field."""
+    """Add to a finding which staged copy was never moved into the field."""
     schedule_batch = origin_of(batch)
     for name, kind in SCHEDULE_BATCH.items():
         value = getattr(schedule_batch, name, None)
@@ -253,7 +253,7 @@ def _with_staging(finding: BadField, batch: object) -> BadField:
 
 
 def _with_clearing(finding: BadField, batch: object) -> BadField:
-    """Say in a finding who has emptied the field, or that of the ScheduleBatch it comes from."""
+    """Add to a finding which code emptied the field, here or in the original ScheduleBatch."""
     if getattr(batch, finding.field, None) is not None:
         return finding
     seen = (cleared_by(each, finding.field) for each in (batch, origin_of(batch)))
@@ -261,7 +261,7 @@ def _with_clearing(finding: BadField, batch: object) -> BadField:
 
 
 def origin_of(batch: object) -> Any:
-    """Return the ScheduleBatch that a ForwardBatch was made of, if that was seen; else itself."""
+    """Return the ScheduleBatch that a ForwardBatch was made of if recorded, else the argument."""
     note = getattr(batch, _NOTE, None)
     return note.origin if note is not None and note.origin is not None else batch
 
@@ -301,7 +301,7 @@ def _same_device(actual: torch.device, expected: torch.device) -> bool:
 
 
 def _pinned(value: torch.Tensor) -> bool:
-    # is_pinned asks the accelerator's runtime: only where one is in use already.
+    # is_pinned initialises the accelerator's runtime: only call it if one is in use already.
     in_use = torch.cuda.is_initialized() or hasattr(torch, "sim")
     return bool(in_use and value.is_pinned())
 

@@ -1,6 +1,6 @@
-"""The one place that knows how SGLang's releases differ: what the rest asks for, in its words.
+"""The only package that knows how SGLang's releases differ.
 
-A function here reads an object of SGLang's, whatever the release; `need` (in `seams`) says what a
-release lacks. What an installed SGLang has decides, not its number. None of these modules imports
-torch or SGLang by itself.
+Each function reads an object of SGLang's, whatever the release; `need` (in `seams`) raises an error
+that says what a release lacks. Functions check what the installed SGLang has, not its version
+number. No module here imports torch or SGLang by itself.
 """

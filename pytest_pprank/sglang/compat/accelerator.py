@@ -1,18 +1,18 @@
-"""Where SGLang names ``torch.cuda`` although another accelerator is meant.
+"""Makes SGLang code that names ``torch.cuda`` work on devices cpu and sim.
 
 ``_send_kv_chunk`` (disaggregation/prefill.py, from 0.5.22) copies page indices to pinned memory,
-records a ``torch.cuda.Event`` behind the copy and lets the thread that sends wait for it; the
+records a ``torch.cuda.Event`` after the copy, and lets the sending thread wait for the event. The
 overlap schedule's early send (from 0.5.17) does the same with KV. On device sim these modules get a
 ``torch`` whose ``cuda`` is the simulated device, so that copy and event are checked as on a GPU. On
-cpu it is ``torch.cpu``, whose streams and events do nothing; for its want of pinned memory,
-SGLang's own switch for senders that cannot do so is used.
+cpu they get ``torch.cpu``, whose streams and events do nothing. As cpu has no pinned memory, SGLang
+is told that its sender does not support host tensors of indices.
 
-``async_d2h``, by which results come to the host, is up to 0.5.22 for CUDA alone: pinned memory,
-a copy that nothing waits for, ``record_stream``. On sim it asks for a tensor of sim instead.
+``async_d2h``, which copies results to the host, handles only CUDA up to 0.5.22: pinned memory, a
+copy that nothing waits for, ``record_stream``. On sim it is changed to test for tensors of sim.
 
 The fence between what a forward reads and what the overlap schedule writes next
-(``_war_barrier_enabled``) is for CUDA alone in 0.5.13; later there is a switch for other devices
-(see `sglang.platform.activate_sim`).
+(``_war_barrier_enabled``) is for CUDA only in 0.5.13; later releases have a switch for other
+devices (see `sglang.platform.activate_sim`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HOST_INDICES = "supports_host_tensor_indices"
 
 
 class _TorchFor(ModuleType):
-    """torch, with another device's module in the place of ``torch.cuda``."""
+    """The module torch, but with another device's module as ``torch.cuda``."""
 
     def __init__(self, torch: ModuleType, device: Any) -> None:
         super().__init__("torch")
@@ -49,7 +49,7 @@ class _TorchFor(ModuleType):
 
 
 def use_accelerator(kind: str) -> None:
-    """Let the imported modules of SGLang that name ``torch.cuda`` work on ``cpu`` or ``sim``."""
+    """Make the imported modules of SGLang that name ``torch.cuda`` work on ``cpu`` or ``sim``."""
     if kind not in ("cpu", "sim"):
         return
     import torch
@@ -67,20 +67,20 @@ def use_accelerator(kind: str) -> None:
 
 
 def _fence_overlap() -> None:
-    """Let a Scheduler that has no switch for its fence set it as on CUDA."""
+    """Make a Scheduler without a switch for its fence set the fence as on CUDA."""
     module = sys.modules.get(_SCHEDULER)
     loop = getattr(getattr(module, "Scheduler", None), "run_event_loop", None)
     names = () if loop is None else inspect.unwrap(loop).__code__.co_names
     if module is not None and "is_cuda" in names and _SWITCH_OF_FENCE not in names:
-        # the module asks it for nothing else: what depends on the device was decided at its import
+        # is_cuda has no other use at run time: other checks of the device ran at import
         module.is_cuda = lambda: True  # type: ignore[attr-defined]
 
 
 def let_downloads_use_sim(kind: str) -> None:
-    """On device sim, let SGLang's functions that copy results to the host know its tensors.
+    """On device sim, make SGLang's functions that copy results to the host accept its tensors.
 
-    Call after reverts, which compare what runs with SGLang's files. The names in the code itself
-    are changed: modules have imported the functions by name, and all else stays as it is.
+    Call after reverts, which compare running code with SGLang's files. This changes the names in
+    the code object itself, because other modules have imported the functions by name.
     """
     for module, function in _DOWNLOADS if kind == "sim" else ():
         download = getattr(sys.modules.get(module), function, None)

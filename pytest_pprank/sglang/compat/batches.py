@@ -1,4 +1,4 @@
-"""ScheduleBatches, ForwardBatches, and what goes into the model with them."""
+"""Accessors for ScheduleBatch, ForwardBatch and the model's other inputs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def rids_of(forward_batch: Any) -> tuple[str, ...]:
-    """Return the ids of a ForwardBatch's requests, in its order; empty where it does not say."""
+    """Return the ids of a ForwardBatch's requests, in its order; empty if it has none."""
     return tuple(getattr(forward_batch, "rids", None) or ())
 
 
 def device_of(batch: Any) -> Any:
-    """Return the device that a batch, or a tensor, says it is on; cpu where it does not say."""
+    """Return the ``device`` attribute of a batch or tensor; "cpu" if it has none."""
     return getattr(batch, "device", None) or "cpu"
 
 
@@ -32,22 +32,22 @@ def extends_of(forward_batch: Any) -> Iterator[tuple[int, int]]:
 
 
 def is_plain_extend(mode: Any) -> bool:
-    """Whether a ForwardMode is one of prompts, and does not verify drafts."""
+    """Return whether a ForwardMode is for prompts and does not verify drafts."""
     return bool(mode.is_extend() and not mode.is_target_verify())
 
 
 def mode_of(batch: Any) -> Any:
-    """Return the ForwardMode of a batch, None where it has none."""
+    """Return the ForwardMode of a batch; None if it has none."""
     return getattr(batch, "forward_mode", None)
 
 
 def tensors_of_proxy(proxy: Any) -> Mapping[str, Any]:
-    """Return what the stage before has sent along (PPProxyTensors), empty on the first stage."""
+    """Return the tensors sent by the previous stage (PPProxyTensors); empty on the first stage."""
     return getattr(proxy, "tensors", None) or {}
 
 
 def relay_payload(tokens: Any) -> Any:
-    """Return sampled tokens as SGLang's future_map takes them."""
+    """Wrap sampled tokens in the type that SGLang's future_map expects."""
     overlap = import_module("sglang.srt.managers.overlap_utils")
     relay = getattr(overlap, "RelayPayload", None)
     return tokens if relay is None else relay(bonus_tokens=tokens)

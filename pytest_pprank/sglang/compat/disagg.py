@@ -1,4 +1,4 @@
-"""Where a Scheduler of prefill or of decode keeps its requests, metadata slots and rooms."""
+"""Accessors for the queues, metadata slots and rooms of a Scheduler of prefill or decode."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pytest_pprank.sglang.compat.consensus import rooms_here, rooms_of_peers
 from pytest_pprank.sglang.compat.seams import need
 
 AGREED = {"bootstrap": False, "inflight": True, "prealloc": False, "transfer": True}
-"""The queues that all stages of a role let a request leave in the same iteration; True: also one
-that has failed. Before its KV is sent a stage may drop a request that has failed by itself."""
+"""The queues that a request leaves in the same iteration on all stages of a role.
+
+True: also a failed request. Before its KV is sent, a stage may drop a failed request alone.
+"""
 
 
 def role_of(scheduler: Any) -> str:
@@ -25,9 +27,9 @@ def queues(scheduler: Any) -> dict[str, list[Any]]:
     """Return the queues that only prefill or decode has, as lists of Reqs.
 
     Prefill: ``bootstrap`` (handshake with decode), ``inflight`` (KV is being sent). Decode:
-    ``prealloc`` (handshake, then memory), ``transfer`` (KV is coming), ``retracted``, and where
-    this SGLang has them ``rebootstrap`` (retracted, to be computed by prefill again) and
-    ``deferred`` (aborted, held until prefill has stopped writing).
+    ``prealloc`` (handshake, then memory), ``transfer`` (KV is arriving), ``retracted``, and in
+    releases that have them ``rebootstrap`` (retracted, prefill will recompute it) and ``deferred``
+    (aborted, but prefill may still write its KV).
     """
     role = role_of(scheduler)
     if role == "prefill":
@@ -40,16 +42,16 @@ def queues(scheduler: Any) -> dict[str, list[Any]]:
     prealloc = need(scheduler, "disagg_decode_prealloc_queue")
     transfer = need(scheduler, "disagg_decode_transfer_queue")
     return {
-        "prealloc": [held.req for held in need(prealloc, "queue")],
-        "transfer": [held.req for held in need(transfer, "queue")],
+        "prealloc": [entry.req for entry in need(prealloc, "queue")],
+        "transfer": [entry.req for entry in need(transfer, "queue")],
         "retracted": list(need(prealloc, "retracted_queue")),
         "rebootstrap": list(getattr(prealloc, "held_rebootstrap_reqs", ())),
-        "deferred": [held[0].req for held in getattr(transfer, "_deferred_releases", ())],
+        "deferred": [entry[0].req for entry in getattr(transfer, "_deferred_releases", ())],
     }
 
 
 def clear_queues(scheduler: Any) -> None:
-    """Forget the requests in the queues that only prefill or decode has."""
+    """Empty the queues that only prefill or decode has."""
     if role_of(scheduler) == "prefill":
         need(scheduler, "disagg_prefill_bootstrap_queue").queue.clear()
         need(scheduler, "disagg_prefill_inflight_queue").clear()
@@ -57,16 +59,17 @@ def clear_queues(scheduler: Any) -> None:
     elif role_of(scheduler) == "decode":
         prealloc = need(scheduler, "disagg_decode_prealloc_queue")
         transfer = need(scheduler, "disagg_decode_transfer_queue")
-        for held in (prealloc.queue, prealloc.retracted_queue, transfer.queue):
-            held.clear()
+        for entry in (prealloc.queue, prealloc.retracted_queue, transfer.queue):
+            entry.clear()
         getattr(prealloc, "pending_reqs", []).clear()
         getattr(prealloc, "held_rebootstrap_reqs", []).clear()
         getattr(transfer, "_deferred_releases", []).clear()
 
 
 def deferred_release(scheduler: Any) -> Iterator[tuple[Any, str]]:
-    """Yield the object of decode's, and its attribute, that says how many seconds decode keeps what
-    a failed transfer was to be written to: one from 0.5.22 on, none before.
+    """Yield (object, attribute) of decode's time-out for releasing a failed transfer's memory.
+
+    The attribute is in seconds. Yields one pair from 0.5.22 on, none before.
     """
     queue, name = need(scheduler, "disagg_decode_transfer_queue"), "deferred_kv_release_timeout"
     if hasattr(queue, name):
@@ -74,7 +77,7 @@ def deferred_release(scheduler: Any) -> Iterator[tuple[Any, str]]:
 
 
 def metadata_slots(scheduler: Any) -> tuple[int, int]:
-    """Return how many metadata slots are held, and how many there are; (0, 0) without a role."""
+    """Return how many metadata slots are in use, and how many exist; (0, 0) without a role."""
     if role_of(scheduler) == "null":
         return 0, 0
     allocator = need(scheduler, "req_to_metadata_buffer_idx_allocator")
@@ -83,10 +86,10 @@ def metadata_slots(scheduler: Any) -> tuple[int, int]:
 
 
 def slots_by_rid(scheduler: Any) -> Iterator[tuple[str, int]]:
-    """Yield request id and metadata slot of each request of a queue that has one."""
+    """Yield request id and metadata slot of each queued request that has one."""
     if role_of(scheduler) == "prefill":
-        for held in (*queues(scheduler)["bootstrap"], *scheduler.waiting_queue):
-            yield held.rid, int(held.metadata_buffer_index)
+        for entry in (*queues(scheduler)["bootstrap"], *scheduler.waiting_queue):
+            yield entry.rid, int(entry.metadata_buffer_index)
     elif role_of(scheduler) == "decode":
         for entry in need(scheduler, "disagg_decode_transfer_queue").queue:
             yield entry.req.rid, int(entry.metadata_buffer_index)
@@ -102,8 +105,9 @@ def kv_manager(scheduler: Any) -> Any:
 
 
 def rooms(scheduler: Any) -> dict[int, str]:
-    """Return the rooms that the KV manager has a status for, with its name; 0 is that of requests
-    that came without one.
+    """Return the name of the status of each room that the KV manager knows.
+
+    Room 0 is that of requests that came without one.
     """
     if role_of(scheduler) == "null":
         return {}
@@ -111,9 +115,10 @@ def rooms(scheduler: Any) -> dict[int, str]:
     return {int(room or 0): status_name(value) for room, value in rooms_here(status).items()}
 
 
-def rooms_told(scheduler: Any) -> dict[int, dict[int, str]]:
-    """Return, on the first stage of a role whose stages agree through a store, what the others have
-    told it of their rooms, by stage; empty elsewhere.
+def rooms_reported(scheduler: Any) -> dict[int, dict[int, str]]:
+    """Return what the other stages have reported to the first stage about their rooms, by stage.
+
+    Empty on other stages, and if the role's stages do not agree through a store.
     """
     if role_of(scheduler) == "null":
         return {}
@@ -126,7 +131,7 @@ def rooms_told(scheduler: Any) -> dict[int, dict[int, str]]:
 
 
 def status_name(value: Any) -> str:
-    """Return SGLang's word for a status of a room (see KVPoll); empty for None."""
+    """Return the KVPoll name of a room's status; "" for None."""
     if value is None:
         return ""
     poll = poll_class()
@@ -135,28 +140,29 @@ def status_name(value: Any) -> str:
 
 
 def status_word(status: Any) -> str:
-    """Return what a poll has answered, in SGLang's own words where it has one."""
+    """Return the result of a poll as text, by its name if it has one."""
     return str(getattr(status, "name", status))
 
 
 def poll_class() -> Any:
-    """Return SGLang's KVPoll: the states of a transfer, as numbers."""
+    """Return SGLang's class KVPoll: the states of a transfer, as numbers."""
     return need(import_module("sglang.srt.disaggregation.base.conn"), "KVPoll")
 
 
 def kv_buffers(receiver: Any) -> list[tuple[int, int]]:
-    """Return (address, bytes of a page) of each buffer of KV into which a receiver of decode may
-    be sent pages.
+    """Return (address, bytes per page) of each KV buffer into which pages may be sent to decode.
+
+    `receiver`: a KV receiver of decode.
     """
     args = need(need(receiver, "kv_mgr"), "kv_args")
     return list(zip(need(args, "kv_data_ptrs"), need(args, "kv_item_lens"), strict=True))
 
 
 def chunk_under_way() -> Any | None:
-    """Return the chunk (TransferKVChunk) that the calling thread of the transfer engine sends; None
-    in another thread, also in those to which it hands parts of the work.
+    """Return the chunk (TransferKVChunk) that the calling thread of the transfer engine sends.
 
-    Looked for where it is: the thread's own function, ``transfer_worker``, keeps it in a variable.
+    None in other threads, including those to which that thread hands parts of the work. The chunk
+    is a local variable of the thread's function ``transfer_worker``; it is read from that frame.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

@@ -1,4 +1,4 @@
-"""SGLang's operators that have an implementation for each platform."""
+"""SGLang's operators that have an implementation per platform, and its overlap event."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from pytest_pprank.sglang.compat.seams import need
 
 _READS_DONE = ("shared_read_done_event", "war_fastpath_read_done_event")
-"""Of ModelRunner, from 0.5.14; to 0.5.17 it had the second name."""
+"""Attributes of ModelRunner, from 0.5.14 on; up to 0.5.17 it has the second name."""
 
 
 def fused_operator() -> Any:
-    """Return SGLang's operator with several implementations (from 0.5.21), None without one."""
+    """Return SGLang's base class of operators with several implementations; None before 0.5.21."""
     with suppress(ModuleNotFoundError):
         found = import_module("sglang.kernels.fused_op").BaseFusedOp
         return found if hasattr(found, "register_oot_forward") else None
@@ -21,14 +21,15 @@ def fused_operator() -> Any:
 
 
 def overlaps(model_runner: Any) -> bool:
-    """Whether the Scheduler of this model runner makes a batch ready while another one runs."""
+    """Return whether this runner's Scheduler prepares a batch while another batch runs."""
     args = need(model_runner, "server_args")
     return need(args, "pp_size") == 1 and not need(args, "disable_overlap_schedule")
 
 
 def publish_reads_done(model_runner: Any, event: Any) -> bool:
-    """Tell the Scheduler behind what the forward that begins reads nothing any more of what they
-    share; False where this SGLang (to 0.5.13) always waits for the whole forward.
+    """Give the Scheduler an event after which the starting forward no longer reads shared memory.
+
+    Returns False if this SGLang (up to 0.5.13) always waits for the whole forward.
     """
     for name in _READS_DONE:
         if hasattr(model_runner, name):

@@ -1,4 +1,4 @@
-"""How SGLang's processes talk to its Scheduler: before 0.5.15 by pickled objects."""
+"""How SGLang's processes exchange messages with its Scheduler: pickled objects before 0.5.15."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_pprank.sglang.compat.seams import need
 
 
 def sender() -> Callable[[Any, Any], object]:
-    """Return what sends a message through a socket."""
+    """Return a function that sends a message through a socket."""
     io_struct = import_module("sglang.srt.managers.io_struct")
     found: Callable[[Any, Any], object] = getattr(
         io_struct, "sock_send", lambda socket, message: socket.send_pyobj(message)
@@ -20,7 +20,7 @@ def sender() -> Callable[[Any, Any], object]:
 
 
 def receiver() -> Callable[[Any], Any]:
-    """Return what takes the next message from a socket."""
+    """Return a function that receives the next message from a socket."""
     io_struct = import_module("sglang.srt.managers.io_struct")
     found: Callable[[Any], Any] = getattr(
         io_struct, "sock_recv", lambda socket: socket.recv_pyobj()
@@ -29,23 +29,23 @@ def receiver() -> Callable[[Any], Any]:
 
 
 def sampling_fields() -> tuple[str, ...]:
-    """Return what SamplingParams takes; it is a plain class before 0.5.15."""
+    """Return the parameters of SamplingParams, which is a plain class before 0.5.15."""
     params = need(import_module("sglang.srt.sampling.sampling_params"), "SamplingParams")
     known = getattr(params, "__struct_fields__", None)
     return tuple(inspect.signature(params).parameters) if known is None else tuple(known)
 
 
 def request_fields() -> tuple[str, ...]:
-    """Return the fields of the message that asks for tokens; a dataclass before 0.5.15."""
+    """Return the fields of the request for tokens, which is a dataclass before 0.5.15."""
     message = need(import_module("sglang.srt.managers.io_struct"), "TokenizedGenerateReqInput")
     known = getattr(message, "__struct_fields__", None)
     return tuple(inspect.signature(message).parameters) if known is None else tuple(known)
 
 
 def stamp(message: Any, role: str) -> Any:
-    """Give a request what SGLang's tokenizer notes of its times for the Scheduler; return it.
+    """Add to a request the time statistics that SGLang's tokenizer adds; return the request.
 
-    `role`: ``null``, ``prefill`` or ``decode``. The Scheduler reads it where it refuses a request.
+    `role`: ``null``, ``prefill`` or ``decode``. The Scheduler reads them when it refuses a request.
     """
     stats = import_module("sglang.srt.observability.req_time_stats")
     modes = need(import_module("sglang.srt.disaggregation.utils"), "DisaggregationMode")
@@ -56,21 +56,21 @@ def stamp(message: Any, role: str) -> Any:
 
 
 def rpc_socket_of(ports: Any) -> str | None:
-    """Return the name of the socket for remote calls, None where there is none."""
+    """Return the name of the socket for remote calls; None if there is none."""
     name: str | None = getattr(ports, "rpc_ipc_name", None)
     return name
 
 
 def message_class(name: str) -> Any:
-    """Return a class of messages, None where this SGLang has none of that name."""
+    """Return a message class; None if this SGLang has none of that name."""
     return getattr(import_module("sglang.srt.managers.io_struct"), name, None)
 
 
 def problem_with(message: Any) -> str:
-    """Say which value of a message is not of the type that SGLang gives it; messages before 0.5.15
-    are plain classes, of which nothing is said.
+    """Return what is wrong with the type of a message's fields; "" if nothing is.
 
-    The Scheduler would find out in its event loop, and end.
+    Without this check the Scheduler would find out in its event loop, and end. Messages before
+    0.5.15 are plain classes and are not checked.
     """
     io_struct = import_module("sglang.srt.managers.io_struct")
     encode = getattr(io_struct, "msgpack_encode", None)
@@ -80,7 +80,7 @@ def problem_with(message: Any) -> str:
     try:
         encoded = encode(message)
     except (TypeError, msgspec.MsgspecError):
-        return ""  # something that is only ever pickled
+        return ""  # a kind of message that is only ever pickled
     try:
         need(io_struct, "msgpack_decode")(encoded)
     except msgspec.MsgspecError as error:
@@ -89,5 +89,5 @@ def problem_with(message: Any) -> str:
 
 
 def rid_of(message: Any) -> Any:
-    """Return the id of a message that has one, else None."""
+    """Return the id of a message; None if it has none."""
     return getattr(message, "rid", None)

@@ -1,8 +1,8 @@
-"""SGLang's objects by name, for annotations: whose the attributes are that a function reads.
+"""Names of SGLang's classes for annotations: they say whose attributes a function reads.
 
-The package is checked without SGLang, and its objects differ from release to release: so each class
-here has any attribute, and says which one of SGLang's it stands for. None is ever made: what is
-annotated is SGLang's own object. Neither torch nor SGLang is imported.
+The package is type-checked without SGLang, and SGLang's objects differ between releases. So each
+class here accepts any attribute, and documents which class of SGLang it stands for. They are never
+instantiated: the annotated objects are SGLang's own. Imports neither torch nor SGLang.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SglangObject:
-    """An object whose attributes are SGLang's."""
+    """An object of SGLang with unchecked attributes."""
 
     if TYPE_CHECKING:
 
@@ -39,7 +39,7 @@ class PortArgs(SglangObject):
 
 
 class Message(SglangObject):
-    """What goes through the sockets: the classes in srt/managers/io_struct.py."""
+    """A message sent through a socket: a class in srt/managers/io_struct.py."""
 
 
 class Req(SglangObject):
@@ -59,7 +59,7 @@ class ForwardBatch(Batch):
 
 
 class PPProxyTensors(SglangObject):
-    """``PPProxyTensors`` in srt/model_executor/forward_batch_info.py: from stage to stage."""
+    """``PPProxyTensors`` in srt/model_executor/forward_batch_info.py: sent to the next stage."""
 
 
 class ModelRunner(SglangObject):
@@ -67,7 +67,7 @@ class ModelRunner(SglangObject):
 
 
 class TokenAllocator(SglangObject):
-    """``BaseTokenToKVPoolAllocator`` in srt/mem_cache/allocator: what KV tokens are taken from."""
+    """``BaseTokenToKVPoolAllocator`` in srt/mem_cache/allocator: allocates KV tokens."""
 
 
 class ReqToTokenPool(SglangObject):
@@ -79,9 +79,9 @@ class KVCache(SglangObject):
 
 
 class Socket(SglangObject):
-    """A socket of zmq's, or one of ours in its place, as SGLang uses it."""
+    """A zmq socket, or a replacement of ours with the methods that SGLang uses."""
 
 
 if TYPE_CHECKING:
     Prompt = int | Sequence[int]
-    """What a test may give for a prompt: a length, or token ids."""
+    """A prompt as tests give it: a length, or token ids."""

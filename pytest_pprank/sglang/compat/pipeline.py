@@ -1,4 +1,4 @@
-"""What the event loop of a pipeline has in its hands for another microbatch or another stage."""
+"""Messages that a pipeline's event loop keeps for another microbatch or another stage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from pytest_pprank.sglang.compat.scheduler import grammar_manager_of
 
 REQUESTS, PROXIES, OUTPUTS = "send_req_work", "send_proxy_work", "send_output_work"
-"""The sends that it waits for in its next turn; of requests some are always on their way."""
+"""Sends that the loop waits for in its next turn; sends of requests are always under way."""
 
 
 def received_too_early(scheduler: Any) -> Iterator[tuple[str, int]]:
@@ -24,14 +24,14 @@ def results_not_sent(scheduler: Any) -> int:
 
 
 def open_sends(scheduler: Any, name: str) -> Any:
-    """Return the sends of one kind that were not waited for; empty or None without any."""
+    """Return the sends of one kind that were not waited for; empty or None if there are none."""
     return getattr(scheduler, name, None)
 
 
 def settle_sends(scheduler: Any) -> None:
     """Wait for the asynchronous sends of an event loop that has been left, as its next turn would.
 
-    All their receivers must have come: call where all stages are at the same iteration.
+    Their receives must have been issued: call this when all stages are at the same iteration.
     """
     commit = getattr(scheduler, "_pp_commit_comm_work", None)
     for name in (REQUESTS, PROXIES, OUTPUTS):
@@ -42,11 +42,11 @@ def settle_sends(scheduler: Any) -> None:
 
 
 def settle_other_sends(scheduler: Any) -> None:
-    """Wait for those sends of this stage that wait for the next request of their kind, not for the
-    next turn: all that it has sent of them was received in the iteration in which it was sent.
+    """Wait for sends of this stage that the loop waits for only at the next send of their kind.
 
-    Of prefill the polls (``pp_sync_polls``, from 0.5.22), which wait for the next handshake; those
-    of GrammarManager, which wait for the next request with a grammar.
+    Their receivers have taken them in the iteration in which they were sent. They are the polls of
+    prefill (``pp_sync_polls``, from 0.5.22), which wait for the next handshake, and messages of
+    GrammarManager, which wait for the next request with a grammar.
     """
     queue = getattr(scheduler, "disagg_prefill_bootstrap_queue", None)
     sent = getattr(queue, "pp_poll_sync_work_list", [])

@@ -1,7 +1,7 @@
-"""Where SGLang's dynamic-chunk profiler and its predictor live.
+"""Accessors for SGLang's dynamic-chunk profiler and its predictor.
 
-In ``SchedulerPPMixin.profile_and_init_predictor`` up to 0.5.19 and in
-``DynamicChunkSizer.profile_and_fit`` from 0.5.20.
+The profiler is ``SchedulerPPMixin.profile_and_init_predictor`` up to 0.5.19 and
+``DynamicChunkSizer.profile_and_fit`` from 0.5.20 on.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _HOMES = (
 )  # fmt: skip
 
 SIZING = ("dynamic_chunk_sizer", "length_predictor", "enable_dynamic_chunking")
-"""What a Scheduler sizes chunks by: one sizer from 0.5.20, before a predictor and a switch."""
+"""Attributes by which a Scheduler sizes chunks: a sizer from 0.5.20 on, else the other two."""
 
 
 class Home(NamedTuple):
-    """Where the profiler of the installed SGLang lives."""
+    """The class and method of the installed SGLang's profiler."""
 
     module: Any
     owner: Any
@@ -35,7 +35,7 @@ class Home(NamedTuple):
 
 
 def profiler_home() -> Home | None:
-    """Return where the profiler lives, None without one."""
+    """Return where the profiler is defined; None if this SGLang has none."""
     for module_name, class_name, method in _HOMES:
         try:
             module = import_module(module_name)
@@ -54,16 +54,16 @@ def no_profiler() -> SeamMissing:
 
 
 def strands_peers() -> bool:
-    """Say whether a failure on stage 0 leaves the other stages waiting for its samples.
+    """Return whether a failure on stage 0 leaves the other stages waiting for its samples.
 
-    Up to 0.5.19 the exception skips the broadcast; from 0.5.20 a failure travels as None.
+    Up to 0.5.19 the exception skips the broadcast; from 0.5.20 on None is broadcast instead.
     """
     home = profiler_home()
     return home is not None and home.method == "profile_and_init_predictor"
 
 
 def run_again(scheduler: Any) -> None:
-    """Run the profiler through SGLang's own entry, which swallows what goes wrong."""
+    """Run the profiler through SGLang's own entry point, which swallows exceptions."""
     if hasattr(scheduler, "maybe_init_dynamic_chunk_sizer"):
         scheduler.maybe_init_dynamic_chunk_sizer()
     elif hasattr(scheduler, "profile_and_init_predictor"):
@@ -74,7 +74,7 @@ def run_again(scheduler: Any) -> None:
 
 
 def predict_chunk(scheduler: Any, history: int) -> int | None:
-    """Return the chunk size predicted after `history` tokens; None when there is no predictor."""
+    """Return the chunk size predicted after `history` tokens; None if there is no predictor."""
     sizer = getattr(scheduler, "dynamic_chunk_sizer", None)
     if sizer is not None:
         return need(sizer, "predict")(history)  # type: ignore[no-any-return]

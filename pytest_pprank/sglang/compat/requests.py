@@ -1,4 +1,4 @@
-"""What a Req says of itself."""
+"""Accessors for SGLang's Req."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ if TYPE_CHECKING:
 
 
 def kv_of(req: Any) -> Any:
-    """Return what has a request's slot and lengths: up to 0.5.19 the request itself."""
+    """Return the object with a request's slot and lengths; up to 0.5.19 the request itself."""
     return getattr(req, "kv", req)
 
 
 def slot_of(req: Any) -> int | None:
-    """Return the request slot that a request holds, None without one."""
+    """Return the request slot of a request; None if it has none."""
     slot = getattr(kv_of(req), "req_pool_idx", None)
     return None if slot is None else int(slot)
 
 
 def allocated_tokens_of(req: Any) -> int:
-    """Return how many KV tokens a request holds: its own, or locked ones of the tree cache."""
+    """Return how many KV tokens a request owns, including locked ones of the tree cache."""
     return int(getattr(kv_of(req), "kv_allocated_len", 0) or 0)
 
 
 def committed_tokens_of(req: Any) -> int:
-    """Return of how many of its tokens a request has the KV."""
+    """Return for how many of a request's tokens the KV is computed."""
     return int(getattr(kv_of(req), "kv_committed_len", 0) or 0)
 
 
 def finish_reason_of(req: Any) -> str:
-    """Return why a request has finished, by the name of SGLang's class; empty where it has not."""
+    """Return the class name of a request's finish reason; "" if it has not finished."""
     reason = getattr(req, "finished_reason", None)
     return "" if reason is None else type(reason).__name__
 
 
 def ends_by_abort(req: Any) -> bool:
-    """Whether a request ends as aborted with the result of the next forward that it is in."""
+    """Return whether SGLang will end a request as aborted with the result of its next forward."""
     return type(getattr(req, "to_finish", None)).__name__ == "FINISH_ABORT"
 
 
 def finished_by_length(req: Any) -> bool:
-    """Whether a request has come to its end by itself, and not by an abort or an error."""
+    """Return whether a request has finished by its length, not by an abort or an error."""
     return finish_reason_of(req) == "FINISH_LENGTH"
 
 
 def tokens_of(req: Any) -> int:
-    """Return how many tokens a request has, with its prompt."""
+    """Return how many tokens a request has, including its prompt."""
     return len(req.origin_input_ids) + len(req.output_ids)
 
 
@@ -60,17 +60,17 @@ def last_token_of(req: Any) -> int:
 
 
 def most_tokens_of(req: Any) -> int:
-    """Return how many tokens a request may come to."""
+    """Return the largest number of tokens that a request may reach."""
     return len(req.origin_input_ids) + int(req.sampling_params.max_new_tokens or 0)
 
 
 def tokens_to_send_of(req: Any) -> int:
-    """Return of how many tokens prefill must send the KV: decode may have a prefix already."""
+    """Return for how many tokens prefill must send the KV: decode may already have a prefix."""
     return len(req.origin_input_ids) - int(getattr(req, "disagg_decode_prefix_len", 0))
 
 
 def sender_of(req: Any) -> Hashable:
-    """Return the KV sender of a request of prefill's, None without one."""
+    """Return the KV sender of a prefill request; None if it has none."""
     sender: Hashable = getattr(req, "disagg_kv_sender", None)
     return sender
 
@@ -81,23 +81,23 @@ def room_of(transfer: Any) -> int:
 
 
 def starts_early(req: Any) -> bool:
-    """Say whether prefill computes a request before its handshake with decode is done."""
+    """Return whether prefill computes a request before its handshake with decode is done."""
     return bool(getattr(req, "pending_bootstrap", False))
 
 
 def wrapped_request(value: Any) -> Any:
-    """Return the request that an object stands for: decode wraps those whose KV is on its way."""
+    """Return the request that an object wraps: decode wraps requests whose KV is arriving."""
     wraps = "req" in getattr(type(value), "__dataclass_fields__", ())
     return value.req if wraps else value
 
 
 def is_request(value: object) -> TypeGuard[Req]:
-    """Whether this is one of SGLang's requests."""
+    """Return whether this is an SGLang request."""
     return type(value).__name__ == "Req"
 
 
 def holds_kv(req: Any) -> bool:
-    """Whether a request holds KV or a slot."""
+    """Return whether a request owns KV or a slot."""
     kv = getattr(req, "kv", None)
     if kv is not None and hasattr(kv, "holds_kv"):
         return bool(kv.holds_kv)
@@ -105,7 +105,10 @@ def holds_kv(req: Any) -> bool:
 
 
 def set_extend(req: Any, chunk: int | None) -> bool:
-    """Let the request's next forward compute `chunk` tokens (default: all); say whether it cuts."""
+    """Let a request's next forward compute `chunk` tokens (default: all).
+
+    Returns whether that leaves tokens of the prompt for a later forward.
+    """
     in_tokens = hasattr(req, "prefix_len")  # from 0.5.22, which keeps no indices
     start = req.prefix_len if in_tokens else len(need(req, "prefix_indices"))
     total = len(req.full_untruncated_fill_ids)
@@ -123,7 +126,7 @@ def set_extend(req: Any, chunk: int | None) -> bool:
 
 
 def lock_prefix(tree_cache: Any, req: Any) -> None:
-    """Lock the matched prefix, keeping the receipt where this SGLang wants one (from 0.5.20)."""
+    """Lock the matched prefix, and store the receipt if this SGLang has one (from 0.5.20 on)."""
     if hasattr(req, "lock"):  # from 0.5.22
         req.lock = tree_cache.lock(req.last_node)
         return
@@ -133,7 +136,7 @@ def lock_prefix(tree_cache: Any, req: Any) -> None:
 
 
 def cache_keeper() -> Callable[[Any, Any], object]:
-    """Return SGLang's function that puts what a running request has computed into the cache."""
+    """Return SGLang's function that puts a running request's computed KV into the cache."""
     common = import_module("sglang.srt.mem_cache.common")
     if hasattr(common, "maybe_cache_unfinished_req"):  # up to 0.5.21
         return cast("Callable[[Any, Any], object]", common.maybe_cache_unfinished_req)

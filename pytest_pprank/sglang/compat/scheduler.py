@@ -1,4 +1,4 @@
-"""What a Scheduler holds between two iterations."""
+"""Accessors for the contents of a Scheduler between two iterations."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pytest_pprank.sglang.compat.seams import need
 
 
 def is_scheduler(value: object) -> bool:
-    """Whether this is SGLang's Scheduler."""
+    """Return whether this is an SGLang Scheduler."""
     return hasattr(value, "token_to_kv_pool_allocator")
 
 
 def chunked_request_of(scheduler: Any) -> Any:
-    """Return the request that is half-way in its prompt, None without one."""
+    """Return the request that is in the middle of its prompt; None if there is none."""
     return getattr(scheduler, "chunked_req", None)
 
 
@@ -25,12 +25,12 @@ def microbatches_of(scheduler: Any) -> list[Any]:
 
 
 def running_microbatches_of(scheduler: Any) -> list[Any]:
-    """Return what runs in each microbatch slot; empty without pipeline parallelism."""
+    """Return the running batch of each microbatch slot; empty without pipeline parallelism."""
     return list(getattr(scheduler, "running_mbs", None) or [])
 
 
 def pending_requests(scheduler: Any) -> Iterator[Any]:
-    """Yield the requests that wait for a forward: queued, half-way in a prompt, or running."""
+    """Yield requests that wait for a forward: queued, in the middle of a prompt, or running."""
     yield from scheduler.waiting_queue
     if (chunked := chunked_request_of(scheduler)) is not None:
         yield chunked
@@ -40,7 +40,7 @@ def pending_requests(scheduler: Any) -> Iterator[Any]:
 
 
 def batches_of(scheduler: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (name, batch) of each batch that is not in a microbatch slot, where there is one."""
+    """Yield (name, batch) of each non-empty batch outside the microbatch slots."""
     for name in ("running_batch", "last_batch", "cur_batch"):
         batch = getattr(scheduler, name, None)
         if batch is not None and not batch.is_empty():
@@ -48,19 +48,21 @@ def batches_of(scheduler: Any) -> Iterator[tuple[str, Any]]:
 
 
 def slots_of(scheduler: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (name, batch) of each microbatch slot that holds something: what is awaited, and what
-    runs.
+    """Yield (name, batch) of each non-empty batch in a microbatch slot.
+
+    A slot has up to two: the batch whose result is awaited, and the running batch.
     """
-    held = {"mbs": microbatches_of(scheduler), "running_mbs": running_microbatches_of(scheduler)}
-    for name, batches in held.items():
+    slots = {"mbs": microbatches_of(scheduler), "running_mbs": running_microbatches_of(scheduler)}
+    for name, batches in slots.items():
         for number, batch in enumerate(batches):
             if batch is not None and not batch.is_empty():
                 yield f"{name}[{number}]", batch
 
 
 def microbatch_pairs(scheduler: Any) -> list[tuple[Any, Any]]:
-    """Return, by microbatch slot, the batch whose result is awaited and what runs; one slot without
-    pipeline parallelism.
+    """Return, by microbatch slot, the batch whose result is awaited and the running batch.
+
+    Without pipeline parallelism there is one slot.
     """
     if awaited := microbatches_of(scheduler):
         return list(zip(awaited, running_microbatches_of(scheduler), strict=True))
@@ -68,9 +70,9 @@ def microbatch_pairs(scheduler: Any) -> list[tuple[Any, Any]]:
 
 
 def drop_batches(scheduler: Any) -> None:
-    """Take all batches, and what is half-way in its prompt, from a Scheduler."""
+    """Remove all batches, queued requests and the chunked request from a Scheduler."""
     batch_class = need(import_module("sglang.srt.managers.schedule_batch"), "ScheduleBatch")
-    # in place: other components hold this list
+    # in place: other components refer to the same list
     need(scheduler, "waiting_queue").clear()
     scheduler.running_batch = batch_class(reqs=[], batch_is_full=False)
     scheduler.last_batch = None
@@ -84,24 +86,24 @@ def drop_batches(scheduler: Any) -> None:
 
 
 def reset_estimates(scheduler: Any) -> None:
-    """Let a Scheduler expect again what it did after its start, where this SGLang adapts."""
+    """Reset the estimates that a Scheduler adapts at run time, if this SGLang has any."""
     tracker = getattr(scheduler, "new_token_ratio_tracker", None)
     if tracker is not None:
         tracker.reset()
 
 
 def waiting_for_grammar(scheduler: Any) -> list[Any]:
-    """Return the requests that wait for their grammar."""
+    """Return the requests that wait for their grammar to be compiled."""
     return list(getattr(grammar_manager_of(scheduler), "grammar_queue", None) or ())
 
 
 def grammar_manager_of(scheduler: Any) -> Any:
-    """Return what compiles grammars, None without it."""
+    """Return the object that compiles grammars; None if there is none."""
     return getattr(scheduler, "grammar_manager", None)
 
 
 def is_hybrid(scheduler: Any) -> bool:
-    """Whether the tree cache is one of two kinds of layers (SWA, SSM)."""
+    """Return whether the tree cache is a hybrid of two kinds of layers (SWA, SSM)."""
     return bool(
         getattr(scheduler, "is_hybrid_swa", False) or getattr(scheduler, "is_hybrid_ssm", False)
     )

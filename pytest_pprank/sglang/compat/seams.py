@@ -1,4 +1,4 @@
-"""Meet SGLang's moving signatures: fill a call from what it asks for, name what is missing."""
+"""Helpers for code that SGLang's releases change: clear errors for missing names and parameters."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pytest_pprank.sglang.static.installed import installed
 
 
 def missing(what: str) -> SeamMissing:
-    """Return the error that names the installed SGLang and what it lacks."""
+    """Return an error that names the installed SGLang and what it lacks."""
     return SeamMissing(f"SGLang {installed() or '(not found)'} has no {what}")
 
 
 def need(owner: object, name: str) -> Any:
-    """Return ``owner.name``; raises SeamMissing that names both when it is not there."""
+    """Return ``owner.name``; raises SeamMissing, which names both, if it does not exist."""
     try:
         return getattr(owner, name)
     except AttributeError:
@@ -25,10 +25,10 @@ def need(owner: object, name: str) -> Any:
 
 
 def fill(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments of `function` found in `known`, by its signature.
+    """Select from `known` the keyword arguments that the signature of `function` accepts.
 
-    Raises SeamMissing when `function` requires a parameter that `known` does not offer:
-    a new SGLang then says so here, and not by a TypeError deep inside a rank.
+    Raises SeamMissing if `function` requires a parameter that is not in `known`. So a new SGLang
+    fails here with a clear message, instead of with a TypeError deep inside a rank.
     """
     chosen: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -46,5 +46,5 @@ def fill(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, An
 
 
 def takes(function: Callable[..., Any], parameter: str) -> bool:
-    """Say whether `function` has a parameter of that name."""
+    """Return whether `function` has a parameter of that name."""
     return parameter in inspect.signature(function).parameters

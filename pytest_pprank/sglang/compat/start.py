@@ -1,4 +1,4 @@
-"""What a Scheduler wants before it starts."""
+"""What a Scheduler needs before it starts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pytest_pprank.sglang.static.release import sglang_version
 
 
 def publisher() -> tuple[ModuleType, Callable[..., Any]] | None:
-    """Return SGLang's module of the process-wide config, and what installs one there (from 0.5.17);
-    None before, where a Scheduler does it itself or does without.
+    """Return SGLang's module of the process-wide config, and its function that installs a config.
+
+    None before 0.5.17, where a Scheduler installs it itself or needs none.
     """
     try:
         context = import_module("sglang.srt.runtime_context")  # from 0.5.16
@@ -23,26 +24,27 @@ def publisher() -> tuple[ModuleType, Callable[..., Any]] | None:
 
 
 def resolve_and_check(server_args: Any) -> None:
-    """Let SGLang derive what is left open and refuse what does not go together, as its Engine does.
+    """Let SGLang derive unset server args and check them, as its Engine does.
 
-    Before they are published: up to now they may be written to. Raises what SGLang raises.
+    Call before they are published: after that SGLang does not allow changes. Raises what SGLang
+    raises.
     """
-    if hasattr(server_args, "resolve_once"):  # from 0.5.19; before, making them does it
+    if hasattr(server_args, "resolve_once"):  # from 0.5.19; before, the constructor does it
         server_args.resolve_once()
     if hasattr(server_args, "check_server_args"):
         server_args.check_server_args()
 
 
 def name_instance(ports: Any, name: str) -> None:
-    """Give a Scheduler's pipeline its name on this host, where this SGLang has such names."""
+    """Give a Scheduler's pipeline a unique name on this host, if this SGLang has such names."""
     if hasattr(ports, "instance_id"):
         ports.instance_id = name
 
 
 def thread_binding(entries: Sequence[str], stage: int) -> str:
-    """Return SGLANG_CPU_OMP_THREADS_BIND for a stage, out of the cores for each of them.
+    """Return SGLANG_CPU_OMP_THREADS_BIND for a stage; `entries`: the cores of each stage.
 
-    Up to 0.5.18 it wants as many entries as TP ranks, that is one (FACTS, version drift).
+    Up to 0.5.18 SGLang wants one entry per TP rank, that is one (FACTS, version drift).
     """
     return entries[stage] if _release() < (0, 5, 19) else "|".join(entries)
 

@@ -1,17 +1,19 @@
-"""Aborts that are lost, or late: the request goes on after its abort has arrived at a stage.
+"""Detects aborts that are lost or late: a request that continues after its abort has arrived.
 
 A message that is sent between two steps arrives in the next iteration of the first stage, and in
-the iteration of the same number at every other stage: each one receives in each iteration what the
-stage before has received in it. From then on a stage may begin one forward of the request more: the
-microbatch whose turn it is runs what was running in it, and SGLang ends the request with the result
-of that. Every other slot gets the result that it waits for before its next turn, so that a turn of
-the pipeline later (as many iterations as there are microbatch slots) nothing of it is run any more,
-but where that slot has run prompts of others meanwhile: SGLang prefers them.
+the iteration of the same number at every other stage, because each stage receives in iteration i
+what the stage before it received in iteration i. From then on a stage may begin one more forward
+of the request: the microbatch whose turn it is runs what it was already running, and SGLang ends
+the request with the result of that forward. Every other slot gets the result that it waits for
+before its next turn. So one turn of the pipeline later (as many iterations as there are microbatch
+slots) no forward of the request begins any more. A slot that ran prompts of other requests in the
+meantime is excepted, since SGLang prefers prompts.
 
-There are two exceptions, both of one forward, for which the request may have to wait: one whose
-prompt SGLang has replaced by a single token, to end it with the result of that (a request that
-waited for its grammar), and one whose KV was taken away in the iteration in which the abort came,
-and that is computed again.
+There are two more exceptions. Each allows one forward, for which the request may have to wait:
+
+- SGLang has replaced the request's prompt by a single token, to end the request with the result of
+  that forward (a request that waited for its grammar).
+- The request's KV was taken away in the iteration in which the abort arrived, and is recomputed.
 """
 
 from __future__ import annotations
@@ -29,21 +31,23 @@ _CAUSE = (
     "in which the request is, or the event loop does not call process_pending_chunked_abort"
 )
 _GONE_AFTER = 4
-"""Turns of the pipeline after which an aborted request waits in no queue of a Scheduler's."""
+"""Turns of the pipeline after which an aborted request may be in no queue of a Scheduler."""
 _STUB = (0, 1)
-"""The tokens of a prompt that SGLang has replaced by a single token."""
+"""The token range of a prompt that SGLang has replaced by a single token."""
 
 
 class AbortLost(AssertionError):
-    """A request goes on after its abort has arrived."""
+    """A request continues after its abort has arrived."""
 
 
 @dataclass
 class _Aborted:
     """A request whose abort arrives in iteration `since` of each stage of `role`.
 
-    `in_time`: whether that ends its prompt. `may_be_over`: its KV is being transferred, so that it
-    may be done before the abort is seen.
+    `tokens`, `places`: how many output tokens it had when the abort was sent, and where it was, in
+    words. `may_be_over`: its KV is being transferred, so it may finish before the abort takes
+    effect. `in_time`: whether the abort ends its prompt, if it is in the middle of it. `begun`: the
+    forwards that have begun since, in words, by stage.
     """
 
     role: str
@@ -57,12 +61,12 @@ class _Aborted:
 
 
 class AbortWatch:
-    """Follows aborted requests on every stage of each role."""
+    """Tracks aborted requests on every stage of each role."""
 
     def __init__(self) -> None:
         self._aborted: dict[tuple[str, str], _Aborted] = {}
         self._prompts: dict[str, set[int]] = defaultdict(set)
-        """Iterations in which a stage, by its place in words, has run prompts."""
+        """Iterations in which a stage (by its place, in words) has run prompts."""
 
     def note(
         self,
@@ -72,9 +76,9 @@ class AbortWatch:
         since: int,
         in_time: bool = True,
     ) -> None:
-        """Note that an abort of these requests arrives at a role's stages in iteration `since`.
+        """Record that an abort of these requests arrives at a role's stages in iteration `since`.
 
-        `in_time`: whether it ends the prompt of one that is in the middle of it.
+        `in_time`: whether the abort ends the prompt of a request that is in the middle of it.
         """
         views = list(stages)
         for result in results:
@@ -86,12 +90,15 @@ class AbortWatch:
             self._aborted.setdefault((role, result.rid), aborted)
 
     def clear(self) -> None:
-        """Forget all: the loops have been left, and count their iterations anew."""
+        """Forget all requests: the loops have been left, and will count iterations from 0."""
         self._aborted.clear()
         self._prompts.clear()
 
     def ended(self, role: str, result: Result) -> None:
-        """Take in that a role has answered finally; raises AbortLost."""
+        """Record that a role has sent a request's final output.
+
+        Raises AbortLost if the request was aborted and has finished for another reason.
+        """
         __tracebackhide__ = True
         aborted = self._aborted.get((role, result.rid))
         if aborted is None or aborted.may_be_over or result.finish_reason is None:
@@ -101,7 +108,7 @@ class AbortWatch:
             self._lost(aborted, f"it has finished by {reason!r}")
 
     def ran(self, role: str, view: StageView, forwards: Iterable[Forward]) -> None:
-        """Take in the forwards of a stage of a role, and what it holds; raises AbortLost."""
+        """Record the forwards of one stage, and check its queues. Raises AbortLost."""
         __tracebackhide__ = True
         for forward in forwards if self._aborted else ():
             if forward.mode != "decode":
@@ -130,6 +137,8 @@ class AbortWatch:
         earlier_turns = range(
             forward.iteration - len(view.slots), aborted.since - 1, -len(view.slots)
         )
+        # an earlier turn of this slot since the abort could have run the forward, unless it ran
+        # prompts of others
         late = any(turn not in self._prompts[view.place] for turn in earlier_turns)
         if len(begun) > 1 or (late and not _ends(aborted.result, extend, view)):
             self._lost(aborted, f"{view.place} has begun since: {', '.join(begun)}")
@@ -147,7 +156,7 @@ class AbortWatch:
 
 
 def _ends(result: Result, extend: tuple[int, int] | None, view: StageView) -> bool:
-    """Whether a forward may be the late one with which SGLang ends an aborted request."""
+    """Return whether this may be the extra forward with which SGLang ends an aborted request."""
     again = extend is None or extend == _STUB or extend[1] > len(result.prompt)
     return again and result.rid in view.ending
 

@@ -1,7 +1,8 @@
-"""Control requests on their way: sent to the first stage, handled on all, answered once.
+"""Tracks control requests: sent to the first stage, handled on all stages, answered once.
 
-A stage notes each request that its Scheduler has handled, and what it answered. Of these answers
-SGLang sends only the first stage's; the others', which nobody gets, show whether the stages agree.
+Each stage records the requests that its Scheduler has handled, and its answers. SGLang sends only
+the first stage's answer. The other stages' answers, which SGLang drops, show whether the stages
+agree.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _SHOWN = 120
 
 
 class AnsweredTwice(AssertionError):
-    """A control request was handled twice on a stage, or there are more answers than requests."""
+    """A stage handled a control request twice, or sent more answers than were requested."""
 
 
 @dataclass(frozen=True)
-class Noted:
-    """What became of the control request `rid` on a stage: handled, or `answered` by `answer`."""
+class ControlEvent:
+    """A stage's Scheduler has handled the control request `rid`, or `answered` it with `answer`."""
 
     rid: str
     answered: bool = False
@@ -45,47 +46,47 @@ class Noted:
 
 
 @dataclass(frozen=True)
-class News:
-    """What a stage tells in a meeting; `came`: the answers that came out of its socket."""
+class ControlReport:
+    """A stage's new events since the last step; `answers`: those received from its socket."""
 
-    noted: tuple[Noted, ...]
-    came: tuple[Message, ...] = ()
+    events: tuple[ControlEvent, ...]
+    answers: tuple[Message, ...] = ()
 
 
-class ControlNotes:
-    """Stands between the Scheduler of this stage and what handles and answers its requests."""
+class ControlRecorder:
+    """Records which control requests this stage's Scheduler handles and answers."""
 
     def __init__(self) -> None:
-        self._fresh: list[Noted] = []
+        self._new: list[ControlEvent] = []
         self._returned: object = None
 
-    def fresh(self) -> tuple[Noted, ...]:
-        """Return what has come since the last call."""
-        fresh = tuple(self._fresh)
-        self._fresh.clear()
-        return fresh
+    def take_new(self) -> tuple[ControlEvent, ...]:
+        """Return the events since the last call."""
+        new = tuple(self._new)
+        self._new.clear()
+        return new
 
     def dispatcher(self, inner: Callable[[object], object]) -> Callable[[object], object]:
-        """Return what takes the place of the Scheduler's dispatcher."""
+        """Wrap the Scheduler's request dispatcher, to record what it handles and returns."""
 
         def dispatch(request: object) -> object:
             answer = inner(request)
             if (rid := _rid_of(request)) is not None:
-                self._fresh.append(Noted(rid))
+                self._new.append(ControlEvent(rid))
                 if answer is not None:
-                    self._fresh.append(Noted(rid, answered=True, answer=answer))
+                    self._new.append(ControlEvent(rid, answered=True, answer=answer))
                     self._returned = answer
             return answer
 
         return dispatch
 
     def sender(self, inner: Callable[..., object]) -> Callable[..., object]:
-        """Return what takes the place of the sender's method: it sees answers that come later."""
+        """Wrap the sender's method, to record answers that are sent later than their request."""
 
         def send_output(output: object, recv_obj: object = None) -> object:
             rid = _rid_of(recv_obj)
             if rid is not None and output is not self._returned:
-                self._fresh.append(Noted(rid, answered=True, answer=output))
+                self._new.append(ControlEvent(rid, answered=True, answer=output))
             self._returned = None
             return inner(output, recv_obj)
 
@@ -96,9 +97,10 @@ class ControlNotes:
 class Control:
     """One control request; the same on all ranks after each call of the engine.
 
-    `answers`: by role, what came out of SGLang's socket; of `engine` the role is ``pp``. `told`: by
-    role and stage, what each stage answered to it, whether or not it was sent. Both empty where
-    the request is one that is not answered. `handled`: by role, the stages that have handled it.
+    `answers`: by role, the message that came out of SGLang's socket; `engine` uses the role ``pp``.
+    `told`: by role and stage, what each stage answered, whether or not SGLang sent it. Both are
+    empty for a kind of request that has no answer. `handled`: by role, the stages that have handled
+    the request.
     """
 
     name: str
@@ -113,7 +115,7 @@ class Control:
 
     @property
     def answer(self) -> Any:
-        """The answer, None as long as it has not come. Raises UsageError for several roles."""
+        """The answer; None until it has come. Raises UsageError if there are several roles."""
         if len(self.sizes) > 1:
             roles = " and ".join(self.sizes)
             raise UsageError(f"{self}: sent to {roles}; each has its answer in `answers`")
@@ -121,21 +123,21 @@ class Control:
 
     @property
     def done(self) -> bool:
-        """Whether every stage has handled it, and the answer, if one is due, has come."""
+        """Whether every stage has handled the request and the answer, if any, has come."""
         return not any(self.due())
 
     def wait(self, max_iterations: int | None = None) -> Any:
-        """Step until it is `done`; returns the answer of a request to one role, else None.
+        """Step until the request is `done`; return its answer, or None if it has several roles.
 
-        A call of all ranks. Raises EngineStalled where nothing moves any more, or it is not done
-        after `max_iterations`.
+        A call of all ranks. Raises EngineStalled if nothing makes progress any more, or if the
+        request is not done after `max_iterations`.
         """
         __tracebackhide__ = True
         self.run(self, max_iterations)
         return self.answer if len(self.sizes) == 1 else None
 
     def due(self) -> Iterator[str]:
-        """Yield, in words, what is still to come."""
+        """Yield, in words, what has not happened yet."""
         answered = self.kind.answer is not None
         for role, size in self.sizes.items():
             for stage in range(size):
@@ -150,7 +152,7 @@ class Control:
         return f"control({self.name!r})"
 
 
-class ControlDesk:
+class ControlTracker:
     """All control requests of a test."""
 
     def __init__(self) -> None:
@@ -168,9 +170,10 @@ class ControlDesk:
         run: Callable[[Control, int | None], None],
         call: str,
     ) -> tuple[Control, Message]:
-        """Return a request to the roles of `sizes`, and its message. Raises UsageError.
+        """Create a request to the roles of `sizes`; return it and its message.
 
-        `run`: steps until it is done. `call`: who asks, for errors.
+        `run`: steps until the request is done. `call`: the caller's name, for errors. Raises
+        UsageError.
         """
         kind = kind_named(name, call)
         rid = f"{_RID}{next(self._serial)}"
@@ -185,21 +188,21 @@ class ControlDesk:
         """The requests that are not done."""
         return tuple(self._open)
 
-    def take_in(self, role: str, stage: int, news: News) -> None:
-        """Add what a stage has told."""
-        for noted in news.noted:
-            control = self._all[noted.rid]
-            held: Any = control.told[role] if noted.answered else control.handled[role]
-            if stage in held:
-                verb = "answered" if noted.answered else "handled"
+    def record(self, role: str, stage: int, report: ControlReport) -> None:
+        """Add the events that a stage has reported."""
+        for event in report.events:
+            control = self._all[event.rid]
+            known: Any = control.told[role] if event.answered else control.handled[role]
+            if stage in known:
+                verb = "answered" if event.answered else "handled"
                 self._wrong.append(f"{_stage(stage, role)} has {verb} {control} twice")
-            elif not noted.answered:
+            elif not event.answered:
                 control.handled[role].add(stage)
             else:
-                control.told[role][stage] = noted.answer
-                if stage == 0:  # what it sends comes out in this order
-                    self._sent[role, type(noted.answer).__name__].append(control)
-        for message in news.came:
+                control.told[role][stage] = event.answer
+                if stage == 0:  # the first stage's answers come out of the socket in this order
+                    self._sent[role, type(event.answer).__name__].append(control)
+        for message in report.answers:
             sent = self._sent[role, type(message).__name__]
             if sent:
                 sent.popleft().answers[role] = message
@@ -208,8 +211,9 @@ class ControlDesk:
                 self._wrong.append(f"{_stage(stage, role)} {what}")
 
     def close(self) -> None:
-        """Take away what is done. Raises AnsweredTwice, and StagesDiffer where the stages of a role
-        have not answered alike.
+        """Drop the requests that are done.
+
+        Raises AnsweredTwice, or StagesDiffer if the stages of a role gave different answers.
         """
         __tracebackhide__ = True
         done = [control for control in self._open if control.done]
@@ -225,12 +229,12 @@ class ControlDesk:
                     lines = [f"stage {stage}: {told[stage]}" for stage in sorted(told)]
                     raise StagesDiffer("\n  ".join([head, *lines]))
 
-    def give_up(self, control: Control) -> None:
-        """Wait no more for a request."""
+    def abandon(self, control: Control) -> None:
+        """Stop waiting for a request."""
         self._open = [other for other in self._open if other is not control]
 
     def state(self) -> Iterator[str]:
-        """Yield, in words, what the requests wait for."""
+        """Yield, in words, what the open requests wait for."""
         yield from (f"  {control}: {'; '.join(control.due())}" for control in self._open)
 
 
@@ -240,7 +244,7 @@ def answers_in(messages: Iterable[Message]) -> tuple[Message, ...]:
 
 
 def shown_control(name: str, fields: Mapping[str, object]) -> str:
-    """Describe a request so that ranks that ask for another one are seen to differ."""
+    """Describe a request; different requests get different texts, so ranks can compare them."""
     text = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in fields.items())])
     cut = f"{text[:_SHOWN]}..., hash {zlib.crc32(text.encode()) & 0xFFFF:04x}"
     return f"control({text if len(text) <= _SHOWN else cut})"
@@ -251,6 +255,6 @@ def _stage(stage: int, role: str) -> str:
 
 
 def _rid_of(message: object) -> str | None:
-    """Return the id of one of our requests, None for any other."""
+    """Return the message's id if it is one of our control requests, else None."""
     rid = rid_of(message)
     return rid if isinstance(rid, str) and rid.startswith(_RID) else None

@@ -1,4 +1,4 @@
-"""SGLang's control requests as data: all that its Scheduler takes beside prompts and aborts."""
+"""SGLang's control requests, as data: all that its Scheduler takes except prompts and aborts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Message
 
 _OWN = ("rid", "http_worker_ipc")
-"""Fields of every message, with which SGLang finds the way back."""
+"""Fields of every message, by which SGLang routes the answer."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of control request, in SGLang's names of classes.
+    """One kind of control request, by the names of SGLang's message classes.
 
-    `answer`: what comes back; None where nothing does. `rpc`: whether it goes through the socket
-    for remote calls instead of the tokenizer's.
+    `answer`: the class of the answer; None if there is none. `rpc`: whether it goes through the
+    socket for remote calls instead of the tokenizer's.
     """
 
     request: str
@@ -90,17 +90,17 @@ KINDS: Mapping[str, Kind] = {
         "UpdateWeightsFromTensorReqInput", "UpdateWeightsFromTensorReqOutput"
     ),
 }
-"""By SGLang's name of the method (or HTTP path). Of some a release has none: see `kind_named`."""
+"""By SGLang's name of the method (or HTTP path). Some releases lack some of them (`kind_named`)."""
 
 ANSWERS = frozenset(kind.answer for kind in KINDS.values() if kind.answer is not None)
 
 
 def kind_named(name: str, call: str) -> Kind:
-    """Return the kind of that name; raises UsageError where the installed SGLang has none."""
+    """Return the kind of that name; raises UsageError if the installed SGLang has none."""
     here = [known for known, kind in KINDS.items() if message_class(kind.request) is not None]
     if name in here:
         kind = KINDS[name]
-        # a release in which nothing comes back yet
+        # in some releases this kind of request has no answer yet
         answers = kind.answer is not None and message_class(kind.answer) is not None
         return kind if answers else Kind(kind.request, None, kind.rpc)
     if name == "abort":
@@ -112,7 +112,7 @@ def kind_named(name: str, call: str) -> Kind:
 
 
 def control_request(kind: Kind, rid: str, fields: Mapping[str, object], call: str) -> Message:
-    """Return the message, known by `rid`; raises UsageError for fields that do not fit."""
+    """Return the message, with id `rid`; raises UsageError for fields that do not fit."""
     message = message_class(kind.request)
     known = {
         name: parameter.default is parameter.empty
@@ -136,7 +136,7 @@ def control_request(kind: Kind, rid: str, fields: Mapping[str, object], call: st
 
 
 def verdicts(answers: Mapping[int, object]) -> dict[int, tuple[tuple[str, bool], ...]]:
-    """Return, by stage, what an answer says of success: its fields that are true or false."""
+    """Return, by stage, the boolean fields of an answer, which say whether it succeeded."""
     return {
         stage: tuple(
             (name, need(answer, name))

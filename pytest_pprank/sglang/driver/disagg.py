@@ -1,4 +1,4 @@
-"""Requests through prefill and decode, all stages of both in step: the `disagg` fixture."""
+"""The `disagg` fixture: requests through prefill and decode, all stages of both in lockstep."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from pytest_pprank.sglang.driver.disagg_faults import (
 )
 from pytest_pprank.sglang.driver.disagg_views import STATES, DisaggView, rids_of, view_disagg
 from pytest_pprank.sglang.driver.engine import Engine, shown_request
-from pytest_pprank.sglang.driver.lockstep import Conductor
+from pytest_pprank.sglang.driver.lockstep import LockstepDriver
 from pytest_pprank.sglang.driver.messages import Result, abort_request, generate_request
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
-from pytest_pprank.sglang.events.hook_points import Passage, taps
+from pytest_pprank.sglang.events.hook_points import HookCall, hook_points
 from pytest_pprank.sglang.events.types import Forward, RoomTold
 from pytest_pprank.sglang.stage.stage import this_stage
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ROLES = ("prefill", "decode")
 _rooms = itertools.count(1000)
-"""A room is never used twice by a worker group: a late message would reach the wrong request."""
+"""A worker group never reuses a room: a late message would reach the wrong request."""
 
 
 @dataclass(frozen=True)
@@ -61,33 +61,35 @@ class _Request:
         return generate_request(self.rid, self.ids, self.params, **options)
 
 
-def _views(conductor: Conductor) -> tuple[DisaggView, ...]:
-    return tuple(view for view in conductor.stages if isinstance(view, DisaggView))
+def _views(driver: LockstepDriver) -> tuple[DisaggView, ...]:
+    return tuple(view for view in driver.stages if isinstance(view, DisaggView))
 
 
 class Side:
-    """One role of a Disagg: what its stages hold and what its first stage has answered."""
+    """One role of a Disagg: the contents of its stages, and the results of its first stage."""
 
-    def __init__(self, name: str, conductor: Conductor) -> None:
+    def __init__(self, name: str, driver: LockstepDriver) -> None:
         self.name = name
-        self._all = conductor
+        self._driver = driver
 
     @property
     def stages(self) -> tuple[DisaggView, ...]:
         """What each stage held after the last step; the same on all ranks, empty before it."""
-        return tuple(view for view in _views(self._all) if view.role == self.name)
+        return tuple(view for view in _views(self._driver) if view.role == self.name)
 
     @property
     def results(self) -> dict[str, Result]:
-        """By id, what this role has said of each request that was sent to it.
+        """This role's `Result` of each request that was sent to it, by id.
 
-        Of prefill: at most one token, and the finish reason ``length`` when its KV has been sent.
+        Prefill's has at most one token, and the finish reason ``length`` once its KV was sent.
         """
-        return self._all.results[self.name]
+        return self._driver.results[self.name]
 
     def state(self, rid: str) -> tuple[str, ...]:
-        """Return the state of a request on each stage: bootstrapping, waiting, transferring,
-        decoding, done, or ``unknown`` where it has not come yet (see `DisaggView.state`).
+        """Return the state of a request on each stage.
+
+        One of bootstrapping, waiting, transferring, decoding, done, or ``unknown`` if the request
+        has not arrived yet (see `DisaggView.state`).
         """
         result = self.results.get(rid)
         absent = "done" if result is not None and result.finished else "unknown"
@@ -97,12 +99,12 @@ class Side:
 class Disagg(Engine):
     """Drives the real event loops of prefill and decode; all methods are calls of all ranks.
 
-    As `Engine` (see there for iterations and divergence), with two roles: a request goes to both,
-    as SGLang's router would send it, and `results` are what decode has produced. Each iteration is
-    one of every stage of both roles; KV moves in threads of the transfer engine, meanwhile and
-    between two calls.
+    As `Engine` (which explains iterations and divergence), with two roles. A request goes to both,
+    as SGLang's router would send it, and `results` are what decode has produced. In each iteration
+    every stage of both roles does one. KV moves in threads of the transfer engine, during
+    iterations and between calls.
 
-    Attributes: `scheduler`, that of this rank; `prefill` and `decode`, a `Side` each.
+    Attributes: `scheduler`, this rank's; `prefill` and `decode`, a `Side` each.
     """
 
     _name = "disagg"
@@ -117,24 +119,24 @@ class Disagg(Engine):
         mine, theirs = pprank.num_stages, pprank.world_size - pprank.num_stages
         prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
         self._sizes = {"prefill": prefill, "decode": decode}
-        # the same on all ranks: calls of all ranks together must do the same steps
+        # the larger size, so that all ranks take the same number of steps
         self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
-        self.prefill, self.decode = (Side(name, self._all) for name in ROLES)
+        self.prefill, self.decode = (Side(name, self._driver) for name in ROLES)
         self._requests: dict[str, _Request] = {}
         self._faults: list[Fault] = []
         self._abandoned = ""
         self._queues: dict[str, tuple[str, ...]] = {}
-        self._all.at_top.append(self._at_top)
-        self._end_notes = taps.listen("room_told", _note_told)
+        self._driver.at_top.append(self._at_top)
+        self._end_notes = hook_points.listen("room_told", _note_reported_room)
 
-    def _conductor(self, pprank: Pprank) -> Conductor:
-        return Conductor(self.scheduler, pprank, view_disagg)
+    def _make_driver(self, pprank: Pprank) -> LockstepDriver:
+        return LockstepDriver(self.scheduler, pprank, view_disagg)
 
     @property
     def stages(self) -> tuple[DisaggView, ...]:
         """What each stage of both roles held after the last step; the same on all ranks."""
-        return _views(self._all)
+        return _views(self._driver)
 
     @property
     def prefill_stages(self) -> int:
@@ -156,15 +158,15 @@ class Disagg(Engine):
     ) -> str:
         """Send one request to both roles, or to the one named by `to`; returns its id.
 
-        For the other arguments see `Engine.submit`. A request that only one role knows waits for
-        the other one (see `forward`), or to be aborted.
+        For the other arguments see `Engine.submit`. A request that only one role has waits until
+        the other role gets it (see `forward`), or until it is aborted.
         """
         __tracebackhide__ = True
         self._to = _roles(to, "submit")
         return super().submit(prompt, max_new_tokens, **options)
 
     def forward(self, rid: str, to: str) -> None:
-        """Send a request that one role has to the other one, too."""
+        """Send a request that only one role has to the other role."""
         __tracebackhide__ = True
         self._known(rid, "forward")
         (role,) = _roles(to, "forward")
@@ -183,7 +185,7 @@ class Disagg(Engine):
             self._expect(role, request.rid, request.ids, request.params)
         port = int(self.scheduler.server_args.disaggregation_bootstrap_port)
         message = request.message(port, self._role) if self._role in roles else None
-        self._all.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
+        self._driver.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
 
     def abort(
         self, rid: str | None = None, *, in_time: bool = True, role: str | Sequence[str] = ROLES
@@ -193,8 +195,8 @@ class Disagg(Engine):
             self._known(rid, "abort")
         roles = _roles(role, "abort")
         message = abort_request(rid) if self._role in roles else None
-        self._all.send(f"abort({rid!r}) to {roles}", message)
-        self._all.note_abort(rid, roles, in_time=in_time)
+        self._driver.send(f"abort({rid!r}) to {roles}", message)
+        self._driver.note_abort(rid, roles, in_time=in_time)
 
     def control(
         self,
@@ -249,10 +251,10 @@ class Disagg(Engine):
     def fail_transfer(self, stages: Sequence[int] = (0,), times: int = 1) -> Fault:
         """Let the next `times` KV transfers of these prefill stages fail in the transfer engine.
 
-        Of a decode rank to which one has failed SGLang thinks that it is dead: it is sent nothing
-        more until it registers again; the end of the test, or ``release()``, lifts that. From
-        0.5.22 on decode keeps what such a transfer was to be written to until a time-out of 30 s
-        (SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT), in this test of 1 s.
+        SGLang considers a decode rank dead after a transfer to it has failed, and sends it nothing
+        more until it registers again. The end of the test, or ``release()``, clears that state.
+        From 0.5.22 on, decode keeps the target memory of a failed transfer until a time-out of 30 s
+        (SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT); in this test it is 1 s.
         """
         self._fault("decode", range(self._sizes["decode"]), None, short_deferred_release)
         return self._fault("prefill", stages, None, partial(fail_transfer, times=times))
@@ -260,11 +262,11 @@ class Disagg(Engine):
     def late_poll(
         self, stages: Sequence[int] = (0,), iterations: int = 8, *, role: str = "decode"
     ) -> Fault:
-        """Report to these stages `iterations` late that a KV transfer has succeeded."""
+        """Report the success of a KV transfer to these stages `iterations` late."""
         return self._fault(role, stages, None, partial(late_poll, iterations=iterations))
 
     def flaky_poll(self, stages: Sequence[int] = (0,), *, role: str = "decode") -> Fault:
-        """Report to these stages that a KV transfer has succeeded while the stages agree on it, and
+        """Report to these stages that a KV transfer has succeeded while the stages agree on it, but
         that it is still under way when they act on it.
         """
         return self._fault(role, stages, None, flaky_poll)
@@ -275,14 +277,14 @@ class Disagg(Engine):
         """Let each request fail on these stages when its room becomes ready, as if the other role
         aborted it at that moment.
 
-        `rounds`: how many iterations after they have first heard that it is ready: 1, when the
-        stages have agreed on it and are about to act; 0, while they are agreeing.
+        `rounds`: how many iterations after a stage first polls the room as ready: 1, after the
+        stages have agreed on it and before they act; 0, while they are agreeing.
         """
         return self._fault(role, stages, None, partial(lose_room, rounds=rounds))
 
     def late_metadata(self, stages: Sequence[int] = (0,), iterations: int = 8) -> Fault:
         """Let the metadata of each request arrive on these stages of decode `iterations` after the
-        report that all of it is there.
+        report that the request's transfer is complete.
         """
         every = range(self._sizes["prefill"])
         self._fault("prefill", every, None, partial(late_metadata, iterations=lambda: 0))
@@ -307,42 +309,45 @@ class Disagg(Engine):
         return fault
 
     def disturb(self, make: Callable[[Scheduler, Fault], None]) -> None:
-        """Have ``make(scheduler, fault)`` put something in force on this stage, for this test."""
+        """Let ``make(scheduler, fault)`` install a disturbance on this stage, for this test."""
         fault = Fault()
         self._faults.append(fault)
         make(self.scheduler, fault)
 
     def abandon(self, reason: str) -> None:
-        """Leave everything as it is; after this test the worker group is replaced."""
+        """Leave requests and loops as they are when the test ends; replace the worker group."""
         self._abandoned = reason
 
     def close(self) -> list[str]:
-        """End everything; returns which requests were under way, and aborted. For all ranks."""
+        """End the test's requests and faults; returns the ids of requests that had to be aborted.
+
+        A call of all ranks.
+        """
         self._end_notes()
-        for fault in reversed(self._faults):  # each puts back what it has found
+        for fault in reversed(self._faults):  # each restores what it found
             fault.end()
         if self._abandoned:
-            self._all.abandon(self._abandoned)
+            self._driver.abandon(self._abandoned)
             return []
         return super().close()
 
     def _at_top(self) -> None:
-        """Called in the loop's thread when an iteration is over."""
+        """Record which requests left a queue; runs in the loop's thread after an iteration."""
         now = {name: rids_of(reqs) for name, reqs in queues(self.scheduler).items()}
         here = {rid for rids in now.values() for rid in rids}
         here.update(req.rid for req in self.scheduler.waiting_queue)
         for name, any_way in AGREED.items():
             gone = [rid for rid in self._queues.get(name, ()) if rid not in now.get(name, ())]
             if left := tuple(rid for rid in gone if any_way or rid in here):
-                self._all.moves.append(Forward(self._all.iterations, f"left {name}", left))
+                self._driver.moves.append(Forward(self._driver.iterations, f"left {name}", left))
         self._queues = now
         for fault in self._faults:
-            fault.iteration(self._all.iterations)
+            fault.iteration(self._driver.iterations)
 
 
-def _note_told(passage: Passage) -> None:
-    """Put what a stage tells the first one into the ledger: it goes past torch.distributed."""
-    event = passage.event
+def _note_reported_room(call: HookCall) -> None:
+    """Note in the ledger a stage's report to the first one, which bypasses torch.distributed."""
+    event = call.event
     assert isinstance(event, RoomTold)
     note_out_of_band("PPConsensusStore", f"room {event.room} {event.status or 'gone'}")
 

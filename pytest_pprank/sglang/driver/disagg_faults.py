@@ -1,6 +1,6 @@
-"""Faults between prefill and decode, made where SGLang calls its transfer engine or polls it.
+"""Faults between prefill and decode, injected where SGLang calls or polls its transfer engine.
 
-The real objects stay in place: their methods are wrapped on this rank for the time of one test.
+SGLang's objects stay in place: a fault wraps their methods on this rank for one test.
 """
 
 from __future__ import annotations
@@ -32,42 +32,43 @@ from pytest_pprank.sglang.driver.disagg_store_faults import (
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler, SglangObject
 
-_RETURN_S = 10.0
-"""How long `release` waits for transfers that were held."""
+_UNBLOCK_S = 10.0
+"""How long `release` waits for transfers that were blocked, in seconds."""
 
 _SENDS = ("batch_transfer_sync", "transfer_sync")
-"""How SGLang's wrapper of Mooncake's engine is told to move KV; each blocks until it is done."""
+"""Methods of SGLang's wrapper of Mooncake's engine that move KV; each blocks until it is done."""
 
 
 class Fault(Lifecycle):
-    """A fault that is in force on some stages; the same object on all ranks.
+    """A fault that is active on some stages; the same object on all ranks.
 
-    `hits`: how often it has struck on this rank so far. `release()` ends it (on this rank: call it
-    on all), and returns when transfers that it has held are through; a test's end does so, too.
+    `hits`: how often it has struck on this rank so far. `release()` ends it on this rank (so call
+    it on all ranks), and returns when the transfers that it blocked are complete. The end of the
+    test releases it, too.
     """
 
     def __init__(self, iterations: int | None = None) -> None:
         self.hits = 0
         self.count = 0
-        """Iterations of this stage since the fault was put in force."""
+        """Iterations of this stage since the fault became active."""
         self.over = threading.Event()
         self.each_iteration: list[Callable[[], None]] = []
-        """Called in the loop's thread when an iteration of this stage is over."""
+        """Called in the loop's thread after each iteration of this stage."""
         self._change = threading.Condition()
-        self._held: set[int] = set()
-        """Threads that have been held and are not through with what they were at."""
+        self._blocked: set[int] = set()
+        """Threads that were blocked and have not completed their transfer since."""
         self._iterations = iterations
         self._first = 0
         self._undo = Cleanups()
-        self._backs: list[Callable[[], bool]] = []
+        self._restores: list[Callable[[], bool]] = []
 
     def hit(self) -> None:
-        """Note that the fault has struck; where it has a number of iterations, they begin now."""
+        """Record that the fault has struck; its number of iterations counts from the first time."""
         self._first = self.count if not self.hits else self._first
         self.hits += 1
 
-    def iteration(self, number: int) -> None:  # noqa: ARG002  (its own: since it is in force)
-        """Count an iteration of this stage; the last one ends the fault."""
+    def iteration(self, number: int) -> None:  # noqa: ARG002  (it counts from its own start)
+        """Count an iteration of this stage; after its last one the fault is over."""
         self.count += 1
         limit = self._iterations
         if limit is not None and self.hits and self.count - self._first > limit:
@@ -76,24 +77,25 @@ class Fault(Lifecycle):
         for action in self.each_iteration:
             action()
 
-    def sit_out(self, iterations: int) -> None:
-        """Block this thread, which must not be the loop's, until this stage has done so many more
-        iterations, or the fault is over.
+    def block_for(self, iterations: int) -> None:
+        """Block this thread until this stage has done `iterations` more, or the fault is over.
+
+        Must not be called in the loop's thread, which would wait for itself.
         """
         until = self.count + iterations
         with self._change:
             self._change.wait_for(lambda: self.count >= until or self.over.is_set())
 
-    def hold(self) -> None:
-        """Block this thread, one of the transfer engine's, until the fault is over."""
+    def block(self) -> None:
+        """Block this thread, which belongs to the transfer engine, until the fault is over."""
         with self._change:
-            self._held.add(threading.get_ident())
+            self._blocked.add(threading.get_ident())
         self.over.wait()
 
-    def let_go(self) -> None:
-        """Note that this thread is through with what it was at."""
+    def unblock(self) -> None:
+        """Record that this thread has completed the transfer in which it was blocked."""
         with self._change:
-            self._held.discard(threading.get_ident())
+            self._blocked.discard(threading.get_ident())
             self._change.notify_all()
 
     def _wake(self) -> None:
@@ -105,39 +107,39 @@ class Fault(Lifecycle):
         self.over.set()
         self._wake()
         with self._change:
-            self._change.wait_for(lambda: not self._held, _RETURN_S)
+            self._change.wait_for(lambda: not self._blocked, _UNBLOCK_S)
         self._undo.close()
 
     def end(self) -> None:
-        """The test is over, and so are the faults that came after this one."""
+        """Release the fault at the end of the test, when later faults have ended."""
         self.release()
-        # where a later one had wrapped ours, `release` could not put back what was there
-        for back in reversed(self._backs):
-            back()
+        # if a later fault had wrapped our wrapper, `release` could not restore the original
+        for restore in reversed(self._restores):
+            restore()
 
     def replace(self, owner: object, name: str, wrap: Callable[[Method], object]) -> None:
-        """Put ``wrap(method)`` in the place of a method until the fault is released."""
-        self._backs.append(patch(owner, name, wrap(need(owner, name))))
-        self._undo.at_end(self._backs[-1])
+        """Replace a method by ``wrap(method)`` until the fault is released."""
+        self._restores.append(patch(owner, name, wrap(need(owner, name))))
+        self._undo.at_end(self._restores[-1])
 
-    def afterwards(self, action: Callable[[], None]) -> None:
-        """Do `action` when the fault is released."""
+    def on_release(self, action: Callable[[], None]) -> None:
+        """Call `action` when the fault is released."""
         self._undo.at_end(action)
 
 
 def slow_transfer(scheduler: Scheduler, fault: Fault) -> None:
-    """Hold each transfer of this stage in the transfer engine's thread until the fault is over."""
+    """Block each transfer of this stage in the transfer engine's thread until the fault is over."""
 
     def hold() -> None:
         fault.hit()
-        fault.hold()
+        fault.block()
 
     def wrap(get: Method) -> Method:
-        def come_back_and_get(*args: object, **kwargs: object) -> object:
-            fault.let_go()
+        def unblock_and_get(*args: object, **kwargs: object) -> object:
+            fault.unblock()
             return get(*args, **kwargs)
 
-        return come_back_and_get
+        return unblock_and_get
 
     _before_transfers(scheduler, fault, hold)
     for queue in need(kv_manager(scheduler), "transfer_queues"):
@@ -145,13 +147,13 @@ def slow_transfer(scheduler: Scheduler, fault: Fault) -> None:
 
 
 def late_transfers(scheduler: Scheduler, fault: Fault, iterations: Callable[[], int]) -> None:
-    """Hold each transfer of this stage back for ``iterations()`` iterations of its loop."""
+    """Delay each transfer of this stage by ``iterations()`` iterations of its loop."""
     if role_of(scheduler) == "prefill":
-        _before_transfers(scheduler, fault, lambda: fault.sit_out(iterations()))
+        _before_transfers(scheduler, fault, lambda: fault.block_for(iterations()))
 
 
 def _before_transfers(scheduler: Scheduler, fault: Fault, action: Callable[[], None]) -> None:
-    """Do `action` before each transfer of this stage, in the transfer engine's thread."""
+    """Call `action` before each transfer of this stage, in the transfer engine's thread."""
 
     def wrap(send: Method) -> Method:
         def act_and_send(*args: object, **kwargs: object) -> object:
@@ -164,12 +166,12 @@ def _before_transfers(scheduler: Scheduler, fault: Fault, action: Callable[[], N
 
 
 def late_metadata(scheduler: Scheduler, fault: Fault, iterations: Callable[[], int]) -> None:
-    """Let a request's metadata land ``iterations()`` iterations of decode after it has come, which
-    is after the news that the request is done: decode must look whether it is there.
+    """Delay each request's metadata on decode by ``iterations()`` iterations of its loop.
 
-    SGLang can send metadata in a message instead of by the transfer engine
-    (SGLANG_MOONCAKE_SEND_AUX_TCP); here it does, and that of a request that decode has given up
-    meanwhile is dropped: its slot may be another one's.
+    The metadata then arrives after the report that the request is done, so decode must check
+    whether it is there. SGLang can send metadata in a message instead of by the transfer engine
+    (SGLANG_MOONCAKE_SEND_AUX_TCP); this fault makes it do so. Metadata of a request that decode has
+    dropped in the meantime is dropped, too: its slot may belong to another request.
     """
     manager = kv_manager(scheduler)
     if role_of(scheduler) == "prefill":
@@ -195,7 +197,7 @@ def late_metadata(scheduler: Scheduler, fault: Fault, iterations: Callable[[], i
         kept.append((room, message))
 
     take = need(manager, "_handle_aux_data")
-    fault.afterwards(land)
+    fault.on_release(land)
     fault.replace(manager, "_handle_aux_data", lambda _: keep)
     fault.each_iteration.append(land)
 
@@ -216,31 +218,32 @@ def fail_transfer(scheduler: Scheduler, fault: Fault, times: int) -> None:
     manager = kv_manager(scheduler)
 
     def forgive() -> None:
-        # SGLang sends nothing more to a decode rank to which one transfer has failed
+        # after a failed transfer SGLang sends nothing more to that decode rank
         need(manager, "failed_sessions").clear()
         need(manager, "session_failures").clear()
 
-    fault.afterwards(forgive)
+    fault.on_release(forgive)
 
 
 def short_deferred_release(scheduler: Scheduler, fault: Fault) -> None:
-    """Let decode keep for a second only what a failed transfer was to be written to: the faults
-    here refuse a transfer before it writes anything.
+    """Let decode keep the target memory of a failed transfer for one second only.
+
+    That is safe because the faults in this module refuse a transfer before it writes anything.
     """
     for queue, seconds in deferred_release(scheduler):
         fault.replace(queue, seconds, lambda _: 1.0)
 
 
 def late_poll(scheduler: Scheduler, fault: Fault, iterations: int) -> None:
-    """Let this stage hear `iterations` later that a transfer has succeeded."""
+    """Report the success of a transfer to this stage `iterations` late."""
     late_answers(scheduler, fault, lambda word: iterations if word == "done" else 0)
 
 
 def late_answers(scheduler: Scheduler, fault: Fault, iterations: Callable[[str], int]) -> None:
-    """Let this stage hear late that a room is ready for its KV, and that the KV has been moved.
+    """Report to this stage late that a room is ready for its KV, and that the KV has been moved.
 
-    So many iterations late as ``iterations("ready")`` and ``iterations("done")`` say, asked once
-    for each room.
+    The delays, in iterations, are ``iterations("ready")`` and ``iterations("done")``, asked once
+    per room.
     """
     poll = poll_class()
     words = {
@@ -266,8 +269,10 @@ def late_answers(scheduler: Scheduler, fault: Fault, iterations: Callable[[str],
 
 
 def flaky_poll(scheduler: Scheduler, fault: Fault) -> None:
-    """Let this stage hear that a transfer has succeeded at the first poll of an iteration only, in
-    which the stages begin to agree on what is done, and later that it is still under way.
+    """Report a transfer's success to this stage only at the first poll of an iteration.
+
+    At that poll the stages begin to agree on what is done. Later polls of the iteration report that
+    the transfer is still under way.
     """
     poll = poll_class()
     polled: dict[int, int] = {}
@@ -284,11 +289,11 @@ def flaky_poll(scheduler: Scheduler, fault: Fault) -> None:
 
 
 def lose_room(scheduler: Scheduler, fault: Fault, rounds: int) -> None:
-    """Mark each room of this stage as failed, `rounds` iterations after the stage has first heard
-    that it is ready, when it has asked for it again (0: as soon as it has heard it).
+    """Mark each room of this stage as failed `rounds` iterations after the stage first polls it as
+    ready, at its next poll (0: at the first one).
 
-    Where the stages agree through a store one iteration is enough for both: a room is lost when the
-    first stage has given its verdict, and before this stage acts on it (0: before the verdict).
+    If the stages agree through a store, one iteration covers both steps. Then a room is lost after
+    the first stage has decided and before this stage acts on it (0: before the decision).
     """
     poll, manager = poll_class(), kv_manager(scheduler)
     heard: dict[int, int] = {}
@@ -323,7 +328,7 @@ def _wrap_sends(scheduler: Scheduler, fault: Fault, wrap: Callable[[Method], Met
 
 
 def _wrap_polls(scheduler: Scheduler, fault: Fault, answer: Answer) -> None:
-    """Have each poll of this stage's senders or receivers answered by ``answer(room, status)``."""
+    """Let ``answer(room, status)`` replace the result of each poll of this stage's transfers."""
 
     def wrap(ask: Method) -> Method:
         def poll(self: SglangObject) -> object:

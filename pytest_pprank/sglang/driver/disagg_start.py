@@ -1,4 +1,4 @@
-"""What a stage of prefill or decode needs beside its Scheduler: ports and a bootstrap server."""
+"""What a prefill or decode stage needs beside its Scheduler: ports and a bootstrap server."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import ServerArgs
 
 _UP_S = 30.0
-"""How long the bootstrap server may take to listen; it takes a hundredth of a second."""
+"""Time limit for the bootstrap server to listen, in seconds; it needs a hundredth of one."""
 
 _reserved: list[socket.socket] = []
 _services: list[object] = []
 
 
 def prepare_disagg(pprank: Pprank) -> dict[str, object]:
-    """Return the server args that only this worker group can know; empty for the role ``pp``.
+    """Return the server args that this worker group decides at run time; empty for role ``pp``.
 
-    A meeting of all ranks. The port of the bootstrap server is held by a socket that is bound and
-    does not listen, so that no other run is given it; SGLang binds beside it (SO_REUSEADDR).
+    A meeting of all ranks. A socket that is bound but does not listen reserves the bootstrap
+    server's port, so that no other run is given it; SGLang binds beside it (SO_REUSEADDR).
     """
     if pprank.role == "pp":
         return {}
-    # what SGLang would look for: an address that other hosts can reach
+    # otherwise SGLang looks for an address that other hosts can reach
     os.environ.setdefault("SGLANG_HOST_IP", LOOPBACK)
     os.environ.setdefault("MC_LOG_LEVEL", "ERROR")
     if not pprank.device.startswith("cuda"):
@@ -54,7 +54,7 @@ def prepare_disagg(pprank: Pprank) -> dict[str, object]:
 def start_bootstrap(server_args: ServerArgs, pprank: Pprank) -> None:
     """Start SGLang's bootstrap server on the first prefill stage, and wait until it listens.
 
-    The config must have been published.
+    SGLang's config must have been published.
     """
     if pprank.role != "prefill" or not pprank.is_first_stage:
         return
@@ -69,7 +69,7 @@ def start_bootstrap(server_args: ServerArgs, pprank: Pprank) -> None:
 
 @contextmanager
 def private_ports(pprank: Pprank) -> Iterator[None]:
-    """Keep what Mooncake opens in this block off the other interfaces."""
+    """Restrict the ports that Mooncake opens in this block to loopback."""
     private = pprank.role != "pp" and os.environ["SGLANG_HOST_IP"] == LOOPBACK
     with listeners_on_loopback() if private else nullcontext():
         yield

@@ -1,8 +1,8 @@
-"""Rooms of prefill that are ready late, or lost, where the stages agree through a PPConsensusStore.
+"""Faults of prefill rooms, late or lost, if the stages agree through a PPConsensusStore.
 
-From SGLang 0.5.22 on only the first stage asks whether a room is ready: its own table and what the
-other stages have told it of theirs (see `compat.consensus`). So what a stage is to hear late comes
-late into its table.
+From SGLang 0.5.22 on only the first stage decides whether a room is ready, from its own table and
+from what the other stages have reported of theirs (see `compat.consensus`). To make a stage learn
+late that a room is ready, the fault delays the entry in that stage's table.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Method = Callable[..., object]
 
 
 def agrees_by_store(scheduler: Scheduler) -> bool:
-    """Say whether the stages of this Scheduler, one of prefill, agree through a store."""
+    """Return whether this Scheduler is one of prefill whose stages agree through a store."""
     if role_of(scheduler) != "prefill":
         return False
     return is_store(need(kv_manager(scheduler), "request_status"))
 
 
 def lose_when_ready(scheduler: Scheduler, fault: Fault, lose: Callable[[int], None]) -> None:
-    """Call ``lose(room)`` for each room of this stage that is ready, at the end of an iteration:
-    before the first stage has decided on it.
+    """Call ``lose(room)`` for each ready room of this stage at the end of an iteration, which is
+    before the first stage has decided on the room.
     """
     manager, ready = kv_manager(scheduler), poll_class().WaitingForInput
 
@@ -47,8 +47,9 @@ def lose_when_ready(scheduler: Scheduler, fault: Fault, lose: Callable[[int], No
 
 
 def lose_before_start(scheduler: Scheduler, fault: Fault, lose: Callable[[int], None]) -> None:
-    """Call ``lose(room)`` for each ready room of this stage when the first stage has decided on it:
-    before this stage acts on that, on the first stage itself after it has.
+    """Call ``lose(room)`` for each ready room of this stage once the first stage has decided on it.
+
+    Other stages lose it before they act on the decision, the first stage after it has acted.
     """
     queue, manager = need(scheduler, "disagg_prefill_bootstrap_queue"), kv_manager(scheduler)
     first, ready = need(queue, "pp_rank") == 0, poll_class().WaitingForInput
@@ -76,19 +77,21 @@ def lose_before_start(scheduler: Scheduler, fault: Fault, lose: Callable[[int], 
 
 
 def ready_late(scheduler: Scheduler, fault: Fault, answer: Answer) -> None:
-    """Keep the news that a room is ready out of this stage's table until ``answer(room, status)``,
-    asked in each iteration, is the status itself, or the fault is over.
+    """Keep the status "ready" of a room out of this stage's table until the answer allows it.
+
+    ``answer(room, status)`` is asked in each iteration. The status is entered when the answer is
+    the status itself, or when the fault is over.
     """
     manager, states = kv_manager(scheduler), poll_class()
     begun, ready = states.Bootstrapping, states.WaitingForInput
     kept: dict[int, Callable[[], object]] = {}
-    lock = threading.Lock()  # the manager's threads write to its table
+    lock = threading.Lock()  # the KV manager's threads write to its table
 
     def wrap(update: Method) -> Method:
         def update_late(room: int, status: object) -> None:
             with lock:
-                if status != begun:  # which SGLang does not let a room go back to
-                    kept.pop(room, None)  # what comes later counts
+                if status != begun:  # SGLang does not let a room go back to that state
+                    kept.pop(room, None)  # a later status replaces the delayed one
                 if status == ready and answer(room, status) != status:
                     kept[room] = lambda: update(room, status)
                     return
@@ -96,13 +99,13 @@ def ready_late(scheduler: Scheduler, fault: Fault, answer: Answer) -> None:
 
         return update_late
 
-    def let_go() -> None:
+    def report_due() -> None:
         with lock:
             due = [room for room in kept if answer(room, ready) == ready]
             news = [kept.pop(room) for room in due]
         for tell in news:
             tell()
 
-    fault.afterwards(let_go)
+    fault.on_release(report_due)
     fault.replace(manager, "update_status", wrap)
-    fault.each_iteration.append(let_go)
+    fault.each_iteration.append(report_due)

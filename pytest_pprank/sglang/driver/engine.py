@@ -1,4 +1,4 @@
-"""Requests through SGLang's real event loops, all stages in step: the `engine` fixture."""
+"""The `engine` fixture: requests through SGLang's real event loops, all stages in lockstep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.batches.build import made_up_prompt, token_ids
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.driver.control import Control, shown_control
-from pytest_pprank.sglang.driver.lockstep import Conductor
+from pytest_pprank.sglang.driver.lockstep import LockstepDriver
 from pytest_pprank.sglang.driver.messages import (
     Result,
     abort_request,
@@ -18,7 +18,7 @@ from pytest_pprank.sglang.driver.messages import (
     generate_request,
     sampling_of,
 )
-from pytest_pprank.sglang.driver.scheduler_seams import check_engine_args
+from pytest_pprank.sglang.driver.scheduler_hooks import check_engine_args
 from pytest_pprank.sglang.driver.views import StageView
 from pytest_pprank.sglang.events.types import Forward
 
@@ -27,41 +27,41 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Prompt, ScheduleBatch, Scheduler
 
 _STALLED = 48
-"""Iterations per microbatch slot without progress after which nothing will come any more."""
+"""Iterations per microbatch slot without progress after which the engine counts as stalled."""
 _WHERE = ("any", "all")
 
 
 class EngineStalled(AssertionError):
-    """Requests are under way, and SGLang's event loops do nothing for them."""
+    """Requests are under way, but SGLang's event loops make no progress with them."""
 
 
 class Engine:
     """Drives the real event loop of every stage; all methods are calls of all ranks together.
 
-    A request goes in through the socket on which SGLang's tokenizer manager sends it, and its
-    tokens come out of the one on which that manager gets them; the ranks share them through
-    pytest's control plane. Between two calls the loops stand still, so that everything about
-    `scheduler` can be looked at and changed on every stage.
+    A request goes in through the socket on which SGLang's tokenizer manager sends requests. Its
+    tokens come out of the socket on which that manager receives them, and are shared by all ranks
+    through pytest's control plane. Between two calls the loops stand still, so a test can look at
+    and change anything in `scheduler` on every stage.
 
     *Iterations.* One iteration is one turn of the loop: with pipeline parallelism one microbatch
     slot (there are `num_stages` of them, taken in turn), else one batch. Between two calls stage P
-    has done P iterations less than the first stage. That is SGLang's own order of events and not a
-    choice: in iteration i stage P waits for an output that stage P-1 sends in its iteration i+1.
+    has done P iterations less than the first stage. SGLang's own order of events requires that: in
+    iteration i stage P waits for an output that stage P-1 sends in its iteration i+1.
 
-    *Divergence.* After each step all ranks meet. A stage that does not come back from its loop, or
-    a rank that does something else, is reported by name, as at any missed meeting; ranks that ask
-    for different requests get a UsageError. Stages that run other batches than the first one in the
-    same iteration raise StagesDiffer.
+    *Divergence.* After each step all ranks meet. A stage whose loop does not return, or a rank that
+    does something else, is reported by name, as at any missed meeting. Ranks that ask for different
+    requests get a UsageError. Stages that run other batches than the first stage in the same
+    iteration raise StagesDiffer.
 
-    Attributes: `scheduler`, that of this rank; `settled`, whether it has been closed in good order,
-    so that nothing may be held any more.
+    Attributes: `scheduler`, this rank's; `settled`, whether the engine has been closed in good
+    order, so that no request may own any memory.
     """
 
     _name = "engine"
     _answers = "pp"
     """The role whose outputs are the results."""
     _slack_s = 0.0
-    """How long nothing may move before it counts: for what moves in threads of its own."""
+    """How long nothing may make progress, in seconds: for work that runs in threads of its own."""
 
     def __init__(self, scheduler: Scheduler, pprank: Pprank) -> None:
         check_engine_args(scheduler)
@@ -70,20 +70,20 @@ class Engine:
         self._role = pprank.role
         self._serial = itertools.count()
         self.settled = False
-        self._all = self._conductor(pprank)
+        self._driver = self._make_driver(pprank)
 
-    def _conductor(self, pprank: Pprank) -> Conductor:
-        return Conductor(self.scheduler, pprank)
+    def _make_driver(self, pprank: Pprank) -> LockstepDriver:
+        return LockstepDriver(self.scheduler, pprank)
 
     def __repr__(self) -> str:
-        under_way = [result for _, result in self._all.unfinished()]
+        under_way = [result for _, result in self._driver.unfinished()]
         rids = ", ".join(dict.fromkeys(result.rid for result in under_way)) or "nothing"
         return (
             f"<{self._name}: {self._num_stages} stages, {self.iterations} iterations done here, "
             f"under way: {rids}>"
         )
 
-    # what goes in
+    # requests
 
     def generate(
         self,
@@ -99,8 +99,8 @@ class Engine:
         """Send all `prompts` at once, run until every request is done, and return their results.
 
         A prompt is a list of token ids, or a length for made-up ids (see `submit`). `sampling`:
-        fields of SGLang's SamplingParams; the default is greedy, and goes on at an end-of-text
-        token. Requests that were submitted before are finished, too. Raises EngineStalled.
+        fields of SGLang's SamplingParams; the default is greedy, and ignores the end-of-text token.
+        Requests that were submitted before are finished, too. Raises EngineStalled.
         """
         __tracebackhide__ = True
         if isinstance(prompts, (str, int)) or not isinstance(prompts, Sequence) or not prompts:
@@ -129,20 +129,20 @@ class Engine:
     ) -> str:
         """Send one request and return its id; the first stage receives it in its next iteration.
 
-        `prompt`: a list of token ids, or a length for that many ids which differ from request to
-        request and are the same in all runs. `stream`: whether SGLang sends each token at once, so
-        that `results` has it after the step; else it sends them from time to time and at the end.
-        `logprobs`: those of the tokens that come out; `prompt_logprobs`: the prompt's, too.
+        `prompt`: a list of token ids, or a length for that many made-up ids, which differ between
+        requests and are the same in all runs. `stream`: whether SGLang sends each token at once, so
+        that `results` has it after the step; otherwise SGLang sends tokens now and then and at the
+        end. `logprobs`: return those of the output tokens; `prompt_logprobs`: the prompt's, too.
         `priority`: needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``.
 
-        Nothing is refused here because SGLang would refuse it: a prompt may be too long, a grammar
-        wrong. `fields`: fields of SGLang's TokenizedGenerateReqInput that are sent as they are.
+        What SGLang would refuse is not refused here: a prompt may be too long, a grammar wrong.
+        `fields`: fields of SGLang's TokenizedGenerateReqInput that are sent unchanged.
         """
         __tracebackhide__ = True
         serial = next(self._serial)
-        # padded: SGLang aborts every request whose id begins with the one it is told
+        # padded, because SGLang aborts every request whose id begins with the given one
         rid = rid if rid is not None else f"req-{serial:03d}"
-        if any(rid in results for results in self._all.results.values()):
+        if any(rid in results for results in self._driver.results.values()):
             raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
         vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
         ids = (
@@ -163,37 +163,38 @@ class Engine:
     def _submit(self, rid: str, ids: list[int], params: dict[str, object], **options: Any) -> None:
         request = generate_request(rid, ids, params, **options)
         self._expect(self._answers, rid, ids, params)
-        self._all.send(shown_request(rid, ids), request)
+        self._driver.send(shown_request(rid, ids), request)
 
     def _expect(self, role: str, rid: str, ids: list[int], params: dict[str, object]) -> None:
         model = str(need(self.scheduler.server_args, "model_path"))
-        self._all.results[role][rid] = Result(rid, tuple(ids), params, model)
+        self._driver.results[role][rid] = Result(rid, tuple(ids), params, model)
 
     def abort(self, rid: str | None = None, *, in_time: bool = True) -> None:
         """Send an abort for one request (None: for all); it takes effect in the next iterations.
 
-        As in SGLang, it is for all requests whose id begins with `rid`. One of which a stage begins
-        more than one forward since, or one more than a turn of the pipeline later, or that ends for
-        another reason, makes the steps after it raise AbortLost. ``in_time=False``: the rest of its
-        prompt may be computed all the same.
+        As in SGLang, it aborts all requests whose id begins with `rid`. Later steps raise AbortLost
+        if a stage begins more than one forward of an aborted request, or one forward more than a
+        turn of the pipeline later, or if the request ends for another reason. ``in_time=False``
+        allows the rest of its prompt to be computed.
         """
         if rid is not None:
             self._known(rid, "abort")
-        self._all.send(f"abort({rid!r})", abort_request(rid))
-        self._all.note_abort(rid, (self._answers,), in_time=in_time)
+        self._driver.send(f"abort({rid!r})", abort_request(rid))
+        self._driver.note_abort(rid, (self._answers,), in_time=in_time)
 
     def control(self, name: str, /, *, wait: bool = False, **fields: Any) -> Control:
         """Send a control request; the first stage receives it in its next iteration.
 
         `name` is SGLang's: ``flush_cache``, ``get_internal_state``, ``set_internal_state``,
         ``pause_generation``, ``continue_generation``, ``slow_down``, ``update_weights_from_disk``,
-        ``rpc`` (``method=``, ``parameters=``) and so on (a wrong one names all); `fields` are those
-        of its message. `wait`: step until it is done, as `Control.wait`. What it changes in a
-        Scheduler beside plain attributes, such as a server arg or weights, stays after the test.
+        ``rpc`` (``method=``, ``parameters=``) and so on (the error for a wrong name lists all);
+        `fields` are those of its message. `wait`: step until the request is done, as
+        `Control.wait`. Its effects on a Scheduler outlast the test, except on plain attributes: for
+        example a changed server arg, or weights.
 
-        Raises UsageError for a name or a field that SGLang does not have. The steps after it raise
-        AnsweredTwice where a stage handles it twice or more comes back than was asked for, and
-        StagesDiffer where one stage says that it succeeded and another one that it did not.
+        Raises UsageError for a name or a field that SGLang does not have. Later steps raise
+        AnsweredTwice if a stage handles the request twice or more answers come than were requested,
+        and StagesDiffer if it succeeds on one stage and fails on another.
         """
         __tracebackhide__ = True
         return self._control(name, {self._answers: self._num_stages}, fields, "", wait=wait)
@@ -201,12 +202,12 @@ class Engine:
     def _control(
         self, name: str, sizes: dict[str, int], fields: dict[str, object], to: str, *, wait: bool
     ) -> Control:
-        """Send a control request to the roles of `sizes`; `to` says so in words."""
+        """Send a control request to the roles of `sizes`; `to` names them in words."""
         __tracebackhide__ = True
         call = f"{self._name}.control"
-        control, message = self._all.controls.new(name, fields, sizes, self._run_control, call)
+        control, message = self._driver.controls.new(name, fields, sizes, self._run_control, call)
         here = message if self._role in sizes else None
-        self._all.send(shown_control(name, fields) + to, here, rpc=control.kind.rpc)
+        self._driver.send(shown_control(name, fields) + to, here, rpc=control.kind.rpc)
         if wait:
             control.wait()
         return control
@@ -216,30 +217,30 @@ class Engine:
         try:
             self._run(f"{self._name}: {control}.wait()", limit, lambda: control.done, window=1)
         except EngineStalled:
-            self._all.controls.give_up(control)
+            self._driver.controls.abandon(control)
             raise
 
     def _known(self, rid: str, call: str) -> None:
-        known = list(dict.fromkeys(rid for held in self._all.results.values() for rid in held))
+        known = list(dict.fromkeys(rid for held in self._driver.results.values() for rid in held))
         if rid not in known:
             raise UsageError(f"{self._name}.{call}: {rid!r} was not submitted; known: {known}")
 
-    # what moves the loops
+    # stepping the loops
 
     def step(self, n: int = 1) -> None:
-        """Let every stage do `n` iterations."""
+        """Run `n` iterations on every stage."""
         __tracebackhide__ = True
         if n < 1:
             raise UsageError(f"{self._name}.step: n={n!r}; at least one iteration")
-        self._all.advance(n, f"{self._name}.step()")
+        self._driver.advance(n, f"{self._name}.step()")
 
     def run_until(
         self, predicate: Callable[[], object], *, max_iterations: int = 1000, where: str = "any"
     ) -> None:
         """Step until `predicate()` is true; it is called on every rank, also before the first step.
 
-        It is enough when it is true on one rank, or with ``where="all"`` on all ranks at a time.
-        Raises EngineStalled when it is not so after `max_iterations`.
+        One rank on which it is true is enough; with ``where="all"`` it must be true on all ranks
+        at the same time. Raises EngineStalled if that does not happen within `max_iterations`.
         """
         __tracebackhide__ = True
         if where not in _WHERE:
@@ -248,8 +249,8 @@ class Engine:
         operation = f"{self._name}.run_until()"
         for count in range(max_iterations + 1):
             if count:
-                self._all.advance(1, operation)
-            if enough(self._all.meet(operation, bool(predicate()))):
+                self._driver.advance(1, operation)
+            if enough(self._driver.meet(operation, bool(predicate()))):
                 return
         raise EngineStalled(
             f"the condition of run_until did not come true in {max_iterations} iterations:\n"
@@ -257,98 +258,98 @@ class Engine:
         )
 
     def drain(self, max_iterations: int | None = None) -> None:
-        """Run until every request is done and every stage idle. Raises EngineStalled.
+        """Run until every request is done and every stage is idle. Raises EngineStalled.
 
-        `max_iterations` is by default more than the requests can need.
+        The default of `max_iterations` is more than the requests can need.
         """
         __tracebackhide__ = True
         self._drain(f"{self._name}.drain()", max_iterations)
 
     def leave(self) -> None:
-        """End the event loops, all stages after the same iteration; the next step starts them anew.
+        """End the event loops, all stages after the same iteration; the next step restarts them.
 
-        Everything must be idle: raises UsageError else. The teardown of the fixture does it, too.
+        Raises UsageError unless everything is idle. The fixture's teardown does the same.
         """
         __tracebackhide__ = True
         if not self.idle:
             raise UsageError(
                 f"{self._name}.leave: not idle; call {self._name}.drain() before:\n" + self._state()
             )
-        self._all.leave(f"{self._name}.leave()")
+        self._driver.leave(f"{self._name}.leave()")
 
-    # what is seen
+    # state
 
     @property
     def results(self) -> dict[str, Result]:
         """The `Result` of each request so far, by id; the same on all ranks."""
-        return self._all.results[self._answers]
+        return self._driver.results[self._answers]
 
     @property
     def stages(self) -> tuple[StageView, ...]:
         """What each stage contains after the last step; the same on all ranks, empty before it."""
-        return self._all.stages
+        return self._driver.stages
 
     @property
     def forwards(self) -> list[Forward]:
         """The forwards of this stage, in order."""
-        return self._all.forwards
+        return self._driver.forwards
 
     @property
     def idle(self) -> bool:
-        """Whether no stage has anything to do, and nothing was sent since the last step."""
-        return self._all.idle
+        """Whether no stage has work, and nothing was sent since the last step."""
+        return self._driver.idle
 
     @property
     def iterations(self) -> int:
         """Iterations that this stage has done since its loop was started."""
-        return self._all.iterations
+        return self._driver.iterations
 
     def is_chunking(self, rid: str) -> bool:
-        """Whether a stage is in the middle of this request's prompt."""
+        """Return whether a stage is in the middle of this request's prompt."""
         return any(view.chunked == rid for view in self.stages)
 
     def chunks_done(self, rid: str) -> int:
-        """Number of forwards of this request's prompt that the first stage has run."""
+        """Return how many forwards of this request's prompt the first stage has run."""
         return len(self.results[rid].extends)
 
     def on_forward(self, callback: Callable[[ScheduleBatch], object]) -> None:
         """Call `callback(batch)` before each forward of this stage, with its ScheduleBatch.
 
-        It is called in the event loop's thread; what it raises ends the loop and fails the test.
+        It runs in the event loop's thread. An exception from it ends the loop and fails the test.
         """
-        self._all.callbacks.append(callback)
+        self._driver.callbacks.append(callback)
 
     # for perturbations
 
     def at_start_of_iteration(self, callback: Callable[[], object]) -> None:
-        """Have `callback()` called in the event loop's thread when an iteration begins."""
-        self._all.at_start.append(callback)
+        """Call `callback()` in the event loop's thread at the start of each iteration."""
+        self._driver.at_start.append(callback)
 
     def before_each_step(self, callback: Callable[[], object]) -> None:
-        """Have `callback()` called before the loops go on; it may call `submit` and `abort`."""
-        self._all.before_step.append(callback)
+        """Call `callback()` before the loops continue; it may call `submit` and `abort`."""
+        self._driver.before_step.append(callback)
 
-    # the fixture's
+    # for the fixture
 
     def close(self) -> list[str]:
-        """End everything; returns which requests were under way, and aborted. For all ranks.
+        """Abort open requests and end the loops; return the ids of the requests aborted.
 
-        After a failed test nothing is tried that needs the other stages.
+        A call of all ranks. After a failed test, do nothing that needs the other stages.
         """
         operation = f"the {self._name}'s teardown"
         try:
-            if self._all.give_up(operation):
+            if self._driver.abort_if_failed(operation):
                 return []
-            left = list(dict.fromkeys(result.rid for _, result in self._all.unfinished()))
+            left = list(dict.fromkeys(result.rid for _, result in self._driver.unfinished()))
             if left:
                 self.abort()
             if not self.idle:
                 self._drain(operation, None)
-            self._all.leave(operation)
+            self._driver.leave(operation)
             self.settled = True
             return left
         finally:
-            self._all.detach()
+            self._driver.detach()
 
     def _drain(self, operation: str, limit: int | None) -> None:
         __tracebackhide__ = True
@@ -357,34 +358,34 @@ class Engine:
     def _run(
         self, operation: str, limit: int | None, over: Callable[[], bool], window: int
     ) -> None:
-        """Do `window` iterations at a time until it is `over`, the same on all ranks."""
+        """Run `window` iterations at a time until `over()`, which is the same on all ranks."""
         __tracebackhide__ = True
         limit = limit if limit is not None else self._enough()
         done, quiet, before, since = 0, 0, -1, 0.0
         while not over():
-            self._all.advance(window, operation)
+            self._driver.advance(window, operation)
             done += window
             progress = sum(view.progress for view in self.stages)
             quiet = quiet + window if progress == before else 0
-            since = self._all.clock if progress != before else since
+            since = self._driver.clock if progress != before else since
             before = progress
             stalled = quiet >= _STALLED * self._num_stages or done >= limit
-            if not over() and stalled and self._all.clock - since >= self._slack_s:
+            if not over() and stalled and self._driver.clock - since >= self._slack_s:
                 words = f"nothing has moved for {quiet}" if quiet else f"not done after {done}"
                 raise EngineStalled(f"{words} iterations:\n{self._state()}")
 
     def _enough(self) -> int:
-        """Return more iterations than the requests under way can need."""
+        """Return more iterations than the open requests can need."""
         tokens = sum(
             len(result.prompt) + int(result.sampling.get("max_new_tokens") or 0)
-            for _, result in self._all.unfinished()
+            for _, result in self._driver.unfinished()
         )
         return (200 + 2 * tokens) * self._num_stages
 
     def _state(self) -> str:
-        return "\n".join(self._all.state())
+        return "\n".join(self._driver.state())
 
 
 def shown_request(rid: str, ids: list[int]) -> str:
-    """Describe a request so that ranks with another prompt are seen to differ."""
+    """Describe a request; different prompts get different texts, so ranks can compare them."""
     return f"submit({rid!r}, {len(ids)} tokens, hash {hash(tuple(ids)) & 0xFFFF:04x})"

@@ -1,4 +1,4 @@
-"""Keeps the event loops of all stages in step: lets each go, then has all ranks meet."""
+"""Runs the event loops of all stages in lockstep: lets each loop run, then has all ranks meet."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from pytest_pprank.errors import PeerError, UsageError
 from pytest_pprank.frames import Owner, caller
 from pytest_pprank.sglang.compat.pipeline import settle_other_sends, settle_sends
 from pytest_pprank.sglang.driver.aborts import AbortWatch
-from pytest_pprank.sglang.driver.control import ControlDesk, ControlNotes, News, answers_in
+from pytest_pprank.sglang.driver.control import (
+    ControlRecorder,
+    ControlReport,
+    ControlTracker,
+    answers_in,
+)
 from pytest_pprank.sglang.driver.messages import Output, Result, outputs_of
 from pytest_pprank.sglang.driver.reasons import ReasonWatch, check_reasons
-from pytest_pprank.sglang.driver.scheduler_seams import (
+from pytest_pprank.sglang.driver.scheduler_hooks import (
     Attachment,
     SchedulerHook,
     enter_loop,
+    exchanges_when_idle,
     leave_before_sending,
-    talks_when_idle,
 )
 from pytest_pprank.sglang.driver.series import Series, StagesDiffer
 from pytest_pprank.sglang.driver.views import (
     StageView,
     ending_requests,
-    held_requests,
+    requests_on_stage,
     view_stage,
 )
 from pytest_pprank.sglang.events.forwards import forward_of
@@ -46,37 +51,37 @@ _T = TypeVar("_T")
 
 
 class EventLoopFailed(AssertionError):
-    """SGLang's event loop raised on this stage; the cause is the exception itself."""
+    """SGLang's event loop raised on this stage; the cause is that exception."""
 
 
 @dataclass
 class _Report:
-    """What a rank brings to a meeting after a step; `outputs` on the first stage of a role."""
+    """What a rank contributes to the meeting after a step; `outputs` on a role's first stage."""
 
     role: str
     calls: tuple[str, ...]
     view: StageView
     forwards: list[Forward]
     moves: list[Forward]
-    news: News
+    control: ControlReport
     changes: tuple[str, ...]
     clock: float = field(default_factory=time.monotonic)
     outputs: list[Output] = field(default_factory=list)
 
 
-class Conductor:
-    """What is under way on all stages; the methods are calls of all ranks together.
+class LockstepDriver:
+    """Runs the event loops of all stages; the methods are calls of all ranks together.
 
     `results`: by role and request id. `controls`: the control requests. `clock`: seconds, the same
-    on all ranks after a step.
-    `view` looks at a Scheduler that stands between two iterations.
+    on all ranks after a step. `view`: makes a StageView of a Scheduler that is between two
+    iterations.
     """
 
     def __init__(
         self, scheduler: Scheduler, pprank: Pprank, view: Callable[..., StageView] = view_stage
     ) -> None:
         self.results: dict[str, dict[str, Result]] = defaultdict(dict)
-        self.controls = ControlDesk()
+        self.controls = ControlTracker()
         self.clock = 0.0
         self._look = view
         self.stages: tuple[StageView, ...] = ()
@@ -96,13 +101,13 @@ class Conductor:
         self._ran = Series(size, "run the same batches in the same order")
         self._moved = Series(size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
-        self._notes = ControlNotes()
+        self._recorder = ControlRecorder()
         hook = SchedulerHook(self._at_top, self._at_forward)
-        self._attachment = Attachment(scheduler, hook, self._notes)
+        self._attachment = Attachment(scheduler, hook, self._recorder)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing was under way on any stage after the last step, nor came since."""
+        """Whether no stage had work after the last step, and nothing was sent since."""
         return (
             not self._calls
             and not any(self.unfinished())
@@ -111,7 +116,7 @@ class Conductor:
         )
 
     def unfinished(self) -> Iterator[tuple[str, Result]]:
-        """Yield role and result of each request that is not done there."""
+        """Yield role and result of each request that this role has not finished."""
         for role, results in self.results.items():
             yield from ((role, result) for result in results.values() if not result.finished)
 
@@ -122,18 +127,19 @@ class Conductor:
 
     @property
     def moves(self) -> list[Forward]:
-        """What has left this stage's queues: filled by callbacks `at_top`."""
+        """Requests that left this stage's queues: recorded by callbacks in `at_top`."""
         return self._moved.mine
 
     @property
     def iterations(self) -> int:
-        """Iterations of this stage since its loop was entered."""
+        """Iterations that this stage has completed since its loop was entered."""
         return self._loop.completed if self._loop is not None else 0
 
     def send(self, call: str, message: Message | None, *, rpc: bool = False) -> None:
-        """Send a message to the first stage of this rank's role (None: there is none for it).
+        """Send a message to the first stage of this rank's role (None: nothing for this role).
 
-        `call` says in words what all ranks ask for. `rpc`: by the socket for remote calls.
+        `call`: the request in words, compared between ranks. `rpc`: use the socket for remote
+        calls.
         """
         self._calls.append(call)
         wire = self._attachment.wire
@@ -141,14 +147,14 @@ class Conductor:
             (wire.send_call if rpc else wire.send)(message)
 
     def note_abort(self, rid: str | None, roles: Iterable[str], *, in_time: bool) -> None:
-        """Note that an abort was sent to `roles`: of requests whose id begins so, or of all."""
+        """Record that an abort of requests whose id begins with `rid` (None: all) was sent."""
         for role in roles:
             results = [r for r in self.results[role].values() if r.rid.startswith(rid or "")]
             views = [view for view, of in zip(self.stages, self._roles, strict=False) if of == role]
             self._aborts.note(role, results, views, self._granted, in_time)
 
     def advance(self, n: int, operation: str) -> None:
-        """Let every stage do `n` iterations, and share what has come of it."""
+        """Run `n` iterations on every stage, and share the results between the ranks."""
         __tracebackhide__ = True
         for callback in self.before_step:
             callback()
@@ -165,16 +171,16 @@ class Conductor:
             self._pprank.role,
             tuple(self._calls),
             view,
-            self._ran.fresh(),
-            self._moved.fresh(),
-            News(self._notes.fresh(), answers_in(messages)),
-            self._reasons.fresh(),
+            self._ran.take_new(),
+            self._moved.take_new(),
+            ControlReport(self._recorder.take_new(), answers_in(messages)),
+            self._reasons.take_new(),
             outputs=[output for message in messages for output in outputs_of(message)],
         )
-        self._take_in(self.meet(operation, report))
+        self._process(self.meet(operation, report))
 
     def meet(self, operation: str, obj: _T) -> list[_T]:
-        """Return what every rank has brought."""
+        """Have all ranks meet; return the objects of all ranks."""
         __tracebackhide__ = True
         return self._pprank.meet(operation, obj, _users_line())
 
@@ -183,11 +189,11 @@ class Conductor:
         __tracebackhide__ = True
         if self._loop is None:
             return
-        together = talks_when_idle(self._scheduler)
+        together = exchanges_when_idle(self._scheduler)
         if together:
-            self._leave_on_the_way()
+            self._leave_mid_iteration()
         else:
-            # idle, no stage needs another one to go on: those behind catch up
+            # idle stages do not wait for each other: those that are behind catch up
             self._run_to(self._granted)
             assert self.iterations == self._granted
         self.meet(operation, self.iterations)
@@ -199,20 +205,20 @@ class Conductor:
         self._loop, self._granted, self.stages = None, 0, ()
         self._aborts.clear()
 
-    def _leave_on_the_way(self) -> None:
-        """End a loop whose stages agree on something in each iteration, so that none can catch up.
+    def _leave_mid_iteration(self) -> None:
+        """End the loop of a stage that exchanges messages in each iteration, so cannot catch up.
 
-        Each begins one more iteration, in which it takes what the stage before has sent in its last
-        one, and leaves where it would begin to send.
+        Each stage begins one more iteration. In it the stage receives what the stage before sent in
+        its last iteration, and leaves the loop where it would begin to send.
         """
         assert self._loop is not None
         with leave_before_sending(self._scheduler):
             self._loop.leave_inside()
 
-    def give_up(self, operation: str) -> bool:
-        """Where a loop or a test has failed on any rank, end what this rank can end by itself.
+    def abort_if_failed(self, operation: str) -> bool:
+        """If a loop or a test has failed on any rank, end what this rank can end alone.
 
-        Returns False where nothing has failed: then nothing was done.
+        Returns whether something has failed; if not, nothing was done.
         """
         parked = self._loop is None or self._loop.parked
         try:
@@ -229,14 +235,14 @@ class Conductor:
         return True
 
     def abandon(self, reason: str) -> None:
-        """End what this rank can end by itself, and have the worker group replaced."""
+        """End what this rank can end alone, and have the worker group replaced."""
         if self._loop is not None and self._loop.parked:
             self._loop.leave()
         self._pprank.spoil(reason)
         self.detach()
 
     def detach(self) -> None:
-        """Leave the Scheduler as it was."""
+        """Restore the Scheduler."""
         self._attachment.detach()
 
     def state(self) -> Iterator[str]:
@@ -249,8 +255,8 @@ class Conductor:
             )
         yield from self.controls.state()
         for view in self.stages:
-            held = "; ".join(view.busy) or "idle"
-            yield f"  {view.place}, {view.iterations} iterations: {held}{view.more}"
+            busy = "; ".join(view.busy) or "idle"
+            yield f"  {view.place}, {view.iterations} iterations: {busy}{view.more}"
 
     def _run_to(self, iterations: int) -> None:
         __tracebackhide__ = True
@@ -265,12 +271,12 @@ class Conductor:
             raise EventLoopFailed("\n".join(lines)) from error
 
     def _last(self) -> Iterator[str]:
-        """Yield what this stage was at; nothing in it differs from stage to stage by itself."""
+        """Yield this stage's last forward and its open requests; equal stages give equal text."""
         if self.forwards:
             yield f"  last forward: {self.forwards[-1]}"
         yield from (f"  {line}" for line in this_stage().holders())
 
-    def _take_in(self, reports: list[_Report]) -> None:
+    def _process(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
         self._calls.clear()
         self.stages = tuple(report.view for report in reports)
@@ -281,7 +287,7 @@ class Conductor:
                 for rank, report in enumerate(reports)
             ]
             head = "the ranks asked the engine for different things:"
-            with suppress(StagesDiffer):  # which follows from it, and is not what to tell
+            with suppress(StagesDiffer):  # a consequence of the error that is raised here
                 self._compare(reports)
             raise UsageError("\n".join([head, *lines]))
         self.clock = reports[0].clock
@@ -293,7 +299,7 @@ class Conductor:
         self._compare(reports)
         check_reasons((report.view.place, report.changes) for report in reports)
         for report in reports:
-            self.controls.take_in(report.role, report.view.stage, report.news)
+            self.controls.record(report.role, report.view.stage, report.control)
         self.controls.close()
         for report in reports:
             self._aborts.ran(report.role, report.view, report.forwards)
@@ -303,13 +309,13 @@ class Conductor:
 
     def _compare(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
-        self._ran.take_in([(report.view, report.role, report.forwards) for report in reports])
-        self._moved.take_in([(report.view, report.role, report.moves) for report in reports])
+        self._ran.record([(report.view, report.role, report.forwards) for report in reports])
+        self._moved.record([(report.view, report.role, report.moves) for report in reports])
 
     def _record(self, role: str, output: Output) -> None:
         result = self.results[role].get(output.rid)
         if result is None:
-            return  # SGLang's own, such as a health check
+            return  # a request of SGLang's own, such as a health check
         result.token_ids += output.token_ids
         result.logprobs += output.logprobs
         result.prompt_logprobs += output.prompt_logprobs
@@ -329,7 +335,7 @@ class Conductor:
         assert self._loop is not None
         for callback in self.at_top:
             callback()
-        self._reasons.look(held_requests(self._scheduler))
+        self._reasons.look(requests_on_stage(self._scheduler))
         self._ending.update(ending_requests(self._scheduler))
         self._loop.at_top()
         for callback in self.at_start:
@@ -344,7 +350,7 @@ class Conductor:
 
 
 def _place_of(error: BaseException) -> str:
-    """Say where in SGLang an exception was raised, or what called what raised it."""
+    """Say where in SGLang an exception was raised, or which call of SGLang's led to it."""
     places = innermost_places(error)
     return f" in {places}" if places else ""
 

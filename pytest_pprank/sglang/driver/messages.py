@@ -1,4 +1,4 @@
-"""Requests and results as SGLang's own messages."""
+"""Requests and results, converted to and from SGLang's messages."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ _SHOWN = 8
 
 @dataclass(repr=False)
 class Result:
-    """What is known of one request; the same on all ranks after each call of the engine.
+    """The state of one request; the same on all ranks after each call of the engine.
 
-    `token_ids`: the output tokens that have been sent so far, without the prompt. `logprobs`: of
-    these tokens; `prompt_logprobs`: of the prompt's from the second on; both only where asked for.
-    `finish_reason`: SGLang's words, such as
-    ``{"type": "length", "length": 8}``; None while the request is not finished. `cached_tokens`:
-    tokens of the prompt that were found in the tree cache. `retractions`: how often the request had
-    to give its KV back to others, and was computed again. `extends`: for each forward of the
-    prompt on the first stage, from which token to which it went (half open), so that more than one
-    means that the prompt was chunked.
+    `token_ids`: the output tokens so far, without the prompt. `logprobs`: those of these tokens;
+    `prompt_logprobs`: those of the prompt's tokens from the second on; both only if requested.
+    `finish_reason`: SGLang's, such as ``{"type": "length", "length": 8}``; None until the request
+    is finished. `cached_tokens`: tokens of the prompt that were found in the tree cache.
+    `retractions`: how often SGLang took the request's KV away for others, and recomputed it.
+    `extends`: for each forward of the prompt on the first stage, the range of tokens (half open);
+    more than one means that the prompt was chunked.
     """
 
     rid: str
@@ -47,7 +46,7 @@ class Result:
 
     @property
     def finished(self) -> bool:
-        """Whether SGLang has said that it is done with this request."""
+        """Whether SGLang has reported this request as finished."""
         return self.finish_reason is not None
 
     def __repr__(self) -> str:
@@ -74,8 +73,10 @@ class Output:
 
 
 def sampling_of(max_new_tokens: int, changes: Mapping[str, object]) -> dict[str, object]:
-    """Return SGLang's sampling params: greedy, and deaf to the end-of-text token unless `changes`
-    name tokens to stop at (SGLang is deaf to both or to none), then `changes`.
+    """Return SGLang's sampling params: greedy defaults, overridden by `changes`.
+
+    The end-of-text token is ignored by default, unless `changes` name tokens to stop at: SGLang
+    ignores both or neither. Raises UsageError for a name that SGLang's SamplingParams lacks.
     """
     known = sampling_fields()
     for name in changes:
@@ -99,10 +100,10 @@ def generate_request(
     role: str = "null",
     **more: object,
 ) -> Message:
-    """Return the message with which SGLang's tokenizer asks its Scheduler for tokens.
+    """Return the message with which SGLang's tokenizer requests tokens from its Scheduler.
 
-    `role`: of the Scheduler, where it is one of prefill or decode. `more`: fields of the message,
-    over those that follow from the rest.
+    `role`: of the Scheduler, if it is one of prefill or decode. `more`: fields of the message that
+    override those derived from the other arguments.
     """
     io_struct = import_module("sglang.srt.managers.io_struct")
     params = import_module("sglang.srt.sampling.sampling_params").SamplingParams(**sampling)
@@ -128,7 +129,7 @@ def generate_request(
 
 
 def check_fields(fields: Mapping[str, object]) -> Mapping[str, object]:
-    """Return `fields` of SGLang's message for a request; raises UsageError for one it has not."""
+    """Return `fields`; raises UsageError for one that SGLang's request message does not have."""
     known = request_fields()
     for name in fields:
         if name not in known:
@@ -147,10 +148,10 @@ def abort_request(rid: str | None) -> Message:
 
 
 def outputs_of(message: Message) -> list[Output]:
-    """Return what a message of the Scheduler says about requests; empty for any other message."""
+    """Return the outputs in a message of the Scheduler; empty for any other kind of message."""
     io_struct = import_module("sglang.srt.managers.io_struct")
     if isinstance(message, need(io_struct, "AbortReq")):
-        # a request that had not begun: the Scheduler hands the abort back
+        # a request that had not begun: the Scheduler returns the abort itself
         reason = message.finished_reason or {"type": "abort"}
         return [Output(str(message.rid), finish_reason=dict(reason))]
     if isinstance(message, need(io_struct, "BatchTokenIDOutput")):
@@ -163,7 +164,7 @@ def _output(message: Message, index: int) -> Output:
     logprobs = message.output_token_logprobs_val
     values = logprobs[index] if logprobs else None
     of_prompt = message.input_token_logprobs_val
-    # the first token has none: nothing comes before it
+    # the first token of a prompt has no logprob
     prompt_values = (
         [value for value in of_prompt[index] or () if value is not None] if of_prompt else ()
     )

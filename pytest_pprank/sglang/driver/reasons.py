@@ -1,8 +1,8 @@
-"""Why a request has ended, on each stage: a verdict that is there stays.
+"""Checks on each stage that a finish reason, once set, does not change.
 
-A request may have to be kept when it has ended, as on prefill while its KV is on its way; whoever
-lets it go must leave its reason alone. Each stage looks at its own requests at the top of every
-iteration, and once more at those that have gone meanwhile.
+A finished request may have to be kept, as on prefill while its KV is being sent. The code that
+releases it later must leave its finish reason alone. Each stage checks its requests at the top of
+every iteration, and once more after they have left the stage.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ _CAUSE = (
 
 
 class ReasonChanged(AssertionError):
-    """A request that had ended for one reason has another one."""
+    """The finish reason of a finished request was overwritten."""
 
 
 class ReasonWatch:
-    """Follows the finish reasons of the requests of one stage."""
+    """Tracks the finish reasons of one stage's requests."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Req, str]] = {}
         self._changes: list[str] = []
 
     def look(self, requests: Iterable[Req]) -> None:
-        """Look at the requests that this stage holds now, and at those that it held before."""
-        held = {req.rid: req for req in requests}
+        """Check the requests that are on this stage now, and those that were before."""
+        current = {req.rid: req for req in requests}
         for rid, (req, before) in [*self._known.items()]:
             after = finish_reason_of(req)
             if before and after != before:
                 self._changes.append(
                     f"{rid} had ended by {before}, and now by {after or 'nothing'}"
                 )
-            if rid not in held:
+            if rid not in current:
                 del self._known[rid]
-        self._known.update({rid: (req, finish_reason_of(req)) for rid, req in held.items()})
+        self._known.update({rid: (req, finish_reason_of(req)) for rid, req in current.items()})
 
-    def fresh(self) -> tuple[str, ...]:
+    def take_new(self) -> tuple[str, ...]:
         """Return, in words, the changes since the last call."""
         changes, self._changes = tuple(self._changes), []
         return changes
 
 
 def check_reasons(changes: Iterable[tuple[str, Iterable[str]]]) -> None:
-    """Raise ReasonChanged where there are changes, given by place in words."""
+    """Raise ReasonChanged if there are any changes; `changes` is by place, in words."""
     __tracebackhide__ = True
     lines = [f"{place}: {change}" for place, each in changes for change in each]
     if lines:

@@ -1,4 +1,4 @@
-"""What the stages of each role did, one thing after the other: all must do the same."""
+"""The sequence of what each stage did: all stages of a role must do the same."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ from pytest_pprank.sglang.events.types import Forward
 
 
 class StagesDiffer(AssertionError):
-    """In one iteration two stages of a role did different things."""
+    """Two stages of a role did different things in the same iteration."""
 
 
 class Series:
-    """Things that this stage does (`mine`), and those of all ranks as far as they are known.
+    """What this stage has done (`mine`), and what all ranks have reported so far.
 
     `words`: what the stages did not do alike, for the message.
     """
 
     def __init__(self, world_size: int, words: str) -> None:
         self.mine: list[Forward] = []
-        self._told = 0
+        self._taken = 0
         self._all: list[list[Forward]] = [[] for _ in range(world_size)]
         self._words = words
 
-    def fresh(self) -> list[Forward]:
-        """Return what has come since the last call."""
-        fresh = self.mine[self._told :]
-        self._told = len(self.mine)
-        return fresh
+    def take_new(self) -> list[Forward]:
+        """Return the entries since the last call."""
+        new = self.mine[self._taken :]
+        self._taken = len(self.mine)
+        return new
 
-    def take_in(self, told: Sequence[tuple[StageView, str, list[Forward]]]) -> None:
-        """Add view, role and news of each rank; raises StagesDiffer, with the first difference."""
+    def record(self, reports: Sequence[tuple[StageView, str, list[Forward]]]) -> None:
+        """Add view, role and new entries of each rank.
+
+        Raises StagesDiffer, with the first difference.
+        """
         __tracebackhide__ = True
         before = [len(known) for known in self._all]
-        for known, (_, _, news) in zip(self._all, told, strict=True):
-            known += news
-        for role in dict.fromkeys(role for _, role, _ in told):
-            ranks = [rank for rank, (_, other, _) in enumerate(told) if other == role]
+        for known, (_, _, new) in zip(self._all, reports, strict=True):
+            known += new
+        for role in dict.fromkeys(role for _, role, _ in reports):
+            ranks = [rank for rank, (_, other, _) in enumerate(reports) if other == role]
             since = min(before[rank] for rank in ranks)
-            over = [told[rank][0].iterations for rank in ranks]
+            over = [reports[rank][0].iterations for rank in ranks]
             if lines := first_difference([self._all[rank] for rank in ranks], since, over):
                 of_role = "" if role == "pp" else f" of {role}"
                 head = f"the stages{of_role} did not {self._words}:"

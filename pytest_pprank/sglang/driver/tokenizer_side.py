@@ -1,6 +1,6 @@
 """The tokenizer's end of the Scheduler's sockets.
 
-The Scheduler *connects*; unless somebody binds, its messages pile up and its sockets keep the
+The Scheduler's sockets *connect*. Unless another socket binds, its messages pile up and keep the
 process alive at exit.
 """
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class TokenizerSide:
     """Sockets of the process that SGLang calls the tokenizer manager; used on stage 0.
 
-    `requests` takes what the Scheduler receives, `outputs` gives what it answers with
-    ``skip_tokenizer_init`` (else the detokenizer's socket, `texts`, does).
+    `requests` sends to the Scheduler. `outputs` receives its outputs with ``skip_tokenizer_init``;
+    without, `texts`, the detokenizer's socket, does.
     """
 
     def __init__(self, ports: PortArgs) -> None:

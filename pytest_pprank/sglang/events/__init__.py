@@ -1,4 +1,4 @@
-"""What SGLang does on this rank, as typed events: `types` has them, `hooks` where they come from.
+"""What SGLang does on this rank, as typed events.
 
-`types` imports neither torch nor SGLang.
+`types` defines the events and imports neither torch nor SGLang. `hooks` lists their sources.
 """

@@ -1,4 +1,4 @@
-"""What the stages of prefill and decode agree on, as events."""
+"""Decodes events of what the stages of prefill and decode agree on."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from pytest_pprank.sglang.events.types import (
 )
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.events.hook_points import Passage
+    from pytest_pprank.sglang.events.hook_points import HookCall
 
 
-def consensus_local(passage: Passage) -> ConsensusLocal:
-    """Of `get_rids`: the ids in the first of the wanted states are the ready ones."""
-    found = passage.result
+def consensus_local(call: HookCall) -> ConsensusLocal:
+    """Decode a result of `get_rids`: the ids in the first wanted state are the ready ones."""
+    found = call.result
     return ConsensusLocal(frozenset(found[0] if isinstance(found, tuple) else found))
 
 
-def consensus_brought(passage: Passage) -> ConsensusBrought:
-    """Of what a stage sends on, or sends back to the first one."""
-    return ConsensusBrought(_ready(passage.result))
+def consensus_brought(call: HookCall) -> ConsensusBrought:
+    """Decode what a stage sends on to the next one, or back to the first one."""
+    return ConsensusBrought(_ready(call.result))
 
 
-def consensus_applied(passage: Passage) -> ConsensusApplied:
-    """Of what a stage has been told, and what it has done."""
-    received, applied = passage.argument(1, "rids"), passage.result
+def consensus_applied(call: HookCall) -> ConsensusApplied:
+    """Decode the consensus that a stage received, and what the stage applied."""
+    received, applied = call.argument(1, "rids"), call.result
     return ConsensusApplied(_ready(received), _ready(applied), _has_failed_ones(applied))
 
 
-def handshakes_done(passage: Passage) -> HandshakesDone:
-    """Of what `pop_bootstrapped` returns: requests, or a pair of these and those that failed."""
-    found = passage.result
+def handshakes_done(call: HookCall) -> HandshakesDone:
+    """Decode a result of `pop_bootstrapped`: requests, or a pair of these and the failed ones."""
+    found = call.result
     reqs = found[0] if isinstance(found, tuple) else found
-    known = rooms_here(need(need(passage.args[0], "kv_manager"), "request_status"))
+    known = rooms_here(need(need(call.args[0], "kv_manager"), "request_status"))
     return HandshakesDone(
         tuple(req.rid for req in reqs),
         {req.rid: status_name(known.get(room_of(req))) for req in reqs},
@@ -49,9 +49,9 @@ def handshakes_done(passage: Passage) -> HandshakesDone:
     )
 
 
-def room_told(passage: Passage) -> RoomTold:
-    """Of `_maybe_replicate_to_rank0(kind, key, value)`."""
-    room, status = passage.argument(2, "key"), passage.argument(3, "value")
+def room_told(call: HookCall) -> RoomTold:
+    """Decode a call of `_maybe_replicate_to_rank0(kind, key, value)`."""
+    room, status = call.argument(2, "key"), call.argument(3, "value")
     return RoomTold(int(room), status_name(status))
 
 
@@ -60,7 +60,7 @@ def _has_failed_ones(rids: Any) -> bool:
 
 
 def _ready(rids: Any) -> tuple[str, ...] | None:
-    """Return the ready ones of ``[ready, failed]``, or of a plain list; None for none at all."""
+    """Return the ready ids of ``[ready, failed]`` or of a plain list; None if `rids` is None."""
     if rids is None:
         return None
     return tuple(rids[0] if _has_failed_ones(rids) else rids)

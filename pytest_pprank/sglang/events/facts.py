@@ -1,4 +1,4 @@
-"""What is told of a passage through a seam: short facts, taken at once, before things change."""
+"""Short facts about a call of a hook point for `observe`, copied at once: the objects change."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pytest_pprank.sglang.events.forwards import forward_of
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import ForwardBatch
-    from pytest_pprank.sglang.events.hook_points import Passage
+    from pytest_pprank.sglang.events.hook_points import HookCall
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a call; what a seam has nothing to say about stays empty.
+    """What is known about a call; fields that do not apply to its hook point are empty.
 
     `rids`: ids of the requests, in the batch's order. `mode`: SGLang's ForwardMode in lower case.
-    `extends`: the range of tokens of each request's prompt (half open). `tokens`: of the batch, or
-    of KV. `tensors`: by name, such as ``int64[62]``. `kv`: KV indices (host tensor or list) that
-    were taken, given back or sent; for request slots their numbers. `group`, `peer`, `tag` and
-    `nbytes`: of a message; `peer` is a global rank. `status`: of a KV transfer, in SGLang's own
-    words (KVPoll).
+    `extends`: the range of tokens of each request's prompt (half open). `tokens`: the number of
+    tokens of the batch, or of KV. `tensors`: dtype and shape by name, such as ``int64[62]``. `kv`:
+    KV indices that were allocated, freed or sent; for request slots the slot numbers. `group`,
+    `peer`, `tag` and `nbytes`: of a message; `peer` is a global rank. `status`: of a KV transfer,
+    a name of SGLang's KVPoll.
     """
 
     rids: tuple[str, ...] = ()
@@ -43,28 +43,28 @@ class Facts:
     status: str = ""
 
     def __str__(self) -> str:
-        told = {name: value for name, value in vars(self).items() if value or value == 0}
-        del told["tag"]
-        return ", ".join(f"{name}={value}" for name, value in told.items() if value != {})
+        shown = {name: value for name, value in vars(self).items() if value or value == 0}
+        del shown["tag"]
+        return ", ".join(f"{name}={value}" for name, value in shown.items() if value != {})
 
 
-def schedule_batch(passage: Passage) -> Facts:
-    """Of a ScheduleBatch that has been prepared."""
-    batch = passage.args[0]
+def schedule_batch(call: HookCall) -> Facts:
+    """Describe a ScheduleBatch that has been prepared."""
+    batch = call.args[0]
     ran = forward_of(batch, 0)
     tensors = _tensors(batch, "input_ids", "prefill_input_ids_cpu", "seq_lens", "out_cache_loc")
     tokens = sum(end - start for start, end in ran.extends) or len(ran.rids)
     return Facts(ran.rids, ran.mode, ran.extends, tokens, tensors, _indices(batch.out_cache_loc))
 
 
-def init_new(passage: Passage) -> Facts:
-    """Of the ForwardBatch that has been made."""
-    return _of_forward_batch(passage.result)
+def init_new(call: HookCall) -> Facts:
+    """Describe the ForwardBatch that has been made."""
+    return _of_forward_batch(call.result)
 
 
-def forward(passage: Passage) -> Facts:
-    """Of the ForwardBatch that enters the model."""
-    return _of_forward_batch(passage.argument(1, "forward_batch"))
+def forward(call: HookCall) -> Facts:
+    """Describe the ForwardBatch that enters the model."""
+    return _of_forward_batch(call.argument(1, "forward_batch"))
 
 
 def _of_forward_batch(batch: ForwardBatch) -> Facts:
@@ -81,77 +81,77 @@ def _of_forward_batch(batch: ForwardBatch) -> Facts:
     )
 
 
-def batch_result(passage: Passage) -> Facts:
-    """Of the batch whose result is there."""
-    ran = forward_of(passage.argument(1, "batch"), 0)
+def batch_result(call: HookCall) -> Facts:
+    """Describe the batch whose result is about to be processed."""
+    ran = forward_of(call.argument(1, "batch"), 0)
     return Facts(ran.rids, ran.mode)
 
 
-def kv_alloc(passage: Passage) -> Facts:
-    """Of KV tokens that were taken; none where there was no room."""
-    taken = _indices(passage.result)
+def kv_alloc(call: HookCall) -> Facts:
+    """Describe KV tokens that were allocated; empty if there was no room."""
+    taken = _indices(call.result)
     return Facts(tokens=len(taken), kv=taken)
 
 
-def kv_free(passage: Passage) -> Facts:
-    """Of KV tokens that are given back."""
-    freed = tuple(index for tensor in passage.arguments for index in _indices(tensor))
+def kv_free(call: HookCall) -> Facts:
+    """Describe KV tokens that are being freed."""
+    freed = tuple(index for tensor in call.arguments for index in _indices(tensor))
     return Facts(tokens=len(freed), kv=freed)
 
 
-def nothing(passage: Passage) -> Facts:  # noqa: ARG001
-    """Of what is only counted."""
+def nothing(call: HookCall) -> Facts:  # noqa: ARG001
+    """Return empty facts, for calls that are only counted."""
     return Facts()
 
 
-def slot_alloc(passage: Passage) -> Facts:
-    """Of the slots that requests have now."""
-    reqs = passage.argument(1, "reqs") or ()
-    return Facts(rids=tuple(req.rid for req in reqs), kv=tuple(passage.result or ()))
+def slot_alloc(call: HookCall) -> Facts:
+    """Describe the request slots that were allocated."""
+    reqs = call.argument(1, "reqs") or ()
+    return Facts(rids=tuple(req.rid for req in reqs), kv=tuple(call.result or ()))
 
 
-def slot_free(passage: Passage) -> Facts:
-    """Of the slot that a request gives back."""
-    req = passage.argument(1, "req")
+def slot_free(call: HookCall) -> Facts:
+    """Describe the request slot that is being freed."""
+    req = call.argument(1, "req")
     slot = slot_of(req)
     return Facts(rids=(req.rid,), kv=() if slot is None else (slot,))
 
 
-def metadata_alloc(passage: Passage) -> Facts:
-    """Of a metadata slot that was taken; none where all were."""
-    return Facts(kv=() if passage.result is None else (int(passage.result),))
+def metadata_alloc(call: HookCall) -> Facts:
+    """Describe a metadata slot that was allocated; empty if there was none left."""
+    return Facts(kv=() if call.result is None else (int(call.result),))
 
 
-def metadata_free(passage: Passage) -> Facts:
-    """Of a metadata slot that is given back."""
-    return Facts(kv=(int(passage.argument(1, "free_index")),))
+def metadata_free(call: HookCall) -> Facts:
+    """Describe a metadata slot that is being freed."""
+    return Facts(kv=(int(call.argument(1, "free_index")),))
 
 
-def handshake(passage: Passage) -> Facts:
-    """Of the requests that prefill has started."""
-    return Facts(rids=consensus.handshakes_done(passage).rids)
+def handshake(call: HookCall) -> Facts:
+    """Describe the requests that prefill has started."""
+    return Facts(rids=consensus.handshakes_done(call).rids)
 
 
-def room_told(passage: Passage) -> Facts:
-    """Of what the first stage is told; `tag` is the bootstrap room."""
-    event = consensus.room_told(passage)
+def room_told(call: HookCall) -> Facts:
+    """Describe a report to the first stage; `tag` is the bootstrap room."""
+    event = consensus.room_told(call)
     return Facts(status=event.status, tag=event.room)
 
 
-def transfer_send(passage: Passage) -> Facts:
-    """Of KV that is sent; `tag` is the bootstrap room."""
-    sent = _indices(passage.argument(1, "kv_indices"))
-    return Facts(tokens=len(sent), kv=sent, tag=room_of(passage.args[0]))
+def transfer_send(call: HookCall) -> Facts:
+    """Describe KV that is being sent; `tag` is the bootstrap room."""
+    sent = _indices(call.argument(1, "kv_indices"))
+    return Facts(tokens=len(sent), kv=sent, tag=room_of(call.args[0]))
 
 
-def transfer_poll(passage: Passage) -> Facts:
-    """Of the state of a transfer; `tag` is the bootstrap room."""
-    return Facts(status=status_word(passage.result), tag=room_of(passage.args[0]))
+def transfer_poll(call: HookCall) -> Facts:
+    """Describe the state of a transfer; `tag` is the bootstrap room."""
+    return Facts(status=status_word(call.result), tag=room_of(call.args[0]))
 
 
-def message(passage: Passage) -> Facts:
-    """Of a message between two ranks."""
-    operation = passage.operation
+def message(call: HookCall) -> Facts:
+    """Describe a message between two ranks."""
+    operation = call.operation
     assert operation is not None
     shapes = [f"{operation.dtype}{list(shape)}" for shape in operation.shapes]
     return Facts(

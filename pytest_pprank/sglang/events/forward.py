@@ -1,4 +1,4 @@
-"""Batches on their way into the model, as events."""
+"""Decodes events of batches on their way into the model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_pprank.devices.look import costs_nothing, host_values
+from pytest_pprank.devices.host_reads import host_values, is_host_readable
 from pytest_pprank.sglang.batches.fields import FORWARD_BATCH
 from pytest_pprank.sglang.batches.materialize import (
     check_batch,
@@ -17,7 +17,7 @@ from pytest_pprank.sglang.batches.materialize import (
     origin_of,
 )
 from pytest_pprank.sglang.compat import batches, model, requests
-from pytest_pprank.sglang.compat import scheduler as held
+from pytest_pprank.sglang.compat import scheduler as compat_scheduler
 from pytest_pprank.sglang.events.forwards import forward_of
 from pytest_pprank.sglang.events.memory import kv_reader, numbers, token_pool
 from pytest_pprank.sglang.events.types import (
@@ -36,25 +36,25 @@ from pytest_pprank.sglang.stage.event_loop import iteration_of_this_thread
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import ModelRunner, ScheduleBatch
-    from pytest_pprank.sglang.events.hook_points import Passage
+    from pytest_pprank.sglang.events.hook_points import HookCall
 
 _PER_TOKEN = ("input_ids", "positions", "out_cache_loc")
 _PER_REQUEST = ("seq_lens", "req_pool_indices")
 _CHEAP = ("input_ids", "positions", "seq_lens", "out_cache_loc")
-"""Fields that are looked at where looking costs something: at these only from outside."""
+"""The only fields that are checked if reading a tensor needs a device copy."""
 
 
-def extend_prepared(passage: Passage) -> BatchPrepared:
-    """Of a batch of prompts; what it has staged is noted, for the forward to be compared with."""
-    batch = passage.args[0]
-    if costs_nothing(batch.device):
+def extend_prepared(call: HookCall) -> BatchPrepared:
+    """Decode a prepared batch of prompts; record its staging, to compare the forward with."""
+    batch = call.args[0]
+    if is_host_readable(batch.device):
         note_staging(batch)
     return _prepared(batch, tuple(int(length) for length in batch.extend_lens))
 
 
-def decode_prepared(passage: Passage) -> BatchPrepared:
-    """Of a batch of one token each."""
-    batch = passage.args[0]
+def decode_prepared(call: HookCall) -> BatchPrepared:
+    """Decode a prepared batch of one token per request."""
+    batch = call.args[0]
     return _prepared(batch, (1,) * len(batch.reqs))
 
 
@@ -66,18 +66,18 @@ def _prepared(batch: ScheduleBatch, lengths: tuple[int, ...]) -> BatchPrepared:
     return BatchPrepared(rids, pool, lengths, numbers(tokens))
 
 
-def forward_made(passage: Passage) -> ForwardMade:
-    """Of a batch that will run; what it was made of is noted, for the forward's entry."""
-    batch = passage.argument(1, "batch")
-    note_origin(passage.result, batch)
+def forward_made(call: HookCall) -> ForwardMade:
+    """Decode a ForwardBatch that was made; record its ScheduleBatch for the forward's entry."""
+    batch = call.argument(1, "batch")
+    note_origin(call.result, batch)
     return ForwardMade(forward_of(batch, 0), iteration_of_this_thread())
 
 
-def forward_entry(passage: Passage) -> ForwardEntry:
-    """Of the batch that enters the model."""
-    runner, batch = passage.args[0], passage.argument(1, "forward_batch")
+def forward_entry(call: HookCall) -> ForwardEntry:
+    """Decode the ForwardBatch that enters the model."""
+    runner, batch = call.args[0], call.argument(1, "forward_batch")
     mode, device = batch.forward_mode, torch.device(runner.device)
-    extend, free = batches.is_plain_extend(mode), costs_nothing(device)
+    extend, free = batches.is_plain_extend(mode), is_host_readable(device)
     return ForwardEntry(
         mode=mode.name.lower(),
         extend=extend,
@@ -86,7 +86,7 @@ def forward_entry(passage: Passage) -> ForwardEntry:
         sizes=_sizes(batch),
         origin=_origin(origin_of(batch), batch),
         contents=_contents(runner, batch) if free and not mode.is_idle() else None,
-        on_host=_on_host(batch, passage, device),
+        on_host=_on_host(batch, call, device),
         pool=token_pool(runner.token_to_kv_pool_allocator),
         kv=kv_reader(runner.req_to_token_pool, model.kv_pool_of(runner)),
         iteration=iteration_of_this_thread(),
@@ -99,7 +99,7 @@ def _problems(batch: ScheduleBatch, device: torch.device, free: bool) -> tuple[s
 
 
 def _sizes(batch: ScheduleBatch) -> dict[str, int]:
-    """Return how many entries each tensor has (the last dimension counts tokens)."""
+    """Return the number of entries of each tensor (the last dimension counts tokens)."""
     tensors = {name: batches.tensor_field(batch, name) for name in (*_PER_TOKEN, *_PER_REQUEST)}
     return {
         name: int(tensor.shape[-1 if name in _PER_TOKEN else 0])
@@ -141,29 +141,27 @@ def _contents(runner: ModelRunner, batch: ScheduleBatch) -> ForwardContents | No
     )
 
 
-def _on_host(
-    batch: ScheduleBatch, passage: Passage, device: torch.device
-) -> tuple[HostTensor, ...]:
+def _on_host(batch: ScheduleBatch, call: HookCall, device: torch.device) -> tuple[HostTensor, ...]:
     if device.type == "cpu":
         return ()
-    found = host_tensors(batch, passage.argument(3, "pp_proxy_tensors"))
+    found = host_tensors(batch, call.argument(3, "pp_proxy_tensors"))
     return tuple(HostTensor(name, describe(tensor)) for name, tensor in found)
 
 
-def batch_result(passage: Passage) -> BatchResult:
-    """Of the batch whose result is there."""
-    batch = passage.argument(1, "batch")
+def batch_result(call: HookCall) -> BatchResult:
+    """Decode the batch whose result is about to be processed."""
+    batch = call.argument(1, "batch")
     return BatchResult(tuple(req.rid for req in batch.reqs), batch.forward_mode.name.lower())
 
 
-def batch_scheduled(passage: Passage) -> BatchScheduled:
-    """Of the Scheduler that has looked what to run."""
-    scheduler = passage.args[0]
+def batch_scheduled(call: HookCall) -> BatchScheduled:
+    """Decode the state of a Scheduler that has chosen what to run next."""
+    scheduler = call.args[0]
     pool = scheduler.token_to_kv_pool_allocator
-    pending = held.pending_requests(scheduler)
+    pending = compat_scheduler.pending_requests(scheduler)
     return BatchScheduled(
         pending=tuple(Pending(req.rid, requests.most_tokens_of(req)) for req in pending),
-        slots=len(held.microbatches_of(scheduler)) or 1,
+        slots=len(compat_scheduler.microbatches_of(scheduler)) or 1,
         free_tokens=int(pool.available_size()),
         total_tokens=int(pool.size),
         free_request_slots=int(scheduler.req_to_token_pool.available_size()),

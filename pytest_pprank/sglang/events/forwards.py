@@ -1,4 +1,4 @@
-"""What a batch that is about to run is, in words that all stages share."""
+"""Describes a batch that is about to run, in terms that are equal on all stages."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Tells who wants to know when SGLang passes a seam, and changes nothing where nobody does.
+"""Calls listeners when SGLang reaches a hook point; without listeners, SGLang is unchanged.
 
-A seam is a method of one of SGLang's classes (`events.hooks` has the table), or an operation of
-torch.distributed, which the ledger notes anyway. The methods are wrapped while somebody listens.
-SGLang's own HookRegistry (``sglang.srt.plugins``) is not used for it: it has no way to take a hook
-out again, and looks through all modules for each one that it puts in (0.5.21). Hooks that users
-have put in through it are passed as well: they lie beneath ours.
+A hook point is a method of one of SGLang's classes (`events.hooks` has the table), or an operation
+of torch.distributed, which the ledger records anyway. The methods are wrapped only while there are
+listeners. SGLang's own HookRegistry (``sglang.srt.plugins``) is not used: it cannot remove a hook,
+and searches all modules for each hook that it installs (0.5.21). Hooks that users have installed
+through it keep working: our wrappers call them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ BEFORE, AFTER = "before", "after"
 
 
 @dataclass
-class Passage:
-    """One passing of a seam: a call of SGLang's, or an operation of torch.distributed.
+class HookCall:
+    """One call at a hook point: of a method of SGLang, or an operation of torch.distributed.
 
-    `args` begin with the object whose method it is. `result` is None before the call.
+    `args[0]` is the object whose method is called. `result` is None before the call.
     """
 
-    seam: str
+    point: str
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] | None = None
     result: Any = None
@@ -44,92 +44,93 @@ class Passage:
 
     @property
     def event(self) -> Event:
-        """What it means, decoded once, and only if somebody asks."""
+        """The event that this call means, decoded once, and only if a listener asks."""
         if self._event is None:
-            self._event = taps.seam(self.seam).decode(self)
+            self._event = hook_points.point(self.point).decode(self)
         return self._event
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """All arguments but the object itself."""
+        """All arguments except the object itself."""
         return (*self.args[1:], *(self.kwargs or {}).values())
 
     def argument(self, position: int, name: str) -> Any:
-        """Return an argument by its position (0: the object itself) or its name; None without."""
+        """Return an argument by its position (0: the object itself) or its name, else None."""
         if position < len(self.args):
             return self.args[position]
         return (self.kwargs or {}).get(name)
 
 
-Listener = Callable[[Passage], None]
+Listener = Callable[[HookCall], None]
 Places = Callable[[], Iterable[tuple[type, str]]]
 
 
 @dataclass(frozen=True)
-class Seam:
+class HookPoint:
     """A place that can be listened to.
 
-    `decode` makes an event of a passage, and `facts` what `observe` tells of it. `places` names the
-    methods (class, name): asked when somebody begins to listen, and again when a Scheduler has
-    started; without any, the seam is the operations of torch.distributed in one `way`. `moment`:
-    whether listeners are called before or after SGLang. `subject`: the object that it is about.
-    `needs`: seams whose events are decoded, too, because this one's is compared with them.
+    `decode`: makes an event of a call; `facts`: makes the facts that `observe` shows of it.
+    `places`: returns the methods (class, name). It is called when the first listener is added, and
+    again when a Scheduler has started. Without `places`, the hook point is torch.distributed's
+    operations of one `way`. `moment`: whether listeners are called before or after the method.
+    `subject`: returns the object that a call is about. `needs`: hook points whose events must also
+    be decoded, because this one's event is compared with them.
     """
 
     name: str
     about: str
-    decode: Callable[[Passage], Event]
-    facts: Callable[[Passage], Facts]
+    decode: Callable[[HookCall], Event]
+    facts: Callable[[HookCall], Facts]
     places: Places | None = None
     moment: str = AFTER
     way: str = ""
-    subject: Callable[[Passage], object] = lambda passage: passage.args[0]
+    subject: Callable[[HookCall], object] = lambda call: call.args[0]
     needs: tuple[str, ...] = ()
 
 
-class Taps:
-    """The listeners of this process, by seam. One instance: `taps`."""
+class HookPoints:
+    """All hook points of this process, with their listeners. One instance: `hook_points`."""
 
     def __init__(self) -> None:
-        self._seams: dict[str, Seam] = {}
+        self._points: dict[str, HookPoint] = {}
         self._listeners: dict[str, tuple[Listener, ...]] = {}
         self._undo: dict[tuple[type, str], Callable[[], bool]] = {}
         self._inside = threading.local()
 
-    def register(self, seams: Iterable[Seam]) -> None:
-        """Make seams known by their names."""
-        self._seams.update({seam.name: seam for seam in seams})
+    def register(self, points: Iterable[HookPoint]) -> None:
+        """Add hook points."""
+        self._points.update({point.name: point for point in points})
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all seams."""
-        return tuple(self._seams)
+        """The names of all hook points."""
+        return tuple(self._points)
 
     @property
     def installed(self) -> tuple[str, ...]:
         """The methods that are wrapped now, as ``Class.method``."""
         return tuple(f"{owner.__name__}.{name}" for owner, name in self._undo)
 
-    def seam(self, name: str) -> Seam:
-        """Return a seam by its name; raises UsageError for one that there is not."""
-        if name not in self._seams:
+    def point(self, name: str) -> HookPoint:
+        """Return the hook point of that name; raises UsageError if there is none."""
+        if name not in self._points:
             raise UsageError(
-                f"observe: there is no seam {name!r}{did_you_mean(name, self._seams)}; "
-                f"seams: {', '.join(self._seams)}"
+                f"observe: there is no seam {name!r}{did_you_mean(name, self._points)}; "
+                f"seams: {', '.join(self._points)}"
             )
-        return self._seams[name]
+        return self._points[name]
 
     def listen(self, name: str, listener: Listener) -> Callable[[], None]:
-        """Call `listener` at each passing of a seam; returns what ends that.
+        """Call `listener` at each call of a hook point; return a function that stops this.
 
-        Raises SeamMissing for one that this SGLang lacks; then nobody listens.
+        Raises SeamMissing if this SGLang lacks the hook point; then the listener is not added.
         """
-        seam = self.seam(name)
+        point = self.point(name)
         end_ledger = None
-        if seam.way:
-            end_ledger = ledger.listen(functools.partial(_tell_operation, seam, listener))
+        if point.way:
+            end_ledger = ledger.listen(functools.partial(_notify_of_operation, point, listener))
         else:
-            self._install(seam)
+            self._install(point)
         self._listeners[name] = (*self._listeners.get(name, ()), listener)
 
         def end() -> None:
@@ -138,57 +139,57 @@ class Taps:
             left = [other for other in self._listeners[name] if other is not listener]
             self._listeners[name] = tuple(left)
             if not left:
-                self._remove(seam)
+                self._remove(point)
 
         return end
 
     def refresh(self) -> None:
-        """Wrap what has been imported since somebody began to listen."""
+        """Wrap methods of classes that were imported since their listeners were added."""
         for name, listeners in self._listeners.items():
-            if listeners and not self._seams[name].way:
-                self._install(self._seams[name])
+            if listeners and not self._points[name].way:
+                self._install(self._points[name])
 
-    def _install(self, seam: Seam) -> None:
-        assert seam.places is not None
-        for owner, name in seam.places():
+    def _install(self, point: HookPoint) -> None:
+        assert point.places is not None
+        for owner, name in point.places():
             if (owner, name) not in self._undo:
                 original = owner.__dict__[name]
-                tapped = self._wrap(seam, original)
-                self._undo[owner, name] = patch(owner, name, tapped)
+                hooked = self._wrap(point, original)
+                self._undo[owner, name] = patch(owner, name, hooked)
 
-    def _remove(self, seam: Seam) -> None:
-        assert seam.way or seam.places is not None
-        places = [] if seam.places is None else list(seam.places())
+    def _remove(self, point: HookPoint) -> None:
+        assert point.way or point.places is not None
+        places = [] if point.places is None else list(point.places())
         for place in places:
             back = self._undo.get(place)
-            # else somebody has wrapped ours, and will put it back: it stays, and does nothing
+            # not restored if another wrapper is on top of ours: then ours stays, without effect
             if back is not None and back():
                 del self._undo[place]
 
-    def _wrap(self, seam: Seam, original: object) -> object:
+    def _wrap(self, point: HookPoint, original: object) -> object:
         function = _function_of(original)
 
         @functools.wraps(function)
-        def tapped(*args: object, **kwargs: object) -> object:
+        def hooked(*args: object, **kwargs: object) -> object:
             __tracebackhide__ = True
-            listeners = self._listeners.get(seam.name, ())
-            inside: list[object] = self._inside.__dict__.setdefault(seam.name, [])
-            # an override that calls its base class's, or one method the other, passes once
+            listeners = self._listeners.get(point.name, ())
+            inside: list[object] = self._inside.__dict__.setdefault(point.name, [])
+            # an override that calls its base class, or another hooked method, counts as one call
             if not listeners or any(args[0] is owner for owner in inside):
                 return function(*args, **kwargs)
-            passage = Passage(seam.name, args, kwargs)
-            if seam.moment == BEFORE:
-                _tell(listeners, passage)
+            call = HookCall(point.name, args, kwargs)
+            if point.moment == BEFORE:
+                _notify(listeners, call)
             inside.append(args[0])
             try:
-                result = passage.result = function(*args, **kwargs)
+                result = call.result = function(*args, **kwargs)
             finally:
                 inside.pop()
-            if seam.moment == AFTER:
-                _tell(listeners, passage)
+            if point.moment == AFTER:
+                _notify(listeners, call)
             return result
 
-        return classmethod(tapped) if isinstance(original, classmethod) else tapped
+        return classmethod(hooked) if isinstance(original, classmethod) else hooked
 
 
 def _function_of(original: Any) -> Callable[..., object]:
@@ -196,17 +197,17 @@ def _function_of(original: Any) -> Callable[..., object]:
     return original.__func__ if isinstance(original, classmethod) else function
 
 
-def _tell(listeners: Iterable[Listener], passage: Passage) -> None:
+def _notify(listeners: Iterable[Listener], call: HookCall) -> None:
     __tracebackhide__ = True
     for listener in listeners:
-        listener(passage)
+        listener(call)
 
 
-def _tell_operation(
-    seam: Seam, listener: Listener, event: str, operation: Operation, *_: object
+def _notify_of_operation(
+    point: HookPoint, listener: Listener, event: str, operation: Operation, *_: object
 ) -> None:
-    if event == ISSUED and operation.way == seam.way:
-        listener(Passage(seam.name, operation=operation))
+    if event == ISSUED and operation.way == point.way:
+        listener(HookCall(point.name, operation=operation))
 
 
-taps = Taps()
+hook_points = HookPoints()

@@ -1,4 +1,4 @@
-"""What SGLang logs, as events. Needs neither torch nor SGLang."""
+"""Decodes SGLang's log records as events. Needs neither torch nor SGLang."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_pprank.sglang.events.types import LogRecord, Stack
 from pytest_pprank.sglang.static.release import NO_NCCL
 
 LOGGER = "sglang"
-"""SGLang's loggers are below this one."""
+"""The parent of SGLang's loggers."""
 
 SWALLOWED = (
     "failed to",
@@ -23,38 +23,38 @@ SWALLOWED = (
     "metadata corruption",
     "unexpected poll state",
 )
-"""Words (in lower case) of warnings that say: something went wrong, and nobody will be told."""
+"""Words (in lower case) of warnings by which SGLang hides that something went wrong."""
 
 HARMLESS = (
-    # SGLang's CPU path without its compiled kernels, on every start
+    # logged at every start on a CPU, where SGLang has no compiled kernels
     "failed to import",
-    # what an abort of a request in transfer leads to, on purpose
+    # the intended consequence of aborting a request in transfer
     "aborted by abortreq",
     # asked for once per start on a machine without a GPU
     "failed to get device",
     # 0.5.13 to 0.5.16 warn of a model without generation_config.json; later ones call it normal
     "failed to load generation config",
-    # our own doing, where torch is a build for CUDA and the device is none
+    # caused by this plugin if torch is a CUDA build and the device is not CUDA
     NO_NCCL,
 )
 _DEPTH = 6
 
 
 def is_swallowed(record: LogRecord) -> bool:
-    """Whether SGLang says that something went wrong, which it has caught and goes on after."""
+    """Return whether SGLang reports a problem that it has caught and continues after."""
     words = record.text.lower()
     if any(known in words for known in HARMLESS):
         return False
-    told = any(mark in words for mark in SWALLOWED)
-    return told or record.is_error or record.has_traceback
+    marked = any(mark in words for mark in SWALLOWED)
+    return marked or record.is_error or record.has_traceback
 
 
 def listen_to_logs(
     listener: Callable[[LogRecord], object], guard: Callable[..., None]
 ) -> Callable[[], None]:
-    """Call `listener(event)` for what SGLang logs, from INFO on; returns what ends that.
+    """Call `listener(event)` for SGLang's log records from INFO on; return what stops this.
 
-    Decoding and listening are called by `guard`, which must not raise: SGLang would see it.
+    `guard` calls decoding and listener, and must not raise: SGLang would get the exception.
     """
     handler, logger = _Handler(listener, guard), logging.getLogger(LOGGER)
     logger.addHandler(handler)
@@ -71,7 +71,7 @@ class _Handler(logging.Handler):
 
 
 def log_record(record: logging.LogRecord) -> LogRecord:
-    """Return what a record of SGLang's says."""
+    """Decode one of SGLang's log records."""
     error, raised_at = _raised(record)
     return LogRecord(
         text=record.getMessage(),
@@ -85,7 +85,7 @@ def log_record(record: logging.LogRecord) -> LogRecord:
 
 
 def _raised(record: logging.LogRecord) -> tuple[str, Stack]:
-    """Return what is being handled while a record is logged, with where it was raised."""
+    """Return the exception that is being handled during the logging, and where it was raised."""
     error = record.exc_info[1] if record.exc_info else None
     error = error or sys.exc_info()[1]
     if error is None:

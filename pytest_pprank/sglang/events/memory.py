@@ -1,13 +1,13 @@
-"""KV tokens, slots and locks, as events."""
+"""Decodes events of KV tokens, slots and locks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_pprank.devices.look import costs_nothing, host_values
-from pytest_pprank.devices.sim.looking import looking
+from pytest_pprank.devices.host_reads import host_values, is_host_readable
+from pytest_pprank.devices.sim.untracked import untracked
 from pytest_pprank.sglang.compat import pools, requests
-from pytest_pprank.sglang.events.sites import call_sites, request_in_hand
+from pytest_pprank.sglang.events.sites import call_sites, current_request_id
 from pytest_pprank.sglang.events.types import (
     KvAllocated,
     KvCleared,
@@ -27,88 +27,88 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_pprank.sglang.compat.objects import KVCache, ReqToTokenPool, TokenAllocator
-    from pytest_pprank.sglang.events.hook_points import Passage
+    from pytest_pprank.sglang.events.hook_points import HookCall
 
 
 def token_pool(allocator: TokenAllocator) -> TokenPool | None:
-    """Return the tokens of an allocator, None where they cannot be followed."""
+    """Return the token pool of an allocator; None if single tokens cannot be tracked."""
     if not pools.keeps_single_tokens(allocator):
         return None
-    if not costs_nothing(pools.free_pages_of(allocator).device):
+    if not is_host_readable(pools.free_pages_of(allocator).device):
         return None
     return TokenPool(id(allocator), int(allocator.size), lambda: _free_tokens(allocator))
 
 
 def numbers(tensor: torch.Tensor) -> list[int]:
-    """Return the numbers in a tensor that can be looked at for nothing."""
+    """Return the numbers in a tensor that can be read without a device copy."""
     found: list[int] = host_values(tensor).tolist()
     return found
 
 
-def kv_allocated(passage: Passage) -> KvAllocated:
-    """Of KV tokens that were taken."""
-    pool = None if passage.result is None else token_pool(passage.args[0])
+def kv_allocated(call: HookCall) -> KvAllocated:
+    """Decode an allocation of KV tokens."""
+    pool = None if call.result is None else token_pool(call.args[0])
     if pool is None:
         return KvAllocated(None)
     stack = call_sites()
-    # a batch names its requests when it has been prepared; others take for one at a time
+    # a prepared batch names its requests itself; other callers allocate for one request at a time
     in_batch = any(site.function.startswith("prepare_for") for site in stack)
-    rid = "" if in_batch else request_in_hand()
-    return KvAllocated(pool, numbers(passage.result), rid, stack)
+    rid = "" if in_batch else current_request_id()
+    return KvAllocated(pool, numbers(call.result), rid, stack)
 
 
-def kv_freed(passage: Passage) -> KvFreed:
-    """Of KV tokens that are given back."""
-    allocator = passage.args[0]
+def kv_freed(call: HookCall) -> KvFreed:
+    """Decode a release of KV tokens."""
+    allocator = call.args[0]
     pool = None if pools.collects_what_is_freed(allocator) else token_pool(allocator)
     if pool is None:
         return KvFreed(None)
-    tokens = [token for tensor in passage.arguments for token in numbers(tensor)]
+    tokens = [token for tensor in call.arguments for token in numbers(tensor)]
     return KvFreed(pool, tokens, call_sites())
 
 
-def kv_cleared(passage: Passage) -> KvCleared:
-    """Of an allocator that forgets all."""
-    return KvCleared(id(passage.args[0]))
+def kv_cleared(call: HookCall) -> KvCleared:
+    """Decode the clearing of an allocator."""
+    return KvCleared(id(call.args[0]))
 
 
-def slot_allocated(passage: Passage) -> SlotAllocated:
-    """Of the requests that have slots now."""
-    reqs = passage.argument(1, "reqs") or () if passage.result is not None else ()
+def slot_allocated(call: HookCall) -> SlotAllocated:
+    """Decode an allocation of request slots."""
+    reqs = call.argument(1, "reqs") or () if call.result is not None else ()
     return SlotAllocated(tuple(req.rid for req in reqs), call_sites())
 
 
-def slot_freed(passage: Passage) -> SlotFreed:
-    """Of the request that gives its slot back."""
-    req = passage.argument(1, "req")
+def slot_freed(call: HookCall) -> SlotFreed:
+    """Decode the release of a request slot."""
+    req = call.argument(1, "req")
     return SlotFreed(req.rid, requests.slot_of(req), requests.committed_tokens_of(req))
 
 
-def metadata_allocated(passage: Passage) -> MetadataAllocated:
-    """Of a metadata slot that was taken."""
-    if passage.result is None:
+def metadata_allocated(call: HookCall) -> MetadataAllocated:
+    """Decode an allocation of a metadata slot."""
+    if call.result is None:
         return MetadataAllocated(None)
-    return MetadataAllocated(int(passage.result), request_in_hand(), call_sites())
+    return MetadataAllocated(int(call.result), current_request_id(), call_sites())
 
 
-def metadata_freed(passage: Passage) -> MetadataFreed:
-    """Of a metadata slot that is given back."""
-    return MetadataFreed(int(passage.argument(1, "free_index")), call_sites())
+def metadata_freed(call: HookCall) -> MetadataFreed:
+    """Decode the release of a metadata slot."""
+    return MetadataFreed(int(call.argument(1, "free_index")), call_sites())
 
 
-def prefix_locked(passage: Passage) -> PrefixLocked:
-    """Of a node of the tree cache."""
-    node = pools.node_key(passage.argument(1, "node"))
-    return PrefixLocked(node, request_in_hand(), call_sites())
+def prefix_locked(call: HookCall) -> PrefixLocked:
+    """Decode the locking of a node of the tree cache."""
+    node = pools.node_key(call.argument(1, "node"))
+    return PrefixLocked(node, current_request_id(), call_sites())
 
 
-def prefix_unlocked(passage: Passage) -> PrefixUnlocked:
-    """Of a node of the tree cache."""
-    return PrefixUnlocked(pools.node_key(passage.argument(1, "node")), request_in_hand())
+def prefix_unlocked(call: HookCall) -> PrefixUnlocked:
+    """Decode the unlocking of a node of the tree cache."""
+    return PrefixUnlocked(pools.node_key(call.argument(1, "node")), current_request_id())
 
 
 class PoolReader:
-    """A KvReader of this stage's KV pool: see `events.types`."""
+    """Reads this stage's KV pool; implements `events.types.KvReader`."""
 
     def __init__(self, slots: ReqToTokenPool, pool: KVCache) -> None:
         self._slots, self._pool = slots, pool
@@ -134,9 +134,9 @@ class PoolReader:
 
 
 def kv_reader(slots: ReqToTokenPool, pool: KVCache) -> PoolReader | None:
-    """Return what reads a KV pool, None where it has no keys and values, or where that costs."""
+    """Return a reader of a KV pool; None if it has no keys and values, or needs device copies."""
     buffers = pools.kv_buffers_of(pool)
-    if buffers is None or not costs_nothing(buffers[0][0].device):
+    if buffers is None or not is_host_readable(buffers[0][0].device):
         return None
     return PoolReader(slots, pool)
 
@@ -147,5 +147,5 @@ def _taken(buffer: torch.Tensor, tokens: torch.Tensor) -> np.ndarray:
 
 
 def _free_tokens(allocator: TokenAllocator) -> list[int]:
-    with looking():
+    with untracked():
         return [token for pages in pools.all_free_pages_of(allocator) for token in numbers(pages)]

@@ -1,9 +1,8 @@
-"""Where in SGLang each hook point is, and what else the plugin needs of it: data, for both sides.
+"""Where SGLang has each hook point and whatever else the plugin needs; plain data.
 
-A place has one shape or several, as SGLang's releases have had it; the first one that is whole is
-the one that counts. Of a release that has none of them it is told what is missing; what needs the
-place is off then, and the rest runs. Imports neither torch nor SGLang: the controller reads it,
-too (see `look`).
+A place has one or more shapes, as SGLang's releases have had it. The first complete shape is used.
+If a release has none, the plugin reports what is missing and turns off what needs the place; all
+else runs. Imports neither torch nor SGLang: the controller reads this table, too (`shapes`).
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ PREFILL, DECODE = "prefill", "decode"
 class Methods:
     """Methods (or fields) of a class, or functions of a module (`owner` empty).
 
-    `takes`: what parameters are called whose values are read, by position (0: the object itself);
-    with several names any of them will do. Those in `optional` may be missing. `passed`: whether
-    their calls are the event; else they only tell one shape from another.
+    `takes`: the allowed names of those parameters whose values are read, by position (0: the object
+    itself). Methods in `optional` may be missing. `hooked`: whether calls of these methods are the
+    hook point; else they only distinguish one shape from another.
     """
 
     module: str
@@ -28,14 +27,14 @@ class Methods:
     names: tuple[str, ...]
     takes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
-    passed: bool = True
+    hooked: bool = True
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One way in which a place has looked; `name` says since or until when.
+    """One form that a place has in some releases; `name` says in which.
 
-    `without`: what is not there in that way, though it is in others.
+    `without`: members that must be missing, because only other shapes have them.
     """
 
     name: str
@@ -45,10 +44,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Place:
-    """A hook point, or something else that is needed of SGLang.
+    """A hook point, or something else that the plugin needs of SGLang.
 
-    `roles`: which roles pass it; empty for all. `needed_by`: what is off without it, beside the
-    checks and faults that listen to it (their rows say so).
+    `roles`: the roles whose ranks reach it; empty for all. `needed_by`: what is off without it,
+    except for checks and faults that listen to it (those declare it themselves).
     """
 
     name: str
@@ -83,7 +82,7 @@ _store = Methods(
     _STORE,
     "PPConsensusStore",
     ("collect", "pop", "_maybe_replicate_to_rank0"),
-    passed=False,
+    hooked=False,
 )
 _apply = {1: ("release_rids", "bootstrapped_rids", "rids")}
 
@@ -111,7 +110,7 @@ HOOKS: tuple[Place, ...] = (
           _one(Methods(_ALLOCATOR, "BaseTokenToKVPoolAllocator", ("clear",)))),
     Place("slot_alloc", "request slots have been taken",
           _one(Methods(_POOL, "ReqToTokenPool", ("alloc",), {1: ("reqs",)}),
-               # not a subclass of the other one
+               # not a subclass of ReqToTokenPool
                Methods(f"{_DISAGG}.decode", "DecodeReqToTokenPool", ("alloc",), {1: ("reqs",)}))),
     Place("slot_free", "a request slot is about to be given back",
           _one(Methods(_POOL, "ReqToTokenPool", ("free",), {1: ("req",)}),
@@ -156,7 +155,7 @@ HOOKS: tuple[Place, ...] = (
                  (Methods(_STORE, "PPConsensusStore", ("_maybe_replicate_to_rank0",),
                           {1: ("kind",), 2: ("key",), 3: ("value",)}),)),
            Shape("ring, to 0.5.21",
-                 (Methods(_PP, "SchedulerPPMixin", (_HANDSHAKE,), passed=False),))),
+                 (Methods(_PP, "SchedulerPPMixin", (_HANDSHAKE,), hooked=False),))),
           (PREFILL,)),
     Place("transfer_send", "KV is about to be sent to the decode side",
           _one(Methods(_CONN, "BaseKVSender", ("send",), {1: ("kv_indices",)})), (PREFILL,)),
@@ -174,7 +173,7 @@ HOOKS: tuple[Place, ...] = (
                Methods(_CONN, "BaseKVReceiver", ("poll",))),
           (PREFILL, DECODE)),
 )  # fmt: skip
-"""Methods whose passing is an event; `sglang.events.hooks` has what is made of it."""
+"""Methods whose calls are events; `sglang.events.hooks` has the decoders."""
 
 NEEDS: tuple[Place, ...] = (
     Place("scheduler", "a Scheduler is made on each stage",
@@ -233,12 +232,12 @@ NEEDS: tuple[Place, ...] = (
                        ("send_aux", "send_aux_tcp", "_handle_aux_data"))),
           (PREFILL, DECODE), needed_by=("late_metadata", "--pprank-perturb metadata")),
 )  # fmt: skip
-"""What is called or read without being an event."""
+"""Places that are called or read, but are no events."""
 
 PLACES = {place.name: place for place in (*HOOKS, *NEEDS)}
 
 
 def passes(name: str, role: str) -> bool:
-    """Say whether ranks of a role (``pp``, ``prefill``, ``decode``) ever pass a place."""
+    """Return whether ranks of a role (``pp``, ``prefill``, ``decode``) ever reach a place."""
     place = PLACES.get(name)
     return place is None or not place.roles or role in place.roles

@@ -1,4 +1,4 @@
-"""A Scheduler whose event loops have been left with all work done, as an event."""
+"""The event of a Scheduler whose event loops have been left with all work done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def quiescent(scheduler: Scheduler) -> Quiescent:
-    """Return the event; the Scheduler is looked at when its fields are asked for."""
+    """Return the event; its fields inspect the Scheduler when they are called."""
     return Quiescent(lambda: idle_problems(scheduler), lambda: list(_sent(scheduler)))
 
 

@@ -1,4 +1,4 @@
-"""What of SGLang is there, without importing any of it."""
+"""Which parts of SGLang are imported in this process."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import sys
 
 
 def runs_models() -> bool:
-    """Whether SGLang is imported in this process as far as it runs a model."""
+    """Return whether the part of SGLang that runs models is imported in this process."""
     return "sglang.srt.model_executor.model_runner" in sys.modules

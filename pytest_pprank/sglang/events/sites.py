@@ -1,4 +1,4 @@
-"""Where SGLang or a test is, as frames: for what a finding shows."""
+"""Source lines of SGLang or of a test, for findings to show."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pytest_pprank.oplog.file import Site
 from pytest_pprank.sglang.compat.requests import is_request, wrapped_request
 
 _DECORATORS = ("wrapper", "wrapped", "inner")
-"""What decorators call the function that stands in for another: says nothing of the way there."""
+"""Names that decorators give to wrappers; frames of these names are left out."""
 _DEPTH = 6
 
 
 def call_sites(depth: int = _DEPTH, frame: FrameType | None = None) -> tuple[Site, ...]:
-    """Return where SGLang or the test is now, innermost first, without torch and this plugin.
+    """Return the current call sites in SGLang or the test, innermost first.
 
-    `frame`: where to begin; the caller's without it.
+    Frames of torch and of this plugin are left out. `frame`: where to begin; default: the caller.
     """
     sites: list[Site] = []
     frame = frame or sys._getframe(1)
@@ -30,11 +30,11 @@ def call_sites(depth: int = _DEPTH, frame: FrameType | None = None) -> tuple[Sit
     return tuple(sites)
 
 
-def request_in_hand(depth: int = _DEPTH) -> str:
-    """Return the id of the request that SGLang is busy with: the first Req, or holder of one, in a
-    local variable of its functions, innermost first; empty where there is none.
+def current_request_id(depth: int = _DEPTH) -> str:
+    """Return the id of the request that SGLang is working on; "" if there is none.
 
-    For what is taken for a request that the taker does not name.
+    This is the first Req (or object that wraps one) in a local variable of SGLang's functions,
+    innermost first. Used for allocations that do not name the request they are for.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and depth:
@@ -49,13 +49,14 @@ def request_in_hand(depth: int = _DEPTH) -> str:
 
 
 def innermost_places(error: BaseException, count: int = 3) -> str:
-    """Return function, file and line of the last calls of SGLang's that an exception came through,
-    the innermost first, empty where there are none.
+    """Return function, file and line of SGLang's last frames in an exception's traceback.
+
+    Innermost first; "" if there are none.
     """
     places, trace = [], error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
-        # by the module: a reverted function has no file of its own
+        # by the module's name: a reverted function has no file of its own
         ours = str(frame.f_globals.get("__name__")).startswith("sglang.")
         if ours and frame.f_code.co_name not in _DECORATORS:
             file = os.path.basename(frame.f_code.co_filename)
@@ -65,5 +66,5 @@ def innermost_places(error: BaseException, count: int = 3) -> str:
 
 
 def qualified(frame: FrameType) -> str:
-    """Return class and function of a frame, as far as this Python knows (from 3.11)."""
+    """Return the qualified name of a frame's function (the plain name before Python 3.11)."""
     return str(getattr(frame.f_code, "co_qualname", frame.f_code.co_name))

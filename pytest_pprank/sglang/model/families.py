@@ -1,6 +1,6 @@
-"""What kinds of tiny models there are: a config and the names, shapes and scales of the weights.
+"""Kinds of tiny models: the config, and the names, shapes and scales of the weights.
 
-A new kind is one new `Family` in the table at the end. Imports neither torch nor sglang.
+To add a kind, add a `Family` to the table at the end. Imports neither torch nor sglang.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _PEAK = 2.0
-"""Gain of the query and key projections: their logits then spread by about _PEAK ** 2."""
+"""Gain of the query and key projections: spreads the attention logits by about _PEAK ** 2."""
 
 _WEIGHT_OF_ATTENTION = 3.0
-"""Gain of the value projections: what is attended to counts for more than the token itself."""
+"""Gain of the value projections: makes attended tokens count for more than the token itself."""
 
 _EXPERTS = 4
 _EXPERTS_PER_TOKEN = 2
@@ -20,7 +20,7 @@ _EXPERTS_PER_TOKEN = 2
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a model is; `hidden` is a multiple of twice `head_dim`."""
+    """The size of a model; `hidden` must be a multiple of ``2 * head_dim``."""
 
     layers: int
     hidden: int = 64
@@ -28,19 +28,21 @@ class Shape:
 
     @property
     def heads(self) -> int:
-        """Query heads of a layer."""
+        """Number of query heads of a layer."""
         return self.hidden // self.head_dim
 
     @property
     def kv(self) -> int:
-        """Width of a layer's keys, where half as many heads have keys as have queries."""
+        """Width of a layer's keys: there are half as many key heads as query heads."""
         return self.hidden // 2
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One parameter. With `columns`: a random matrix that multiplies its input's variance by
-    ``gain ** 2``; without: a vector of `rows` values, all of them `gain`.
+    """One parameter.
+
+    With `columns`: a random matrix [rows, columns] that multiplies its input's variance by
+    ``gain ** 2``. Without: a vector of `rows` values, all equal to `gain`.
     """
 
     name: str
@@ -51,9 +53,11 @@ class Weight:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model: `config` is what its config.json says beyond what all of them say, `layer`
-    yields the weights of one layer, named without the layer; `tied`: whether the embedding is the
-    output matrix, too.
+    """A kind of model.
+
+    `config`: the entries of its config.json beyond those that all kinds share. `layer`: yields the
+    weights of one layer, named without the layer's prefix. `tied`: whether the embedding is also
+    the output matrix.
     """
 
     config: Callable[[Shape], dict[str, object]]
@@ -69,16 +73,16 @@ def _attention(shape: Shape) -> Iterator[Weight]:
 
 
 def _normed_attention(shape: Shape) -> Iterator[Weight]:
-    """Queries and keys are normed by head: their gain is the norm's."""
+    """Yield attention with queries and keys normed per head: the norms carry the gain."""
     yield from _attention(shape)
     yield Weight("self_attn.q_norm.weight", shape.head_dim, gain=_PEAK)
     yield Weight("self_attn.k_norm.weight", shape.head_dim, gain=_PEAK)
 
 
 def _latent_attention(shape: Shape) -> Iterator[Weight]:
-    """Multi-head latent attention: of a token only a latent and a rotated part are kept."""
+    """Yield multi-head latent attention, which caches a latent and a rotated part per token."""
     latent, rotated = _latent(shape)
-    # it makes keys and values at once
+    # the latent projection feeds both keys and values
     gain = _WEIGHT_OF_ATTENTION
     queries = shape.heads * (shape.head_dim + rotated)
     width = shape.heads * 2 * shape.head_dim

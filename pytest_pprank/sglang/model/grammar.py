@@ -1,8 +1,8 @@
-"""Grammars for requests that are token ids: SGLang's own backend over a made-up vocabulary.
+"""Grammars for requests made of token ids: SGLang's own backend over a made-up vocabulary.
 
 Without a tokenizer (``skip_tokenizer_init``) SGLang builds no grammar backend. The tiny models have
-no text either, so their tokens get one here: token N below 256 is that byte, any other one reads
-"N ", the number and a blank.
+no text either, so this module gives each token a text: token N below 256 is that byte, any other
+token is "N " (the number and a blank).
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ _BYTES = 256
 
 
 class _MadeUpTokenizer:
-    """What SGLang's xgrammar backend asks of a "special tokenizer"."""
+    """The interface that SGLang's xgrammar backend requires of a "special tokenizer"."""
 
     def __init__(self, vocabulary: int) -> None:
         self._words = [bytes([n]) if n < _BYTES else b"%d " % n for n in range(vocabulary)]
 
     def init_xgrammar(self) -> tuple[Any, None]:
-        """Return the tokenizer's vocabulary, and that it has no stop tokens of its own."""
+        """Return the tokenizer's vocabulary, and None: it has no stop tokens of its own."""
         xgrammar = import_module("xgrammar")
         info = xgrammar.TokenizerInfo(self._words, vocab_type=xgrammar.VocabType.RAW)
         return info, None
 
 
 def start_grammars(scheduler: Scheduler, backend: object) -> None:
-    """Give a Scheduler the grammar backend that its server args ask for; only xgrammar is known."""
+    """Create the grammar backend that the server args ask for; only xgrammar is supported.
+
+    Raises UsageError for another backend, and where xgrammar is not installed.
+    """
     manager = need(scheduler, "grammar_manager")
     if backend in (None, "none") or manager.grammar_backend is not None:
         return

@@ -1,8 +1,8 @@
-"""The KV that each request had when it gave its slot back, beside that of the reference: where
-wrong tokens begin.
+"""Copies of each request's KV, taken when it freed its slot, to compare with the reference.
 
-Kept for one test, on ranks whose KV pool can be looked at for nothing and has keys and values by
-layer (not that of latent attention), as far as it is small.
+The comparison shows where wrong tokens begin. Copies are kept for one test, on ranks whose KV pool
+can be read without a device copy and has keys and values per layer (so not with latent attention),
+and only up to `_MOST_BYTES` per request and `_MOST_REQUESTS` requests.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ _MOST_BYTES = 4 << 20
 _MOST_REQUESTS = 64
 _SHOWN = 3
 _NEAR = {"torch.float32": 1e-3, "torch.float16": 2e-2, "torch.bfloat16": 1e-1}
-"""Keys and values are of order 1; SGLang adds in another order."""
+"""Tolerance by dtype: keys and values are of order 1, and SGLang sums in another order."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The KV of a request on one rank: of the layers from `first` on."""
+    """A request's KV on one rank: of this rank's layers, the first of which is layer `first`."""
 
     first: int
     layers: tuple[Layer, ...]
 
 
 class KvValues:
-    """What has been kept, by request id."""
+    """The copies of this rank, by request id."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Kept] = {}
 
     def keep(self, event: SlotFreed, kv: KvReader) -> None:
-        """Copy the KV of a request that is about to give its slot back."""
+        """Copy the KV of a request that is about to free its slot."""
         if event.slot is None or not event.tokens:
             return
         full = len(self.kept) >= _MOST_REQUESTS and event.rid not in self.kept
@@ -44,15 +44,17 @@ class KvValues:
         self.kept[event.rid] = Kept(kv.first_layer, layers)
 
     def of(self, rids: Iterable[str]) -> dict[str, Kept]:
-        """Return what has been kept of these requests."""
+        """Return the copies of these requests, as far as there are any."""
         return {rid: self.kept[rid] for rid in rids if rid in self.kept}
 
 
 def first_differences(
     rid: str, kept: Mapping[str, Kept], expected: Sequence[Layer], dtype: str
 ) -> Iterator[str]:
-    """Yield, by place (rank, in words), whether the KV of a request is `expected` (all layers), and
-    in which layer and tokens it begins to differ.
+    """Compare a request's KV on each rank with `expected` (all layers of the reference).
+
+    `kept`: the rank's copies, by rank in words. Yields one line per rank: either that the KV equals
+    the reference, or in which layers and tokens it begins to differ.
     """
     near = _NEAR.get(dtype, 1e-3)
     for place, found in kept.items():
@@ -67,14 +69,14 @@ def first_differences(
 
 
 def _wrong(found: Layer, expected: Layer, near: float) -> str:
-    """Say which tokens' keys or values differ in a layer; empty where none do."""
+    """Say which tokens' keys or values differ in a layer; "" if none do."""
     import numpy as np
 
     said = []
     for name, here, there in zip(("keys", "values"), found, expected, strict=True):
         count = min(len(here), len(there))
         if here.shape[1:] != there.shape[1:]:
-            return ""  # another layout: nothing can be said
+            return ""  # another layout: not comparable
         far = ~(np.abs(here[:count] - there[:count]).reshape(count, -1).max(axis=1) <= near)
         if far.any():
             said.append(f"{name} of tokens {_ranges(np.flatnonzero(far).tolist())}")
@@ -82,7 +84,7 @@ def _wrong(found: Layer, expected: Layer, near: float) -> str:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Write ascending numbers as half-open ranges, as chunks are: ``0-64, 70-71``."""
+    """Format ascending numbers as half-open ranges, the way chunks are shown: ``0-64, 70-71``."""
     spans: list[list[int]] = []
     for number in numbers:
         if spans and spans[-1][1] == number:

@@ -1,7 +1,7 @@
-"""Tiny random models on disk, so that wrong KV gives wrong tokens.
+"""Tiny random models on disk whose tokens depend on the KV, so that wrong KV gives wrong tokens.
 
-SGLang's load_format="dummy" hides KV bugs: its weights are so small that the last token
-alone decides. Here every matrix keeps its input's variance and attention is peaked.
+SGLang's load_format="dummy" hides KV bugs: its weights are so small that the last token alone
+decides the output. Here every matrix preserves its input's variance and attention is peaked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
 
 VOCABULARY = 10240
-"""SGLang's dynamic-chunk profiler draws token ids below 10000."""
+"""Above 10000, because SGLang's dynamic-chunk profiler draws token ids below 10000."""
 
 CONTEXT = 4096
 
@@ -39,11 +39,11 @@ def write_tiny_model(
     head_dim: int = 16,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write the model into `folder` unless it is there, and return `folder`.
+    """Write the model into `folder` unless it exists, and return `folder`.
 
-    `family`: a key of `tiny_families.FAMILIES`. `hidden` must be a multiple of ``2 * head_dim``; on
-    CUDA SGLang's kernels want hidden a multiple of 256 and head_dim 64. Several ranks may call this
-    at once: the folder appears complete, by a rename. Equal arguments give equal bytes.
+    `family`: a key of `families.FAMILIES`. `hidden` must be a multiple of ``2 * head_dim``; on CUDA
+    SGLang's kernels need `hidden` to be a multiple of 256 and `head_dim` 64. Several ranks may call
+    this at once: a rename puts the complete folder in place. Equal arguments give equal bytes.
     """
     if (folder / "config.json").is_file():
         return folder
@@ -60,7 +60,7 @@ def write_tiny_model(
         (draft / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         os.rename(draft, folder)
     except OSError:
-        # A peer was first: its folder holds the same bytes.
+        # Another rank was first: its folder holds the same bytes.
         if not (folder / "config.json").is_file():
             raise
     finally:
@@ -69,11 +69,11 @@ def write_tiny_model(
 
 
 def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
-    """Return the tiny model that fits this rank's device; all worker groups of a run share it.
+    """Return the tiny model for this rank's device; all worker groups of a run share it.
 
-    `model_path`: ``tiny:NAME`` or ``tiny:NAME:LAYERS``, None for the usual one. Where LAYERS is not
-    given it has at least one for each stage of the largest role: roles that hand KV on have the
-    same layers.
+    `model_path`: ``tiny:NAME`` or ``tiny:NAME:LAYERS``; None for the default. Without LAYERS the
+    model has at least one layer per stage of the larger role, because roles that transfer KV must
+    have the same number of layers.
     """
     name, given = tiny_asked(model_path) or Tiny(TINY_DEFAULT)
     models = pprank.workdir.parent / "models"
@@ -81,7 +81,7 @@ def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
     layers = given or max(TINY_LAYERS, stages)
     if not pprank.device.startswith("cuda"):
         return write_tiny_model(models / f"{name}-{layers}-cpu", name, layers=layers)
-    # the shapes for which SGLang's CUDA kernels are built
+    # SGLang's CUDA kernels are built for these shapes
     return write_tiny_model(
         models / f"{name}-{layers}-cuda",
         name,
@@ -126,7 +126,7 @@ def _ends(
     norm = torch.ones(shape.hidden)
     if family.tied:
         embedding /= shape.hidden**0.5
-        # else the last token's own embedding, which is in the sum, would decide
+        # else the last token's own embedding, which is part of the sum, would decide the output
         norm = torch.randint(0, 2, (shape.hidden,), generator=generator) * 2.0 - 1.0
     else:
         output = Weight("lm_head.weight", VOCABULARY, shape.hidden)

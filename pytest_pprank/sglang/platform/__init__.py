@@ -1,8 +1,8 @@
-"""The out-of-tree SGLang platforms of devices ``cpu`` and ``sim``: native torch paths, no GPU.
+"""SGLang platforms for devices ``cpu`` and ``sim``: plain torch code, no GPU.
 
-SGLang's own extension point (entry point group ``sglang.srt.platforms``, selected by
-SGLANG_PLATFORM); without a platform, rotary embeddings look for vLLM's kernels on a CPU.
-This module imports no SGLang: SGLang imports `pytest_pprank.sglang.platform.cpu` (or `_sim`) by
+They use SGLang's extension point (entry point group ``sglang.srt.platforms``, selected by
+SGLANG_PLATFORM). Without a platform, SGLang's rotary embeddings look for vLLM's kernels on a CPU.
+This module imports no SGLang. SGLang imports `pytest_pprank.sglang.platform.cpu` (or `.sim`) by
 name when, and only when, that platform is selected.
 """
 
@@ -21,34 +21,35 @@ _ENTRIES = {"pprank_cpu": "activate", "pprank_sim": "activate_sim"}
 
 
 def activate() -> str | None:
-    """Tell SGLang the platform class; None (stand aside) unless it was selected by name.
+    """Return the platform class for SGLang to import; None unless it was selected by name.
 
-    SGLang asks every installed platform when SGLANG_PLATFORM is unset: a server on the
-    machine of somebody who has pytest-pprank installed must not change.
+    SGLang asks every installed platform when SGLANG_PLATFORM is unset. Returning None leaves an
+    ordinary SGLang server unchanged on a machine that has pytest-pprank installed.
     """
     chosen = os.environ.get("SGLANG_PLATFORM") == NAMES["cpu"]
     return "pytest_pprank.sglang.platform.cpu:PprankCpuPlatform" if chosen else None
 
 
 def activate_sim() -> str | None:
-    """Tell SGLang the class of the simulated device, which torch then knows; as `activate`."""
+    """Return the platform class of the simulated device, as `activate`, and register the device
+    with torch.
+    """
     if os.environ.get("SGLANG_PLATFORM") != NAMES["sim"]:
         return None
     from pytest_pprank.devices.sim.module import install
 
     install()
-    # The overlap scheduler writes into buffers that the forward under way still reads, behind a
-    # fence that SGLang sets by default on CUDA alone (Scheduler._apply_war_barrier)
+    # The overlap scheduler writes into buffers that the running forward still reads, behind a
+    # fence that SGLang enables by default on CUDA only (Scheduler._apply_war_barrier)
     os.environ.setdefault("SGLANG_ENABLE_WAR_BARRIER", "1")
     return "pytest_pprank.sglang.platform.sim:PprankSimPlatform"
 
 
 def select_platform(device: str) -> None:
-    """Make SGLang resolve to the platform of `device` ("cpu" or "sim") in this process; call
-    before importing SGLang.
+    """Make SGLang select the platform of `device` ("cpu" or "sim") in this process.
 
-    Where the plugin runs from a checkout that is not installed there is no entry point to
-    find, so this adds it in memory through importlib.metadata's own finder protocol.
+    Call before importing SGLang. If the plugin runs from a checkout that is not installed, there
+    is no entry point to find: then this adds one in memory, by a finder of importlib.metadata.
     """
     name = os.environ["SGLANG_PLATFORM"] = NAMES[device]
     if not any(entry.name == name for entry in metadata.entry_points(group=GROUP)):
@@ -71,7 +72,7 @@ class _CheckoutDistribution(Distribution):
 
 
 class _CheckoutFinder(DistributionFinder):
-    """Finds that distribution, and no module."""
+    """Finds `_CheckoutDistribution`, and no modules."""
 
     def __init__(self, name: str) -> None:
         self._name = name

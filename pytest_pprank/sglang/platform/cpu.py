@@ -1,4 +1,4 @@
-"""The platform class itself; imports SGLang, so only SGLang imports this module."""
+"""The platform class for device cpu; it imports SGLang, so only SGLang imports this module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
-    """Plain CPU with torch's own kernels: pools and allocators are SGLang's defaults."""
+    """Plain CPU with torch's own kernels; pools and allocators are SGLang's defaults."""
 
     _enum = PlatformEnum.OOT
     device_name = "pprank-cpu"
@@ -38,7 +38,7 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
         return float(memory.total - memory.available)
 
     def get_kv_pool_cls(self, *, kind: str) -> type | None:
-        """Return the pool class of a kind; SGLang asks so from 0.5.22 on."""
+        """Return the KV pool class of a kind; SGLang calls this from 0.5.22 on."""
         known = {"mha": self.get_mha_kv_pool_cls, "mla": self.get_mla_kv_pool_cls}
         return known[kind]() if kind in known else None
 
@@ -48,7 +48,7 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
         return MHATokenToKVPool  # type: ignore[no-any-return]
 
     def get_mla_kv_pool_cls(self) -> type:
-        _absorb_latent_attention()  # asked for an MLA model only, before its first forward
+        _absorb_latent_attention()  # SGLang asks for MLA models only, before their first forward
         return _mla_kv_pool_class()
 
     def get_paged_allocator_cls(self) -> type:
@@ -57,7 +57,7 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
 
 @cache
 def _mla_kv_pool_class() -> type:
-    """Return SGLang's own pool, taking the one argument more that a platform's pool gets."""
+    """Return SGLang's own pool, accepting the extra argument that a platform's pool is given."""
     from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
 
     class MLAPool(MLATokenToKVPool):  # type: ignore[misc]
@@ -72,10 +72,11 @@ def _mla_kv_pool_class() -> type:
 
 
 def _absorb_latent_attention() -> None:
-    """Have MLA models attend to the latents in the KV pool also where nothing is cached yet.
+    """Make MLA models attend to the latents in the KV pool even when nothing is cached yet.
 
-    "torch_native" attention reads keys and values from the pool only; SGLang has no entry for it in
-    its table of ways, and takes "triton"'s, which hands a prompt's keys over beside the pool.
+    The "torch_native" attention reads keys and values from the pool only. SGLang's table of
+    forward methods has no entry for "torch_native" and falls back to that of "triton", which passes
+    a prompt's keys beside the pool.
     """
     module = import_module("sglang.srt.models.deepseek_common.attention_backend_handler")
     way = need(need(module, "AttnForwardMethod"), "MLA")

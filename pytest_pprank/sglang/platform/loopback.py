@@ -1,8 +1,8 @@
-"""Keeps ports that a library opens on all interfaces reachable from this host only.
+"""Restricts ports that a library opens on all interfaces to this host.
 
-Mooncake's transfer engine binds its handshake and its data port to 0.0.0.0 and :: and has no
-option for it (MC_TCP_BIND_ADDRESS is what it *tells* its peers). Linux lets a process tie a socket
-that already listens to one device (SO_BINDTODEVICE; from 5.7 without privileges).
+Mooncake's transfer engine binds its handshake port and its data port to 0.0.0.0 and ::, and has no
+option to change that (MC_TCP_BIND_ADDRESS is only what it *tells* its peers). Linux lets a process
+bind a socket that already listens to one device (SO_BINDTODEVICE; unprivileged since 5.7).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ _LISTEN = "0A"
 
 @contextmanager
 def listeners_on_loopback() -> Iterator[None]:
-    """Tie the TCP sockets that begin to listen on every interface in this block to the device
-    ``lo``; a warning where that cannot be done.
+    """Bind the TCP sockets that begin to listen on every interface in this block to ``lo``.
+
+    Warns if a socket cannot be bound.
     """
     before = set(_listening_inodes())
     yield
@@ -38,10 +39,10 @@ def listeners_on_loopback() -> Iterator[None]:
 def _open_listeners(
     inodes: set[tuple[str, socket.AddressFamily]],
 ) -> Iterator[tuple[int, socket.AddressFamily]]:
-    """Yield descriptor and family of each of these sockets that is this process's."""
+    """Yield descriptor and address family of those of these sockets that this process owns."""
     families = dict(inodes)
     for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # the folder's own descriptor is gone by now
+        with suppress(OSError):  # the descriptor of the folder being listed is closed by now
             name = os.readlink(entry)
             inode = name.removeprefix("socket:[").removesuffix("]")
             if name.startswith("socket:[") and inode in families:

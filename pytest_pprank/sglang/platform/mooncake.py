@@ -1,7 +1,7 @@
-"""Mooncake, SGLang's default transfer engine: is it here, and what does it lack?
+"""Mooncake, SGLang's default transfer engine: whether it is installed, and what it lacks.
 
-Imports neither torch nor sglang. Its wheel has what it needs but for a few libraries of the
-system; which of them are missing is found by loading it in a process of its own.
+Imports neither torch nor sglang. Mooncake's wheel contains all it needs except a few shared
+libraries of the system. Loading it in a subprocess shows which of them are missing.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ DEBIAN = {
     "libnl-3.so.200": "libnl-3-200",
     "libnl-route-3.so.200": "libnl-route-3-200",
 }
-"""Shared libraries that some build of Mooncake asks for, and Debian's and Ubuntu's packages."""
+"""Shared libraries that some build of Mooncake needs, with their Debian and Ubuntu packages."""
 
 
 def installed() -> bool:
-    """Say whether the Python package is here."""
+    """Return whether the Python package is installed."""
     return find_spec("mooncake") is not None
 
 
 def why_not() -> str:
-    """Load Mooncake in a process of its own; return what it says when that fails, else ""."""
+    """Import Mooncake in a subprocess; return its error message, or "" if that works."""
     command = [sys.executable, "-c", f"import {_MODULE}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_S, check=False)
@@ -48,9 +48,10 @@ def why_not() -> str:
 
 
 def missing_libraries(reason: str) -> tuple[str, ...]:
-    """Return all shared libraries that Mooncake lacks; `reason` is what it said of the first one.
+    """Return all shared libraries that Mooncake lacks.
 
-    Empty where it is something else that is wrong.
+    `reason`: the error of importing it, which names the first one. Empty if the error is of
+    another kind.
     """
     first = _LACKS.search(reason)
     if first is None:
@@ -59,18 +60,18 @@ def missing_libraries(reason: str) -> tuple[str, ...]:
     found = {first.group(1)}
     if ldd := shutil.which("ldd"):
         for file in sorted(folder.glob("engine*.so")):
-            told = subprocess.run([ldd, str(file)], capture_output=True, text=True, check=False)
-            found.update(_NOT_FOUND.findall(told.stdout))
+            listing = subprocess.run([ldd, str(file)], capture_output=True, text=True, check=False)
+            found.update(_NOT_FOUND.findall(listing.stdout))
     return tuple(sorted(found))
 
 
 def packages(libraries: tuple[str, ...]) -> tuple[str, ...]:
-    """Return Debian's packages with these libraries, as far as they are known."""
+    """Return the known Debian packages of these libraries."""
     return tuple(DEBIAN[name] for name in libraries if name in DEBIAN)
 
 
 def advice(reason: str) -> str:
-    """Return one line: what is wrong with Mooncake here, and the command that helps."""
+    """Return one line that says what is wrong with Mooncake here, and which command fixes it."""
     what = f"prefill/decode tests need Mooncake, which cannot be loaded: {reason}"
     if not installed():
         return f"{what}; run: {sys.executable} -m pip install --no-deps {PACKAGE}"

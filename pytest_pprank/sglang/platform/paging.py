@@ -1,7 +1,7 @@
-"""Pages of KV without Triton: the two kernels of SGLang's paged allocator, in torch.
+"""Paged KV allocation without Triton: the two kernels of SGLang's paged allocator, in torch.
 
-The allocator itself stays SGLang's own; only what it launches is taken from here, because Triton
-has no driver for a CPU.
+The allocator itself stays SGLang's own. Only the kernels that it launches are replaced, because
+Triton has no driver for a CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pytest_pprank.sglang.compat.seams import need
 
 
 def paged_allocator_class() -> type:
-    """Return SGLang's allocator of pages, whose kernels are torch's from now on in this process."""
+    """Replace the kernels of SGLang's paged allocator in this process; return the allocator."""
     from sglang.srt.mem_cache import allocator
 
     allocator_class = need(allocator, "PagedTokenToKVPoolAllocator")
@@ -32,7 +32,7 @@ def paged_allocator_class() -> type:
 
 
 class _Kernel:
-    """Is launched as Triton's kernels are: ``kernel[grid](*args)``."""
+    """Can be launched as Triton's kernels are: ``kernel[grid](*args)``."""
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
@@ -51,9 +51,9 @@ def _extend(
     _: int,
     page_size: int,
 ) -> None:
-    """Fill `out` with the places of all new tokens, as SGLang's own torch version does."""
+    """Fill `out` with the KV indices of all new tokens, by SGLang's own torch implementation."""
     pages = (seq_lens + page_size - 1) // page_size - (prefix_lens + page_size - 1) // page_size
-    if int(pages.sum()) <= len(free_pages):  # else the allocator says that there is not enough
+    if int(pages.sum()) <= len(free_pages):  # else the allocator reports that memory is out
         fill_pages(prefix_lens, seq_lens, last_loc, free_pages, out, page_size, out.device)
 
 
@@ -65,9 +65,9 @@ def _decode(
     _: int,
     page_size: int,
 ) -> None:
-    """Fill `out` with the place of one new token each: behind the last one, or on a new page."""
+    """Fill `out` with one new KV index per request: after its last token, or on a new page."""
     begins = seq_lens % page_size == 1
     if int(begins.sum()) > len(free_pages):
-        return  # the allocator says that there is not enough
+        return  # the allocator reports that memory is out
     out.copy_(last_loc + 1)
     out[begins] = free_pages[: int(begins.sum())] * page_size

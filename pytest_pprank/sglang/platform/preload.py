@@ -1,6 +1,6 @@
 """What the fork server imports, so that each rank starts with SGLang in memory.
 
-Nothing here initialises a device or leaves a thread: a rank is forked from this process.
+Nothing here may initialise a device or leave a thread: ranks are forked from this process.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pytest_pprank.sglang.platform import NAMES, select_platform
 from pytest_pprank.sglang.static.release import NO_NCCL
 from pytest_pprank.sglang.static.torchvision_shim import ensure_torchvision
 
-# What a Scheduler's start and its first forward import anyway, in the fork server instead
-# (sys.modules before and after, 0.5.21: 667 modules, 2.2 s per rank; with these, 57).
+# A Scheduler's start and first forward import these modules anyway; here the fork server does it
+# once (sys.modules before and after, 0.5.21: 667 modules, 2.2 s per rank; with these, 57).
 _LAZY = (
     "sglang.srt.models.registry",
     "sglang.srt.managers.tp_worker",
@@ -33,15 +33,15 @@ _LAZY = (
     "pytest_pprank.sglang.driver.disagg",
     "sglang.srt.disaggregation.mooncake.conn",
 )
-# The registry tries all models and tells which lack a CUDA-only dependency.
+# The registry imports all models and logs which ones lack a CUDA-only dependency.
 _CHATTY = ("sglang.srt.models.registry", "sglang.srt.model_executor")
 
 _ENVIRONMENT = {
-    # OpenBLAS (numpy) starts its threads on import: a fork would lose them.
+    # OpenBLAS (numpy) starts its threads on import; they would not survive a fork.
     "OPENBLAS_NUM_THREADS": "1",
     # Ask NVML, not the CUDA runtime, whether there is a GPU: the runtime does not survive a fork.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-    # Nothing that a rank needs lies on a model hub; without these a typo waits for the network.
+    # Ranks need nothing from a model hub; without these a typo waits for the network.
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -54,21 +54,21 @@ _ENVIRONMENT = {
 
 _CPU_NO_NCCL = {
     # With a CUDA build of torch, SGLang finds libnccl and then refuses the device "cpu"
-    # (distributed/device_communicators/pynccl.py); its own switch hides the library from it,
-    # and logs an error; a CPU build finds none anyway.
+    # (distributed/device_communicators/pynccl.py). SGLang's own variable hides the library from
+    # it (and logs an error). A CPU build has no libnccl.
     "SGLANG_NCCL_SO_PATH": NO_NCCL,
 }
 
 
 _CPU_ENVIRONMENT = {
-    # SGLang compiles a few functions (expert routing): half a minute and a C++ compiler for each
-    # rank, and nothing that is tested here. torch's own switch; "0" gives it back.
+    # SGLang compiles a few functions (expert routing), which takes half a minute and a C++
+    # compiler per rank and tests nothing here. torch's own switch; "0" turns compilation on again.
     "TORCH_COMPILE_DISABLE": "1",
 }
 
 
 def prepare_environment(device: str) -> None:
-    """Set what SGLang and its dependencies read from the environment while they are imported.
+    """Set the environment variables that SGLang and its dependencies read on import.
 
     `device` is "cpu", "sim", "sim:K", "cuda" or "cuda:K". Call before the first import of numpy.
     """
@@ -96,13 +96,13 @@ def import_sglang(device: str = "cpu") -> None:
             with suppress(ModuleNotFoundError):  # a preload only saves time
                 importlib.import_module(name)
         use_accelerator(device.partition(":")[0])
-        # SGLang asks for some progress bars in spite of TQDM_DISABLE; spare the thread at least.
+        # SGLang shows some progress bars in spite of TQDM_DISABLE: at least start no thread.
         importlib.import_module("tqdm").tqdm.monitor_interval = 0
 
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Show none of tqdm's bars meanwhile, also of those that SGLang asks for by all means."""
+    """Disable tqdm's bars in this block, also those that SGLang enables explicitly."""
     bar = importlib.import_module("tqdm").tqdm
     start = bar.__init__
 
@@ -118,7 +118,7 @@ def no_progress_bars() -> Iterator[None]:
 
 @contextmanager
 def _root_logger_kept() -> Iterator[None]:
-    """Take back the stderr handler that SGLang gives the root logger: pytest captures logs."""
+    """Remove the stderr handler that SGLang adds to the root logger: pytest captures logs."""
     before = list(logging.root.handlers)
     yield
     for handler in [handler for handler in logging.root.handlers if handler not in before]:
@@ -127,7 +127,7 @@ def _root_logger_kept() -> Iterator[None]:
 
 @contextmanager
 def _quiet(device: str) -> Iterator[None]:
-    """Hide, where there is no GPU, that CUDA-only parts of SGLang are missing."""
+    """On a device without a GPU, hide messages about missing CUDA-only parts of SGLang."""
     if device.startswith("cuda"):
         yield
         return

@@ -9,7 +9,7 @@ from pytest_pprank.sglang.platform.cpu import PprankCpuPlatform
 
 
 class PprankSimPlatform(PprankCpuPlatform):
-    """A device of its own with pinned memory and streams; kernels are torch's, as on the CPU."""
+    """A device with pinned memory and streams of its own; kernels are torch's, as on the CPU."""
 
     device_name = "pprank-sim"
     device_type = "sim"

@@ -1,12 +1,12 @@
 """Attention to a paged KV cache as one kernel of the simulated device.
 
-On a GPU a forward of one token each is by default a CUDA graph: what the Scheduler shares with it
-(``req_to_token`` first of all) is copied into buffers of the graph's own before it is replayed,
-and an event recorded there is all that the overlap schedule waits for before it writes again. So
-it is here, while the schedule overlaps: the rows are copied when the forward begins. Without it
-the Scheduler would wait for whole forwards, and such a wait hides what else is not in order: the
-tensors of a batch that are freed, rows and KV that are given to others. A forward of prompts has
-no such event, and is waited for as a whole.
+On a GPU a decode forward is by default a CUDA graph. Before its replay, what the Scheduler shares
+with it (``req_to_token`` first of all) is copied into buffers of the graph, and an event is
+recorded; the overlap schedule waits for that event only before it writes again. This backend does
+the same while the schedule overlaps: it copies the rows when the forward begins. Otherwise the
+Scheduler would wait for whole forwards, and such a wait would hide other ordering bugs: tensors of
+a batch that are freed, rows and KV that are given to other requests. A prompt forward has no such
+event; the Scheduler waits for all of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def attention_class() -> Any:
-    """Return SGLang's backend "torch_native" with kernels of the simulated device."""
+    """Return SGLang's "torch_native" backend with kernels of the simulated device."""
     native = import_module("sglang.srt.layers.attention.torch_native_backend")
 
     class SimAttention(native.TorchNativeAttnBackend):  # type: ignore[misc,name-defined]
@@ -64,7 +64,7 @@ def attention_class() -> Any:
 def _copy_rows(
     table: torch.Tensor, slots: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the rows `slots` of ``req_to_token``, as far as they are in use, and their numbers."""
+    """Return copies of the rows `slots` of ``req_to_token``, up to `lengths`, and row numbers."""
     launch = Launch("copy of req_to_token")
     slots, lengths = launch.reads(slots, "req_pool_indices"), launch.reads(lengths, "seq_lens")
     read = list(zip(slots.tolist(), lengths.tolist(), strict=True))
@@ -82,12 +82,14 @@ def _copy_rows(
 def _attend(
     native: Callable[..., torch.Tensor], name: str, args: tuple[Any, ...], options: dict[str, Any]
 ) -> torch.Tensor:
-    """Run one attention. The host does not wait for the lengths, as it does in the native one: no
-    kernel of a GPU does, and what the host has waited for hides what is not in order.
+    """Run one attention as one kernel.
+
+    The native implementation makes the host wait for the lengths. No GPU kernel does so, and a
+    wait by the host would hide ordering bugs, so here the host does not wait.
     """
     query, output, keys, values, table, slots, lengths, *others = args
     if not others or others[-1] is not None or options.get("is_cross_attn"):
-        return native(*args, **options)  # of an encoder
+        return native(*args, **options)  # cross attention of an encoder
     launch = Launch(name)
     slots, lengths = launch.reads(slots, "req_pool_indices"), launch.reads(lengths, "seq_lens")
     others = [launch.reads(value, "extend_lens") for value in others]
@@ -106,6 +108,6 @@ def _attend(
 
 
 def _part(table: torch.Tensor, row: int, length: int) -> tuple[int, int]:
-    """Return the bytes of the beginning of a row in the storage of a table."""
+    """Return the byte range, in the table's storage, of the first `length` entries of a row."""
     start = table.storage_offset() + row * table.stride(0)
     return start * table.element_size(), (start + length) * table.element_size()

@@ -1,11 +1,11 @@
 """SGLang's layers as kernels of the simulated device: one operator each, as on a GPU.
 
-On a GPU SGLang's normalisations, activations, rotations and attention are one kernel each. On an
-out-of-tree platform SGLang runs the same in torch's operators (``forward_native``, and the backend
-"torch_native"), some hundred of them per layer, and device sim looks at every one. Here they are
-run on the CPU aliases of their tensors, with one look: the same numbers, some times faster.
+On a GPU each of SGLang's normalisations, activations, rotary embeddings and attentions is one
+kernel. On an out-of-tree platform SGLang runs them as torch operators (``forward_native``, and the
+backend "torch_native"): about a hundred per layer, each of which device sim checks. Here a whole
+layer runs on the CPU aliases of its tensors with one check: same numbers, several times faster.
 
-Where SGLang lacks a place to register, its own operators run one by one: slower, equally right.
+If SGLang has no place to register a kernel, its own operators run one by one: slower, same result.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import SglangObject
 
 KEY = "pprank_sim"
-"""What BaseFusedOp calls the platform."""
+"""The name of this platform in SGLang's BaseFusedOp."""
 
 _LAYERS = {
     "sglang.srt.layers.layernorm": ("RMSNorm",),
     "sglang.srt.layers.activation": ("SiluAndMul", "GeluAndMul"),
     "sglang.srt.layers.rotary_embedding.base": ("RotaryEmbedding",),
 }
-"""Layers whose ``forward_native`` changes none of its tensors."""
+"""Layers whose ``forward_native`` modifies none of its input tensors."""
 
 
 def dispatch_key(otherwise: str) -> str:
-    """Return what SGLang's operators are to call the platform; `otherwise` where they ask none."""
+    """Return the name by which SGLang's operators find this platform; `otherwise` without one."""
     return otherwise if fused_operator() is None else KEY
 
 
 def register() -> None:
-    """Register the kernels with the installed SGLang, as far as it has places for them."""
+    """Register the kernels with the installed SGLang, wherever it has a place for them."""
     operator = fused_operator()
     for cls in _layers() if operator is not None else ():
         operator.register_oot_forward(cls, _layer_kernel(cls), KEY)
@@ -49,14 +49,14 @@ def register() -> None:
         registry = import_module("sglang.srt.layers.attention.attention_registry")
         registry.ATTENTION_BACKENDS["torch_native"] = attention_class()
     with suppress(ModuleNotFoundError, AttributeError):
-        # one kernel on CUDA (Triton), where the native one lets the host wait for each length
+        # Triton has one kernel for this; the native version makes the host wait for each length
         batch_info: Any = import_module("sglang.srt.model_executor.forward_batch_info")
         native = batch_info.compute_position_torch
         batch_info.compute_position_torch = fused("compute_position", native)
 
 
 def register_grammar() -> None:
-    """Let SGLang's xgrammar backend mask logits of the device: it knows no other than its own."""
+    """Make SGLang's xgrammar backend accept logits of the simulated device."""
     cls = import_module("sglang.srt.constrained.xgrammar_backend").XGrammarGrammar
     native = cls.apply_vocab_mask
     if getattr(native, "is_of_sim", False):
@@ -82,7 +82,7 @@ def _layers() -> Iterator[Any]:
 
 
 def _layer_kernel(cls: Any) -> Callable[..., object]:
-    """Return a layer's forward: its native one, on a copy of the layer that lies on the CPU."""
+    """Return a forward that runs a layer's native one on a copy of the layer on the CPU."""
     native, name = cls.forward_native, cls.__name__
 
     def forward(self: SglangObject, *args: object, **kwargs: object) -> object:

@@ -1,8 +1,8 @@
-"""Run SGLang with a fix taken out again, to prove that a test goes red.
+"""Runs SGLang with one of its fixes reverted, to prove that a test then fails.
 
-A revert is registered by name (`named`) or read from a YAML file (`yaml_file`). The
-controller resolves and checks it on SGLang's source files; each worker applies it
-after SGLang is imported and before it is used. Imports neither torch nor SGLang.
+A revert is registered by name (`named`) or read from a YAML file (`yaml_file`). The controller
+resolves it and checks it on SGLang's source files. Each worker applies it after SGLang is imported
+and before SGLang is used. Imports neither torch nor SGLang.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check and apply a revert: plan every edit first, then change the functions in place."""
+"""Checks and applies a revert: first plans every edit, then changes the functions in place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 
 from pytest_pprank.errors import DoesNotFit, SeamMissing, UsageError
-from pytest_pprank.sglang.static.installed import look_at
+from pytest_pprank.sglang.static.installed import inspect_package
 
 from . import reached
 from .locate import Definition, TargetMissing, find_definition, version_of
@@ -28,7 +28,7 @@ _KIND = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 @dataclass(frozen=True)
 class _Plan:
-    """A definition, and the code that it compiles to as it is and as edited."""
+    """A definition, and the code that it compiles to before and after the edits."""
 
     definition: Definition
     edited: FunctionSource
@@ -38,7 +38,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Change:
-    """Functions found to run the old code; none if they run the new code already."""
+    """The functions that run the old code; empty if they already run the new code."""
 
     plan: _Plan
     functions: tuple[FunctionType, ...]
@@ -46,11 +46,11 @@ class _Change:
 
 
 def check(revert: Revert, package_root: Path) -> None:
-    """Check on SGLang's source files that every edit finds its one place.
+    """Check on SGLang's source files that each edit matches exactly one place.
 
-    `package_root` is the folder of the package, ``.../site-packages/sglang``. Nothing of SGLang is
-    imported. Raises `DoesNotFit` for a target or a match that is missing or ambiguous, and
-    `UsageError` for an edit that cannot be made where it fits.
+    `package_root` is the folder of the package, ``.../site-packages/sglang``. Imports nothing of
+    SGLang. Raises `DoesNotFit` for a target or a match that is missing or ambiguous, and
+    `UsageError` for an edit that matches but cannot be made.
     """
     edited_in(revert, package_root)
 
@@ -59,19 +59,19 @@ def apply(revert: Revert) -> list[Applied]:
     """Change the functions in this process; call it before SGLang is used.
 
     All patches are checked before the first function changes. Applying the same revert again
-    changes nothing (`Applied.already`). Raises like `check`; also `UsageError` for a function that
-    already runs other code than its file holds, and `SeamMissing` for one that its dotted name does
-    not lead to.
+    changes nothing (`Applied.already`). Raises as `check`; also `UsageError` for a function that
+    runs other code than its file contains, and `SeamMissing` for one that cannot be reached by its
+    dotted name.
     """
     root = _imported_root(revert)
-    with _calm():
+    with _quietly():
         changes = [_reach(revert, plan, root) for plan in _plan(revert, root)]
         return [_commit(change) for change in changes]
 
 
 def edited_in(revert: Revert, package_root: Path) -> list[Edited]:
-    """Return the functions that are edited in this SGLang; raises as `check` does."""
-    with _calm():
+    """Return the functions of this SGLang that the revert edits; raises as `check`."""
+    with _quietly():
         return [
             Edited(plan.definition.target, plan.definition.source.node, plan.edited.node)
             for plan in _plan(revert, package_root)
@@ -79,10 +79,10 @@ def edited_in(revert: Revert, package_root: Path) -> list[Edited]:
 
 
 @contextmanager
-def _calm() -> Iterator[None]:
-    """Compile without warnings about SGLang's source (with -W error they would be errors).
+def _quietly() -> Iterator[None]:
+    """Suppress warnings about SGLang's source (with -W error they would be errors), and disable gc.
 
-    Syntax trees also trigger collections of everything that SGLang has allocated: with
+    Building syntax trees triggers collections of everything that SGLang has allocated: with
     0.5.21 imported, its largest module took 1 s with and 0.1 s without them.
     """
     collecting = gc.isenabled()
@@ -120,8 +120,8 @@ def _plan(revert: Revert, package_root: Path) -> list[_Plan]:
 
 
 def _for_this_release(revert: Revert, package_root: Path) -> list[Patch]:
-    """Return the patches that are for the SGLang of `package_root`; refuses where none is."""
-    here = look_at(package_root)
+    """Return the patches for the SGLang in `package_root`; raises DoesNotFit if there is none."""
+    here = inspect_package(package_root)
     patches = [it for it in revert.patches if not it.releases or here.is_in(it.releases)]
     if not patches:
         made_for = ", ".join(dict.fromkeys(patch.releases for patch in revert.patches))
@@ -134,7 +134,7 @@ def _for_this_release(revert: Revert, package_root: Path) -> list[Patch]:
 
 @contextmanager
 def _named(revert: Revert, target: str, package_root: Path) -> Iterator[None]:
-    """Turn a refusal into the error for the user, which says where it happened."""
+    """Turn a refusal into an error for the user that names revert, target and SGLang's version."""
     try:
         yield
     except Refused as refusal:
@@ -146,7 +146,7 @@ def _named(revert: Revert, target: str, package_root: Path) -> Iterator[None]:
 
 
 def _first_defined(patch: Patch, package_root: Path) -> Definition:
-    """Return the definition of the first target that exists; say why if none does."""
+    """Return the definition of the first target that exists; raises TargetMissing if none does."""
     reasons = []
     for target in patch.targets:
         try:
@@ -209,7 +209,7 @@ def _compile(definition: Definition, edited: FunctionSource) -> _Plan:
 
 
 def _reach(revert: Revert, plan: _Plan, package_root: Path) -> _Change:
-    """Find the functions to change behind the dotted name, so that callers meet the change."""
+    """Find the functions behind the dotted name that run the old code: all of them must change."""
     definition = plan.definition
     behind = list(functions_behind(attribute(definition.module, definition.qualname)))
     running_old = tuple(f for f in behind if f.__code__ == plan.old)
@@ -238,6 +238,6 @@ def _commit(change: _Change) -> Applied:
     definition = plan.definition
     new = definition.compile(plan.edited, change.filename, keep=plan.old.co_freevars)
     for function in change.functions:
-        function.__code__ = new  # in place: every alias and every wrapper sees it
+        function.__code__ = new  # in place, so that every alias and wrapper runs it
     already = not change.functions
     return Applied(definition.target, change.filename, definition.lineno, already)

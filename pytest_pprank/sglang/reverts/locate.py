@@ -1,4 +1,4 @@
-"""Find the definition of a function in source files by its dotted name, importing nothing."""
+"""Finds the definition of a function in source files by its dotted name, importing nothing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 class TargetMissing(Misfit):
-    """The dotted name stands for no function in these files."""
+    """The dotted name does not name a function in these files."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A function as its file defines it: its own lines, and what they compile under."""
+    """A function as its file defines it: its lines, and the classes and imports around it."""
 
     target: str
     module: str
@@ -43,13 +43,13 @@ class Definition:
     def compile(
         self, source: FunctionSource, filename: str, keep: tuple[str, ...] = ()
     ) -> CodeType:
-        """Compile ``source`` as this function; raise `Refused` where Python does.
+        """Compile ``source`` as this function; raises `Refused` if Python cannot compile it.
 
-        The function is compiled inside bare copies of its classes, so that ``super()``
-        and private names mean what they mean there, and below the imports of its module:
-        those from ``__future__`` change the language, and for a call on any imported name
-        Python 3.11 and later compile other code. ``keep`` names free variables that the
-        code must go on closing over although an edit may have taken out their use.
+        The function is compiled inside bare copies of its classes, so that ``super()`` and private
+        names keep their meaning, and below the imports of its module: those from ``__future__``
+        change the language, and Python 3.11 and later compile calls on imported names differently.
+        ``keep``: free variables that the code must still close over, even if an edit removed their
+        use.
         """
         node = source.numbered_node()
         node.body += _mention(keep, node)
@@ -65,7 +65,7 @@ class Definition:
 
 
 def version_of(package_root: Path) -> str:
-    """Return e.g. ``"sglang 0.5.21"``, from the metadata beside the package if it is there."""
+    """Return e.g. ``"sglang 0.5.21"``, preferably from the metadata next to the package."""
     name = package_root.name
     for distribution in metadata.distributions(name=name, path=[str(package_root.parent)]):
         return f"{name} {distribution.version}"
@@ -76,9 +76,9 @@ def version_of(package_root: Path) -> str:
 
 
 def find_definition(target: str, package_root: Path) -> Definition:
-    """Return the one definition that ``target`` names; raise `TargetMissing`.
+    """Return the one definition that ``target`` names; raises `TargetMissing`.
 
-    Like Python, it follows imports and base classes from there to where the function is defined.
+    Follows imports and base classes, as Python does, to where the function is defined.
     """
     return _find(target, package_root, frozenset())
 
@@ -91,7 +91,7 @@ def _find(target: str, package_root: Path, seen: frozenset[str]) -> Definition:
         found = dict(_found(names, package_root, seen | {target}))
         if not found:
             raise
-    if len(found) > 1:  # which one Python takes depends on the order of all bases
+    if len(found) > 1:  # Python's choice would depend on the order of all bases
         raise Misfit(f"it may be {' or '.join(found)}: ambiguous")
     return next(iter(found.values()))
 
@@ -132,7 +132,7 @@ def _defined_there(target: str, package_root: Path) -> Definition:
 
 
 def _other_names(target: str, package_root: Path) -> list[str]:
-    """Return the names by which the same may be found: of its import, or in the base classes."""
+    """Return other names of the same function: by its import, or in the base classes."""
     module, path, names = _split(target, package_root)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     body = _parse(path)[1].body
@@ -149,7 +149,7 @@ def _other_names(target: str, package_root: Path) -> list[str]:
 
 
 def _imported(name: str, dotted: str, body: list[ast.stmt], package: str) -> list[str]:
-    """Return what ``dotted``, which starts with ``name``, is called where that is imported from."""
+    """Return what ``dotted``, which starts with ``name``, is called where it is imported from."""
     rest = dotted[len(name) :]
     found = []
     for node in _scope(body):
@@ -168,7 +168,7 @@ def _source_of(node: ast.ImportFrom, package: str) -> str:
 
 
 def _split(target: str, package_root: Path) -> tuple[str, Path, tuple[str, ...]]:
-    """Split a dotted name into module, file of the module, and names inside of it."""
+    """Split a dotted name into module, file of the module, and names inside the module."""
     first, *rest = target.split(".")
     if first != package_root.name:
         raise TargetMissing(f"it is not in the package {package_root.name}")
@@ -219,7 +219,7 @@ def _the_one(
 
 
 def _elsewhere(name: str, body: list[ast.stmt], tree: ast.Module | None) -> str:
-    """Say where a name comes from that is used but not defined here."""
+    """Say where a name that is used but not defined here comes from; "" if unknown."""
     for node in _scope(body):
         if isinstance(node, ast.ImportFrom) and any(
             name == (alias.asname or alias.name) for alias in node.names
@@ -238,7 +238,7 @@ def _definitions(body: list[ast.stmt]) -> Iterator[_Definition]:
 
 
 def _scope(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements of a scope, also those under its ``if``, ``try`` and ``with``."""
+    """Yield the statements of a scope, including those nested in ``if``, ``try`` and ``with``."""
     for node in body:
         yield node
         if isinstance(node, _Definition):
@@ -261,7 +261,7 @@ def _bare_class(outer: ast.ClassDef, only: ast.stmt) -> ast.ClassDef:
 
 
 def _mention(names: tuple[str, ...], node: FunctionNode) -> list[ast.stmt]:
-    """Return statements that use ``names`` and are never run (they compile to nothing)."""
+    """Return statements that use ``names`` and never run (they compile to nothing)."""
     if not names:
         return []
     uses: list[ast.stmt] = [ast.Expr(ast.Name(name, ast.Load())) for name in names]
@@ -271,7 +271,7 @@ def _mention(names: tuple[str, ...], node: FunctionNode) -> list[ast.stmt]:
 
 
 def _inner_code(code: CodeType, name: str, lineno: int) -> CodeType:
-    """Return the code object of the function compiled inside of ``code``."""
+    """Return the code object of the named function inside ``code``."""
     pending = [code]
     while pending:
         outer = pending.pop()

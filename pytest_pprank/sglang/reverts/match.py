@@ -1,4 +1,4 @@
-"""Find the place of an edit in a function: by lines, by statement, by tokens, or by shape."""
+"""Finds the place of an edit in a function: by lines, by statement, by tokens, or by shape."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from itertools import chain, zip_longest
 from .source import FunctionSource, Span, tokens_of
 
 _CLOSING = frozenset(")]}")
-# A match by tokens starts and ends at the edge of a line or next to one of these, so
-# that "x = 1" is never found inside of "x = 1 + y" or "self.x = 1".
+# A match by tokens must start and end at the edge of a line or next to one of these, so
+# that "x = 1" does not match inside "x = 1 + y" or "self.x = 1".
 _MAY_PRECEDE = frozenset("([{,;:") | {
     *("if", "elif", "else", "while", "for", "in", "with", "return", "assert", "and", "or")
 }
@@ -23,19 +23,19 @@ _MAY_FOLLOW = frozenset(")]},;:") | {"if", "else", "for", "and", "or", "as"}
 
 @dataclass(frozen=True)
 class Text:
-    """Source text to be found: layout, comments and quotes make no difference.
+    """Source text to find; layout, comments and quotes make no difference.
 
-    Whole statements are compared as syntax trees with consecutive statements of one
-    block. A text that is only part of a statement (the header of an ``if``, one
-    argument of a call) is compared token by token. First of all, though, lines are compared
-    as SGLang's patcher does it: a text that it finds once is meant to be there, and comments
-    and blank lines tell apart what is the same as syntax.
+    First, lines are compared as SGLang's patcher does: if they match exactly once, that is the
+    place, because comments and blank lines distinguish places that have the same syntax. Otherwise
+    whole statements are compared, as syntax trees, with consecutive statements of one block. A text
+    that is only part of a statement (the header of an ``if``, one argument of a call) is compared
+    token by token.
     """
 
     text: str
 
     def find(self, function: FunctionSource) -> list[Span]:
-        """Return all places where the text stands."""
+        """Return all places where the text occurs."""
         lines = _equal_lines(self.text, function)
         if len(lines) == 1:
             return lines
@@ -48,7 +48,7 @@ class Text:
         return f"`{_one_line(textwrap.dedent(self.text), 160)}`"
 
     def nearest(self, function: FunctionSource) -> ast.stmt | None:
-        """Return the statement that looks most like the text."""
+        """Return the statement that is most similar to the text."""
         wanted = " ".join(token.string for token in tokens_of(self.text))[:400]
         matcher = difflib.SequenceMatcher(autojunk=False)
         matcher.set_seq2(wanted)
@@ -66,10 +66,10 @@ class Text:
 class Shape:
     """A statement described by its kind and by the names in it.
 
-    ``kind`` is the name of an `ast` class. ``mentions`` are names, attributes or
-    keyword arguments that occur anywhere in the statement, ``assigns`` those that it
-    stores to. Of statements inside each other the innermost counts. ``part`` narrows
-    the place to one expression: the ``test`` of an If, the (first) ``targets`` of an Assign.
+    ``kind``: the name of an `ast` class. ``mentions``: names, attributes or keyword arguments that
+    occur anywhere in the statement; ``assigns``: those that it assigns to. Of nested statements
+    that match, the innermost is taken. ``part`` narrows the place to one expression: the ``test``
+    of an If, the (first) ``targets`` of an Assign.
     """
 
     kind: str
@@ -90,7 +90,7 @@ class Shape:
         return f"{text} and assigns {', '.join(self.assigns)}" if self.assigns else text
 
     def nearest(self, function: FunctionSource) -> ast.stmt | None:
-        """Return the statement of this kind that has most of the names."""
+        """Return the statement of this kind that has the most of these names."""
         wanted = {*self.mentions, *self.assigns}
         candidates = [s for s in _all_statements(function) if type(s).__name__ == self.kind]
         best = max(candidates, key=lambda s: len(wanted & _mentioned(s)), default=None)
@@ -112,7 +112,10 @@ class Shape:
 
 
 def _equal_lines(text: str, function: FunctionSource) -> list[Span]:
-    """Return where the lines of `text` stand, indentation aside; decorators run once, at import."""
+    """Return where the lines of `text` occur, ignoring indentation, in the body of a function.
+
+    Decorators are excluded: they run once, at import.
+    """
     wanted = [line.strip() for line in text.strip().split("\n")]
     lines = [line.strip() for line in function.lines]
     rows = range(function.node.lineno - 2, len(lines) - len(wanted) + 1)
@@ -127,7 +130,7 @@ def _line_span(function: FunctionSource, first: int, last: int) -> Span:
 
 
 def _statements(text: str) -> list[str]:
-    """Parse ``text``; return its statements in comparable form, none if it is a part."""
+    """Parse ``text``; return its statements in comparable form, or none if it does not parse."""
     try:
         return [ast.dump(node) for node in ast.parse(textwrap.dedent(text)).body]
     except SyntaxError:
@@ -158,6 +161,7 @@ def _equal_tokens(text: str, function: FunctionSource) -> list[Span]:
     for first in range(len(keys) - len(sought) + 1):
         last = first + len(sought) - 1
         if keys[first : last + 1] == sought and _is_bounded(tokens, first, last):
+            # a trailing comma was dropped on both sides; if the text has one, the match includes it
             following = in_body[in_body.index(tokens[last]) + 1 :][:1]
             comma = following if ends_in_comma and [t.string for t in following] == [","] else []
             found.append(_token_span(tokens[first], [tokens[last], *comma][-1]))
@@ -165,7 +169,7 @@ def _equal_tokens(text: str, function: FunctionSource) -> list[Span]:
 
 
 def _fragment_tokens(text: str) -> list[tokenize.TokenInfo]:
-    # Between brackets the tokenizer does not care for indentation.
+    # Inside brackets the tokenizer ignores indentation.
     bracketed = f"(\n{text}\n)"
     tokens = list(tokens_of(bracketed))
     complete = tokens[-1].start[0] == bracketed.count("\n") + 1
@@ -179,14 +183,14 @@ def _token_span(first: tokenize.TokenInfo, last: tokenize.TokenInfo) -> Span:
 
 
 def _body_tokens(function: FunctionSource) -> list[tokenize.TokenInfo]:
-    """Return the tokens of the body: signature and decorators run once, at import."""
+    """Return the tokens of the body; signature and decorators run only once, at import."""
     body = function.node.body
     start = function.span(body[0], body[-1], whole=True).start
     return [t for t in tokens_of(function.text) if (t.start[0] - 2, t.start[1]) >= start]
 
 
 def _essential(tokens: list[tokenize.TokenInfo]) -> list[tokenize.TokenInfo]:
-    """Leave out commas before a closing bracket."""
+    """Drop commas before a closing bracket."""
     return [
         token
         for token, following in zip_longest(tokens, tokens[1:])
@@ -195,7 +199,7 @@ def _essential(tokens: list[tokenize.TokenInfo]) -> list[tokenize.TokenInfo]:
 
 
 def _key(token: tokenize.TokenInfo) -> tuple[int, str]:
-    if token.type == tokenize.STRING:  # by value: its quotes do not matter
+    if token.type == tokenize.STRING:  # by value, so that quotes do not matter
         return token.type, ast.dump(ast.parse(token.string, mode="eval"))
     if token.type == getattr(tokenize, "FSTRING_START", -1):
         return token.type, token.string.rstrip("'\"").lower()
@@ -228,7 +232,7 @@ def _blocks(function: FunctionSource) -> Iterator[list[ast.stmt]]:
 
 
 def _is_elif(function: FunctionSource, parent: ast.AST, statement: ast.stmt) -> bool:
-    # For ast an elif is an if inside of an else; in the text it cannot stand alone.
+    # In the syntax tree an elif is an if inside an else; its text cannot stand alone.
     if not (isinstance(parent, ast.If) and isinstance(statement, ast.If)):
         return False
     row, column = function.span(statement, statement, whole=True).start

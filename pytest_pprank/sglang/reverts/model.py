@@ -1,4 +1,4 @@
-"""What a revert is: plain values that travel to the workers by pickle."""
+"""The data model of a revert: plain values that are pickled and sent to the workers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Action = Literal["replace", "prepend", "append"]
 
 @dataclass(frozen=True)
 class Edit:
-    """Change one place of a function: what to find there, and what to do with it.
+    """A change of one place in a function: what to match, and what to do with the match.
 
-    ``replace`` with an empty text takes the match out; ``prepend`` and ``append``
-    keep the match and put the text on lines of its own before or after it.
+    ``replace`` with an empty text removes the match; ``prepend`` and ``append`` keep the match and
+    put the text on lines of its own before or after it.
     """
 
     match: Text | Shape
@@ -26,12 +26,11 @@ class Edit:
 
 @dataclass(frozen=True)
 class Patch:
-    """Edits of one function, each seeing the result of the one before.
+    """Edits of one function, each applied to the result of the previous one.
 
-    ``targets`` are dotted names of the same function in different SGLang
-    versions; the first that the installed SGLang defines is the one edited.
-    ``preamble`` is code put at the start of the function's body. ``releases``, a PEP 440
-    specifier such as ``>=0.5.22``, leaves the patch out for other releases of SGLang.
+    ``targets``: dotted names of the function in different SGLang versions; the first one that the
+    installed SGLang defines is edited. ``preamble``: code put at the start of the function's body.
+    ``releases``: a PEP 440 specifier such as ``>=0.5.22``; the patch is skipped for other releases.
     """
 
     targets: tuple[str, ...]
@@ -44,8 +43,8 @@ class Patch:
 class Applied:
     """One function that now runs reverted code in this process.
 
-    ``lineno`` is where its definition starts in ``filename``. ``already`` tells
-    that the same revert had been applied here before, so nothing was changed.
+    ``lineno``: where its definition starts in ``filename``. ``already``: whether the same revert
+    had been applied before, so nothing was changed.
     """
 
     target: str
@@ -56,7 +55,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Edited:
-    """A function of the installed SGLang, as it is and as a revert makes it."""
+    """A function of the installed SGLang before and after a revert."""
 
     target: str
     before: FunctionNode
@@ -65,9 +64,9 @@ class Edited:
 
 @dataclass(frozen=True)
 class Revert:
-    """A fix of SGLang that can be taken out again.
+    """A fix of SGLang that can be reverted.
 
-    ``versions`` says for which SGLang it is made, for the error where it does not fit.
+    ``versions``: the SGLang versions it is made for, shown in the error if it does not fit.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Find the function object behind a dotted name, through whatever decorates it."""
+"""Finds the function objects behind a dotted name, through any decorators."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import CellType, FunctionType, MethodType, ModuleType
 
 from pytest_pprank.errors import SeamMissing
 
-# A decorator may hold large things (a registry, a scheduler); its function is near.
+# A decorator may refer to large objects (a registry, a scheduler); the function itself is near.
 _MAX_OBJECTS = 2000
 
 
 def attribute(module: str, qualname: Iterable[str]) -> object:
-    """Return what the dotted name stands for now, before descriptors bind it.
+    """Return the current value of a dotted name, without binding descriptors.
 
-    Imports the module. Raises `SeamMissing` where the name leads nowhere.
+    Imports the module. Raises `SeamMissing` if the name does not exist.
     """
     found: object = importlib.import_module(module)
     for name in qualname:
@@ -31,39 +31,39 @@ def attribute(module: str, qualname: Iterable[str]) -> object:
 
 
 def functions_behind(start: object) -> Iterator[FunctionType]:
-    """Yield the functions that ``start`` is or leads to, the nearest first.
+    """Yield the functions reachable from ``start``, the nearest first.
 
-    Follows ``__wrapped__`` and other attributes, closures, defaults, partials, static
-    and class methods, properties, and small containers of these; never classes or modules.
+    Follows ``__wrapped__`` and other attributes, closures, defaults, partials, static and class
+    methods, properties, and containers of these; never classes or modules.
     """
     queue, seen = [start], {id(start)}
-    for found in queue:  # grows while it is read: breadth first
+    for found in queue:  # grows during the iteration: breadth first
         if isinstance(found, FunctionType):
             yield found
-        for following in _held_by(found):
+        for following in _referents(found):
             if id(following) not in seen and len(queue) < _MAX_OBJECTS:
                 seen.add(id(following))
                 queue.append(following)
 
 
-def _held_by(holder: object) -> Iterator[object]:
-    if isinstance(holder, ModuleType | type):
+def _referents(owner: object) -> Iterator[object]:
+    if isinstance(owner, ModuleType | type):
         return
-    if isinstance(holder, FunctionType):
-        yield from map(_content, holder.__closure__ or ())
-        yield from holder.__defaults__ or ()
-        yield from (holder.__kwdefaults__ or {}).values()
-    elif isinstance(holder, staticmethod | classmethod | MethodType):
-        yield holder.__func__
-    elif isinstance(holder, property):
-        yield from (holder.fget, holder.fset, holder.fdel)
-    elif isinstance(holder, functools.partial):
-        yield from (holder.func, *holder.args, *holder.keywords.values())
-    elif isinstance(holder, list | tuple | set | frozenset):
-        yield from holder
-    elif isinstance(holder, dict):
-        yield from holder.values()
-    yield from _attributes(holder)
+    if isinstance(owner, FunctionType):
+        yield from map(_content, owner.__closure__ or ())
+        yield from owner.__defaults__ or ()
+        yield from (owner.__kwdefaults__ or {}).values()
+    elif isinstance(owner, staticmethod | classmethod | MethodType):
+        yield owner.__func__
+    elif isinstance(owner, property):
+        yield from (owner.fget, owner.fset, owner.fdel)
+    elif isinstance(owner, functools.partial):
+        yield from (owner.func, *owner.args, *owner.keywords.values())
+    elif isinstance(owner, list | tuple | set | frozenset):
+        yield from owner
+    elif isinstance(owner, dict):
+        yield from owner.values()
+    yield from _attributes(owner)
 
 
 def _content(cell: CellType) -> object:
@@ -73,8 +73,8 @@ def _content(cell: CellType) -> object:
         return None
 
 
-def _attributes(holder: object) -> Iterable[object]:
+def _attributes(owner: object) -> Iterable[object]:
     try:
-        return list(vars(holder).values())
+        return list(vars(owner).values())
     except TypeError:  # no __dict__
         return ()

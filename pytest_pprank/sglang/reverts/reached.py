@@ -1,8 +1,8 @@
-"""Which reverted functions a run gets to: a revert that no test reaches proves nothing.
+"""Records which reverted functions a run calls: a revert that no test calls proves nothing.
 
-Where `VARIABLE` names a file, `apply` lets each edited function note its calls there: one JSON
-line per function, test and phase (not per call). A file and not a message, so that a rank that
-hangs or dies afterwards has said it all the same.
+If `VARIABLE` names a file, `apply` makes each edited function record its calls there: one JSON line
+per function, test and phase (not per call). It is a file and not a message, so that the record
+survives a rank that hangs or dies afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VARIABLE = "PPRANK_REVERTS_REACHED"
-"""The environment variable with the path of the file; unset: nothing is noted."""
+"""The environment variable with the path of the file; if unset, nothing is recorded."""
 
 _seen: set[tuple[str, str]] = set()
 
@@ -29,29 +29,32 @@ class Reached:
 
 
 def wanted() -> bool:
-    """Say whether edited functions are to note their calls."""
+    """Return whether edited functions should record their calls."""
     return bool(os.environ.get(VARIABLE))
 
 
 def statement(target: str) -> str:
-    """Return the statement that notes a call of `target`, to be put into its code."""
+    """Return the statement that records a call of `target`, to be inserted into its code."""
     return f"__import__({__name__!r}, fromlist=['note']).note({target!r})"
 
 
 def note(target: str) -> None:
-    """Note that `target` is being called, in the test that is under way on this rank."""
+    """Record that `target` is being called, in the current test of this rank."""
     current = os.environ.get("PYTEST_CURRENT_TEST", "")
     if (target, current) in _seen:
         return
     _seen.add((target, current))
     line = json.dumps({"target": target, "current": current}) + "\n"
-    # one write of a short line to a file opened for appending: ranks do not mix theirs
+    # one write of a short line to a file opened for appending: lines of ranks do not mix
     with open(os.environ[VARIABLE], "ab", buffering=0) as file:
         file.write(line.encode())
 
 
 def read(file: Path) -> tuple[Reached, ...]:
-    """Return what all ranks have noted in `file`, each once, in order; none if it is not there."""
+    """Return the records of all ranks in `file`, without duplicates, in order.
+
+    Empty if the file does not exist.
+    """
     if not file.is_file():
         return ()
     return tuple(dict.fromkeys(_parse(file.read_text("utf-8").splitlines())))

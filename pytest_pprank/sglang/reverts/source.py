@@ -1,8 +1,8 @@
-"""The text of one function definition, edited without losing its line numbers.
+"""The source of one function, edited without losing its line numbers.
 
-Edits are made on the text, because a match may be part of a statement, and the
-result is parsed anew after each of them. Every line remembers the number that it
-has in the file, so that tracebacks of the edited function still point there.
+Edits are made in the text, because a match may be part of a statement. The result is parsed again
+after each edit. Every line keeps its number in the file, so that tracebacks of the edited function
+still point there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import cached_property
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 Position = tuple[int, int]
 
-# Parsed in front of the definition, so that an indented one is a block. One line.
+# Put in front of an indented definition, so that it parses as a block. One line.
 _BLOCK = "if True:\n"
 _LAYOUT = frozenset(
     {
@@ -34,19 +34,19 @@ _LAYOUT = frozenset(
 
 
 class Refused(Exception):
-    """An edit that cannot be made; the caller adds which revert and target."""
+    """An edit that cannot be made; the caller adds revert and target to the message."""
 
 
 class Misfit(Refused):
-    """An edit whose place is not in this source, or not once: it is made for another version."""
+    """An edit that does not match this source exactly once: it is made for another version."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of the function's text: (row, column) from 0, in characters.
+    """A range of the function's text: (row, column) from 0, in characters.
 
-    ``whole`` tells that it is one or more complete statements, ``lines`` that it is complete
-    lines, whatever they hold.
+    ``whole``: it is one or more complete statements. ``lines``: it is complete lines, whatever
+    their content.
     """
 
     start: Position
@@ -56,27 +56,27 @@ class Span:
 
 
 def tokens_of(text: str) -> Iterator[tokenize.TokenInfo]:
-    """Yield the tokens that carry meaning, as far as ``text`` can be tokenized."""
+    """Yield the tokens of ``text`` except layout and comments, as far as it can be tokenized."""
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type not in _LAYOUT:
                 yield token
     except (tokenize.TokenError, SyntaxError):
-        return  # part of a statement ends early (an open bracket): what came before counts
+        return  # part of a statement may end early (an open bracket): keep the tokens so far
 
 
 def holds_code(text: str) -> bool:
-    """Tell whether ``text`` is more than blank lines and comments."""
+    """Return whether ``text`` is more than blank lines and comments."""
     return next(tokens_of(text), None) is not None
 
 
 def _is_header(text: str) -> bool:
-    tokens = list(tokens_of(f"(\n{text}\n)"))  # in brackets, for indentation does not count
+    tokens = list(tokens_of(f"(\n{text}\n)"))  # in brackets indentation does not matter
     return len(tokens) > 2 and tokens[-2].string == ":"
 
 
 def reindent(text: str, indent: str) -> str:
-    """Indent all lines of ``text`` but the first and those inside of strings."""
+    """Indent all lines of ``text`` except the first, and except lines inside strings."""
     lines = textwrap.dedent(text).strip("\n").split("\n")
     inside = _rows_inside_strings("\n".join(lines))
     return "\n".join(
@@ -100,26 +100,26 @@ def _rows_inside_strings(text: str) -> set[int]:
 
 @dataclass(frozen=True)
 class FunctionSource:
-    """The lines of a definition, decorators included, each with its number in the file."""
+    """The lines of a definition, including decorators, each with its line number in the file."""
 
     lines: tuple[str, ...]
     numbers: tuple[int, ...]
 
     @classmethod
     def of(cls, node: FunctionNode, file_lines: list[str]) -> FunctionSource:
-        """Cut the definition ``node`` out of its file."""
+        """Cut the definition ``node`` out of its file's lines."""
         first, last = first_line(node), node.end_lineno or node.lineno
         return cls(tuple(file_lines[first - 1 : last]), tuple(range(first, last + 1)))
 
     @property
     def text(self) -> str:
-        """The definition, one line below whatever makes it parse."""
+        """The definition, below one line that makes it parse."""
         head = _BLOCK if self.lines[0][:1].isspace() else "\n"
         return head + "\n".join(self.lines) + "\n"
 
     @cached_property
     def node(self) -> FunctionNode:
-        """The definition as parsed; line 2 is its first line. Raises `Refused`."""
+        """The parsed definition, which starts in line 2 of `text`. Raises `Refused`."""
         try:
             tree = ast.parse(self.text)
         except SyntaxError as error:
@@ -134,7 +134,7 @@ class FunctionSource:
         return body[0]
 
     def numbered_node(self) -> FunctionNode:
-        """Return the definition with the positions that its statements have in the file."""
+        """Return a new parsed definition whose nodes have the line numbers of the file."""
         fresh = FunctionSource(self.lines, self.numbers).node
         for node in ast.walk(fresh):
             if hasattr(node, "lineno"):
@@ -142,34 +142,34 @@ class FunctionSource:
         return fresh
 
     def number_of(self, row: int) -> int:
-        """Return the line in the file of a row from 0 (clamped to the definition)."""
+        """Return the line number in the file of a row from 0 (clamped to the definition)."""
         return self.numbers[max(0, min(row, len(self.numbers) - 1))]
 
     def span(self, first: ast.AST, last: ast.AST, *, whole: bool) -> Span:
-        """Return where the nodes from ``first`` to ``last`` stand."""
+        """Return the range of the nodes from ``first`` to ``last``."""
         start = (first_line(first) - 2, first.col_offset)  # type: ignore[attr-defined]
         end = (last.end_lineno - 2, last.end_col_offset)  # type: ignore[attr-defined]
         return Span(self._characters(start), self._characters(end), whole)
 
     def _characters(self, position: Position) -> Position:
-        # ast counts columns in bytes of UTF-8, tokenize and str in characters
+        # ast counts columns in UTF-8 bytes; tokenize and str in characters
         row, column = position
         return row, len(self.lines[row].encode()[:column].decode())
 
     def replace(self, span: Span, text: str) -> FunctionSource:
-        """Put ``text`` in the place of ``span``, indented as the line it starts on."""
+        """Replace ``span`` by ``text``, indented as the line on which the span starts."""
         if span.lines:
             return self._replace_lines(span, text)
         if span.whole:
             self._demand_own_lines(span)
             text = text if holds_code(text) else "pass"
         elif self._ends_in_colon(span) and not _is_header(text):
-            # its block would silently become part of the one before
+            # otherwise the block below would silently become part of the previous one
             raise Refused("the match ends with the header of a block, the replacement does not")
         return self._put(span.start, span.end, reindent(text, self._indent(span)))
 
     def _replace_lines(self, span: Span, text: str) -> FunctionSource:
-        """Do as SGLang's patcher does, but leave no block empty."""
+        """Replace lines as SGLang's patcher does, but put ``pass`` into an empty block."""
         edited = self._put_lines(span, text)
         if holds_code(text) or edited._parses():
             return edited
@@ -192,13 +192,13 @@ class FunctionSource:
             return False
 
     def prepend(self, span: Span, text: str) -> FunctionSource:
-        """Put ``text`` on lines of its own before ``span``."""
+        """Insert ``text`` on lines of its own before ``span``."""
         self._demand_own_lines(span)
         indent = self._indent(span)
         return self._put(span.start, span.start, f"{reindent(text, indent)}\n{indent}")
 
     def append(self, span: Span, text: str) -> FunctionSource:
-        """Put ``text`` on lines of its own after ``span``."""
+        """Insert ``text`` on lines of its own after ``span``."""
         self._demand_own_lines(span)
         indent = self._indent(span)
         return self._put(span.end, span.end, f"\n{indent}{reindent(text, indent)}")
@@ -230,7 +230,7 @@ class FunctionSource:
 
 
 def first_line(node: ast.AST) -> int:
-    """Return the line a node starts on, its decorators included."""
+    """Return the line on which a node starts, including its decorators."""
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     line: int = node.lineno  # type: ignore[attr-defined]
     return min([line, *(decorator.lineno for decorator in decorators)])

@@ -1,23 +1,23 @@
-"""Read a revert from a YAML file: the form of SGLang's source patcher, with a head.
+"""Reads a revert from a YAML file, in the format of SGLang's source patcher with a header.
 
     id: h2d-1                # default: the name of the file
-    pr: 26883                # pr, title, url: shown in header and reports
-    versions: [0.5.20, 0.5.21]    # or a text, or applies_to: told where it does not fit
+    pr: 26883                # pr, title, url: shown in the run's header and reports
+    versions: [0.5.20, 0.5.21]    # or a text, or applies_to: shown if the revert does not fit
     patches:
-    - target: sglang.srt.module.Class.function    # or a list: where it is in other versions
-      preamble: import os    # optional, put at the start of the function
-      releases: '>=0.5.22'   # optional: left out for others
+    - target: sglang.srt.module.Class.function    # or a list: its names in other versions
+      preamble: import os    # optional: code for the start of the function
+      releases: '>=0.5.22'   # optional: skip the patch for other releases
       edits:
       - match: |
           statements, or a part of one
-        replacement: ''      # or prepend: ..., or append: ...; none (or blank): taken out
-      - match:               # the same by shape, see `Shape`
+        replacement: ''      # or prepend: ..., or append: ...; none (or blank): remove the match
+      - match:               # a match by shape, see `Shape`
           kind: If
           mentions: [name]
           assigns: [name]    # optional, as is `part`
         replacement: ''
 
-Other keys at the top (notes, area) are for the reader and left alone.
+Other top-level keys (notes, area) are for readers and ignored.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _ACTIONS: dict[str, Action] = {
 
 
 class _Invalid(Exception):
-    """What is wrong in the file; `load` adds its name."""
+    """What is wrong in the file; `load` adds the file's name."""
 
 
 def load(path: Path) -> Revert:
-    """Return the revert of a file. Raises `UsageError` saying what is wrong where."""
+    """Return the revert of a file. Raises `UsageError` that says what is wrong and where."""
     try:
         return _revert(_parse(_read(path)), path)
     except _Invalid as wrong:
@@ -101,7 +101,7 @@ def _versions(data: object) -> str:
 def _patch(data: object, where: str) -> Patch:
     patch = _mapping(data, where)
     preamble = _text(patch.get("preamble") or "", f"{where}.preamble")
-    # a preamble alone is a change, too
+    # a preamble without edits is allowed
     alone = bool(preamble) and patch.get("edits", []) == []
     keys = ("target",) if alone else ("target", "edits")
     _demand_keys(patch, where, required=keys, optional=("edits", "preamble", "releases"))
@@ -136,7 +136,7 @@ def _edit(data: object, where: str) -> Edit:
     if len(given) > 1:
         got = " and ".join(given)
         raise _Invalid(f"{where} takes at most one of {', '.join(_ACTIONS)}, got {got}")
-    action = given[0] if given else "replacement"  # for SGLang, too, a blank text is none
+    action = given[0] if given else "replacement"  # SGLang also treats a blank text as none
     return Edit(match, _ACTIONS[action], texts.get(action, ""))
 
 
@@ -166,7 +166,7 @@ def _shape(data: dict[object, object], where: str) -> Shape:
 
 
 def _names(data: object, where: str) -> tuple[str, ...]:
-    """Return one text, or a list of them."""
+    """Return the texts in `data`, which is one text or a list of texts."""
     if isinstance(data, list) and data:
         return tuple(_text(item, f"{where}[{index}]") for index, item in enumerate(data))
     return (_text(data, where),)

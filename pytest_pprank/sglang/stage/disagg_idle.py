@@ -1,4 +1,4 @@
-"""What keeps a Scheduler of prefill or decode from being idle, and how it is emptied."""
+"""Checks whether a Scheduler of prefill or decode is idle, and empties it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_pprank.sglang.compat.disagg import (
     queues,
     role_of,
     rooms,
-    rooms_told,
+    rooms_reported,
     slots_by_rid,
 )
 from pytest_pprank.sglang.compat.seams import need
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler
 
 _SHOWN = 6
-_HEARD_S = 2.0
+_REPORT_S = 2.0
 
 
 def queue_problems(scheduler: Scheduler) -> Iterator[str]:
@@ -37,16 +37,16 @@ def queue_problems(scheduler: Scheduler) -> Iterator[str]:
 
 
 def transfer_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> Iterator[str]:
-    """Yield what a Scheduler without requests should have got back from KV transfers and has not.
+    """Yield, in words, resources that KV transfers have not released on a Scheduler without work.
 
-    Metadata slots: all free, and a free slot of decode's names no room. Rooms: none known; those
-    that have failed count with `failed_rooms` only: SGLang (0.5.21) itself forgets to remove some,
-    after an abort in prefill's waiting queue, and each costs a few bytes.
+    Metadata slots must all be free, and decode's free slots must name no room. The KV manager must
+    know no room. Failed rooms count only with `failed_rooms`: SGLang itself (0.5.21) forgets to
+    remove some after an abort in prefill's waiting queue; each costs a few bytes.
     """
-    held, total = metadata_slots(scheduler)
-    if held:
-        yield f"metadata slots: {held} of {total} were not given back"
-        yield from _held_slots(scheduler)
+    used, total = metadata_slots(scheduler)
+    if used:
+        yield f"metadata slots: {used} of {total} were not given back"
+        yield from _used_slots(scheduler)
     known = {
         room: status
         for room, status in rooms(scheduler).items()
@@ -61,14 +61,14 @@ def transfer_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> It
 
 
 def _rooms_of_other_stages(scheduler: Scheduler, *, failed_rooms: bool) -> Iterator[str]:
-    """Yield what the first stage still believes of the rooms of others, which are done with them.
+    """Yield rooms that the first stage still lists for other stages although these are done.
 
-    They tell it by messages in a thread of their own, so it is given a moment to hear.
+    The other stages report to it by messages in a thread, so wait a moment for these to arrive.
     """
-    end = time.monotonic() + _HEARD_S
-    while (told := rooms_told(scheduler)) and time.monotonic() < end:
+    end = time.monotonic() + _REPORT_S
+    while (reported := rooms_reported(scheduler)) and time.monotonic() < end:
         time.sleep(0.005)
-    for stage, rooms_there in told.items():
+    for stage, rooms_there in reported.items():
         known = [
             f"{this_stage().room(room)} {status}"
             for room, status in sorted(rooms_there.items())
@@ -79,8 +79,8 @@ def _rooms_of_other_stages(scheduler: Scheduler, *, failed_rooms: bool) -> Itera
             yield f"rooms of stage {stage} that the first stage still knows: {shown}"
 
 
-def _held_slots(scheduler: Scheduler) -> Iterator[str]:
-    """Yield whose each metadata slot is that is held, and where it was taken."""
+def _used_slots(scheduler: Scheduler) -> Iterator[str]:
+    """Yield the owner of each metadata slot in use, and where it was allocated."""
     named = {slot: rid for rid, slot in slots_by_rid(scheduler)}
     allocator, book = need(scheduler, "req_to_metadata_buffer_idx_allocator"), this_stage().book
     for slot in sorted({*range(allocator.size)} - {*allocator.free_slots})[:_SHOWN]:
@@ -90,7 +90,7 @@ def _held_slots(scheduler: Scheduler) -> Iterator[str]:
 
 
 def _stale_rooms(scheduler: Scheduler) -> Iterator[str]:
-    """A free slot that names an old room makes its next owner look corrupt (SGLang PR 27374)."""
+    """Yield free slots that name an old room: their next owner would look corrupt (PR 27374)."""
     named = need(need(scheduler, "disagg_metadata_buffers"), "bootstrap_room")
     free = need(scheduler, "req_to_metadata_buffer_idx_allocator").free_slots
     stale = {slot: int(named[slot].flatten()[0]) for slot in free}
@@ -106,7 +106,7 @@ def _stale_rooms(scheduler: Scheduler) -> Iterator[str]:
 
 
 def drop_transfers(scheduler: Scheduler) -> None:
-    """Forget all that the queues, the metadata slots and the KV manager hold."""
+    """Empty the queues, the metadata slots and the KV manager's table of rooms."""
     if role_of(scheduler) == "null":
         return
     clear_queues(scheduler)

@@ -1,10 +1,10 @@
-"""A Scheduler's own event loop in a thread of its own, parked between two iterations.
+"""Runs a Scheduler's event loop in a thread, paused between two iterations.
 
-SGLang's loops never return and keep state in local variables, so to pause one its frames must
-stay alive: in a thread or a greenlet. It is a thread, because what the loop sets for itself is
-per thread (inference mode, the current CUDA device and stream): the test's own code must not
-inherit it, as it would in a greenlet. Only one of the two runs at a time: while the loop runs,
-the test's thread waits in `run_to`; while the test's thread runs, the loop waits in `at_top`.
+SGLang's loops never return and keep state in local variables. To pause a loop, its frames must stay
+alive, in a thread or a greenlet. It is a thread, because the loop sets per-thread state (inference
+mode, the current CUDA device and stream), which the test's own code must not inherit, as it would
+in a greenlet. Only one of the two runs at a time: while the loop runs, the test's thread waits in
+`run_to`; while the test's thread runs, the loop waits in `at_top`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _of_thread: WeakKeyDictionary[threading.Thread, LoopThread] = WeakKeyDictionary(
 
 
 class LeaveLoop(BaseException):
-    """Raised at the top of an iteration to end an event loop; no handler of SGLang's sees it."""
+    """Raised in the loop's thread to end an event loop; SGLang's handlers do not catch it."""
 
 
 class LoopEnded(Exception):
@@ -32,12 +32,12 @@ class LoopEnded(Exception):
 
 @contextmanager
 def _warnings_of_sglang() -> Iterator[None]:
-    """While the loop runs, warnings are SGLang's: not what a user's filterwarnings=error is for."""
-    with warnings.catch_warnings():  # of all threads; the test's own one only waits
+    """Relax warning filters while the loop runs: filterwarnings=error is for users' own code."""
+    with warnings.catch_warnings():  # affects all threads; the test's thread only waits
         warnings.simplefilter("default")
-        # about each pickled message between stages; torch says it once per process
+        # raised for each pickled message between stages; torch warns once per process
         warnings.filterwarnings("ignore", "The given (buffer|NumPy array) is not writable")
-        # about SGLang's own call of xgrammar
+        # raised for SGLang's own call of xgrammar
         warnings.filterwarnings("ignore", "max_rollback_tokens is deprecated")
         yield
 
@@ -45,7 +45,7 @@ def _warnings_of_sglang() -> Iterator[None]:
 class LoopThread:
     """Runs `loop`, which must call `at_top` at the top of each of its iterations.
 
-    An iteration is one turn in which the loop asks for requests: with pipeline parallelism one
+    An iteration is one turn in which the loop receives requests: with pipeline parallelism one
     microbatch slot, else one batch.
     """
 
@@ -57,7 +57,7 @@ class LoopThread:
         self._leave = False
         self._ended = False
         self._error: BaseException | None = None
-        # SGLang keeps flags in ContextVars, which a new thread does not inherit by itself
+        # SGLang keeps flags in ContextVars, which a new thread does not inherit
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._run,), name=THREAD_NAME, daemon=True
@@ -67,12 +67,12 @@ class LoopThread:
         _of_thread[self._thread] = self
 
     def start(self) -> None:
-        """Enter the loop; it goes as far as the top of its first iteration."""
+        """Enter the loop; it runs up to the top of its first iteration."""
         self._thread.start()
 
     @property
     def completed(self) -> int:
-        """Iterations that are over."""
+        """Number of completed iterations."""
         return max(0, self._tops - 1)
 
     @property
@@ -81,7 +81,7 @@ class LoopThread:
         return self._tops > self._target and not self._ended
 
     def at_top(self) -> None:
-        """Wait here until there is something to do. Called by the loop, in its thread."""
+        """Wait until the loop may continue. Called by the loop, in its thread."""
         with self._change:
             self._tops += 1
             self._change.notify_all()
@@ -90,7 +90,7 @@ class LoopThread:
                 raise LeaveLoop
 
     def run_to(self, iterations: int) -> None:
-        """Let the loop go on until `iterations` are over in all; raises what the loop raised."""
+        """Run the loop until it has done `iterations` in total; raises what the loop raised."""
         __tracebackhide__ = True
         with _warnings_of_sglang(), self._change:
             self._target = max(self._target, iterations)
@@ -100,14 +100,14 @@ class LoopThread:
             raise self._error or LoopEnded("SGLang's event loop returned")
 
     def leave(self) -> None:
-        """End the loop where it is parked, and wait for its thread."""
+        """End the loop at the top of an iteration, where it waits, and join its thread."""
         with self._change:
             self._leave = True
             self._change.notify_all()
         self._thread.join()
 
     def leave_inside(self) -> None:
-        """Let the parked loop begin one more iteration, in which something raises LeaveLoop."""
+        """Let the waiting loop begin one more iteration, in which a hook raises LeaveLoop."""
         with _warnings_of_sglang():
             with self._change:
                 self._target += 1
@@ -122,7 +122,7 @@ class LoopThread:
             self._loop()
         except LeaveLoop:
             pass
-        except BaseException as error:  # the test's thread raises it, whatever it is
+        except BaseException as error:  # re-raised in the test's thread
             self._error = error
         finally:
             with self._change:
@@ -131,11 +131,11 @@ class LoopThread:
 
 
 def iteration_of_this_thread() -> int | None:
-    """Return how many iterations the event loop of this thread has done; None in another thread."""
+    """Return how many iterations this thread's event loop has done; None in other threads."""
     loop = _of_thread.get(threading.current_thread())
     return None if loop is None else loop.completed
 
 
 def loop_is_running() -> bool:
-    """Whether an event loop has been entered and not been left."""
+    """Return whether an event loop has been entered and not been left."""
     return any(thread.is_alive() for thread in list(_of_thread))

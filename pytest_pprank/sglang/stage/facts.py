@@ -1,4 +1,4 @@
-"""What a Scheduler says about its stage: the facts on which stages must, or must not, agree."""
+"""Facts about one stage of a Scheduler, on which the stages must, or must not, agree."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageFacts:
-    """Facts of one stage. `layers` are those it holds, counted through the whole model.
+    """Facts about one stage. `layers`: its layers, numbered through the whole model.
 
-    `mixins`: names of the Scheduler's base classes. `chunk_sizes`: predicted after 0, 512 and
+    `mixins`: names of the Scheduler's base classes. `chunk_sizes`: predictions after 0, 512 and
     1024 tokens, None without dynamic chunking.
     """
 
@@ -37,7 +37,7 @@ class StageFacts:
 
     @property
     def shared(self) -> dict[str, object]:
-        """The facts that are the same on every stage of a sound pipeline."""
+        """The facts that must be the same on every stage."""
         own = ("stage", "layers")
         return {name: value for name, value in vars(self).items() if name not in own}
 

@@ -1,4 +1,4 @@
-"""Say what keeps a Scheduler from being idle, and bring it back to the state after its start."""
+"""Checks whether a Scheduler is idle, and resets it to its state after the start."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pytest_pprank.devices.sim.looking import looking
+from pytest_pprank.devices.sim.untracked import untracked
 from pytest_pprank.errors import PprankError
 from pytest_pprank.oplog.file import SEND
 from pytest_pprank.oplog.record.ledger import open_calls
 from pytest_pprank.sglang.batches.build import restart_serial
 from pytest_pprank.sglang.compat import pipeline
-from pytest_pprank.sglang.compat import scheduler as held
+from pytest_pprank.sglang.compat import scheduler as compat_scheduler
 from pytest_pprank.sglang.compat.pools import lists_its_tokens, request_slots_of
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events.memory import token_pool
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 
 def idle_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> list[str]:
-    """Return, in words, all that is not idle or not balanced; empty when there is nothing.
+    """Return, in words, all that is not idle or not balanced; empty if there is nothing.
 
-    `failed_rooms`: whether rooms that have failed count (see `transfer_problems`).
+    `failed_rooms`: whether failed rooms count (see `transfer_problems`).
     """
     return [*busy_problems(scheduler), *kv_problems(scheduler, failed_rooms=failed_rooms)]
 
 
 def kv_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> list[str]:
-    """Return what a Scheduler without requests should have got back and has not.
+    """Return, in words, memory that a Scheduler without requests has not got back.
 
-    Tokens: free + evictable in the tree cache must be the whole pool, nothing locked. Request
-    slots, metadata slots and rooms: all free. With the requests that hold something, as far as
-    `engine` or `disagg` has run them.
+    KV tokens: free + evictable in the tree cache must be the whole pool, and none may be locked.
+    Request slots, metadata slots and rooms: all must be free. Lists the requests that still own
+    something, if they were run by `engine` or `disagg`.
     """
     problems = []
     total = int(need(scheduler.token_to_kv_pool_allocator, "size"))
@@ -62,15 +62,15 @@ def kv_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> list[str
 
 
 def _taken(scheduler: Scheduler) -> Iterator[str]:
-    """Yield where what is held was taken, as far as a book was kept (see kv_book)."""
+    """Yield where memory still in use was allocated, if a book was kept (see kv_book)."""
     book, tree = this_stage().book, scheduler.tree_cache
     if book is None:
         return
     pool = token_pool(scheduler.token_to_kv_pool_allocator)
     if pool is not None and lists_its_tokens(tree):
-        # up to 0.5.18 it fails for a tree without a node
+        # up to 0.5.18 all_values_flatten fails for a tree without a node
         full = any(_tree_tokens(scheduler, kind) for kind in ("evictable", "protected"))
-        with looking():
+        with untracked():
             cached = tree.all_values_flatten().cpu().tolist() if full else ()
         yield from book.held_tokens(pool, cached)
     if _tree_tokens(scheduler, "protected"):
@@ -78,14 +78,14 @@ def _taken(scheduler: Scheduler) -> Iterator[str]:
 
 
 def free_tokens(scheduler: Scheduler) -> int:
-    """Return how many KV tokens are free (those that the tree cache could evict not counted)."""
+    """Return how many KV tokens are free, not counting evictable ones in the tree cache."""
     return int(need(scheduler.token_to_kv_pool_allocator, "available_size")())
 
 
 def request_slots(scheduler: Scheduler) -> tuple[int, int]:
-    """Return how many request slots are held, and how many there are.
+    """Return how many request slots are in use, and how many exist.
 
-    Decode has more than its batches take: for requests whose KV is on its way.
+    Decode has more slots than its batches need, for requests whose KV is arriving.
     """
     pool = need(scheduler, "req_to_token_pool")
     slots = request_slots_of(pool)
@@ -93,12 +93,12 @@ def request_slots(scheduler: Scheduler) -> tuple[int, int]:
 
 
 def reset_scheduler(scheduler: Scheduler) -> None:
-    """Drop all requests and bring the Scheduler back to the state after its start.
+    """Drop all requests and reset the Scheduler to its state after the start.
 
     That is: no requests, an empty cache, the seed, and the Scheduler's own plain values (numbers,
-    strings, None, enums); what a test changes inside the objects it holds (server_args, policy,
-    ...) stays. Attributes that a test added stay until `drop_new_attributes`.
-    Raises PprankError when SGLang itself refuses to call the result idle.
+    strings, None, enums). Changes inside objects that it refers to (server_args, policy, ...) stay.
+    Attributes that a test added stay until `drop_new_attributes`.
+    Raises PprankError if SGLang itself does not consider the result idle.
     """
     vars(scheduler).update(this_stage().started(scheduler).attributes)
     _drop_requests(scheduler)
@@ -107,57 +107,57 @@ def reset_scheduler(scheduler: Scheduler) -> None:
         raise PprankError(f"the Scheduler could not be reset: {problems}")
     utils = import_module("sglang.srt.utils")
     need(utils, "set_random_seed")(scheduler.random_seed)
-    held.reset_estimates(scheduler)
+    compat_scheduler.reset_estimates(scheduler)
     scheduler.forward_ct = 0
     this_stage().forget_forwards()
     restart_serial()
 
 
 def drop_new_attributes(scheduler: Scheduler) -> None:
-    """Remove the attributes that the Scheduler did not have after its start: call before a test.
+    """Remove attributes that the Scheduler did not have after its start. Call before a test.
 
     Not part of the reset after a test: a fixture that is torn down later, such as pytest-mock's,
-    deletes the attribute that it patched, and fails when that is gone.
+    deletes the attribute that it patched, and fails if the attribute is gone.
     """
     for name in vars(scheduler).keys() - this_stage().started(scheduler).names:
         delattr(scheduler, name)
 
 
 def _drop_requests(scheduler: Scheduler) -> None:
-    held.drop_batches(scheduler)
+    compat_scheduler.drop_batches(scheduler)
     drop_transfers(scheduler)
-    # SGLang calls it at the start of each pipeline loop; flush_cache reads what it sets.
+    # SGLang calls this at the start of each pipeline loop; flush_cache reads what it sets.
     need(scheduler, "init_pp_loop_state")()
 
 
 def busy_problems(scheduler: Scheduler) -> Iterator[str]:
-    """Yield, in words, what a Scheduler has in a queue, a batch, a slot or between two stages."""
+    """Yield, in words, work in the queues, batches and slots of a Scheduler or between stages."""
     waiting = [req.rid for req in need(scheduler, "waiting_queue")]
     if waiting:
         yield f"waiting queue: {len(waiting)} requests ({_some(waiting)})"
-    for name, batch in held.batches_of(scheduler):
+    for name, batch in compat_scheduler.batches_of(scheduler):
         yield f"{name}: {len(batch.reqs)} requests ({_some([r.rid for r in batch.reqs])})"
-    if (chunked := held.chunked_request_of(scheduler)) is not None:
+    if (chunked := compat_scheduler.chunked_request_of(scheduler)) is not None:
         yield f"chunked_req: {chunked.rid} is in the middle of its prompt"
-    for name, batch in held.slots_of(scheduler):
+    for name, batch in compat_scheduler.slots_of(scheduler):
         rids = _some([req.rid for req in batch.reqs])
         yield f"microbatch slot {name}: {len(batch.reqs)} requests ({rids})"
-    if count := len(held.waiting_for_grammar(scheduler)):
+    if count := len(compat_scheduler.waiting_for_grammar(scheduler)):
         yield f"grammar queue: {count} requests"
     yield from queue_problems(scheduler)
     yield from _between_stages(scheduler)
 
 
 def _between_stages(scheduler: Scheduler) -> Iterator[str]:
-    """Yield what a pipeline's loop has in its hands for another microbatch or another stage.
+    """Yield, in words, messages that a pipeline's loop keeps for another microbatch or stage.
 
-    Not the requests that it passes on: of these the last ones are on their way in each iteration.
+    Sends of requests do not count while a loop runs: the last ones are under way in each iteration.
     """
     for kind, count in pipeline.received_too_early(scheduler):
         yield f"received and not asked for: {count} messages of kind {kind!r}"
     if count := pipeline.results_not_sent(scheduler):
         yield f"last_rank_comm_queue: {count} results that were not sent"
-    # those of requests: of these the last ones are on their way in each iteration
+    # the last sends of requests are under way in each iteration of a running loop
     idle_loop = () if loop_is_running() else (pipeline.REQUESTS,)
     for name in (pipeline.PROXIES, pipeline.OUTPUTS, *idle_loop):
         if work := pipeline.open_sends(scheduler, name):
@@ -170,10 +170,10 @@ def _between_stages(scheduler: Scheduler) -> Iterator[str]:
 def _tree_tokens(scheduler: Scheduler, what: str) -> int:
     """Return the tree cache's evictable or protected tokens, counted as SGLang's own check does.
 
-    Caches of one kind count in ``evictable_size``; hybrid ones (SWA, SSM) in ``full_...``, which
+    Ordinary caches count in ``evictable_size``; hybrid ones (SWA, SSM) in ``full_...``, which
     is 0 in the base class of the others.
     """
-    kind = f"full_{what}_size" if held.is_hybrid(scheduler) else f"{what}_size"
+    kind = f"full_{what}_size" if compat_scheduler.is_hybrid(scheduler) else f"{what}_size"
     return int(need(scheduler.tree_cache, kind)())
 
 

@@ -1,7 +1,7 @@
-"""Who took which KV token, slot and prefix lock, and where: a record for one test.
+"""Records the owner of each KV token, slot and prefix lock, and where it was taken, for one test.
 
-It is told events. Tokens are followed where they can be (`events.types.TokenPool`); else only slots
-and locks are.
+Its input is events. Single tokens are tracked where that is possible (`events.types.TokenPool`);
+otherwise only slots and locks are.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ _SHOWN = 6
 
 @dataclass
 class _Tokens:
-    """The tokens of one pool. By token: number of the event that took it, as long as it is held; of
-    the last event at all; and the request that holds it or was the last to do so.
+    """The tokens of one pool.
+
+    By token: `taken`, the number of the event that allocated it, while it is in use; `last`, the
+    number of its last event; `owner`, the request that owns it or did so last.
     """
 
     taken: dict[int, int]
@@ -42,7 +44,7 @@ class _Tokens:
     owner: dict[int, str] = field(default_factory=dict)
 
     def not_held(self, tokens: Sequence[int]) -> list[int]:
-        """Return those of the tokens that nobody holds."""
+        """Return those of the tokens that are not in use."""
         if self.taken.keys() >= set(tokens):
             return []
         return [token for token in tokens if token not in self.taken]
@@ -50,14 +52,14 @@ class _Tokens:
 
 @dataclass(frozen=True)
 class Taken:
-    """Who did something with a slot or a lock, and where."""
+    """Which request took or freed a slot or a lock, and where."""
 
     rid: str
     stack: Stack
 
     @property
     def place(self) -> str:
-        """Where, in words."""
+        """The call sites, in words."""
         return _where(self.stack)
 
     def __str__(self) -> str:
@@ -66,22 +68,24 @@ class Taken:
 
 @dataclass
 class KvBook:
-    """`report` is told of tokens that are given back, handed out or used wrongly."""
+    """The record of one test; `report` is called for tokens that are freed, allocated or used
+    wrongly.
+    """
 
     report: Report
     slots: dict[str, Stack] = field(default_factory=dict)
-    """Where each request got its slot, by its id, while it has one."""
+    """By request id, where the request got its slot, while it has one."""
     metadata: dict[int, Taken] = field(default_factory=dict)
-    """By metadata slot of KV transfers who has taken it last, while it is held."""
+    """By metadata slot, which request allocated it, while it is in use."""
     metadata_freed: dict[int, Taken] = field(default_factory=dict)
-    """By metadata slot who has given it back last."""
+    """By metadata slot, which request freed it last."""
     _pools: dict[int, _Tokens] = field(default_factory=dict)
     _events: list[Stack] = field(default_factory=lambda: [()])
-    """By number, where it happened; number 0 is before this test."""
+    """By event number, where it happened; number 0 is before this test."""
     _locks: dict[int, list[Taken]] = field(default_factory=dict)
 
     def listeners(self) -> dict[str, Callable[[Any], None]]:
-        """Return what must be called at which seam."""
+        """Return the function to call for each hook point."""
         return {
             "kv_alloc": self._alloc,
             "kv_free": self._free,
@@ -99,13 +103,13 @@ class KvBook:
     # tokens
 
     def check_in_use(self, pool: TokenPool, used: Sequence[int], what: str) -> None:
-        """Report tokens that nobody holds, although they are used for `what`."""
+        """Report tokens that are used for `what` but are not allocated."""
         tokens = self._tokens(pool)
         if wrong := tokens.not_held(used):
             self.report(f"use after free: {what} uses {self._words(tokens, wrong)}", call_sites())
 
     def held_tokens(self, pool: TokenPool, besides: Collection[int]) -> Iterator[str]:
-        """Yield, in words, the tokens that are held, but for those in `besides`."""
+        """Yield, in words, the tokens in use except those in `besides`."""
         tokens = self._tokens(pool)
         held = sorted(tokens.taken.keys() - set(besides))
         groups = Counter((tokens.owner.get(token, ""), tokens.taken[token]) for token in held)

@@ -1,4 +1,4 @@
-"""What the fixture `observe` keeps: every passage through SGLang's seams on this rank, in order."""
+"""The fixture `observe`: records the calls of SGLang's hook points on this rank, in order."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_pprank.devices.sim.looking import looking
+from pytest_pprank.devices.sim.untracked import untracked
 from pytest_pprank.errors import UsageError
 from pytest_pprank.oplog.file import NOWHERE, Site
 from pytest_pprank.oplog.record.calls import thread_name
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.events.facts import Facts
-from pytest_pprank.sglang.events.hook_points import Passage, taps
+from pytest_pprank.sglang.events.hook_points import HookCall, hook_points
 from pytest_pprank.sglang.events.sites import call_sites
 from pytest_pprank.sglang.stage.event_loop import iteration_of_this_thread
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """One passage through a seam on this rank.
+    """One call of a hook point on this rank.
 
-    `number` counts all calls of this test on this rank, from 0. `iteration` is that of the event
-    loop which did it (as in ``engine.iterations``), None outside `engine`'s loops. `thread`: its
-    name, of a loop's thread that of the test's. `stack`: where it came from, innermost first,
-    without torch and this plugin.
+    `number` counts all calls of this test on this rank, from 0. `iteration`: of the event loop
+    that made the call (as in ``engine.iterations``), None outside `engine`'s loops. `thread`: the
+    name of its thread; for a loop's thread that of the test's thread. `stack`: the call sites,
+    innermost first, without torch and this plugin.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Call:
 
     @property
     def site(self) -> Site:
-        """The line that called it."""
+        """The line that made the call."""
         return self.stack[0] if self.stack else NOWHERE
 
     def __str__(self) -> str:
@@ -51,9 +51,10 @@ class Call:
 
 
 class Observe:
-    """A recorder at the seams of SGLang on this rank, for one test.
+    """Records the calls of SGLang's hook points on this rank, for one test.
 
-    `seams`: their names. What SGLang did before the test, such as its start, is not in it.
+    `seams`: the names of the hook points. Calls before the test, such as those of SGLang's start,
+    are not included.
     """
 
     def __init__(self, pprank: Pprank) -> None:
@@ -62,53 +63,53 @@ class Observe:
         self._callbacks: dict[str, list[Callable[[Call, Any], object]]] = {}
         self._lock = threading.Lock()
         self._stack = ExitStack()
-        for name in taps.names:
-            self._stack.callback(taps.listen(name, self._record))
+        for name in hook_points.names:
+            self._stack.callback(hook_points.listen(name, self._record))
 
     @property
     def seams(self) -> tuple[str, ...]:
-        """The names of all seams, for `calls` and `on`."""
-        return taps.names
+        """The names of all hook points, for `calls` and `on`."""
+        return hook_points.names
 
     def calls(self, *seams: str) -> list[Call]:
-        """Return what has passed `seams` so far, in its order; without any, all there is.
+        """Return the calls of the hook points `seams` so far, in order; by default of all of them.
 
-        Raises UsageError for a name that is no seam.
+        Raises UsageError for a name that is not a hook point.
         """
-        wanted = {taps.seam(name).name for name in seams}
+        wanted = {hook_points.point(name).name for name in seams}
         with self._lock:
             return [call for call in self._calls if not wanted or call.seam in wanted]
 
     def on(self, seam: str, callback: Callable[[Call, Any], object]) -> None:
-        """Have ``callback(call, subject)`` called at each passage of `seam` in this test.
+        """Call ``callback(call, subject)`` at each call of the hook point `seam` in this test.
 
         `subject` is SGLang's own object: the ScheduleBatch, ForwardBatch, allocator, Req (for
-        request slots), KV sender or receiver; for messages what the ledger knows. It is called in
-        the thread that passes; what it raises, SGLang gets. Raises UsageError for a name that is
-        no seam.
+        request slots), KV sender or receiver; for messages the ledger's record. The callback runs
+        in the thread that makes the call, and SGLang gets its exceptions. Raises UsageError for a
+        name that is not a hook point.
         """
         if not callable(callback):
             raise UsageError(f"observe.on: {callback!r} cannot be called")
-        self._callbacks.setdefault(taps.seam(seam).name, []).append(callback)
+        self._callbacks.setdefault(hook_points.point(seam).name, []).append(callback)
 
     def clear(self) -> None:
-        """Forget the calls so far; `number` goes on from 0."""
+        """Forget the calls so far; `number` starts again from 0."""
         with self._lock:
             self._calls.clear()
 
     def close(self) -> None:
-        """End it: SGLang is as it was."""
+        """Stop recording and restore SGLang's methods."""
         self._stack.close()
 
-    def _record(self, passage: Passage) -> None:
+    def _record(self, hook_call: HookCall) -> None:
         __tracebackhide__ = True
-        seam = taps.seam(passage.seam)
-        with looking():  # whether somebody observes must not change what is in order
-            facts = seam.facts(passage)
+        seam = hook_points.point(hook_call.point)
+        with untracked():  # reading tensors must not change their order on the device
+            facts = seam.facts(hook_call)
         iteration, thread, stack = iteration_of_this_thread(), thread_name(), call_sites()
         with self._lock:
             number = len(self._calls)
             call = Call(number, seam.name, self._stage, iteration, thread, stack, facts)
             self._calls.append(call)
         for callback in self._callbacks.get(seam.name, ()):
-            callback(call, seam.subject(passage))
+            callback(call, seam.subject(hook_call))

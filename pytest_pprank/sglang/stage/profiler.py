@@ -1,7 +1,7 @@
-"""Run SGLang's dynamic-chunk profiler under observation, on a clock that does not jitter.
+"""Runs SGLang's dynamic-chunk profiler under observation, on a deterministic clock.
 
-SGLang swallows what goes wrong there: it logs a warning and turns dynamic chunking off. Only stage
-0 runs forwards; the other stages wait for its samples.
+SGLang swallows exceptions of the profiler: it logs a warning and turns dynamic chunking off. Only
+stage 0 runs forwards; the other stages wait for its samples.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pytest_pprank.sglang.batches.materialize import (
 from pytest_pprank.sglang.compat.profiler import no_profiler, profiler_home, run_again
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
-from pytest_pprank.sglang.events.hook_points import Passage, taps
+from pytest_pprank.sglang.events.hook_points import HookCall, hook_points
 from pytest_pprank.sglang.events.logs import is_swallowed, listen_to_logs
 from pytest_pprank.sglang.events.sites import qualified
 from pytest_pprank.sglang.events.types import LogRecord
@@ -38,18 +38,18 @@ from pytest_pprank.sglang.events.types import LogRecord
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler
 
-# Seconds for a forward of n tokens: quadratic with a > 0, as the fit demands; 3.4 ms at n = 256.
+# Seconds for a forward of n tokens: quadratic with a > 0, as the fit needs; 3.4 ms at n = 256.
 _A, _B, _C = 1e-8, 1e-5, 2e-4
 
 
 @dataclass
 class ProfilerRun:
-    """What one run of the profiler did on this rank.
+    """The results of profiler runs on this rank.
 
     `findings`: fields that were wrong at a forward's entry (each field once). `warnings`: what
-    was raised or logged, and swallowed by SGLang. `forwards`: how many forwards it ran here, from
-    which place (`caller`: file, line and function; of the one with findings, if there is one).
-    `entry`: class and method of the profiler, where it was called.
+    SGLang raised or logged, and swallowed. `forwards`: how many forwards ran here; `caller`: file,
+    line and function that called one (one with findings, if there is one). `entry`: class and
+    method of the profiler, if it was called.
     """
 
     findings: list[BadField] = field(default_factory=list)
@@ -60,7 +60,7 @@ class ProfilerRun:
     ran: bool = False
 
     def problems(self) -> list[str]:
-        """Return what went wrong in this run, in words, the earliest cause first."""
+        """Return, in words, what went wrong, the earliest cause first."""
         return [
             *(f"at the forward's entry, {finding}" for finding in self.findings),
             *([f"that forward was called at {self.caller}"] if self.findings else []),
@@ -73,7 +73,7 @@ class ProfilerRun:
 
 
 class VirtualTime:
-    """Stands in for the module ``time`` where the profiler looks for it."""
+    """Replaces the module ``time`` in the profiler's module."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -82,7 +82,7 @@ class VirtualTime:
         return self.now
 
     def forward_of(self, tokens: int) -> None:
-        """Let as much time pass as a forward of `tokens` takes in the model of this clock."""
+        """Advance the clock by the modelled time of a forward of `tokens`."""
         self.now += _A * tokens * tokens + _B * tokens + _C
 
     def __getattr__(self, name: str) -> object:
@@ -113,9 +113,9 @@ def watch_profiler() -> Iterator[ProfilerRun]:
 
 @contextmanager
 def profiler_clock() -> Iterator[VirtualTime]:
-    """Give the profiler's module a clock that only its forwards move.
+    """Give the profiler's module a clock that only its forwards advance.
 
-    On a tiny model the real latencies are noise and the fit fails at random (FACTS).
+    On a tiny model real latencies are noise, and the profiler's fit fails at random (FACTS).
     """
     home = profiler_home()
     if home is None:
@@ -128,48 +128,48 @@ def profiler_clock() -> Iterator[VirtualTime]:
 
 
 def run_profiler(scheduler: Scheduler) -> ProfilerRun:
-    """Run the profiler again through SGLang's own entry. A meeting of all stages."""
+    """Run the profiler again through SGLang's own entry point. A meeting of all stages."""
     with watch_profiler() as run:
         run_again(scheduler)
     return run
 
 
 def profiler_name() -> str:
-    """Return class and method of the installed SGLang's profiler, empty without one."""
+    """Return class and method of the installed SGLang's profiler; "" if it has none."""
     home = profiler_home()
     return "" if home is None else str(home)
 
 
 def dynamic_chunking_enabled(scheduler: Scheduler) -> bool:
-    """Say whether the server args ask for dynamic chunking on more than one stage."""
+    """Return whether the server args enable dynamic chunking on more than one stage."""
     args = need(scheduler, "server_args")
     return bool(need(args, "enable_dynamic_chunking")) and int(need(args, "pp_size")) > 1
 
 
 @contextmanager
 def _observed_forwards(run: ProfilerRun, clock: VirtualTime) -> Iterator[None]:
-    """Check each batch at ModelRunner.forward's entry, and let the clock pass."""
+    """Check each batch at ModelRunner.forward's entry, and advance the clock."""
 
-    def enter(passage: Passage) -> None:
-        entering = passage.argument(1, "forward_batch")
+    def enter(call: HookCall) -> None:
+        entering = call.argument(1, "forward_batch")
         run.forwards += 1
         run.caller = run.caller if run.findings else _place(caller(sys._getframe(1), Owner.PLUGIN))
-        run.add(check_batch(entering, FORWARD_BATCH, torch.device(passage.args[0].device)))
+        run.add(check_batch(entering, FORWARD_BATCH, torch.device(call.args[0].device)))
         clock.forward_of(int(entering.extend_num_tokens or 0))
 
     with ExitStack() as stack:
         for seam, listener in (
-            ("prepare_for_extend", lambda passage: note_staging(passage.args[0])),
+            ("prepare_for_extend", lambda call: note_staging(call.args[0])),
             ("init_new", lambda made: note_origin(made.result, made.argument(1, "batch"))),
             ("forward", enter),
         ):
-            stack.callback(taps.listen(seam, listener))
+            stack.callback(hook_points.listen(seam, listener))
         yield
 
 
 @contextmanager
 def _swallowed_warnings(run: ProfilerRun) -> Iterator[None]:
-    """Keep what SGLang logs when it gives up on the profiler."""
+    """Collect the warnings that SGLang logs when the profiler fails."""
 
     def take(record: LogRecord) -> None:
         if is_swallowed(record):

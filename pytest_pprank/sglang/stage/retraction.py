@@ -1,4 +1,4 @@
-"""Where SGLang looks whether there is KV for the next token of all that run."""
+"""Simulates that KV memory runs out when SGLang checks for the next token of running requests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 def let_kv_run_out(runs_out: Callable[[], bool]) -> Callable[[], object]:
-    """Have ``ScheduleBatch.check_decode_mem`` say no where `runs_out()`; returns what ends that.
+    """Let ``ScheduleBatch.check_decode_mem`` return False if `runs_out()`; return what undoes this.
 
-    Asked in event loops, for two requests or more (of a single one SGLang would give up the only
-    one), and not again while SGLang looks how many it must retract (``selected_indices``).
+    Applies in event loops only, to batches of two requests or more (SGLang would abort a single
+    one instead of retracting it), and not while SGLang counts how many requests it must retract
+    (``selected_indices``).
     """
     batch_class = need(import_module("sglang.srt.managers.schedule_batch"), "ScheduleBatch")
     check = need(batch_class, "check_decode_mem")

@@ -1,8 +1,8 @@
-"""Start the real Scheduler of this rank's pipeline stage.
+"""Starts the real Scheduler of this rank's pipeline stage.
 
-Three ways in, chosen by what the installed SGLang has: ``publish(..., ranks=)`` and a short
-constructor (from 0.5.21), ``publish(..., role=)`` and a long one (0.5.17 to 0.5.20), the long one
-alone (before).
+There are three ways, chosen by what the installed SGLang has: ``publish(..., ranks=)`` and a short
+constructor (from 0.5.21), ``publish(..., role=)`` and a long one (0.5.17 to 0.5.20), or only the
+long one (before).
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import PortArgs, Scheduler, ServerArgs
 
 _MAX_SOCKET_PATH = 100
-"""Bytes of a unix socket's path that Linux takes (108), less what zmq may add."""
+"""Limit in bytes for the path of a unix socket: Linux allows 108, and zmq may add some."""
 
 
 def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
     """Return this stage's real Scheduler, ready to run. A meeting of all ranks of the pipeline.
 
-    `args` are complete server args (see `arguments`). Sockets and temporary files lie in
-    ``pprank.workdir``; the stages of a role meet at a store that its first one serves on loopback.
-    Raises what SGLang raises where it refuses them or does not start, and PprankError when its
-    profiler fails in a way that would leave the other stages waiting.
+    `args`: complete server args (see `arguments`). Sockets and temporary files are in
+    ``pprank.workdir``. The stages of a role meet at a store that its first stage serves on
+    loopback. Raises what SGLang raises if it refuses the args or does not start, and PprankError if
+    its profiler fails in a way that would leave the other stages waiting.
     """
     from pytest_pprank.rank.store import serve_store_of_role
 
@@ -66,7 +66,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
     ports = _port_args(need(server_args_module, "PortArgs"), server_args, pprank)
     side = TokenizerSide(ports) if pprank.is_first_stage else None
     try:
-        # A user's filterwarnings = error is about their tests, not about how SGLang starts.
+        # A user's filterwarnings = error is for their tests, not for SGLang's start.
         with (
             watch_profiler() as run,
             private_ports(pprank),
@@ -76,7 +76,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
             warnings.simplefilter("ignore")
             scheduler = _construct(server_args, ports, pprank)
     finally:
-        # SGLang maps it for a tokenizer process and never removes it; the mapping needs no name.
+        # SGLang maps the file for a tokenizer process and never removes it; the mapping stays.
         remove_load_snapshots(instance_id(pprank))
     if strands_peers() and run.problems():
         found = "\n".join(run.problems()).replace("\n", "\n  ")
@@ -87,7 +87,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
     if pprank.device.startswith("cuda"):
         connect_stages(pprank)
     if pprank.device != "cpu":
-        # what the start has written is read on streams of their own, with nothing in between
+        # the start wrote memory that other streams will read without waiting
         import_module("torch").get_device_module(pprank.device).synchronize()
     start_grammars(scheduler, args.get("grammar_backend"))
     watch_batches()
@@ -98,7 +98,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
 def instance_id(pprank: Pprank) -> str:
     """Return SGLang's name of this Scheduler's pipeline, unique on the host.
 
-    It begins with the run folder's name, so that the controller can find what a killed rank left.
+    It begins with the run folder's name, so that the controller can find the files of killed ranks.
     """
     return f"{pprank.workdir.parent.name}-{pprank.workdir.name}-{pprank.role}"
 
@@ -136,7 +136,7 @@ def _construct(server_args: ServerArgs, ports: PortArgs, pprank: Pprank) -> Sche
 
 
 def _publish(server_args: ServerArgs, pprank: Pprank) -> None:
-    """Install the process-wide config, where this SGLang has one."""
+    """Install the process-wide config, if this SGLang has one."""
     if (found := publisher()) is None:
         return
     context, publish = found
@@ -154,7 +154,7 @@ def _publish(server_args: ServerArgs, pprank: Pprank) -> None:
 def _port_args(
     port_args_class: type[PortArgs], server_args: ServerArgs, pprank: Pprank
 ) -> PortArgs:
-    """Return PortArgs whose sockets lie in the workdir: the same names on every rank."""
+    """Return PortArgs with sockets in the workdir: the same names on every rank."""
     ports: PortArgs = need(port_args_class, "init_new")(server_args)
     names = [field.name for field in fields(ports) if field.name.endswith("_ipc_name")]
     if "scheduler_input_ipc_name" not in names:
@@ -174,7 +174,7 @@ def _port_args(
 
 
 def _spread_threads(pprank: Pprank) -> None:
-    """Give each rank one core: SGLang's CPU path refuses more ranks than NUMA nodes else."""
+    """Give each rank one core; otherwise SGLang's CPU path refuses more ranks than NUMA nodes."""
     cores = sorted(os.sched_getaffinity(0))
     entries = [str(cores[stage % len(cores)]) for stage in range(pprank.num_stages)]
     bind = thread_binding(entries, pprank.stage)

@@ -1,7 +1,7 @@
-"""What a rank knows of its pipeline stage: one `Stage` for as long as the rank lives.
+"""What a rank knows about its pipeline stage: one `Stage` for the lifetime of the rank.
 
-A rank has one Scheduler at most. What belongs to a test hangs here, too, while the test runs: the
-books that its checks keep and that failures are explained from.
+A rank has at most one Scheduler. The `Stage` also has the records of the running test, which its
+checks keep and which explain failures.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Started:
-    """What `start_scheduler` keeps beside the Scheduler itself.
+    """What `start_scheduler` keeps in addition to the Scheduler itself.
 
-    `tokenizer_side` is bound on the first stage only; `profiler_run` is what SGLang's
-    dynamic-chunk profiler did while the Scheduler started; `attributes` holds the Scheduler's own
-    plain values (numbers, strings, None, enums) and the chunk sizer, which a test or a later run
-    of the profiler may change; `names` are those of all its attributes.
+    `tokenizer_side` is bound on the first stage only. `profiler_run`: what SGLang's dynamic-chunk
+    profiler did during the start. `attributes`: the Scheduler's own plain values (numbers, strings,
+    None, enums) and the chunk sizer, which a test or a later run of the profiler may change.
+    `names`: the names of all its attributes.
     """
 
     tokenizer_side: TokenizerSide | None
@@ -39,29 +39,29 @@ class Started:
 
 @dataclass
 class Stage:
-    """The Scheduler that was started here, its requests, and the books of the running test.
+    """The Scheduler that was started here, its requests, and the records of the running test.
 
-    A request that has been forgotten everywhere leaves its tokens behind without a name, so those
-    that went through a forward are kept until the Scheduler is reset.
+    Requests that went through a forward are kept until the Scheduler is reset. Otherwise the tokens
+    of a request that SGLang has forgotten could not be attributed to it.
     """
 
     book: KvBook | None = None
-    """Who took which KV and slots in the running test; None where no check keeps it."""
+    """Owners of KV and slots in the running test; None if no check records them."""
     values: KvValues | None = None
-    """The KV of the running test's requests; None where no check keeps it."""
+    """Copies of KV in the running test; None if no check makes them."""
     _scheduler: Scheduler | None = None
     _started: Started | None = None
     _forwards: dict[str, tuple[Req, str]] = field(default_factory=dict)
-    """By request id the Req and the mode of its last forward."""
+    """By request id, the Req and the mode of its last forward."""
     _rooms: dict[int, str] = field(default_factory=dict)
-    """Request id by bootstrap room; a room is never used twice."""
+    """Request id by bootstrap room; a room is never reused."""
 
     def start(self, scheduler: Scheduler, started: Started) -> None:
-        """Take a Scheduler that has started."""
+        """Store a Scheduler that has started."""
         self._scheduler, self._started = scheduler, started
 
     def started(self, scheduler: Scheduler) -> Started:
-        """Return what belongs to the Scheduler that was started here; UsageError for another."""
+        """Return what belongs to the Scheduler started here; raises UsageError for another one."""
         if scheduler is not self._scheduler or self._started is None:
             raise UsageError(
                 f"{type(scheduler).__name__} was not started by the fixture 'scheduler'"
@@ -69,19 +69,19 @@ class Stage:
         return self._started
 
     def note_room(self, room: int, rid: str) -> None:
-        """Note in which room the two roles meet for a request."""
+        """Record the bootstrap room of a request."""
         self._rooms[room] = rid
 
     def room(self, number: int) -> str:
-        """Name a room, with the request that it is of."""
+        """Describe a room, with its request."""
         return f"room {number} of {self._rooms.get(number, 'nobody known')}"
 
     def note_forward(self, reqs: Iterable[Req], mode: str) -> None:
-        """Note the requests of a batch that is about to run."""
+        """Record the requests of a batch that is about to run."""
         self._forwards.update({req.rid: (req, mode) for req in reqs})
 
     def forget_forwards(self) -> None:
-        """Forget all requests: a reset has taken everything from them."""
+        """Forget all requests, after a reset has released all that they owned."""
         self._forwards.clear()
 
     def seen_requests(self) -> list[Req]:
@@ -89,7 +89,7 @@ class Stage:
         return [req for req, _ in self._forwards.values()]
 
     def holders(self) -> Iterator[str]:
-        """Yield, in words, each request seen that holds KV tokens or a request slot."""
+        """Yield, in words, each recorded request that owns KV tokens or a request slot."""
         for rid, (req, mode) in self._forwards.items():
             slot, tokens = requests.slot_of(req), requests.allocated_tokens_of(req)
             if slot is None:
@@ -108,5 +108,5 @@ _here = Stage()
 
 
 def this_stage() -> Stage:
-    """Return what this rank knows of its stage."""
+    """Return this rank's stage."""
     return _here

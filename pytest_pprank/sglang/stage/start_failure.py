@@ -1,4 +1,4 @@
-"""What is told when SGLang does not start: its own sentence and line, and the test's marker."""
+"""The error when SGLang does not start: SGLang's message and line, and the test's marker."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pytest_pprank.sglang.static.release import package_root
 
 
 def start_failed(error: Exception, changes: Mapping[str, object], role: str) -> StartFailed:
-    """Return the error that stands for `error`, which making or starting a Scheduler has raised.
+    """Return an error that describes `error`, which creating or starting a Scheduler raised.
 
-    `changes` are the server args that the test's markers give to the stages of `role`.
+    `changes`: the server args that the test's markers give to the stages of `role`.
     """
     lines = [f"SGLang does not start with these server args: {_sentence(error)}"]
     args = ", ".join(f"{name}={value!r}" for name, value in changes.items())
@@ -28,7 +28,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _place(error: Exception) -> list[str]:
-    """Say where in SGLang it was raised, or which line of SGLang's had called what raised it."""
+    """Return where in SGLang it was raised, or which line of SGLang called the code that raised."""
     root = str(package_root() or "")
     found: TracebackType | None = None
     step = error.__traceback__

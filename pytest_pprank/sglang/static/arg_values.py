@@ -1,7 +1,7 @@
-"""Whether the value of a server arg is of the type that SGLang declares, without importing it.
+"""Checks a server arg's value against the type that SGLang declares, without importing SGLang.
 
-From the annotations of ``ServerArgs``: plain ones, or (from 0.5.15 on) wrapped with the arg's help
-and choices. What cannot be told from the file alone is let through: SGLang decides.
+Reads the annotations of ``ServerArgs``: plain ones, or (from 0.5.15 on) wrapped together with help
+and choices. A value that cannot be judged from the file alone is accepted: SGLang decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WRAPPERS = ("A", "Annotated")
 
 
 def misfit(annotation: ast.expr, value: object) -> str:
-    """Return what is allowed, in words, where `value` is not; empty where it is or may be."""
+    """Return, in words, which values are allowed if `value` is not; "" if it is or may be."""
     kinds = list(_kinds(_bare(annotation)))
     if not kinds or any(kind.takes(value) for kind in kinds):
         choices = _choices(annotation)
@@ -29,7 +29,7 @@ def misfit(annotation: ast.expr, value: object) -> str:
 
 
 class _Kind:
-    """One member of a union; `name` empty: anything."""
+    """One member of a union; an empty `name` accepts any value."""
 
     def __init__(self, words: str, name: str = "", values: tuple[object, ...] = ()) -> None:
         self.words = words
@@ -51,7 +51,7 @@ class _Kind:
 
 
 def _bare(annotation: ast.expr) -> ast.expr:
-    """Take the type out of ``A[type, help, ...]``."""
+    """Return the type in ``A[type, help, ...]``; any other annotation unchanged."""
     if _name(annotation) in _WRAPPERS and isinstance(annotation, ast.Subscript):
         inside = annotation.slice
         return inside.elts[0] if isinstance(inside, ast.Tuple) else inside
@@ -83,12 +83,12 @@ def _kinds(node: ast.expr) -> Iterator[_Kind]:
 
 
 def _choices(annotation: ast.expr) -> tuple[str, ...]:
-    """Return the choices that are written out in the annotation itself."""
+    """Return the choices that are written out as literals in the annotation."""
     for node in ast.walk(annotation):
         if isinstance(node, ast.keyword) and node.arg == "choices":
             try:
                 return tuple(ast.literal_eval(node.value))
-            except ValueError:  # a name: what it stands for may be added to at run time
+            except ValueError:  # the name of a list, which may be extended at run time
                 return ()
     return ()
 

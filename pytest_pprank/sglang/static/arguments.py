@@ -1,4 +1,4 @@
-"""The server args of a ranked test: defaults for the tiny model, and how they are changed.
+"""The server args of a ranked test: defaults for the tiny model, and how tests change them.
 
 Imports neither torch nor sglang.
 """
@@ -9,8 +9,8 @@ from collections.abc import Container, Mapping
 
 from pytest_pprank.errors import UsageError
 
-# Long enough that SGLang's watchdog never signals our launcher: a rank that hangs is the
-# controller's business, which knows the test and stops all ranks.
+# Long enough that SGLang's watchdog never signals our launcher. The controller handles ranks that
+# hang: it knows the test and stops all ranks.
 _NEVER_S = 7 * 24 * 3600
 
 _ROLES = ("prefill", "decode")
@@ -19,8 +19,8 @@ _ROLES = ("prefill", "decode")
 def default_server_args(*, num_stages: int, device: str, model_path: str) -> dict[str, object]:
     """Return the server args for the tiny model on `num_stages` pipeline stages.
 
-    `device` is "cpu", "sim:K" or "cuda:K"; `model_path` a local folder. Greedy and seeded, so
-    that all ranks of all runs see the same tokens; 4096 KV tokens; chunks of 256 tokens.
+    `device` is "cpu", "sim:K" or "cuda:K"; `model_path` a local folder. Sampling is greedy and
+    seeded, so that all ranks of all runs see the same tokens. 4096 KV tokens; 256 tokens per chunk.
     """
     kind = device.partition(":")[0]
     if kind not in _KIND:
@@ -51,8 +51,8 @@ def default_server_args(*, num_stages: int, device: str, model_path: str) -> dic
 def args_of_role(changes: Mapping[str, object], role: str) -> dict[str, object]:
     """Return the server args that a test's markers give to `role`.
 
-    In a prefill/decode group ``prefill={...}`` and ``decode={...}`` are laid over those for both;
-    raises UsageError where they are no mappings.
+    In a prefill/decode group, ``prefill={...}`` and ``decode={...}`` override those for both roles.
+    Raises UsageError if they are not mappings.
     """
     if role == "pp":
         return dict(changes)
@@ -68,7 +68,7 @@ def args_of_role(changes: Mapping[str, object], role: str) -> dict[str, object]:
 
 
 def disagg_args(role: str, device: str, known: Container[str]) -> dict[str, object]:
-    """Return the server args that make a stage one of prefill or decode, nothing for ``pp``.
+    """Return the server args that make a stage one of prefill or decode; empty for ``pp``.
 
     `known`: the names of all server args of the installed SGLang.
     """

@@ -1,7 +1,7 @@
-"""Which SGLang is here: its version and where it lies, without importing it.
+"""Finds the SGLang that would be imported, and its version, without importing it.
 
-The version is that of the code which would be imported (or has been), not of whatever package
-metadata happens to be installed: a checkout on PYTHONPATH goes before a wheel in site-packages.
+The version is that of the code that would be imported (or already is), not that of the installed
+package metadata: a checkout on PYTHONPATH comes before a wheel in site-packages.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ _GIT_S = 10.0
 
 @dataclass(frozen=True)
 class Installed:
-    """An SGLang that can be imported: `version` (or UNKNOWN), `root` of the package, and for a git
-    checkout its short `commit`.
+    """An SGLang that can be imported.
+
+    `version`: its release, or UNKNOWN. `root`: the folder of the package. `commit`: the short
+    commit of a git checkout, else "".
     """
 
     version: str
@@ -42,14 +44,14 @@ class Installed:
         return f"{self.version} ({self.root}{commit})"
 
     def is_older_than(self, version: str) -> bool:
-        """Say whether it comes before a release; one of unknown version does not."""
+        """Return whether it is older than a release; False for an unknown version."""
         try:
             return Version(self.version) < Version(version)
         except InvalidVersion:
             return False
 
     def is_in(self, specifier: str) -> bool:
-        """Say whether it is one of some releases; one of unknown version is where the newest is."""
+        """Return whether it matches `specifier` (PEP 440); an unknown version counts as newest."""
         try:
             return Version(self.version) in SpecifierSet(specifier, prereleases=True)
         except InvalidVersion:
@@ -57,9 +59,9 @@ class Installed:
 
 
 def installed() -> Installed | None:
-    """Return the SGLang that is imported here, or would be; None where there is none."""
+    """Return the SGLang that is imported here, or would be; None if there is none."""
     root = _root()
-    return None if root is None else look_at(root)
+    return None if root is None else inspect_package(root)
 
 
 def _root() -> Path | None:
@@ -68,27 +70,27 @@ def _root() -> Path | None:
     if file:
         return Path(file).parent
     spec = find_spec("sglang")
-    # origin is None for a mere folder named sglang, such as a checkout's root
+    # origin is None for a namespace package, such as the root of a checkout named sglang
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
 @cache
-def look_at(root: Path) -> Installed:
-    """Return what is known of the package that lies in `root`."""
+def inspect_package(root: Path) -> Installed:
+    """Describe the package in `root`."""
     commit = _git(root, "rev-parse", "--short=10", "HEAD")
     version = _own_version(root) or _version_of_metadata(root) or _version_of_git(root, commit)
     return Installed(version or UNKNOWN, root, commit)
 
 
 def _own_version(root: Path) -> str:
-    """Return what the package's own _version.py says, which its build has written."""
+    """Return the version in the package's _version.py, which SGLang's build writes; else ""."""
     file = root / "_version.py"
     found = _OWN.search(file.read_text(encoding="utf-8")) if file.is_file() else None
     return found.group(1) if found else ""
 
 
 def _version_of_metadata(root: Path) -> str:
-    """Return what the installed metadata says, if it is about this code."""
+    """Return the version in the installed metadata if it describes this code; else ""."""
     try:
         distribution = metadata.distribution("sglang")
     except metadata.PackageNotFoundError:
@@ -104,7 +106,7 @@ def _is_editable(distribution: metadata.Distribution, root: Path) -> bool:
 
 
 def _version_of_git(root: Path, commit: str) -> str:
-    """Return the version that follows from the last tag, as setuptools-scm would count it."""
+    """Return the version that setuptools-scm would derive from the last tag; else ""."""
     described = _git(root, "describe", "--tags", "--match", "v[0-9]*") if commit else ""
     found = _DESCRIBED.fullmatch(described)
     if found is None:
@@ -117,7 +119,7 @@ def _version_of_git(root: Path, commit: str) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """Return what git says of a checkout that holds the package; empty for no checkout."""
+    """Return the output of git in the checkout of the package; "" if it is no checkout."""
     if shutil.which("git") is None or not any((up / ".git").exists() for up in root.parents[:3]):
         return ""
     command = ["git", "-C", str(root), *arguments]

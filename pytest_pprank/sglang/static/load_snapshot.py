@@ -1,7 +1,7 @@
-"""The files in /dev/shm in which SGLang tells a tokenizer process about its load.
+"""Cleans up the files in /dev/shm through which SGLang reports its load to a tokenizer process.
 
-SGLang (srt/managers/load_snapshot.py, 0.5.13 to 0.5.23) names one after PortArgs.instance_id and
-a digest, and removes it never. This module imports no SGLang: the controller may use it too.
+SGLang (srt/managers/load_snapshot.py, 0.5.13 to 0.5.23) names each file after PortArgs.instance_id
+and a digest, and never removes it. Imports no SGLang: the controller may use this module, too.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 def remove_load_snapshots(instance_prefix: str) -> None:
     """Unlink the load snapshots of every SGLang instance whose id starts with `instance_prefix`.
 
-    With a run folder's name: those of all worker groups of that run. Ids are taken to consist of
-    letters, digits and ``-_``, which SGLang leaves as they are.
+    A run folder's name as prefix selects the instances of all worker groups of that run. Ids must
+    consist of letters, digits and ``-_``, which SGLang keeps unchanged in file names.
     """
     if not instance_prefix:
         raise ValueError("an empty prefix would unlink the files of other people's servers")

@@ -1,7 +1,7 @@
-"""What can be said about the installed SGLang without importing it: the controller's side.
+"""Facts about the installed SGLang for the controller, found without importing it.
 
-Reads the package's files (ast) and metadata only, so a wrong server arg is an error in
-hundredths of a second and not an import of SGLang on every rank later.
+Only reads the package's files (ast) and metadata. So a wrong server arg is reported within
+hundredths of a second, instead of after an import of SGLang on every rank.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ OLDEST_SGLANG = (0, 5, 13)
 OLDEST_TORCH = (2, 11)
 
 NO_NCCL = "/no-nccl-on-device-cpu"
-"""What ranks on cpu and sim tell SGLang to load as NCCL, so that it finds none."""
+"""Ranks on cpu and sim tell SGLang to load this path as NCCL, so that it finds none."""
 
 TINY_LAYERS = 4
-"""Layers of a tiny model for up to so many stages; for more stages it has one for each."""
+"""Least number of layers of a tiny model; with more stages it has one layer per stage."""
 
 MOST_TINY_LAYERS = 128
 
 TINY_DEFAULT = "llama"
-"""The tiny model that is used when no model_path is given."""
+"""The tiny model used when no model_path is given."""
 
 _TINY = "tiny:"
 
@@ -63,19 +63,19 @@ _USE_INSTEAD = {
 
 
 def sglang_version() -> str | None:
-    """Return the version of the SGLang that would be imported, None when there is none."""
+    """Return the version of the SGLang that would be imported; None if there is none."""
     here = installed()
     return None if here is None else here.version
 
 
 def is_older_than(version: str) -> bool:
-    """Say whether the installed SGLang comes before that release; not where there is none."""
+    """Return whether the installed SGLang is older than `version`; False if there is none."""
     here = installed()
     return here is not None and here.is_older_than(version)
 
 
 def is_in(specifier: str) -> bool:
-    """Say whether the installed SGLang is one of some releases (PEP 440); none is in none."""
+    """Return whether the installed SGLang matches `specifier` (PEP 440); False if none is."""
     here = installed()
     return here is not None and here.is_in(specifier)
 
@@ -87,14 +87,14 @@ def package_root() -> Path | None:
 
 
 def check_installed() -> None:
-    """Raise UsageError when SGLang or torch is missing or older than what is supported."""
+    """Raise UsageError if SGLang or torch is missing or older than the oldest supported one."""
     here = installed()
     _check_version("sglang", None if here is None else here.version, OLDEST_SGLANG)
     check_torch()
 
 
 def check_torch() -> None:
-    """Raise UsageError when torch is missing or older than what is supported."""
+    """Raise UsageError if torch is missing or older than the oldest supported release."""
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -103,8 +103,10 @@ def check_torch() -> None:
 
 
 def check_server_args(args: Mapping[str, object]) -> None:
-    """Raise UsageError for a name that SGLang lacks or that the plugin itself sets, and for a value
-    of another type than SGLang declares.
+    """Raise UsageError for server args that cannot be used.
+
+    These are names that SGLang does not have, names that the plugin itself sets, and values of
+    another type than SGLang declares.
     """
     for name, value in args.items():
         if name in _USE_INSTEAD:
@@ -129,9 +131,9 @@ def check_server_args(args: Mapping[str, object]) -> None:
 def server_arg_names() -> Mapping[str, ast.expr]:
     """Return the names of all server args of the installed SGLang, with their annotations.
 
-    From 0.5.20 the fields are spread over the classes of ``srt/arg_groups/fields/*.py``;
+    From 0.5.20 on the fields are spread over the classes of ``srt/arg_groups/fields/*.py``;
     before, they are the annotated names of the dataclass in ``srt/server_args.py``.
-    Raises SeamMissing when neither holds any.
+    Raises SeamMissing if neither declares any.
     """
     root = package_root()
     if root is None:
@@ -158,9 +160,9 @@ def _check_transfer_backend(value: object) -> None:
 
 @lru_cache(maxsize=1)
 def transfer_backends() -> frozenset[str]:
-    """Return the names of SGLang's KV transfer backends; empty where they cannot be found.
+    """Return the names of SGLang's KV transfer backends; empty if they cannot be found.
 
-    ``DISAGG_TRANSFER_BACKEND_CHOICES``: in ``srt/server_args.py``, or from 0.5.20 in
+    Source: ``DISAGG_TRANSFER_BACKEND_CHOICES`` in ``srt/server_args.py``, or from 0.5.20 on in
     ``srt/arg_groups/choices.py``.
     """
     root = package_root()
@@ -174,15 +176,17 @@ def transfer_backends() -> frozenset[str]:
 
 
 class Tiny(NamedTuple):
-    """Which tiny model is asked for; `layers` 0: as many as the ranks need."""
+    """Which tiny model a test asks for; `layers` 0: as many as the ranks need."""
 
     family: str
     layers: int = 0
 
 
 def tiny_asked(model_path: object) -> Tiny | None:
-    """Return what a ``model_path`` of the form ``tiny:NAME`` or ``tiny:NAME:LAYERS`` asks for; None
-    for another path or for None. Raises UsageError for a name or number that is not allowed.
+    """Parse a ``model_path`` of the form ``tiny:NAME`` or ``tiny:NAME:LAYERS``.
+
+    Returns None for another path, and for None. Raises UsageError for a NAME or LAYERS that is not
+    allowed.
     """
     text = str(model_path or "")
     if not text.startswith(_TINY):
@@ -200,11 +204,11 @@ def tiny_asked(model_path: object) -> Tiny | None:
 
 
 def num_layers(args: Mapping[str, object], stages: int) -> int:
-    """Return the model's layer count; raises UsageError when it has fewer than `stages`.
+    """Return the model's number of layers; raises UsageError if it is less than `stages`.
 
-    `args` are the user's server args: their ``model_path`` when given, else the tiny model, which
-    has always enough unless its layers are given too. A model_path that is no local folder cannot
-    be looked at here and counts as large enough.
+    `args`: the user's server args. Without a ``model_path`` in them it is the tiny model, which has
+    enough layers unless their number is given, too. A model_path that is not a local folder cannot
+    be read here and counts as large enough.
     """
     given = args.get("model_path")
     tiny = Tiny(TINY_DEFAULT) if given is None else tiny_asked(given)
@@ -249,7 +253,7 @@ def _check_version(name: str, version: str | None, oldest: tuple[int, ...]) -> N
             "Set it up with: python -m pytest_pprank setup"
         )
     found = tuple(int(part) for part in re.findall(r"\d+", version)[: len(oldest)])
-    if found and found < oldest:  # a checkout may not say
+    if found and found < oldest:  # a checkout may have no version
         raise UsageError(
             f"{name} {version} is too old: pytest-pprank needs {name} {wanted} or newer. "
             "A fitting set-up comes with: python -m pytest_pprank setup"

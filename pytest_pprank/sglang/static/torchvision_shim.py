@@ -1,8 +1,8 @@
-"""Let torchvision import beside a CPU build of torch.
+"""Makes torchvision importable with a CPU build of torch.
 
-torchvision's wheel cannot load its C++ operators there, and its Python side registers fake
-kernels for two of them on import, so `import torchvision` fails although nobody calls them.
-transformers and sglang import it. Defining the two schemas is enough; a call to such an
+torchvision's wheel cannot load its C++ operators there. Its Python part registers fake kernels for
+two of them on import, so `import torchvision` fails although the operators are never called.
+transformers and sglang import torchvision. Defining the two schemas is enough; a call to such an
 operator still fails, with torch's own NotImplementedError.
 """
 
@@ -19,28 +19,28 @@ from typing import Any
 SYMPTOM = "operator torchvision::nms does not exist"
 _SCHEMA = "{}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
-# torch drops the schemas of a Library object when it is collected.
+# torch drops the schemas of a Library object when the object is garbage-collected.
 _kept: list[Any] = []
 
 
 def ensure_torchvision() -> None:
-    """Import torchvision, defining its two missing schemas only where that import needs them."""
+    """Import torchvision, defining its two missing schemas only if the import needs them."""
     if importlib.util.find_spec("torchvision") is not None:
         install_import_hook()
         importlib.import_module("torchvision")
 
 
 def install_import_hook() -> None:
-    """Let whoever imports torchvision first, in this process, get it as `ensure_torchvision` does.
+    """Make the first import of torchvision in this process work as `ensure_torchvision` does.
 
-    Imports nothing now; where torchvision is missing or imports by itself nothing changes.
+    Imports nothing now. Changes nothing if torchvision is missing or imports without help.
     """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder:
-    """Finds torchvision, where it lies on sys.path as ordinary source files, and nothing else."""
+    """Finds torchvision if it is on sys.path as ordinary source files, and nothing else."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -54,7 +54,7 @@ class _Finder:
 
 
 class _Loader(SourceFileLoader):
-    """Runs the real torchvision, and a second time with the schemas when it lacks just them."""
+    """Executes torchvision, and once more with the schemas if only those were missing."""
 
     def exec_module(self, module: ModuleType) -> None:
         try:

@@ -1,8 +1,8 @@
-"""The same tests, written for each harness in the way it is meant to be used.
+"""The same tests, written for each harness in the way in which it is meant to be used.
 
 Every test file has a warm-up, a faulty test and an innocent one. In the faulty test the culprit
-raises or kills itself while its peer waits in a blocking recv from it; in the innocent one it sends
-a value that the peer receives and checks.
+raises or kills itself while its peer waits in a blocking recv from it. In the innocent test it
+sends a value that the peer receives and checks.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def innocent(rank):
 
 @dataclass(frozen=True)
 class Peer:
-    """A harness at work: `files` to write, the `command` that runs them, its own environment."""
+    """A harness: `files` to write, the `command` that runs them, and its own environment."""
 
     name: str
     files: dict[str, str]

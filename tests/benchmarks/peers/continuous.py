@@ -1,4 +1,4 @@
-"""torch's own: processes that live as long as the test class (MultiProcContinuousTest)."""
+"""torch's own harness: processes that live as long as the test class (MultiProcContinuousTest)."""
 
 from __future__ import annotations
 
@@ -57,10 +57,11 @@ def _command() -> list[str]:
 
 
 def faulty(scenario: str, seconds: float | None) -> Peer:
-    """Return the three tests on 2 ranks; `seconds` is the process group's timeout (None: its own).
+    """Return the three tests on 2 ranks; `seconds`: the process group's timeout (None: default).
 
-    Its main process looks for dead ranks every quarter of DISTRIBUTED_TESTS_DEFAULT_TIMEOUT (300 s
-    by default, 2.5 times the process group's), but at most every 10 s.
+    The harness's main process checks for dead ranks every quarter of
+    DISTRIBUTED_TESTS_DEFAULT_TIMEOUT (default 300 s, 2.5 times the process group's), but at most
+    every 10 s.
     """
     timeout = "" if seconds is None else f"timeout = timedelta(seconds={seconds:g})"
     source = HELPERS + _CLASS.format(ranks=2, timeout=timeout)

@@ -29,6 +29,6 @@ def test_3_innocent(began, process_group, pprank):
 
 
 def faulty(scenario: str, _seconds: float | None, grace: float = 5.0) -> Peer:
-    """Return the three tests on 2 ranks; no timeout of a process group takes part."""
+    """Return the three tests on 2 ranks; they do not depend on a process group's timeout."""
     source = HELPERS + _SOURCE.format(fault=FAULTS[scenario])
     return Peer(NAME, {"test_it.py": source}, ranked_pytest(2, f"--pprank-grace={grace:g}"))

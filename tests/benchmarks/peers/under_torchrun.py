@@ -1,4 +1,4 @@
-"""The whole of pytest on every rank: `torchrun --nproc-per-node N -m pytest`."""
+"""A whole pytest on every rank: `torchrun --nproc-per-node N -m pytest`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _command(ranks: int) -> list[str]:
 
 
 def faulty(scenario: str, seconds: float | None) -> Peer:
-    """Return the three tests on 2 ranks; `seconds`: the process group's timeout (None: its own)."""
+    """Return the three tests on 2 ranks; `seconds`: the process group's timeout (None: default)."""
     timeout = "" if seconds is None else f", timeout=timedelta(seconds={seconds:g})"
     source = HELPERS + _GROUP.format(timeout=timeout) + _FAULTY.format(fault=FAULTS[scenario])
     return Peer(NAME, {"test_it.py": source}, _command(2))
@@ -60,8 +60,8 @@ def faulty(scenario: str, seconds: float | None) -> Peer:
 def trivial(ranks: int, *, together: bool = False) -> Peer:
     """Return 200 trivial tests on every rank, and 200 plain ones.
 
-    Nothing keeps its ranks together between tests; with `together` each test ends with a barrier,
-    as a suite under torchrun needs it to keep its tests apart.
+    Nothing synchronizes the ranks between tests. With `together` each test ends with a barrier,
+    which a suite under torchrun needs to keep its tests apart.
     """
     body = "dist.barrier()" if together else "pass"
     source = HELPERS + _GROUP.format(timeout="") + _TRIVIAL.format(body=body)

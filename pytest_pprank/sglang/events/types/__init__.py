@@ -1,8 +1,9 @@
 """Typed, frozen events: what SGLang has done, or is about to do, on this rank.
 
-They are decoded once from what SGLang passes (see `hooks`), and hold plain values. Contents of
-tensors are in them only where looking costs nothing (`devices.look`). Fields of type ``Look`` are
-called to look, and only while the event is being told: a moment later SGLang has changed it.
+They are decoded once from SGLang's calls (see `hooks`), and hold plain values. They contain values
+of tensors only if reading these needs no device copy (`devices.host_reads`). Fields of type
+``Look`` are functions that inspect SGLang's objects. Call them only inside the listener: SGLang
+changes the objects right afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Events of what the stages agree on."""
+"""Events about what the stages agree on."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pytest_pprank.sglang.events.types.base import Event
 
 @dataclass(frozen=True)
 class ConsensusLocal(Event):
-    """A stage has looked for which requests it is ready."""
+    """A stage has determined which requests it is ready for."""
 
     ready: frozenset[str]
 
 
 @dataclass(frozen=True)
 class ConsensusBrought(Event):
-    """A stage has brought these requests to a consensus as ready; None for no consensus."""
+    """A stage has contributed its ready requests to a consensus; None without one."""
 
     ready: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
 class ConsensusApplied(Event):
-    """A stage has applied a consensus that it received; both None where there was none.
+    """A stage has applied a consensus that it received; both are None if there was none.
 
-    `tells_failed`: whether what it applied has a place for requests that have failed.
+    `tells_failed`: whether the applied consensus lists failed requests, too.
     """
 
     received: tuple[str, ...] | None
@@ -38,8 +38,8 @@ class ConsensusApplied(Event):
 class HandshakesDone(Event):
     """Prefill has started these requests, because their handshake with decode is done.
 
-    `status`: what this stage itself knows of each one's room, by request id, in the words of
-    SGLang's KVPoll; empty where it knows none. `early`: those that SGLang starts before.
+    `status`: this stage's own status of each request's room, by request id, as a name of SGLang's
+    KVPoll; empty if it knows none. `early`: requests that SGLang starts before the handshake.
     """
 
     rids: tuple[str, ...]
@@ -49,7 +49,7 @@ class HandshakesDone(Event):
 
 @dataclass(frozen=True)
 class RoomTold(Event):
-    """A stage of prefill is about to tell the first one of a room; `status` empty: it is gone."""
+    """A stage of prefill is about to report a room to the first stage; empty `status`: removed."""
 
     room: int
     status: str

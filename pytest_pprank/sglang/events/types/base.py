@@ -1,4 +1,4 @@
-"""What all events are made of."""
+"""Types that all events use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_pprank.oplog.file import Site
 
 T = TypeVar("T")
 Look = Callable[[], T]
-"""Called to look, and only while the event is being told."""
+"""A function that inspects SGLang's objects; call it only inside the listener."""
 Stack = tuple[Site, ...]
 Layer = tuple[Any, Any]
 """Keys and values of one layer, as numpy arrays [tokens, heads, size]."""
@@ -18,4 +18,4 @@ Layer = tuple[Any, Any]
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all."""
+    """Base class of all events."""

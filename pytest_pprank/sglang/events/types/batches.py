@@ -11,10 +11,10 @@ from pytest_pprank.sglang.events.types.memory import KvReader, TokenPool
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward of one stage: in which iteration, of which requests.
+    """One forward of one stage: its iteration and its requests.
 
-    `mode` is SGLang's ForwardMode in lower case; `extends` gives, for a forward of prompts, the
-    range of tokens of each request (half open).
+    `mode`: SGLang's ForwardMode in lower case. `extends`: in a forward of prompts, the range of
+    tokens of each request (half open).
     """
 
     iteration: int
@@ -32,8 +32,8 @@ class Forward:
 class BatchPrepared(Event):
     """A ScheduleBatch has been prepared for a forward.
 
-    `lengths`: how many tokens of each request; `tokens`: KV tokens for all of them, in order. Both
-    are empty where tokens are not followed.
+    `lengths`: the number of tokens of each request; `tokens`: the KV tokens of all of them, in
+    order. Both are empty if tokens are not tracked.
     """
 
     rids: tuple[str, ...]
@@ -46,7 +46,7 @@ class BatchPrepared(Event):
 class ForwardMade(Event):
     """A ForwardBatch has been made of a ScheduleBatch.
 
-    `iteration`: of the event loop that did it; None elsewhere, as in the profiler.
+    `iteration`: the current one of the event loop; None outside of a loop, as in the profiler.
     """
 
     forward: Forward
@@ -55,7 +55,7 @@ class ForwardMade(Event):
 
 @dataclass(frozen=True)
 class LastToken:
-    """What the host knows of a request: how many tokens it has, and the last one."""
+    """What the host knows of a request: its number of tokens, and the last token."""
 
     count: int
     token: int
@@ -65,8 +65,8 @@ class LastToken:
 class Origin:
     """The ScheduleBatch that a ForwardBatch was made of, as it is when the forward begins.
 
-    `lengths`: how many tokens of each request the forward is for. `last`: of each request, in a
-    decode, where the host knows it (not with overlap scheduling).
+    `lengths`: the number of tokens of each request in this forward. `last`: in a decode forward,
+    the last token of each request, if the host knows it (not with overlap scheduling).
     """
 
     rids: tuple[str, ...]
@@ -77,15 +77,16 @@ class Origin:
 
     @property
     def decode(self) -> bool:
-        """Whether it is for one token of each request."""
+        """Whether the batch is for one token of each request."""
         return self.mode == "decode"
 
 
 @dataclass(frozen=True)
 class ForwardContents:
-    """What the tensors of a ForwardBatch hold. `positions` is None where they are not one number
-    for each token. `written`: the KV tokens that the forward writes (out_cache_loc); `rows`: those
-    of each request, by its row of req_to_token.
+    """The values in the tensors of a ForwardBatch.
+
+    `positions`: None unless it has one number per token. `written`: the KV tokens that the forward
+    writes (out_cache_loc). `rows`: the KV tokens of each request, from its row of req_to_token.
     """
 
     input_ids: Sequence[int] | None
@@ -97,8 +98,9 @@ class ForwardContents:
 
 @dataclass(frozen=True)
 class HostTensor:
-    """A tensor that a forward reads on its device, and gets on the host: its field, and what it is
-    in words.
+    """A tensor that a forward reads on its device but receives on the host.
+
+    `name`: its field; `text`: a description of the tensor.
     """
 
     name: str
@@ -109,12 +111,12 @@ class HostTensor:
 class ForwardEntry(Event):
     """A ForwardBatch enters the model.
 
-    `mode`: SGLang's ForwardMode in lower case. `extend`: whether it is a forward of prompts, and
-    not one that verifies drafts. `rids`: as the batch itself has them. `problems`: its fields that
-    are not what their table says (see `sglang.batches.fields`), in words. `sizes`: entries of its
-    tensors, by field. `origin`: None where it was not seen how it was made. `contents`: None where
-    looking costs. `on_host`: what the forward reads on its device, and gets on the host.
-    `iteration`: as of ForwardMade.
+    `mode`: SGLang's ForwardMode in lower case. `extend`: whether it is a forward of prompts that
+    does not verify drafts. `rids`: as in the batch itself. `problems`: in words, fields that differ
+    from their table (see `sglang.batches.fields`). `sizes`: entries of its tensors, by field.
+    `origin`: None if its making was not seen. `contents`: None if reading the tensors needs a
+    device copy. `on_host`: tensors that are read on the device, but are on the host. `iteration`:
+    as in ForwardMade.
     """
 
     mode: str
@@ -145,7 +147,7 @@ class BatchResult(Event):
 
 @dataclass(frozen=True)
 class Pending:
-    """A request that waits for a forward, and how many tokens it may come to."""
+    """A request that waits for a forward, and the most tokens that it may reach."""
 
     rid: str
     most_tokens: int
@@ -153,10 +155,11 @@ class Pending:
 
 @dataclass(frozen=True)
 class BatchScheduled(Event):
-    """A Scheduler has looked what to run next.
+    """A Scheduler has chosen what to run next.
 
-    `pending`: all requests that are queued, half-way in a prompt, or running. `slots`: how many
-    microbatches there are. What is free then: `free_tokens` of `total_tokens`, and request slots.
+    `pending`: all requests that are queued, in the middle of a prompt, or running. `slots`: the
+    number of microbatches. `free_tokens` (of `total_tokens`) and `free_request_slots` are those at
+    that moment.
     """
 
     pending: tuple[Pending, ...]

@@ -11,10 +11,10 @@ from pytest_pprank.sglang.events.types.base import Event, Layer, Look, Stack
 
 @dataclass(frozen=True)
 class TokenPool:
-    """KV tokens that can be followed one by one: pages of one token, free to look at.
+    """KV tokens that can be tracked one by one: pages of one token, readable without a device copy.
 
-    `key` tells it from other pools. Its tokens are 1 to `size`; 0 is for padding. `free`: which of
-    them nobody holds now.
+    `key` identifies the pool. Its tokens are 1 to `size`; token 0 is for padding. `free` returns
+    the tokens that are free now.
     """
 
     key: int
@@ -23,7 +23,7 @@ class TokenPool:
 
 
 class KvReader(Protocol):
-    """Reads keys and values of a request on this stage, by the request slot that it has now."""
+    """Reads keys and values of a request on this stage, by the request's current slot."""
 
     @property
     def first_layer(self) -> int:
@@ -31,17 +31,17 @@ class KvReader(Protocol):
 
     @property
     def bytes_per_token(self) -> int:
-        """What one token takes, in all layers of this stage."""
+        """Bytes of one token, in all layers of this stage."""
 
     def read(self, slot: int, tokens: int) -> tuple[Layer, ...]:
-        """Copy the first `tokens` of the request that has this slot."""
+        """Copy the KV of the first `tokens` tokens of the request in this slot."""
 
 
 @dataclass(frozen=True)
 class KvAllocated(Event):
-    """KV tokens have been taken: none where there was no room, or where they are not followed.
+    """KV tokens have been allocated; empty if there was no room, or if they are not tracked.
 
-    `rid`: who they are for, empty where nobody is known yet, as in a batch that is being prepared.
+    `rid`: the request they are for; empty if it is not known yet, as while a batch is prepared.
     """
 
     pool: TokenPool | None
@@ -52,10 +52,10 @@ class KvAllocated(Event):
 
 @dataclass(frozen=True)
 class KvFreed(Event):
-    """KV tokens are about to be given back.
+    """KV tokens are about to be freed.
 
-    `pool` is None where they are not followed, and where SGLang only collects them, to give them
-    back together.
+    `pool`: None if tokens are not tracked, and if SGLang only collects them to free them together
+    later.
     """
 
     pool: TokenPool | None
@@ -65,14 +65,14 @@ class KvFreed(Event):
 
 @dataclass(frozen=True)
 class KvCleared(Event):
-    """An allocator has forgotten who holds what; `pool` is the `TokenPool.key` that it had."""
+    """An allocator has been cleared; `pool` is the `TokenPool.key` that it had."""
 
     pool: int
 
 
 @dataclass(frozen=True)
 class SlotAllocated(Event):
-    """Requests have got their slots; none where there was no room."""
+    """Request slots have been allocated; empty if there was no room."""
 
     rids: tuple[str, ...]
     stack: Stack = ()
@@ -80,9 +80,9 @@ class SlotAllocated(Event):
 
 @dataclass(frozen=True)
 class SlotFreed(Event):
-    """A request is about to give its slot back.
+    """A request is about to free its slot.
 
-    `slot` is None for one that has none. `tokens`: how many of its tokens have KV.
+    `slot`: None if it has none. `tokens`: how many of its tokens have KV.
     """
 
     rid: str
@@ -92,7 +92,7 @@ class SlotFreed(Event):
 
 @dataclass(frozen=True)
 class MetadataAllocated(Event):
-    """A metadata slot of a KV transfer has been taken; None where all were."""
+    """A metadata slot of a KV transfer has been allocated; None if there was none left."""
 
     slot: int | None
     rid: str = ""
@@ -101,7 +101,7 @@ class MetadataAllocated(Event):
 
 @dataclass(frozen=True)
 class MetadataFreed(Event):
-    """A metadata slot is about to be given back."""
+    """A metadata slot is about to be freed."""
 
     slot: int
     stack: Stack = ()
@@ -109,7 +109,7 @@ class MetadataFreed(Event):
 
 @dataclass(frozen=True)
 class PrefixLocked(Event):
-    """A prefix in the tree cache has been locked, by this request as far as it is known."""
+    """A prefix in the tree cache has been locked; `rid`: for which request, if known."""
 
     node: int
     rid: str = ""

@@ -10,7 +10,7 @@ from pytest_pprank.sglang.events.types.base import Event
 
 @dataclass(frozen=True)
 class KvSent(Event):
-    """KV is about to be sent to the decode side. `sender` is one for all chunks of a request."""
+    """KV is about to be sent to decode. `sender` is the same for all chunks of a request."""
 
     sender: Hashable
     tokens: int
@@ -19,8 +19,9 @@ class KvSent(Event):
 
 @dataclass(frozen=True)
 class KvQueued(Event):
-    """A chunk of KV is about to be handed to a thread that sends it. `chunk` names it until it is
-    sent; `again`: by that thread itself, which puts it off.
+    """A chunk of KV is about to be queued for a thread that sends it.
+
+    `chunk` identifies it until it is sent. `again`: that thread itself queues it, to send it later.
     """
 
     chunk: int
@@ -29,8 +30,10 @@ class KvQueued(Event):
 
 @dataclass(frozen=True)
 class KvRead(Event):
-    """A thread of the transfer engine is about to read memory of this rank: `spans` of it, as
-    (address, bytes). `chunk`: which one it sends (see KvQueued); None where that is not known.
+    """A thread of the transfer engine is about to read memory of this rank.
+
+    `spans`: the memory, as (address, bytes). `chunk`: the chunk that it sends (see KvQueued); None
+    if unknown.
     """
 
     spans: tuple[tuple[int, int], ...]
@@ -39,8 +42,9 @@ class KvRead(Event):
 
 @dataclass(frozen=True)
 class KvTarget(Event):
-    """Decode is about to say where its KV may be written, at any moment from here on: `spans` of
-    memory of this rank, as (address, bytes).
+    """Decode is about to announce where its KV may be written; writes may begin at any moment.
+
+    `spans`: the memory of this rank, as (address, bytes).
     """
 
     spans: tuple[tuple[int, int], ...]
@@ -48,7 +52,7 @@ class KvTarget(Event):
 
 @dataclass(frozen=True)
 class TransferPolled(Event):
-    """A KV transfer has been asked how it goes; `status` in SGLang's own words (KVPoll)."""
+    """A KV transfer has been polled; `status` is a name of SGLang's KVPoll."""
 
     room: int
     status: str
@@ -67,8 +71,8 @@ class Message(Event):
 
 
 class MessageSent(Message):
-    """Its send has been issued."""
+    """The send of a message has been issued."""
 
 
 class MessageReceived(Message):
-    """Its receipt has been issued."""
+    """The receive of a message has been issued."""

@@ -1,4 +1,4 @@
-"""Events of logs, and of the end of a run."""
+"""Events of logs, and of the end of the event loops."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pytest_pprank.sglang.events.types.base import Event, Look, Stack
 class LogRecord(Event):
     """SGLang has logged something.
 
-    `error`: what is being handled meanwhile, in words; `raised_at`: where that was raised, the
-    innermost line first. `has_traceback`: whether the record itself comes with it.
+    `error`: the exception that was being handled, in words; `raised_at`: where it was raised, the
+    innermost line first. `has_traceback`: whether the record itself contains the traceback.
     """
 
     text: str
@@ -28,7 +28,7 @@ class LogRecord(Event):
 
 @dataclass(frozen=True)
 class SentPrompt:
-    """A request of prefill's whose prompt was sent as a whole: how many tokens that must be."""
+    """A request of prefill whose whole prompt was sent; `tokens`: how many that must be."""
 
     rid: str
     sender: Hashable
@@ -37,10 +37,10 @@ class SentPrompt:
 
 @dataclass(frozen=True)
 class Quiescent(Event):
-    """The event loops have been left in good order, with all work done: nothing may be held.
+    """The event loops have been left in good order, with all work done; no memory may be in use.
 
-    `problems`: what is not idle or not balanced, in words. `sent`: the requests whose KV was sent,
-    none where pages have more than one token.
+    `problems`: in words, what is not idle or not balanced. `sent`: the requests whose KV was sent;
+    empty if pages have more than one token.
     """
 
     problems: Look[Sequence[str]]

@@ -1,4 +1,4 @@
-"""Reverts known by name: one module each, and its line in the table here."""
+"""The reverts that are known by name: one module and one table entry each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """PR 26883: the PP profiler forwards a batch whose ids are still staged on the host.
 
 PR 25945 made ``prepare_for_extend`` leave ``input_ids`` None and stage the ids in
-``prefill_input_ids_cpu``. The profiler resolves that by itself since PR 26883 (0.5.13).
+``prefill_input_ids_cpu``. Since PR 26883 (0.5.13) the profiler resolves the staging itself.
 """
 
 from __future__ import annotations

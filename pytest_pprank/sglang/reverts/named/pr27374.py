@@ -1,6 +1,6 @@
-"""PR 27374: a freed metadata slot of the decode side keeps the room of its last owner.
+"""PR 27374: a freed metadata slot of decode keeps the room of its last owner.
 
-To 0.5.22 pop_transferred clears the room itself, from 0.5.23 by MetadataBuffers.clear_slot.
+Up to 0.5.22 pop_transferred clears the room itself; from 0.5.23 on MetadataBuffers.clear_slot does.
 """
 
 from __future__ import annotations

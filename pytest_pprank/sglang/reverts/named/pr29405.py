@@ -1,4 +1,4 @@
-"""PR 29405: an abort looks for the request in the current microbatch only, as without PP."""
+"""PR 29405: an abort searches only the current microbatch for the request, as without PP."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ REVERT = Revert(
     patches=(
         Patch(
             targets=(
-                # 0.5.22 and later, then 0.5.19 to 0.5.21, then 0.5.16 to 0.5.18; the later
-                # versions also have the functions of the earlier ones, without the choice
+                # 0.5.22 and later, then 0.5.19 to 0.5.21, then 0.5.16 to 0.5.18; later versions
+                # also have the functions of earlier ones, but without the condition
                 "sglang.srt.managers.scheduler.Scheduler._collect_inflight_batches",
                 "sglang.srt.managers.scheduler.Scheduler.collect_inflight_reqs",
                 "sglang.srt.managers.scheduler.Scheduler.abort_request",

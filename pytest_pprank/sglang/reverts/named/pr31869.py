@@ -1,7 +1,7 @@
-"""PR 31869: each stage polls for itself instead of taking what the stages agreed on.
+"""PR 31869: each stage polls for itself instead of using what the stages agreed on.
 
-To 0.5.21 they agree by ids that go round the stages, from 0.5.22 they take what the first stage has
-polled (poll_and_all_reduce_prefill_pp).
+Up to 0.5.21 the stages agree by sending ids round the ring; from 0.5.22 on they use the polls of
+the first stage (poll_and_all_reduce_prefill_pp).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pytest_pprank.sglang.reverts.match import Shape
 from pytest_pprank.sglang.reverts.model import Edit, Patch, Revert
 
-# The state of an agreed request is what this stage sees now, whatever was agreed.
+# Use the state that this stage polls now for an agreed request, whatever was agreed.
 _LOCAL_POLLS = """
 polls = [
     poll if req.rid in {*(pp_good_rids or ()), *(pp_bad_rids or ())} else None

@@ -1,8 +1,8 @@
-"""PR 37669: the samples of the profiler are broadcast, and the result is thrown away.
+"""PR 37669: the profiler broadcasts its samples, but drops the result of the broadcast.
 
-The bug was in the broadcast to the attention-CP ranks; from 0.5.20 one broadcast serves
-all ranks, and taking out its result is the same mistake. Older versions have three
-broadcasts with other names, so they are refused.
+The bug was in the broadcast to the attention-CP ranks. From 0.5.20 on one broadcast serves all
+ranks, and dropping its result is the same mistake. Older versions have three broadcasts with other
+names, so they are refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a test leaves in the Scheduler is told, and the next test does not see it."""
+"""What a test leaves in the Scheduler is reported, and the next test does not see it."""
 
 from __future__ import annotations
 

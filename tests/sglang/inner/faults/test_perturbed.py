@@ -1,4 +1,4 @@
-"""Perturbation of real Schedulers: what it brings to light, and what it leaves as it was."""
+"""Perturbation of real Schedulers: what it reveals, and what it does not change."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ def test_aborts(engine: Engine, pprank: Pprank) -> None:
     "how",
     [
         pytest.param("alone", marks=pytest.mark.pprank(perturb="none")),
-        # a seed that holds the second stage back for 85 ms where its third iteration begins
+        # a seed that delays the second stage by 85 ms at the start of its third iteration
         pytest.param("perturbed", marks=pytest.mark.pprank(perturb="6274:skew")),
     ],
 )
 def test_message_beside_the_pipeline(engine: Engine, pprank: Pprank, how: str) -> None:  # noqa: ARG001
-    """Wrong: the first stage writes to what it has sent, and waits for the send only then. Gloo
-    lets it, where the next stage has begun its iteration and waits for the message.
+    """A bug: the first stage writes to a buffer that is being sent, and waits for the send only
+    afterwards. It goes unnoticed with gloo if the next stage has begun its iteration and already
+    waits for the message.
     """
     import torch
     import torch.distributed as dist
@@ -55,12 +56,12 @@ def test_message_beside_the_pipeline(engine: Engine, pprank: Pprank, how: str) -
     works = []
 
     def expect() -> None:
-        if engine.iterations == 2:  # that of the forward
+        if engine.iterations == 2:  # the iteration of the forward
             works.append(dist.irecv(message, 0, tag=77))
 
     def send(_: Any) -> None:
         if not works:
-            time.sleep(0.03)  # the forward of a larger model
+            time.sleep(0.03)  # the time of a larger model's forward
             works.append(dist.isend(message, 1, tag=77))
             message.zero_()
 

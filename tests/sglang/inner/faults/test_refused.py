@@ -1,4 +1,4 @@
-"""Server args that SGLang's Scheduler would start with, and its launcher refuses."""
+"""Server args that SGLang's Scheduler would start with, but its launcher refuses."""
 
 from __future__ import annotations
 

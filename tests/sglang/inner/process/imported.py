@@ -1,4 +1,4 @@
-"""Imports SGLang as the fork server does: what the process is like then, what reverts change."""
+"""Imports SGLang as the fork server does: the process's state then, and what reverts change."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""SGLang's own source_patcher: what it makes of cases, and of the patches that SGLang ships.
+"""Runs SGLang's own source_patcher on test cases, and on the patches that SGLang ships.
 
-Given a folder, it patches the modules there as its cases.json says (YAML text, module and
-expression) and tells what the expressions give then. Given none, it tells each patch that SGLang
-ships, with the functions as edited, or null where SGLang's patcher refuses it in this version.
+Given a folder, it patches the modules there as cases.json says (YAML text, module and expression)
+and prints the values of the expressions. Without a folder, it prints each patch that SGLang ships,
+with the functions as edited, or null if SGLang's patcher refuses the patch in this version.
 
-The packages above the patcher are not run: they would import torch and SGLang's engine.
+The packages that contain the patcher are not executed: they would import torch and SGLang's engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prefill and decode that take for done what is not: what it takes to bring that to light."""
+"""Prefill and decode that consider something done too early: what it takes to show that."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def perturbed_or_not(perturbed: str) -> pytest.MarkDecorator:
     )
 
 
-# several: whether one stage hears so late that it matters is also up to the handshakes' threads
+# several requests: whether a stage learns so late that it matters also depends on handshake threads
 @pytest.mark.pprank(perturb="131:polls")
 def test_stages_that_hear_late(disagg: Disagg) -> None:
     for number in range(10):
@@ -29,10 +29,10 @@ def test_stages_that_hear_late(disagg: Disagg) -> None:
         disagg.drain()
 
 
-# a seed with which stage 1 holds its first transfer back for 87 iterations
+# with this seed, stage 1 delays its first transfer by 87 iterations
 @perturbed_or_not("651:transfers")
 def test_stage_whose_transfer_takes_long(disagg: Disagg, how: str) -> None:  # noqa: ARG001
-    disagg.late_poll(stages=[0], iterations=15, role="prefill")  # enough for stage 1, by itself
+    disagg.late_poll(stages=[0], iterations=15, role="prefill")  # enough for stage 1 alone
     disagg.submit(17, 2, rid="trusted")
     disagg.drain()
 

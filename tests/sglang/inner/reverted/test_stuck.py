@@ -1,4 +1,4 @@
-"""A stage that does not come back."""
+"""A stage whose loop does not return."""
 
 from __future__ import annotations
 

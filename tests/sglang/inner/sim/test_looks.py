@@ -1,4 +1,4 @@
-"""Looks at what forwards, copies and KV transfers work on, while they may still be under way."""
+"""Reads the memory of forwards, copies and KV transfers while these may still be under way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ overlap = pytest.mark.sglang(disable_overlap_schedule=False)
 
 
 def look(engine: Engine, scheduler: Any, pprank: Pprank) -> None:
-    """Look at all that there is, in every way; what is found is not of interest."""
+    """Read everything in every way; the values do not matter."""
     rows = scheduler.req_to_token_pool.req_to_token
     assert str(rows)
     assert all(each["rows"].is_cpu for each in pprank.gather({"rows": rows}))

@@ -1,4 +1,4 @@
-"""SGLang's layers and attention on device sim are one kernel each, with their own numbers."""
+"""SGLang's layers and attention on device sim are one kernel each, with unchanged values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.pprank(pp=1, device="sim"), pytest.mark.sglang()]
 
 
 def work_of(call: Any) -> tuple[Any, int]:
-    """What `call` returns, and how many pieces of work it has enqueued."""
+    """Return the result of `call`, and how many pieces of work it has enqueued."""
     stream = torch.get_device_module("sim").current_stream()
     before = stream.clock[stream.stream_id]
     return call(), stream.clock[stream.stream_id] - before
@@ -30,7 +30,7 @@ def arguments(layer: Any) -> list[torch.Tensor]:
 
 
 def layers_of(scheduler: Any) -> dict[str, Any]:
-    """One of each kind that has a kernel; none of the tiny models has the last one."""
+    """Return one layer of each kind that has a kernel; the tiny models lack the last kind."""
     from sglang.srt.layers.activation import GeluAndMul
 
     model = scheduler.tp_worker.model_runner.model
@@ -75,7 +75,7 @@ def test_input_of_a_layer_must_be_ordered_before_it(scheduler: Any) -> None:
 
 
 def attention(backend: Any, name: str, device: str) -> torch.Tensor:
-    """Two requests with 2 and 1 tokens in the cache, and 3 and 1 new ones (or 1 each)."""
+    """Run two requests with 2 and 1 cached tokens, and 3 and 1 new ones (or 1 each)."""
     extend = name == "_run_sdpa_forward_extend"
     new = [3, 1] if extend else [1, 1]
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Look for the bug of one revert: on which devices, and what counts as seen."""
+"""Searches for the bug of one revert: on which devices to run, and what counts as detected."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pytest_pprank.bench.runs import Options, Run, Runner
 
 _SIM = "sim"
 _ATTEMPTS = 3
-"""How many tests may turn out to be red without the revert, too, or not red again with it."""
+"""How many tests may prove unreliable: red without the revert, too, or not red again with it."""
 _STALLS = ("EngineStalled", "hung")
-"""Failures that a busy machine may bring about by itself: such a test must be red twice."""
+"""Failures that a busy machine may cause by itself: such a test must be red twice."""
 
 
 class CutOff(Exception):
-    """A run that Ctrl-C has ended before it could say anything."""
+    """A run was ended by Ctrl-C before it had a result."""
 
 
-class Looking:
-    """Looks for the bugs of a bench that has its baseline; several threads may `look` at once."""
+class BugSearch:
+    """Searches for bugs in a bench that has its baseline; several threads may call `search`."""
 
     def __init__(self, runner: Runner, options: Options, bench: Bench) -> None:
         assert bench.baseline is not None
@@ -33,13 +33,13 @@ class Looking:
         self._red = frozenset(bench.baseline.red)
         self._reach = bench.reach or Reach()
 
-    def look(self, case: Case) -> Result:
-        """Return what comes of a revert; raises CutOff when the runs are being ended."""
+    def search(self, case: Case) -> Result:
+        """Return the outcome of a revert; raises CutOff if the runs are being ended."""
         if self._reach.knows(case) and not self._reach.first(case):
             return missed(case, NOT_REACHED)
         if not (self._options.any_device and self._options.device == "cpu"):
             return self._on_own_device(case)
-        if case.device_order:  # device cpu cannot see such a bug
+        if case.device_order:  # device cpu cannot show such a bug
             return self._on_each(case, (self._on_sim, self._on_own_device), _is_not_caught)
         return self._on_each(case, (self._on_own_device, self._on_sim), _needs_sim)
 
@@ -73,9 +73,9 @@ class Looking:
         return self._not_for_sure(case, seconds)
 
     def _on_sim(self, case: Case) -> Result:
-        """Look where a host tensor is not a device tensor, and order counts.
+        """Run on device sim, where host and device tensors differ and order matters.
 
-        There is no baseline of that device: a test that goes red must be green without the revert.
+        There is no baseline on that device: a test that fails must pass without the revert.
         """
         seconds = 0.0
         red = set(self._red)
@@ -102,23 +102,26 @@ class Looking:
     def _is_red_again(
         self, case: Case, result: Result, run: Run, device: str = ""
     ) -> tuple[bool, float]:
-        """Run the test of a catch once more with the revert, if it stalled; add the seconds."""
+        """Run the failing test once more with the revert if it stalled; also return the seconds."""
         if not result.seen_by.startswith(_STALLS):
             return True, 0.0
         skip = {*run.topologies, *self._red, *self._reach.topologies} - {result.test}
         again = self._runner.run(f"{case.id}, again", case.spec, skip=skip, device=device)
-        if again.reds:  # also of a run that was then cut off
+        if again.reds:  # counts even if that run was then ended
             return True, again.seconds
-        self._demand_not_stopped()
+        self._check_not_stopped()
         return False, again.seconds
 
     def _is_green_on_sim(self, test: str, known: Iterable[str]) -> tuple[bool, float]:
-        """Run one test of those `known` on SGLang as it is, once in a bench; add the seconds."""
+        """Run one of the `known` tests on the unmodified SGLang, once per bench.
+
+        Also returns the seconds.
+        """
         if test in self._bench.green_on_sim:
             return True, 0.0
         skip = {*known, *self._reach.topologies} - {test}
         run = self._runner.run(f"{test}, sim", skip=skip, to_end=True, device=_SIM)
-        self._demand_not_stopped()
+        self._check_not_stopped()
         green = run.status == 0 and test in run.passed
         if green:
             self._bench.green_on_sim.add(test)
@@ -129,13 +132,13 @@ class Looking:
         first = self._reach.first(case, [seen] if seen else [])
         needless = set() if self._options.all_tests else self._reach.untouched(case)
         name = f"{case.id}, {device}" if device else case.id
-        self._demand_not_stopped()
+        self._check_not_stopped()
         run = self._runner.run(name, case.spec, first=first, skip={*skip, *needless}, device=device)
-        if device or not run.reds:  # a red on the bench's own device counts all the same
-            self._demand_not_stopped()
+        if device or not run.reds:  # a failure on the bench's own device counts in any case
+            self._check_not_stopped()
         return run
 
-    def _demand_not_stopped(self) -> None:
+    def _check_not_stopped(self) -> None:
         if self._runner.is_stopped():
             raise CutOff
 
@@ -149,7 +152,10 @@ def _needs_sim(result: Result) -> bool:
 
 
 def _of_all(results: Sequence[Result]) -> Result:
-    """Return what was found at last; else what is more than nothing; with all seconds."""
+    """Combine the results of several devices: the last one if caught, else the most severe one.
+
+    The seconds are added up.
+    """
     *before, last = results
     if not before:
         return replace(last, seconds=round(last.seconds, 1))

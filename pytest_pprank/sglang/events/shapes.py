@@ -1,7 +1,7 @@
-"""Which shape a place of SGLang's has, found by reading its files or by looking at its classes.
+"""Finds out which shape a place has in an SGLang, from its source files or its classes.
 
-Reading (`Files`) takes a tenth of a second and imports nothing; it is what the header of a run is
-made of. Looking at classes (`Classes`) is what ranks do, and what counts.
+Reading the files (`SourceInspector`) takes a tenth of a second and imports nothing; the header of a
+run uses it. Inspecting imported classes (`ClassInspector`) is what ranks do, and is authoritative.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ _MEMBER = r"(?:(?:async )?def (?P<function>\w+)|class (?P<cls>\w+)|(?P<field>\w+
 
 
 class Members(Protocol):
-    """Members of a class or module by name, with the parameters of those that are functions."""
+    """Members of a class or module by name, with the parameters of functions."""
 
     def __contains__(self, name: object, /) -> bool:
-        """Say whether there is a member of that name."""
+        """Return whether there is a member of that name."""
 
     def __getitem__(self, name: str, /) -> tuple[str, ...]:
-        """Return the names of a function's parameters."""
+        """Return the parameter names of a function."""
 
 
-class Sight(Protocol):
-    """A way of looking at SGLang."""
+class Inspector(Protocol):
+    """A way of inspecting SGLang."""
 
     def members(self, module: str, owner: str) -> Members | None:
-        """Return the members of a class, or of a module for no owner; None where it is not."""
+        """Return the members of a class, or of a module if `owner` is empty; None if missing."""
 
 
 class Found(NamedTuple):
-    """What was found of a place: its shape, or None and what the nearest one lacks."""
+    """The result for a place: its shape, or None and what the closest shape lacks."""
 
     shape: Shape | None
     lacks: tuple[str, ...] = ()
 
 
-def look(place: Place, sight: Sight) -> Found:
-    """Return the first shape of a place that is whole."""
+def find_shape(place: Place, inspector: Inspector) -> Found:
+    """Return the first shape of a place that is complete."""
     lacking = []
     for shape in place.shapes:
-        lacks = tuple(problem for it in shape.methods for problem in problems(it, sight))
-        if not lacks and not any(_has(it, sight) for it in shape.without):
+        lacks = tuple(problem for it in shape.methods for problem in problems(it, inspector))
+        if not lacks and not any(_has(it, inspector) for it in shape.without):
             return Found(shape)
         if lacks:
             lacking.append(lacks)
     return Found(None, min(lacking, key=len))
 
 
-def _has(methods: Methods, sight: Sight) -> bool:
-    members = sight.members(methods.module, methods.owner)
+def _has(methods: Methods, inspector: Inspector) -> bool:
+    members = inspector.members(methods.module, methods.owner)
     return members is not None and any(name in members for name in methods.names)
 
 
-def problems(methods: Methods, sight: Sight) -> Iterator[str]:
-    """Yield, in words, what is missing of some methods, or is not as it is known."""
-    members = sight.members(methods.module, methods.owner)
+def problems(methods: Methods, inspector: Inspector) -> Iterator[str]:
+    """Yield, in words, which methods are missing or have unknown parameters."""
+    members = inspector.members(methods.module, methods.owner)
     if members is None:
         yield f"{methods.module}.{methods.owner}".rstrip(".")
         return
@@ -79,14 +79,14 @@ def problems(methods: Methods, sight: Sight) -> Iterator[str]:
                 break
 
 
-class Files:
-    """Reads the files of a package that lies in `root`; of classes, what their bodies say."""
+class SourceInspector:
+    """Reads the source files of the package in `root`; of a class, only its own body."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def members(self, module: str, owner: str) -> Members | None:
-        """Return what stands in the body of a class or module."""
+        """Return what the body of a class or module defines."""
         text = self._text(module)
         if text is None:
             return None
@@ -103,7 +103,7 @@ class Files:
 
 
 def _class_body(text: str, owner: str) -> str | None:
-    """Return the lines of a class; found by its indentation, since parsing whole files is slow."""
+    """Return the lines of a class, found by indentation: parsing whole files is slow."""
     start = re.search(rf"^class {owner}\b", text, re.MULTILINE)
     if start is None:
         return None
@@ -123,7 +123,7 @@ def _members_in(text: str, indent: int) -> dict[str, tuple[str, ...]]:
 
 
 def _parameters(text: str) -> tuple[str, ...]:
-    """Return the names of the parameters of the function at the beginning of `text`."""
+    """Return the parameter names of the function at the beginning of `text`."""
     depth = 0
     for place, letter in enumerate(text):
         depth += (letter in "([{") - (letter in ")]}")
@@ -145,11 +145,11 @@ def _imported(text: str) -> Iterator[str]:
     yield from re.findall(r"^import (\w+)$", text, re.MULTILINE)
 
 
-class Classes:
-    """Looks at what is imported, in a class and in all its subclasses that are."""
+class ClassInspector:
+    """Inspects imported modules: a class together with all its subclasses."""
 
     def members(self, module: str, owner: str) -> Members | None:
-        """Return what a class and its subclasses define, or what a module has."""
+        """Return what a class and its subclasses, or a module, define."""
         try:
             loaded = import_module(module)
         except ImportError:
@@ -164,7 +164,7 @@ class Classes:
 
 
 class _Loaded:
-    """Members that are looked up when they are asked for: signatures take time."""
+    """Members that are looked up on demand: signatures take time."""
 
     def __init__(self, spaces: Sequence[Mapping[str, object]]) -> None:
         self._spaces = spaces
@@ -177,7 +177,7 @@ class _Loaded:
 
 
 def family(cls: type) -> Iterable[type]:
-    """Yield a class and all its subclasses."""
+    """Yield a class and all its subclasses, recursively."""
     yield cls
     subclass: type
     for subclass in cls.__subclasses__():

@@ -1,9 +1,9 @@
-"""Where the engine meets a Scheduler: the top of an iteration, what comes in, what goes out.
+"""Connects the engine to a Scheduler: a hook at the top of each iteration, and socket counters.
 
 SGLang's own scripted runtime has a hook at the top of each iteration of every event loop
-(``scripted_scheduler_hook.step``) and at each forward (``on_run_batch``), on all stages; ours takes
-its place. What comes and goes by a socket is only counted, so that a step begins when all that was
-sent to the Scheduler is there, and ends when all that it has sent is there.
+(``scripted_scheduler_hook.step``) and at each forward (``on_run_batch``), on all stages; this
+module installs a hook of its own there. Socket messages are only counted, so that a step begins
+after everything sent to the Scheduler has arrived, and ends after everything it sent has arrived.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pytest_pprank.sglang.compat.consensus import first_message_of_an_iteration
 from pytest_pprank.sglang.compat.disagg import role_of
 from pytest_pprank.sglang.compat.messages import receiver, sender
 from pytest_pprank.sglang.compat.seams import missing, need
-from pytest_pprank.sglang.driver.control import ControlNotes
+from pytest_pprank.sglang.driver.control import ControlRecorder
 from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
 from pytest_pprank.sglang.stage.event_loop import LeaveLoop
 from pytest_pprank.sglang.stage.stage import this_stage
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Message, ScheduleBatch, Scheduler, Socket
 
 _ARRIVAL_S = 20.0
-"""A message between two threads of one process that is not there by then never will be."""
+"""Time limit, in seconds, for a message between two threads of one process; more means a bug."""
 
 
 class SchedulerHook:
-    """Stands where SGLang's ScriptedSchedulerHook does."""
+    """Takes the place of SGLang's ScriptedSchedulerHook."""
 
     def __init__(
         self, step: Callable[[], None], on_run_batch: Callable[[ScheduleBatch], None]
@@ -46,7 +46,7 @@ class SchedulerHook:
 
 
 class Inbox:
-    """The Scheduler's end of the request socket: receives, when asked, all that was sent."""
+    """The Scheduler's end of the request socket: receives all that was sent before it returns."""
 
     def __init__(self, socket: Socket | _Outbox) -> None:
         self._socket = socket
@@ -75,7 +75,7 @@ class Inbox:
 
 
 class _Mail:
-    """What the Scheduler sends through one socket: how much was sent, how much has been read."""
+    """The receiving end of one of the Scheduler's sockets; counts messages sent and read."""
 
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
@@ -95,7 +95,7 @@ class _Mail:
 
 
 class _Outbox:
-    """A socket that counts what is sent through it."""
+    """A socket that counts the messages sent through it."""
 
     def __init__(self, socket: Socket, mail: _Mail) -> None:
         self._socket = socket
@@ -114,7 +114,7 @@ class _Outbox:
 
 
 class Wire:
-    """The tokenizer's side of the sockets of the first stage."""
+    """The tokenizer's side of the first stage's sockets."""
 
     def __init__(self, scheduler: Scheduler, side: TokenizerSide) -> None:
         self._side = side
@@ -124,11 +124,11 @@ class Wire:
         self._outputs = _Mail(side.outputs)
         self._calls = None if side.rpc is None else _Mail(side.rpc)
         self.rpc: Inbox | None = None
-        if self._calls is not None:  # one socket for both ways
+        if self._calls is not None:  # one socket for both directions
             self.rpc = Inbox(_Outbox(need(ends, "recv_from_rpc"), self._calls))
 
     def send(self, message: Message) -> None:
-        """Send a message to the Scheduler; it takes it in its next iteration."""
+        """Send a message to the Scheduler, which receives it in its next iteration."""
         self._send(self._side.requests, message)
         self.inbox.sent += 1
 
@@ -145,17 +145,19 @@ class Wire:
         return [*self._outputs.receive(), *calls]
 
     def outbox(self, socket: Socket) -> _Outbox:
-        """Return a socket that sends through this one, and counts."""
+        """Wrap one of the Scheduler's sockets so that messages sent through it are counted."""
         return _Outbox(socket, self._outputs)
 
 
 class Attachment:
-    """Puts a hook and counters into a Scheduler, and takes them out again.
+    """Installs a hook and counters in a Scheduler, and removes them again.
 
-    `notes` hears of the control requests that this stage has handled.
+    `recorder`: records the control requests that this stage handles.
     """
 
-    def __init__(self, scheduler: Scheduler, hook: SchedulerHook, notes: ControlNotes) -> None:
+    def __init__(
+        self, scheduler: Scheduler, hook: SchedulerHook, recorder: ControlRecorder
+    ) -> None:
         self._scheduler = scheduler
         self.wire: Wire | None = None
         receiver = need(scheduler, "request_receiver")
@@ -166,18 +168,18 @@ class Attachment:
         side = this_stage().started(scheduler).tokenizer_side
         if side is not None:
             self.wire = Wire(scheduler, side)
-            changes |= self._tap(self.wire)
+            changes |= self._count_messages(self.wire)
         self._set(scheduler, "scripted_scheduler_hook", hook)
         self._set(scheduler, "request_receiver", replace(receiver, **changes))
-        self._listen(notes)
+        self._record_control(recorder)
 
     def detach(self) -> None:
-        """Leave the Scheduler as it was."""
+        """Restore the Scheduler."""
         while self._undo:
             self._undo.pop()()
 
-    def _tap(self, wire: Wire) -> dict[str, Inbox]:
-        """Count what is sent; returns what the request receiver is to receive from."""
+    def _count_messages(self, wire: Wire) -> dict[str, Inbox]:
+        """Count the messages sent; return the sockets for the request receiver."""
         channels = need(self._scheduler, "ipc_channels")
         for name in ("send_to_tokenizer", "send_to_detokenizer"):
             sender = need(channels, name)
@@ -187,14 +189,14 @@ class Attachment:
         self._set(self._scheduler, "ipc_channels", replace(channels, recv_from_rpc=wire.rpc))
         return {"recv_from_tokenizer": wire.inbox, "recv_from_rpc": wire.rpc}
 
-    def _listen(self, notes: ControlNotes) -> None:
+    def _record_control(self, recorder: ControlRecorder) -> None:
         dispatch = need(self._scheduler, "_request_dispatcher")
-        self._set(self._scheduler, "_request_dispatcher", notes.dispatcher(dispatch))
+        self._set(self._scheduler, "_request_dispatcher", recorder.dispatcher(dispatch))
         sender = need(need(self._scheduler, "ipc_channels"), "send_to_tokenizer")
-        self._set(sender, "send_output", notes.sender(need(sender, "send_output")))
+        self._set(sender, "send_output", recorder.sender(need(sender, "send_output")))
 
     def _set(self, owner: object, name: str, value: object) -> None:
-        need(owner, name)  # what SGLang does not have it would not look at either
+        need(owner, name)  # setting an attribute that SGLang lacks would have no effect
         self._undo.append(patch(owner, name, value))
 
 
@@ -209,9 +211,10 @@ def enter_loop(scheduler: Scheduler) -> None:
     need(scheduler, "run_event_loop")()
 
 
-def talks_when_idle(scheduler: Scheduler) -> bool:
-    """Say whether the stages of this Scheduler's loop exchange messages in each iteration, so that
-    one cannot do an iteration more alone: those of prefill and of decode do.
+def exchanges_when_idle(scheduler: Scheduler) -> bool:
+    """Return whether the stages of this Scheduler's loop exchange messages in each iteration.
+
+    If so, one stage cannot do another iteration alone. True for pipelines of prefill and of decode.
     """
     pipeline = int(need(need(scheduler, "server_args"), "pp_size")) > 1
     return pipeline and role_of(scheduler) != "null"
@@ -219,7 +222,7 @@ def talks_when_idle(scheduler: Scheduler) -> bool:
 
 @contextmanager
 def leave_before_sending(scheduler: Scheduler) -> Iterator[None]:
-    """In this block a loop for which `talks_when_idle` ends where it would send to other stages."""
+    """In this block, end a loop that `exchanges_when_idle` where it would begin to send."""
 
     def leave(*_: object) -> None:
         raise LeaveLoop
