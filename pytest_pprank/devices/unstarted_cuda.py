@@ -20,12 +20,15 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.errors import PprankError
 from pytest_pprank.frames import Owner, caller
 from pytest_pprank.oplog.file import Site
 from pytest_pprank.rank.patches import patch
+
+if TYPE_CHECKING:
+    import torch
 
 _ASK = """
 import json, torch
@@ -51,7 +54,7 @@ class NoAnswer(Exception):
 class DeviceProperties(SimpleNamespace):
     """What torch.cuda.get_device_properties returns, as far as it is a number or a string."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         raise AttributeError(
             f"{name} of a GPU's properties: not known while modules are imported (pytest-pprank)"
         )
@@ -91,7 +94,7 @@ class Answers:
         """Whether any question was answered."""
         return self._found is not None
 
-    def properties(self, device: Any = None) -> DeviceProperties:
+    def properties(self, device: int | str | torch.device | None = None) -> DeviceProperties:
         """Answer torch.cuda.get_device_properties."""
         import torch
 
@@ -100,7 +103,7 @@ class Answers:
             raise AssertionError("Invalid device id")  # as torch does
         return self.devices[index or 0]
 
-    def _facts(self) -> list[dict[str, Any]]:
+    def _facts(self) -> list[dict[str, object]]:
         try:
             out, errors = self._child.communicate(timeout=_ASK_S)
         except subprocess.TimeoutExpired:
@@ -108,7 +111,7 @@ class Answers:
         if self._child.returncode:
             last = (errors.strip().splitlines() or [f"exit code {self._child.returncode}"])[-1]
             raise NoAnswer(f"torch cannot ask the driver: {last}")
-        facts: list[dict[str, Any]] = json.loads(out)
+        facts: list[dict[str, object]] = json.loads(out)
         if not facts:
             raise NoAnswer("torch sees no GPU")
         kinds = {json.dumps(_of_its_kind(each), sort_keys=True) for each in facts}
@@ -124,7 +127,7 @@ class Answers:
         self._child.communicate()
 
 
-def _of_its_kind(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _of_its_kind(facts: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in facts.items() if name not in _OWN}
 
 
@@ -143,7 +146,7 @@ def unstarted() -> Iterator[Answers]:
 
     global _given
     answers = _given = Answers()
-    cuda: Any = torch.cuda
+    cuda = torch.cuda
     with ExitStack() as stack:
         stack.callback(answers.close)
         for owner, name, answer in (
@@ -159,9 +162,11 @@ def unstarted() -> Iterator[Answers]:
         yield answers
 
 
-def _asked(answers: Answers, answer: Callable[..., Any], real: Callable[..., Any]) -> Any:
+def _asked(
+    answers: Answers, answer: Callable[..., object], real: Callable[..., object]
+) -> Callable[..., object]:
     @wraps(real)
-    def ask(*args: Any, **kwargs: Any) -> Any:
+    def ask(*args: object, **kwargs: object) -> object:
         if answers.closed:
             return real(*args, **kwargs)
         answers.asked.append(f"torch.cuda.{real.__name__} {_place()}")
