@@ -65,6 +65,33 @@ def test_benchmark_that_is_off(runner: Runner, more: tuple[str]) -> None:
     assert counts == {"passed": 1}, run.out
 
 
+def test_benchmark_starts_on_a_rank_as_outside_xdist(runner: Runner) -> None:
+    """In a worker of xdist it warns up to 5.2: an error, with filterwarnings = error."""
+    runner.write(
+        conftest="""
+        import os
+        from pytest_benchmark import session
+
+        start = session.BenchmarkSession.__init__
+
+        def start_outside(self, config):
+            assert "PYTEST_XDIST_WORKER" not in os.environ
+            start(self, config)
+
+        session.BenchmarkSession.__init__ = start_outside
+        """,
+        test_it="""
+        import os
+
+        def test_rank(benchmark, pprank):
+            benchmark(lambda: None)
+            assert os.environ["PYTEST_XDIST_WORKER"] == f"pp{pprank.rank}"
+        """,
+    )
+    run = runner.run(*OPTIONS, *QUICK)
+    assert run.counts() == {"passed": 1}, run.out
+
+
 MEMRAY = """
 import pytest
 

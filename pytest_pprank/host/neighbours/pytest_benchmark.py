@@ -7,6 +7,7 @@ each measurement that decides the number of rounds. What is measured afterwards 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -19,6 +20,35 @@ ATTRIBUTE = "pprank_benchmark"
 
 Read by controller.neighbours.pytest_benchmark.
 """
+
+
+_WORKER = "PYTEST_XDIST_WORKER"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the environment variable of xdist's workers from pytest-benchmark, unless xdist is used.
+
+    With it, pytest-benchmark refuses --benchmark-only, and up to 5.1 warns, which is an error where
+    warnings are.
+    """
+    from pytest_benchmark import plugin
+
+    workerinput: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
+    if workerinput["workerid"].startswith("pp"):
+        plugin.BenchmarkSession = _without_worker(plugin.BenchmarkSession)
+
+
+def _without_worker(start: Callable[[pytest.Config], object]) -> Callable[[pytest.Config], object]:
+    def start_hidden(config: pytest.Config) -> object:
+        worker = os.environ.pop(_WORKER, None)
+        try:
+            return start(config)
+        finally:
+            if worker is not None:
+                os.environ[_WORKER] = worker
+
+    return start_hidden
 
 
 @pytest.hookimpl(tryfirst=True)
