@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pytest_pprank._version import __version__
 from pytest_pprank.bench import command as regressions
 from pytest_pprank.bench import scaffold, seams
+from pytest_pprank.doctor import command as doctor
 from pytest_pprank.errors import did_you_mean
 from pytest_pprank.known import command as known_bugs
 from pytest_pprank.launch import stop
@@ -17,6 +18,7 @@ from pytest_pprank.provision import command as setup
 
 _REGISTER = (
     setup.register,
+    doctor.register,
     regressions.register,
     scaffold.register,
     seams.register,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SEE_DOCTOR = "(what can run here: python -m pytest_pprank doctor)"
+"""The end of messages about what is missing or broken in an environment."""
+
 
 class PprankError(Exception):
     """Base of all errors that this plugin raises on purpose."""

@@ -24,13 +24,14 @@ from pytest_pprank.controller.start import StartClock
 from pytest_pprank.controller.test_run import TestRun
 from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.devices import device_environment
-from pytest_pprank.errors import GroupError
+from pytest_pprank.errors import SEE_DOCTOR, GroupError
 from pytest_pprank.launch.client import LauncherClient
 from pytest_pprank.launch.kept import Keep
 from pytest_pprank.options import options_of
 from pytest_pprank.planning import Plan, checked_reverts, plan_of, planned, reaches_sglang
 from pytest_pprank.protocol.bootstrap import RankBootstrap
 from pytest_pprank.protocol.items import item_key
+from pytest_pprank.protocol.launcher import preload_entries
 from pytest_pprank.protocol.messages import ItemKey, Preloaded, RunTest, StartGroup
 from pytest_pprank.report.allowances import read_allowances
 from pytest_pprank.report.merge import ReportMerger
@@ -48,8 +49,6 @@ from pytest_pprank.report.verdicts import (
 )
 from pytest_pprank.topology import Topology
 
-_PLAIN_PRELOAD = ("torch", "torch.distributed", "pytest", "pytest_pprank.host.preload")
-_SGLANG_PRELOAD = "pytest_pprank.sglang.platform.preload:import_sglang:{device}"
 _MAX_START_FAILURES = 3
 PRELOAD_SECONDS = 600.0
 _INTERRUPTED_SECONDS = 2.0
@@ -105,11 +104,10 @@ class ControllerSession:
         self._stop_launcher()
         plans = [planned(item) for item in self._ranked]
         sglang = any(reaches_sglang(p) and p.topology.device == device for p in plans)
-        first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
         self._preload_words = "torch and SGLang" if sglang else "torch"
         plugins, given = plugin_modules(self._config), self._options
         self._launcher = LauncherClient(
-            first + _PLAIN_PRELOAD,
+            preload_entries(device, sglang=sglang),
             plugins,
             environment=device_environment(device),
             keep=Keep(60 * given.keep_minutes, self._preload_words) if given.keep else None,
@@ -260,7 +258,8 @@ class ControllerSession:
         fresh = self._launcher.preloaded is None
         preloaded = self._launcher.wait_preloaded(PRELOAD_SECONDS, self._progress.show)
         for entry, why in preloaded.failures.items():
-            raise GroupError(f"the ranks cannot import {entry.partition(':')[0]}:\n{why}")
+            module = entry.partition(":")[0]
+            raise GroupError(f"the ranks cannot import {module}:\n{why.rstrip()}\n{SEE_DOCTOR}")
         if self._launcher.kept != self._kept_shown:
             self._warnings.warn(f"pprank: {self._launcher.kept}")
             self._kept_shown = self._launcher.kept

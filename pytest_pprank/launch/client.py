@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
-from pytest_pprank.errors import GroupError
+from pytest_pprank.errors import SEE_DOCTOR, GroupError
 from pytest_pprank.launch import kept
 from pytest_pprank.launch.keep_folder import KeepError
 from pytest_pprank.launch.kept import Command, Keep, KeptProcess
@@ -37,7 +37,7 @@ _LEAVE_SECONDS = 10.0
 _POLL_SECONDS = 0.01
 # As torchrun does for several workers; and a library that starts threads cannot be forked.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_LOOPBACK_INTERFACE = "lo"
+LOOPBACK_INTERFACE = "lo"
 _LONGEST_FOLDER = 40
 _FOLDER = "pprank-run-"
 
@@ -58,9 +58,9 @@ class LauncherClient:
         fork: bool = True,
         keep: Keep | None = None,
     ) -> None:
-        for leftover in remove_leftovers(_FOLDER, _short_folder()):
+        for leftover in remove_leftovers(_FOLDER, short_folder()):
             remove_shared_memory(leftover.name)
-        self._folder = OwnedFolder.make(_FOLDER, _short_folder())
+        self._folder = OwnedFolder.make(_FOLDER, short_folder())
         self.run_dir = self._folder.path
         self.key = secrets.token_bytes(32)
         self.listener = Listener(self.key)
@@ -126,8 +126,8 @@ class LauncherClient:
             # tests see the user's value, not the launcher's
             "PYTHONPATH": os.environ.get("PYTHONPATH"),
             PRELOAD_VARIABLE: None,
-            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE),
-            "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", _LOOPBACK_INTERFACE),
+            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE),
+            "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", LOOPBACK_INTERFACE),
         }
 
     @property
@@ -190,9 +190,11 @@ class LauncherClient:
 
     def _check_alive(self, deadline: float, what: str) -> None:
         if not self.alive:
-            raise GroupError(f"the launcher process {what}:\n{self.log_tail()}")
+            raise GroupError(f"the launcher process {what}:\n{self.log_tail()}\n{SEE_DOCTOR}")
         if time.monotonic() > deadline:
-            raise GroupError(f"the launcher process {what} in time:\n{self.log_tail()}")
+            raise GroupError(
+                f"the launcher process {what} in time:\n{self.log_tail()}\n{SEE_DOCTOR}"
+            )
 
     @property
     def alive(self) -> bool:
@@ -259,7 +261,7 @@ def _import_path() -> str:
     return os.pathsep.join(paths)
 
 
-def _short_folder() -> str:
+def short_folder() -> str:
     """Return where to create the run's folder: paths of unix sockets have at most 107 bytes."""
     usual = tempfile.gettempdir()
     return usual if len(os.fsencode(usual)) <= _LONGEST_FOLDER else "/tmp"

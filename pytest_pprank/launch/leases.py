@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 
-from pytest_pprank.errors import GroupError
+from pytest_pprank.errors import SEE_DOCTOR, GroupError
 from pytest_pprank.launch.lease_files import (
     FOLDER_VARIABLE,
     LockFile,
@@ -108,7 +108,8 @@ class LeaseQueue:
         except OSError as error:
             raise LeaseError(
                 f"devices cannot be leased in {self._folder.path}: {error}; name another folder in "
-                f"{FOLDER_VARIABLE} (for all runs of this box), or do without by --pprank-lease off"
+                f"{FOLDER_VARIABLE} (for all runs of this box), or do without by --pprank-lease "
+                f"off {SEE_DOCTOR}"
             ) from error
 
     def _attempt(self, names: Sequence[str], count: int, ahead: Collection[Note]) -> Lease | None:
@@ -189,13 +190,23 @@ class LeaseQueue:
         )
 
     def _holders(self, names: Sequence[str], ahead: Sequence[Note]) -> str:
-        by_holder: dict[str, list[str]] = {}
-        for name in names:
-            if self._folder.is_locked(name):
-                by_holder.setdefault(_describe(self._folder.note(name)), []).append(name)
-        parts = [f"{_shown(held)} held by {who}" for who, held in by_holder.items()]
+        parts = _held(self._folder, names)
         parts += [f"first in the queue is {_describe(note)}" for note in ahead[:1]]
         return "; ".join(parts) or "the holders have just left"
+
+
+def _held(folder: LockFolder, names: Sequence[str]) -> list[str]:
+    """Return who holds which of `names` in a folder, one text per holder."""
+    by_holder: dict[str, list[str]] = {}
+    for name in names:
+        if folder.is_locked(name):
+            by_holder.setdefault(_describe(folder.note(name)), []).append(name)
+    return [f"{_shown(theirs)} held by {who}" for who, theirs in by_holder.items()]
+
+
+def holders(folder: LockFolder) -> list[str]:
+    """Return who holds what in a folder now, one text per holder."""
+    return _held(folder, [name for name in folder.names() if not name.startswith(_TICKET)])
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_pprank.sglang.static.load_snapshot import remove_load_snapshots
 
-_SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def name_semaphores(run: str) -> None:
@@ -31,5 +31,5 @@ def remove_shared_memory(run: str) -> None:
 
 def remove_semaphores(run: str) -> None:
     """Unlink the semaphores that are left of a run."""
-    for file in _SHARED_MEMORY.glob(f"sem.{run}-*"):
+    for file in SHARED_MEMORY.glob(f"sem.{run}-*"):
         file.unlink(missing_ok=True)

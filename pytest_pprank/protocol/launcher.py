@@ -10,8 +10,16 @@ LAUNCHER_RANK = -1
 """The launcher's `rank` in messages; ranks count from 0."""
 PRELOAD_VARIABLE = "PPRANK_PRELOAD"
 """The environment variable with the names of what the fork server imports."""
+PLAIN_PRELOAD = ("torch", "torch.distributed", "pytest", "pytest_pprank.host.preload")
+_SGLANG_PRELOAD = "pytest_pprank.sglang.platform.preload:import_sglang:{device}"
 IMPORTING = "importing"
 """The file, in the launcher's TMPDIR, with the name of the package being imported."""
+
+
+def preload_entries(device: str, *, sglang: bool) -> tuple[str, ...]:
+    """Return what the fork server of ranks on `device` imports; `sglang`: whether SGLang, too."""
+    first = (_SGLANG_PRELOAD.format(device=device),) if sglang else ()
+    return first + PLAIN_PRELOAD
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ def test_stuck(pprank):
     time.sleep(1000)
 """
 PLUGIN = """
-import pytest_pprank.controller.session as session
-session._PLAIN_PRELOAD += ("kept_module",)
+import pytest_pprank.protocol.launcher as launcher
+launcher.PLAIN_PRELOAD += ("kept_module",)
 """
 
 

@@ -117,8 +117,8 @@ def test_spawned_groups_work_and_the_run_says_so_once(runner: Runner) -> None:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
         """,
         leaves_thread_plugin="""
-        import pytest_pprank.controller.session as session
-        session._PLAIN_PRELOAD += ("leaves_thread",)
+        import pytest_pprank.protocol.launcher as launcher
+        launcher.PLAIN_PRELOAD += ("leaves_thread",)
         """,
         test_it="""
         import pytest

@@ -134,7 +134,7 @@ def test_commands_could_be_run(step: replay.Step, tmp_path: Path) -> None:
         ("pytest --pprank-divice sim", "no option --pprank-divice"),
         ("pytest test_none.py", "there is no test_none.py"),
         ("python -m pytest_pprank setup --gpu", "--gpu is unknown"),
-        ("python -m pytest_pprank doctor", "invalid choice"),
+        ("python -m pytest_pprank nurse", "invalid choice"),
         ("pip install tox && tox -e suit", "no environment suit"),
         ("rm -rf /", "no rule"),
     ],

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pytest_pprank.errors import PprankError
+from pytest_pprank.errors import SEE_DOCTOR, PprankError
 from pytest_pprank.rank.store import LOOPBACK
 from pytest_pprank.sglang.compat.seams import fill, need
 from pytest_pprank.sglang.platform import mooncake
@@ -92,4 +92,4 @@ def _import_mooncake() -> None:
     try:
         import_module("mooncake.engine")
     except ImportError as error:
-        raise PprankError(mooncake.advice(str(error))) from error
+        raise PprankError(f"{mooncake.advice(str(error))} {SEE_DOCTOR}") from error

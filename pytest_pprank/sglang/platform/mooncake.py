@@ -12,6 +12,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 PACKAGE = "mooncake-transfer-engine-non-cuda"
 _MODULE = "mooncake.engine"
@@ -70,17 +71,31 @@ def packages(libraries: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(DEBIAN[name] for name in libraries if name in DEBIAN)
 
 
-def advice(reason: str) -> str:
-    """Return one line that says what is wrong with Mooncake here, and which command fixes it."""
-    what = f"prefill/decode tests need Mooncake, which cannot be loaded: {reason}"
+class Diagnosis(NamedTuple):
+    """What is wrong with Mooncake here; `command` fixes it, "" if no single command does."""
+
+    what: str
+    command: str = ""
+    as_root: bool = False
+
+
+def diagnosis(reason: str) -> Diagnosis:
+    """Return what is wrong if importing Mooncake fails with `reason`."""
     if not installed():
-        return f"{what}; run: {sys.executable} -m pip install --no-deps {PACKAGE}"
+        command = f"{sys.executable} -m pip install --no-deps {PACKAGE}"
+        return Diagnosis(f"cannot be loaded: {reason}", command)
     libraries = missing_libraries(reason)
     if not libraries:
-        return what
-    named = packages(libraries)
-    unknown = [name for name in libraries if name not in DEBIAN]
-    lacks = f"prefill/decode tests need Mooncake, which lacks {', '.join(libraries)}"
-    if unknown:
-        return f"{lacks}; install the packages of your system that have them"
-    return f"{lacks}; run as root: apt-get update && apt-get install -y {' '.join(named)}"
+        return Diagnosis(f"cannot be loaded: {reason}")
+    lacks = f"lacks {', '.join(libraries)}"
+    if any(name not in DEBIAN for name in libraries):
+        return Diagnosis(f"{lacks}; install the packages of your system that have them")
+    named = " ".join(packages(libraries))
+    return Diagnosis(lacks, f"apt-get update && apt-get install -y {named}", as_root=True)
+
+
+def advice(reason: str) -> str:
+    """Return one line that says what is wrong with Mooncake here, and which command fixes it."""
+    what, command, as_root = diagnosis(reason)
+    text = f"prefill/decode tests need Mooncake, which {what}"
+    return f"{text}; run{' as root' if as_root else ''}: {command}" if command else text

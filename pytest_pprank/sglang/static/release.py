@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from pytest_pprank.errors import SeamMissing, UsageError, did_you_mean
+from pytest_pprank.errors import SEE_DOCTOR, SeamMissing, UsageError, did_you_mean
 from pytest_pprank.sglang.model.families import FAMILIES
 from pytest_pprank.sglang.static.arg_values import misfit
 from pytest_pprank.sglang.static.installed import installed
@@ -88,9 +88,13 @@ def package_root() -> Path | None:
 
 def check_installed() -> None:
     """Raise UsageError if SGLang or torch is missing or older than the oldest supported one."""
-    here = installed()
-    _check_version("sglang", None if here is None else here.version, OLDEST_SGLANG)
+    check_sglang()
     check_torch()
+
+
+def check_sglang() -> None:
+    """Raise UsageError if SGLang is missing or older than the oldest supported release."""
+    _check_version("sglang", sglang_version(), OLDEST_SGLANG)
 
 
 def check_torch() -> None:
@@ -250,11 +254,11 @@ def _check_version(name: str, version: str | None, oldest: tuple[int, ...]) -> N
     if version is None:
         raise UsageError(
             f"{name} is not installed; pytest-pprank needs {name} {wanted} or newer. "
-            "Set it up with: python -m pytest_pprank setup"
+            f"Set it up with: python -m pytest_pprank setup {SEE_DOCTOR}"
         )
     found = tuple(int(part) for part in re.findall(r"\d+", version)[: len(oldest)])
     if found and found < oldest:  # a checkout may have no version
         raise UsageError(
             f"{name} {version} is too old: pytest-pprank needs {name} {wanted} or newer. "
-            "A fitting set-up comes with: python -m pytest_pprank setup"
+            f"A fitting set-up comes with: python -m pytest_pprank setup {SEE_DOCTOR}"
         )
