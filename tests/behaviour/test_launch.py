@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pprank.errors import GroupError
+from pytest_pprank.errors import SEE_DOCTOR, GroupError
 from pytest_pprank.launch.client import LauncherClient
 
 if TYPE_CHECKING:
@@ -88,8 +88,9 @@ def test_a_fork_server_that_dies_means_spawn(launch: Launch) -> None:
 def test_a_launcher_that_dies_is_an_error_with_its_log(launch: Launch) -> None:
     launcher = launch("json")
     os.kill(launcher.pid, 9)
-    with pytest.raises(GroupError, match="launcher process"):
+    with pytest.raises(GroupError, match="launcher process") as error:
         launcher.wait_preloaded(DEADLINE)
+    assert str(error.value).endswith(SEE_DOCTOR)
 
 
 def test_methods_are_named_as_torch_names_them() -> None:
@@ -132,7 +133,8 @@ def test_spawned_groups_work_and_the_run_says_so_once(runner: Runner) -> None:
         """,
     )
     flags = ["--pp-size=2", "--pprank-device=cpu", "-p", "leaves_thread_plugin"]
-    run = runner.run(*flags, env={"PYTHONPATH": str(runner.folder)})
+    path = os.pathsep.join([str(runner.folder), os.environ.get("PYTHONPATH", "")])
+    run = runner.run(*flags, env={"PYTHONPATH": path})
     assert run.ret == 0, run.out
     assert run.out.count("\npprank: importing torch once, for all ranks\n") == 1
     assert run.out.count("worker groups are spawned, not forked") == 1
