@@ -16,7 +16,7 @@ from pytest_pprank.doctor.result import Result, broken, limited, ok
 from pytest_pprank.launch.client import LOOPBACK_INTERFACE, short_folder
 from pytest_pprank.launch.lease_files import FOLDER_VARIABLE, LockFolder, default_folder
 from pytest_pprank.launch.leases import LeaseError, LeaseQueue, holders
-from pytest_pprank.launch.owned_folder import OwnedFolder
+from pytest_pprank.launch.owned_folder import OwnedFolder, remove_leftovers
 from pytest_pprank.launch.shared_memory import SHARED_MEMORY
 from pytest_pprank.protocol.channel import Listener, connect
 from pytest_pprank.protocol.launcher import LAUNCHER_RANK
@@ -30,6 +30,7 @@ _LEAST_FILES, _FEW_FILES, _ENOUGH_FILES = 48, 256, 1024
 _LEAST_TASKS, _FEW_TASKS, _ENOUGH_TASKS = 16, 256, 4096
 _GLOO = "GLOO_SOCKET_IFNAME"
 _ANSWER_SECONDS = 5.0
+_FOLDER = "pprank-doctor-"
 _NAP_SECONDS = 0.02
 _LONGEST_NAP = 2.0
 
@@ -161,7 +162,9 @@ def clock() -> Result:
 def temporary_folder() -> Result:
     """Bind a unix socket in the folder where runs make theirs."""
     usual, parent = tempfile.gettempdir(), short_folder()
-    folder = OwnedFolder.make("pprank-doctor-", parent)
+    for _ in remove_leftovers(_FOLDER, parent):
+        pass  # a doctor was interrupted here
+    folder = OwnedFolder.make(_FOLDER, parent)
     try:
         with socket.socket(socket.AF_UNIX) as unix:
             unix.bind(str(folder.path / "socket"))

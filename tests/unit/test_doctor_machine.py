@@ -184,6 +184,14 @@ class TestTemporaryFolder:
         assert result.state is State.OK
         assert result.text.endswith(f"(the path {long} is too long for unix sockets)")
 
+    def test_what_an_interrupted_doctor_has_left_is_removed(
+        self, monkeypatch: Patch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "pprank-doctor-abcdefgh").mkdir()
+        monkeypatch.setattr(machine, "short_folder", lambda: str(tmp_path))
+        machine.temporary_folder()
+        assert list(tmp_path.iterdir()) == []
+
     def test_no_sockets_there(self, monkeypatch: Patch, tmp_path: Path) -> None:
         folder = tmp_path / ("y" * 90)
         folder.mkdir()
