@@ -171,6 +171,15 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: pytest.Item | pytest.Collector) -> None:
+    """Tell a worker of pytest-xdist the user's folder, for commands that are to run there."""
+    from pytest_pprank.report import again
+
+    workerinput: dict[str, object] = getattr(node, "workerinput", {})
+    workerinput[again.FOLDER] = str(node.config.invocation_params.dir)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: pytest.Item | pytest.Collector) -> None:
     """Pass the output of the ranks of a pytest-xdist worker on to other plugins."""
     left = getattr(node, "workeroutput", {}).get("pprank_nodes")

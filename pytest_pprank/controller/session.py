@@ -32,6 +32,7 @@ from pytest_pprank.planning import Plan, checked_reverts, plan_of, planned, reac
 from pytest_pprank.protocol.bootstrap import RankBootstrap
 from pytest_pprank.protocol.items import item_key
 from pytest_pprank.protocol.messages import ItemKey, Preloaded, RunTest, StartGroup
+from pytest_pprank.report.again import add_again
 from pytest_pprank.report.allowances import read_allowances
 from pytest_pprank.report.merge import ReportMerger
 from pytest_pprank.report.off import OffReport
@@ -139,6 +140,7 @@ class ControllerSession:
         reports = self._merger.merge(item, plan, outcome)
         self._sanitizers.add_to(item, outcome, reports)
         self._off.add_to(item, outcome.findings.off, plan.asked, reports)
+        add_again(item, plan, reports)
         if self._started is not None:
             add_start(reports, *self._started)
             self._started = None
