@@ -207,7 +207,7 @@ def pytest_sessionfinish(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print which checks were off, what was reverted, and after Ctrl-C where the ranks were.
+    """Print which checks were off, what was reverted, after Ctrl-C where the ranks were, counts.
 
     Also adds the start times of worker groups to pytest's durations, which are printed later.
     """
@@ -226,6 +226,8 @@ def pytest_terminal_summary(
         for title, text in controller.interrupted:
             terminalreporter.write_line(f"{title}:", bold=True)
             terminalreporter.write_line(text)
+    if controller is not None and controller.ran and config.get_verbosity() > -2:
+        terminalreporter.write_line(f"pprank: {controller.tally.summary()}")
 
 
 def _show_reverted(reporter: pytest.TerminalReporter, controller: ControllerSession) -> None:
