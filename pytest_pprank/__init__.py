@@ -28,6 +28,7 @@ from pytest_pprank.plugin import (  # noqa: F401  (this module is the plugin obj
     pytest_collection,
     pytest_collection_modifyitems,
     pytest_configure,
+    pytest_configure_node,
     pytest_generate_tests,
     pytest_report_header,
     pytest_runtest_protocol,

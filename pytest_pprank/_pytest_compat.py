@@ -89,6 +89,18 @@ def set_unexpected_pass_reason(report: pytest.TestReport, words: str) -> None:
     report.longrepr = f"{_UNEXPECTED} {words}"
 
 
+def add_to_section(longrepr: object, name: str, text: str) -> bool:
+    """Append a line to a failure's section `name`; return False for a failure without sections."""
+    if not isinstance(longrepr, ExceptionRepr):
+        return False
+    for index, (title, content, separator) in enumerate(longrepr.sections):
+        if title == name:
+            longrepr.sections[index] = (title, f"{content}\n{text}", separator)
+            return True
+    longrepr.addsection(name, text)
+    return True
+
+
 _OWN = frozenset(vars(pytest.TestReport("", ("", None, ""), {}, "passed", None, "call")))
 
 

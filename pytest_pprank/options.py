@@ -132,7 +132,10 @@ def _read(config: pytest.Config) -> Options:
         timeout=_seconds("--pprank-timeout", _text(config, "--pprank-timeout")),
         grace=_seconds("--pprank-grace", _text(config, "--pprank-grace")),
         fresh=_choice("--pprank-fresh", _text(config, "--pprank-fresh"), FRESH),
-        reverts=tuple(config.getoption("--pprank-revert") or config.getini("pprank_revert")),
+        # once each: a command that is repeated as printed adds to addopts, which gives them again
+        reverts=tuple(
+            dict.fromkeys(config.getoption("--pprank-revert") or config.getini("pprank_revert"))
+        ),
         lease=_choice("--pprank-lease", _text(config, "--pprank-lease"), LEASES),
         lease_timeout=_seconds("--pprank-lease-timeout", _text(config, "--pprank-lease-timeout")),
         live=bool(config.getoption("--pprank-live") or config.getini("pprank_live")),

@@ -171,6 +171,15 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: pytest.Item | pytest.Collector) -> None:
+    """Tell a worker of pytest-xdist the user's folder, for commands that are to run there."""
+    from pytest_pprank.report import again
+
+    workerinput: dict[str, object] = getattr(node, "workerinput", {})
+    workerinput[again.FOLDER] = str(node.config.invocation_params.dir)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: pytest.Item | pytest.Collector) -> None:
     """Pass the output of the ranks of a pytest-xdist worker on to other plugins."""
     left = getattr(node, "workeroutput", {}).get("pprank_nodes")
@@ -198,7 +207,7 @@ def pytest_sessionfinish(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print which checks were off, what was reverted, and after Ctrl-C where the ranks were.
+    """Print which checks were off, what was reverted, after Ctrl-C where the ranks were, counts.
 
     Also adds the start times of worker groups to pytest's durations, which are printed later.
     """
@@ -217,6 +226,8 @@ def pytest_terminal_summary(
         for title, text in controller.interrupted:
             terminalreporter.write_line(f"{title}:", bold=True)
             terminalreporter.write_line(text)
+    if controller is not None and controller.ran and config.get_verbosity() > -2:
+        terminalreporter.write_line(f"pprank: {controller.tally.summary()}")
 
 
 def _show_reverted(reporter: pytest.TerminalReporter, controller: ControllerSession) -> None:

@@ -111,6 +111,20 @@ class Runner:
                 raise
         return Run(process.returncode, out)
 
+    def shell(self, command: str) -> Run:
+        """Run a command as a user types it, in the folder of the runs."""
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=self.deadline,
+            check=False,
+        )
+        return Run(done.returncode, done.stdout)
+
     @staticmethod
     def read_until(process: subprocess.Popen[str], text: str) -> str:
         """Return the first line of a run's output that contains `text`."""

@@ -13,6 +13,7 @@ import pytest
 from pytest_pprank.devices import gpu_environment, visible_gpus
 from pytest_pprank.launch.leases import Lease, LeaseQueue, cpu_slots
 from pytest_pprank.options import options_of
+from pytest_pprank.report.again import command_line
 from pytest_pprank.topology import Topology
 
 
@@ -56,9 +57,8 @@ class GroupLease:
 
 
 def _command(config: pytest.Config) -> str:
-    worker: Mapping[str, list[str]] = getattr(config, "workerinput", {})
     name = os.environ.get("PYTEST_XDIST_WORKER")
-    return shlex.join(worker.get("mainargv", sys.argv)) + (f" [{name}]" if name else "")
+    return shlex.join(command_line(config)) + (f" [{name}]" if name else "")
 
 
 def _show(config: pytest.Config, text: str) -> None:

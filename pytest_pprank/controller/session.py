@@ -21,6 +21,7 @@ from pytest_pprank.controller.rank_config import (
     rank_options,
 )
 from pytest_pprank.controller.start import StartClock
+from pytest_pprank.controller.tally import GroupTally
 from pytest_pprank.controller.test_run import TestRun
 from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.devices import device_environment
@@ -33,10 +34,12 @@ from pytest_pprank.protocol.bootstrap import RankBootstrap
 from pytest_pprank.protocol.items import item_key
 from pytest_pprank.protocol.launcher import preload_entries
 from pytest_pprank.protocol.messages import ItemKey, Preloaded, RunTest, StartGroup
+from pytest_pprank.report.again import add_again
 from pytest_pprank.report.allowances import read_allowances
 from pytest_pprank.report.merge import ReportMerger
 from pytest_pprank.report.off import OffReport
 from pytest_pprank.report.outcome import TestOutcome
+from pytest_pprank.report.rank_report import is_red
 from pytest_pprank.report.reverted import RevertReport
 from pytest_pprank.report.sanitizers import SanitizerReport
 from pytest_pprank.report.started import add_start, started_text
@@ -76,6 +79,7 @@ class ControllerSession:
         self._interrupted: tuple[Detail, ...] = ()
         self._start_failures = 0
         self._started: tuple[str, float] | None = None
+        self.tally = GroupTally()
         self._warnings = WarningRelay(config)
         described = tuple(r.describe() for r in self._reverts)
         self._merger = ReportMerger(config, described)
@@ -137,11 +141,15 @@ class ControllerSession:
         reports = self._merger.merge(item, plan, outcome)
         self._sanitizers.add_to(item, outcome, reports)
         self._off.add_to(item, outcome.findings.off, plan.asked, reports)
+        add_again(item, plan, reports)
         if self._started is not None:
             add_start(reports, *self._started)
             self._started = None
+        red = [report for report in reports if is_red(report)]
+        if outcome.spoiled or outcome.unsettled:
+            self.tally.spoiled(plan.topology, red=bool(red))
         if outcome.spoiled:
-            self._report_replaced(item, outcome.spoiled, reports)
+            self._report_replaced(item, outcome.spoiled, red)
         if outcome.left and not any(report.failed for report in reports):
             self._warnings.warn(
                 f"pprank: this test has left changed, and it was put back for the next one: "
@@ -152,15 +160,12 @@ class ControllerSession:
         self.ran[item.nodeid] = None
         return reports
 
-    def _report_replaced(
-        self, item: pytest.Item, why: str, reports: list[pytest.TestReport]
-    ) -> None:
-        """Add the reason to the report of a failure; after a test that has passed, warn."""
+    def _report_replaced(self, item: pytest.Item, why: str, red: list[pytest.TestReport]) -> None:
+        """Add the reason to the report of a failure, also an expected one; otherwise warn."""
         text = f"worker group replaced after this test: {why}"
-        failed = [report for report in reports if report.failed]
-        for report in failed[:1]:
+        for report in red[:1]:
             report.sections.append(("pprank", text))
-        if not failed:
+        if not red:
             self._warnings.warn(f"pprank: {text}", item)
 
     def _outcome(self, item: pytest.Item, plan: Plan, nextitem: pytest.Item | None) -> TestOutcome:
@@ -178,6 +183,8 @@ class ControllerSession:
         order = RunTest(key, following, serial, item.nodeid, plan.sanitizers, plan.perturb)
         outcome = self._run_test(group, order, plan, item.nodeid)
         if outcome.spoiled or outcome.unsettled or following is None:
+            if self._lease.wanted:
+                self.tally.given_back(plan.topology)
             self._end_group(outcome)
         return outcome
 
@@ -188,7 +195,8 @@ class ControllerSession:
     def _run_test(self, group: WorkerGroup, order: RunTest, plan: Plan, nodeid: str) -> TestOutcome:
         run = TestRun(group, order, plan.timeout, self._options.grace)
         try:
-            return run.wait()
+            with self.tally.testing():
+                return run.wait()
         except KeyboardInterrupt:
             self._interrupted = (("test", nodeid), *run.where())
             raise
@@ -231,7 +239,8 @@ class ControllerSession:
         if stopped or self._device != plan.topology.device:
             self._start_launcher(plan.topology.device)
         try:
-            group = self._start_group(plan.topology)
+            with self.tally.starting(plan):
+                group = self._start_group(plan.topology)
         except GroupError as error:
             self._nodes.down(f"g{self._groups_started}", {}, "its worker group could not start")
             self._count_start_failure(error)

@@ -41,7 +41,7 @@ class ReportMerger:
         for phase in _PHASES:
             reports = [r for own in by_rank.values() for r in own if r.report.when == phase]
             for subtest in self._subtests(item, plan, phase, [r for r in reports if r.subtest]):
-                _add_footnote(subtest, self._footnote(item, plan, outcome, subtest))
+                _add_footnote(subtest, self._footnote(plan, outcome, subtest))
                 merged.append(subtest)
             ranks = [r for r in reports if not r.subtest]
             troubles = outcome.troubles if phase == _phase_of_trouble(outcome) else []
@@ -54,7 +54,7 @@ class ReportMerger:
                     self._phase(item, plan, phase, ranks, verdict, sections, outcome.seconds)
                 )
                 _fail_for_subtests(merged)
-                _add_footnote(merged[-1], self._footnote(item, plan, outcome, merged[-1]))
+                _add_footnote(merged[-1], self._footnote(plan, outcome, merged[-1]))
         if not any(report.when == "teardown" for report in merged):
             merged.append(self._cut_off(item, plan, outcome))
         for number, report in enumerate(merged):
@@ -150,11 +150,9 @@ class ReportMerger:
             report.wasxfail = xfail
         return report
 
-    def _footnote(
-        self, item: pytest.Item, plan: Plan, outcome: TestOutcome, report: pytest.TestReport
-    ) -> str:
+    def _footnote(self, plan: Plan, outcome: TestOutcome, report: pytest.TestReport) -> str:
         lines = [*known_lines(report, plan.known_bugs), f"topology: {plan.topology}"]
-        lines += perturbed_lines(plan, item.nodeid, outcome.perturbed)
+        lines += perturbed_lines(plan, outcome.perturbed)
         return "\n".join(lines)
 
     def _reverts(self, plan: Plan) -> list[tuple[str, str]]:

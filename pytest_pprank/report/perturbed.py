@@ -1,15 +1,14 @@
-"""Describes the perturbation of a failed test, and how to repeat it."""
+"""Describes the perturbation of a failed test. (`again` has the command that repeats it.)"""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 
 from pytest_pprank.planning import Plan
 from pytest_pprank.words import plural_ranks
 
 
-def perturbed_lines(plan: Plan, nodeid: str, did: Mapping[int, str]) -> Iterator[str]:
+def perturbed_lines(plan: Plan, did: Mapping[int, str]) -> Iterator[str]:
     """Yield the description; nothing for a test that was not perturbed.
 
     `did`: what the perturbations did, in words, by rank, for ranks that have finished the test.
@@ -21,12 +20,3 @@ def perturbed_lines(plan: Plan, nodeid: str, did: Mapping[int, str]) -> Iterator
     for rank, words in sorted(did.items()):
         by_words.setdefault(words or "nothing came of it", []).append(rank)
     yield from (f"  {plural_ranks(ranks)}: {words}" for words, ranks in by_words.items())
-    yield f"to repeat: {_command(plan, nodeid)}"
-
-
-def _command(plan: Plan, nodeid: str) -> str:
-    topology = plan.topology
-    words = ["pytest", "--pp-size", str(topology.pp)]
-    words += ["--pprank-decode", str(topology.decode)] if topology.decode else []
-    words += ["--pprank-device", topology.device, "--pprank-perturb", str(plan.perturb), nodeid]
-    return shlex.join(words)

@@ -14,6 +14,11 @@ PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 XFAILED, XPASSED, XPASSED_STRICT = "xfailed", "xpassed", "xpassed (strict)"
 
 
+def is_red(report: pytest.TestReport) -> bool:
+    """Return whether a phase has failed, also as it was expected to."""
+    return report.failed or RankReport(0, report).kind == XFAILED
+
+
 @dataclass(frozen=True)
 class RankReport:
     """A rank's report. `kind` distinguishes endings for which pytest has the same outcome."""

@@ -96,7 +96,7 @@ def _failure(
     failure = PlainFailure(KIND, first + more)
     failure.locate(str(item.path), (item.location[1] or 0) + 1)
     failure.addsection(HEADING, text)
-    lines = list(perturbed_lines(planned(item), item.nodeid, outcome.perturbed))
+    lines = list(perturbed_lines(planned(item), outcome.perturbed))
     if lines:
         failure.addsection("pprank", "\n".join(lines))
     return failure

@@ -282,8 +282,8 @@ def test_fault_is_repeated_by_the_printed_command(run: Run, module_runner: Runne
     failure = run.failure("test_odd[pp2]")
     assert "perturbed: seed 5 (odd_numbers)" in failure
     assert "  ranks 0,1: odd_numbers 2 times" in failure
-    (command,) = re.findall(r"to repeat: pytest (.*) 'test_it.py::.*'", failure)
-    assert command.endswith("--pprank-perturb 5:odd_numbers")
+    (command,) = re.findall(r"again: .* 'test_it.py::test_odd\[pp2\]' (.*)", failure)
+    assert " --pprank-perturb 5:odd_numbers " in command
     again = module_runner.run(*command.split(), "test_it.py::test_odd[pp2]").failure(
         "test_odd[pp2]"
     )
@@ -297,7 +297,7 @@ def test_seed_alone_draws_it_too(module_runner: Runner, run: Run) -> None:  # no
     seeded = module_runner.run(*arguments, "--pprank-perturb", "3")
     failure = seeded.failure("test_by_option[pp2]")
     assert "perturbed: seed 3 (messages, late_sends, odd_numbers)" in failure
-    assert "--pprank-perturb 3:messages,late_sends,odd_numbers " in failure
+    assert "--pprank-perturb 3:messages,late_sends,odd_numbers\n" in failure
 
 
 @pytest.mark.parametrize(

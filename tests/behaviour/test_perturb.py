@@ -114,7 +114,8 @@ def test_race_comes_to_light(perturbed: Run) -> None:
     assert "cannot come after the second one" in failure
     assert "perturbed: seed 1 (late_sends)" in failure
     assert (
-        "to repeat: pytest --pp-size 2 --pprank-device cpu --pprank-perturb 1:late_sends" in failure
+        " 'test_it.py::test_overtaken[pp2]' --pp-size 2 --pprank-device cpu "
+        "--pprank-perturb 1:late_sends\n" in failure
     )
 
 
@@ -122,7 +123,7 @@ def test_same_seed_does_the_same_to_the_test_alone(perturbed: Run, module_runner
     """The command in a failure that repeats it runs one test, the first in its worker group."""
     name = "test_perturbed_in_each_run[pp2]"
     before = perturbed.failure(name)
-    (command,) = re.findall(r"to repeat: pytest (.*) 'test_it.py::.*'", before)
+    (command,) = re.findall(r"again: .* 'test_it.py::.*' (.*)", before)
     again = module_runner.run(*command.split(), f"test_it.py::{name}").failure(name)
     did = re.findall(r"  rank [01]: .*", before)
     assert re.findall(r"  rank [01]: .*", again) == did

@@ -20,6 +20,8 @@ _DIFFERS = (
     (re.compile(r"\d+\.\d+ ?s\b"), "N s"),  # seconds
     (re.compile(r"\bpids? \d+"), "pid N"),
     (re.compile(r"(\w+\.py):\d+"), r"\1:N"),  # line numbers, which differ between releases
+    # how pytest was begun here, with the plugins that `words` leaves out
+    (re.compile(r"again: (?:\S+ -m )?\S*pytest(?: -p \S+)*"), "again: pytest"),
     (re.compile(r"[=\-_]{2,}"), "=="),  # rulers, whose length depends on the line
 )
 """Parts of the output that differ between runs, and their replacement on both sides."""

@@ -64,3 +64,10 @@ def test_every_hook_of_the_plugin_is_offered_to_pytest() -> None:
 
     hooks = {name for name in vars(plugin) if name.startswith("pytest_")}
     assert hooks - {"pytest_pprank"} <= set(vars(pytest_pprank))
+
+
+def test_a_revert_given_twice_is_one(pytester: pytest.Pytester) -> None:
+    """As by the command in a failure, which adds to what addopts gives."""
+    pytester.makeini("[pytest]\naddopts = --pprank-revert=b\n")
+    given = ("--pprank-revert=a", "--pprank-revert=b")
+    assert options_of(pytester.parseconfig(*given)).reverts == ("b", "a")
