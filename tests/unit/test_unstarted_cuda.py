@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from pytest_pprank.devices import unstarted_cuda
 from pytest_pprank.devices.unstarted_cuda import check_answers, driver_started, unstarted
 from pytest_pprank.errors import PprankError
 from pytest_pprank.launch import preload
 from pytest_pprank.launch.launcher import unsafe_to_fork
+
+torch: Any = pytest.importorskip("torch")
 
 H200 = {"name": "NVIDIA H200", "major": 9, "minor": 0, "total_memory": 1 << 37, "pci_bus_id": 1}
 A10 = {"name": "NVIDIA A10", "major": 8, "minor": 6, "total_memory": 1 << 34, "pci_bus_id": 2}
