@@ -31,7 +31,7 @@ def settings() -> tuple[Setting, ...]:
     handlers = [getattr(signal, name) for name in _SIGNALS]
     return (
         Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
-        Setting("torch's default device", torch.get_default_device, _set_default_device),
+        Setting("torch's default device", _default_device(), _set_default_device),
         Setting("torch's gradient mode", torch.is_grad_enabled, torch.set_grad_enabled),
         Setting(
             "torch's deterministic mode",
@@ -78,6 +78,20 @@ def _read(setting: Setting) -> object:
         return setting.read()
     except OSError:  # a current directory that was removed
         return None
+
+
+def _default_device() -> Callable[[], object]:
+    """Return a function that reads torch's default device; most of `values` would be its time.
+
+    A default other than the CPU is a mode (torch.utils._device.DeviceContext), and usually no mode
+    of any kind is active.
+    """
+    import torch
+
+    modes: Callable[[], int] | None = getattr(torch._C, "_len_torch_function_stack", None)
+    read: Callable[[], object] = torch.get_default_device
+    cpu = torch.device(_CPU)
+    return read if modes is None else lambda: read() if modes() else cpu
 
 
 def _set_default_device(device: object) -> None:
