@@ -295,6 +295,7 @@ def test_requests_that_are_retracted(disagg: Disagg) -> None:
 
 
 @little_kv
+@pytest.mark.pprank(perturb="-polls")  # the first request must be ready, and get its KV, first
 def test_abort_while_decode_has_no_room(disagg: Disagg) -> None:
     """Decode has completed the handshake, and waits for memory for the request's KV."""
     disagg.submit(100, 12)

@@ -189,6 +189,7 @@ def test_running_too_long(disagg: Disagg, monkeypatch: pytest.MonkeyPatch) -> No
     """Decode ends it; prefill has finished with it long before."""
     late = disagg.submit(30, 200)
     disagg.run_until_state(late, "decoding")
+    disagg.run_until(lambda: disagg.prefill.results[late].finished)  # it may hear of it later
     monkeypatch.setenv("SGLANG_REQ_RUNNING_TIMEOUT", "0.000001")
     disagg.run_until(lambda: disagg.results[late].finished)
     monkeypatch.delenv("SGLANG_REQ_RUNNING_TIMEOUT")
