@@ -181,6 +181,8 @@ def assert_tokens_equal_reference(outputs: Result | Iterable[Result]) -> None:
     `outputs`: what ``engine.generate`` returns, or one Result. All ranks must call it. The first
     rank computes the reference, once per prompt and output. A failure shows the first token that
     differs, with both logits; tokens whose logits differ by less than rounding are called a tie.
+    Each token is compared given the tokens before it. In float32 it must be the reference's best;
+    in float16 its logit may be 0.1 below the best, in bfloat16 0.5 (docs/devices.md says why).
     Logprobs, if requested, must equal the reference's up to rounding. An aborted request is
     compared as far as it went. With sanitizer `kv`, on a CPU, the failure also says for each rank
     in which layer and at which tokens the KV of such a request begins to differ.

@@ -63,16 +63,19 @@ class DeviceProperties(SimpleNamespace):
 class Answers:
     """What the driver says of the visible GPUs, asked by a child process.
 
-    `asked`: which function was called, and where, for each answer. `started`: where CUDA was
-    started all the same, "" if nowhere; `why_not`: why the child could not say anything.
+    `started`: where CUDA was started all the same, "" if nowhere. `why_not`: why the child could
+    not say anything.
     """
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
         self.started = self.why_not = ""
         self.closed = False
         self._child = subprocess.Popen(
-            [sys.executable, "-c", _ASK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", _ASK],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self._found: tuple[DeviceProperties, ...] | None = None
 
@@ -111,7 +114,11 @@ class Answers:
         if self._child.returncode:
             last = (errors.strip().splitlines() or [f"exit code {self._child.returncode}"])[-1]
             raise NoAnswer(f"torch cannot ask the driver: {last}")
-        facts: list[dict[str, object]] = json.loads(out)
+        try:
+            # the last line: what is imported with Python (sitecustomize) may print, too
+            facts: list[dict[str, object]] = json.loads(out.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            raise NoAnswer(f"the process that asks the driver has said {out[-200:]!r}") from None
         if not facts:
             raise NoAnswer("torch sees no GPU")
         kinds = {json.dumps(_of_its_kind(each), sort_keys=True) for each in facts}
@@ -169,7 +176,6 @@ def _asked(
     def ask(*args: object, **kwargs: object) -> object:
         if answers.closed:
             return real(*args, **kwargs)
-        answers.asked.append(f"torch.cuda.{real.__name__} {_place()}")
         try:
             return answer(*args, **kwargs)
         except NoAnswer:

@@ -318,14 +318,6 @@ def test_chunks_of_predicted_sizes(disagg: Disagg) -> None:
     settle(disagg)
 
 
-@pytest.mark.pprank(prefill=1, decode=1)
-def test_one_stage_each(disagg: Disagg) -> None:
-    disagg.generate([5, 3 * CHUNK + 1], logprobs=True)
-    rid = disagg.submit(30, 100)
-    disagg.abort_when(rid, "decoding")
-    settle(disagg)
-
-
 @pytest.mark.pprank(prefill=1, decode=1, known_bug="aborted-prompt-is-computed-to-its-end")
 def test_abort_ends_a_prompt_at_once_on_one_stage(disagg: Disagg) -> None:
     aborted, _ = disagg.submit(8 * CHUNK), disagg.submit(2 * CHUNK + 3)

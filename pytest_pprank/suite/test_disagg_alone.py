@@ -45,6 +45,13 @@ def settle(disagg: Disagg, *aborted: str) -> None:
     assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
 
 
+def test_one_stage_each(disagg: Disagg) -> None:
+    disagg.generate([5, 3 * CHUNK + 1], logprobs=True)
+    rid = disagg.submit(30, 100)
+    disagg.abort_when(rid, "decoding")
+    settle(disagg, rid)
+
+
 @each_schedule
 def test_no_forward_runs_while_paused(disagg: Disagg) -> None:
     """While paused, weights may be replaced: requests wait, wherever they are on either role."""

@@ -81,6 +81,54 @@ def test_transformers_finds_every_weight(tmp_path: Path, family: str) -> None:
     assert {name: found for name, found in info.items() if found} == {}
 
 
+@pytest.mark.pprank(pp=1)
+@pytest.mark.usefixtures("scheduler")  # only for its process, which can import transformers
+@pytest.mark.parametrize(("dtype", "margin"), [("float16", 0.1), ("bfloat16", 0.5), ("float32", 0)])
+def test_tokens_of_a_rounded_model_may_be_a_margin_below_the_best(
+    tmp_path: Path, dtype: str, margin: float
+) -> None:
+    import torch
+
+    from pytest_pprank.sglang.model import reference
+    from pytest_pprank.sglang.model.tiny import write_tiny_model
+
+    folder = write_tiny_model(tmp_path / "m", "llama", layers=2, dtype=getattr(torch, dtype))
+    model, _ = reference._model(str(folder))
+    near = 0
+    for prompt in ((first, 7, 9) for first in range(20, 40)):
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
+        best, tokens = (each.tolist() for each in logits.topk(50))
+        for logit, token in zip(best[1:], tokens[1:], strict=True):
+            judged = reference.judge(str(folder), prompt, (token,))
+            below = best[0] - logit
+            if abs(below - margin) > 1e-3:  # one forward may add in another order than the other
+                assert (judged.differs_at is None) == (below < margin), (below, judged)
+            near += below < margin
+        # and what comes after a token that is not the best is compared given that token
+        second = int(_next(model, (*prompt, tokens[1])))
+        judged = reference.judge(str(folder), prompt, (tokens[1], second))
+        assert judged.expected[1].token == second
+    assert bool(near) == bool(margin)
+
+
+def _next(model: Any, tokens: tuple[int, ...]) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()
+
+
+@pytest.mark.pprank(pp=3)
+def test_each_stage_is_connected_with_the_next_one(scheduler: Any, pprank: Pprank) -> None:
+    """As on NCCL before the loops run; sanitizer `p2p` sees that each send meets its recv."""
+    from pytest_pprank.oplog.record.ledger import open_calls
+    from pytest_pprank.sglang.stage.connect import connect_stages
+
+    connect_stages(scheduler, pprank.device)
+    assert open_calls() == []
+
+
 @pytest.mark.parametrize(
     "family",
     [

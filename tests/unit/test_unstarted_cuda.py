@@ -52,7 +52,6 @@ def test_questions_that_modules_ask(say: Say) -> None:
             _ = torch.cuda.get_device_properties(0).multi_processor_count
     assert not taken()
     assert answers.started == ""
-    assert any("current_device at test_unstarted_cuda.py" in asked for asked in answers.asked)
     after = torch.cuda.get_device_properties, torch.cuda.is_available, torch._C._get_accelerator
     assert after == before
 
@@ -63,6 +62,8 @@ def test_questions_that_modules_ask(say: Say) -> None:
         ((H200, A10), "", "the GPUs are of several kinds (NVIDIA H200, NVIDIA A10)"),
         ((), "", "torch sees no GPU"),
         ((), "raise SystemExit('no driver')", "torch cannot ask the driver: no driver"),
+        ((), "print('hello')", "the process that asks the driver has said 'hello\\n'"),
+        ((), "pass", "the process that asks the driver has said ''"),
     ],
 )
 def test_where_nobody_can_answer_torch_does(say: Say, gpus: Any, code: str, why: str) -> None:
@@ -77,6 +78,12 @@ def test_where_nobody_can_answer_torch_does(say: Say, gpus: Any, code: str, why:
     )
     assert answers.started in unsafe_to_fork(("python",), answers.started)
     check_answers(0)  # nobody was told anything
+
+
+def test_what_else_the_child_prints_is_no_answer(say: Say) -> None:
+    say(code=f"print('from sitecustomize'); print({json.dumps([H200])!r})")
+    with unstarted():
+        assert torch.cuda.get_device_name() == "NVIDIA H200"
 
 
 def test_code_that_starts_cuda_without_a_question_is_named(say: Say) -> None:

@@ -26,7 +26,9 @@ from pytest_pprank.oplog.read.wait_graph import (
     explain_waits,
     left_over,
     summary,
+    waits_in,
 )
+from pytest_pprank.oplog.read.watch import Waiting
 
 FINISHED = "finished the test"
 
@@ -424,6 +426,21 @@ def test_a_device_waits_while_its_rank_is_elsewhere() -> None:
     mutual = explain(Rank(0).recv(1, State.RUNNING), Rank(1).recv(0, State.RUNNING))
     assert not mutual.deadlock
     assert mutual.lines[0].startswith("likely deadlock: the device of rank 0 waits in recv")
+
+
+def test_devices_that_came_to_different_collectives() -> None:
+    first = Rank(0).collective("all_reduce", state=State.RUNNING, backend="nccl")
+    second = Rank(1).collective("broadcast", state=State.RUNNING, backend="nccl")
+    waits = explain(first, second)
+    assert waits.mismatch
+    blocked = frozenset(
+        number for number, it in enumerate((first, second)) if waits_in(it.ledger())
+    )
+    assert blocked == {0, 1}
+    assert Waiting(waits, blocked, 5.0).standstill([0, 1]) == "mismatch"
+    # a thread that waits says more than the device
+    both = Rank(0).collective(state=State.RUNNING, backend="nccl").recv(1)
+    assert [operation.kind for operation in waits_in(both.ledger())] == ["recv"]
 
 
 def test_what_is_merely_queued_is_not_accused() -> None:

@@ -29,8 +29,8 @@ _WORKER = "PYTEST_XDIST_WORKER"
 def pytest_configure(config: pytest.Config) -> None:
     """Hide the environment variable of xdist's workers from pytest-benchmark, unless xdist is used.
 
-    With it, pytest-benchmark refuses --benchmark-only, and up to 5.1 warns, which is an error where
-    warnings are.
+    With it, pytest-benchmark up to 5.2 warns, which is an error with filterwarnings = error, and
+    the rank does not start.
     """
     from pytest_benchmark import plugin
 

@@ -7,29 +7,28 @@ loops iteration by iteration, and looks at all stages in between, would wait for
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.seams import need
 
 if TYPE_CHECKING:
-    from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.sglang.compat.objects import Scheduler
 
 
-def connect_stages(pprank: Pprank) -> None:
+def connect_stages(scheduler: Scheduler, device: str) -> None:
     """Send a number from each stage to the next one. A meeting of all stages of the pipeline."""
     import torch
     import torch.distributed as dist
 
-    pipeline = need(import_module("sglang.srt.distributed"), "get_pp_group")()
+    pipeline = need(scheduler, "pp_group")
     ranks, group = tuple(pipeline.ranks), pipeline.device_group
     if len(ranks) < 2:
         return
-    number = torch.zeros(1, device=pprank.device)
+    number = torch.zeros(1, device=device)
     own = dist.get_rank()
     for source, to in zip(ranks, (*ranks[1:], ranks[0]), strict=True):
         if own == source:
             dist.send(number, to, group=group)
         elif own == to:
             dist.recv(number, source, group=group)
-    torch.get_device_module(pprank.device).synchronize()
+    torch.get_device_module(device).synchronize()

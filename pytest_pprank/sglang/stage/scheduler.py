@@ -85,7 +85,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
             f"other stages wait for its samples for ever:\n  {found}"
         )
     if pprank.device.startswith("cuda"):
-        connect_stages(pprank)
+        connect_stages(scheduler, pprank.device)
     if pprank.device != "cpu":
         # the start wrote memory that other streams will read without waiting
         import_module("torch").get_device_module(pprank.device).synchronize()
