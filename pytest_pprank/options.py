@@ -37,6 +37,7 @@ class Options:
     lease_timeout: float
     live: bool
     log_dir: str
+    oversubscribe: bool
     keep: bool
     keep_minutes: float
     sanitize: tuple[str, ...]
@@ -68,6 +69,9 @@ def add_options(parser: pytest.Parser) -> None:
          "auto")  # fmt: skip
     _add(group, parser, "--pprank-lease-timeout", "S", "seconds to wait for GPUs or cores that "
          "other runs on this machine use; who uses them is shown", "600")  # fmt: skip
+    _add_flag(group, parser, "--pprank-oversubscribe", "on device cuda, let a stage of prefill "
+              "and one of decode share a GPU where there are too few for all; NCCL refuses that to "
+              "stages of one role")  # fmt: skip
     _add_flag(group, parser, "--pprank-live", "show what the ranks print as it comes, whole lines "
               "with the rank's prefix; also under -s")  # fmt: skip
     _add(group, parser, "--pprank-log-dir", "DIR", "keep everything the ranks print in files of "
@@ -140,6 +144,9 @@ def _read(config: pytest.Config) -> Options:
         lease_timeout=_seconds("--pprank-lease-timeout", _text(config, "--pprank-lease-timeout")),
         live=bool(config.getoption("--pprank-live") or config.getini("pprank_live")),
         log_dir=_text(config, "--pprank-log-dir"),
+        oversubscribe=bool(
+            config.getoption("--pprank-oversubscribe") or config.getini("pprank_oversubscribe")
+        ),
         keep=bool(config.getoption("--pprank-keep") or config.getini("pprank_keep")),
         keep_minutes=_above_zero(
             "--pprank-keep-minutes", _text(config, "--pprank-keep-minutes"), "minutes"

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_pprank._pytest_compat import fixtures_from
 from pytest_pprank.checks import chosen_for
-from pytest_pprank.devices import choose_device
+from pytest_pprank.devices import choose_device, gpus_of_group
 from pytest_pprank.errors import UsageError
 from pytest_pprank.faults import schedule_for
 from pytest_pprank.markers import read_rank_mark, read_server_args, sanitizers_asked
@@ -135,9 +135,10 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     if sizes.decode:
         _check_roles(used, server_args, sizes)
     sglang = server_args is not None
-    device = choose_device(mark.device or options.device, sizes.world_size, sglang=sglang)
+    wanted = mark.device or options.device
+    device, gpus = _placed(wanted, sizes, sglang=sglang, oversubscribe=options.oversubscribe)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
-    topology = Topology(sizes.pp, device, server_args, sizes.decode)
+    topology = Topology(sizes.pp, device, server_args, sizes.decode, gpus)
     names = options.sanitize if mark.sanitize is None else mark.sanitize
     watching = chosen_for(names, device, sglang=sglang)
     perturb = schedule_for(options.perturb, mark.perturb, device, sglang=sglang)
@@ -145,6 +146,13 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     asked = options.sanitize_asked if by_mark is None else by_mark
     plan = Plan(topology, fresh, mark.timeout or options.timeout, watching, asked, perturb)
     return _with_known_bugs(item, plan) if mark.known_bug else plan
+
+
+def _placed(wanted: str, sizes: Sizes, *, sglang: bool, oversubscribe: bool) -> tuple[str, int]:
+    """Return the device of a group, and its number of GPUs (0 on other devices than cuda)."""
+    least = sizes.largest_role if oversubscribe else sizes.world_size
+    device = choose_device(wanted, least, sglang=sglang, roles=bool(sizes.decode))
+    return device, gpus_of_group(device, sizes.world_size)
 
 
 def _with_known_bugs(item: pytest.Item, plan: Plan) -> Plan:

@@ -41,6 +41,11 @@ class Sizes:
         return self.pp + self.decode
 
     @property
+    def largest_role(self) -> int:
+        """The largest number of stages of one role: ranks of one role cannot share a GPU."""
+        return max(role.stages for role in self.roles)
+
+    @property
     def id(self) -> str:
         """What is in the brackets of a test's id."""
         return "-".join(f"{role.name}{role.stages}" for role in self.roles)
@@ -55,13 +60,15 @@ class Topology:
 
     If `decode` is not 0, the `pp` stages are prefill's, and `decode` stages follow. `server_args`
     is None for tests that never use SGLang. Their canonical text takes part in equality: SGLang has
-    process-global state, so other args need fresh processes.
+    process-global state, so other args need fresh processes. `gpus`: how many GPUs the group gets
+    on device ``cuda``; fewer than ranks if prefill and decode share them.
     """
 
     pp: int
     device: str
     server_args: Mapping[str, object] | None = field(default=None, compare=False)
     decode: int = 0
+    gpus: int = 0
     args_key: str = field(init=False, default="")
 
     def __post_init__(self) -> None:

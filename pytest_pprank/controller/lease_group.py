@@ -38,7 +38,7 @@ class GroupLease:
         ranks = topology.world_size
         if topology.device == "cuda" and self._what != "off":
             gpus = {gpu.key: gpu for gpu in visible_gpus()}
-            self._lease = self._queue.acquire(tuple(gpus), ranks)
+            self._lease = self._queue.acquire(tuple(gpus), topology.gpus)
             self.environment = gpu_environment([gpus[key] for key in self._lease.names])
         elif topology.device != "cuda" and self._what == "auto":
             slots = cpu_slots()

@@ -308,6 +308,7 @@ class ControllerSession:
             key=self._launcher.key,
             group=name,
             device=topology.device,
+            gpus=topology.gpus,
             sizes=topology.sizes,
             workdir=str(self._launcher.run_dir / name),
             folder=str(self._config.invocation_params.dir),

@@ -120,11 +120,12 @@ def device_environment(device: str) -> dict[str, str]:
     return {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"} if device == "cuda" else {}
 
 
-def choose_device(wanted: str, ranks: int, *, sglang: bool = False) -> str:
-    """Return the kind of device for `ranks` ranks; only ``auto`` leaves a choice.
+def choose_device(wanted: str, ranks: int, *, sglang: bool = False, roles: bool = False) -> str:
+    """Return the kind of device for ranks that need `ranks` GPUs; only ``auto`` leaves a choice.
 
     ``auto`` is cuda if there are enough GPUs, else the device that finds the most errors in a
-    program. `sglang`: whether the ranks run SGLang. Raises UsageError for too few GPUs.
+    program. `sglang`: whether the ranks run SGLang. `roles`: whether they are prefill and decode.
+    Raises UsageError for too few GPUs.
     """
     gpus = len(visible_gpus()) if wanted in ("auto", "cuda") else 0
     if wanted == "auto":
@@ -135,5 +136,11 @@ def choose_device(wanted: str, ranks: int, *, sglang: bool = False) -> str:
         raise UsageError(
             f"device cuda: {ranks} stages need {ranks} GPUs, {gpus} visible here (the driver's "
             "list within CUDA_VISIBLE_DEVICES); use --pprank-device cpu or fewer stages"
+            + (", or let prefill and decode share GPUs: --pprank-oversubscribe" if roles else "")
         )
     return wanted
+
+
+def gpus_of_group(device: str, ranks: int) -> int:
+    """Return how many GPUs a group of `ranks` ranks gets: one each if there are enough."""
+    return min(len(visible_gpus()), ranks) if device == "cuda" else 0

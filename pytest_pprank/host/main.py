@@ -56,7 +56,7 @@ def _placement(bootstrap: RankBootstrap, rank: int, world_size: int) -> Placemen
         role=role.name,
         stage=rank - role.first,
         num_stages=role.stages,
-        device=f"cuda:{rank}" if bootstrap.device == "cuda" else bootstrap.device,
+        device=f"cuda:{rank % bootstrap.gpus}" if bootstrap.device == "cuda" else bootstrap.device,
         workdir=Path(bootstrap.workdir),
     )
 

@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 class RankBootstrap:
     """Everything a fresh process needs to become a rank; pickled into torch elastic's arguments.
 
-    `sizes`: the stages by role. `options`: the controller's parsed pytest options, pickled
-    (unpickling them may need `path`). `items`: the tests this group will be asked to run. `folder`
-    and `path`: the controller's working directory and sys.path. `basetemp`: the parent of its
-    tmp_path folders. `server_args`: SGLang's (None: the group never uses SGLang). `reverts`: edits
-    that take SGLang fixes out. `environment`: variables to set (None: to remove). `workerinputs`:
-    by rank, what plugins of the controller pass to those of the rank (protocol.worker_data).
+    `gpus`: how many GPUs the ranks have, in turns (0 on other devices than cuda). `sizes`: the
+    stages by role. `options`: the controller's parsed pytest options, pickled (unpickling them may
+    need `path`). `items`: the tests this group will be asked to run. `folder` and `path`: the
+    controller's working directory and sys.path. `basetemp`: the parent of its tmp_path folders.
+    `server_args`: SGLang's (None: the group never uses SGLang). `reverts`: edits that take SGLang
+    fixes out. `environment`: variables to set (None: to remove). `workerinputs`: by rank, what
+    plugins of the controller pass to those of the rank (protocol.worker_data).
     """
 
     address: tuple[str, int]
     key: bytes
     group: str
     device: str
+    gpus: int
     sizes: Sizes
     workdir: str
     folder: str

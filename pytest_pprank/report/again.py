@@ -36,6 +36,7 @@ _OURS = (
     "--pprank-grace",
     "--pprank-sanitize",
     "--pprank-sanitize-allow",
+    "--pprank-oversubscribe",
 )
 """Options that may decide about an outcome; where an ini file gives them, it does so again."""
 _DEFAULTS = {"--import-mode": "prepend", "--randomly-seed": "default"}

@@ -43,7 +43,10 @@ def _device(options: Options) -> str:
         plain = choose_device("auto", stages)
         if plain != device:
             return f"{device} ({plain} without SGLang)"
-    return f"cuda ({len(visible_gpus())} GPUs)" if device == "cuda" else device
+    if device != "cuda":
+        return device
+    shared = ", shared by prefill and decode where too few" if options.oversubscribe else ""
+    return f"cuda ({len(visible_gpus())} GPUs{shared})"
 
 
 def _version(name: str) -> str:

@@ -141,6 +141,33 @@ def test_ranks_see_the_gpus_that_are_free(
         assert "no 3 of GPU-0, GPU-1, GPU-2, GPU-3 became free" in run.failure("test_it[pp3]")
 
 
+def test_prefill_and_decode_share_gpus_if_asked_to(
+    runner: Runner, env: dict[str, str], folder: LockFolder
+) -> None:
+    runner.write(
+        conftest="""
+        from pytest_pprank import devices
+        GPUS = tuple(devices.Gpu(f"GPU-{n}", str(n + 4)) for n in range(2))
+        devices.visible_gpus = lambda: GPUS
+        """,
+        test_it="""
+        import os
+        import pytest
+        @pytest.mark.pprank(prefill=2, decode=(1, 2))
+        def test_it(pprank):
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5"
+            assert pprank.device == f"cuda:{pprank.rank % 2}"
+        """,
+    )
+    few = runner.run("--pprank-device=cuda", env=env)
+    assert few.ret == pytest.ExitCode.USAGE_ERROR
+    assert "4 stages need 4 GPUs, 2 visible here" in few.out
+    assert "share GPUs: --pprank-oversubscribe" in few.out
+    run = runner.run("--pprank-device=cuda", "--pprank-oversubscribe", env=env)
+    assert run.ret == 0, run.out
+    assert folder.names() == []
+
+
 def test_gives_way_to_one_who_waits(
     runner: Runner, env: dict[str, str], folder: LockFolder, tmp_path: Path
 ) -> None:

@@ -133,6 +133,10 @@ def test_the_kind_of_device_is_chosen_by_what_is_visible(monkeypatch: pytest.Mon
     assert devices.choose_device("auto", 3) == "cpu"
     with pytest.raises(UsageError, match="3 stages need 3 GPUs, 2 visible here"):
         devices.choose_device("cuda", 3)
+    with pytest.raises(UsageError, match="prefill and decode share GPUs: --pprank-oversubscribe"):
+        devices.choose_device("cuda", 3, roles=True)
+    assert [devices.gpus_of_group("cuda", ranks) for ranks in (1, 2, 3)] == [1, 2, 2]
+    assert devices.gpus_of_group("cpu", 2) == 0
 
 
 @pytest.mark.parametrize(
