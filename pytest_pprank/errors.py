@@ -21,6 +21,14 @@ class UsageError(PprankError):
     """
 
 
+class TooFewGpus(UsageError):
+    """Device cuda, and fewer GPUs than a test needs; `visible`: how many there are."""
+
+    def __init__(self, message: str, visible: int) -> None:
+        super().__init__(message)
+        self.visible = visible
+
+
 class DoesNotFit(UsageError):
     """A revert whose target or match occurs not at all, or several times, in the installed SGLang.
 

@@ -13,7 +13,7 @@ import pytest
 from pytest_pprank._pytest_compat import fixtures_from
 from pytest_pprank.checks import chosen_for
 from pytest_pprank.devices import choose_device, gpus_of_group
-from pytest_pprank.errors import UsageError
+from pytest_pprank.errors import TooFewGpus, UsageError
 from pytest_pprank.faults import schedule_for
 from pytest_pprank.markers import read_rank_mark, read_server_args, sanitizers_asked
 from pytest_pprank.options import Options, missing_size, options_of
@@ -98,6 +98,12 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
             continue
         try:
             plan = _plan(item, options_of(config))
+        except TooFewGpus as error:
+            if _is_for_larger_machines(item, error):
+                item.add_marker(pytest.mark.skip(reason=str(error)))
+            else:
+                problems.setdefault(str(error), []).append(item.nodeid)
+            continue
         except UsageError as error:
             problems.setdefault(str(error), []).append(item.nodeid)
             continue
@@ -111,6 +117,15 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
     if problems:
         raise UsageError("\n".join(itertools.starmap(_with_tests, problems.items())))
     return ranked
+
+
+def _is_for_larger_machines(item: pytest.Item, error: TooFewGpus) -> bool:
+    """Return whether a test says itself how many stages it has, on a machine that has GPUs.
+
+    Such a test is skipped. An option that asks for more than there is remains an error.
+    """
+    mark = read_rank_mark(item)
+    return bool(mark.pp or mark.prefill) and bool(error.visible or mark.device)
 
 
 def _with_tests(problem: str, tests: list[str]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pprank.devices import sim
-from pytest_pprank.errors import UsageError
+from pytest_pprank.errors import TooFewGpus
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def choose_device(wanted: str, ranks: int, *, sglang: bool = False, roles: bool 
 
     ``auto`` is cuda if there are enough GPUs, else the device that finds the most errors in a
     program. `sglang`: whether the ranks run SGLang. `roles`: whether they are prefill and decode.
-    Raises UsageError for too few GPUs.
+    Raises TooFewGpus.
     """
     gpus = len(visible_gpus()) if wanted in ("auto", "cuda") else 0
     if wanted == "auto":
@@ -133,10 +133,11 @@ def choose_device(wanted: str, ranks: int, *, sglang: bool = False, roles: bool 
             return "cuda"
         return sim.NAME if sglang and sim.is_known_good() else "cpu"
     if wanted == "cuda" and gpus < ranks:
-        raise UsageError(
+        raise TooFewGpus(
             f"device cuda: {ranks} stages need {ranks} GPUs, {gpus} visible here (the driver's "
             "list within CUDA_VISIBLE_DEVICES); use --pprank-device cpu or fewer stages"
-            + (", or let prefill and decode share GPUs: --pprank-oversubscribe" if roles else "")
+            + (", or let prefill and decode share GPUs: --pprank-oversubscribe" if roles else ""),
+            gpus,
         )
     return wanted
 

@@ -40,4 +40,4 @@ def messages(module_runner: Runner) -> Run:
 
 @pytest.mark.parametrize("test", TESTS)
 def test_messages_on_two_gpus(messages: Run, test: str) -> None:
-    assert messages.outcome(f"{test}[pp2]") == "PASSED"
+    assert messages.outcome(f"{test}[pp2]") == "PASSED", messages.failure(f"{test}[pp2]")

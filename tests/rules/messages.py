@@ -9,16 +9,16 @@ from __future__ import annotations
 SOURCE = """
 import pytest, torch, torch.distributed as dist
 
-SIZE = 1 << 12
-
 @pytest.fixture
 def m(process_group, pprank):
     class Machine:
         name = pprank.device.partition(":")[0]
+        # on a GPU 32 MiB: more than NCCL sends before somebody receives
+        size = 1 << (22 if name == "cuda" else 8)
         module = torch.get_device_module(name)
         rank = pprank.rank
         def full(self, value):
-            return torch.full((SIZE,), value, device=pprank.device)
+            return torch.full((self.size,), value, device=pprank.device)
         def hold(self):
             if self.name == "cuda":
                 torch.cuda._sleep(200_000_000)

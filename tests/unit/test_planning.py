@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_pprank import devices
 from pytest_pprank.errors import UsageError
 from pytest_pprank.planning import Plan, group_by_topology, make_plans, plan_of
 from pytest_pprank.sglang.static.release import sglang_version
@@ -112,6 +113,33 @@ def test_more_gpus_than_there_are(
     result = pytester.runpytest_inprocess("--pp-size=2", "--pprank-device=cuda")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: *: device cuda: 2 stages need 2 GPUs, 0 visible here*"])
+
+
+def test_tests_for_more_gpus_than_there_are(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What says itself that it needs more is skipped, unless there is no GPU at all."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.pprank(pp=3)
+        def test_three(pprank): pass
+        @pytest.mark.pprank(prefill=1, decode=2)
+        def test_roles(pprank): pass
+        @pytest.mark.pprank(pp=3, device="cuda")
+        def test_cuda(pprank): pass
+        """
+    )
+    asked = "--pprank-device=cuda"
+    monkeypatch.setattr(devices, "visible_gpus", lambda: (devices.Gpu("GPU-1", "0"),) * 2)
+    result = pytester.runpytest_inprocess(asked, "-rs")
+    result.assert_outcomes(skipped=3)
+    result.stdout.fnmatch_lines(["SKIPPED * device cuda: 3 stages need 3 GPUs, 2 visible here*"])
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ())
+    pytester.runpytest_inprocess("-k", "cuda", "-rs").assert_outcomes(skipped=1, deselected=2)
+    result = pytester.runpytest_inprocess(asked)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_three*3 stages need 3 GPUs, 0 visible here*"])
 
 
 def test_server_args_are_part_of_the_topology() -> None:
