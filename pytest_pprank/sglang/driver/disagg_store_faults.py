@@ -84,7 +84,7 @@ def ready_late(scheduler: Scheduler, fault: Fault, answer: Answer) -> None:
     """
     manager, states = kv_manager(scheduler), poll_class()
     begun, ready = states.Bootstrapping, states.WaitingForInput
-    kept: dict[int, Callable[[], object]] = {}
+    kept: dict[int, Method] = {}
     lock = threading.Lock()  # the KV manager's threads write to its table
 
     def wrap(update: Method) -> Method:
@@ -93,8 +93,8 @@ def ready_late(scheduler: Scheduler, fault: Fault, answer: Answer) -> None:
                 if status != begun:  # SGLang does not let a room go back to that state
                     kept.pop(room, None)  # a later status replaces the delayed one
                 if status == ready and answer(room, status) != status:
-                    kept[room] = lambda: update(room, status)
-                    return
+                    kept[room] = update
+                    status = begun  # an abort that comes next must find the room, not a gap
             update(room, status)
 
         return update_late
@@ -102,9 +102,9 @@ def ready_late(scheduler: Scheduler, fault: Fault, answer: Answer) -> None:
     def report_due() -> None:
         with lock:
             due = [room for room in kept if answer(room, ready) == ready]
-            news = [kept.pop(room) for room in due]
-        for tell in news:
-            tell()
+            news = [(kept.pop(room), room) for room in due]
+        for update, room in news:
+            update(room, ready)
 
     fault.on_release(report_due)
     fault.replace(manager, "update_status", wrap)
