@@ -155,10 +155,10 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
     topology = Topology(sizes.pp, device, server_args, sizes.decode, gpus)
     names = options.sanitize if mark.sanitize is None else mark.sanitize
-    watching = chosen_for(names, device, sglang=sglang)
-    perturb = schedule_for(options.perturb, mark.perturb, device, sglang=sglang)
     by_mark = sanitizers_asked(item)
     asked = options.sanitize_asked if by_mark is None else by_mark
+    watching = chosen_for(names, device, sglang=sglang, asked=asked)
+    perturb = schedule_for(options.perturb, mark.perturb, device, sglang=sglang)
     plan = Plan(topology, fresh, mark.timeout or options.timeout, watching, asked, perturb)
     return _with_known_bugs(item, plan) if mark.known_bug else plan
 

@@ -24,7 +24,8 @@ class Row:
     `name`: as in options and markers. `about`: one sentence. `place`: the class, as
     ``"module:Class"`` (imported on ranks only) or the class itself. `sglang`: whether it needs
     SGLang; if so, it is not used in tests without SGLang. `devices`: the devices it works on
-    (``"cpu"``, ``"sim"``, ``"cuda"``), empty for all. `hooks`: the hook points (``observe.seams``)
+    (``"cpu"``, ``"sim"``, ``"cuda"``), empty for all. `asked_on`: those of them on which it is only
+    for runs and tests that name it. `hooks`: the hook points (``observe.seams``)
     that it listens to; with an SGLang that lacks one it is off, and the report says so. `compare`:
     the function that the controller calls, as ``"module:function"`` or the function itself. It is
     called after a test that has not failed otherwise, with the evidence by rank (None from a rank
@@ -36,6 +37,7 @@ class Row:
     place: str | type
     sglang: bool = True
     devices: Sequence[str] = ()
+    asked_on: Sequence[str] = ()
     hooks: Sequence[str] = ()
     compare: str | Callable[..., Iterable[Finding]] = ""
     opt_in: bool = False

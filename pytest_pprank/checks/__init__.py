@@ -9,6 +9,8 @@ rank's evidence (`Sanitizer.evidence`) after a test that has not failed otherwis
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pytest_pprank.registry import CheckRow, Registry, Row
 
 SANITIZERS: tuple[CheckRow, ...] = (
@@ -78,7 +80,8 @@ SANITIZERS: tuple[CheckRow, ...] = (
         "a read and a write of device memory that no stream, event or wait puts in order",
         "pytest_pprank.checks.streams:Streams",
         sglang=False,
-        devices=("sim",),
+        devices=("sim", "cuda"),
+        asked_on=("cuda",),
         hooks=("transfer_queued", "transfer_read", "transfer_target"),
     ),
 )
@@ -96,6 +99,12 @@ def parse_names(value: object, where: str) -> tuple[str, ...]:
     return CHECKS.parse(value, where, CHECKS.default, CHECKS.default)
 
 
-def chosen_for(chosen: tuple[str, ...], device: str, *, sglang: bool) -> tuple[str, ...]:
-    """Return the names in `chosen` that work on this device, in tests with SGLang or without."""
-    return CHECKS.chosen_for(chosen, device, sglang=sglang)
+def chosen_for(
+    chosen: tuple[str, ...], device: str, *, sglang: bool, asked: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Return the names in `chosen` that work on this device, in tests with SGLang or without.
+
+    `asked`: the names that were given one by one, not by ``all``.
+    """
+    names = CHECKS.chosen_for(chosen, device, sglang=sglang)
+    return tuple(name for name in names if name in asked or device not in row_of(name).asked_on)

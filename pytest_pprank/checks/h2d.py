@@ -1,6 +1,6 @@
 """Finds host tensors in place of device tensors, and copies between the two that are used early.
 
-On device ``cuda`` only the former can be seen: torch does not tell which work of a stream is left.
+On device ``cuda`` the latter are seen if their source is rewritten before they are done.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ from pytest_pprank.sglang.events.running import runs_models
 from pytest_pprank.sglang.events.sites import call_sites
 
 if TYPE_CHECKING:
+    from pytest_pprank.devices.cuda.uploads import GuardedUploads
     from pytest_pprank.devices.sim.transfers import Transfer
+    from pytest_pprank.oplog.file import Site
     from pytest_pprank.sglang.events.types import ForwardEntry
 
 _UPLOAD = (
     "tensor.to(device, non_blocking=True) from pinned memory before the forward (SGLang: "
     "resolve_forward_inputs)"
+)
+_STAGING = (
+    "write a staging buffer again only after the host has waited for the copy out of it "
+    "(event.synchronize()), or take another buffer"
 )
 _FORWARD = ("model_executor/model_runner.py", ("forward", "_forward_raw"))
 
@@ -27,6 +33,7 @@ class H2D(Sanitizer):
     """Checks what enters the model, and listens to the simulated device."""
 
     name: ClassVar[str] = "h2d"
+    _uploads: GuardedUploads | None = None
 
     def begin(self) -> None:
         if runs_models():
@@ -38,6 +45,18 @@ class H2D(Sanitizer):
             kinds = (Kind.STAGING_REWRITTEN, Kind.READ_BEFORE_SYNC, Kind.COPY_IN_FLIGHT)
             report_order(self.watch, kinds)
             self.watch.at_end(listen(lambda copy: self.watch.guard(self._copied, copy)))
+        elif self.watch.pprank.device.startswith("cuda"):
+            from pytest_pprank.devices.cuda.uploads import GuardedUploads
+
+            self._uploads = GuardedUploads(self._rewritten, self.watch)
+
+    def end(self) -> None:
+        """Look at the copies of the test, on device ``cuda``."""
+        if self._uploads is not None:
+            self._uploads.check()
+
+    def _rewritten(self, text: str, stack: tuple[Site, ...]) -> None:
+        self.watch.report(text, stack, _STAGING)
 
     def _forward(self, event: ForwardEntry) -> None:
         """Check that each tensor that the forward reads is on its device."""

@@ -17,13 +17,26 @@ if TYPE_CHECKING:
     from pytest_pprank.devices.sim.streams import Clock
     from pytest_pprank.sglang.events.types import KvQueued, KvRead, KvTarget
 
+_ORDER = "make the second stream wait for the first: wait_stream, or an event and wait_event"
+
 
 class Streams(Sanitizer):
-    """Listens to the simulated device, and reports accesses that bypass torch to it."""
+    """Listens to the simulated device, and reports accesses that bypass torch to it.
+
+    On device ``cuda`` it listens to torch's CUDA sanitizer.
+    """
 
     name: ClassVar[str] = "streams"
 
     def begin(self) -> None:
+        if self.watch.pprank.device.startswith("cuda"):
+            from pytest_pprank.devices.cuda.order import watch_order
+
+            watch_order(lambda text, stack: self.watch.report(text, stack, _ORDER), self.watch)
+        else:
+            self._watch_sim()
+
+    def _watch_sim(self) -> None:
         from pytest_pprank.devices.sim.reports import Kind
 
         report_order(self.watch, (Kind.UNORDERED, Kind.FREED_IN_USE, Kind.RAW_ACCESS))

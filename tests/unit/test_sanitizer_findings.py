@@ -55,6 +55,9 @@ def test_those_for_sglang_need_it() -> None:
     assert "logs" not in chosen_for(NAMES, "cpu", sglang=False)
     assert "p2p" in chosen_for(NAMES, "cpu", sglang=False)
     assert "logs" in chosen_for(NAMES, "cpu", sglang=True)
+    assert "streams" in chosen_for(NAMES, "sim", sglang=False)
+    assert "streams" not in chosen_for(NAMES, "cuda", sglang=False)
+    assert "streams" in chosen_for(NAMES, "cuda", sglang=False, asked={"streams"})
 
 
 def test_equal_findings_are_one() -> None:

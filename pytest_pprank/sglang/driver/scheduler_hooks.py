@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pprank.errors import PprankError, UsageError
 from pytest_pprank.rank.context import current_rank
 from pytest_pprank.rank.patches import patch
+from pytest_pprank.rank.thread_modes import thread_modes
 from pytest_pprank.sglang.compat.consensus import first_message_of_an_iteration
 from pytest_pprank.sglang.compat.disagg import role_of
 from pytest_pprank.sglang.compat.messages import receiver, sender
@@ -208,7 +209,8 @@ def enter_loop(scheduler: Scheduler) -> None:
         import torch
 
         torch.get_device_module(device).set_device(device)  # current devices are per thread
-    need(scheduler, "run_event_loop")()
+    with thread_modes():
+        need(scheduler, "run_event_loop")()
 
 
 def exchanges_when_idle(scheduler: Scheduler) -> bool:

@@ -1,0 +1,99 @@
+"""Guards non-blocking copies from pinned memory to a GPU: what arrives is what was sent.
+
+Before such a copy its source is copied to memory that nobody else has, and the stream is held for a
+moment, so that a host which does not wait rewrites the source in time. Behind the copy, on its
+stream, what has arrived is compared with what was sent. Nothing waits for that before `check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+
+from pytest_pprank.lifecycle import Cleanups
+from pytest_pprank.oplog.file import Site
+from pytest_pprank.rank.patches import patch
+from pytest_pprank.sglang.events.sites import call_sites
+
+_HOLD_CYCLES = 200_000
+"""About 0.1 ms of a GPU; the host needs a tenth of that to return to its caller."""
+_MOST_OPEN = 2048
+"""Comparisons whose results are kept on the device before they are read."""
+Report = Callable[[str, tuple[Site, ...]], None]
+
+
+class GuardedUploads:
+    """The guards of one test. `report(text, stack)` is called for each copy that went wrong."""
+
+    def __init__(self, report: Report, cleanups: Cleanups) -> None:
+        self._report = report
+        self._open: list[tuple[torch.Tensor, str, tuple[Site, ...]]] = []
+        for name, parts in _METHODS.items():
+            method = getattr(torch.Tensor, name)
+            cleanups.at_end(patch(torch.Tensor, name, self._guarded(method, parts)))
+
+    def check(self) -> None:
+        """Wait for the comparisons so far, and report the copies whose source was rewritten."""
+        done, self._open = self._open, []
+        for differs, text, stack in done:
+            if bool(differs):
+                self._report(text, stack)
+
+    def _guarded(self, method: Callable[..., Any], parts: _Parts) -> Callable[..., Any]:
+        @wraps(method)
+        def call(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            source = parts(tensor, args, kwargs)
+            if source is None or torch.cuda.is_current_stream_capturing():
+                return method(tensor, *args, **kwargs)
+            sent = _unwatched_copy(torch.empty_like(source, pin_memory=True), source, False)
+            torch.cuda._sleep(_HOLD_CYCLES)
+            arrived = method(tensor, *args, **kwargs)
+            if arrived.is_cuda:
+                self._compare(arrived, sent)
+            return arrived
+
+        return call
+
+    def _compare(self, arrived: torch.Tensor, sent: torch.Tensor) -> None:
+        expected = _unwatched_copy(torch.empty_like(arrived), sent, True)
+        differs = arrived != expected
+        if arrived.is_floating_point():
+            differs &= ~(arrived.isnan() & expected.isnan())
+        dtype = str(sent.dtype).removeprefix("torch.")
+        text = f"{dtype}{[*sent.shape]} in pinned memory was written while a copy could still read"
+        self._open.append((differs.any(), text, call_sites()))
+        if len(self._open) > _MOST_OPEN:
+            self.check()
+
+
+_Parts = Callable[[torch.Tensor, "tuple[Any, ...]", "dict[str, Any]"], "torch.Tensor | None"]
+"""Returns the source of a call that is a non-blocking upload from pinned memory, else None."""
+
+
+def _unwatched_copy(to: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> torch.Tensor:
+    """Copy by torch's own method, which a test's guards do not replace."""
+    return torch._C.TensorBase.copy_(to, source, non_blocking)
+
+
+def _of_to(tensor: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return tensor if _without_wait(args, kwargs) and _is_pinned(tensor) else None
+
+
+def _of_copy(tensor: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    source = args[0] if args else kwargs.get("src")
+    uploads = tensor.is_cuda and _without_wait(args[1:], kwargs)
+    return source if uploads and _is_pinned(source) else None
+
+
+def _without_wait(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return bool(kwargs.get("non_blocking")) or any(arg is True for arg in args)
+
+
+def _is_pinned(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.is_pinned()
+
+
+_METHODS: dict[str, _Parts] = {"to": _of_to, "cuda": _of_to, "copy_": _of_copy}
