@@ -51,7 +51,7 @@ def _text(error: UnsynchronizedAccessError) -> str:
 
 
 def _access(access: Access) -> str:
-    operator = access.operator.partition("(")[0]
+    operator = str(access.operator).partition("(")[0]
     does = "reads" if access.type.name == "READ" else "writes"
     where = f"stream {access.stream:#x}" if access.stream else "the default stream"
     return f"{operator} {does} {', '.join(access.aliases) or 'its output'} on {where}"

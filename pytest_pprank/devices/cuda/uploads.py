@@ -18,8 +18,8 @@ from pytest_pprank.oplog.file import Site
 from pytest_pprank.rank.patches import patch
 from pytest_pprank.sglang.events.sites import call_sites
 
-_HOLD_CYCLES = 200_000
-"""About 0.1 ms of a GPU; the host needs a tenth of that to return to its caller."""
+_HOLD_CYCLES = 2_000_000
+"""About 1 ms of a GPU; the host needs a fifth of that to enqueue the comparison and return."""
 _MOST_OPEN = 2048
 """Comparisons whose results are kept on the device before they are read."""
 Report = Callable[[str, tuple[Site, ...]], None]
