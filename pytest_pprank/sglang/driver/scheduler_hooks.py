@@ -208,7 +208,10 @@ def enter_loop(scheduler: Scheduler) -> None:
     if device != "cpu":
         import torch
 
-        torch.get_device_module(device).set_device(device)  # current devices are per thread
+        module = torch.get_device_module(device)
+        module.set_device(device)  # current devices are per thread
+        if device.startswith("cuda"):
+            module.synchronize()  # a server's loop begins on an idle device, in streams of its own
     with thread_modes():
         need(scheduler, "run_event_loop")()
 
