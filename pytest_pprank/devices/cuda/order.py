@@ -22,6 +22,8 @@ from pytest_pprank.rank.thread_modes import enter_in_all_threads
 if TYPE_CHECKING:
     from torch.cuda._sanitizer import Access, UnsynchronizedAccessError
 
+_BY_ROW = ("aten::index", "aten::index_put_", "aten::index_select", "aten::gather")
+"""Operators that access rows which an index names: torch's sanitizer takes them for the whole."""
 _SHOWN = 10
 """Maximum number of frames in a stack."""
 Report = Callable[[str, tuple[Site, ...]], None]
@@ -34,7 +36,8 @@ def watch_order(report: Report, cleanups: Cleanups) -> None:
 
     def launched(*args: Any) -> list[object]:
         for error in launch(*args):
-            report(_text(error), _sites(error.current_access.stack_trace))
+            if not _may_be_of_other_rows(error):
+                report(_text(error), _sites(error.current_access.stack_trace))
         return []  # torch would raise them and lose what the kernel returns
 
     cleanups.at_end(patch(handler, "_handle_kernel_launch", launched))
@@ -50,11 +53,21 @@ def _text(error: UnsynchronizedAccessError) -> str:
     return "\n".join([head, *(f"  {site}" for site in earlier)])
 
 
+def _may_be_of_other_rows(error: UnsynchronizedAccessError) -> bool:
+    """Return whether both accesses are of some rows only, such as those of two requests."""
+    return all(
+        _operator(access) in _BY_ROW for access in (error.current_access, error.previous_access)
+    )
+
+
+def _operator(access: Access) -> str:
+    return str(access.operator).partition("(")[0].partition(".")[0]
+
+
 def _access(access: Access) -> str:
-    operator = str(access.operator).partition("(")[0]
     does = "reads" if access.type.name == "READ" else "writes"
     where = f"stream {access.stream:#x}" if access.stream else "the default stream"
-    return f"{operator} {does} {', '.join(access.aliases) or 'its output'} on {where}"
+    return f"{_operator(access)} {does} {', '.join(access.aliases) or 'its output'} on {where}"
 
 
 def _sites(stack: traceback.StackSummary) -> tuple[Site, ...]:

@@ -51,19 +51,20 @@ class GuardedUploads:
             source = parts(tensor, args, kwargs)
             if source is None or torch.cuda.is_current_stream_capturing():
                 return method(tensor, *args, **kwargs)
+            stack = call_sites()
             sent = _unwatched_copy(torch.empty_like(source, pin_memory=True), source, False)
             torch.cuda._sleep(_HOLD_CYCLES)
             arrived = method(tensor, *args, **kwargs)
             if arrived.is_cuda:
-                self._keep(arrived, sent)
+                self._keep(arrived, sent, stack)
             return arrived
 
         return call
 
-    def _keep(self, arrived: torch.Tensor, sent: torch.Tensor) -> None:
+    def _keep(self, arrived: torch.Tensor, sent: torch.Tensor, stack: tuple[Site, ...]) -> None:
         # a copy, and no comparison: the first use of a kernel takes longer than the stream is held
         kept = _unwatched_copy(torch.empty_like(arrived), arrived, True)
-        self._open.append(_Upload(kept, sent, call_sites()))
+        self._open.append(_Upload(kept, sent, stack))
         self._bytes += kept.nbytes
         if self._bytes > _MOST_BYTES:
             self.check()
