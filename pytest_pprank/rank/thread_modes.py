@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
 
 from pytest_pprank.lifecycle import Cleanups
 
-_modes: list[AbstractContextManager[Any]] = []
+_modes: list[AbstractContextManager[object]] = []
 
 
-def enter_in_all_threads(mode: AbstractContextManager[Any], cleanups: Cleanups) -> None:
+def enter_in_all_threads(mode: AbstractContextManager[object], cleanups: Cleanups) -> None:
     """Enter `mode` in this thread now, and in event loops that begin later; leave it at the end."""
     mode.__enter__()
     _modes.append(mode)

@@ -34,7 +34,7 @@ def watch_order(report: Report, cleanups: Cleanups) -> None:
     handler: Any = cuda_sanitizer.dispatch.event_handler
     launch = handler._handle_kernel_launch
 
-    def launched(*args: Any) -> list[object]:
+    def launched(*args: object) -> list[object]:
         for error in launch(*args):
             if not _may_be_of_other_rows(error):
                 report(_text(error), _sites(error.current_access.stack_trace))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
 
 import torch
 
@@ -45,9 +44,9 @@ class GuardedUploads:
             if upload.went_wrong():
                 self._report(upload.text(), upload.stack)
 
-    def _guarded(self, method: Callable[..., Any], parts: _Parts) -> Callable[..., Any]:
+    def _guarded(self, method: _Method, parts: _Parts) -> _Method:
         @wraps(method)
-        def call(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        def call(tensor: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
             source = parts(tensor, args, kwargs)
             if source is None or torch.cuda.is_current_stream_capturing():
                 return method(tensor, *args, **kwargs)
@@ -89,7 +88,10 @@ class _Upload:
         return f"{what} in pinned memory was written while a copy could still read it"
 
 
-_Parts = Callable[[torch.Tensor, "tuple[Any, ...]", "dict[str, Any]"], "torch.Tensor | None"]
+_Method = Callable[..., torch.Tensor]
+_Args = tuple[object, ...]
+_Keywords = dict[str, object]
+_Parts = Callable[[torch.Tensor, _Args, _Keywords], "torch.Tensor | None"]
 """Returns the source of a call that is a non-blocking upload from pinned memory, else None."""
 
 
@@ -98,17 +100,17 @@ def _unwatched_copy(to: torch.Tensor, source: torch.Tensor, non_blocking: bool) 
     return torch._C.TensorBase.copy_(to, source, non_blocking)
 
 
-def _of_to(tensor: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _of_to(tensor: torch.Tensor, args: _Args, kwargs: _Keywords) -> torch.Tensor | None:
     return tensor if _without_wait(args, kwargs) and _is_pinned(tensor) else None
 
 
-def _of_copy(tensor: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _of_copy(tensor: torch.Tensor, args: _Args, kwargs: _Keywords) -> torch.Tensor | None:
     source = args[0] if args else kwargs.get("src")
     uploads = tensor.is_cuda and _without_wait(args[1:], kwargs)
     return source if uploads and _is_pinned(source) else None
 
 
-def _without_wait(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _without_wait(args: _Args, kwargs: _Keywords) -> bool:
     return bool(kwargs.get("non_blocking")) or any(arg is True for arg in args)
 
 
