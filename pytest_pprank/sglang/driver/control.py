@@ -143,10 +143,13 @@ class Control:
             for stage in range(size):
                 if stage not in self.handled[role]:
                     yield f"{_stage(stage, role)} has not handled it"
-                elif answered and stage not in self.told[role]:
+                elif answered and stage not in self.told[role] and not self._silent(stage):
                     yield f"{_stage(stage, role)} has handled it and not answered"
             if answered and role not in self.answers:
                 yield "no answer came" + (f" of {role}" if role != "pp" else "")
+
+    def _silent(self, stage: int) -> bool:
+        return self.kind.by_first and stage > 0
 
     def __str__(self) -> str:
         return f"control({self.name!r})"

@@ -21,7 +21,8 @@ from pytest_pprank.sglang.driver.control import (
     ControlTracker,
     answers_in,
 )
-from pytest_pprank.sglang.driver.messages import Output, Result, outputs_of
+from pytest_pprank.sglang.driver.messages import Result
+from pytest_pprank.sglang.driver.outputs import Output, add_output, outputs_of
 from pytest_pprank.sglang.driver.reasons import ReasonWatch, check_reasons
 from pytest_pprank.sglang.driver.scheduler_hooks import (
     Attachment,
@@ -316,12 +317,7 @@ class LockstepDriver:
         result = self.results[role].get(output.rid)
         if result is None:
             return  # a request of SGLang's own, such as a health check
-        result.token_ids += output.token_ids
-        result.logprobs += output.logprobs
-        result.prompt_logprobs += output.prompt_logprobs
-        result.finish_reason = output.finish_reason or result.finish_reason
-        result.cached_tokens = output.cached_tokens or result.cached_tokens
-        result.retractions = output.retractions or result.retractions
+        add_output(result, output)
 
     def _record_extends(self, forward: Forward) -> None:
         for rid, extend in zip(forward.rids, forward.extends, strict=False):
