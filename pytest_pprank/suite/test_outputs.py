@@ -7,6 +7,7 @@ when a request ends, merged when one joins, and computed by the last stage for a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ def test_alone(engine: Engine) -> None:
 
 @little_kv
 def test_scores_of_requests_that_are_retracted(engine: Engine) -> None:
-    kinds = [*SCORES.values(), {}, CHOICES["logit-bias"]]
+    kinds = [KINDS[name] for name in KINDS if name != TOKEN_IDS and "penalty" not in name]
     for index, kind in enumerate(kinds):
         engine.submit(20 + index, 24, **kind)
     check(engine)
@@ -112,10 +113,16 @@ def test_scores_of_requests_that_are_retracted(engine: Engine) -> None:
 @little_kv
 @pytest.mark.pprank(known_bug=FORGOTTEN)
 def test_penalties_of_requests_that_are_retracted(engine: Engine) -> None:
-    """What a request has produced before it was retracted counts."""
-    penalties = cycle(kind for name, kind in CHOICES.items() if "penalty" in name)
+    """What a request has produced before it was retracted counts.
+
+    All choose among few tokens, so that their number counts at each step.
+    """
+    few = dict.fromkeys(map(str, range(100, 108)), 30.0)
+    penalties = cycle(
+        [{"frequency_penalty": 1.3}, {"presence_penalty": 1.9}, {"repetition_penalty": 1.6}]
+    )
     for index in range(5):
-        engine.submit(20 + index, 24, **next(penalties))
+        engine.submit(20 + index, 24, logit_bias=few, **next(penalties))
     engine.drain()
     assert any(result.retractions for result in engine.results.values())
     check(engine)
@@ -195,8 +202,6 @@ def test_least_number_of_tokens(engine: Engine) -> None:
 
 def test_processors_of_logits(engine: Engine) -> None:
     """A processor that bars some tokens is like a bias of minus infinity for them."""
-    from dataclasses import replace
-
     from pytest_pprank.sglang.compat.sampling import barring_processor
 
     barred = [engine.generate([length])[0].token_ids for length in (30, 40)]
@@ -233,8 +238,6 @@ def test_several_answers_to_a_prompt(engine: Engine) -> None:
 
 def test_requests_of_a_session(engine: Engine) -> None:
     """Each request continues the text of the one before, prompt and answer."""
-    from dataclasses import replace
-
     from pytest_pprank.sglang.compat.sampling import in_session
 
     engine.control("open_session", capacity_of_str_len=4096, session_id="talk", wait=True)
@@ -322,6 +325,11 @@ class TestDisagg:
         disagg.abort_when(aborted, "decoding")
         disagg.submit(9, 6, **next(asked))
         check(disagg)
+        one_token = [
+            replace(result, sampling=result.sampling | {"max_new_tokens": len(result.token_ids)})
+            for result in disagg.prefill.results.values()
+        ]
+        assert_tokens_equal_reference(one_token)
 
     def test_all_kinds_at_once(self, disagg: Disagg) -> None:
         kinds = [KINDS[name] for name in KINDS if name != TOKEN_IDS]

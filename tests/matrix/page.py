@@ -26,6 +26,7 @@ CAPABILITIES = {
     "test_generate_grammar": "grammars",
     "test_generate_models": "models",
     "test_outputs": "outputs",
+    "test_batches": "merged batches",
     "test_overlap": "overlap schedule",
     "test_disagg_reasons": "reasons for a failure",
     "test_disagg_alone": "prefill/decode, one stage each",

@@ -12,6 +12,7 @@ from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.driver.control import Control, shown_control
 from pytest_pprank.sglang.driver.lockstep import LockstepDriver
 from pytest_pprank.sglang.driver.messages import (
+    Asked,
     Result,
     abort_request,
     asked_for,
@@ -179,12 +180,14 @@ class Engine:
 
     def _submit(self, rid: str, ids: list[int], params: dict[str, object], **options: Any) -> None:
         request = generate_request(rid, ids, params, **options)
-        self._expect(self._answers, rid, ids, params)
+        self._expect(self._answers, rid, ids, params, options["asked"])
         self._driver.send(shown_request(rid, ids), request)
 
-    def _expect(self, role: str, rid: str, ids: list[int], params: dict[str, object]) -> None:
+    def _expect(
+        self, role: str, rid: str, ids: list[int], params: dict[str, object], asked: Asked
+    ) -> None:
         model = str(need(self.scheduler.server_args, "model_path"))
-        self._driver.results[role][rid] = Result(rid, tuple(ids), params, model)
+        self._driver.results[role][rid] = Result(rid, tuple(ids), params, model, asked=asked)
 
     def abort(self, rid: str | None = None, *, in_time: bool = True) -> None:
         """Send an abort for one request (None: for all); it takes effect in the next iterations.

@@ -19,57 +19,6 @@ _SHOWN = 8
 """Tokens in the repr of a Result."""
 
 
-@dataclass(repr=False)
-class Result:
-    """The state of one request; the same on all ranks after each call of the engine.
-
-    `token_ids`: the output tokens so far, without the prompt. `finish_reason`: SGLang's, such as
-    ``{"type": "length", "length": 8}``; None until the request is finished. `cached_tokens`: tokens
-    of the prompt that were found in the tree cache. `retractions`: how often SGLang took the
-    request's KV away for others, and recomputed it. `extends`: for each forward of the prompt on
-    the first stage, the range of tokens (half open); more than one means that the prompt was
-    chunked.
-
-    Only if requested, one entry per output token: `logprobs`, that of the token; `top_logprobs`,
-    those of the likeliest tokens, by token; `token_ids_logprobs`, those of the tokens asked for, by
-    token. `prompt_logprobs`, `prompt_top_logprobs` and `prompt_token_ids_logprobs`: the same for
-    the prompt's tokens, from the second on. `hidden_states`: the last layer's output, a list of
-    floats per token: of each computed (not cached) token of the prompt, then of each output token
-    but the last.
-    """
-
-    rid: str
-    prompt: tuple[int, ...]
-    sampling: dict[str, Any]
-    model_path: str
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    prompt_logprobs: list[float] = field(default_factory=list)
-    top_logprobs: list[dict[int, float]] = field(default_factory=list)
-    prompt_top_logprobs: list[dict[int, float]] = field(default_factory=list)
-    token_ids_logprobs: list[dict[int, float]] = field(default_factory=list)
-    prompt_token_ids_logprobs: list[dict[int, float]] = field(default_factory=list)
-    hidden_states: list[list[float]] = field(default_factory=list)
-    finish_reason: dict[str, Any] | None = None
-    cached_tokens: int = 0
-    retractions: int = 0
-    extends: list[tuple[int, int]] = field(default_factory=list)
-
-    @property
-    def finished(self) -> bool:
-        """Whether SGLang has reported this request as finished."""
-        return self.finish_reason is not None
-
-    def __repr__(self) -> str:
-        shown = ", ".join(map(str, self.token_ids[:_SHOWN]))
-        more = ", ..." if len(self.token_ids) > _SHOWN else ""
-        reason = self.finish_reason.get("type") if self.finish_reason else "not finished"
-        return (
-            f"<Result {self.rid}: {len(self.prompt)} prompt tokens, {len(self.token_ids)} of "
-            f"{self.sampling.get('max_new_tokens')} came [{shown}{more}], {reason}>"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What a request asks for beside its tokens (see `Engine.submit`)."""
@@ -91,6 +40,58 @@ class Asked:
         if self.prompt_logprobs:
             return 0
         return length if self.any_logprobs else -1
+
+
+@dataclass(repr=False)
+class Result:
+    """The state of one request; the same on all ranks after each call of the engine.
+
+    `token_ids`: the output tokens so far, without the prompt. `finish_reason`: SGLang's, such as
+    ``{"type": "length", "length": 8}``; None until the request is finished. `cached_tokens`: tokens
+    of the prompt that were found in the tree cache. `retractions`: how often SGLang took the
+    request's KV away for others, and recomputed it. `extends`: for each forward of the prompt on
+    the first stage, the range of tokens (half open); more than one means that the prompt was
+    chunked.
+
+    `asked`: what the request asks for beside tokens. Only if requested, one entry per output token:
+    `logprobs`, that of the token; `top_logprobs`, those of the likeliest tokens, by token;
+    `token_ids_logprobs`, those of the tokens asked for, by token. `prompt_logprobs`,
+    `prompt_top_logprobs` and `prompt_token_ids_logprobs`: the same for the prompt's tokens, from
+    the second on. `hidden_states`: the last layer's output, a list of floats per token: of each
+    computed (not cached) token of the prompt, then of each output token but the last.
+    """
+
+    rid: str
+    prompt: tuple[int, ...]
+    sampling: dict[str, Any]
+    model_path: str
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    prompt_top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    token_ids_logprobs: list[dict[int, float]] = field(default_factory=list)
+    prompt_token_ids_logprobs: list[dict[int, float]] = field(default_factory=list)
+    hidden_states: list[list[float]] = field(default_factory=list)
+    finish_reason: dict[str, Any] | None = None
+    cached_tokens: int = 0
+    retractions: int = 0
+    extends: list[tuple[int, int]] = field(default_factory=list)
+    asked: Asked = field(default_factory=Asked)
+
+    @property
+    def finished(self) -> bool:
+        """Whether SGLang has reported this request as finished."""
+        return self.finish_reason is not None
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(str, self.token_ids[:_SHOWN]))
+        more = ", ..." if len(self.token_ids) > _SHOWN else ""
+        reason = self.finish_reason.get("type") if self.finish_reason else "not finished"
+        return (
+            f"<Result {self.rid}: {len(self.prompt)} prompt tokens, {len(self.token_ids)} of "
+            f"{self.sampling.get('max_new_tokens')} came [{shown}{more}], {reason}>"
+        )
 
 
 def asked_for(options: Mapping[str, Any], vocabulary: int) -> Asked:

@@ -201,12 +201,12 @@ def findings(results: Sequence[Result], stages: int) -> Iterator[str]:
             judged = judge_result(result)
             if judged.differs_at is not None:
                 yield _difference(result, judged, judged.differs_at, stages)
-            elif result.logprobs:
+            elif result.asked.any_logprobs:
                 what = "output token"
                 yield from _logprobs(result, what, 0, result.logprobs, judged.logprobs, judged.tie)
             if judged.differs_at is None:
                 yield from score_findings(result, _chooser(result))
-        if result.prompt_logprobs:
+        if result.prompt_logprobs or (result.asked.prompt_logprobs and result.token_ids):
             expected, tie = logprobs_of(result.model_path, result.prompt)
             found = result.prompt_logprobs
             yield from _logprobs(result, "prompt token", 1, found, expected, tie)

@@ -22,17 +22,31 @@ def score_findings(result: Result, chooser: Chooser) -> Iterator[str]:
     """Yield what is wrong with a Result's logprobs and hidden states; its tokens are right."""
     if result.hidden_states:
         yield from _hidden_states(result)
-    if result.top_logprobs or result.token_ids_logprobs:
+    asked = result.asked
+    if asked.top_logprobs or asked.token_ids_logprobs:
         whole = [*result.prompt, *result.token_ids][:-1]
         logits = logits_of(result.model_path, whole, len(result.token_ids))
         table = chooser.logits(logits, result.token_ids).log_softmax(-1)
-        yield from _by_token(result, "output token", 0, result.top_logprobs, table, likeliest=True)
-        yield from _by_token(result, "output token", 0, result.token_ids_logprobs, table)
-    if result.prompt_top_logprobs or result.prompt_token_ids_logprobs:
+        top, chosen = result.top_logprobs, result.token_ids_logprobs
+        yield from _asked_for(result, "output token", 0, (top, chosen), table)
+    if asked.prompt_logprobs and (asked.top_logprobs or asked.token_ids_logprobs):
         table = logits_of(result.model_path, result.prompt[:-1]).log_softmax(-1)
-        top, asked = result.prompt_top_logprobs, result.prompt_token_ids_logprobs
-        yield from _by_token(result, "prompt token", 1, top, table, likeliest=True)
-        yield from _by_token(result, "prompt token", 1, asked, table)
+        top, chosen = result.prompt_top_logprobs, result.prompt_token_ids_logprobs
+        yield from _asked_for(result, "prompt token", 1, (top, chosen), table)
+
+
+def _asked_for(
+    result: Result,
+    what: str,
+    first: int,
+    found: tuple[Sequence[dict[int, float]], Sequence[dict[int, float]]],
+    table: torch.Tensor,
+) -> Iterator[str]:
+    """Compare what is `found`: logprobs of the likeliest tokens, and of those asked for."""
+    if result.asked.top_logprobs:
+        yield from _by_token(result, what, first, found[0], table, likeliest=True)
+    if result.asked.token_ids_logprobs:
+        yield from _by_token(result, what, first, found[1], table)
 
 
 def _by_token(
@@ -46,7 +60,7 @@ def _by_token(
 ) -> Iterator[str]:
     """Compare logprobs by token with the rows of `table`; the first row is for token `first`."""
     name = "logprobs of the likeliest tokens" if likeliest else "logprobs of the tokens asked for"
-    if found and len(found) != len(table):
+    if len(found) != len(table):
         yield f"{result.rid}: {name} for {len(found)} {what}s of {len(table)}"
         return
     most = _LOOSE * tie_of(result.model_path)
