@@ -7,7 +7,7 @@ logprobs that is too short, a penalty of another request, a mirror that is left 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,17 +15,23 @@ from pytest_pprank import assert_kv_balanced, assert_materialized_on_device
 
 if TYPE_CHECKING:
     from pytest_pprank import Engine
-    from pytest_pprank.sglang.compat.objects import ForwardBatch, Req, ScheduleBatch, Scheduler
+    from pytest_pprank.sglang.compat.objects import (
+        ForwardBatch,
+        Options,
+        Req,
+        ScheduleBatch,
+        Scheduler,
+    )
 
     MakeReq = Callable[..., Req]
     MakeScheduleBatch = Callable[..., ScheduleBatch]
     MakeForwardBatch = Callable[[ScheduleBatch], ForwardBatch]
 
-PLAIN: Sequence[dict[str, Any]] = ({}, {}, {})
-RICH: Sequence[dict[str, Any]] = (
-    {"frequency_penalty": 0.5, "top_logprobs": 2},
-    {"logit_bias": {"77": 3.0}, "presence_penalty": 0.7, "top_logprobs": 0},
-    {"repetition_penalty": 1.3, "temperature": 0.7, "top_p": 0.8, "min_p": 0.1, "top_k": 9},
+PLAIN: Sequence[Options] = ({}, {}, {})
+RICH: Sequence[Options] = (
+    {"frequency_penalty": 0.5, "logit_bias": {"77": 3.0}, "top_logprobs": 2},
+    {"frequency_penalty": 0.25, "presence_penalty": 0.7, "top_logprobs": 0, "min_p": 0.1},
+    {"repetition_penalty": 1.3, "logit_bias": {"9": 1.0}, "temperature": 0.7, "top_p": 0.8},
 )
 PAIRS = ((RICH, PLAIN), (PLAIN, RICH), (RICH, RICH))
 STATES = ("staged", "extended", "decode", "decoded", "filtered", "retracted")
@@ -47,7 +53,7 @@ class Batches:
         self._batch = make_schedule_batch
         self._forward_batch = make_forward_batch
 
-    def make(self, state: str, kinds: Sequence[dict[str, Any]], length: int) -> ScheduleBatch:
+    def make(self, state: str, kinds: Sequence[Options], length: int) -> ScheduleBatch:
         """Return a batch in that state.
 
         Its prompt is staged, or has been computed (extended); it is prepared for decoding (decode),
@@ -105,8 +111,8 @@ def test_merge(batches: Batches, left: str) -> None:
                 one, other = batches.make(left, kinds[0], 11), batches.make(right, kinds[1], 5)
                 one.merge_batch(other)
                 other.reqs = []  # they belong to the first batch now
-                keep = [0, len(one.reqs) - 1]
-                release_reqs(batches.scheduler, one.reqs[1:-1])
+                keep = [1, len(one.reqs) - 1]
+                release_reqs(batches.scheduler, [one.reqs[0], *one.reqs[2:-1]])
                 one.filter_batch(keep_indices=keep)
                 assert not problems, f"{left} and {right}: {problems[0]}"
                 release_reqs(batches.scheduler, one.reqs)
@@ -115,7 +121,7 @@ def test_merge(batches: Batches, left: str) -> None:
 
 @pytest.mark.parametrize("kinds", PAIRS, ids=("rich-plain", "plain-rich", "rich-rich"))
 def test_merged_batch_can_be_decoded(
-    batches: Batches, make_forward_batch: MakeForwardBatch, kinds: Sequence[Any]
+    batches: Batches, make_forward_batch: MakeForwardBatch, kinds: Sequence[Sequence[Options]]
 ) -> None:
     """As SGLang merges them: what has been decoded, and what has just been computed."""
     one, other = batches.make("filtered", kinds[0], 11), batches.make("extended", kinds[1], 5)

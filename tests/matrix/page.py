@@ -23,6 +23,7 @@ CAPABILITIES = {
     "test_generate_pressure": "memory pressure",
     "test_refusals": "refusals",
     "test_control": "control requests",
+    "test_control_states": "control requests at each moment",
     "test_generate_grammar": "grammars",
     "test_generate_models": "models",
     "test_outputs": "outputs",

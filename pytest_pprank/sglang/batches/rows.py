@@ -18,6 +18,7 @@ import torch
 
 from pytest_pprank.devices.host_reads import host_values
 from pytest_pprank.rank.patches import patch
+from pytest_pprank.sglang.compat.sampling import penalizers_of
 from pytest_pprank.sglang.compat.seams import need
 
 if TYPE_CHECKING:
@@ -204,11 +205,9 @@ def _info_fields(info: object) -> Iterator[tuple[str, object]]:
     for name, value in vars(info).items():
         if name not in _NOT_ROWS:
             yield f"sampling_info.{name}", value
-    penalizers = getattr(info, "penalizer_orchestrator", None)
-    for kind, penalizer in getattr(penalizers, "penalizers", {}).items():
-        if penalizer.is_prepared():
-            for name, value in vars(penalizer).items():
-                yield f"sampling_info.{kind.__name__}.{name}", value
+    for penalizer in penalizers_of(info):
+        for name, value in vars(penalizer).items():
+            yield f"sampling_info.{type(penalizer).__name__}.{name}", value
 
 
 def _length(value: object) -> int | None:
@@ -227,9 +226,9 @@ def _copies(value: object) -> Sequence[Row]:
 
 def _same(row: Row, wanted: Row) -> bool:
     if wanted is _NOTHING:
-        return row is None or (isinstance(row, torch.Tensor) and not row.any())
+        return row is None or (isinstance(row, torch.Tensor) and not bool(row.any()))
     if isinstance(row, torch.Tensor) and isinstance(wanted, torch.Tensor):
-        return row.shape == wanted.shape and torch.equal(row, wanted.to(row.dtype))
+        return bool(row.shape == wanted.shape and torch.equal(row, wanted.to(row.dtype)))
     return row is wanted or bool(row == wanted)
 
 

@@ -102,7 +102,7 @@ class LockstepDriver:
         self._ran = Series(size, "run the same batches in the same order")
         self._moved = Series(size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
-        self._recorder = ControlRecorder()
+        self._recorder = ControlRecorder(lambda: self.iterations)
         hook = SchedulerHook(self._at_top, self._at_forward)
         self._attachment = Attachment(scheduler, hook, self._recorder)
 
@@ -205,6 +205,7 @@ class LockstepDriver:
             self._loop.leave()
         self._loop, self._granted, self.stages = None, 0, ()
         self._aborts.clear()
+        self.controls.pauses.restart()
 
     def _leave_mid_iteration(self) -> None:
         """End the loop of a stage that exchanges messages in each iteration, so cannot catch up.
@@ -303,7 +304,11 @@ class LockstepDriver:
             self.controls.record(report.role, report.view.stage, report.control)
         self.controls.close()
         for report in reports:
-            self._aborts.ran(report.role, report.view, report.forwards)
+            pauses, place = self.controls.pauses, (report.role, report.view.stage)
+            pauses.ran(report.role, report.view, report.forwards)
+            self._aborts.resume(report.role, pauses.resumed(*place))
+            if not pauses.paused(*place):
+                self._aborts.ran(report.role, report.view, report.forwards)
             for output in report.outputs:
                 if output.rid in self.results[report.role]:
                     self._aborts.ended(report.role, self.results[report.role][output.rid])

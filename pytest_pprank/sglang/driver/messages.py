@@ -13,7 +13,7 @@ from pytest_pprank.sglang.compat.messages import request_fields, sampling_fields
 from pytest_pprank.sglang.compat.seams import fill, need
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.compat.objects import Message
+    from pytest_pprank.sglang.compat.objects import Message, Options
 
 _SHOWN = 8
 """Tokens in the repr of a Result."""
@@ -94,7 +94,7 @@ class Result:
         )
 
 
-def asked_for(options: Mapping[str, Any], vocabulary: int) -> Asked:
+def asked_for(options: Options, vocabulary: int) -> Asked:
     """Return what `options` (arguments of `Engine.submit`) ask for. Raises UsageError."""
     asked = Asked(**{**options, "token_ids_logprobs": tuple(options["token_ids_logprobs"])})
     wrong = [token for token in asked.token_ids_logprobs if token not in range(vocabulary)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ class Output:
 
     rid: str
     token_ids: tuple[int, ...] = ()
-    lists: Mapping[str, list[Any]] = field(default_factory=dict)
+    lists: Mapping[str, Sequence[float | dict[int, float]]] = field(default_factory=dict)
     hidden_states: list[list[float]] | None = None
     finish_reason: dict[str, Any] | None = None
     cached_tokens: int = 0
@@ -96,10 +96,10 @@ def _entries(message: Message, prefix: str, index: int) -> Iterator[float | dict
             yield value
 
 
-def _rows(states: Any) -> Iterator[list[float]]:
+def _rows(states: Iterable[Sequence[float] | Sequence[Sequence[float]]]) -> Iterator[list[float]]:
     """Yield a row per token: SGLang's list has a list of rows for a prompt, a row for a token."""
     for entry in states:
-        if entry and isinstance(entry[0], (list, tuple)):
-            yield from (list(row) for row in entry)
+        if entry and isinstance(entry[0], Sequence):
+            yield from (list(row) for row in entry if isinstance(row, Sequence))
         else:
-            yield list(entry)
+            yield [value for value in entry if isinstance(value, float)]

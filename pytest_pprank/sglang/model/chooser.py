@@ -5,14 +5,16 @@ Written from the definitions of the params, not from SGLang's code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.platform.seeds import gumbel_noise
 
 if TYPE_CHECKING:
     import torch
+
+    from pytest_pprank.sglang.compat.objects import Options
 
 _CUTS = ("top_k", "top_p", "min_p")
 """Params that cut the distribution: which token a seed chooses then depends on the kernel."""
@@ -64,7 +66,7 @@ class Chooser:
         return (logits.log_softmax(-1).double() + noise).argmax(-1)
 
 
-def chooser_of(sampling: Mapping[str, Any], ends: Iterable[int]) -> Chooser:
+def chooser_of(sampling: Options, ends: Iterable[int]) -> Chooser:
     """Return the Chooser of SGLang's sampling params; `ends`: the model's end-of-text tokens."""
     greedy = not sampling.get("temperature")
     bias = sampling.get("logit_bias") or {}
@@ -80,7 +82,7 @@ def chooser_of(sampling: Mapping[str, Any], ends: Iterable[int]) -> Chooser:
     )
 
 
-def unpredictable(sampling: Mapping[str, Any]) -> str:
+def unpredictable(sampling: Options) -> str:
     """Return which params make the tokens unpredictable for the reference; "" if none does."""
     if not sampling.get("temperature"):
         return ""
