@@ -32,6 +32,7 @@ CAPABILITIES = {
     "test_disagg_reasons": "reasons for a failure",
     "test_disagg_alone": "prefill/decode, one stage each",
     "test_disagg": "prefill/decode",
+    "test_disagg_aborts": "aborts in prefill/decode",
 }
 """What each file of the suite tests, in the order of the columns."""
 _MOST_FAILURES = 12
