@@ -106,16 +106,16 @@ def test_merge(batches: Batches, left: str) -> None:
     from pytest_pprank.sglang.batches.rows import checked_rows
 
     with checked_rows() as problems:
-        for index, right in enumerate(STATES):
-            for kinds in (PAIRS[index % 3], PAIRS[(index + 1) % 3]):
-                one, other = batches.make(left, kinds[0], 11), batches.make(right, kinds[1], 5)
-                one.merge_batch(other)
-                other.reqs = []  # they belong to the first batch now
-                keep = [1, len(one.reqs) - 1]
-                release_reqs(batches.scheduler, [one.reqs[0], *one.reqs[2:-1]])
-                one.filter_batch(keep_indices=keep)
-                assert not problems, f"{left} and {right}: {problems[0]}"
-                release_reqs(batches.scheduler, one.reqs)
+        for index, right in enumerate(STATES, STATES.index(left)):
+            kinds = PAIRS[index % len(PAIRS)]
+            one, other = batches.make(left, kinds[0], 11), batches.make(right, kinds[1], 5)
+            one.merge_batch(other)
+            other.reqs = []  # they belong to the first batch now
+            keep = [1, len(one.reqs) - 1]
+            release_reqs(batches.scheduler, [one.reqs[0], *one.reqs[2:-1]])
+            one.filter_batch(keep_indices=keep)
+            assert not problems, f"{left} and {right}: {problems[0]}"
+            release_reqs(batches.scheduler, one.reqs)
     assert_kv_balanced(batches.scheduler)
 
 

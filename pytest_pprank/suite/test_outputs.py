@@ -107,8 +107,8 @@ def test_logprobs_of_token_ids_in_prompts(engine: Engine) -> None:
 def test_alone(engine: Engine) -> None:
     """Alone in its batch, with a prompt of two chunks; then again, with a cached prefix."""
     for kind in KINDS.values():
-        (first,) = engine.generate([CHUNK + 9], 5, **kind)
-        engine.generate([[*first.prompt, 7]], 4, **kind)
+        (first,) = engine.generate([CHUNK + 9], 4, **kind)
+        engine.generate([[*first.prompt, 7]], 2, **kind)
     check(engine)
 
 
