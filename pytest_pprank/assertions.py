@@ -176,16 +176,18 @@ def assert_kv_balanced(scheduler: Scheduler, *, allow_failed_rooms: bool = False
 
 
 def assert_tokens_equal_reference(outputs: Result | Iterable[Result]) -> None:
-    """Assert that greedy tokens (and logprobs) are those of the same model in transformers.
+    """Assert that tokens (and logprobs, hidden states) are those of the same model in transformers.
 
     `outputs`: what ``engine.generate`` returns, or one Result. All ranks must call it. The first
     rank computes the reference, once per prompt and output. A failure shows the first token that
     differs, with both logits; tokens whose logits differ by less than rounding are called a tie.
     Each token is compared given the tokens before it. In float32 it must be the reference's best;
     in float16 its logit may be 0.1 below the best, in bfloat16 0.5 (docs/devices.md says why).
-    Logprobs, if requested, must equal the reference's up to rounding. An aborted request is
-    compared as far as it went. With sanitizer `kv`, on a CPU, the failure also says for each rank
-    in which layer and at which tokens the KV of such a request begins to differ.
+    Logprobs and hidden states, if requested, must equal the reference's up to rounding. An aborted
+    request is compared as far as it went. The reference follows penalties, ``logit_bias`` and
+    ``min_new_tokens``, and with ``sampling_seed`` also ``temperature``, if
+    ``enable_deterministic_inference`` is set. With sanitizer `kv`, on a CPU, the failure also says
+    for each rank in which layer and at which tokens the KV of such a request begins to differ.
 
     Usual cause: KV of the wrong place, a skipped chunk or layer, or tokens that one stage received
     late.
@@ -199,9 +201,9 @@ def assert_tokens_equal_reference(outputs: Result | Iterable[Result]) -> None:
         raise UsageError(
             f"assert_tokens_equal_reference: takes what engine.generate returned, not {outputs!r}"
         )
-    from pytest_pprank.sglang.model.reference import all_findings, check_greedy
+    from pytest_pprank.sglang.model.reference import all_findings, check_predictable
 
-    check_greedy(results)
+    check_predictable(results)
     if found := all_findings(results, rank):
         lines = ["tokens differ from the reference (transformers on CPU):", *found]
         raise AssertionError("\n  ".join(lines))

@@ -30,7 +30,7 @@ TOKENS = 8
 def test_start(engine, again): pass
 
 def test_generate(engine, pprank):
-    from pytest_pprank.sglang.model.reference import _model
+    from pytest_pprank.sglang.model.loaded import loaded
     for again in range({warm} + 2):
         begin = time.perf_counter()
         results = engine.generate(LENGTHS, TOKENS)
@@ -39,7 +39,7 @@ def test_generate(engine, pprank):
             note("generate", seconds=seconds)
     if pprank.rank == 0:
         import torch
-        model, _ = _model(results[0].model_path)
+        model, _ = loaded(results[0].model_path)
         for again in range({warm} + 2):
             begin = time.perf_counter()
             for result in results:

@@ -23,12 +23,16 @@ CAPABILITIES = {
     "test_generate_pressure": "memory pressure",
     "test_refusals": "refusals",
     "test_control": "control requests",
+    "test_control_states": "control requests at each moment",
     "test_generate_grammar": "grammars",
     "test_generate_models": "models",
+    "test_outputs": "outputs",
+    "test_batches": "merged batches",
     "test_overlap": "overlap schedule",
     "test_disagg_reasons": "reasons for a failure",
     "test_disagg_alone": "prefill/decode, one stage each",
     "test_disagg": "prefill/decode",
+    "test_disagg_aborts": "aborts in prefill/decode",
 }
 """What each file of the suite tests, in the order of the columns."""
 _MOST_FAILURES = 12

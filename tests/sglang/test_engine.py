@@ -264,11 +264,11 @@ def test_wrong_logprob_is_told(engine: Engine) -> None:
 
 
 def test_tie_is_called_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_pprank.sglang.model import reference
+    from pytest_pprank.sglang.model import loaded
 
     (result,) = engine.generate([9])
     result.token_ids[0] = 17
-    monkeypatch.setitem(reference._TIE, "torch.float32", 100.0)
+    monkeypatch.setitem(loaded.TIE, "torch.float32", 100.0)
     with pytest.raises(AssertionError, match="this is a tie"):
         assert_tokens_equal_reference(result)
 

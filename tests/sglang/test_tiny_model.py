@@ -90,10 +90,11 @@ def test_tokens_of_a_rounded_model_may_be_a_margin_below_the_best(
     import torch
 
     from pytest_pprank.sglang.model import reference
+    from pytest_pprank.sglang.model.loaded import loaded
     from pytest_pprank.sglang.model.tiny import write_tiny_model
 
     folder = write_tiny_model(tmp_path / "m", "llama", layers=2, dtype=getattr(torch, dtype))
-    model, _ = reference._model(str(folder))
+    model, _ = loaded(str(folder))
     near = 0
     for prompt in ((first, 7, 9) for first in range(20, 40)):
         with torch.inference_mode():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -132,6 +133,15 @@ def test_save_and_load() -> None:
     torch.save(values("sim"), file)
     file.seek(0)
     assert torch.equal(torch.load(file).cpu(), values("cpu"))
+
+
+def test_pickle() -> None:
+    """As SGLang sends tensors in lists to the next stage; also after copies that still run."""
+    for size in (1, 7, 64, 7, 1):
+        tensor = torch.arange(size).pin_memory().to("sim", non_blocking=True)
+        again = pickle.loads(pickle.dumps([tensor, tensor[: size // 2]]))
+        assert [part.device.type for part in again] == ["sim", "sim"]
+        assert [part.tolist() for part in again] == [[*range(size)], [*range(size // 2)]]
 
 
 def test_pinned_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +55,14 @@ def test_a_copy_on_another_stream_must_be_waited_for(found: Found) -> None:
     finding = only(found(), Kind.COPY_IN_FLIGHT)
     assert finding.first.what.startswith("host-to-device copy writes int64[3]")
     assert "wait" in str(finding)
+
+
+def test_pickling_reads_in_order_of_the_streams(found: Found) -> None:
+    """Torch then reads the memory through a second storage."""
+    with sim().stream(sim().Stream()):
+        d = pinned(1, 2, 3).to("sim", non_blocking=True)
+    pickle.dumps(d)
+    only(found(), Kind.COPY_IN_FLIGHT)
 
 
 def test_wait_stream_orders() -> None:

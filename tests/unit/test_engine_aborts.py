@@ -9,6 +9,7 @@ import pytest
 
 from pytest_pprank.sglang.driver.aborts import AbortLost, AbortWatch
 from pytest_pprank.sglang.driver.messages import Result
+from pytest_pprank.sglang.driver.pauses import PauseWatch, WorkedWhilePaused
 from pytest_pprank.sglang.driver.reasons import ReasonChanged, ReasonWatch, check_reasons
 from pytest_pprank.sglang.driver.views import StageView
 from pytest_pprank.sglang.events.types import Forward
@@ -146,3 +147,50 @@ def test_reason_that_is_overwritten_while_it_is_held_and_when_it_has_gone() -> N
     ]
     watch.look([held])
     assert watch.take_new() == ()
+
+
+def test_pause_delays_an_abort() -> None:
+    aborts, _ = watch(since=10)
+    aborts.resume("pp", 40)
+    aborts.ran("pp", view(41), [decode(40)])
+    with pytest.raises(AbortLost, match="arrived in iteration 40"):
+        aborts.ran("pp", view(43), [decode(42)])
+
+
+def test_request_whose_grammar_is_compiled_is_removed_in_time() -> None:
+    aborts, _ = watch(since=10)
+    held = StageView(0, 20, (), None, ((), ()), (), 0, 0, in_grammar_queue=("a",))
+    with pytest.raises(AbortLost, match=r"it is still there 10 iterations later: .* grammar"):
+        aborts.ran("pp", held, [])
+
+
+class TestPauses:
+    """A pause is handled at the top of an iteration, before its forward."""
+
+    def _pauses(self, *changes: tuple[int, str]) -> PauseWatch:
+        pauses = PauseWatch()
+        for iteration, name in changes:
+            pauses.handled("pp", 0, name, iteration)
+        return pauses
+
+    @pytest.mark.parametrize("iteration", [0, 4, 8, 12])
+    def test_work_outside(self, iteration: int) -> None:
+        pauses = self._pauses((5, "pause_generation"), (8, "continue_generation"))
+        pauses.ran("pp", view(13), [decode(iteration)])
+        pauses.ran("decode", view(13), [decode(6)])
+        pauses.ran("pp", view(13, stage=1), [decode(6)])
+        assert pauses.resumed("pp", 0) == 8
+        assert not pauses.paused("pp", 0)
+
+    @pytest.mark.parametrize("iteration", [5, 6, 7])
+    def test_work_while_paused(self, iteration: int) -> None:
+        pauses = self._pauses((5, "pause_generation"), (8, "continue_generation"))
+        with pytest.raises(WorkedWhilePaused, match=f"in iteration 5, .* {iteration}: decode"):
+            pauses.ran("pp", view(13), [decode(iteration)])
+
+    def test_loops_that_start_again_stay_paused(self) -> None:
+        pauses = self._pauses((5, "pause_generation"))
+        pauses.restart()
+        assert pauses.paused("pp", 0)
+        with pytest.raises(WorkedWhilePaused):
+            pauses.ran("pp", view(1), [decode(0)])

@@ -42,7 +42,7 @@ NOT_OF_SGLANG = {
     ("static/installed.py", "__file__"),  # Python's modules
     ("batches/materialize.py", "sim"),  # torch
     ("platform/__init__.py", "name"),  # importlib's context
-    ("model/reference.py", "disable_progress_bar"),  # transformers
+    ("model/loaded.py", "disable_progress_bar"),  # transformers
     ("model/reference.py", "keys"),
     ("model/reference.py", "layers"),
     ("platform/sim_kernels.py", "is_of_sim"),  # ours

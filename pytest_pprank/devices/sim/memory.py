@@ -62,15 +62,15 @@ _as_strided = torch._C.TensorBase.as_strided
 class Block:
     """The memory of one storage, and records of its use.
 
-    `base()`: the CPU tensor below it. `ptr`, `shape`, `stride` and `dtype` are those of the device
-    tensor made of it; a tensor with the same values is the same memory. `log`, `last`, `version`
-    and `clean` belong to the tracker. `races`: unordered writes (see races). `pending`: copies that
-    have not been performed.
+    `base()`: the CPU tensor below it. `address`: of the storage's first byte. `ptr`, `shape`,
+    `stride` and `dtype` are those of the device tensor made of it; a tensor with the same values is
+    the same memory. `log`, `last`, `version` and `clean` belong to the tracker. `races`: unordered
+    writes (see races). `pending`: copies that have not been performed.
     """
 
     __slots__ = (
-        "allocator_stream", "base", "clean", "device", "dtype", "key", "last", "log", "nbytes",
-        "pending", "ptr", "races", "recorded", "shape", "stride", "version",
+        "address", "allocator_stream", "base", "clean", "device", "dtype", "key", "last", "log",
+        "nbytes", "pending", "ptr", "races", "recorded", "shape", "stride", "version",
     )  # fmt: skip
 
     def __init__(self, base: torch.Tensor, tensor: torch.Tensor, stream: Stream) -> None:
@@ -78,6 +78,7 @@ class Block:
         self.base: Any = _Base(base, _on_free)
         self.base.block = self
         self.key: int = storage._cdata
+        self.address: int = storage.data_ptr()
         self.nbytes: int = storage.nbytes()
         self.ptr: int = tensor.data_ptr()
         self.shape, self.stride, self.dtype = tensor.shape, tensor.stride(), tensor.dtype
@@ -149,8 +150,7 @@ def collect() -> None:
 
 def block_of(tensor: torch.Tensor) -> Block:
     """Return the block of a device tensor."""
-    block = blocks.get(tensor.untyped_storage()._cdata)
-    return block if block is not None else _adopted(tensor)
+    return _in_use(tensor) or _shared(tensor) or _adopted(tensor)
 
 
 def operand(tensor: torch.Tensor) -> tuple[Block, torch.Tensor]:
@@ -158,9 +158,7 @@ def operand(tensor: torch.Tensor) -> tuple[Block, torch.Tensor]:
 
     The CPU tensor is ``block.base()`` itself if the device tensor is the one made of it.
     """
-    block = blocks.get(tensor.untyped_storage()._cdata)
-    if block is None:
-        block = _adopted(tensor)
+    block = _in_use(tensor) or _shared(tensor) or _adopted(tensor)
     if (
         block.ptr == tensor.data_ptr()
         and block.stride == tensor.stride()
@@ -203,6 +201,28 @@ def _view(block: Block, tensor: torch.Tensor) -> torch.Tensor:
         start = base.storage_offset() * base.element_size() // width + offset
         plain = torch.empty(0, dtype=tensor.dtype)
         return plain.set_(base.untyped_storage(), start, tensor.shape, tensor.stride())
+
+
+def _in_use(tensor: torch.Tensor) -> Block | None:
+    """Return the block of a tensor's storage; None if this module did not make that storage.
+
+    Torch may make a storage where a freed one was, whose block is still there: its CPU tensor is
+    dead, or kept by a copy that is under way.
+    """
+    storage = tensor.untyped_storage()
+    block = blocks.get(storage._cdata)
+    if block is None or (block.address == storage.data_ptr() and block.base() is not None):
+        return block
+    return None
+
+
+def _shared(tensor: torch.Tensor) -> Block | None:
+    """Return the block whose memory torch has given a second storage, as when pickling a tensor."""
+    start, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+    for block in [*blocks.values()] if size else ():
+        if block.address == start and block.nbytes == size and block.base() is not None:
+            return block
+    return None
 
 
 def _adopted(tensor: torch.Tensor) -> Block:

@@ -58,27 +58,33 @@ def make_req(
     prompt_len: int | None = None,
     max_new_tokens: int = 8,
     rid: str | None = None,
+    top_logprobs: int | None = None,
+    **sampling: Any,
 ) -> Req:
-    """Return a real greedy Req that is in no queue yet.
+    """Return a real Req that is in no queue yet; it is greedy unless `sampling` says otherwise.
 
     Give `input_ids`, or `prompt_len` for that many made-up ids, which differ between requests and
-    are the same on all ranks and in all runs. Raises UsageError for any other prompt.
+    are the same on all ranks and in all runs. `top_logprobs`: return logprobs, and those of that
+    many of the likeliest tokens. `sampling`: fields of SGLang's SamplingParams. Raises UsageError
+    for any other prompt.
     """
     __tracebackhide__ = True
     serial = next(_serial)
     vocabulary = int(need(scheduler, "model_config").vocab_size)
     ids = _prompt(input_ids, prompt_len, serial, vocabulary)
     sampling_module = import_module("sglang.srt.sampling.sampling_params")
-    sampling = need(sampling_module, "SamplingParams")(
-        temperature=0, max_new_tokens=max_new_tokens, ignore_eos=True
+    params = need(sampling_module, "SamplingParams")(
+        **{"temperature": 0, "ignore_eos": True, **sampling}, max_new_tokens=max_new_tokens
     )
-    sampling.normalize(None)
+    params.normalize(None)
     req_class = need(import_module("sglang.srt.managers.schedule_batch"), "Req")
     known = {
         "rid": rid if rid is not None else f"req-{serial}",
         "origin_input_text": "",
         "origin_input_ids": array("q", ids),
-        "sampling_params": sampling,
+        "sampling_params": params,
+        "return_logprob": top_logprobs is not None,
+        "top_logprobs_num": top_logprobs or 0,
         "vocab_size": vocabulary,
     }
     req: Req = req_class(**fill(req_class.__init__, known))
@@ -112,7 +118,8 @@ def make_schedule_batch(
     batch = _extend(scheduler, reqs, chunk)
     if mode == "decode":
         run_forward(scheduler, make_forward_batch(scheduler, batch))
-        _to_decode(scheduler, batch)
+        append_tokens(scheduler, batch)
+        batch.prepare_for_decode()
     return batch
 
 
@@ -225,8 +232,11 @@ def _extend(scheduler: Scheduler, reqs: list[Req], chunk: int | None) -> Schedul
     return batch
 
 
-def _to_decode(scheduler: Scheduler, batch: ScheduleBatch) -> None:
-    """Do what SGLang does between two forwards: append one token per request, relay, prepare."""
+def append_tokens(scheduler: Scheduler, batch: ScheduleBatch) -> None:
+    """Do what SGLang does with a forward's result: append one token per request, and relay it.
+
+    The tokens are made up, and different for each request of the batch.
+    """
     keep = cache_keeper()
     tokens = [100 + index for index in range(len(batch.reqs))]
     for req, token in zip(batch.reqs, tokens, strict=True):
@@ -235,7 +245,6 @@ def _to_decode(scheduler: Scheduler, batch: ScheduleBatch) -> None:
     payload = relay_payload(torch.tensor(tokens, dtype=torch.int64, device=scheduler.device))
     need(scheduler.future_map, "stash")(batch.req_pool_indices, payload)
     batch.input_ids = None
-    batch.prepare_for_decode()
 
 
 def _check_batch_arguments(prompts: object, mode: str, chunk: int | None) -> None:

@@ -10,7 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    Options = Mapping[str, Any]
+    """Arguments of a request, or fields of SGLang's SamplingParams, by name."""
 
 
 class SglangObject:

@@ -7,6 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.static.release import sglang_version
 
 
@@ -52,3 +53,18 @@ def thread_binding(entries: Sequence[str], stage: int) -> str:
 def _release() -> tuple[int, ...]:
     version = (sglang_version() or "0").split("+")[0].split(".")
     return tuple(int(part) for part in version[:3] if part.isdigit())
+
+
+def allow_deterministic_sampling(backend: object) -> None:
+    """Let ``enable_deterministic_inference`` be used without a GPU: seeds then count.
+
+    SGLang has a list of the attention backends that give the same result in any batch. Those of a
+    CPU run one request after the other, so they do. SGLang also replaces torch's matrix products by
+    Triton kernels, which exist for GPUs only: here torch's stay.
+    """
+    args = import_module("sglang.srt.server_args")
+    if backend not in need(args, "DETERMINISTIC_ATTENTION_BACKEND_CHOICES"):
+        need(args, "add_deterministic_attention_backend_choices")([backend])
+    kernels = import_module("sglang.srt.batch_invariant_ops")
+    need(kernels, "enable_batch_invariant_mode")
+    setattr(kernels, "enable_batch_invariant_mode", lambda: None)  # noqa: B010

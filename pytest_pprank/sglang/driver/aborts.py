@@ -89,6 +89,12 @@ class AbortWatch:
             aborted = _Aborted(role, result, since, len(result.token_ids), places, over, in_time)
             self._aborted.setdefault((role, result.rid), aborted)
 
+    def resume(self, role: str, since: int) -> None:
+        """Record that a role has continued after a pause, during which no abort has to be late."""
+        for aborted in self._aborted.values():
+            if aborted.role == role:
+                aborted.since = max(aborted.since, since)
+
     def clear(self) -> None:
         """Forget all requests: the loops have been left, and will count iterations from 0."""
         self._aborted.clear()
@@ -117,7 +123,7 @@ class AbortWatch:
                 aborted = self._aborted.get((role, rid))
                 if aborted is not None and forward.iteration >= aborted.since:
                     self._begun(aborted, view, forward, index)
-        for rid in [*view.waiting, *([view.chunked] if view.chunked else [])]:
+        for rid in view.held:
             aborted = self._aborted.get((role, rid))
             if aborted is not None and rid not in view.ending:
                 waited = view.iterations - aborted.since

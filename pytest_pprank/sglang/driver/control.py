@@ -23,6 +23,7 @@ from pytest_pprank.sglang.driver.control_requests import (
     kind_named,
     verdicts,
 )
+from pytest_pprank.sglang.driver.pauses import PauseWatch
 from pytest_pprank.sglang.driver.series import StagesDiffer
 
 if TYPE_CHECKING:
@@ -38,11 +39,15 @@ class AnsweredTwice(AssertionError):
 
 @dataclass(frozen=True)
 class ControlEvent:
-    """A stage's Scheduler has handled the control request `rid`, or `answered` it with `answer`."""
+    """A stage's Scheduler has handled the control request `rid`, or `answered` it with `answer`.
+
+    `iteration`: of the stage's loop, in which it was handled.
+    """
 
     rid: str
     answered: bool = False
     answer: object = None
+    iteration: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,13 @@ class ControlReport:
 
 
 class ControlRecorder:
-    """Records which control requests this stage's Scheduler handles and answers."""
+    """Records which control requests this stage's Scheduler handles and answers.
 
-    def __init__(self) -> None:
+    `iteration`: returns the number of the current iteration.
+    """
+
+    def __init__(self, iteration: Callable[[], int]) -> None:
+        self._iteration = iteration
         self._new: list[ControlEvent] = []
         self._returned: object = None
 
@@ -72,7 +81,7 @@ class ControlRecorder:
         def dispatch(request: object) -> object:
             answer = inner(request)
             if (rid := _rid_of(request)) is not None:
-                self._new.append(ControlEvent(rid))
+                self._new.append(ControlEvent(rid, iteration=self._iteration()))
                 if answer is not None:
                     self._new.append(ControlEvent(rid, answered=True, answer=answer))
                     self._returned = answer
@@ -143,19 +152,26 @@ class Control:
             for stage in range(size):
                 if stage not in self.handled[role]:
                     yield f"{_stage(stage, role)} has not handled it"
-                elif answered and stage not in self.told[role]:
+                elif answered and stage not in self.told[role] and not self._silent(stage):
                     yield f"{_stage(stage, role)} has handled it and not answered"
             if answered and role not in self.answers:
                 yield "no answer came" + (f" of {role}" if role != "pp" else "")
+
+    def _silent(self, stage: int) -> bool:
+        return self.kind.by_first and stage > 0
 
     def __str__(self) -> str:
         return f"control({self.name!r})"
 
 
 class ControlTracker:
-    """All control requests of a test."""
+    """All control requests of a test.
+
+    `pauses`: which of them pause stages.
+    """
 
     def __init__(self) -> None:
+        self.pauses = PauseWatch()
         self._serial = itertools.count()
         self._all: dict[str, Control] = {}
         self._open: list[Control] = []
@@ -198,6 +214,7 @@ class ControlTracker:
                 self._wrong.append(f"{_stage(stage, role)} has {verb} {control} twice")
             elif not event.answered:
                 control.handled[role].add(stage)
+                self.pauses.handled(role, stage, control.name, event.iteration)
             else:
                 control.told[role][stage] = event.answer
                 if stage == 0:  # the first stage's answers come out of the socket in this order

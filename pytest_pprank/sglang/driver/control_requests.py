@@ -23,12 +23,14 @@ class Kind:
     """One kind of control request, by the names of SGLang's message classes.
 
     `answer`: the class of the answer; None if there is none. `rpc`: whether it goes through the
-    socket for remote calls instead of the tokenizer's.
+    socket for remote calls instead of the tokenizer's. `by_first`: whether only the first stage
+    forms an answer.
     """
 
     request: str
     answer: str | None = None
     rpc: bool = False
+    by_first: bool = False
 
 
 KINDS: Mapping[str, Kind] = {
@@ -61,7 +63,7 @@ KINDS: Mapping[str, Kind] = {
     "load_lora_adapter_from_tensors": Kind(
         "LoadLoRAAdapterFromTensorsReqInput", "LoRAUpdateOutput"
     ),
-    "open_session": Kind("OpenSessionReqInput", "OpenSessionReqOutput"),
+    "open_session": Kind("OpenSessionReqInput", "OpenSessionReqOutput", by_first=True),
     "pause_generation": Kind("PauseGenerationReqInput"),
     "profile": Kind("ProfileReq", "ProfileReqOutput"),
     "release_memory_occupation": Kind(

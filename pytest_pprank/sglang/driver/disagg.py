@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +182,10 @@ class Disagg(Engine):
     def _send(self, request: _Request, roles: tuple[str, ...]) -> None:
         this_stage().note_room(request.room, request.rid)
         for role in roles:
-            self._expect(role, request.rid, request.ids, request.params)
+            asked = request.options["asked"]
+            if role == "decode":  # SGLang's decode returns none of a prompt
+                asked = replace(asked, prompt_logprobs=False)
+            self._expect(role, request.rid, request.ids, request.params, asked)
         port = int(self.scheduler.server_args.disaggregation_bootstrap_port)
         message = request.message(port, self._role) if self._role in roles else None
         self._driver.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)

@@ -64,6 +64,11 @@ class DisaggView(StageView):
         """All requests on this stage."""
         return frozenset(rid for queue in self.queues.values() for rid in queue)
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Requests in a queue from which SGLang can remove them at once, without the other role."""
+        return (*super().held, *self.queues.get("retracted", ()))
+
     def other_places(self, rid: str) -> tuple[str, ...]:
         """Return the names of the role's own queues that contain a request."""
         own = [name for name in self.queues if name not in ("waiting", "running")]

@@ -12,8 +12,10 @@ from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.driver.control import Control, shown_control
 from pytest_pprank.sglang.driver.lockstep import LockstepDriver
 from pytest_pprank.sglang.driver.messages import (
+    Asked,
     Result,
     abort_request,
+    asked_for,
     check_fields,
     generate_request,
     sampling_of,
@@ -90,17 +92,15 @@ class Engine:
         prompts: Sequence[Prompt],
         max_new_tokens: int = 8,
         *,
-        logprobs: bool = False,
-        prompt_logprobs: bool = False,
         priority: int | None = None,
         max_iterations: int | None = None,
-        **sampling: Any,
+        **options: Any,
     ) -> list[Result]:
         """Send all `prompts` at once, run until every request is done, and return their results.
 
-        A prompt is a list of token ids, or a length for made-up ids (see `submit`). `sampling`:
-        fields of SGLang's SamplingParams; the default is greedy, and ignores the end-of-text token.
-        Requests that were submitted before are finished, too. Raises EngineStalled.
+        A prompt is a list of token ids, or a length for made-up ids. `options`: as in `submit`,
+        the same for all prompts. Requests that were submitted before are finished, too. Raises
+        EngineStalled.
         """
         __tracebackhide__ = True
         if isinstance(prompts, (str, int)) or not isinstance(prompts, Sequence) or not prompts:
@@ -108,8 +108,7 @@ class Engine:
                 f"{self._name}.generate: prompts must be a list with at least one prompt, each a "
                 f"list of token ids or a length, not {prompts!r}"
             )
-        options: dict[str, Any] = {"stream": False, "priority": priority, **sampling}
-        options |= {"logprobs": logprobs, "prompt_logprobs": prompt_logprobs}
+        options = {"stream": False, "priority": priority, **options}
         rids = [self.submit(prompt, max_new_tokens, **options) for prompt in prompts]
         self._drain(f"{self._name}.generate()", max_iterations)
         return [self.results[rid] for rid in rids]
@@ -122,6 +121,9 @@ class Engine:
         rid: str | None = None,
         logprobs: bool = False,
         prompt_logprobs: bool = False,
+        top_logprobs: int = 0,
+        token_ids_logprobs: Sequence[int] = (),
+        hidden_states: bool = False,
         stream: bool = True,
         priority: int | None = None,
         fields: Mapping[str, object] | None = None,
@@ -132,8 +134,13 @@ class Engine:
         `prompt`: a list of token ids, or a length for that many made-up ids, which differ between
         requests and are the same in all runs. `stream`: whether SGLang sends each token at once, so
         that `results` has it after the step; otherwise SGLang sends tokens now and then and at the
-        end. `logprobs`: return those of the output tokens; `prompt_logprobs`: the prompt's, too.
-        `priority`: needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``.
+        end. `priority`: needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``. `sampling`:
+        fields of SGLang's SamplingParams; the default is greedy, and ignores the end-of-text token.
+
+        What else to return (see `Result`): `logprobs` of the output tokens, `top_logprobs` of that
+        many of the likeliest tokens, `token_ids_logprobs` of these tokens; with `prompt_logprobs`
+        all of them for the prompt, too. `hidden_states`: needs
+        ``@pytest.mark.sglang(enable_return_hidden_states=True)``.
 
         What SGLang would refuse is not refused here: a prompt may be too long, a grammar wrong.
         `fields`: fields of SGLang's TokenizedGenerateReqInput that are sent unchanged.
@@ -155,19 +162,32 @@ class Engine:
                 f"{self._name}.submit: a prompt needs at least one token id, each from 0 to "
                 f"{vocabulary - 1}"
             )
-        options: dict[str, Any] = {"logprobs": logprobs, "prompt_logprobs": prompt_logprobs}
-        options |= {"stream": stream, "priority": priority, **check_fields(fields or {})}
+        asked = asked_for(
+            {
+                "logprobs": logprobs,
+                "prompt_logprobs": prompt_logprobs,
+                "top_logprobs": top_logprobs,
+                "token_ids_logprobs": token_ids_logprobs,
+                "hidden_states": hidden_states,
+            },
+            vocabulary,
+        )
+        options: dict[str, Any] = {"asked": asked, "stream": stream, "priority": priority}
+        options["tokenizer"] = need(self.scheduler, "tokenizer")
+        options |= check_fields(fields or {})
         self._submit(rid, ids, sampling_of(max_new_tokens, sampling), **options)
         return rid
 
     def _submit(self, rid: str, ids: list[int], params: dict[str, object], **options: Any) -> None:
         request = generate_request(rid, ids, params, **options)
-        self._expect(self._answers, rid, ids, params)
+        self._expect(self._answers, rid, ids, params, options["asked"])
         self._driver.send(shown_request(rid, ids), request)
 
-    def _expect(self, role: str, rid: str, ids: list[int], params: dict[str, object]) -> None:
+    def _expect(
+        self, role: str, rid: str, ids: list[int], params: dict[str, object], asked: Asked
+    ) -> None:
         model = str(need(self.scheduler.server_args, "model_path"))
-        self._driver.results[role][rid] = Result(rid, tuple(ids), params, model)
+        self._driver.results[role][rid] = Result(rid, tuple(ids), params, model, asked=asked)
 
     def abort(self, rid: str | None = None, *, in_time: bool = True) -> None:
         """Send an abort for one request (None: for all); it takes effect in the next iterations.

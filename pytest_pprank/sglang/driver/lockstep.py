@@ -21,7 +21,8 @@ from pytest_pprank.sglang.driver.control import (
     ControlTracker,
     answers_in,
 )
-from pytest_pprank.sglang.driver.messages import Output, Result, outputs_of
+from pytest_pprank.sglang.driver.messages import Result
+from pytest_pprank.sglang.driver.outputs import Output, add_output, outputs_of
 from pytest_pprank.sglang.driver.reasons import ReasonWatch, check_reasons
 from pytest_pprank.sglang.driver.scheduler_hooks import (
     Attachment,
@@ -101,7 +102,7 @@ class LockstepDriver:
         self._ran = Series(size, "run the same batches in the same order")
         self._moved = Series(size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
-        self._recorder = ControlRecorder()
+        self._recorder = ControlRecorder(lambda: self.iterations)
         hook = SchedulerHook(self._at_top, self._at_forward)
         self._attachment = Attachment(scheduler, hook, self._recorder)
 
@@ -204,6 +205,7 @@ class LockstepDriver:
             self._loop.leave()
         self._loop, self._granted, self.stages = None, 0, ()
         self._aborts.clear()
+        self.controls.pauses.restart()
 
     def _leave_mid_iteration(self) -> None:
         """End the loop of a stage that exchanges messages in each iteration, so cannot catch up.
@@ -302,7 +304,11 @@ class LockstepDriver:
             self.controls.record(report.role, report.view.stage, report.control)
         self.controls.close()
         for report in reports:
-            self._aborts.ran(report.role, report.view, report.forwards)
+            pauses, place = self.controls.pauses, (report.role, report.view.stage)
+            pauses.ran(report.role, report.view, report.forwards)
+            self._aborts.resume(report.role, pauses.resumed(*place))
+            if not pauses.paused(*place):
+                self._aborts.ran(report.role, report.view, report.forwards)
             for output in report.outputs:
                 if output.rid in self.results[report.role]:
                     self._aborts.ended(report.role, self.results[report.role][output.rid])
@@ -316,12 +322,7 @@ class LockstepDriver:
         result = self.results[role].get(output.rid)
         if result is None:
             return  # a request of SGLang's own, such as a health check
-        result.token_ids += output.token_ids
-        result.logprobs += output.logprobs
-        result.prompt_logprobs += output.prompt_logprobs
-        result.finish_reason = output.finish_reason or result.finish_reason
-        result.cached_tokens = output.cached_tokens or result.cached_tokens
-        result.retractions = output.retractions or result.retractions
+        add_output(result, output)
 
     def _record_extends(self, forward: Forward) -> None:
         for rid, extend in zip(forward.rids, forward.extends, strict=False):

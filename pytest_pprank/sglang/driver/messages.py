@@ -13,23 +13,52 @@ from pytest_pprank.sglang.compat.messages import request_fields, sampling_fields
 from pytest_pprank.sglang.compat.seams import fill, need
 
 if TYPE_CHECKING:
-    from pytest_pprank.sglang.compat.objects import Message
+    from pytest_pprank.sglang.compat.objects import Message, Options
 
 _SHOWN = 8
 """Tokens in the repr of a Result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a request asks for beside its tokens (see `Engine.submit`)."""
+
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+    top_logprobs: int = 0
+    token_ids_logprobs: tuple[int, ...] = ()
+    hidden_states: bool = False
+
+    @property
+    def any_logprobs(self) -> bool:
+        """Whether SGLang has to compute any logprob."""
+        of_tokens = self.logprobs or self.prompt_logprobs
+        return bool(of_tokens or self.top_logprobs or self.token_ids_logprobs)
+
+    def first_logprob(self, length: int) -> int:
+        """Return SGLang's ``logprob_start_len`` for a prompt of that length."""
+        if self.prompt_logprobs:
+            return 0
+        return length if self.any_logprobs else -1
 
 
 @dataclass(repr=False)
 class Result:
     """The state of one request; the same on all ranks after each call of the engine.
 
-    `token_ids`: the output tokens so far, without the prompt. `logprobs`: those of these tokens;
-    `prompt_logprobs`: those of the prompt's tokens from the second on; both only if requested.
-    `finish_reason`: SGLang's, such as ``{"type": "length", "length": 8}``; None until the request
-    is finished. `cached_tokens`: tokens of the prompt that were found in the tree cache.
-    `retractions`: how often SGLang took the request's KV away for others, and recomputed it.
-    `extends`: for each forward of the prompt on the first stage, the range of tokens (half open);
-    more than one means that the prompt was chunked.
+    `token_ids`: the output tokens so far, without the prompt. `finish_reason`: SGLang's, such as
+    ``{"type": "length", "length": 8}``; None until the request is finished. `cached_tokens`: tokens
+    of the prompt that were found in the tree cache. `retractions`: how often SGLang took the
+    request's KV away for others, and recomputed it. `extends`: for each forward of the prompt on
+    the first stage, the range of tokens (half open); more than one means that the prompt was
+    chunked.
+
+    `asked`: what the request asks for beside tokens. Only if requested, one entry per output token:
+    `logprobs`, that of the token; `top_logprobs`, those of the likeliest tokens, by token;
+    `token_ids_logprobs`, those of the tokens asked for, by token. `prompt_logprobs`,
+    `prompt_top_logprobs` and `prompt_token_ids_logprobs`: the same for the prompt's tokens, from
+    the second on. `hidden_states`: the last layer's output, a list of floats per token: of each
+    computed (not cached) token of the prompt, then of each output token but the last.
     """
 
     rid: str
@@ -39,10 +68,16 @@ class Result:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    prompt_top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    token_ids_logprobs: list[dict[int, float]] = field(default_factory=list)
+    prompt_token_ids_logprobs: list[dict[int, float]] = field(default_factory=list)
+    hidden_states: list[list[float]] = field(default_factory=list)
     finish_reason: dict[str, Any] | None = None
     cached_tokens: int = 0
     retractions: int = 0
     extends: list[tuple[int, int]] = field(default_factory=list)
+    asked: Asked = field(default_factory=Asked)
 
     @property
     def finished(self) -> bool:
@@ -59,17 +94,20 @@ class Result:
         )
 
 
-@dataclass(frozen=True)
-class Output:
-    """One request's part of an output message."""
-
-    rid: str
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
-    prompt_logprobs: tuple[float, ...] = ()
-    finish_reason: dict[str, Any] | None = None
-    cached_tokens: int = 0
-    retractions: int = 0
+def asked_for(options: Options, vocabulary: int) -> Asked:
+    """Return what `options` (arguments of `Engine.submit`) ask for. Raises UsageError."""
+    asked = Asked(**{**options, "token_ids_logprobs": tuple(options["token_ids_logprobs"])})
+    wrong = [token for token in asked.token_ids_logprobs if token not in range(vocabulary)]
+    if wrong:
+        raise UsageError(
+            f"engine.submit: token_ids_logprobs has {wrong[0]!r}; allowed: token ids from 0 to "
+            f"{vocabulary - 1}"
+        )
+    if asked.top_logprobs not in range(vocabulary + 1):
+        raise UsageError(
+            f"engine.submit: top_logprobs={asked.top_logprobs!r}; allowed: 0 to {vocabulary}"
+        )
+    return asked
 
 
 def sampling_of(max_new_tokens: int, changes: Mapping[str, object]) -> dict[str, object]:
@@ -93,21 +131,22 @@ def generate_request(
     prompt: Sequence[int],
     sampling: Mapping[str, object],
     *,
-    logprobs: bool,
+    tokenizer: object,
+    asked: Asked,
     stream: bool,
-    prompt_logprobs: bool = False,
     priority: int | None = None,
     role: str = "null",
     **more: object,
 ) -> Message:
     """Return the message with which SGLang's tokenizer requests tokens from its Scheduler.
 
-    `role`: of the Scheduler, if it is one of prefill or decode. `more`: fields of the message that
+    `tokenizer`: the Scheduler's, if it has one; SGLang checks the sampling params with it. `role`:
+    of the Scheduler, if it is one of prefill or decode. `more`: fields of the message that
     override those derived from the other arguments.
     """
     io_struct = import_module("sglang.srt.managers.io_struct")
     params = import_module("sglang.srt.sampling.sampling_params").SamplingParams(**sampling)
-    params.normalize(None)
+    params.normalize(tokenizer)
     known = {
         "rid": rid,
         "input_text": "",
@@ -116,10 +155,11 @@ def generate_request(
         "token_type_ids": None,
         "mm_inputs": None,
         "sampling_params": params,
-        "return_logprob": logprobs or prompt_logprobs,
-        "logprob_start_len": 0 if prompt_logprobs else len(prompt) if logprobs else -1,
-        "top_logprobs_num": 0,
-        "token_ids_logprob": None,
+        "return_logprob": asked.any_logprobs,
+        "logprob_start_len": asked.first_logprob(len(prompt)),
+        "top_logprobs_num": asked.top_logprobs,
+        "token_ids_logprob": list(asked.token_ids_logprobs) or None,
+        "return_hidden_states": asked.hidden_states,
         "stream": stream,
         "priority": priority,
     }
@@ -145,35 +185,3 @@ def abort_request(rid: str | None) -> Message:
     abort = need(import_module("sglang.srt.managers.io_struct"), "AbortReq")
     made: Message = abort(abort_all=True) if rid is None else abort(rid=rid)
     return made
-
-
-def outputs_of(message: Message) -> list[Output]:
-    """Return the outputs in a message of the Scheduler; empty for any other kind of message."""
-    io_struct = import_module("sglang.srt.managers.io_struct")
-    if isinstance(message, need(io_struct, "AbortReq")):
-        # a request that had not begun: the Scheduler returns the abort itself
-        reason = message.finished_reason or {"type": "abort"}
-        return [Output(str(message.rid), finish_reason=dict(reason))]
-    if isinstance(message, need(io_struct, "BatchTokenIDOutput")):
-        return [_output(message, index) for index in range(len(message.rids))]
-    return []
-
-
-def _output(message: Message, index: int) -> Output:
-    reason = message.finished_reasons[index]
-    logprobs = message.output_token_logprobs_val
-    values = logprobs[index] if logprobs else None
-    of_prompt = message.input_token_logprobs_val
-    # the first token of a prompt has no logprob
-    prompt_values = (
-        [value for value in of_prompt[index] or () if value is not None] if of_prompt else ()
-    )
-    return Output(
-        rid=message.rids[index],
-        token_ids=tuple(message.output_ids[index]),
-        logprobs=tuple(values or ()),
-        prompt_logprobs=tuple(prompt_values),
-        finish_reason=None if reason is None else dict(reason),
-        cached_tokens=int(message.cached_tokens[index]),
-        retractions=int(message.retraction_counts[index]) if message.retraction_counts else 0,
-    )

@@ -78,6 +78,12 @@ class StageView:
         slots = [rid for slot in self.slots for rid in slot]
         return frozenset([*self.waiting, *slots, *([self.chunked] if self.chunked else [])])
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Requests in a queue from which SGLang can remove them at once, without any other role."""
+        chunked = [self.chunked] if self.chunked else []
+        return (*self.waiting, *chunked, *self.in_grammar_queue)
+
     def other_places(self, rid: str) -> tuple[str, ...]:
         """Return the names of the role's own queues, if it has any, that contain a request."""
         del rid

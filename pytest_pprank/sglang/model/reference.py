@@ -1,4 +1,4 @@
-"""Reference tokens of a test's model: greedy decoding by transformers on the CPU, without SGLang.
+"""Reference tokens of a test's model: decoding by transformers on the CPU, without SGLang.
 
 One forward over prompt and output scores every output token, given the tokens before it. In
 float32 each must be the reference's best. In float16 and bfloat16 two logits can be nearer than
@@ -11,13 +11,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.driver.messages import Result
 from pytest_pprank.sglang.events.types import Layer
+from pytest_pprank.sglang.model.chooser import Chooser, chooser_of, unpredictable
 from pytest_pprank.sglang.model.kv_values import first_differences
+from pytest_pprank.sglang.model.loaded import TIE, loaded, logits_of, tie_of
+from pytest_pprank.sglang.model.scores import score_findings
 from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _EXPLAINED = 2
 """Number of requests whose KV a failure explains: further ones would repeat the same finding."""
+GREEDY = Chooser()
 _MARGIN = {"torch.float16": 1e-1, "torch.bfloat16": 5e-1}
 """How far below the best logit a token may be, by the model's dtype; float32: not at all.
 
@@ -35,8 +38,6 @@ Measured on H200s (SGLang 0.5.17, 256 tokens of each family): at most 0.016 in f
 bfloat16. Where one token of the prompt was another one, the worst of a request's 32 tokens was
 0.22 below the best or more, half of them 2.5 or more.
 """
-_TIE = {"torch.float32": 1e-4, "torch.float16": 3e-2, "torch.bfloat16": 1e-1}
-"""Logits closer than this may swap order in SGLang, which sums in another order."""
 
 
 @dataclass(frozen=True)
@@ -69,35 +70,49 @@ class Judged:
         """Whether the first difference is a tie: the two logits differ by less than `tie`."""
         if self.differs_at is None:
             return False
-        return self.expected[self.differs_at].logit - self.logit_of_found < self.tie
+        return abs(self.expected[self.differs_at].logit - self.logit_of_found) < self.tie
 
 
 @functools.lru_cache(maxsize=1024)
-def judge(model_path: str, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> Judged:
-    """Compare greedy output `tokens` of `prompt` with the reference; cached by its arguments."""
+def judge(
+    model_path: str,
+    prompt: tuple[int, ...],
+    tokens: tuple[int, ...],
+    chooser: Chooser = GREEDY,
+) -> Judged:
+    """Compare output `tokens` of `prompt` with the reference; cached by its arguments."""
     import torch
 
-    model, dtype = _model(model_path)
-    with torch.inference_mode():
-        ids = torch.tensor([[*prompt, *tokens]], dtype=torch.int64)
-        # only the last positions: the output matrix is most of a tiny model's work
-        logits = model(input_ids=ids[:, :-1], logits_to_keep=len(tokens)).logits[0].float()
-    values, best = logits.topk(2, dim=-1)
+    dtype = loaded(model_path)[1]
+    logits = logits_of(model_path, [*prompt, *tokens][:-1], len(tokens))
+    logits = chooser.logits(logits, tokens)
+    chosen = chooser.choose(logits, len(prompt)).tolist()
+    second = logits.topk(2, dim=-1).values[:, 1].tolist()
     expected = tuple(
-        Expected(int(token), float(value), float(second))
-        for token, value, second in zip(best[:, 0], values[:, 0], values[:, 1], strict=True)
+        Expected(token, float(logits[i, token]), second[i]) for i, token in enumerate(chosen)
     )
     scores = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist()
     margin = _MARGIN.get(dtype, 0.0)
     differs = [
         i
         for i, token in enumerate(tokens)
-        if token != expected[i].token and not expected[i].logit - scores[i] <= margin
+        if token != expected[i].token
+        and (chooser.seed is not None or not expected[i].logit - scores[i] <= margin)
     ]
     at = differs[0] if differs else None
     found = float("nan") if at is None else scores[at]
-    chosen = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
-    return Judged(expected, tuple(chosen.tolist()), at, found, _TIE.get(dtype, 1e-4))
+    logprobs = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    return Judged(expected, tuple(logprobs.tolist()), at, found, TIE.get(dtype, 1e-4))
+
+
+def judge_result(result: Result) -> Judged:
+    """Compare the tokens of a Result, which has some, with the reference."""
+    return judge(result.model_path, result.prompt, tuple(result.token_ids), _chooser(result))
+
+
+def _chooser(result: Result) -> Chooser:
+    ends = loaded(result.model_path)[0].config.eos_token_id
+    return chooser_of(result.sampling, ends if isinstance(ends, list) else [ends])
 
 
 def kv_of(model_path: str, tokens: Sequence[int]) -> tuple[list[Layer], str]:
@@ -107,7 +122,7 @@ def kv_of(model_path: str, tokens: Sequence[int]) -> tuple[list[Layer], str]:
     """
     import torch
 
-    model, dtype = _model(model_path)
+    model, dtype = loaded(model_path)
     with torch.inference_mode():
         cache = model(input_ids=torch.tensor([[*tokens]]), use_cache=True).past_key_values
     layers = getattr(cache, "layers", ())
@@ -125,11 +140,7 @@ def _by_token(tensor: torch.Tensor) -> np.ndarray:
 def differing(results: Sequence[Result]) -> list[Result]:
     """Return the results whose tokens differ from the reference's."""
     with_output = [result for result in results if result.token_ids]
-    return [
-        result
-        for result in with_output
-        if judge(result.model_path, result.prompt, tuple(result.token_ids)).differs_at is not None
-    ]
+    return [result for result in with_output if judge_result(result).differs_at is not None]
 
 
 @functools.lru_cache(maxsize=256)
@@ -137,21 +148,18 @@ def logprobs_of(model_path: str, prompt: tuple[int, ...]) -> tuple[tuple[float, 
     """Return the logprobs of a prompt's tokens from the second on, and their tolerance."""
     import torch
 
-    model, dtype = _model(model_path)
-    with torch.inference_mode():
-        ids = torch.tensor([prompt], dtype=torch.int64)
-        logprobs = model(input_ids=ids[:, :-1]).logits[0].float().log_softmax(-1)
-    values = logprobs.gather(1, ids[0, 1:, None])[:, 0]
-    return tuple(values.tolist()), _TIE.get(dtype, 1e-4)
+    logprobs = logits_of(model_path, prompt[:-1]).log_softmax(-1)
+    values = logprobs.gather(1, torch.tensor(prompt[1:])[:, None])[:, 0]
+    return tuple(values.tolist()), tie_of(model_path)
 
 
-def check_greedy(results: Sequence[Result]) -> None:
-    """Raise UsageError for a result that was sampled: the reference is greedy."""
+def check_predictable(results: Sequence[Result]) -> None:
+    """Raise UsageError for a result whose tokens were drawn at random."""
     for result in results:
-        if result.sampling.get("temperature"):
+        if drawn := unpredictable(result.sampling):
             raise UsageError(
-                f"assert_tokens_equal_reference: {result.rid} was sampled with temperature="
-                f"{result.sampling['temperature']!r}; the reference is greedy"
+                f"assert_tokens_equal_reference: {result.rid} was sampled with {drawn}; the "
+                "reference is greedy, or samples by temperature and sampling_seed alone"
             )
 
 
@@ -187,16 +195,18 @@ def findings(results: Sequence[Result], stages: int) -> Iterator[str]:
             continue
         if reason == "length" and len(result.token_ids) != wanted:
             yield f"{result.rid}: {len(result.token_ids)} tokens came out, {wanted} were asked for"
-        elif not result.token_ids and reason != "abort":
+        elif not result.token_ids and reason != "abort" and wanted:
             yield f"{result.rid}: no token came out (finish reason: {result.finish_reason})"
         if result.token_ids:
-            judged = judge(result.model_path, result.prompt, tuple(result.token_ids))
+            judged = judge_result(result)
             if judged.differs_at is not None:
                 yield _difference(result, judged, judged.differs_at, stages)
-            elif result.logprobs:
+            elif result.asked.any_logprobs:
                 what = "output token"
                 yield from _logprobs(result, what, 0, result.logprobs, judged.logprobs, judged.tie)
-        if result.prompt_logprobs:
+            if judged.differs_at is None:
+                yield from score_findings(result, _chooser(result))
+        if result.prompt_logprobs or (result.asked.prompt_logprobs and result.token_ids):
             expected, tie = logprobs_of(result.model_path, result.prompt)
             found = result.prompt_logprobs
             yield from _logprobs(result, "prompt token", 1, found, expected, tie)
@@ -250,17 +260,3 @@ def _how(result: Result) -> str:
 
 def _ranges(extends: Sequence[tuple[int, int]]) -> str:
     return ", ".join(f"{start}-{end}" for start, end in extends) or "(not seen)"
-
-
-@functools.lru_cache(maxsize=2)
-def _model(model_path: str) -> tuple[Any, str]:
-    """Return the model in float32, so that only SGLang rounds, and the name of its own dtype."""
-    transformers = import_module("transformers")
-    logging = transformers.utils.logging
-    if bar := getattr(logging, "disable_progress_bar", None):
-        bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        model_path, torch_dtype="auto", attn_implementation="eager"
-    ).eval()
-    dtype = str(model.dtype)
-    return model.float(), dtype

@@ -21,6 +21,7 @@ from pytest_pprank.sglang.batches.cleared import watch_batches
 from pytest_pprank.sglang.compat.profiler import SIZING, strands_peers
 from pytest_pprank.sglang.compat.seams import fill, missing, need, takes
 from pytest_pprank.sglang.compat.start import (
+    allow_deterministic_sampling,
     name_instance,
     publisher,
     resolve_and_check,
@@ -30,6 +31,7 @@ from pytest_pprank.sglang.driver.disagg_start import prepare_disagg, private_por
 from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
 from pytest_pprank.sglang.model.grammar import start_grammars
 from pytest_pprank.sglang.platform.preload import no_progress_bars
+from pytest_pprank.sglang.platform.seeds import use_own_hash
 from pytest_pprank.sglang.stage.connect import connect_stages
 from pytest_pprank.sglang.stage.profiler import ProfilerRun, watch_profiler
 from pytest_pprank.sglang.stage.stage import Started, this_stage
@@ -59,6 +61,9 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
     _spread_threads(pprank)
     if pprank.device.startswith("cuda"):
         check_answers(device_index(pprank))
+    if args.get("enable_deterministic_inference") and not pprank.device.startswith("cuda"):
+        allow_deterministic_sampling(args["attention_backend"])
+        use_own_hash()
     server_args = need(server_args_module, "ServerArgs")(
         **{**args, **of_this_group, "dist_init_addr": f"{host}:{port}"}
     )
