@@ -211,7 +211,7 @@ def pytest_terminal_summary(
 
     Also adds the start times of worker groups to pytest's durations, which are printed later.
     """
-    from pytest_pprank.report import started
+    from pytest_pprank.report import retries, started
 
     started.add_durations(terminalreporter)
     controller = config.stash.get(_SESSION, None)
@@ -228,6 +228,8 @@ def pytest_terminal_summary(
             terminalreporter.write_line(text)
     if controller is not None and controller.ran and config.get_verbosity() > -2:
         terminalreporter.write_line(f"pprank: {controller.tally.summary()}")
+    if line := retries.line_for_runner(config, terminalreporter.stats):
+        terminalreporter.write_line(line, red=True)
 
 
 def _show_reverted(reporter: pytest.TerminalReporter, controller: ControllerSession) -> None:
