@@ -37,6 +37,7 @@ class Options:
     lease_timeout: float
     live: bool
     log_dir: str
+    summary: str
     keep: bool
     keep_minutes: float
     sanitize: tuple[str, ...]
@@ -72,6 +73,8 @@ def add_options(parser: pytest.Parser) -> None:
               "with the rank's prefix; also under -s")  # fmt: skip
     _add(group, parser, "--pprank-log-dir", "DIR", "keep everything the ranks print in files of "
          "DIR (pp0.stdout.log ...), rotated at 64 MiB, five of each")  # fmt: skip
+    _add(group, parser, "--pprank-summary", "FILE", "append a summary of the run in Markdown to "
+         "FILE, such as the job summary of GitHub Actions")  # fmt: skip
     _add(group, parser, "--pprank-sanitize", "LIST", "sanitizers that watch every ranked test: "
          "names separated by commas, -NAME for all but that one, all or none", "all")  # fmt: skip
     _add(group, parser, "--pprank-sanitize-allow", "FILE", "YAML file of findings that are "
@@ -140,6 +143,7 @@ def _read(config: pytest.Config) -> Options:
         lease_timeout=_seconds("--pprank-lease-timeout", _text(config, "--pprank-lease-timeout")),
         live=bool(config.getoption("--pprank-live") or config.getini("pprank_live")),
         log_dir=_text(config, "--pprank-log-dir"),
+        summary=_text(config, "--pprank-summary"),
         keep=bool(config.getoption("--pprank-keep") or config.getini("pprank_keep")),
         keep_minutes=_above_zero(
             "--pprank-keep-minutes", _text(config, "--pprank-keep-minutes"), "minutes"
