@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pytest_pprank._version import __version__
 from pytest_pprank.bench import command as regressions
-from pytest_pprank.bench import scaffold, seams
+from pytest_pprank.bench import new_test, scaffold, seams
 from pytest_pprank.doctor import command as doctor
 from pytest_pprank.errors import did_you_mean
 from pytest_pprank.known import command as known_bugs
@@ -21,6 +21,7 @@ _REGISTER = (
     doctor.register,
     regressions.register,
     scaffold.register,
+    new_test.register,
     seams.register,
     known_bugs.register,
     stop.register,

@@ -38,6 +38,7 @@ class Options:
     live: bool
     log_dir: str
     oversubscribe: bool
+    summary: str
     keep: bool
     keep_minutes: float
     sanitize: tuple[str, ...]
@@ -76,6 +77,8 @@ def add_options(parser: pytest.Parser) -> None:
               "with the rank's prefix; also under -s")  # fmt: skip
     _add(group, parser, "--pprank-log-dir", "DIR", "keep everything the ranks print in files of "
          "DIR (pp0.stdout.log ...), rotated at 64 MiB, five of each")  # fmt: skip
+    _add(group, parser, "--pprank-summary", "FILE", "append a summary of the run in Markdown to "
+         "FILE, such as the job summary of GitHub Actions")  # fmt: skip
     _add(group, parser, "--pprank-sanitize", "LIST", "sanitizers that watch every ranked test: "
          "names separated by commas, -NAME for all but that one, all or none", "all")  # fmt: skip
     _add(group, parser, "--pprank-sanitize-allow", "FILE", "YAML file of findings that are "
@@ -147,6 +150,7 @@ def _read(config: pytest.Config) -> Options:
         oversubscribe=bool(
             config.getoption("--pprank-oversubscribe") or config.getini("pprank_oversubscribe")
         ),
+        summary=_text(config, "--pprank-summary"),
         keep=bool(config.getoption("--pprank-keep") or config.getini("pprank_keep")),
         keep_minutes=_above_zero(
             "--pprank-keep-minutes", _text(config, "--pprank-keep-minutes"), "minutes"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,6 +58,32 @@ def pytest_configure(config: pytest.Config) -> None:
 
             for spec in given.reverts:
                 reverts.resolve(spec)
+        if not hasattr(config, "workerinput"):  # the process that reports
+            _register_writers(config, given)
+
+
+def _register_writers(config: pytest.Config, given: options.Options) -> None:
+    if config.getoption("xmlpath", None):
+        from pytest_pprank.controller.neighbours import junitxml
+
+        junitxml.register(config)
+    if given.summary:
+        _register_summary(config, given)
+
+
+def _register_summary(config: pytest.Config, given: options.Options) -> None:
+    from pytest_pprank.report.header import header_lines
+    from pytest_pprank.report.summary import MarkdownSummary
+
+    def head() -> list[str]:
+        return [line.removeprefix("pprank: ") for line in header_lines(given)]
+
+    def more() -> list[str]:
+        controller = config.stash.get(_SESSION, None)
+        return [] if controller is None else controller.summary()
+
+    own = MarkdownSummary(Path(given.summary), head, more)
+    config.pluginmanager.register(own, "pprank-summary")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -125,6 +152,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     controller = session.config.stash.get(_SESSION, None)
     stops = session.testsfailed and not session.config.option.continue_on_collection_errors
     if controller is not None and not stops:
+        from pytest_pprank.controller import termination
+
+        termination.register(session.config)
         controller.start(session)
 
 
@@ -173,8 +203,11 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: pytest.Item | pytest.Collector) -> None:
     """Tell a worker of pytest-xdist the user's folder, for commands that are to run there."""
+    from pytest_pprank.controller import termination
     from pytest_pprank.report import again
 
+    if options.options_of(node.config).sizes:
+        termination.register(node.config)
     workerinput: dict[str, object] = getattr(node, "workerinput", {})
     workerinput[again.FOLDER] = str(node.config.invocation_params.dir)
 
@@ -211,7 +244,7 @@ def pytest_terminal_summary(
 
     Also adds the start times of worker groups to pytest's durations, which are printed later.
     """
-    from pytest_pprank.report import started
+    from pytest_pprank.report import retries, started
 
     started.add_durations(terminalreporter)
     controller = config.stash.get(_SESSION, None)
@@ -228,6 +261,8 @@ def pytest_terminal_summary(
             terminalreporter.write_line(text)
     if controller is not None and controller.ran and config.get_verbosity() > -2:
         terminalreporter.write_line(f"pprank: {controller.tally.summary()}")
+    if line := retries.line_for_runner(config, terminalreporter.stats):
+        terminalreporter.write_line(line, red=True)
 
 
 def _show_reverted(reporter: pytest.TerminalReporter, controller: ControllerSession) -> None:

@@ -372,6 +372,10 @@ class ControllerSession:
         """The checks that were off in this run, with the reason, one per line."""
         return list(self._off.summary())
 
+    def summary(self) -> list[str]:
+        """Return lines about worker groups and checks, for the summary of the run."""
+        return [*([self.tally.summary()] if self.ran else ()), *self.checks_off]
+
     @property
     def interrupted(self) -> tuple[Detail, ...]:
         """Where the ranks were when the user interrupted a test; empty without an interrupt."""

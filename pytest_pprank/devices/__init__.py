@@ -11,6 +11,12 @@ from pathlib import Path
 from pytest_pprank.devices import sim
 from pytest_pprank.errors import TooFewGpus
 
+NO_GPU = "9999"
+"""A value of CUDA_VISIBLE_DEVICES that hides all GPUs: a number that none has.
+
+An empty one hides them, too, but sglang.test.test_utils reads its first character as a number.
+"""
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -116,7 +122,7 @@ def device_environment(device: str) -> dict[str, str]:
     fix the visible devices and break CUDA in the forks.
     """
     if device in ("cpu", "sim"):
-        return {"CUDA_VISIBLE_DEVICES": ""}
+        return {"CUDA_VISIBLE_DEVICES": NO_GPU}
     return {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"} if device == "cuda" else {}
 
 

@@ -46,6 +46,7 @@ from pytest_pprank.rank import store
 from pytest_pprank.rank.context import SERVER_ARGS
 from pytest_pprank.rank.handle import Pprank
 from pytest_pprank.rank.world import WorldWatch
+from pytest_pprank.sglang.compat.test_case import run_each_method_once
 
 
 def become_worker(config: pytest.Config, workerinput: bytes) -> None:
@@ -143,6 +144,7 @@ class RankSession:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests that the controller orders, until Shutdown."""
         session.testsfailed = 0  # a file that fails to collect is reported with its tests
+        run_each_method_once()
         self._link.send(Ready(self._missing()))
         while not isinstance(order := self._link.next_order(), Shutdown):
             self._run(order)

@@ -16,7 +16,16 @@ from pytest_pprank.report.outcome import Printed, TestOutcome
 from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, RankReport
 from pytest_pprank.report.text import PlainFailure
-from pytest_pprank.report.verdict import PROPERTY, Failed, Verdict, judge, note_verdict
+from pytest_pprank.report.verdict import (
+    RANKS,
+    TOPOLOGY,
+    Failed,
+    Verdict,
+    carry_on,
+    judge,
+    note,
+    note_verdict,
+)
 from pytest_pprank.words import plural_ranks
 
 _PHASES = ("setup", "call", "teardown")
@@ -57,10 +66,7 @@ class ReportMerger:
                 _add_footnote(merged[-1], self._footnote(plan, outcome, merged[-1]))
         if not any(report.when == "teardown" for report in merged):
             merged.append(self._cut_off(item, plan, outcome))
-        for number, report in enumerate(merged):
-            for name, kind in list(report.user_properties):
-                if name == PROPERTY:
-                    note_verdict(merged[number:], str(kind))
+        carry_on(merged)
         expect_verdicts(item, merged, plan.known_bugs)
         return merged
 
@@ -78,7 +84,7 @@ class ReportMerger:
             duration=max(t["duration"] for t in times),
             start=min(t["start"] for t in times),
             stop=max(t["stop"] for t in times),
-            user_properties=self._properties([], self._done(plan)),
+            user_properties=self._properties([], plan),
         )
 
     def _cut_off(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> pytest.TestReport:
@@ -86,8 +92,9 @@ class ReportMerger:
 
         With pytest alone every test has one, and plugins that write files about tests wait for it.
         """
-        sections = _sections([], outcome.printed, "teardown")
-        return _test_report(item, "teardown", "passed", sections + self._reverts(plan))
+        sections = _sections([], outcome.printed, "teardown") + self._reverts(plan)
+        own = self._properties([], plan)
+        return _test_report(item, "teardown", "passed", sections, user_properties=own)
 
     def _subtests(
         self, item: pytest.Item, plan: Plan, phase: str, reports: list[RankReport]
@@ -128,6 +135,7 @@ class ReportMerger:
         sections: list[tuple[str, str]],
         seconds: float,
     ) -> pytest.TestReport:
+        culprits = verdict.culprits  # before their messages are changed
         outcome, longrepr, xfail = verdict.outcome, verdict.explain(), verdict.xfail
         if isinstance(longrepr, PlainFailure):
             longrepr.locate(str(item.path), (item.location[1] or 0) + 1)
@@ -141,11 +149,13 @@ class ReportMerger:
             duration=max((r.duration for r in reports), default=seconds),
             start=min((r.start for r in reports), default=0.0),
             stop=max((r.stop for r in reports), default=0.0),
-            user_properties=self._properties(ranks, self._done(plan)),
+            user_properties=self._properties(ranks, plan),
         )
         vars(report).update(merged_additions(ranks))
         if outcome == FAILED:
             note_verdict([report], verdict.kind)
+            if culprits:
+                note([report], RANKS, ",".join(map(str, culprits)))
         if xfail is not None:
             report.wasxfail = xfail
         return report
@@ -162,10 +172,9 @@ class ReportMerger:
     def _done(self, plan: Plan) -> tuple[str, ...]:
         return self._reverted if reaches_sglang(plan) else ()
 
-    def _properties(
-        self, ranks: list[RankReport], reverted: tuple[str, ...]
-    ) -> list[tuple[str, object]]:
-        properties: list[tuple[str, object]] = [("pprank_revert", r) for r in reverted]
+    def _properties(self, ranks: list[RankReport], plan: Plan) -> list[tuple[str, object]]:
+        properties: list[tuple[str, object]] = [(TOPOLOGY, str(plan.topology))]
+        properties += [("pprank_revert", text) for text in self._done(plan)]
         lists = [r.report.user_properties for r in ranks]
         if all(own == lists[0] for own in lists[1:]):
             shared = lists[0] if lists else []

@@ -20,22 +20,39 @@ from pytest_pprank.report.rank_report import (
     RankReport,
 )
 from pytest_pprank.report.text import PlainFailure
-from pytest_pprank.report.verdicts import RanksDiverged, Trouble
+from pytest_pprank.report.verdicts import RankDied, RanksDiverged, Trouble
 from pytest_pprank.words import plural_ranks
 
 _AGREED = {PASSED, SKIPPED, XFAILED, XPASSED}
 PROPERTY = "pprank_verdict"
 """The user property (in junit.xml, too) with the name of the verdict."""
+RANKS = "pprank_failed_ranks"
+"""The one with the ranks that failed first, such as ``0,1``."""
+TOPOLOGY = "pprank_topology"
+"""The one of all ranked tests, such as ``pp=2 device=cpu``."""
 
 
-def note_verdict(reports: Sequence[pytest.TestReport], kind: str) -> None:
-    """Note the verdict in all `reports`: those of the phase it is about, and of later phases.
+def note(reports: Sequence[pytest.TestReport], name: str, value: object) -> None:
+    """Note a user property in all `reports`: those of the phase it is about, and of later phases.
 
     As pytest does with user properties: junit.xml has those of the last phase.
     """
     for report in reports:
-        if (PROPERTY, kind) not in report.user_properties:
-            report.user_properties.append((PROPERTY, kind))
+        if (name, value) not in report.user_properties:
+            report.user_properties.append((name, value))
+
+
+def note_verdict(reports: Sequence[pytest.TestReport], kind: str) -> None:
+    """Note the verdict on a phase, and on the phases after it."""
+    note(reports, PROPERTY, kind)
+
+
+def carry_on(reports: Sequence[pytest.TestReport]) -> None:
+    """Note in each of a test's reports what those before it say about the verdict."""
+    for number, report in enumerate(reports):
+        for name, value in list(report.user_properties):
+            if name in (PROPERTY, RANKS):
+                note(reports[number:], name, value)
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,11 @@ class Verdict:
     def xfail(self) -> str | None:
         """The reason of an xfail; None if it is not one."""
         return None
+
+    @property
+    def culprits(self) -> list[int]:
+        """The ranks that failed first, as far as that is known."""
+        return []
 
     def explain(self) -> object:
         """Return what pytest is to show: a longrepr."""
@@ -106,6 +128,10 @@ class Failed(Verdict):
 
     kind = "failed"
     troubles: tuple[Trouble, ...] = ()
+
+    @property
+    def culprits(self) -> list[int]:
+        return sorted(report.rank for report in _fold(_failed(self.ranks))[0])
 
     def explain(self) -> object:
         culprits, *others = _fold(_failed(self.ranks))
@@ -163,6 +189,11 @@ class Broken(Verdict):
     def kind(self) -> str:  # type: ignore[override]
         """The kind of the first trouble."""
         return self.troubles[0].kind
+
+    @property
+    def culprits(self) -> list[int]:
+        first = self.troubles[0]
+        return [first.rank] if isinstance(first, RankDied) else []
 
     def explain(self) -> object:
         first, *more = self.troubles

@@ -65,7 +65,8 @@ class CollectionFailed(Trouble):
 
     @property
     def text(self) -> str:
-        return "; ".join(f"rank {rank}: {why}" for rank, why in self.reasons.items())
+        each = _by_value(self.reasons)
+        return "; ".join(f"{plural_ranks(ranks)}: {why}" for why, ranks in each)
 
 
 @dataclass(frozen=True, kw_only=True)

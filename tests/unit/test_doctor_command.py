@@ -8,6 +8,7 @@ import time
 import pytest
 
 from pytest_pprank.__main__ import main
+from pytest_pprank.devices import NO_GPU
 from pytest_pprank.doctor import child, command, table, verdict
 from pytest_pprank.doctor.child import ChildFailed, ask
 from pytest_pprank.doctor.examine import examine
@@ -80,7 +81,7 @@ class TestChild:
 
     def test_gpus_are_hidden_from_all_but_cuda(self) -> None:
         code = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))"
-        assert ask(code, "sim") == ""
+        assert ask(code, "sim") == NO_GPU
 
     def test_an_error_is_told_by_its_last_line(self) -> None:
         with pytest.raises(ChildFailed, match=r"^ValueError: no$"):

@@ -72,6 +72,11 @@ def test_collection_failed() -> None:
     assert verdict.text == "rank 1: ImportError: no"
 
 
+def test_collection_failed_alike() -> None:
+    verdict = CollectionFailed(reasons={0: "no", 1: "other", 2: "no"})
+    assert verdict.text == "ranks 0,2: no; rank 1: other"
+
+
 @pytest.mark.parametrize(
     ("verdict", "kind"),
     [
