@@ -15,6 +15,7 @@ from pytest_pprank.protocol.schedule import Schedule
 
 DEVICES = ("auto", "cpu", "sim", "cuda")
 FRESH = ("auto", "test", "never")
+REPORT_TESTS = ("failed", "all")
 LEASES = ("auto", "cuda", "off")
 MAX_STAGES = 128
 """More than any model is split into; each stage is a process that imports SGLang."""
@@ -37,6 +38,8 @@ class Options:
     lease_timeout: float
     live: bool
     log_dir: str
+    report: str
+    report_tests: str
     keep: bool
     keep_minutes: float
     sanitize: tuple[str, ...]
@@ -72,6 +75,10 @@ def add_options(parser: pytest.Parser) -> None:
               "with the rank's prefix; also under -s")  # fmt: skip
     _add(group, parser, "--pprank-log-dir", "DIR", "keep everything the ranks print in files of "
          "DIR (pp0.stdout.log ...), rotated at 64 MiB, five of each")  # fmt: skip
+    _add(group, parser, "--pprank-report", "DIR", "write a page about the run to DIR/index.html, "
+         "with what each rank did over time, and DIR/trace.json for Perfetto")  # fmt: skip
+    _add(group, parser, "--pprank-report-tests", "WHICH", "tests that the page shows over time: "
+         "failed or all", "failed")  # fmt: skip
     _add(group, parser, "--pprank-sanitize", "LIST", "sanitizers that watch every ranked test: "
          "names separated by commas, -NAME for all but that one, all or none", "all")  # fmt: skip
     _add(group, parser, "--pprank-sanitize-allow", "FILE", "YAML file of findings that are "
@@ -140,6 +147,10 @@ def _read(config: pytest.Config) -> Options:
         lease_timeout=_seconds("--pprank-lease-timeout", _text(config, "--pprank-lease-timeout")),
         live=bool(config.getoption("--pprank-live") or config.getini("pprank_live")),
         log_dir=_text(config, "--pprank-log-dir"),
+        report=_text(config, "--pprank-report"),
+        report_tests=_choice(
+            "--pprank-report-tests", _text(config, "--pprank-report-tests"), REPORT_TESTS
+        ),
         keep=bool(config.getoption("--pprank-keep") or config.getini("pprank_keep")),
         keep_minutes=_above_zero(
             "--pprank-keep-minutes", _text(config, "--pprank-keep-minutes"), "minutes"

@@ -25,6 +25,8 @@ from pytest_pprank.protocol.messages import (
     Shutdown,
     UpdateLedger,
 )
+from pytest_pprank.trace.file import MEETING
+from pytest_pprank.trace.record.trace import noted
 
 _DEVICE_SECONDS = 1.0
 """How often a rank records which operations its device still runs."""
@@ -82,10 +84,13 @@ class Link:
         with self._lock:
             self._meetings += 1
             number = self._meetings
-            self._channel.send(Exchange(number, operation, where, payload, self._serial, report))
-            # skip answers to earlier meetings, whose exchange was ended by an exception
-            while (answer := self._answer) is None or answer.number != number:
-                self._receive()
+            with noted(MEETING, operation, {"at": where}):
+                self._channel.send(
+                    Exchange(number, operation, where, payload, self._serial, report)
+                )
+                # skip answers to earlier meetings, whose exchange was ended by an exception
+                while (answer := self._answer) is None or answer.number != number:
+                    self._receive()
             self._answer = None
         if answer.error:
             raise PeerError(answer.error)
