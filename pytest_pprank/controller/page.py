@@ -82,6 +82,7 @@ class PageRecorder:
         self._group = self._start = ""
         self._began = 0.0
         self._printed: list[Printed] = []
+        self._lines: dict[tuple[int, str], Printed] = {}
         self._captured = _Captured()
         self._notes: list[str] = []
         self.red: dict[str, None] = {}
@@ -101,7 +102,12 @@ class PageRecorder:
 
     def _keep_printed(self, rank: int, stream: str, data: bytes) -> None:
         text = plain(data.decode("utf-8", "replace"))
-        self._printed.append(Printed(rank, time.monotonic(), stream, text))
+        last = self._lines.get((rank, stream))
+        if last is not None and not last.text.endswith("\n"):
+            last.text += text  # of the same line
+            return
+        self._lines[rank, stream] = Printed(rank, time.monotonic(), stream, text)
+        self._printed.append(self._lines[rank, stream])
         if len(self._printed) > 2 * _MOST_PRINTED:
             del self._printed[:_MOST_PRINTED]
 
@@ -112,6 +118,7 @@ class PageRecorder:
             WarningRelay(self._config).warn(self.lacking)
         self._began = time.time()
         self._printed.clear()
+        self._lines.clear()
         self._captured, self._start = _Captured(), ""
 
     def group_started(self, name: str, text: str) -> None:

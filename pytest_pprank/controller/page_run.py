@@ -61,7 +61,7 @@ class PageOfRun:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write the page: the worker groups have ended, and with them all parts are there."""
-        if self._parts is None or not self._parts.is_dir():
+        if self._parts is None:
             return
         first, *arguments = command_line(self._config)
         about = About(

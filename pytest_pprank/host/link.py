@@ -81,19 +81,16 @@ class Link:
         `report`: that of the phase which ends with this meeting.
         """
         __tracebackhide__ = True
-        with self._lock:
+        with self._lock, noted(MEETING, operation, {"at": where}):
             self._meetings += 1
             number = self._meetings
-            with noted(MEETING, operation, {"at": where}):
-                self._channel.send(
-                    Exchange(number, operation, where, payload, self._serial, report)
-                )
-                # skip answers to earlier meetings, whose exchange was ended by an exception
-                while (answer := self._answer) is None or answer.number != number:
-                    self._receive()
+            self._channel.send(Exchange(number, operation, where, payload, self._serial, report))
+            # skip answers to earlier meetings, whose exchange was ended by an exception
+            while (answer := self._answer) is None or answer.number != number:
+                self._receive()
             self._answer = None
-        if answer.error:
-            raise PeerError(answer.error)
+            if answer.error:
+                raise PeerError(answer.error)
         return answer.payloads
 
     def pause(self, reason: str) -> None:

@@ -13,7 +13,15 @@ import pytest
 
 from pytest_pprank.oplog.file import COLLECTIVE, RECV, Call, Site, State
 from pytest_pprank.oplog.record.writer import EncodedCall, LedgerWriter
-from pytest_pprank.trace.file import FORWARD, LOG, SEGMENT_BYTES, SEGMENTS, Trace, trace_file
+from pytest_pprank.trace.file import (
+    FORWARD,
+    LOG,
+    SEGMENT_BYTES,
+    SEGMENTS,
+    Detail,
+    Trace,
+    trace_file,
+)
 from pytest_pprank.trace.read.read import parse, read_raw
 from pytest_pprank.trace.record import trace
 from pytest_pprank.trace.record.recorder import TraceRecorder
@@ -43,7 +51,12 @@ def names(path: Path) -> list[str]:
 
 
 def test_reads_back_what_was_recorded(recorder: TraceRecorder, path: Path) -> None:
-    details = {"mode": "extend", "requests": ["a", "b"], "slot": 3, "none": None}
+    details: dict[str, Detail] = {
+        "mode": "extend",
+        "requests": ["a", "b"],
+        "slot": 3,
+        "none": None,
+    }
     recorder.event(FORWARD, "extend a, b", details, STACK, iteration=5)
     found = read(path)
     assert (found.rank, found.serial, found.lost, found.faults, found.problem) == (1, 7, 0, 0, "")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pytest_pprank._version import __version__
 from pytest_pprank.report.page.folder import INDEX, MARK, TRACE
-from pytest_pprank.report.page.parts import RunPart, TestPart, runs_in, tests_in
+from pytest_pprank.report.page.parts import RunPart, TestPart, read_runs, read_tests
 from pytest_pprank.report.page.perfetto import write_trace
 from pytest_pprank.report.page.plain import plain
 
@@ -57,8 +57,8 @@ def counts_of(tests: list[TestPart]) -> str:
 
 def build(folder: Path, parts: Path, about: About) -> None:
     """Write the page and the trace to `folder`; raises OSError."""
-    tests = list(tests_in(parts))
-    page = render(tests, runs_in(parts), about)
+    tests = list(read_tests(parts))
+    page = render(tests, read_runs(parts), about)
     for name, write in (
         (TRACE, lambda path: write_trace(path, tests)),
         (INDEX, lambda path: path.write_text(page, encoding="utf-8", errors="replace")),

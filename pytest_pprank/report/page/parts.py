@@ -110,7 +110,7 @@ def _write(path: Path, values: dict[str, object]) -> None:
     partial.replace(path)
 
 
-def tests_in(folder: Path) -> Iterator[TestPart]:
+def read_tests(folder: Path) -> Iterator[TestPart]:
     """Yield the parts of tests, in the order in which they began."""
     found = []
     for path in folder.glob(f"*{_TEST}"):
@@ -123,7 +123,7 @@ def tests_in(folder: Path) -> Iterator[TestPart]:
     yield from sorted(found, key=lambda part: part.started)
 
 
-def runs_in(folder: Path) -> list[RunPart]:
+def read_runs(folder: Path) -> list[RunPart]:
     """Return the parts of processes, by name."""
     paths = sorted(folder.glob(f"*{_RUN}"))
     return [RunPart(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]

@@ -15,7 +15,7 @@ from pytest_pprank.report.page.links import MESSAGE_LINK, Link
 from pytest_pprank.report.page.parts import TestPart, unpacked
 from pytest_pprank.report.page.timeline import Shown, Timeline
 
-_LEAST_US = 1.0
+_LEAST_US = 0.1
 """The least length of a slice, in microseconds: flows begin and end inside of slices."""
 
 
@@ -102,9 +102,12 @@ def _slice(
     }
     if event.end == event.start and not flows:
         return {**made, "ph": "i", "s": "t"}
+    return {**made, "ph": "X", "dur": _duration(event, seconds)}
+
+
+def _duration(event: Shown, seconds: float) -> float:
     end = seconds if event.end is None else event.end
-    length = round(max((end - event.start) * 1e6, _LEAST_US), 3)
-    return {**made, "ph": "X", "dur": length}
+    return round(max((end - event.start) * 1e6, _LEAST_US), 3)
 
 
 def _flow(
@@ -119,8 +122,8 @@ def _flow(
     shared: dict[str, object] = {"name": link.kind, "cat": link.kind, "id": number, "pid": pid}
     arrives = _us(target.start, offset)
     if link.kind == MESSAGE_LINK and target.end is not None:
-        # inside of the slice, which the arrow leads to
-        arrives = max(arrives, round(_us(target.end, offset) - _LEAST_US / 2, 3))
+        # inside of the slice, near its end
+        arrives = round(arrives + 0.9 * _duration(target, timeline.seconds), 3)
     begin = min(_us(source.start, offset), arrives)
     yield {**shared, "ph": "s", "tid": threads[_row(source)], "ts": begin}
     yield {**shared, "ph": "f", "bp": "e", "tid": threads[_row(target)], "ts": arrives}

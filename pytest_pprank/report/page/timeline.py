@@ -89,9 +89,9 @@ class Timeline:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Printed:
-    """What a rank has printed: when it arrived, the stream, and the text."""
+    """What a rank has printed: when it began to arrive, the stream, and the text."""
 
     rank: int
     time: float
