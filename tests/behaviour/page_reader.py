@@ -31,8 +31,8 @@ class Page:
 
     def anchors(self, test: str) -> list[str]:
         """Return the addresses of a test: several if it was run again."""
-        found: list[str] = re.findall(r'<a href="#([^"]+)">[^<]*::([^<]+)</a>', self.text)
-        return [anchor for anchor, name in found if name == test]  # type: ignore[misc]
+        links = re.findall(r'<a href="#([^"]+)">[^<]*::([^<]+)</a>', self.text)
+        return [str(anchor) for anchor, name in links if name == test]
 
     def view(self, test: str) -> str:
         """Return the part of the page that is about a test."""

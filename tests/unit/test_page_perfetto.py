@@ -128,7 +128,7 @@ def test_times_of_several_tests_have_one_origin(tmp_path: Path) -> None:
     rank.trace.event(LOG, "second")
     second = timeline(rank)
     events = list(trace_events([part(of=first), part("test_it.py::second", of=second)]))
-    times = {event["name"]: event["ts"] for event in of(events, "i")}  # type: ignore[arg-type]
+    times = {event["name"]: event["ts"] for event in of(events, "i")}
     assert times["first"] == 0
     assert times["second"] == pytest.approx((second.began - first.began) * 1e6, abs=0.01)
 

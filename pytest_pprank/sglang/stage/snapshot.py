@@ -46,8 +46,9 @@ def _rids(reqs: Iterable[Req]) -> list[str]:
 def _batch(batch: ScheduleBatch | None) -> str:
     if batch is None or batch.is_empty():
         return "nothing"
-    mode = getattr(batch.forward_mode, "name", "no mode").lower()
-    return f"{', '.join(req.rid for req in batch.reqs)} ({mode})"
+    mode = batch.forward_mode
+    shown = "no mode" if mode is None else mode.name.lower()
+    return f"{', '.join(req.rid for req in batch.reqs)} ({shown})"
 
 
 def _held(scheduler: Scheduler) -> list[str]:
