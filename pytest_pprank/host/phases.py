@@ -57,5 +57,7 @@ class PhaseTrace:
                 Site(str(entry.path), entry.lineno + 1, entry.name) for entry in error.traceback
             ]
             own = [site for site in sites if is_caller_code(site.file)] or sites
-            note(ERROR, error.exconly(), {"in": call.when}, own[: -_DEPTH - 1 : -1])
+            name = f"{error.typename}: {error.value}".partition("\n")[0]
+            details = {"in": call.when, "error": error.exconly()}
+            note(ERROR, name, details, own[: -_DEPTH - 1 : -1])
         return (yield)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from pytest_pprank.oplog.file import COLLECTIVE, CREATE, RECV, SEND, Operation
+from pytest_pprank.topology import Sizes
 from pytest_pprank.trace.file import TRANSFER, Detail
 
 MESSAGE_LINK, COLLECTIVE_LINK, KV_LINK = "message", "collective", "kv"
@@ -45,12 +46,16 @@ Numbers = Mapping[tuple[int, int], int]
 
 
 def links_of(
-    operations: Mapping[int, Sequence[Operation]], number_of: Numbers, events: Sequence[Placed]
+    operations: Mapping[int, Sequence[Operation]],
+    number_of: Numbers,
+    events: Sequence[Placed],
+    sizes: Sizes,
 ) -> Iterator[Link]:
-    """Yield the links of a test."""
+    """Yield the links of a test of these sizes."""
     yield from _messages(operations, number_of)
     yield from _collectives(operations, number_of)
-    yield from _transfers(events)
+    if sizes.decode:
+        yield from _transfers(events, sizes)
 
 
 def _messages(operations: Mapping[int, Sequence[Operation]], number_of: Numbers) -> Iterator[Link]:
@@ -88,8 +93,11 @@ def _collectives(
             yield Link(source, number_of[later, meeting[later].number], COLLECTIVE_LINK)
 
 
-def _transfers(events: Sequence[Placed]) -> Iterator[Link]:
-    """Link the last sending of a room's KV with each rank that then sees it arrived."""
+def _transfers(events: Sequence[Placed], sizes: Sizes) -> Iterator[Link]:
+    """Link the last sending of a room's KV with its stage of decode, when that sees it arrived.
+
+    Decode has as many stages as prefill, or one, to which all send.
+    """
     sent: dict[object, dict[int, int]] = {}
     for number, event in enumerate(events):
         room = event.details.get("room")
@@ -99,5 +107,7 @@ def _transfers(events: Sequence[Placed]) -> Iterator[Link]:
             sent.setdefault(room, {})[event.lane] = number
         elif event.details.get("status") == _DONE:
             for lane, source in sent.get(room, {}).items():
-                if lane != event.lane and events[source].start <= event.start:
+                stage = event.lane - sizes.pp
+                own = stage >= 0 and (sizes.decode == 1 or stage == lane)
+                if own and events[source].start <= event.start:
                     yield Link(source, number, KV_LINK)

@@ -130,7 +130,7 @@ def timeline_of(
         for each in unmet(dict(ledgers))
         if (each.rank, each.operation.number) in number_of
     ]
-    links = list(links_of(operations, number_of, events))
+    links = list(links_of(operations, number_of, events, sizes))
     shown = {band: list(kinds) for band, kinds in BANDS.items()}
     return Timeline(lanes, events, links, missing, began, last - began, shown)
 

@@ -74,6 +74,8 @@ class EventTrace(Lifecycle):
         self._recorder = recording.recorder
         self._sglang = sglang
         self._iteration = 0
+        self._over: int | None = None
+        """The iteration that is under way, or was the last one."""
         self._polled: dict[int, str] = {}
 
     def begin(self) -> None:
@@ -98,14 +100,15 @@ class EventTrace(Lifecycle):
         def ends() -> None:
             self._recorder.end(self._iteration)
             self._iteration = 0
-            number = engine.iterations
-            name = f"after iteration {number - 1}" if number else "before the first iteration"
-            self._recorder.event(STATE, name, snapshot(engine.scheduler), iteration=number)
+            over = self._over
+            name = "before the first iteration" if over is None else f"after iteration {over}"
+            self._recorder.event(STATE, name, snapshot(engine.scheduler), iteration=over)
 
         engine.at_end_of_iteration(lambda: self._recording.guard(ends))
 
     def iteration(self, number: int) -> None:
         """Record the beginning of an iteration."""
+        self._over = number
         self._iteration = self._recorder.begin(ITERATION, f"iteration {number}", iteration=number)
 
     def _call(self, call: HookCall) -> None:

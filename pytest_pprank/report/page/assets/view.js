@@ -38,7 +38,8 @@ class TimelineView {
   _unmet() {
     if (!this.data.unmet.length) return [];
     const lines = this.data.unmet.map((each) => element("li", {}, element("button", { type: "button", onclick: () => this.select(each.event, true) }, `rank ${this.data.events[each.event].lane}: ${each.text}, which ${each.lack}`)));
-    return [element("div", { class: "unmet" }, element("b", {}, "Never met its partner"), element("ul", {}, ...lines))];
+    const count = lines.length, head = count === 1 ? "1 operation never met its partner" : `${count} operations never met their partners`;
+    return [element("details", { class: "unmet", open: count < 4 }, element("summary", {}, head), element("ul", {}, ...lines))];
   }
 
   // begin with the call of the test, where there is one: the setup of a group can be most of the time
