@@ -15,6 +15,7 @@ from pytest_pprank.protocol.schedule import Schedule
 
 DEVICES = ("auto", "cpu", "sim", "cuda")
 FRESH = ("auto", "test", "never")
+REPORT_TESTS = ("failed", "all")
 LEASES = ("auto", "cuda", "off")
 MAX_STAGES = 128
 """More than any model is split into; each stage is a process that imports SGLang."""
@@ -39,6 +40,8 @@ class Options:
     log_dir: str
     oversubscribe: bool
     summary: str
+    report: str
+    report_tests: str
     keep: bool
     keep_minutes: float
     sanitize: tuple[str, ...]
@@ -79,6 +82,10 @@ def add_options(parser: pytest.Parser) -> None:
          "DIR (pp0.stdout.log ...), rotated at 64 MiB, five of each")  # fmt: skip
     _add(group, parser, "--pprank-summary", "FILE", "append a summary of the run in Markdown to "
          "FILE, such as the job summary of GitHub Actions")  # fmt: skip
+    _add(group, parser, "--pprank-report", "DIR", "write a page about the run to DIR/index.html, "
+         "with what each rank did over time, and DIR/trace.json for Perfetto")  # fmt: skip
+    _add(group, parser, "--pprank-report-tests", "WHICH", "tests that the page shows over time: "
+         "failed or all", "failed")  # fmt: skip
     _add(group, parser, "--pprank-sanitize", "LIST", "sanitizers that watch every ranked test: "
          "names separated by commas, -NAME for all but that one, all or none", "all")  # fmt: skip
     _add(group, parser, "--pprank-sanitize-allow", "FILE", "YAML file of findings that are "
@@ -151,6 +158,10 @@ def _read(config: pytest.Config) -> Options:
             config.getoption("--pprank-oversubscribe") or config.getini("pprank_oversubscribe")
         ),
         summary=_text(config, "--pprank-summary"),
+        report=_text(config, "--pprank-report"),
+        report_tests=_choice(
+            "--pprank-report-tests", _text(config, "--pprank-report-tests"), REPORT_TESTS
+        ),
         keep=bool(config.getoption("--pprank-keep") or config.getini("pprank_keep")),
         keep_minutes=_above_zero(
             "--pprank-keep-minutes", _text(config, "--pprank-keep-minutes"), "minutes"

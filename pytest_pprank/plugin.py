@@ -53,6 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
             from pytest_pprank.report.allowances import read_allowances
 
             read_allowances(given.sanitize_allow)
+        if given.report and not is_rank():
+            from pytest_pprank.controller import page_run
+
+            page_run.register(config)
         if given.reverts:
             from pytest_pprank.sglang import reverts
 

@@ -16,9 +16,14 @@ _LIVE_CAPTURE = ("no", "tee-sys")
 
 
 class Listeners:
-    """The listeners of one run, according to its options. Raises UsageError for a bad folder."""
+    """The listeners of one run, according to its options, and `more`.
 
-    def __init__(self, config: pytest.Config, options: Options, progress: Progress) -> None:
+    Raises UsageError for a bad folder.
+    """
+
+    def __init__(
+        self, config: pytest.Config, options: Options, progress: Progress, more: Listener | None
+    ) -> None:
         terminal = config.pluginmanager.getplugin("terminalreporter")
         live = options.live or config.getoption("capture", "fd") in _LIVE_CAPTURE
         # a process without a terminal (a worker of xdist) shows nothing
@@ -27,7 +32,7 @@ class Listeners:
         folder = options.log_dir and Path(config.invocation_params.dir, options.log_dir)
         worker = getattr(config, "workerinput", {}).get("workerid")  # one of xdist's
         self._logs = LogDir(folder, f"{worker}-" if worker else "") if folder else None
-        given: tuple[Listener | None, ...] = (self._live, self._logs)
+        given: tuple[Listener | None, ...] = (self._live, self._logs, more)
         self.all: tuple[Listener, ...] = tuple(one for one in given if one is not None)
 
     def begin(self, nodeid: str) -> None:

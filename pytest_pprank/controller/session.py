@@ -9,10 +9,12 @@ import time
 import pytest
 
 from pytest_pprank._pytest_compat import basetemp_of
+from pytest_pprank.controller.following import following, lacking
 from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.lease_group import GroupLease
 from pytest_pprank.controller.listeners import Listeners
 from pytest_pprank.controller.nodes import RankNodes
+from pytest_pprank.controller.page import PageRecorder
 from pytest_pprank.controller.progress import Progress
 from pytest_pprank.controller.rank_config import (
     debugger_asked,
@@ -48,7 +50,6 @@ from pytest_pprank.report.verdicts import (
     Detail,
     GroupCouldNotEnd,
     GroupCouldNotStart,
-    Trouble,
 )
 from pytest_pprank.topology import Topology
 
@@ -70,7 +71,8 @@ class ControllerSession:
         self._launcher: LauncherClient | None = None
         self._device = self._preload_words = self._kept_shown = ""
         self._progress = Progress(config)
-        self._listeners = Listeners(config, self._options, self._progress)
+        self._page = PageRecorder(config)
+        self._listeners = Listeners(config, self._options, self._progress, self._page.listener)
         self._group: WorkerGroup | None = None
         self._lease = GroupLease(config)
         self._nodes = RankNodes(config)
@@ -134,6 +136,7 @@ class ControllerSession:
     ) -> list[pytest.TestReport]:
         """Run one test on its group once; return the reports of its phases."""
         self._listeners.begin(item.nodeid)
+        self._page.begin()
         outcome = self._outcome(item, plan, nextitem)
         self._listeners.flush()
         if self._config.getoption("capture", "fd") == "no":
@@ -142,6 +145,7 @@ class ControllerSession:
         self._sanitizers.add_to(item, outcome, reports)
         self._off.add_to(item, outcome.findings.off, plan.asked, reports)
         add_again(item, plan, reports)
+        self._page.point_to(item, reports)
         if self._started is not None:
             add_start(reports, *self._started)
             self._started = None
@@ -158,6 +162,7 @@ class ControllerSession:
             )
         self._warnings.flush()
         self.ran[item.nodeid] = None
+        self._page.add(item, plan, outcome, reports)
         return reports
 
     def _report_replaced(self, item: pytest.Item, why: str, red: list[pytest.TestReport]) -> None:
@@ -176,12 +181,12 @@ class ControllerSession:
             trouble = GroupCouldNotStart(error=str(error))
             return TestOutcome(troubles=[trouble], seconds=time.monotonic() - start)
         key = item_key(item)
-        if lacking := self._lacking(group, key):
-            return TestOutcome(troubles=[lacking])
+        if reasons := lacking(group, key):
+            return TestOutcome(troubles=[CollectionFailed(reasons=reasons)])
         following = self._following(nextitem, plan, group)
         serial = self._next_serial()
         order = RunTest(key, following, serial, item.nodeid, plan.sanitizers, plan.perturb)
-        outcome = self._run_test(group, order, plan, item.nodeid)
+        outcome = self._run_test(group, order, plan, item)
         if outcome.spoiled or outcome.unsettled or following is None:
             if self._lease.wanted:
                 self.tally.given_back(plan.topology)
@@ -192,14 +197,21 @@ class ControllerSession:
         self._tests += 1
         return self._tests
 
-    def _run_test(self, group: WorkerGroup, order: RunTest, plan: Plan, nodeid: str) -> TestOutcome:
+    def _run_test(
+        self, group: WorkerGroup, order: RunTest, plan: Plan, item: pytest.Item
+    ) -> TestOutcome:
         run = TestRun(group, order, plan.timeout, self._options.grace)
         try:
             with self.tally.testing():
-                return run.wait()
+                outcome = run.wait()
         except KeyboardInterrupt:
-            self._interrupted = (("test", nodeid), *run.where())
+            where = run.where()
+            self._interrupted = (("test", item.nodeid), *where)
+            self._page.capture(group)
+            self._page.interrupted(item, plan, run.interrupted(), where)
             raise
+        self._page.capture(group)
+        return outcome
 
     def _end_group(self, outcome: TestOutcome) -> None:
         try:
@@ -209,27 +221,13 @@ class ControllerSession:
             outcome.troubles.append(GroupCouldNotEnd(error=str(error)))
             self._stop_launcher()
 
-    def _lacking(self, group: WorkerGroup, key: ItemKey) -> Trouble | None:
-        lacking = {r: peer.missing[key] for r, peer in group.ranks.items() if key in peer.missing}
-        if not lacking:
-            return None
-        return CollectionFailed(reasons=lacking)
-
     def _following(
         self, nextitem: pytest.Item | None, plan: Plan, group: WorkerGroup
     ) -> ItemKey | None:
         """Return the next test of this group, skipping plain tests; None if there is none."""
         if nextitem is None or plan.fresh or self._lease.wanted:
             return None
-        # xdist has its own order and announces only one test ahead, so tests after that one are a
-        # guess. A wrong guess keeps a group that is not used, which costs nothing.
-        for item in nextitem.session.items[self._order[nextitem] :]:
-            next_plan = plan_of(item)
-            if next_plan is None or self._lacking(group, item_key(item)):
-                continue
-            same = next_plan.topology == plan.topology and not next_plan.fresh
-            return item_key(item) if same else None
-        return None
+        return following(nextitem.session.items[self._order[nextitem] :], plan, group)
 
     def _group_for(self, plan: Plan) -> WorkerGroup:
         if self._group is not None and self._topology == plan.topology and not plan.fresh:
@@ -259,6 +257,7 @@ class ControllerSession:
             clock.lap("imports")
             group.start(clock)
         text = started_text(group.name, group.ranks, clock.parts, preloaded)
+        self._page.group_started(group.name, text)
         self._started = (text, clock.seconds)
         return group
 
@@ -325,6 +324,7 @@ class ControllerSession:
                 **self._lease.environment,
             },
             workerinputs=self._nodes.up(name, topology.world_size),
+            trace=self._page.wanted,
         )
 
     def _drop_group(self, *, orderly: bool) -> None:
@@ -355,6 +355,7 @@ class ControllerSession:
         self._drop_group(orderly=orderly)
         if self._launcher is not None:
             self.reverted.collect(self._launcher.run_dir)
+        self._finish_page()
 
     def interrupt(self) -> None:
         """End the running group after Ctrl-C: send SIGINT to its ranks and wait for teardown.
@@ -366,6 +367,11 @@ class ControllerSession:
             group.interrupt()
             group.close(_INTERRUPTED_SECONDS)
             self._nodes.down(group.name, group.outputs, "the run was interrupted")
+        self._finish_page()
+
+    def _finish_page(self) -> None:
+        reverted = self.reverted.lines(self.ran, self._page.red)
+        self._page.finish(self.tally.summary(), self.checks_off, list(reverted))
 
     @property
     def checks_off(self) -> list[str]:

@@ -14,6 +14,7 @@ from pytest_pprank.controller.run.judge import TICK_SECONDS, Judge
 from pytest_pprank.controller.run.state import LAUNCHER, RunState
 from pytest_pprank.controller.run.steps import Action, Answer, Query
 from pytest_pprank.controller.worlds import left_changed, why_spoiled
+from pytest_pprank.oplog.read.waits import Waits
 from pytest_pprank.protocol.channel import pack
 from pytest_pprank.protocol.messages import RunTest, UpdateLedger
 from pytest_pprank.report.evidence import split_stderr
@@ -40,6 +41,8 @@ class TestRun:
         self._state = RunState(order, group.world_size, Deadlines(timeout, grace, self._began))
         self._judge = Judge(self._state, self._began)
         self._observer = Observer(group)
+        self.waits = Waits()
+        """Who waited for whom when that was last looked for, because the test was ended."""
         self._printed: dict[int, Printed] = {rank: {} for rank in group.ranks}
         group.pipes.read()
         for rank in group.ranks:
@@ -55,6 +58,10 @@ class TestRun:
         if trouble is not None:
             self._drain()
         return self._outcome(trouble)
+
+    def interrupted(self) -> TestOutcome:
+        """Return what is known of a test that the user has interrupted, after `where`."""
+        return self._outcome(None)
 
     def where(self) -> tuple[Detail, ...]:
         """Return where every rank is, for a user who has interrupted the run."""
@@ -76,6 +83,8 @@ class TestRun:
             findings=self._state.findings,
             perturbed={rank: it.perturbed for rank, it in done.items()},
             left=left_changed(done),
+            waits=self.waits,
+            places={**self._state.inside(), **self._state.progress()},
         )
 
     # messages
@@ -154,4 +163,5 @@ class TestRun:
 
     def _waits(self) -> tuple[str, ...]:
         read = self._observer.ledgers(self._state.progress(), self._state.meetings.blocked())
+        self.waits = read.waits
         return read.waits.lines

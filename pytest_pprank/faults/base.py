@@ -12,6 +12,8 @@ from pytest_pprank.faults import row_of
 from pytest_pprank.faults.dice import Dice
 from pytest_pprank.lifecycle import Context, Lifecycle
 from pytest_pprank.protocol.findings import Finding
+from pytest_pprank.trace.file import FAULT
+from pytest_pprank.trace.record.trace import note
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
@@ -78,6 +80,7 @@ class Disturbance(Context):
                 return 0.0
             self.held_s += seconds
             self.did += 1
+        note(FAULT, self.name, {"at": event, "delay": f"{seconds * 1000:.1f} ms"})
         return seconds
 
     def hold(self, event: str, chance: float, most_s: float) -> None:
@@ -90,6 +93,7 @@ class Disturbance(Context):
         """Count an action that delays nothing."""
         with self._lock:
             self.did += 1
+        note(FAULT, self.name)
 
     def _declared(self) -> Sequence[str]:
         return row_of(self.name).hooks

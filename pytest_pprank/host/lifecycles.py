@@ -15,6 +15,7 @@ from pytest_pprank.lifecycle import Context, Lifecycle
 from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.protocol.items import test_name
 from pytest_pprank.registry import Registry
+from pytest_pprank.trace.record import trace
 
 if TYPE_CHECKING:
     from pytest_pprank.protocol.messages import RunTest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler
     from pytest_pprank.sglang.driver.engine import Engine
     from pytest_pprank.sglang.events.types import Quiescent
+    from pytest_pprank.trace.record.recording import EventTrace, Recording
 
 _current: TestLifecycles | None = None
 
@@ -98,10 +100,25 @@ class TestLifecycles:
 
     def __init__(self, order: RunTest, pprank: Pprank, send: Callable[[Finding], None]) -> None:
         self._pprank = pprank
+        self._traced = _traced(pprank)
         watching = (Watch(name, pprank, send) for name in order.sanitizers)
         self.checks = LifecycleGroup(CHECKS, watching)
         self.faults = LifecycleGroup(FAULTS, _disturbances(order, pprank, send))
         self.evidence: dict[str, object] = {}
+
+    def begin(self) -> None:
+        """Begin the checks; before them what records the test, which so has their findings."""
+        for recording, lifecycle in self._traced:
+            recording.guard(lifecycle.begin)
+        self.checks.begin()
+
+    def loop(self, engine: Engine) -> None:
+        """Notify all that an engine was made."""
+        for recording, lifecycle in self._traced:
+            recording.guard(lifecycle.loop, engine)
+            engine.at_start_of_iteration(_each_iteration(recording, lifecycle, engine))
+        self.checks.loop(engine)
+        self.faults.loop(engine)
 
     def quiescent(self, look: Callable[[], Quiescent]) -> bool:
         """Call `quiescent` of all; return whether there was a new finding."""
@@ -132,10 +149,23 @@ class TestLifecycles:
         """Undo everything, however the test has ended."""
         self.faults.close()
         self.checks.close()
+        for recording, _ in self._traced:
+            recording.close()
 
     def _found(self) -> int:
         contexts = (*self.checks.contexts, *self.faults.contexts)
         return sum(sum(each.counts.values()) for each in contexts)
+
+
+def _traced(pprank: Pprank) -> list[tuple[Recording, EventTrace]]:
+    """Return what records the test; empty if there is no trace."""
+    recorder = trace.recorder()
+    if recorder is None:
+        return []
+    from pytest_pprank.trace.record.recording import EventTrace, Recording
+
+    recording = Recording(pprank, recorder)
+    return [(recording, EventTrace(recording, sglang=trace.of_sglang()))]
 
 
 def _disturbances(
@@ -156,7 +186,7 @@ def running(
     global _current
     _current = lifecycles = TestLifecycles(order, pprank, send)
     try:
-        lifecycles.checks.begin()
+        lifecycles.begin()
         yield lifecycles
         lifecycles.end()
     finally:
@@ -167,8 +197,7 @@ def running(
 def engine_created(engine: Engine) -> None:
     """Notify checks and faults that an engine was made, whose loops were not entered yet."""
     if _current is not None:
-        _current.checks.loop(engine)
-        _current.faults.loop(engine)
+        _current.loop(engine)
 
 
 def begin_call() -> None:

@@ -25,6 +25,8 @@ from pytest_pprank.protocol.messages import (
     Shutdown,
     UpdateLedger,
 )
+from pytest_pprank.trace.file import MEETING
+from pytest_pprank.trace.record.trace import noted
 
 _DEVICE_SECONDS = 1.0
 """How often a rank records which operations its device still runs."""
@@ -79,7 +81,7 @@ class Link:
         `report`: that of the phase which ends with this meeting.
         """
         __tracebackhide__ = True
-        with self._lock:
+        with self._lock, noted(MEETING, operation, {"at": where}):
             self._meetings += 1
             number = self._meetings
             self._channel.send(Exchange(number, operation, where, payload, self._serial, report))
@@ -87,8 +89,8 @@ class Link:
             while (answer := self._answer) is None or answer.number != number:
                 self._receive()
             self._answer = None
-        if answer.error:
-            raise PeerError(answer.error)
+            if answer.error:
+                raise PeerError(answer.error)
         return answer.payloads
 
     def pause(self, reason: str) -> None:

@@ -23,6 +23,7 @@ from pytest_pprank.rank.context import set_current_rank
 from pytest_pprank.rank.handle import Placement, Pprank
 from pytest_pprank.sglang import PLUMBING
 from pytest_pprank.sglang.reverts.apply import apply
+from pytest_pprank.trace.record.trace import start_trace
 
 
 def rank_main(pickled: bytes) -> int:
@@ -69,6 +70,9 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
     point_environment_at(serve_store(pprank))
     role = (pprank.rank - pprank.stage, pprank.num_stages)
     start_ledger(pprank.workdir, pprank.rank, plumbing=PLUMBING, role=role)
+    if bootstrap.trace:
+        sglang = bootstrap.server_args is not None
+        start_trace(pprank.workdir, pprank.rank, sglang=sglang)
     if bootstrap.server_args is None and "sglang" not in sys.modules:
         return  # neither this group's tests nor their files use SGLang
     from pytest_pprank.sglang.compat.accelerator import let_downloads_use_sim
@@ -90,6 +94,10 @@ def _run_session(bootstrap: RankBootstrap, pprank: Pprank, link: Link) -> int:
     become_worker(config, bootstrap.workerinputs[pprank.rank])
     session = RankSession(config, bootstrap, pprank, link)
     config.pluginmanager.register(session, "pprank-rank")
+    if bootstrap.trace:
+        from pytest_pprank.host.phases import PhaseTrace
+
+        config.pluginmanager.register(PhaseTrace(), "pprank-trace")
     speed_up_log_capture()
     status = int(config.hook.pytest_cmdline_main(config=config))
     if not link.shutting_down:

@@ -47,6 +47,8 @@ from pytest_pprank.rank.context import SERVER_ARGS
 from pytest_pprank.rank.handle import Pprank
 from pytest_pprank.rank.world import WorldWatch
 from pytest_pprank.sglang.compat.test_case import run_each_method_once
+from pytest_pprank.trace.file import FINDING, Detail
+from pytest_pprank.trace.record import trace
 
 
 def become_worker(config: pytest.Config, workerinput: bytes) -> None:
@@ -166,6 +168,7 @@ class RankSession:
         self._pprank.failed = False
         self._link.begin(order.serial)
         begin_test(order.serial)
+        trace.begin_test(order.serial)
         store.begin_test(order.serial)
         self._world.begin_test()
         self._last_report = None
@@ -186,6 +189,8 @@ class RankSession:
         )
 
     def _send_finding(self, finding: Finding) -> None:
+        details: dict[str, Detail] = {"finding": finding.text, "usual cause": finding.cure}
+        trace.note(FINDING, finding.sanitizer, {**details, "where": list(finding.stack)})
         self._link.send(Found(finding))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

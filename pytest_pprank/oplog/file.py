@@ -310,13 +310,13 @@ class _Reader:
         for index in range(OPERATIONS):
             record = self._read(FIRST_OPERATION + index * OPERATION_BYTES, OPERATION_BYTES)
             if record is not None:
-                yield _to_operation(record)
+                yield to_operation(record)
 
     def _read(self, offset: int, size: int) -> Record | None:
         """Return a record; None if the slot is empty, or (counted in `torn`) unreadable."""
         raw = self._image[offset : offset + size]
         while raw[:PAYLOAD_OFFSET] != _EMPTY:
-            record = _parse(raw)
+            record = parse_record(raw)
             if record is not None:
                 return record
             if not (raw and self._retries):
@@ -328,7 +328,8 @@ class _Reader:
         return None
 
 
-def _parse(raw: bytes) -> Record | None:
+def parse_record(raw: bytes) -> Record | None:
+    """Return the record at the beginning of `raw`; None if it is not complete."""
     if len(raw) < PAYLOAD_OFFSET:
         return None
     body = raw[_CRC.size : PAYLOAD_OFFSET]
@@ -344,7 +345,8 @@ def _from_json(payload: bytes) -> Any:
     return json.loads(payload.decode(errors="replace"))
 
 
-def _to_operation(record: Record) -> Operation:
+def to_operation(record: Record) -> Operation:
+    """Return the operation that a record describes."""
     serial, turn, sequence, tail = record.payload[1:].split(b",", 3)
     return Operation(
         *_call(tail),

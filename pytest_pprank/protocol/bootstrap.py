@@ -23,6 +23,7 @@ class RankBootstrap:
     `server_args`: SGLang's (None: the group never uses SGLang). `reverts`: edits that take SGLang
     fixes out. `environment`: variables to set (None: to remove). `workerinputs`: by rank, what
     plugins of the controller pass to those of the rank (protocol.worker_data).
+    `trace`: whether the ranks record what they do, for the page of the run.
     """
 
     address: tuple[str, int]
@@ -42,3 +43,4 @@ class RankBootstrap:
     reverts: tuple[Revert, ...] = ()
     environment: dict[str, str | None] = field(default_factory=dict)
     workerinputs: tuple[bytes, ...] = ()
+    trace: bool = False

@@ -62,7 +62,7 @@ def again(item: pytest.Item, plan: Plan) -> str:
     here = str(config.invocation_params.dir)
     if worker and worker.get(FOLDER) != here:
         return ""
-    words = [*_program(command_line(config)[0]), *_plugins(config), *_target(item)]
+    words = [*program(command_line(config)[0]), *_plugins(config), *_target(item)]
     words += [*_ranks(config, plan), *_given(config, (*_OURS, *_PYTESTS, *_OTHERS))]
     return shlex.join(words)
 
@@ -73,7 +73,7 @@ def command_line(config: pytest.Config) -> list[str]:
     return worker.get("mainargv", sys.argv)
 
 
-def _program(first: str) -> list[str]:
+def program(first: str) -> list[str]:
     """Return how to begin pytest as it was begun: only ``-m`` adds the folder to sys.path."""
     if os.path.basename(first) in ("pytest", "py.test"):
         return [_on_path(first)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_pprank.oplog.read.waits import Waits
 from pytest_pprank.report.findings import Findings
 from pytest_pprank.report.verdicts import Trouble
 
@@ -20,7 +21,8 @@ class TestOutcome:
     printed, also in a phase it did not finish. `spoiled`: why the group must not run another test,
     for the user; `unsettled` replaces the group silently. `findings`: those of the sanitizers.
     `perturbed`: by rank, what the perturbations did, in words. `left`: in words, the process
-    settings that the test had changed and that were restored.
+    settings that the test had changed and that were restored. `waits`: who waited for whom when a
+    trouble ended the test. `places`: by rank, where it was then, or what had become of it.
     """
 
     __test__ = False
@@ -33,3 +35,5 @@ class TestOutcome:
     findings: Findings = field(default_factory=Findings)
     perturbed: dict[int, str] = field(default_factory=dict)
     left: str = ""
+    waits: Waits = field(default_factory=Waits)
+    places: dict[int, str] = field(default_factory=dict)

@@ -27,7 +27,14 @@ PACKAGE = Path(pytest_pprank.__file__).parent
 WITHOUT_SGLANG = frozenset({"pprank", "process_group"})
 """Fixtures of tests that need torch alone."""
 _NOT_FOR_TESTS = frozenset(
-    {"at_start_of_iteration", "before_each_step", "close", "disturb", "abandon"}
+    {
+        "at_end_of_iteration",
+        "at_start_of_iteration",
+        "before_each_step",
+        "close",
+        "disturb",
+        "abandon",
+    }
 )
 """Public methods of `engine` and `disagg` that perturbations and fixtures call."""
 

@@ -182,6 +182,7 @@ def test_transfer(listen: Callable[..., Events], disagg: Disagg, pprank: Pprank)
     polls = _of(events, "transfer_poll")
     (room,) = {event.room for event in polls}
     assert room > 0
+    assert polls[-1].status == "Success"
     sent = _of(events, "transfer_send")
     assert sum(event.tokens for event in sent) == (20 if pprank.role == "prefill" else 0)
     assert {event.room for event in sent} <= {room}

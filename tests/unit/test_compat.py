@@ -279,10 +279,6 @@ class TestDisagg:
         mode = SimpleNamespace(disaggregation_mode=SimpleNamespace(value="decode"))
         assert disagg.role_of(mode) == "decode"
 
-    def test_status(self) -> None:
-        assert disagg.status_word(SimpleNamespace(name="Success")) == "Success"
-        assert disagg.status_word(4) == "4"
-
     def _decode(self, **more: Any) -> Any:
         entry = SimpleNamespace(req="a")
         return SimpleNamespace(

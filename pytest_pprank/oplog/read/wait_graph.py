@@ -26,7 +26,7 @@ from pytest_pprank.oplog.file import (
 )
 from pytest_pprank.oplog.read.mismatches import find_mismatches
 from pytest_pprank.oplog.read.text import describe, group, name, place, summary
-from pytest_pprank.oplog.read.waits import Blocked, InMeeting, MeetingWait, Wait, Waits
+from pytest_pprank.oplog.read.waits import Blocked, InMeeting, MeetingWait, Unmet, Wait, Waits
 from pytest_pprank.words import plural_ranks
 
 __all__ = ["InMeeting", "Waits", "explain_waits", "summary"]
@@ -57,6 +57,11 @@ def left_over(ledgers: Mapping[int, Ledger]) -> tuple[str, ...]:
     Operations of the next test would match them.
     """
     return tuple(_Graph(ledgers, {}, {}).left_over())
+
+
+def unmet(ledgers: Mapping[int, Ledger]) -> tuple[Unmet, ...]:
+    """Return the operations of this test that are not done, and lack the part of another rank."""
+    return tuple(_Graph(ledgers, {}, {}).unmet())
 
 
 class _Graph:
@@ -97,18 +102,20 @@ class _Graph:
             hopeless=frozenset(hopeless),
             stuck=frozenset(proven) | hopeless,
             key=frozenset(key),
+            blocked=(*self._waits, *self._meeting_waits.values()),
         )
 
     def left_over(self) -> Iterator[str]:
+        for unmet in self.unmet():
+            yield f"rank {unmet.rank} left {unmet}"
+
+    def unmet(self) -> Iterator[Unmet]:
         for rank, ledger in self._ledgers.items():
             for operation in ledger.operations:
-                if operation.serial != ledger.serial or operation.state not in _UNFINISHED:
-                    continue
-                missing = self._missing(rank, operation)
-                if missing:
-                    did_not = {SEND: "receive", RECV: "send"}.get(operation.way, "come to")
-                    what = f"{describe(operation)}, which {plural_ranks(missing)} did not {did_not}"
-                    yield f"rank {rank} left {what}"
+                if operation.serial == ledger.serial and operation.state in _UNFINISHED:
+                    missing = self._missing(rank, operation)
+                    if missing:
+                        yield Unmet(rank, operation, missing)
 
     # what an operation waits for
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_pprank.oplog.file import Operation, State
+from pytest_pprank.oplog.file import RECV, SEND, Operation, State
 from pytest_pprank.oplog.read.text import describe
+from pytest_pprank.words import plural_ranks
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Waits:
 
     Numbers of meetings are negative.
     """
+    blocked: tuple[Blocked, ...] = ()
+    """Each rank that is blocked, and in what, as far as it has not left the test."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,24 @@ class MeetingWait:
 
     def where(self, whom: int) -> str:
         return f"{self.meeting.words} for rank {whom}"
+
+
+@dataclass(frozen=True)
+class Unmet:
+    """An operation of `rank` for which the ranks in `missing` have not issued their part."""
+
+    rank: int
+    operation: Operation
+    missing: tuple[int, ...]
+
+    @property
+    def lack(self) -> str:
+        """What the other ranks have not done, in words."""
+        did_not = {SEND: "receive", RECV: "send"}.get(self.operation.way, "come to")
+        return f"{plural_ranks(self.missing)} did not {did_not}"
+
+    def __str__(self) -> str:
+        return f"{describe(self.operation)}, which {self.lack}"
 
 
 Blocked = Wait | MeetingWait

@@ -83,6 +83,12 @@ def listen(listener: Listener) -> Callable[[], None]:
     return _recorder.listen(listener)
 
 
+def tee(receiver: Callable[[bytes], None]) -> None:
+    """Call `receiver` with the record of each operation that has ended, as the ledger has it."""
+    if _recorder is not None:
+        _recorder.tee(receiver)
+
+
 def erred() -> bool:
     """Return whether an operation between ranks, or a wait for one, has raised in this test."""
     return _recorder is not None and _recorder.erred

@@ -107,6 +107,10 @@ class LedgerRecorder:
 
         return end
 
+    def tee(self, receiver: Callable[[bytes], None]) -> None:
+        """Call `receiver` with the record of each operation that has ended."""
+        self._writer.tee = receiver
+
     def notify(self, event: str, entry: Entry | Exception) -> None:
         """Notify the listeners; raises what they raise."""
         if isinstance(entry, Entry):

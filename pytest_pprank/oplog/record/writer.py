@@ -7,12 +7,11 @@ the file has all pending operations, and as many of the last finished ones as st
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +36,7 @@ from pytest_pprank.oplog.file import (
     State,
     pack_head,
 )
+from pytest_pprank.oplog.record.map_file import map_file
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 NAME_LENGTH = 40
@@ -114,7 +114,7 @@ class LedgerWriter:
     """
 
     def __init__(self, path: Path, rank: int) -> None:
-        self._map = _map_file(path)
+        self._map = map_file(path, FILE_BYTES)
         # reentrant: a signal handler or finalizer that interrupts may issue operations itself
         self._lock = threading.RLock()
         self._rank = rank
@@ -127,6 +127,8 @@ class LedgerWriter:
         self._free = deque(range(FIRST_OPERATION, FILE_BYTES, OPERATION_BYTES))
         self._finished: deque[Entry] = deque()
         self._by_offset: dict[int, Entry] = {}
+        self.tee: Callable[[bytes], None] | None = None
+        """Called with the record of each operation that has ended."""
         self._write_head()
         os.register_at_fork(after_in_child=self._forget)
 
@@ -218,6 +220,8 @@ class LedgerWriter:
                 self._add_thread(entry.call.thread)
             if before in PENDING and state not in PENDING:
                 self._finished.append(entry)
+            if self.tee is not None and state not in PENDING:
+                self._pass_on(entry, self.tee)
 
     def refuse(self, entry: Entry, error: str) -> None:
         """Record that an operation failed before it began: its channel does not count it."""
@@ -314,6 +318,10 @@ class LedgerWriter:
         if self._map is not None:
             self._map[entry.offset : entry.offset + len(data)] = data
 
+    def _pass_on(self, entry: Entry, tee: Callable[[bytes], None]) -> None:
+        if self._map is not None:
+            tee(self._map[entry.offset : entry.offset + PAYLOAD_OFFSET + entry.length])
+
     def _put(self, offset: int, data: bytes) -> None:
         if self._map is not None:
             self._map[offset : offset + len(data)] = data
@@ -321,16 +329,6 @@ class LedgerWriter:
     def _forget(self) -> None:
         self._map = None
         self._lock = threading.RLock()  # a thread of the parent may have held the old one
-
-
-def _map_file(path: Path) -> mmap.mmap | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        # allocate now: writing to a sparse file on a full disk would be a SIGBUS in the test
-        os.posix_fallocate(descriptor, 0, FILE_BYTES)
-        return mmap.mmap(descriptor, FILE_BYTES)
-    finally:
-        os.close(descriptor)
 
 
 @lru_cache(64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -134,14 +135,13 @@ def status_name(value: Any) -> str:
     """Return the KVPoll name of a room's status; "" for None."""
     if value is None:
         return ""
+    return _status_names().get(value, str(value))
+
+
+@lru_cache(1)
+def _status_names() -> dict[Any, str]:
     poll = poll_class()
-    names = {getattr(poll, name): name for name in vars(poll) if not name.startswith("_")}
-    return str(names.get(value, value))
-
-
-def status_word(status: Any) -> str:
-    """Return the result of a poll as text, by its name if it has one."""
-    return str(getattr(status, "name", status))
+    return {getattr(poll, name): name for name in vars(poll) if not name.startswith("_")}
 
 
 def poll_class() -> Any:

@@ -305,7 +305,8 @@ class Disagg(Engine):
         here = self._sizes[side]
         if not stages or any(stage not in range(here) for stage in stages):
             raise UsageError(f"disagg: stages {stages!r} of {side}; there are 0 to {here - 1}")
-        fault = Fault(iterations)
+        plain = make.func if isinstance(make, partial) else make
+        fault = Fault(iterations, plain.__name__)
         self._faults.append(fault)
         if self._role == side and self._stage in stages:
             make(self.scheduler, fault)

@@ -28,6 +28,8 @@ from pytest_pprank.sglang.driver.disagg_store_faults import (
     lose_when_ready,
     ready_late,
 )
+from pytest_pprank.trace.file import FAULT
+from pytest_pprank.trace.record.trace import note
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler, SglangObject
@@ -47,8 +49,9 @@ class Fault(Lifecycle):
     test releases it, too.
     """
 
-    def __init__(self, iterations: int | None = None) -> None:
+    def __init__(self, iterations: int | None = None, name: str = "fault") -> None:
         self.hits = 0
+        self._name = name
         self.count = 0
         """Iterations of this stage since the fault became active."""
         self.over = threading.Event()
@@ -66,6 +69,7 @@ class Fault(Lifecycle):
         """Record that the fault has struck; its number of iterations counts from the first time."""
         self._first = self.count if not self.hits else self._first
         self.hits += 1
+        note(FAULT, self._name, {"times": self.hits})
 
     def iteration(self, number: int) -> None:  # noqa: ARG002  (it counts from its own start)
         """Count an iteration of this stage; after its last one the fault is over."""

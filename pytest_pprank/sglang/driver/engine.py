@@ -345,6 +345,10 @@ class Engine:
         """Call `callback()` in the event loop's thread at the start of each iteration."""
         self._driver.at_start.append(callback)
 
+    def at_end_of_iteration(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` in that thread before the first iteration, and after each."""
+        self._driver.at_top.append(callback)
+
     def before_each_step(self, callback: Callable[[], object]) -> None:
         """Call `callback()` before the loops continue; it may call `submit` and `abort`."""
         self._driver.before_step.append(callback)

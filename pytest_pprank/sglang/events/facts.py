@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.sglang.compat.batches import extends_of, rids_of, tensor_field
-from pytest_pprank.sglang.compat.disagg import status_word
+from pytest_pprank.sglang.compat.disagg import status_name
 from pytest_pprank.sglang.compat.requests import room_of, slot_of
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events import consensus
@@ -146,7 +146,7 @@ def transfer_send(call: HookCall) -> Facts:
 
 def transfer_poll(call: HookCall) -> Facts:
     """Describe the state of a transfer; `tag` is the bootstrap room."""
-    return Facts(status=status_word(call.result), tag=room_of(call.args[0]))
+    return Facts(status=status_name(call.result), tag=room_of(call.args[0]))
 
 
 def message(call: HookCall) -> Facts:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError, did_you_mean
@@ -40,6 +40,8 @@ class HookCall:
     kwargs: dict[str, Any] | None = None
     result: Any = None
     operation: Operation | None = None
+    endings: list[Callable[[], object]] = field(default_factory=list)
+    """Called when the method has returned or raised; listeners before the call add to it."""
     _event: Event | None = None
 
     @property
@@ -185,6 +187,8 @@ class HookPoints:
                 result = call.result = function(*args, **kwargs)
             finally:
                 inside.pop()
+                for ending in call.endings:
+                    ending()
             if point.moment == AFTER:
                 _notify(listeners, call)
             return result

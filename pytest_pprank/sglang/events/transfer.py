@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from pytest_pprank.sglang.compat.disagg import chunk_under_way, kv_buffers, status_word
+from pytest_pprank.sglang.compat.disagg import chunk_under_way, kv_buffers, status_name
 from pytest_pprank.sglang.compat.requests import room_of
 from pytest_pprank.sglang.events.types import (
     KvQueued,
@@ -74,7 +74,7 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
 
 def transfer_polled(call: HookCall) -> TransferPolled:
     """Decode a poll of a sender or a receiver."""
-    return TransferPolled(room_of(call.args[0]), status_word(call.result))
+    return TransferPolled(room_of(call.args[0]), status_name(call.result))
 
 
 def message_sent(call: HookCall) -> MessageSent:
