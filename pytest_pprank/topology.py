@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pytest_pprank.words import rank_name
+
 SIZE_FIXTURE = "_pprank_size"
 """The parameter of a ranked test whose value is its `Sizes`."""
 
@@ -39,6 +41,15 @@ class Sizes:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.pp + self.decode
+
+    @property
+    def rank_names(self) -> dict[int, str]:
+        """What to call each rank: its number and its stage."""
+        return {
+            role.first + stage: rank_name(role.first + stage, role.name, stage, role.stages)
+            for role in self.roles
+            for stage in range(role.stages)
+        }
 
     @property
     def id(self) -> str:

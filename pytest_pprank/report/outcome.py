@@ -20,7 +20,8 @@ class TestOutcome:
     printed, also in a phase it did not finish. `spoiled`: why the group must not run another test,
     for the user; `unsettled` replaces the group silently. `findings`: those of the sanitizers.
     `perturbed`: by rank, what the perturbations did, in words. `left`: in words, the process
-    settings that the test had changed and that were restored.
+    settings that the test had changed and that were restored. `leave`: whether the user has left
+    the debugger in a way that stops the run.
     """
 
     __test__ = False
@@ -33,3 +34,4 @@ class TestOutcome:
     findings: Findings = field(default_factory=Findings)
     perturbed: dict[int, str] = field(default_factory=dict)
     left: str = ""
+    leave: bool = False
