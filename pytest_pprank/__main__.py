@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pytest_pprank._version import __version__
 from pytest_pprank.bench import command as regressions
 from pytest_pprank.bench import new_test, scaffold, seams
+from pytest_pprank.controller import stacks_command as stacks
 from pytest_pprank.doctor import command as doctor
 from pytest_pprank.errors import did_you_mean
 from pytest_pprank.known import command as known_bugs
@@ -24,6 +25,7 @@ _REGISTER = (
     new_test.register,
     seams.register,
     known_bugs.register,
+    stacks.register,
     stop.register,
 )
 """One function per command, which adds the parser of that command.

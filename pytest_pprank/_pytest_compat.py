@@ -217,6 +217,31 @@ def tear_down_for(item: pytest.Item | None, session: pytest.Session) -> None:
     session._setupstate.teardown_exact(item)
 
 
+def own_descriptors(config: pytest.Config) -> tuple[int, int]:
+    """Return copies of this process's own standard input and output, which pytest has replaced.
+
+    To be called while no test runs: pytest then captures input, but not output.
+    """
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is None:
+        return os.dup(0), os.dup(1)
+    capture.suspend_global_capture(in_=True)
+    try:
+        return os.dup(0), os.dup(1)
+    finally:
+        capture.resume_global_capture()
+        capture.suspend_global_capture(in_=False)
+
+
+def quieten_capture_fixtures(config: pytest.Config, quiet: bool) -> None:
+    """Let fixtures such as capsys leave output alone (`quiet`), or capture it again."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None and quiet:
+        capture.suspend_fixture()
+    elif capture is not None:
+        capture.resume_fixture()
+
+
 def pytest_folders() -> tuple[str, ...]:
     """Return the folders of pytest and of pluggy, which calls its hooks."""
     specs = [find_spec(name) for name in ("_pytest", "pytest", "pluggy")]

@@ -48,6 +48,7 @@ class Options:
     sanitize_asked: frozenset[str]
     sanitize_allow: str
     perturb: Schedule | None
+    pdb: int | None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -93,6 +94,8 @@ def add_options(parser: pytest.Parser) -> None:
     _add(group, parser, "--pprank-perturb", "SEED[:NAMES]", "run ranked tests under seeded "
          "disturbances: late ranks, messages and KV transfers, KV that runs out; the same seed "
          "gives the same disturbances")  # fmt: skip
+    _add(group, parser, "--pprank-pdb", "RANK", "the only rank on which --pdb, --trace and "
+         "breakpoint() stop")  # fmt: skip
     _add_flag(group, parser, "--pprank-keep", "keep the launcher, with torch and SGLang imported, "
               "for the next runs of this user in this environment; python -m pytest_pprank stop "
               "ends it")  # fmt: skip
@@ -170,6 +173,7 @@ def _read(config: pytest.Config) -> Options:
         sanitize_asked=asked_by_name(_text(config, "--pprank-sanitize")),
         sanitize_allow=_text(config, "--pprank-sanitize-allow"),
         perturb=parse_option(_text(config, "--pprank-perturb"), "--pprank-perturb"),
+        pdb=_rank("--pprank-pdb", _text(config, "--pprank-pdb")),
     )
 
 
@@ -213,6 +217,24 @@ def _above_zero(flag: str, value: str, unit: str) -> float:
     if not 0 < number < float("inf"):
         raise UsageError(f"{flag}: {value!r} is not a number of {unit} above 0")
     return number
+
+
+def _rank(flag: str, value: str) -> int | None:
+    if value and not re.fullmatch(r"\d+", value):
+        raise UsageError(f"{flag}: {value!r} is not the number of a rank: 0 or above")
+    return int(value) if value else None
+
+
+def check_debuggers(config: pytest.Config) -> None:
+    """Raise UsageError for a debugger with pytest-xdist, in its words about --pdb."""
+    if config.getoption("dist", "no") == "no":
+        return
+    asked = {"--trace": config.getoption("trace", False)}
+    asked["--pprank-pdb"] = options_of(config).pdb is not None
+    for flag in (flag for flag, given in asked.items() if given):
+        raise UsageError(
+            f"{flag} is incompatible with distributing tests; try using -n0 or -nauto."
+        )
 
 
 def missing_size(names: list[str]) -> str:

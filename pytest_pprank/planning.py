@@ -288,6 +288,14 @@ def check_reverts(config: pytest.Config, ranked: list[pytest.Item]) -> None:
         )
 
 
+def check_debugged(config: pytest.Config, ranked: list[pytest.Item]) -> None:
+    """Raise UsageError for a rank to debug that no selected test has."""
+    rank = options_of(config).pdb
+    most = max((planned(item).topology.world_size for item in ranked), default=0)
+    if rank is not None and ranked and rank >= most:
+        raise UsageError(f"--pprank-pdb: {rank}: the selected tests have ranks 0 to {most - 1}")
+
+
 def reaches_sglang(plan: Plan) -> bool:
     """Return whether the ranks of a test use SGLang, by fixtures or by an import in its file."""
     return plan.topology.server_args is not None or "sglang" in sys.modules

@@ -49,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     with _as_pytest_usage_error():
         registration.register(config, strict=not is_rank())
         given = options.options_of(config)
+        options.check_debuggers(config)
         if given.sanitize_allow:
             from pytest_pprank.report.allowances import read_allowances
 
@@ -129,6 +130,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if config.option.collectonly:
             planning.checked_reverts(options.options_of(config).reverts)
             return
+        planning.check_debugged(config, ranked)
         if ranked:
             from pytest_pprank.controller import coverage, neighbours, session
             from pytest_pprank.sglang.static import release
@@ -174,6 +176,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if not reruns.run(item, nextitem, lambda: controller.reports(item, plan, nextitem)):
         controller.run(item, plan, nextitem)
     _finish(item, nextitem)
+    if controller.leave:
+        pytest.exit("Quitting debugger")  # in pytest's words
     return True
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pytest_pprank.words import rank_name
+
 SIZE_FIXTURE = "_pprank_size"
 """The parameter of a ranked test whose value is its `Sizes`."""
 
@@ -44,6 +46,15 @@ class Sizes:
     def largest_role(self) -> int:
         """The largest number of stages of one role: ranks of one role cannot share a GPU."""
         return max(role.stages for role in self.roles)
+
+    @property
+    def rank_names(self) -> dict[int, str]:
+        """What to call each rank: its number and its stage."""
+        return {
+            role.first + stage: rank_name(role.first + stage, role.name, stage, role.stages)
+            for role in self.roles
+            for stage in range(role.stages)
+        }
 
     @property
     def id(self) -> str:

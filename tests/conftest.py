@@ -96,6 +96,7 @@ class Runner:
             command,
             cwd=self.folder,
             env=self.environment(**kwargs.pop("env", {})),
+            stdin=subprocess.DEVNULL,  # where there is a terminal, ranks stop on it
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

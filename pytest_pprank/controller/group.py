@@ -7,10 +7,11 @@ import selectors
 import shutil
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from pytest_pprank.controller.output import Listener, RankPipes
 from pytest_pprank.controller.start import StartClock, StartErrors
@@ -18,6 +19,7 @@ from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
 from pytest_pprank.oplog.read.meetings import Meetings
 from pytest_pprank.protocol.channel import Channel, ChannelClosed, pack
+from pytest_pprank.protocol.group_note import GroupNote, RankNote
 from pytest_pprank.protocol.messages import (
     Exchange,
     Exchanged,
@@ -66,8 +68,11 @@ class WorkerGroup:
         order: StartGroup,
         on_warning: Callable[[int, WarningSeen], None],
         listeners: Iterable[Listener] = (),
+        names: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
+        """`names`: what to call the ranks (`Sizes.rank_names`)."""
         self.name = order.group
+        self.names = names
         self.world_size = order.nproc
         self.workdir = Path(order.workdir)
         self.ranks: dict[int, RankPeer] = {}  # in rank order, once the group is up
@@ -119,6 +124,11 @@ class WorkerGroup:
             self.messages(0)  # from the launcher; ranks are not registered yet
             self._check_start(deadline)
         self.ranks = dict(sorted(self.ranks.items()))
+        notes = (
+            RankNote.of(rank, self.names.get(rank, f"rank {rank}"), peer.pid)
+            for rank, peer in self.ranks.items()
+        )
+        GroupNote(self.name, os.getpid(), tuple(notes)).write(self.workdir)
         for peer in self.ranks.values():
             self._selector.register(peer.channel, selectors.EVENT_READ, peer)
 

@@ -40,6 +40,17 @@ class Listeners:
         if self._logs is not None:
             self._logs.begin(nodeid)
 
+    @property
+    def live(self) -> bool:
+        """Whether the terminal shows what ranks print."""
+        return self._live is not None
+
+    def hold(self, held: bool) -> None:
+        """Show unfinished lines, and then nothing while `held`: a rank has the terminal."""
+        if self._live is not None:
+            self._live.flush()
+            self._live.hold(held)
+
     def flush(self) -> None:
         """End a test: show unfinished lines."""
         if self._live is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 _COLORS = ("cyan", "yellow", "green", "purple", "blue", "red")
 _LONGEST_LINE = 64 * 1024
+_MOST_HELD = 1000
+"""How many pieces of output are kept while a rank is debugged; the last ones."""
 
 
 class Terminal(Protocol):
@@ -29,6 +32,13 @@ class LiveLines:
         self._terminal = terminal
         self._before = before
         self._partial: dict[tuple[int, str], bytes] = {}
+        self._held: deque[tuple[int, list[bytes]]] | None = None
+
+    def hold(self, held: bool) -> None:
+        """Keep what comes while another one writes to the terminal, and show it after that."""
+        kept, self._held = self._held, deque(maxlen=_MOST_HELD) if held else None
+        for rank, lines in kept or ():
+            self._show(rank, lines)
 
     def __call__(self, rank: int, stream: str, data: bytes) -> None:
         """Show the lines that the data completes."""
@@ -47,6 +57,9 @@ class LiveLines:
         self._partial.clear()
 
     def _show(self, rank: int, lines: list[bytes]) -> None:
+        if self._held is not None:
+            self._held.append((rank, lines))
+            return
         self._before()
         self._terminal.ensure_newline()
         color = {_COLORS[rank % len(_COLORS)]: True}

@@ -31,12 +31,22 @@ def describe_silent(pid: int) -> str:
         return f"(no answer: it is {state})"
     if found is None:
         return f"(no answer: it is {state}; with py-spy installed its stacks would be here)"
-    stacks = subprocess.run(
-        [found, "dump", "--nonblocking", "--pid", str(pid)],
-        capture_output=True, text=True, timeout=_SECONDS, check=False,
-    )  # fmt: skip
+    stacks = _dump(found, pid)
     said = stacks.stdout or stacks.stderr.partition("\n")[0]
     return f"(no answer: it is {state}; by py-spy:)\n{said}".rstrip()
+
+
+def stacks_by_py_spy(pid: int) -> str:
+    """Return the stacks that py-spy finds; empty if it is not installed, or may not look."""
+    found = _py_spy()
+    return "" if found is None else _dump(found, pid).stdout
+
+
+def _dump(py_spy: str, pid: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [py_spy, "dump", "--nonblocking", "--pid", str(pid)],
+        capture_output=True, text=True, timeout=_SECONDS, check=False,
+    )  # fmt: skip
 
 
 def is_stopped(pid: int) -> bool:

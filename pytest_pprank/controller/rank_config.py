@@ -111,12 +111,6 @@ def rank_options(config: pytest.Config) -> bytes:
     return pickle.dumps(options)
 
 
-def debugger_asked(config: pytest.Config) -> str:
-    """Return the option that requests a debugger (--pdb, --trace); empty if there is none."""
-    flags = {"--pdb": "usepdb", "--trace": "trace"}
-    return next((flag for flag, name in flags.items() if config.getoption(name, False)), "")
-
-
 def rank_arguments(config: pytest.Config, items: list[pytest.Item]) -> tuple[str, ...]:
     """Return the command line of a rank: plugins to load or block, then files to collect."""
     blocked = [f"no:{name}" for name in _BLOCKED]

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from pytest_pprank._pytest_compat import basetemp_of
+from pytest_pprank.controller.debugger.debug import Debug
 from pytest_pprank.controller.following import following, lacking
 from pytest_pprank.controller.group import WorkerGroup
 from pytest_pprank.controller.lease_group import GroupLease
@@ -17,7 +18,6 @@ from pytest_pprank.controller.nodes import RankNodes
 from pytest_pprank.controller.page import PageRecorder
 from pytest_pprank.controller.progress import Progress
 from pytest_pprank.controller.rank_config import (
-    debugger_asked,
     plugin_modules,
     rank_arguments,
     rank_options,
@@ -81,6 +81,9 @@ class ControllerSession:
         self._interrupted: tuple[Detail, ...] = ()
         self._start_failures = 0
         self._started: tuple[str, float] | None = None
+        self._debug: Debug | None = None
+        self.leave = False
+        """Whether the user has left a debugger in a way that stops the run."""
         self.tally = GroupTally()
         self._warnings = WarningRelay(config)
         described = tuple(r.describe() for r in self._reverts)
@@ -95,12 +98,10 @@ class ControllerSession:
         """Fix the order of the tests and start importing torch and SGLang in the background."""
         self._ranked = [item for item in session.items if plan_of(item) is not None]
         self._order = {item: index for index, item in enumerate(session.items)}
-        if self._ranked and (flag := debugger_asked(self._config)):
-            self._warnings.warn(
-                f"pprank: {flag} has no effect on the {len(self._ranked)} ranked test(s): they run "
-                "in processes without a terminal; their failures are told as without it"
-            )
         if self._ranked:
+            self._debug = Debug(self._config, self._listeners)
+            if refused := self._debug.refused(len(self._ranked)):
+                self._warnings.warn(refused)
             self._start_launcher(planned(self._ranked[0]).topology.device)
             if not self._options.keep:
                 self._progress.announce(f"importing {self._preload_words} once, for all ranks")
@@ -138,6 +139,7 @@ class ControllerSession:
         self._listeners.begin(item.nodeid)
         self._page.begin()
         outcome = self._outcome(item, plan, nextitem)
+        self.leave |= outcome.leave
         self._listeners.flush()
         if self._config.getoption("capture", "fd") == "no":
             outcome.printed.clear()  # it has been shown live
@@ -200,7 +202,8 @@ class ControllerSession:
     def _run_test(
         self, group: WorkerGroup, order: RunTest, plan: Plan, item: pytest.Item
     ) -> TestOutcome:
-        run = TestRun(group, order, plan.timeout, self._options.grace)
+        assert self._debug is not None
+        run = TestRun(group, order, plan.timeout, self._options.grace, self._debug.prompt)
         try:
             with self.tally.testing():
                 outcome = run.wait()
@@ -297,10 +300,12 @@ class ControllerSession:
             workdir=bootstrap.workdir,
             bootstrap=pickle.dumps(bootstrap),
         )
-        return WorkerGroup(self._launcher, order, self._warnings, self._listeners.all)
+        names = topology.sizes.rank_names
+        return WorkerGroup(self._launcher, order, self._warnings, self._listeners.all, names)
 
     def _bootstrap(self, name: str, topology: Topology) -> RankBootstrap:
         assert self._launcher is not None
+        assert self._debug is not None
         items = [item for item in self._ranked if planned(item).topology == topology]
         return RankBootstrap(
             address=self._launcher.listener.address,
@@ -325,6 +330,7 @@ class ControllerSession:
             },
             workerinputs=self._nodes.up(name, topology.world_size),
             trace=self._page.wanted,
+            debugging=self._debug.debugging,
         )
 
     def _drop_group(self, *, orderly: bool) -> None:
@@ -395,6 +401,8 @@ class ControllerSession:
             self._stop_launcher()
             self._lease.give_back()
             self._listeners.close()
+            if self._debug is not None:
+                self._debug.close()
 
     def _stop_launcher(self) -> None:
         launcher, self._launcher = self._launcher, None

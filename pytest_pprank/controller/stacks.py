@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_pprank.controller.process_state import describe_silent
@@ -17,9 +18,18 @@ _POLL_SECONDS = 0.02
 def ask_for_stacks(workdir: Path, pids: dict[int, int]) -> tuple[tuple[str, str], ...]:
     """Return (title, text) per rank. `pids` maps a rank to its process id.
 
-    faulthandler writes from the signal handler itself, so this works while the rank is inside a
-    blocking call, with or without the GIL. For a process that does not answer, for example because
-    it is stopped, the text is what can be seen from outside.
+    For a process that does not answer, for example because it is stopped, the text is what can be
+    seen from outside.
+    """
+    texts = stacks_of(workdir, pids)
+    return fold("Stacks", {rank: _shown(texts.get(rank), pids[rank]) for rank in pids})
+
+
+def stacks_of(workdir: Path, pids: Mapping[int, int]) -> dict[int, str]:
+    """Return what faulthandler writes in each process; processes that do not answer are left out.
+
+    It writes from the signal handler itself, so this works while the rank is inside a blocking
+    call, with or without the GIL.
     """
     before = {rank: _size(stacks_file(workdir, rank)) for rank in pids}
     asked = [rank for rank, pid in pids.items() if _signal(pid)]
@@ -32,7 +42,7 @@ def ask_for_stacks(workdir: Path, pids: dict[int, int]) -> tuple[tuple[str, str]
             # faulthandler writes one stack per thread, the one titled "Current thread" last
             if "Current thread" in text and text == _read(stacks_file(workdir, rank), before[rank]):
                 texts[rank] = text
-    return fold("Stacks", {rank: _shown(texts.get(rank), pids[rank]) for rank in pids})
+    return texts
 
 
 def _shown(text: str | None, pid: int) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_pprank.controller.debugger.places import describe_running
+from pytest_pprank.controller.debugger.prompt import Prompt
 from pytest_pprank.controller.observer import Observer
 from pytest_pprank.controller.post_mortem import look_at
 from pytest_pprank.controller.run.deadlines import Deadlines
 from pytest_pprank.controller.run.judge import TICK_SECONDS, Judge
 from pytest_pprank.controller.run.state import LAUNCHER, RunState
-from pytest_pprank.controller.run.steps import Action, Answer, Query
+from pytest_pprank.controller.run.steps import Action, Answer, Lend, PhaseOver, Query, ShowRanks
 from pytest_pprank.controller.worlds import left_changed, why_spoiled
 from pytest_pprank.oplog.read.waits import Waits
 from pytest_pprank.protocol.channel import pack
+from pytest_pprank.protocol.group_note import note_test
 from pytest_pprank.protocol.messages import RunTest, UpdateLedger
 from pytest_pprank.report.evidence import split_stderr
 from pytest_pprank.report.outcome import Printed, TestOutcome
@@ -35,8 +38,12 @@ class TestRun:
 
     __test__ = False
 
-    def __init__(self, group: WorkerGroup, order: RunTest, timeout: float, grace: float) -> None:
+    def __init__(
+        self, group: WorkerGroup, order: RunTest, timeout: float, grace: float, prompt: Prompt
+    ) -> None:
+        """`prompt`: what lends the terminal to ranks that stop in a debugger."""
         self._group = group
+        self._prompt = prompt
         self._began = time.monotonic()
         self._state = RunState(order, group.world_size, Deadlines(timeout, grace, self._began))
         self._judge = Judge(self._state, self._began)
@@ -47,14 +54,20 @@ class TestRun:
         group.pipes.read()
         for rank in group.ranks:
             group.pipes.take_read(rank)  # discard output printed between tests
+        note_test(group.workdir, order.nodeid)
         group.send_packed(group.ranks, pack(order))
 
     def wait(self) -> TestOutcome:
         """Return when every rank is done, or when a verdict on a problem ends the test."""
         trouble = None
-        while not self._state.over and trouble is None:
-            self._listen(self._judge.patience(time.monotonic()))
-            trouble = self._trouble()
+        try:
+            while not self._state.over and trouble is None:
+                self._listen(self._judge.patience(time.monotonic()))
+                self._act(self._state.turns(time.monotonic()))
+                trouble = self._trouble()
+        finally:
+            self._prompt.take_back()
+            note_test(self._group.workdir, "")
         if trouble is not None:
             self._drain()
         return self._outcome(trouble)
@@ -72,19 +85,21 @@ class TestRun:
         return places + ((("who waits for whom", waits),) if waits else ()) + details
 
     def _outcome(self, trouble: Trouble | None) -> TestOutcome:
-        done = self._state.done
+        done, quit_ = self._state.done, self._state.stops.quit
+        unsettled = trouble is not None or any(it.unsettled for it in done.values())
         return TestOutcome(
             reports=self._state.reports.by_rank,
             printed=self._printed,
             troubles=[trouble] if trouble else [],
             spoiled=why_spoiled(done, None if trouble else self._observer.left_over),
-            unsettled=trouble is not None or any(it.unsettled for it in done.values()),
+            unsettled=unsettled or quit_ is not None,
             seconds=time.monotonic() - self._began,
             findings=self._state.findings,
             perturbed={rank: it.perturbed for rank, it in done.items()},
             left=left_changed(done),
             waits=self.waits,
             places={**self._state.inside(), **self._state.progress()},
+            leave=quit_ is not None and quit_.session,
         )
 
     # messages
@@ -110,13 +125,35 @@ class TestRun:
         for action in actions:
             if isinstance(action, Answer):
                 self._group.answer(action.ranks, action.message)
-            else:
+            elif isinstance(action, PhaseOver):
                 self._take_printed(action.rank, action.phase)
+            elif isinstance(action, ShowRanks):
+                self._prompt.tell(self._group, action.rank, self._places(action.stopped))
+            else:
+                if isinstance(action, Lend) and action.failed:
+                    self._show_printed(action.rank)
+                self._prompt.act(self._group, action)
 
     def _take_printed(self, rank: int, phase: str) -> None:
         for stream, text in self._group.pipes.take_read(rank).items():
             streams = self._printed[rank].setdefault(phase, {})
             streams[stream] = streams.get(stream, "") + text
+
+    # the debugger
+
+    def _show_printed(self, rank: int) -> None:
+        """Show what a rank has printed before its failure, as pytest does."""
+        phase = self._state.reports.phase(rank)
+        self._group.pipes.read()
+        self._take_printed(rank, phase)
+        self._prompt.show_printed(rank, self._printed[rank].get(phase, {}))
+
+    def _places(self, stopped: Mapping[int, str]) -> Mapping[int, str]:
+        """Return where each rank is, in words; of a rank that runs, at which line."""
+        running = {r: place for r, place in self._state.inside().items() if r not in stopped}
+        pids = {rank: self._group.ranks[rank].pid for rank in running}
+        inside = describe_running(self._group.workdir, running, pids, self._waits())
+        return {**self._state.progress(), **inside, **stopped}
 
     # verdicts and their evidence
 

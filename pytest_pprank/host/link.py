@@ -10,6 +10,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import NoReturn
 
 from pytest_pprank.errors import PeerError
@@ -17,12 +18,16 @@ from pytest_pprank.protocol.channel import Channel, ChannelClosed
 from pytest_pprank.protocol.messages import (
     Exchange,
     Exchanged,
+    Iterate,
     LedgerUpdated,
     Message,
     Pause,
+    Released,
     Report,
     RunTest,
     Shutdown,
+    Told,
+    Turn,
     UpdateLedger,
 )
 from pytest_pprank.trace.file import MEETING
@@ -58,6 +63,10 @@ class Link:
         self._serial = 0
         self._lock = threading.Lock()
         self.shutting_down = False
+        self.debugger: SimpleQueue[Turn | Told | Iterate | Released] = SimpleQueue()
+        """What the controller says to a debugger at its prompt."""
+        self.at_loss: Callable[[], None] = lambda: None
+        """Called before this rank is killed because the controller is gone."""
         threading.Thread(target=self._pprank_service, name="pprank-link", daemon=True).start()
 
     def send(self, message: Message) -> None:
@@ -109,7 +118,7 @@ class Link:
         try:
             message = self._channel.receive()
         except ChannelClosed:
-            _kill_own_process_group()
+            self._end()
         if isinstance(message, Exchanged):
             self._answer = message
         elif isinstance(message, (RunTest, Shutdown)):
@@ -127,8 +136,14 @@ class Link:
                 elif isinstance(message, UpdateLedger):
                     self._update_ledger()
                     self._channel.send(LedgerUpdated())
+                elif isinstance(message, (Turn, Told, Iterate, Released)):
+                    self.debugger.put(message)
         except ChannelClosed:
-            _kill_own_process_group()
+            self._end()
+
+    def _end(self) -> NoReturn:
+        self.at_loss()
+        _kill_own_process_group()
 
 
 def _kill_own_process_group() -> NoReturn:

@@ -18,7 +18,7 @@ from pytest_pprank._pytest_compat import (
     tear_down_for,
 )
 from pytest_pprank.errors import PeerError
-from pytest_pprank.host.debugger import refuse_debuggers
+from pytest_pprank.host.debugger.entry import RankDebugger
 from pytest_pprank.host.lifecycles import begin_call, running
 from pytest_pprank.host.link import Link
 from pytest_pprank.known import marks
@@ -83,6 +83,7 @@ class RankSession:
         self._link = link
         separate_roles = bootstrap.server_args is not None and len(bootstrap.sizes.roles) > 1
         self._world = WorldWatch(pprank, separate_roles=separate_roles)
+        self._debugger = RankDebugger(config, bootstrap.debugging, pprank, link)
         self._items: dict[ItemKey, pytest.Item] = {}
         self._collect_errors: dict[str, str] = {}
         self._peers_ready = True
@@ -99,7 +100,7 @@ class RankSession:
 
     def pytest_sessionstart(self) -> None:
         """Notify other plugins and conftest files that this rank has started."""
-        refuse_debuggers()
+        self._debugger.install()
         self._config.hook.pytest_pprank_rank_started(pprank=self._pprank)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -172,7 +173,8 @@ class RankSession:
         store.begin_test(order.serial)
         self._world.begin_test()
         self._last_report = None
-        with running(order, self._pprank, self._send_finding) as lifecycles:
+        watched = running(order, self._pprank, self._send_finding)
+        with watched as lifecycles, self._debugger.in_test(item):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         world = self._world.end(last=order.next_key is None)
         unsettled = (self._pprank.failed or erred()) and _has_process_group()
@@ -217,14 +219,15 @@ class RankSession:
         return set(payloads) == {b"passed"}
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self) -> Generator[None, None, None]:
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
         """Run the call phase only if every rank has passed setup."""
         if not self._peers_ready:
             raise PeersNotReady
         begin_call()
         self._world.begin_call()
         try:
-            return (yield)
+            with self._debugger.traced(item):
+                return (yield)
         finally:
             self._world.end_call()
 
@@ -235,7 +238,9 @@ class RankSession:
         """Say that a failure is being written down: pytest parses the test's files for it."""
         if call.excinfo is not None:
             self._link.send(WritesReport())
-        return (yield)
+        report = yield
+        self._debugger.examine(call, report)  # before the peers are told
+        return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> None:

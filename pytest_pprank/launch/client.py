@@ -267,6 +267,12 @@ def short_folder() -> str:
     return usual if len(os.fsencode(usual)) <= _LONGEST_FOLDER else "/tmp"
 
 
+def run_folders() -> list[Path]:
+    """Return the folders of this user's runs, one for each pytest that has a launcher."""
+    found = Path(short_folder()).glob(f"{_FOLDER}*")
+    return sorted(path for path in found if path.lstat().st_uid == os.geteuid())
+
+
 def _interpreter_flags() -> list[str]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return flags

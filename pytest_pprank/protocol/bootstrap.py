@@ -13,6 +13,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Debugging:
+    """When a rank is to stop in a debugger.
+
+    `post_mortem`: at failures (--pdb). `trace`: at the start of each test. `only`: on this rank
+    alone (None: on all). `refusal`: why there is no terminal; empty if there is one.
+    """
+
+    post_mortem: bool = False
+    trace: bool = False
+    only: int | None = None
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
 class RankBootstrap:
     """Everything a fresh process needs to become a rank; pickled into torch elastic's arguments.
 
@@ -23,7 +37,8 @@ class RankBootstrap:
     `server_args`: SGLang's (None: the group never uses SGLang). `reverts`: edits that take SGLang
     fixes out. `environment`: variables to set (None: to remove). `workerinputs`: by rank, what
     plugins of the controller pass to those of the rank (protocol.worker_data).
-    `trace`: whether the ranks record what they do, for the page of the run.
+    `trace`: whether the ranks record what they do, for the page of the run. `debugging`:
+    when to stop in a debugger.
     """
 
     address: tuple[str, int]
@@ -44,3 +59,4 @@ class RankBootstrap:
     environment: dict[str, str | None] = field(default_factory=dict)
     workerinputs: tuple[bytes, ...] = ()
     trace: bool = False
+    debugging: Debugging = Debugging()

@@ -20,6 +20,10 @@ A finding of a sanitizer is sent alone and at once (Found). The report of a phas
 message that ends the phase; reports of subtests are sent alone (PhaseReport). A rank may stop the
 deadlines of its test (Pause) while somebody debugs it.
 
+A rank that has stopped in pdb asks for the terminal (Stopped) and gets it on its watch (Turn); it
+gives it back with Resumed, or with another Stopped. What is typed there about other ranks is sent
+to the controller (Asked), which answers on the watch (Told).
+
 For the launcher process: StartGroup and KillGroup from the controller, Preloaded and GroupEnded to
 it. Objects of the test's author cross only as opaque bytes, so the controller never imports what a
 rank has imported.
@@ -34,7 +38,7 @@ from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.protocol.schedule import Schedule
 from pytest_pprank.protocol.world import World
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Incremented whenever a message changes; both ends refuse another number."""
 
 ItemKey = tuple[str, ...]
@@ -171,6 +175,68 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """A rank has stopped in pdb at `where` and waits for the terminal.
+
+    `how`: ``set_trace``, ``runcall`` (--trace) or ``post_mortem`` (--pdb). `main`: whether the main
+    thread has stopped, which alone can be interrupted by Ctrl-C. `stays`: why this rank cannot take
+    part in an iteration of the engine, in words; empty if it can. `then`: a rank that the user
+    wants to talk to next, else -1.
+    """
+
+    where: str
+    how: str
+    main: bool = True
+    stays: str = ""
+    then: int = -1
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A rank leaves the prompt and runs on; with `stepping` it is likely to be back soon."""
+
+    stepping: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A command at the prompt of a rank: ``rank``, ``ranks``, ``iterate``, ``quit``, ``exit``."""
+
+    command: str
+    argument: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The terminal is this rank's. `announce`: its user has talked to another rank before.
+
+    `term`: the kind of terminal, as in the environment variable TERM.
+    """
+
+    announce: bool
+    term: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """The answer to Asked: what to show, or an empty text if the command may be carried out."""
+
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """Let the engine do `times` iterations, together with all other ranks: all have stopped."""
+
+    times: int
+
+
+@dataclass(frozen=True)
+class Released:
+    """The user has ended the test from the prompt of another rank: nobody will talk to this one."""
+
+
+@dataclass(frozen=True)
 class UpdateLedger:
     """Note which operations that nobody waits for are done, and dump NCCL's flight recorder."""
 
@@ -259,6 +325,13 @@ Message: TypeAlias = (
     | Exchanged
     | TestDone
     | Pause
+    | Stopped
+    | Resumed
+    | Asked
+    | Turn
+    | Told
+    | Iterate
+    | Released
     | UpdateLedger
     | LedgerUpdated
     | WritesReport

@@ -22,7 +22,8 @@ class TestOutcome:
     for the user; `unsettled` replaces the group silently. `findings`: those of the sanitizers.
     `perturbed`: by rank, what the perturbations did, in words. `left`: in words, the process
     settings that the test had changed and that were restored. `waits`: who waited for whom when a
-    trouble ended the test. `places`: by rank, where it was then, or what had become of it.
+    trouble ended the test. `places`: by rank, where it was then, or what had become of it. `leave`:
+    whether the user has left the debugger in a way that stops the run.
     """
 
     __test__ = False
@@ -37,3 +38,4 @@ class TestOutcome:
     left: str = ""
     waits: Waits = field(default_factory=Waits)
     places: dict[int, str] = field(default_factory=dict)
+    leave: bool = False

@@ -98,10 +98,7 @@ class Late(Trouble):
         return "\n".join([text, *self.waits])
 
     def _places(self) -> str:
-        return "; ".join(
-            f"{plural_ranks(ranks)} {'is' if len(ranks) == 1 else 'are'} still inside {place}"
-            for place, ranks in _by_value(self.inside)
-        )
+        return "; ".join(_still(self.inside))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +161,21 @@ class Stopped(Late):
         return self._with_waits(f"{words} for {self.seconds:.1f} s: {self._places()}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Quit(Trouble):
+    """The user has ended the test at the prompt of `rank`; `inside`: which ranks had not ended."""
+
+    kind = "quit in the debugger"
+    rank: int
+    where: str
+    inside: Mapping[int, str]
+
+    @property
+    def text(self) -> str:
+        text = f"you ended the test at the prompt of rank {self.rank}, at {self.where}"
+        return "; ".join([text, *_still(self.inside)])
+
+
 def describe_exit(code: int | None) -> str:
     """Return in words how a process ended; negative codes are signals, as in subprocess."""
     if code is None:
@@ -174,6 +186,13 @@ def describe_exit(code: int | None) -> str:
         except ValueError:
             return f"killed by signal {-code}"
     return f"it exited with code {code}"
+
+
+def _still(inside: Mapping[int, str]) -> list[str]:
+    return [
+        f"{plural_ranks(ranks)} {'is' if len(ranks) == 1 else 'are'} still inside {place}"
+        for place, ranks in _by_value(inside)
+    ]
 
 
 def _by_value(places: Mapping[int, str]) -> list[tuple[str, list[int]]]:

@@ -52,15 +52,16 @@ def run(module_runner: Runner) -> Run:
     return module_runner.run("--pp-size=2", "--pprank-device=cpu", "--pdb", "test_it.py")
 
 
-def test_pdb_is_said_to_have_no_effect(run: Run) -> None:
-    assert run.out.count("pprank: --pdb has no effect on the 6 ranked test(s)") == 1
+def test_pdb_without_a_terminal_is_said_to_have_no_effect(run: Run) -> None:
+    said = "pprank: --pdb cannot stop in the 6 ranked test(s): standard input is not a terminal"
+    assert run.out.count(said) == 1
 
 
 @pytest.mark.parametrize("test", ["test_breakpoint", "test_set_trace"])
 def test_breakpoint_says_why_not(run: Run, test: str) -> None:
     block = run.failure(f"{test}[pp2]")
     assert "breakpoint() on rank" in block
-    assert "without a terminal" in block
+    assert "standard input is not a terminal" in block
     assert "BdbQuit" not in run.out
 
 

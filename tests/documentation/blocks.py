@@ -5,7 +5,8 @@
   page with output below it must use that file.
 - `diff` is a change of such a file or of an example, for the commands of the next block only.
 - `console` has commands, each after ``$ ``. A command with output below it is run, and must print
-  that output (``...`` stands for anything). The other commands are only checked.
+  that output (``...`` stands for anything). The other commands are only checked. What the output
+  shows behind a prompt of pdb is typed there.
 """
 
 from __future__ import annotations

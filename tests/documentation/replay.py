@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from documentation import typed
 from documentation.blocks import Block, Command, blocks, command_needs_sglang, needs_sglang
 from documentation.pages import ROOT, pages
 
@@ -91,7 +92,9 @@ def words(command: Command) -> list[str]:
 
 
 def printed(command: Command, folder: Path, environment: Mapping[str, str]) -> str:
-    """Return the output of a command, run in `folder`."""
+    """Return the output of a command, run in `folder`; where the page shows it, at a prompt."""
+    if said := typed.lines(command.output):
+        return typed.talk(words(command), folder, environment, said)
     done = subprocess.run(
         words(command),
         cwd=folder,

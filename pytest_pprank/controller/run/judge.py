@@ -22,9 +22,18 @@ from pytest_pprank.controller.run.steps import (
     StoppedFound,
 )
 from pytest_pprank.controller.run.stopped_ranks import StoppedRanks
+from pytest_pprank.controller.run.stops import Quit as UserQuit
 from pytest_pprank.oplog.read.waits import Waits
 from pytest_pprank.oplog.read.watch import Waiting, WaitWatch
-from pytest_pprank.report.verdicts import Hung, Late, RanksDiverged, Stopped, Stuck, Trouble
+from pytest_pprank.report.verdicts import (
+    Hung,
+    Late,
+    Quit,
+    RanksDiverged,
+    Stopped,
+    Stuck,
+    Trouble,
+)
 
 TICK_SECONDS = 0.25
 _CERTAIN_SECONDS = 0.75
@@ -72,11 +81,21 @@ class Judge:
         self._state.mark_arrivals(now)
         if self._state.dead or self._state.group_ended:
             return self._deaths.begin()
+        if (end := self._state.stops.quit) and (left := self._left_behind(end, now)):
+            return Quit(rank=end.rank, where=end.where, inside=left)
         if self._state.over:
             return None
         if self._deadlines.since_start(now) > _SHORT_SECONDS:
             return FindDebuggers()
         return self._unless_paused(now)
+
+    def _left_behind(self, end: UserQuit, now: float) -> dict[int, str]:
+        """Return the ranks that have not got through since the user has quit, and where they are.
+
+        No rank, as long as one that was asked about its failure has not reported it.
+        """
+        left = self._state.inside_since_quit()
+        return {} if end.reporting & {*left} and now < end.patience else left
 
     def _weigh(self, now: float, seen: QueryResult) -> Trouble | Query | None:
         if isinstance(seen, EndAwaited):

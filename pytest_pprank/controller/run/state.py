@@ -11,8 +11,10 @@ from typing import Any
 from pytest_pprank.controller.run.deadlines import Deadlines
 from pytest_pprank.controller.run.reports import PhaseReports
 from pytest_pprank.controller.run.steps import Action, Answer, PhaseOver
+from pytest_pprank.controller.run.stops import Stops
 from pytest_pprank.oplog.read.meetings import Meetings
 from pytest_pprank.protocol.messages import (
+    Asked,
     Exchange,
     Exchanged,
     Found,
@@ -23,12 +25,15 @@ from pytest_pprank.protocol.messages import (
     PhaseReport,
     RankBroken,
     Report,
+    Resumed,
     RunTest,
+    Stopped,
     TestDone,
     WritesReport,
 )
 from pytest_pprank.report.findings import Findings
 
+_AT_PROMPT = "it has stopped in the debugger"
 LAUNCHER = -1
 """The sender of GroupEnded; also the launcher's rank in Hello."""
 
@@ -45,10 +50,13 @@ class RunState:
         self.done: dict[int, TestDone] = {}
         self.dead: dict[int, str] = {}
         """Lost ranks, in order, each with the error it has reported, or an empty string."""
+        self.stops = Stops(self.ranks)
         self.group_ended = False
         self._serial = order.serial
         self._updated_ledgers: set[int] = set()
         self._writing: set[int] = set()
+        self._paused_before: dict[int, str] = {}
+        self._inside_at_quit: dict[int, str] = {}
         self._actions: list[Action] = []
         self._handlers: Mapping[type, Callable[[int, Any, float], None]] = {
             type(None): self._lost,
@@ -58,6 +66,9 @@ class RunState:
             Exchange: self._exchange,
             TestDone: self._finished,
             Pause: self._pause,
+            Stopped: self._stopped,
+            Resumed: self._resumed,
+            Asked: self._asked,
             LedgerUpdated: self._ledger_updated,
             WritesReport: self._writes,
             GroupEnded: self._group_gone,
@@ -78,6 +89,10 @@ class RunState:
             self.findings.add(rank, message.finding)
         return self._pop_actions()
 
+    def turns(self, now: float) -> Iterable[Action]:
+        """Return the actions that lend the terminal to a stopped rank; call it repeatedly."""
+        return tuple(self.stops.turns(now))
+
     def mark_arrivals(self, now: float) -> None:
         """Start the grace period if a rank has finished; call after processing all messages."""
         self.deadlines.mark_arrivals(bool(self.done) or self.meetings.any_at_end_of_phase(), now)
@@ -95,6 +110,11 @@ class RunState:
         """Return the ranks that have neither finished their phase nor died, and where each is."""
         inside = set(self.ranks) - self.arrived() - set(self.dead)
         return {rank: self.place(rank) for rank in sorted(inside)}
+
+    def inside_since_quit(self) -> dict[int, str]:
+        """Return the ranks still inside the phase in which the user has ended the test."""
+        phase, before = self.reports.phase, self._inside_at_quit
+        return {r: place for r, place in self.inside().items() if before.get(r) == phase(r)}
 
     def place(self, rank: int) -> str:
         """Return where a rank is, in words."""
@@ -128,8 +148,10 @@ class RunState:
 
     # handlers of messages
 
-    def _lost(self, rank: int, message: RankBroken | None, _now: float) -> None:
+    def _lost(self, rank: int, message: RankBroken | None, now: float) -> None:
         self.dead.setdefault(rank, message.text if message else "")
+        self._actions += self.stops.lose(rank)
+        self._leave_prompt(rank, now)
         self.meetings.leave(rank, "died")
 
     def _reported(self, rank: int, message: PhaseReport, _now: float) -> None:
@@ -157,6 +179,31 @@ class RunState:
             self.deadlines.pause(rank, message.reason, now)
         else:
             self.deadlines.resume(rank, now)
+
+    def _stopped(self, rank: int, message: Stopped, now: float) -> None:
+        before = self.deadlines.paused_by.get(rank, "")
+        if before != _AT_PROMPT:
+            self._paused_before[rank] = before
+        self.deadlines.pause(rank, _AT_PROMPT, now)
+        self._actions += self.stops.stop(rank, message, now)
+
+    def _resumed(self, rank: int, message: Resumed, now: float) -> None:
+        self._actions += self.stops.resume(rank, message, now)
+        self._leave_prompt(rank, now)
+
+    def _asked(self, rank: int, message: Asked, now: float) -> None:
+        self._actions += self.stops.asked(rank, message, now)
+        if self.stops.quit is not None:
+            self._inside_at_quit = {each: self.reports.phase(each) for each in self.inside()}
+            for each in self.ranks:
+                self._leave_prompt(each, now)
+
+    def _leave_prompt(self, rank: int, now: float) -> None:
+        """Let the clock go on, unless the test itself had paused it before."""
+        if self.deadlines.paused_by.get(rank) == _AT_PROMPT:
+            self.deadlines.resume(rank, now)
+            if before := self._paused_before.pop(rank, ""):
+                self.deadlines.pause(rank, before, now)
 
     def _ledger_updated(self, rank: int, _message: LedgerUpdated, _now: float) -> None:
         self._updated_ledgers.add(rank)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from pytest_pprank.oplog.read.waits import InMeeting, Waits
-from pytest_pprank.protocol.messages import Exchanged, GroupEnded
+from pytest_pprank.protocol.messages import Exchanged, GroupEnded, Iterate, Released, Told
 
 # actions, to be performed at once and in order
 
@@ -27,7 +27,41 @@ class PhaseOver:
     phase: str
 
 
-Action = Answer | PhaseOver
+@dataclass(frozen=True)
+class Lend:
+    """Lend the terminal to `rank`, which has stopped.
+
+    `failed`: it has failed in this phase, so show what it has printed (empty: it has not failed).
+    """
+
+    rank: int
+    announce: bool
+    main: bool
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class TakeBack:
+    """Take the terminal back: the rank that had it runs on, or is dead."""
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Tell `rank`, which has stopped, what follows from a command at a prompt."""
+
+    rank: int
+    message: Told | Released | Iterate
+
+
+@dataclass(frozen=True)
+class ShowRanks:
+    """Tell `rank` where all ranks are; `stopped`: where those are that are in the debugger."""
+
+    rank: int
+    stopped: Mapping[int, str]
+
+
+Action = Answer | PhaseOver | Lend | TakeBack | Tell | ShowRanks
 
 # queries about what must be known for a decision, and their results
 
