@@ -23,10 +23,12 @@ CAPABILITIES = {
     "test_generate_pressure": "memory pressure",
     "test_refusals": "refusals",
     "test_control": "control requests",
+    "test_timeouts": "time limits",
     "test_generate_grammar": "grammars",
     "test_generate_models": "models",
     "test_overlap": "overlap schedule",
     "test_disagg_reasons": "reasons for a failure",
+    "test_disagg_models": "models in prefill/decode",
     "test_disagg_alone": "prefill/decode, one stage each",
     "test_disagg": "prefill/decode",
 }

@@ -104,7 +104,7 @@ class Disagg(Engine):
     every stage of both roles does one. KV moves in threads of the transfer engine, during
     iterations and between calls.
 
-    Attributes: `scheduler`, this rank's; `prefill` and `decode`, a `Side` each.
+    Attributes: `scheduler`, this rank's; `clock`; `prefill` and `decode`, a `Side` each.
     """
 
     _name = "disagg"
@@ -116,9 +116,7 @@ class Disagg(Engine):
             raise UsageError("disagg: needs @pytest.mark.pprank(prefill=N, decode=M)")
         super().__init__(scheduler, pprank)
         self._stage = pprank.stage
-        mine, theirs = pprank.num_stages, pprank.world_size - pprank.num_stages
-        prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
-        self._sizes = {"prefill": prefill, "decode": decode}
+        self._sizes = self._stages_by_role(pprank)
         # the larger size, so that all ranks take the same number of steps
         self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
@@ -132,6 +130,11 @@ class Disagg(Engine):
 
     def _make_driver(self, pprank: Pprank) -> LockstepDriver:
         return LockstepDriver(self.scheduler, pprank, view_disagg)
+
+    def _stages_by_role(self, pprank: Pprank) -> dict[str, int]:
+        mine, theirs = pprank.num_stages, pprank.world_size - pprank.num_stages
+        prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
+        return {"prefill": prefill, "decode": decode}
 
     @property
     def stages(self) -> tuple[DisaggView, ...]:
@@ -328,6 +331,7 @@ class Disagg(Engine):
             fault.end()
         if self._abandoned:
             self._driver.abandon(self._abandoned)
+            self.clock.end()
             return []
         return super().close()
 
