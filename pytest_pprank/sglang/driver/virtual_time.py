@@ -32,8 +32,9 @@ class VirtualTime:
     Clocks that stand show a nanosecond more at each reading: SGLang divides by what has passed.
     Only the wall clock, whose floats are too coarse for that, stands still.
 
-    A sleep of the event loop's thread while the clocks stand moves them on by its length, as if it
-    had slept: nobody else would. Other threads sleep and wait until the clocks show the end of it.
+    A sleep of the event loop's thread, or of the test's, while the clocks stand moves them on by
+    its length, as if it had slept: nobody else would. Other threads sleep and wait until the clocks
+    show the end of it.
     """
 
     def __init__(self) -> None:
@@ -82,7 +83,7 @@ class VirtualTime:
         """Sleep as `time.sleep` does."""
         if seconds <= 0:
             time.sleep(seconds)
-        elif self.stands and iteration_of_this_thread() is not None:
+        elif self.stands and _drives():
             self.advance(int(seconds * _NS))
         else:
             for left in self._until(seconds):
@@ -92,7 +93,7 @@ class VirtualTime:
         self, condition: threading.Condition, seconds: float, real: Callable[..., bool]
     ) -> bool:
         """Wait as ``condition.wait(seconds)`` does, with the lock held; `real` does it."""
-        if iteration_of_this_thread() is not None:
+        if _drives():
             notified = real(condition, seconds)
             if not notified and self.stands:
                 self.advance(int(seconds * _NS))
@@ -105,6 +106,12 @@ class VirtualTime:
         until = self.read("monotonic") + int(seconds * _NS)
         while (left := until - self.read("monotonic")) > 0:
             yield min(left / _NS, _LOOK_S)
+
+
+def _drives() -> bool:
+    """Return whether this is the thread of an event loop, or of the test."""
+    own = threading.current_thread() is threading.main_thread()
+    return own or iteration_of_this_thread() is not None
 
 
 def bind(virtual: VirtualTime, modules: Iterable[types.ModuleType]) -> Iterator[Callable[[], bool]]:
