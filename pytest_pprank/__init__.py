@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
     from pytest_pprank.registry import CheckRow, FaultRow
     from pytest_pprank.sglang.driver.aborts import AbortLost
+    from pytest_pprank.sglang.driver.clock import Clock
     from pytest_pprank.sglang.driver.disagg import Disagg
     from pytest_pprank.sglang.driver.disagg_faults import Fault
     from pytest_pprank.sglang.driver.engine import Engine, EngineStalled
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 _LATER = {
     "AbortLost": "sglang.driver.aborts",
     "CheckRow": "registry",
+    "Clock": "sglang.driver.clock",
     "Disagg": "sglang.driver.disagg",
     "Disturbance": "faults.base",
     "Engine": "sglang.driver.engine",
@@ -97,6 +99,7 @@ _LATER = {
 __all__ = [
     "AbortLost",
     "CheckRow",
+    "Clock",
     "Disagg",
     "Disturbance",
     "DoesNotFit",

@@ -105,6 +105,15 @@ def kv_manager(scheduler: Any) -> Any:
     return need(need(scheduler, name), "kv_manager")
 
 
+def status_report(manager: Any) -> str:
+    """Return the name of the method with which a KV manager of prefill tells decode of a transfer.
+
+    Up to 0.5.20 it is Mooncake's, later that of all transfer backends.
+    """
+    names = ("send_kv_status_message", "sync_status_to_decode_endpoint")
+    return next((name for name in names if hasattr(manager, name)), names[0])
+
+
 def rooms(scheduler: Any) -> dict[int, str]:
     """Return the name of the status of each room that the KV manager knows.
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_pprank.errors import UsageError
+from pytest_pprank.errors import PeerError, UsageError
 from pytest_pprank.oplog.record.ledger import note_out_of_band
 from pytest_pprank.rank.store import LOOPBACK
 from pytest_pprank.sglang.compat.disagg import AGREED, queues
 from pytest_pprank.sglang.driver.control import Control
+from pytest_pprank.sglang.driver.disagg_bootstrap import Bootstrap
 from pytest_pprank.sglang.driver.disagg_faults import (
     Fault,
     fail_transfer,
@@ -23,6 +25,7 @@ from pytest_pprank.sglang.driver.disagg_faults import (
     short_deferred_release,
     slow_transfer,
 )
+from pytest_pprank.sglang.driver.disagg_reports import late_reports, repeat_reports
 from pytest_pprank.sglang.driver.disagg_views import STATES, DisaggView, rids_of, view_disagg
 from pytest_pprank.sglang.driver.engine import Engine, shown_request
 from pytest_pprank.sglang.driver.lockstep import LockstepDriver
@@ -104,7 +107,8 @@ class Disagg(Engine):
     every stage of both roles does one. KV moves in threads of the transfer engine, during
     iterations and between calls.
 
-    Attributes: `scheduler`, this rank's; `prefill` and `decode`, a `Side` each.
+    Attributes: `scheduler`, this rank's; `clock`; `bootstrap`, SGLang's bootstrap server; `prefill`
+    and `decode`, a `Side` each.
     """
 
     _name = "disagg"
@@ -116,9 +120,7 @@ class Disagg(Engine):
             raise UsageError("disagg: needs @pytest.mark.pprank(prefill=N, decode=M)")
         super().__init__(scheduler, pprank)
         self._stage = pprank.stage
-        mine, theirs = pprank.num_stages, pprank.world_size - pprank.num_stages
-        prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
-        self._sizes = {"prefill": prefill, "decode": decode}
+        self._sizes = self._stages_by_role(pprank)
         # the larger size, so that all ranks take the same number of steps
         self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
@@ -128,10 +130,16 @@ class Disagg(Engine):
         self._abandoned = ""
         self._queues: dict[str, tuple[str, ...]] = {}
         self._driver.at_top.append(self._at_top)
+        self.bootstrap = Bootstrap(scheduler, pprank, self._driver.meet)
         self._end_notes = hook_points.listen("room_told", _note_reported_room)
 
     def _make_driver(self, pprank: Pprank) -> LockstepDriver:
         return LockstepDriver(self.scheduler, pprank, view_disagg)
+
+    def _stages_by_role(self, pprank: Pprank) -> dict[str, int]:
+        mine, theirs = pprank.num_stages, pprank.world_size - pprank.num_stages
+        prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
+        return {"prefill": prefill, "decode": decode}
 
     @property
     def stages(self) -> tuple[DisaggView, ...]:
@@ -251,8 +259,12 @@ class Disagg(Engine):
         """
         return self._fault("prefill", stages, iterations, slow_transfer)
 
-    def fail_transfer(self, stages: Sequence[int] = (0,), times: int = 1) -> Fault:
+    def fail_transfer(
+        self, stages: Sequence[int] = (0,), times: int = 1, *, torn: bool = False
+    ) -> Fault:
         """Let the next `times` KV transfers of these prefill stages fail in the transfer engine.
+
+        `torn`: it writes the first half of the memory before it fails; otherwise nothing.
 
         SGLang considers a decode rank dead after a transfer to it has failed, and sends it nothing
         more until it registers again. The end of the test, or ``release()``, clears that state.
@@ -260,7 +272,15 @@ class Disagg(Engine):
         (SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT); in this test it is 1 s.
         """
         self._fault("decode", range(self._sizes["decode"]), None, short_deferred_release)
-        return self._fault("prefill", stages, None, partial(fail_transfer, times=times))
+        return self._fault("prefill", stages, None, partial(fail_transfer, times=times, torn=torn))
+
+    def repeat_reports(self, stages: Sequence[int] = (0,)) -> Fault:
+        """Send each report of these prefill stages to decode (KV sent, or failed) twice."""
+        return self._fault("prefill", stages, None, repeat_reports)
+
+    def late_reports(self, stages: Sequence[int] = (0,)) -> Fault:
+        """Keep the reports of these prefill stages to decode until ``release()`` sends them."""
+        return self._fault("prefill", stages, None, late_reports)
 
     def late_poll(
         self, stages: Sequence[int] = (0,), iterations: int = 8, *, role: str = "decode"
@@ -330,8 +350,12 @@ class Disagg(Engine):
         self._end_notes()
         for fault in reversed(self._faults):  # each restores what it found
             fault.end()
+        if not self.bootstrap.up:
+            with suppress(PeerError):
+                self.bootstrap.start()
         if self._abandoned:
             self._driver.abandon(self._abandoned)
+            self.clock.end()
             return []
         return super().close()
 

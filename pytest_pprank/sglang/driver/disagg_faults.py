@@ -206,14 +206,19 @@ def late_metadata(scheduler: Scheduler, fault: Fault, iterations: Callable[[], i
     fault.each_iteration.append(land)
 
 
-def fail_transfer(scheduler: Scheduler, fault: Fault, times: int) -> None:
-    """Let the transfer engine refuse the next `times` transfers of this stage."""
+def fail_transfer(scheduler: Scheduler, fault: Fault, times: int, *, torn: bool = False) -> None:
+    """Let the transfer engine fail the next `times` transfers of this stage.
+
+    `torn`: it writes the first half of each before it fails; else nothing.
+    """
 
     def wrap(send: Method) -> Method:
         def refuse(*args: object, **kwargs: object) -> object:
             if fault.hits >= times or fault.over.is_set():
                 return send(*args, **kwargs)
             fault.hit()
+            if torn:
+                send(*map(_first_half, args), **{k: _first_half(v) for k, v in kwargs.items()})
             return -1
 
         return refuse
@@ -227,6 +232,11 @@ def fail_transfer(scheduler: Scheduler, fault: Fault, times: int) -> None:
         need(manager, "session_failures").clear()
 
     fault.on_release(forgive)
+
+
+def _first_half(argument: object) -> object:
+    """Return the first half of a list of buffers, addresses or lengths; other arguments as is."""
+    return argument[: (len(argument) + 1) // 2] if isinstance(argument, list) else argument
 
 
 def short_deferred_release(scheduler: Scheduler, fault: Fault) -> None:

@@ -67,6 +67,18 @@ def start_bootstrap(server_args: ServerArgs, pprank: Pprank) -> None:
     _wait_until_up(port, thread)
 
 
+def stop_bootstrap() -> None:
+    """Stop the bootstrap server if it is on this rank, and wait until it has ended."""
+    while _services:
+        service = _services.pop()
+        need(service, "close")()
+        thread = need(service, "thread")
+        assert isinstance(thread, threading.Thread)
+        thread.join(_UP_S)
+        if thread.is_alive():
+            raise PprankError(f"SGLang's bootstrap server has not ended in {_UP_S:.0f} s")
+
+
 @contextmanager
 def private_ports(pprank: Pprank) -> Iterator[None]:
     """Restrict the ports that Mooncake opens in this block to loopback."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.batches.build import made_up_prompt, token_ids
 from pytest_pprank.sglang.compat.seams import need
+from pytest_pprank.sglang.driver.clock import Clock
 from pytest_pprank.sglang.driver.control import Control, shown_control
 from pytest_pprank.sglang.driver.lockstep import LockstepDriver
 from pytest_pprank.sglang.driver.messages import (
@@ -55,8 +56,8 @@ class Engine:
     requests get a UsageError. Stages that run other batches than the first stage in the same
     iteration raise StagesDiffer.
 
-    Attributes: `scheduler`, this rank's; `settled`, whether the engine has been closed in good
-    order, so that no request may own any memory.
+    Attributes: `scheduler`, this rank's; `clock`, the time that SGLang sees (`Clock`); `settled`,
+    whether the engine has been closed in good order, so that no request may own any memory.
     """
 
     _name = "engine"
@@ -73,6 +74,11 @@ class Engine:
         self._serial = itertools.count()
         self.settled = False
         self._driver = self._make_driver(pprank)
+        here = (pprank.role, pprank.stage)
+        self.clock = Clock(self._name, self._stages_by_role(pprank), here, self._driver.note)
+
+    def _stages_by_role(self, pprank: Pprank) -> dict[str, int]:
+        return {pprank.role: pprank.num_stages}
 
     def _make_driver(self, pprank: Pprank) -> LockstepDriver:
         return LockstepDriver(self.scheduler, pprank)
@@ -362,6 +368,7 @@ class Engine:
         """
         operation = f"the {self._name}'s teardown"
         try:
+            self.clock.run()
             if self._driver.abort_if_failed(operation):
                 return []
             left = list(dict.fromkeys(result.rid for _, result in self._driver.unfinished()))
@@ -373,6 +380,7 @@ class Engine:
             self.settled = True
             return left
         finally:
+            self.clock.end()
             self._driver.detach()
 
     def _drain(self, operation: str, limit: int | None) -> None:

@@ -94,6 +94,7 @@ class LockstepDriver:
         self._scheduler = scheduler
         self._pprank = pprank
         self._calls: list[str] = []
+        self._notes: list[str] = []
         self._granted = 0
         size = pprank.world_size
         self._aborts = AbortWatch()
@@ -147,6 +148,10 @@ class LockstepDriver:
         if wire is not None and message is not None:
             (wire.send_call if rpc else wire.send)(message)
 
+    def note(self, call: str) -> None:
+        """Note a call that sends nothing, in words; the ranks compare them after the next step."""
+        self._notes.append(call)
+
     def note_abort(self, rid: str | None, roles: Iterable[str], *, in_time: bool) -> None:
         """Record that an abort of requests whose id begins with `rid` (None: all) was sent."""
         for role in roles:
@@ -170,7 +175,7 @@ class LockstepDriver:
         messages = [] if wire is None else wire.receive()
         report = _Report(
             self._pprank.role,
-            tuple(self._calls),
+            (*self._calls, *self._notes),
             view,
             self._ran.take_new(),
             self._moved.take_new(),
@@ -281,6 +286,7 @@ class LockstepDriver:
     def _process(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
         self._calls.clear()
+        self._notes.clear()
         self.stages = tuple(report.view for report in reports)
         self._roles = tuple(report.role for report in reports)
         if len({report.calls for report in reports}) > 1:

@@ -1,0 +1,146 @@
+"""The bootstrap server dies, transfers are torn, and reports of them come twice, late, or for a
+room that is gone: the requests that need them fail, all others go on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.sglang.compat.disagg import kv_manager
+from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.releases import from_0517
+
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Pprank
+
+CHUNK = 64
+LIMIT = 300
+"""Seconds: SGLang's limits for a handshake and for a transfer."""
+FREED_EARLY = "decode-frees-what-an-aborted-transfer-still-writes"
+
+pytestmark = [
+    pytest.mark.sglang(chunked_prefill_size=CHUNK),
+    # SGLang logs failures
+    pytest.mark.pprank(prefill=2, decode=1, sanitize="-logs"),
+    from_0517,
+]
+
+freed_early = pytest.mark.pprank(known_bug=FREED_EARLY)
+
+
+def check(disagg: Disagg, *failed: str) -> None:
+    """Check that these requests failed on decode, all others have their tokens, nothing is held."""
+    disagg.drain()
+    disagg.leave()
+    ends = {rid: end_of(result) for rid, result in disagg.results.items()}
+    assert ends == {rid: "abort" if rid in failed else "length" for rid in ends}
+    others = [result for rid, result in disagg.results.items() if rid not in failed]
+    if others:
+        assert_tokens_equal_reference(others)
+    assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
+
+
+def lose_prefill(disagg: Disagg, pprank: Pprank) -> None:
+    """Move decode's clock on until it has given prefill up: after two heartbeats, 5 s apart.
+
+    A heartbeat that it has begun to wait for before the first use of the clock is real.
+    """
+    known = kv_manager(disagg.scheduler).prefill_info_table if pprank.role == "decode" else None
+    for _ in range(400):
+        disagg.clock.advance(0.5, role="decode")
+        disagg.step()
+        if any(pprank.gather(known == {})):
+            return
+    pytest.fail("decode has not missed the heartbeats of prefill")
+
+
+@freed_early
+def test_bootstrap_server_that_dies(disagg: Disagg, pprank: Pprank) -> None:
+    """Decode takes prefill for dead: what it has not got from there fails, and what comes next,
+    until there is a server again.
+    """
+    with disagg.clock.frozen():
+        decoding = disagg.submit(30, 1500)
+        disagg.run_until(lambda: disagg.results[decoding].token_ids)
+        held = disagg.slow_transfer(stages=[1])
+        moving = disagg.submit(2 * CHUNK + 5, 6)
+        disagg.run_until_state(moving, "transferring", role="prefill")
+        disagg.bootstrap.stop()
+        lose_prefill(disagg, pprank)
+        disagg.run_until(lambda: disagg.results[moving].finished)
+        reason = disagg.results[moving].finish_reason or {}
+        assert "Lost connection with prefill" in str(reason.get("message")), reason
+        assert not disagg.results[decoding].finished
+        held.release()
+        after = disagg.submit(40, 4)
+        for _ in range(40):
+            disagg.clock.advance(1)
+            disagg.step()
+        assert end_of(disagg.results[after]) == "abort"
+        disagg.clock.advance(LIMIT)  # prefill's handshake with it
+        disagg.drain()
+        disagg.bootstrap.start()
+        disagg.submit(50, 4)
+        check(disagg, moving, after)
+
+
+def test_reports_that_come_twice(disagg: Disagg) -> None:
+    """The two reports of one stage do not stand for those of two stages."""
+    repeated = disagg.repeat_reports(stages=[0])
+    slow = disagg.slow_transfer(stages=[1])
+    rids = [disagg.submit(length, 5) for length in (30, 2 * CHUNK + 5)]
+    disagg.step()
+    disagg.run_until(lambda: [*disagg.prefill.stages[0].rooms.values()].count("Success") == 2)
+    disagg.step(8)
+    assert not any(disagg.results[rid].token_ids for rid in rids)
+    slow.release()
+    check(disagg)
+    if repeated.hits:
+        assert repeated.hits >= 2
+
+
+@freed_early
+def test_reports_for_a_room_that_is_gone(disagg: Disagg) -> None:
+    """Decode has given the request up, and has cleared its room."""
+    late = disagg.late_reports(stages=[0, 1])
+    gone = disagg.submit(2 * CHUNK + 5, 6)
+    disagg.step()
+    disagg.run_until(lambda: disagg.chunks_done(gone) == 3)
+    disagg.step(8)
+    assert not disagg.results[gone].token_ids
+    with disagg.clock.frozen():
+        disagg.abort(gone, role="decode")
+        disagg.run_until(lambda: disagg.results[gone].finished)
+        disagg.step(4)
+        disagg.clock.advance(LIMIT)  # of decode's wait for prefill's writes
+        disagg.step(4)
+        late.release()
+        disagg.submit(40, 6)
+        check(disagg, gone)
+
+
+def test_reports_that_come_late(disagg: Disagg) -> None:
+    late = disagg.late_reports(stages=[1])
+    rids = [disagg.submit(30 + 40 * index, 5) for index in range(3)]
+    disagg.step(30)
+    assert not any(disagg.results[rid].token_ids for rid in rids)
+    late.release()
+    check(disagg)
+
+
+@freed_early
+@pytest.mark.parametrize("stage", [0, 1], ids=["first", "last"])
+def test_transfer_that_writes_a_part(disagg: Disagg, stage: int) -> None:
+    """What has arrived is not taken for the whole."""
+    decoding = disagg.submit(30, 40)
+    disagg.run_until(lambda: disagg.results[decoding].token_ids)
+    torn = disagg.fail_transfer(stages=[stage], torn=True)
+    failed = disagg.submit(CHUNK - 1)
+    disagg.run_until(lambda: disagg.results[failed].finished)
+    torn.release()
+    disagg.drain()
+    disagg.submit(CHUNK, 5)
+    check(disagg, failed)
