@@ -60,10 +60,11 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.driver.clock import Clock
     from pytest_pprank.sglang.driver.disagg import Disagg
     from pytest_pprank.sglang.driver.disagg_faults import Fault
-    from pytest_pprank.sglang.driver.engine import Engine, EngineStalled
+    from pytest_pprank.sglang.driver.engine import Engine
     from pytest_pprank.sglang.driver.lockstep import EventLoopFailed
     from pytest_pprank.sglang.driver.messages import Result
     from pytest_pprank.sglang.driver.series import StagesDiffer
+    from pytest_pprank.sglang.driver.until import EngineStalled
     from pytest_pprank.sglang.stage.observe import Observe
 
 _LATER = {
@@ -73,7 +74,7 @@ _LATER = {
     "Disagg": "sglang.driver.disagg",
     "Disturbance": "faults.base",
     "Engine": "sglang.driver.engine",
-    "EngineStalled": "sglang.driver.engine",
+    "EngineStalled": "sglang.driver.until",
     "EventLoopFailed": "sglang.driver.lockstep",
     "Fault": "sglang.driver.disagg_faults",
     "FaultRow": "registry",

@@ -16,18 +16,15 @@ from pytest_pprank.controller.lease_group import GroupLease
 from pytest_pprank.controller.listeners import Listeners
 from pytest_pprank.controller.nodes import RankNodes
 from pytest_pprank.controller.page import PageRecorder
+from pytest_pprank.controller.preloads import preload_warnings, wait_preloaded
 from pytest_pprank.controller.progress import Progress
-from pytest_pprank.controller.rank_config import (
-    plugin_modules,
-    rank_arguments,
-    rank_options,
-)
+from pytest_pprank.controller.rank_config import plugin_modules, rank_arguments, rank_options
 from pytest_pprank.controller.start import StartClock
 from pytest_pprank.controller.tally import GroupTally
 from pytest_pprank.controller.test_run import TestRun
 from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.devices import device_environment
-from pytest_pprank.errors import SEE_DOCTOR, GroupError
+from pytest_pprank.errors import GroupError
 from pytest_pprank.launch.client import LauncherClient
 from pytest_pprank.launch.kept import Keep
 from pytest_pprank.options import options_of
@@ -54,7 +51,6 @@ from pytest_pprank.report.verdicts import (
 from pytest_pprank.topology import Topology
 
 _MAX_START_FAILURES = 3
-PRELOAD_SECONDS = 600.0
 _INTERRUPTED_SECONDS = 2.0
 """How long ranks may tear down fixtures after Ctrl-C: many are stuck, and the user waits."""
 
@@ -186,18 +182,14 @@ class ControllerSession:
         if reasons := lacking(group, key):
             return TestOutcome(troubles=[CollectionFailed(reasons=reasons)])
         following = self._following(nextitem, plan, group)
-        serial = self._next_serial()
-        order = RunTest(key, following, serial, item.nodeid, plan.sanitizers, plan.perturb)
+        self._tests += 1
+        order = RunTest(key, following, self._tests, item.nodeid, plan.sanitizers, plan.perturb)
         outcome = self._run_test(group, order, plan, item)
         if outcome.spoiled or outcome.unsettled or following is None:
             if self._lease.wanted:
                 self.tally.given_back(plan.topology)
             self._end_group(outcome)
         return outcome
-
-    def _next_serial(self) -> int:
-        self._tests += 1
-        return self._tests
 
     def _run_test(
         self, group: WorkerGroup, order: RunTest, plan: Plan, item: pytest.Item
@@ -266,19 +258,11 @@ class ControllerSession:
 
     def _check_preload(self) -> Preloaded:
         assert self._launcher is not None
-        fresh = self._launcher.preloaded is None
-        preloaded = self._launcher.wait_preloaded(PRELOAD_SECONDS, self._progress.show)
-        for entry, why in preloaded.failures.items():
-            module = entry.partition(":")[0]
-            raise GroupError(f"the ranks cannot import {module}:\n{why.rstrip()}\n{SEE_DOCTOR}")
-        if self._launcher.kept != self._kept_shown:
-            self._warnings.warn(f"pprank: {self._launcher.kept}")
-            self._kept_shown = self._launcher.kept
-        if fresh and preloaded.reason:
-            self._warnings.warn(
-                f"pprank: worker groups are spawned, not forked, and import everything anew: "
-                f"{preloaded.reason}"
-            )
+        known, kept = self._launcher.preloaded, self._kept_shown
+        preloaded = wait_preloaded(self._launcher, self._progress.show)
+        self._kept_shown = self._launcher.kept
+        for text in preload_warnings(self._launcher, preloaded, kept, fresh=known is None):
+            self._warnings.warn(f"pprank: {text}")
         return preloaded
 
     def _count_start_failure(self, error: GroupError) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from pytest_pprank import UsageError, assert_ranks_agree
 from pytest_pprank.sglang.driver.control import AnsweredTwice
-from pytest_pprank.sglang.driver.engine import EngineStalled
 from pytest_pprank.sglang.driver.series import StagesDiffer
+from pytest_pprank.sglang.driver.until import EngineStalled
 
 if TYPE_CHECKING:
     from pytest_pprank import Engine, Pprank

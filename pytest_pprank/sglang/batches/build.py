@@ -308,6 +308,22 @@ def made_up_prompt(length: int, serial: int, vocabulary: int) -> list[int]:
     return [3 + (serial * 7919 + position * 31) % (vocabulary - 3) for position in range(length)]
 
 
+def prompt_ids(prompt: Prompt, serial: int, vocabulary: int, call: str) -> list[int]:
+    """Return the token ids of a prompt, which may be a length for made-up ones.
+
+    Raises UsageError, which names `call`, unless there is one at least, all from the vocabulary.
+    """
+    if isinstance(prompt, int) and not isinstance(prompt, bool):
+        ids = made_up_prompt(prompt, serial, vocabulary)
+    else:
+        ids = token_ids(prompt, call)
+    if not ids or not all(0 <= token < vocabulary for token in ids):
+        raise UsageError(
+            f"{call}: a prompt needs at least one token id, each from 0 to {vocabulary - 1}"
+        )
+    return ids
+
+
 def token_ids(given: Any, call: str = "make_req") -> list[int]:
     """Return a prompt's token ids as a list.
 

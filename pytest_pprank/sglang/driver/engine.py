@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang.batches.build import made_up_prompt, token_ids
+from pytest_pprank.sglang.batches.build import prompt_ids
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.driver.clock import Clock
 from pytest_pprank.sglang.driver.control import Control, shown_control
@@ -22,6 +22,12 @@ from pytest_pprank.sglang.driver.messages import (
     sampling_of,
 )
 from pytest_pprank.sglang.driver.scheduler_hooks import check_engine_args
+from pytest_pprank.sglang.driver.until import (
+    EngineStalled,
+    Patience,
+    enough_for,
+    run_until_over,
+)
 from pytest_pprank.sglang.driver.views import StageView
 from pytest_pprank.sglang.events.types import Forward
 
@@ -29,13 +35,7 @@ if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
     from pytest_pprank.sglang.compat.objects import Prompt, ScheduleBatch, Scheduler
 
-_STALLED = 48
-"""Iterations per microbatch slot without progress after which the engine counts as stalled."""
 _WHERE = ("any", "all")
-
-
-class EngineStalled(AssertionError):
-    """Requests are under way, but SGLang's event loops make no progress with them."""
 
 
 class Engine:
@@ -158,16 +158,7 @@ class Engine:
         if any(rid in results for results in self._driver.results.values()):
             raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
         vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
-        ids = (
-            made_up_prompt(prompt, serial, vocabulary)
-            if isinstance(prompt, int) and not isinstance(prompt, bool)
-            else token_ids(prompt, f"{self._name}.submit")
-        )
-        if not ids or not all(0 <= token < vocabulary for token in ids):
-            raise UsageError(
-                f"{self._name}.submit: a prompt needs at least one token id, each from 0 to "
-                f"{vocabulary - 1}"
-            )
+        ids = prompt_ids(prompt, serial, vocabulary, f"{self._name}.submit")
         asked = asked_for(
             {
                 "logprobs": logprobs,
@@ -390,29 +381,10 @@ class Engine:
     def _run(
         self, operation: str, limit: int | None, over: Callable[[], bool], window: int
     ) -> None:
-        """Run `window` iterations at a time until `over()`, which is the same on all ranks."""
         __tracebackhide__ = True
-        limit = limit if limit is not None else self._enough()
-        done, quiet, before, since = 0, 0, -1, 0.0
-        while not over():
-            self._driver.advance(window, operation)
-            done += window
-            progress = sum(view.progress for view in self.stages)
-            quiet = quiet + window if progress == before else 0
-            since = self._driver.clock if progress != before else since
-            before = progress
-            stalled = quiet >= _STALLED * self._num_stages or done >= limit
-            if not over() and stalled and self._driver.clock - since >= self._slack_s:
-                words = f"nothing has moved for {quiet}" if quiet else f"not done after {done}"
-                raise EngineStalled(f"{words} iterations:\n{self._state()}")
-
-    def _enough(self) -> int:
-        """Return more iterations than the open requests can need."""
-        tokens = sum(
-            len(result.prompt) + int(result.sampling.get("max_new_tokens") or 0)
-            for _, result in self._driver.unfinished()
-        )
-        return (200 + 2 * tokens) * self._num_stages
+        limit = limit if limit is not None else enough_for(self._driver, self._num_stages)
+        patience = Patience(self._num_stages, limit, self._slack_s)
+        run_until_over(self._driver, operation, over, window, patience)
 
     def _state(self) -> str:
         return "\n".join(self._driver.state())
