@@ -32,11 +32,11 @@ CAPABILITIES = {
     "test_overlap": "overlap schedule",
     "test_disagg_reasons": "reasons for a failure",
     "test_disagg_models": "models in prefill/decode",
+    "test_disagg_aborts": "aborts in prefill/decode",
     "test_disagg_lost_aborts": "aborts on one role",
     "test_disagg_peers": "peers that fail",
     "test_disagg_alone": "prefill/decode, one stage each",
     "test_disagg": "prefill/decode",
-    "test_disagg_aborts": "aborts in prefill/decode",
 }
 """What each file of the suite tests, in the order of the columns."""
 _MOST_FAILURES = 12
