@@ -28,7 +28,6 @@ KINDS: Mapping[str, Options] = {
     "freeze_gc": {},
     "get_internal_state": {},
     "rpc": {"method": "note_call"},
-    "set_internal_state": {"server_args": {}},
     "slow_down": {"forward_sleep_time": None},
 }
 IDLE = ("idle", "just ended")
@@ -192,11 +191,16 @@ class TestPause:
 
 
 @pytest.mark.pprank(prefill=1, decode=1)
-@pytest.mark.parametrize("plain_loop", LOOPS)
-@pytest.mark.parametrize("role", ["prefill", "decode", "both"])
-def test_roles_that_are_paused(disagg: Disagg, role: str, plain_loop: bool) -> None:
+@pytest.mark.parametrize(
+    "role",
+    [
+        pytest.param("prefill", marks=pytest.mark.sglang(disable_overlap_schedule=False)),
+        pytest.param("decode", marks=pytest.mark.sglang(disable_overlap_schedule=False)),
+        pytest.param("both", marks=pytest.mark.sglang(disable_overlap_schedule=True)),
+    ],
+)
+def test_roles_that_are_paused(disagg: Disagg, role: str) -> None:
     """Requests are amid their prompt, decoded, and new (PR 23672)."""
-    del plain_loop
     roles = ("prefill", "decode") if role == "both" else (role,)
     decoded = disagg.submit(20, 30)
     disagg.run_until_state(decoded, "decoding")

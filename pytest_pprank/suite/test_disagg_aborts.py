@@ -64,7 +64,7 @@ def test_all_requests_in_all_states(disagg: Disagg) -> None:
 @pytest.mark.parametrize("at_once", [False, True], ids=["one", "all"])
 def test_retracted_on_decode(disagg: Disagg, at_once: bool) -> None:
     """Decode has taken its KV away, and keeps a copy on the host."""
-    rids = [disagg.submit(20 + index, 80 + 5 * index) for index in range(4)]
+    rids = [disagg.submit(20 + index, 60 + 5 * index) for index in range(4)]
     retracted: list[str] = []
 
     def some_are() -> bool:

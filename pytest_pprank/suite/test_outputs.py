@@ -32,10 +32,8 @@ END = 2
 """The model's end-of-text token."""
 
 SCORES: Mapping[str, Options] = {
-    "logprobs": {"logprobs": True},
     "top-logprobs": {"top_logprobs": 3},
     TOKEN_IDS: {"token_ids_logprobs": (5, 9000, 17)},
-    "prompt-logprobs": {"prompt_logprobs": True},
     "prompt-top-logprobs": {"prompt_logprobs": True, "top_logprobs": 2},
 }
 CHOICES: Mapping[str, Options] = {
@@ -69,7 +67,7 @@ def come_and_go(engine: Engine, *kinds: Options) -> None:
     One of each kind is aborted while it is decoded, and one has a prompt of several chunks.
     """
     asked = cycle(kinds)
-    for index in range(2 * len(kinds)):
+    for index in range(max(4, len(kinds))):
         engine.submit(12 + 5 * index, 3 + 4 * (index % 3), **next(asked))
         engine.step(1)
     for kind in kinds[:2]:
@@ -106,7 +104,7 @@ def test_logprobs_of_token_ids_in_prompts(engine: Engine) -> None:
 
 def test_alone(engine: Engine) -> None:
     """Alone in its batch, with a prompt of two chunks; then again, with a cached prefix."""
-    for kind in KINDS.values():
+    for kind in (KINDS["prompt-top-logprobs"], KINDS["repetition-penalty"], KINDS["logit-bias"]):
         (first,) = engine.generate([CHUNK + 9], 4, **kind)
         engine.generate([[*first.prompt, 7]], 2, **kind)
     check(engine)
@@ -114,7 +112,7 @@ def test_alone(engine: Engine) -> None:
 
 @little_kv
 def test_scores_of_requests_that_are_retracted(engine: Engine) -> None:
-    kinds = [KINDS[name] for name in KINDS if name != TOKEN_IDS and "penalty" not in name]
+    kinds = [KINDS["prompt-top-logprobs"], KINDS["logit-bias"], KINDS["top-logprobs"], {}]
     for index, kind in enumerate(kinds):
         engine.submit(20 + index, 24, **kind)
     check(engine)
@@ -132,7 +130,7 @@ def test_penalties_of_requests_that_are_retracted(engine: Engine) -> None:
     penalties: cycle[Options] = cycle(
         [{"frequency_penalty": 1.3}, {"presence_penalty": 1.9}, {"repetition_penalty": 1.6}]
     )
-    for index in range(5):
+    for index in range(4):
         engine.submit(20 + index, 24, logit_bias=few, **next(penalties))
     engine.drain()
     assert any(result.retractions for result in engine.results.values())
@@ -149,8 +147,8 @@ def test_chunks_in_one_batch_with_decoding(engine: Engine) -> None:
     for index in range(3):
         engine.submit(20 + index, 12 + 4 * index, **next(asked))
     engine.run_until(lambda: all(result.token_ids for result in engine.results.values()))
-    for length in (2 * CHUNK + 1, 30, CHUNK, 9, CHUNK + 7, 40):
-        engine.submit(length, 8, **next(asked))
+    for length in (2 * CHUNK + 1, 30, CHUNK + 7, 9):
+        engine.submit(length, 6, **next(asked))
         engine.step(1)
     check(engine)
     assert "mixed" in {forward.mode for forward in engine.forwards}
@@ -218,8 +216,8 @@ def test_processors_of_logits(engine: Engine) -> None:
     barred = [engine.generate([length])[0].token_ids for length in (30, 40)]
     fields = {"custom_logit_processor": barring_processor()}
     rids: dict[str, list[int]] = {}
-    for index in range(6):
-        tokens = sorted(barred[0][: 2 + index // 2])
+    for index in range(3):
+        tokens = sorted(barred[0][: 2 + index])
         prompt = [*engine.results["req-000"].prompt][: 30 - index]
         rid = engine.submit(prompt, 6, fields=fields, custom_params={"token_ids": tokens})
         rids[rid] = tokens
@@ -292,8 +290,8 @@ class TestSeeds:
 
     @little_kv
     def test_requests_that_are_retracted(self, engine: Engine) -> None:
-        for index in range(5):
-            engine.submit(20 + index, 24, temperature=0.8, sampling_seed=index, logprobs=True)
+        for index in range(4):
+            engine.submit(20 + index, 20, temperature=0.8, sampling_seed=index, logprobs=True)
         check(engine)
         assert any(result.retractions for result in engine.results.values())
 
@@ -339,6 +337,7 @@ class TestDisagg:
         one_token = [
             replace(result, sampling=result.sampling | {"max_new_tokens": len(result.token_ids)})
             for result in disagg.prefill.results.values()
+            if end_of(result) == "length"
         ]
         assert_tokens_equal_reference(one_token)
 
