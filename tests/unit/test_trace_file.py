@@ -83,12 +83,12 @@ def test_a_beginning_gets_its_end_and_further_details(recorder: TraceRecorder, p
 
 def test_each_test_begins_with_an_empty_ring(recorder: TraceRecorder, path: Path) -> None:
     for number in range(20):
-        recorder.event(LOG, f"old {number}")
+        recorder.event(LOG, f"old {number:02}")
     recorder.begin_test(8)
     assert read(path).events == ()
-    recorder.event(LOG, "new")
+    recorder.event(LOG, "new 00")  # as long as an old one, which so begins where it ends
     found = read(path)
-    assert (found.serial, [event.name for event in found.events], found.lost) == (8, ["new"], 0)
+    assert (found.serial, [event.name for event in found.events], found.lost) == (8, ["new 00"], 0)
 
 
 def test_the_newest_events_replace_the_oldest(recorder: TraceRecorder, path: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_newest_events_replace_the_oldest(recorder: TraceRecorder, path: Pat
     each = [f"{number} ".ljust(150, "x") for number in range(size // 150)]
     many = SEGMENTS * SEGMENT_BYTES // size * 2
     for number in range(many):
-        recorder.event(LOG, str(number), {"text": each})
+        recorder.event(LOG, f"{number:06}", {"text": each})
     found = read(path)
     kept = [int(event.name) for event in found.events]
     assert kept == list(range(kept[0], many))
@@ -133,11 +133,15 @@ def test_a_value_that_json_does_not_know_is_shown_by_its_repr(
 
 
 def test_a_failure_is_counted_and_reaches_nobody(recorder: TraceRecorder, path: Path) -> None:
-    recorder.event(LOG, 5)  # type: ignore[arg-type]
+    class Odd:
+        def __repr__(self) -> str:
+            raise TypeError("no words for it")
+
+    recorder.event(LOG, "odd", {"value": Odd()})  # type: ignore[dict-item]
     recorder.event(LOG, "fine")
     found = read(path)
     assert (found.faults, [event.name for event in found.events]) == (1, ["fine"])
-    assert found.fault.startswith("TypeError: ")
+    assert found.fault == "TypeError: no words for it"
 
 
 def test_a_half_written_record_is_left_out(recorder: TraceRecorder, path: Path) -> None:
@@ -170,11 +174,12 @@ def test_threads_share_a_ring(recorder: TraceRecorder, path: Path) -> None:
 def test_a_forked_child_writes_nothing(recorder: TraceRecorder, path: Path) -> None:
     child = os.fork()
     if child == 0:
-        recorder.event(LOG, "of the child")
+        for number in range(3):
+            recorder.event(LOG, f"child {number}")
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    recorder.event(LOG, "of the rank")
-    assert names(path) == ["of the rank"]
+    recorder.event(LOG, "rank  0")  # as long as one of the child, which would be behind it
+    assert names(path) == ["rank  0"]
 
 
 KILLED = """

@@ -61,10 +61,22 @@ def test_what_says_nothing_is_left_out(event: types.Event) -> None:
     assert describe(event) is None
 
 
-def test_tokens_are_shown_as_ranges() -> None:
-    described = describe(types.KvAllocated(POOL, (9, 3, 4, 5), "a"))
+@pytest.mark.parametrize(
+    ("tokens", "shown"),
+    [
+        ((9, 3, 4, 5), "3-5, 9"),
+        ((2, 9, 4), "2, 4, 9"),
+        ((4, 3, 2), "2-4"),
+        ((7,), "7"),
+        ((), ""),
+        (tuple(range(5, 999)), "5-998"),
+        (tuple(range(0, 400, 2)), ", ".join(map(str, range(0, 128, 2))) + ", ..."),
+    ],
+)
+def test_tokens_are_shown_as_ranges(tokens: tuple[int, ...], shown: str) -> None:
+    described = describe(types.KvAllocated(POOL, tokens, "a"))
     assert described is not None
-    assert described.details["tokens"] == "3-5, 9"
+    assert described.details["tokens"] == shown
 
 
 def test_chunks_of_prompts_are_shown() -> None:

@@ -10,6 +10,7 @@ from pytest_pprank.sglang.events import types
 from pytest_pprank.trace.file import AGREEMENT, BATCH, FORWARD, MEMORY, TRANSFER, Detail
 
 _SHOWN = 3
+_TOKENS = 64
 
 
 class Described(NamedTuple):
@@ -177,9 +178,15 @@ def _polled(event: types.TransferPolled) -> Described:
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """Return ``3-7, 9``."""
+    """Return ``3-7, 9``; of many numbers that are not in a row only the first ones."""
+    each = list(numbers)
+    first, last = (min(each), max(each)) if each else (0, 0)
+    if first < last == first + len(each) - 1:
+        return f"{first}-{last}"  # as most allocations are
+    if len(each) > _TOKENS:
+        return f"{_ranges(each[:_TOKENS])}, ..."
     runs: list[list[int]] = []
-    for number in sorted(map(int, numbers)):
+    for number in sorted(map(int, each)):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from pytest_pprank.oplog.file import Site
@@ -14,6 +14,8 @@ from pytest_pprank.trace.file import MOST_BYTES, Detail, Tag
 from pytest_pprank.trace.record.ring import RingWriter
 
 _TEXT = 2000
+_PLAIN = 1500
+"""The most bytes of an event whose texts are surely not too long to be read."""
 _NAME = 200
 _ITEMS = 64
 _PARTS = 3
@@ -87,15 +89,27 @@ class TraceRecorder:
         try:
             if iteration is None:
                 iteration = iteration_of_this_thread()
-            shown = _encode(_shortened(details)) if details else "{}"
-            head = _encode([kind, name[:_NAME], iteration, thread_name()])[:-1]
-            payload = f"{head},{shown},{_sites(tuple(stack))}]".encode()
-            if len(payload) > MOST_BYTES:
-                payload = f'{head},{{"details": "left out: too long"}},[]]'.encode()
+            head = [kind, name, iteration, thread_name(), details or {}]
+            sites = _sites(tuple(stack)) if stack else "[]"
+            payload = f"{_encode(head)[:-1]},{sites}]".encode()
+            if len(payload) > _PLAIN:  # few are: no time is spent on the lengths of the others
+                payload = _shorter(head, sites)
             return self._writer.write(tag, payload, time.monotonic())
         except Exception as error:
             self.fault(error)
             return 0
+
+
+def _shorter(head: Sequence[object], sites: str) -> bytes:
+    """Return the payload with its texts shortened, so that it fits in."""
+    kind, name, iteration, thread, details = head
+    short = _shortened(details) if isinstance(details, dict) else {}
+    for kept, stack in ((short, sites), ({"details": "left out: too long"}, "[]")):
+        shown = _encode([kind, str(name)[:_NAME], iteration, thread, kept])
+        payload = f"{shown[:-1]},{stack}]".encode()
+        if len(payload) <= MOST_BYTES:
+            break
+    return payload
 
 
 def _shortened(details: Mapping[str, Detail]) -> dict[str, Detail]:
@@ -119,8 +133,3 @@ def _sites(stack: tuple[Site, ...]) -> str:
 
 def _short_path(file: str) -> str:
     return "/".join(file.rsplit("/", _PARTS)[-_PARTS:])
-
-
-def joined(words: Iterable[object]) -> str:
-    """Return words separated by commas."""
-    return ", ".join(map(str, words))
