@@ -63,7 +63,10 @@ def wants_full_tracebacks(config: pytest.Config) -> bool:
 
 @contextmanager
 def discard_logs_on_success(config: pytest.Config) -> Iterator[None]:
-    """Drop the block's log records from the test report unless the block raises."""
+    """Drop the block's log records from the test report unless the block raises, or with ``-v``."""
+    if config.get_verbosity() > 0:
+        yield
+        return
     plugin = config.pluginmanager.get_plugin("logging-plugin")
     stream = getattr(getattr(plugin, "report_handler", None), "stream", None)
     before = stream.tell() if stream is not None else 0
@@ -90,14 +93,15 @@ def set_unexpected_pass_reason(report: pytest.TestReport, words: str) -> None:
 
 
 def add_to_section(longrepr: object, name: str, text: str) -> bool:
-    """Append a line to a failure's section `name`; return False for a failure without sections."""
+    """Append a line to a failure's section `name`, which becomes the last one.
+
+    Returns False for a failure without sections.
+    """
     if not isinstance(longrepr, ExceptionRepr):
         return False
-    for index, (title, content, separator) in enumerate(longrepr.sections):
-        if title == name:
-            longrepr.sections[index] = (title, f"{content}\n{text}", separator)
-            return True
-    longrepr.addsection(name, text)
+    before = [content for title, content, _ in longrepr.sections if title == name]
+    longrepr.sections[:] = [section for section in longrepr.sections if section[0] != name]
+    longrepr.addsection(name, "\n".join([*before, text]))
     return True
 
 

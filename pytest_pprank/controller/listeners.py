@@ -32,6 +32,7 @@ class Listeners:
         folder = options.log_dir and Path(config.invocation_params.dir, options.log_dir)
         worker = getattr(config, "workerinput", {}).get("workerid")  # one of xdist's
         self._logs = LogDir(folder, f"{worker}-" if worker else "") if folder else None
+        self._clear = progress.clear
         given: tuple[Listener | None, ...] = (self._live, self._logs, more)
         self.all: tuple[Listener, ...] = tuple(one for one in given if one is not None)
 
@@ -47,6 +48,7 @@ class Listeners:
 
     def hold(self, held: bool) -> None:
         """Show unfinished lines, and then nothing while `held`: a rank has the terminal."""
+        self._clear()
         if self._live is not None:
             self._live.flush()
             self._live.hold(held)

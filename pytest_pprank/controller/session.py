@@ -42,6 +42,7 @@ from pytest_pprank.report.rank_report import is_red
 from pytest_pprank.report.reverted import RevertReport
 from pytest_pprank.report.sanitizers import SanitizerReport
 from pytest_pprank.report.started import add_start, started_text
+from pytest_pprank.report.text import add_line
 from pytest_pprank.report.verdicts import (
     CollectionFailed,
     Detail,
@@ -142,16 +143,16 @@ class ControllerSession:
         reports = self._merger.merge(item, plan, outcome)
         self._sanitizers.add_to(item, outcome, reports)
         self._off.add_to(item, outcome.findings.off, plan.asked, reports)
-        add_again(item, plan, reports)
-        self._page.point_to(item, reports)
         if self._started is not None:
-            add_start(reports, *self._started)
+            add_start(reports, *self._started, shown=self._config.get_verbosity() > 0)
             self._started = None
         red = [report for report in reports if is_red(report)]
         if outcome.spoiled or outcome.unsettled:
             self.tally.spoiled(plan.topology, red=bool(red))
         if outcome.spoiled:
             self._report_replaced(item, outcome.spoiled, red)
+        add_again(item, plan, reports)
+        self._page.point_to(item, reports)
         if outcome.left and not any(report.failed for report in reports):
             self._warnings.warn(
                 f"pprank: this test has left changed, and it was put back for the next one: "
@@ -167,7 +168,7 @@ class ControllerSession:
         """Add the reason to the report of a failure, also an expected one; otherwise warn."""
         text = f"worker group replaced after this test: {why}"
         for report in red[:1]:
-            report.sections.append(("pprank", text))
+            add_line(report, text)
         if not red:
             self._warnings.warn(f"pprank: {text}", item)
 
@@ -195,9 +196,11 @@ class ControllerSession:
         self, group: WorkerGroup, order: RunTest, plan: Plan, item: pytest.Item
     ) -> TestOutcome:
         assert self._debug is not None
-        run = TestRun(group, order, plan.timeout, self._options.grace, self._debug.prompt)
+        starts = self._started is not None and plan.topology.server_args is not None
+        show = self._show_start if starts else self._progress.show
+        run = TestRun(group, order, plan.timeout, self._options.grace, self._debug.prompt, show)
         try:
-            with self.tally.testing():
+            with self.tally.testing(), self._progress.waiting():
                 outcome = run.wait()
         except KeyboardInterrupt:
             where = run.where()
@@ -207,6 +210,10 @@ class ControllerSession:
             raise
         self._page.capture(group)
         return outcome
+
+    def _show_start(self, text: str) -> None:
+        """Show where the ranks are in a group's first test, whose setup starts the Scheduler."""
+        self._progress.show(text.replace("setup on", "SGLang starts and loads on"))
 
     def _end_group(self, outcome: TestOutcome) -> None:
         try:

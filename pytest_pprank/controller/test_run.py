@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,28 +22,38 @@ from pytest_pprank.protocol.group_note import note_test
 from pytest_pprank.protocol.messages import RunTest, UpdateLedger
 from pytest_pprank.report.evidence import split_stderr
 from pytest_pprank.report.outcome import Printed, TestOutcome
-from pytest_pprank.report.verdicts import Detail, Late, RankDied, Trouble
+from pytest_pprank.report.verdicts import Detail, Late, RankDied, Trouble, places_of
 
 if TYPE_CHECKING:
     from pytest_pprank.controller.group import WorkerGroup
 
 _LEDGER_SECONDS = 1.0
+_SHOWN_AFTER_SECONDS = 1.0
+"""How long a test may take before it is shown where its ranks are."""
 
 
 class TestRun:
     """Runs the state machine of one test: passes messages to it, and answers its queries.
 
-    The decisions are made in `run`.
+    The decisions are made in `run`. While a test takes long, `tick` is called repeatedly with where
+    its ranks are, in words.
     """
 
     __test__ = False
 
     def __init__(
-        self, group: WorkerGroup, order: RunTest, timeout: float, grace: float, prompt: Prompt
+        self,
+        group: WorkerGroup,
+        order: RunTest,
+        timeout: float,
+        grace: float,
+        prompt: Prompt,
+        tick: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`prompt`: what lends the terminal to ranks that stop in a debugger."""
         self._group = group
         self._prompt = prompt
+        self._tick = tick
         self._began = time.monotonic()
         self._state = RunState(order, group.world_size, Deadlines(timeout, grace, self._began))
         self._judge = Judge(self._state, self._began)
@@ -62,6 +72,7 @@ class TestRun:
         trouble = None
         try:
             while not self._state.over and trouble is None:
+                self._show_places()
                 self._listen(self._judge.patience(time.monotonic()))
                 self._act(self._state.turns(time.monotonic()))
                 trouble = self._trouble()
@@ -75,6 +86,10 @@ class TestRun:
     def interrupted(self) -> TestOutcome:
         """Return what is known of a test that the user has interrupted, after `where`."""
         return self._outcome(None)
+
+    def _show_places(self) -> None:
+        if time.monotonic() > self._began + _SHOWN_AFTER_SECONDS and not self._prompt.lent:
+            self._tick(places_of(self._state.inside()))
 
     def where(self) -> tuple[Detail, ...]:
         """Return where every rank is, for a user who has interrupted the run."""

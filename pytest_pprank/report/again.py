@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pprank._pytest_compat import add_to_section
 from pytest_pprank.planning import Plan, reaches_sglang
 from pytest_pprank.protocol.items import item_key
+from pytest_pprank.report.text import add_line
 
 FOLDER = "pprank_folder"
 """The key in the workerinput of an xdist worker for the folder in which the user began the run."""
@@ -43,13 +43,11 @@ _DEFAULTS = {"--import-mode": "prepend", "--randomly-seed": "default"}
 
 
 def add_again(item: pytest.Item, plan: Plan, reports: Sequence[pytest.TestReport]) -> None:
-    """Add the command to the section "pprank" of each failure among the reports of a test."""
+    """Add the command to each failure among the reports of a test, as its last line."""
     failed = [report for report in reports if report.failed]
     command = again(item, plan) if failed else ""
     for report in failed if command else ():
-        text = f"again: {command}"
-        if not add_to_section(report.longrepr, "pprank", text):
-            report.sections.append(("pprank", text))
+        add_line(report, f"again: {command}")
 
 
 def again(item: pytest.Item, plan: Plan) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from pytest_pprank.checks import CHECKS
@@ -33,6 +34,17 @@ class SeenFinding:
         if self.finding.cure:
             lines.append(f"  cure: {self.finding.cure}")
         return lines
+
+
+def in_words(found: Sequence[SeenFinding]) -> str:
+    """Return findings in words, each with its cure; one that follows on itself is told once."""
+    lines: list[str] = []
+    for cure, group in groupby(found, key=lambda seen: seen.finding.cure):
+        same = list(group)
+        lines += [line for seen in same for line in seen.lines()[: -1 if cure else None]]
+        if cure:
+            lines.append(f"  cure{f' (of these {len(same)})' if len(same) > 1 else ''}: {cure}")
+    return "\n".join(lines)
 
 
 class Findings:

@@ -26,6 +26,7 @@ from pytest_pprank.report.verdict import (
     note,
     note_verdict,
 )
+from pytest_pprank.sglang.static.start_noise import without_noise
 from pytest_pprank.words import plural_ranks
 
 _PHASES = ("setup", "call", "teardown")
@@ -37,6 +38,7 @@ class ReportMerger:
     def __init__(self, config: pytest.Config, reverted: tuple[str, ...]) -> None:
         self._config = config
         self._reverted = reverted
+        self._verbose = config.get_verbosity() > 0
 
     def merge(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> list[pytest.TestReport]:
         """Return the reports of setup, call and teardown, as far as the test got."""
@@ -58,7 +60,8 @@ class ReportMerger:
                 continue  # some ranks were ended before this phase, which is reported already
             if ranks or troubles:
                 verdict = judge(phase, ranks, troubles, plan.topology.world_size)
-                sections = _sections(ranks, outcome.printed, phase, verdict.outcome)
+                printed = self._without_noise(outcome.printed, phase)
+                sections = _sections(ranks, printed, phase, verdict.outcome)
                 merged.append(
                     self._phase(item, plan, phase, ranks, verdict, sections, outcome.seconds)
                 )
@@ -80,7 +83,7 @@ class ReportMerger:
             item,
             phase,
             "passed",
-            _sections([], outcome.printed, phase) + self._reverts(plan),
+            _sections([], self._without_noise(outcome.printed, phase), phase) + self._reverts(plan),
             duration=max(t["duration"] for t in times),
             start=min(t["start"] for t in times),
             stop=max(t["stop"] for t in times),
@@ -92,9 +95,27 @@ class ReportMerger:
 
         With pytest alone every test has one, and plugins that write files about tests wait for it.
         """
-        sections = _sections([], outcome.printed, "teardown") + self._reverts(plan)
+        printed = self._without_noise(outcome.printed, "teardown")
+        sections = _sections([], printed, "teardown") + self._reverts(plan)
         own = self._properties([], plan)
         return _test_report(item, "teardown", "passed", sections, user_properties=own)
+
+    def _without_noise(self, printed: dict[int, Printed], phase: str) -> dict[int, Printed]:
+        """Leave out what SGLang's start prints in every run, in reports of a later phase.
+
+        A start that has failed keeps all of it.
+        """
+        if self._verbose or phase == "setup" or not any("setup" in own for own in printed.values()):
+            return printed
+        return {
+            rank: {
+                name: {s: without_noise(text) for s, text in streams.items()}
+                if name == "setup"
+                else streams
+                for name, streams in own.items()
+            }
+            for rank, own in printed.items()
+        }
 
     def _subtests(
         self, item: pytest.Item, plan: Plan, phase: str, reports: list[RankReport]
@@ -144,7 +165,7 @@ class ReportMerger:
             item,
             phase,
             outcome,
-            sections + self._reverts(plan),
+            sections + ([] if hasattr(longrepr, "addsection") else self._reverts(plan)),
             longrepr=longrepr,
             duration=max((r.duration for r in reports), default=seconds),
             start=min((r.start for r in reports), default=0.0),
@@ -162,6 +183,7 @@ class ReportMerger:
 
     def _footnote(self, plan: Plan, outcome: TestOutcome, report: pytest.TestReport) -> str:
         lines = [*known_lines(report, plan.known_bugs), f"topology: {plan.topology}"]
+        lines += [f"reverted: {text}" for text in self._done(plan)]
         lines += perturbed_lines(plan, outcome.perturbed)
         return "\n".join(lines)
 

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_pprank.planning import planned
 from pytest_pprank.report.allowances import Allowance, Allowances
-from pytest_pprank.report.findings import SeenFinding
+from pytest_pprank.report.findings import SeenFinding, in_words
 from pytest_pprank.report.outcome import TestOutcome
 from pytest_pprank.report.perturbed import perturbed_lines
 from pytest_pprank.report.rank_report import FAILED, XFAILED, XPASSED, XPASSED_STRICT, RankReport
@@ -42,7 +42,7 @@ class SanitizerReport:
             return
         report = _report_for(reports)
         kind = RankReport(0, report).kind
-        text = "\n".join(line for seen in found for line in seen.lines())
+        text = in_words(found)
         if kind == FAILED:
             _add_section(report, text)
         elif kind in (XPASSED, XPASSED_STRICT) and _expects(item, found):
@@ -76,7 +76,7 @@ def _expects(item: pytest.Item, found: list[SeenFinding]) -> bool:
     mark = item.get_closest_marker("xfail")
     if mark is None or mark.kwargs.get("raises") is None:
         return mark is not None
-    text = "\n".join(line for seen in found for line in seen.lines())
+    text = in_words(found)
     names = {seen.finding.sanitizer for seen in found}
     return any(names == {bug.sanitizer} and bug.says in text for bug in planned(item).known_bugs)
 

@@ -11,6 +11,8 @@ from pytest_pprank.words import plural_ranks
 
 _START_OF_THREAD = re.compile(r"/threading\.py\", line \d+ in (run|_bootstrap|_bootstrap_inner)$")
 _FRAME = re.compile(r'File "(.+?)", line (\d+) in (.+)')
+_INSTALLED = re.compile(r'(?<=File ")/[^"]*/(?:site|dist)-packages/')
+_OF_PYTHON = re.compile(r'(?<=File ")/[^"]*/lib/(?=python3\.\d+/)')
 _SHORT = 4
 _PYTEST_FRAMES = ("in pytest_pyfunc_call", "in call_fixture_func", "in pytest_runtest_protocol")
 
@@ -29,12 +31,14 @@ def fold(title: str, texts: dict[int, str]) -> tuple[tuple[str, str], ...]:
 def trim_stacks(text: str) -> str:
     """Remove from a faulthandler dump what does not help to find a problem in the test.
 
-    That is this plugin's threads, the frames below the test in each stack, and the list of
-    extension modules.
+    That is this plugin's threads, the frames below the test in each stack, the list of extension
+    modules, and in which folder packages are installed. The current thread comes first.
     """
     threads = re.split(r"\n+(?=(?:Current )?[Tt]hread 0x|Extension modules: )", text.strip())
     shown = [_above_pytest(thread) for thread in threads if not thread.startswith("Extension ")]
-    return "\n".join(_fold_equal(thread for thread in shown if not _is_service_thread(thread)))
+    folded = _fold_equal(thread for thread in shown if not _is_service_thread(thread))
+    folded.sort(key=lambda it: (it.startswith("Thread"), "hread" in it.partition("\n")[0]))
+    return _OF_PYTHON.sub("", _INSTALLED.sub("", "\n".join(folded)))
 
 
 def _is_service_thread(thread: str) -> bool:
@@ -76,4 +80,4 @@ def _describe_thread(stack: str, heads: list[str]) -> str:
         who = "Thread" if len(heads) == 1 else f"{len(heads)} threads"
         places = (f"{os.path.basename(file)}:{line} in {name}" for file, line, name in found)
         return f"{who} at " + " < ".join(places)
-    return f"{heads[0]}\n{stack}" if len(heads) == 1 else f"{len(heads)} threads:\n{stack}"
+    return f"{heads[0]}\n{stack}".rstrip() if len(heads) == 1 else f"{len(heads)} threads:\n{stack}"

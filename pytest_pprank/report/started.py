@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_pprank.report.text import add_line
 from pytest_pprank.words import plural_ranks
 
 if TYPE_CHECKING:
@@ -45,10 +46,11 @@ def _package(entry: str) -> str:
     return "sglang" if entry.startswith(f"{_OURS}.sglang") else entry.partition(".")[0]
 
 
-def add_start(reports: list[pytest.TestReport], text: str, seconds: float) -> None:
-    """Add a group's start to the reports of its first test."""
+def add_start(reports: list[pytest.TestReport], text: str, seconds: float, *, shown: bool) -> None:
+    """Add a group's start to the reports of its first test; `shown`: also in a failure."""
     for report in reports:
-        report.sections.append(("pprank", text))
+        if shown:
+            add_line(report, text)
         report.user_properties.append((PROPERTY, text))
         if report.when == "setup":
             setattr(report, _ATTRIBUTE, seconds)

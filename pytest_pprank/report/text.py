@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_pprank._pytest_compat import ExceptionRepr, ReprFileLocation, single_entry_traceback
+from pytest_pprank._pytest_compat import (
+    ExceptionRepr,
+    ReprFileLocation,
+    add_to_section,
+    single_entry_traceback,
+)
 
 if TYPE_CHECKING:
+    import pytest
     from _pytest._io import TerminalWriter
+
+SECTION = "pprank"
+"""The section of a report with what this plugin says besides verdict and findings."""
+
+
+def add_line(report: pytest.TestReport, text: str) -> None:
+    """Add a line to the section `SECTION` of a report; in a failure there is one, at its end."""
+    if not (report.failed and add_to_section(report.longrepr, SECTION, text)):
+        report.sections.append((SECTION, text))
 
 
 class Crash(ReprFileLocation):

@@ -176,6 +176,11 @@ class Quit(Trouble):
         return "; ".join([text, *_still(self.inside)])
 
 
+def places_of(inside: Mapping[int, str]) -> str:
+    """Return where ranks are, in few words: ``setup on rank 0; call on rank 1``."""
+    return "; ".join(f"{place} on {plural_ranks(ranks)}" for place, ranks in _by_value(inside))
+
+
 def describe_exit(code: int | None) -> str:
     """Return in words how a process ended; negative codes are signals, as in subprocess."""
     if code is None:

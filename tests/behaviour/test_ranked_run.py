@@ -336,7 +336,10 @@ def test_junit(module_runner: Runner) -> None:
     properties = {
         p.get("name"): p.get("value") for p in cases["test_properties[pp2]"].iter("property")
     }
-    assert properties == {"same[pp0]": "1", "rank[pp0]": "0", "same[pp1]": "1", "rank[pp1]": "1"}
+    assert properties == {
+        "pprank_topology": "pp=2 device=cpu",
+        **{"same[pp0]": "1", "rank[pp0]": "0", "same[pp1]": "1", "rank[pp1]": "1"},
+    }
     output = "".join(str(e.text) for e in cases["test_output[pp2]"].iter("system-out"))
     assert "printed by 0" in output
     assert "printed by 1" in output

@@ -75,3 +75,20 @@ def test_start_is_shown_and_told(runner: Runner) -> None:
     assert "s ranks 0,1 forked" in first
     assert other.startswith("worker group g2 started in ")
     assert float({test: seconds for seconds, test in rows}["test_first"]) > 0
+
+
+def test_long_test_shows_where_its_ranks_are(runner: Runner) -> None:
+    """A rank that nobody waits for is not named; nothing of it stays in the line."""
+    source = """
+        import time, pytest
+
+        def test_slow(pprank):
+            if pprank.rank:
+                time.sleep(3)
+    """
+    runner.write(test_it=source)
+    output = on_a_terminal(runner, "--pp-size=2", "--pprank-device=cpu", "-v")
+    assert "1 passed" in output, output
+    assert "[pprank: call on rank 1, " in output
+    last_words = output.rindex("[pprank: ")
+    assert output.index("\x1b[K", last_words) < output.index("PASSED", last_words)

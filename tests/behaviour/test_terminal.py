@@ -91,6 +91,15 @@ def test_command_in_a_failure_shows_it_again(run: Run, module_runner: Runner, te
     assert told(second, test) == told(run, test)
 
 
+@pytest.mark.parametrize("test", RED)
+def test_failure_has_one_section_of_ours_which_ends_in_the_command(run: Run, test: str) -> None:
+    before, *sections = re.split(r"^-{5,} (?=pprank -)", run.failure(test), flags=re.MULTILINE)
+    assert before
+    (section,) = sections
+    *_, last = re.split(r"^-{5,} ", section, flags=re.MULTILINE)[0].rstrip().splitlines()
+    assert last.startswith("again: ")
+
+
 def test_command_has_what_the_run_was_given(run: Run) -> None:
     command = told(run, "test_perturbed[pp2]")[-1]
     assert " -p pytest_pprank 'test_it.py::test_perturbed[pp2]' --pp-size 2 " in command

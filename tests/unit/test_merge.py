@@ -220,3 +220,31 @@ def test_a_revert_is_told_once_in_a_failure(merged: Merged) -> None:
     call = merged("assert 0", "assert 0", reverted=("26883: some fix",))["call"]
     texts = [text for _, text in call.sections] + call.longreprtext.splitlines()
     assert sum("reverted: 26883" in text for text in texts) == 1
+
+
+NOISE = "WARNING: Logging before InitGoogleLogging() is written to STDERR\n"
+
+
+@pytest.mark.parametrize(
+    ("phase", "flags", "shown"),
+    [("call", [], "real\n"), ("call", ["-v"], f"{NOISE}real\n"), ("setup", [], f"{NOISE}real\n")],
+)
+def test_what_sglangs_start_prints_in_every_run(
+    pytester: pytest.Pytester, phase: str, flags: list[str], shown: str
+) -> None:
+    """A failure of the call leaves it out, a start that has failed does not."""
+    pytester.makeini(f"[pytest]\naddopts = {' '.join(flags)}")
+    (item,) = pytester.getitems("def test_func(): pass")
+    item.config.option.verbose = len(flags)
+    printed = {0: {"setup": {"stderr": f"{NOISE}real\n"}, "call": {"stderr": NOISE}}}
+    trouble = RankDied(rank=0, place=phase, how="somehow")
+    passed = {"outcome": "passed", "duration": 1, "start": 1, "stop": 2}
+    reports = {0: [{"when": "setup", **passed}] if phase == "call" else []}
+    outcome = TestOutcome(reports=reports, printed=printed, troubles=[trouble])
+    merged = ReportMerger(item.config, ()).merge(item, PLAN, outcome)
+    (report,) = [it for it in merged if it.failed]
+    sections = dict(report.sections)
+    assert report.when == phase
+    assert sections["Captured stderr setup (rank 0)"] == shown
+    if phase == "call":
+        assert sections["Captured stderr call (rank 0)"] == NOISE  # of the call: kept as it is

@@ -16,7 +16,7 @@ from pytest_pprank.checks.p2p_compare import compare
 from pytest_pprank.errors import UsageError
 from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.report.allowances import Allowances, read_allowances
-from pytest_pprank.report.findings import Findings, SeenFinding
+from pytest_pprank.report.findings import Findings, SeenFinding, in_words
 from pytest_pprank.sglang.events.logs import log_record
 
 NAMES = tuple(row.name for row in SANITIZERS)
@@ -234,3 +234,22 @@ def test_warnings_that_are_findings_of_logs(logged: str, found: bool) -> None:
     record = logging.LogRecord("sglang", logging.WARNING, "a.py", 3, logged, (), None, "f")
     logs._logged(log_record(record))
     assert [logged in finding.text for finding in findings] == [True] * found
+
+
+def test_a_cure_of_several_findings_is_told_once() -> None:
+    found = [
+        SeenFinding(Finding("logs", "first", ("a.py:1 in f",), "allow it")),
+        SeenFinding(Finding("logs", "second", (), "allow it"), {1: 1}),
+        SeenFinding(Finding("kv", "third", (), "")),
+        SeenFinding(Finding("kv", "fourth", (), "free it")),
+    ]
+    assert in_words(found).splitlines() == [
+        "logs: first",
+        "  at a.py:1 in f",
+        "logs: second",
+        "  on rank 1",
+        "  cure (of these 2): allow it",
+        "kv: third",
+        "kv: fourth",
+        "  cure: free it",
+    ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_pprank.controller.stacks import ask_for_stacks
 from pytest_pprank.protocol.stacks import stacks_file
-from pytest_pprank.report.stacks import fold
+from pytest_pprank.report.stacks import fold, trim_stacks
 
 CHILD = """
 import faulthandler, sys, threading
@@ -69,3 +69,30 @@ def test_equal_stacks_are_told_once() -> None:
         ),
         ("Stacks of rank 2", "another"),
     )
+
+
+def test_dump_has_the_current_thread_first_and_packages_without_their_folder() -> None:
+    dump = """\
+Fatal Python error: Segmentation fault
+
+Thread 0x01 (most recent call first):
+  File "/env/lib/python3.11/site-packages/sglang/srt/a.py", line 1 in a
+  File "/env/lib/python3.11/site-packages/sglang/srt/a.py", line 2 in b
+  File "/usr/lib/python3/dist-packages/c.py", line 3 in c
+  File "/usr/lib/python3.11/queue.py", line 4 in d
+  File "/home/me/checkout/e.py", line 5 in e
+
+Current thread 0x02 (most recent call first):
+  File "/home/me/test_it.py", line 6 in test_it
+"""
+    assert trim_stacks(dump).splitlines() == [
+        "Fatal Python error: Segmentation fault",
+        "Current thread 0x02 (most recent call first):",
+        '  File "/home/me/test_it.py", line 6 in test_it',
+        "Thread 0x01 (most recent call first):",
+        '  File "sglang/srt/a.py", line 1 in a',
+        '  File "sglang/srt/a.py", line 2 in b',
+        '  File "c.py", line 3 in c',
+        '  File "python3.11/queue.py", line 4 in d',
+        '  File "/home/me/checkout/e.py", line 5 in e',
+    ]

@@ -26,6 +26,11 @@ class Prompt:
         self._hold = hold
         self._printed = printed
 
+    @property
+    def lent(self) -> bool:
+        """Whether a rank has the terminal."""
+        return self._terminal.lent
+
     def act(self, group: WorkerGroup, action: Lend | TakeBack | Tell) -> None:
         """Perform one action."""
         if isinstance(action, Lend):
