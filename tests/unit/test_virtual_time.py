@@ -141,13 +141,10 @@ def test_waits_of_others_are_real(virtual: VirtualTime, sglang: types.ModuleType
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch, virtual: VirtualTime) -> Iterator[Clock]:
+def clock(monkeypatch: pytest.MonkeyPatch, virtual: VirtualTime) -> Clock:
     """The clock of stage 1 of decode, with two stages in each role."""
-    monkeypatch.setattr(clock_module, "_of_this_rank", virtual)
-    monkeypatch.setattr(clock_module, "_bound", [])
-    yield Clock("disagg", {"prefill": 2, "decode": 2}, ("decode", 1), lambda _: None)
-    for undo in clock_module._bound:
-        undo()
+    monkeypatch.setattr(clock_module, "virtual_time", lambda: virtual)
+    return Clock("disagg", {"prefill": 2, "decode": 2}, ("decode", 1), lambda _: None)
 
 
 def test_only_the_stages_that_are_named_are_moved(clock: Clock, virtual: VirtualTime) -> None:

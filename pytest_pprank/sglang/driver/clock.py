@@ -7,15 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang.driver.virtual_time import (
-    VirtualTime,
-    bind,
-    modules_of_sglang,
-    virtual_waits,
-)
-
-_of_this_rank = VirtualTime()
-_bound: list[Callable[[], bool]] = []
+from pytest_pprank.sglang.driver.virtual_time import VirtualTime, virtual_time
 
 
 class Clock:
@@ -43,9 +35,7 @@ class Clock:
         places = [(role, stage) for role, size in sizes.items() for stage in range(size)]
         self._moved = dict.fromkeys(places, 0)
         self._standing: set[tuple[str, int]] = set()
-        self._ready = False
-        if _bound:  # SGLang may have imported more since
-            self._bind()
+        self._used: VirtualTime | None = None
 
     def advance(
         self, seconds: float, stages: Sequence[int] | None = None, *, role: str | None = None
@@ -57,12 +47,11 @@ class Clock:
             raise UsageError(
                 f"{self._name}.clock.advance: seconds={seconds!r}; allowed: a number above 0"
             )
-        self._bind()
         self._note(f"clock.advance({seconds!r}, {stages!r}, role={role!r})")
         for place in places:
             self._moved[place] += round(seconds * 10**9)
         if self._here in places:
-            _of_this_rank.advance(round(seconds * 10**9))
+            self._time.advance(round(seconds * 10**9))
 
     @contextmanager
     def frozen(
@@ -75,29 +64,29 @@ class Clock:
         the other clocks a few nanoseconds more, one for each reading.
         """
         begun = self._places("frozen", stages, role) - self._standing
-        self._bind()
         self._note(f"clock.frozen({stages!r}, role={role!r})")
         self._standing |= begun
         if self._here in begun:
-            _of_this_rank.stop()
+            self._time.stop()
         try:
             yield
         finally:
             self._standing -= begun
             if self._here in begun:
-                _of_this_rank.run()
+                self._time.run()
 
     def run(self) -> None:
         """Let all clocks run again, each from where it is."""
         self._standing.clear()
-        _of_this_rank.run()
+        if self._used is not None:
+            self._used.run()
 
     def end(self) -> None:
         """Let all clocks run again, and move on those that are behind: the end of the test."""
         self.run()
         last = max(self._moved.values())
         if behind := last - self._moved.get(self._here, last):
-            _of_this_rank.advance(behind)
+            self._time.advance(behind)
         self._moved = dict.fromkeys(self._moved, 0)
 
     def _places(
@@ -117,11 +106,9 @@ class Clock:
             )
         return {place for place in of_roles if place[1] in stages}
 
-    def _bind(self) -> None:
-        """Bind names of time in the modules of SGLang, for as long as this process lives."""
-        if self._ready:
-            return
-        if not _bound:
-            _bound.append(virtual_waits(_of_this_rank))
-        _bound.extend(bind(_of_this_rank, modules_of_sglang()))
-        self._ready = True
+    @property
+    def _time(self) -> VirtualTime:
+        """The time of this rank. In tests that do not ask for it, nothing is changed."""
+        if self._used is None:
+            self._used = virtual_time()
+        return self._used

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_pprank.errors import SEE_DOCTOR, PprankError
 from pytest_pprank.rank.store import LOOPBACK
 from pytest_pprank.sglang.compat.seams import fill, need
+from pytest_pprank.sglang.driver.virtual_time import virtual_time
 from pytest_pprank.sglang.platform import mooncake
 from pytest_pprank.sglang.platform.loopback import listeners_on_loopback
 
@@ -35,6 +36,7 @@ def prepare_disagg(pprank: Pprank) -> dict[str, object]:
     """
     if pprank.role == "pp":
         return {}
+    virtual_time()  # the heartbeats of SGLang's threads begin with the Scheduler
     # otherwise SGLang looks for an address that other hosts can reach
     os.environ.setdefault("SGLANG_HOST_IP", LOOPBACK)
     os.environ.setdefault("MC_LOG_LEVEL", "ERROR")

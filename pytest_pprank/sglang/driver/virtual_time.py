@@ -12,7 +12,6 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from pytest_pprank.rank.patches import patch
 from pytest_pprank.sglang.stage.event_loop import iteration_of_this_thread
@@ -22,7 +21,7 @@ TICK_NS = _NS // 512
 """Clocks begin to stand at a multiple of this, which floats hold: 300 s later is 300.0 s."""
 
 _CLOCKS = ("time", "monotonic", "perf_counter")
-_LOOK_S = 0.01
+_LOOK_S = 0.02
 """How often a thread that waits looks at the clocks, in real seconds: they may have been moved."""
 
 
@@ -137,14 +136,28 @@ def modules_of_sglang() -> list[types.ModuleType]:
 
 def virtual_waits(virtual: VirtualTime) -> Callable[[], bool]:
     """Make waits with a time limit virtual that code of SGLang begins; return what undoes it."""
-    real: Any = threading.Condition.wait
+    real: Callable[..., bool] = threading.Condition.wait
 
     def wait(self: threading.Condition, timeout: float | None = None) -> bool:
         if timeout is None or timeout <= 0 or not _begun_by_sglang(sys._getframe(1)):
-            return bool(real(self, timeout))
+            return real(self, timeout)
         return virtual.wait(self, timeout, real)
 
     return patch(threading.Condition, "wait", wait)
+
+
+def virtual_time() -> VirtualTime:
+    """Return the time of this process; from now on SGLang sees it."""
+    if not _bound:
+        _bound.append(virtual_waits(_of_this_process))
+    # SGLang may have imported more since the last time
+    _bound.extend(bind(_of_this_process, modules_of_sglang()))
+    return _of_this_process
+
+
+_of_this_process = VirtualTime()
+_bound: list[Callable[[], bool]] = []
+"""What undoes each change; used by tests only, because the clocks may not go back."""
 
 
 def _begun_by_sglang(frame: types.FrameType | None) -> bool:
