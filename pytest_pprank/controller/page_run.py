@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
+from pytest_pprank.controller import termination
 from pytest_pprank.controller.page import FOLDER, page_folder
 from pytest_pprank.options import options_of
 from pytest_pprank.report.again import command_line, program
@@ -52,11 +48,10 @@ class PageOfRun:
         workerinput: dict[str, object] = getattr(node, "workerinput", {})
         workerinput[FOLDER] = str(self._folder)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtestloop(self) -> Iterator[None]:
-        """End the run in good order, with its page, when SIGTERM ends it (a cancelled CI job)."""
-        with _interrupted_by_sigterm():
-            return (yield)
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> None:
+        """Let SIGTERM (a cancelled CI job) end the run in good order, with its page."""
+        termination.register(self._config)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
@@ -97,25 +92,3 @@ def _remove(parts: Path) -> None:
 
     assert parts.name == PARTS
     shutil.rmtree(parts, ignore_errors=True)
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, unless somebody else handles it."""
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        # once: the page is being written, and whoever sends it again means it
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise KeyboardInterrupt("SIGTERM")
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGTERM) is interrupt:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
