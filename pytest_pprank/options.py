@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import pytest
 
@@ -49,6 +50,7 @@ class Options:
     sanitize_allow: str
     perturb: Schedule | None
     pdb: int | None
+    attach: bool
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -96,6 +98,8 @@ def add_options(parser: pytest.Parser) -> None:
          "gives the same disturbances")  # fmt: skip
     _add(group, parser, "--pprank-pdb", "RANK", "the only rank on which --pdb, --trace and "
          "breakpoint() stop")  # fmt: skip
+    _add_flag(group, parser, "--pprank-attach", "let each rank wait for a debugger to attach, such "
+              "as that of VS Code, and print where; needs debugpy")  # fmt: skip
     _add_flag(group, parser, "--pprank-keep", "keep the launcher, with torch and SGLang imported, "
               "for the next runs of this user in this environment; python -m pytest_pprank stop "
               "ends it")  # fmt: skip
@@ -174,6 +178,7 @@ def _read(config: pytest.Config) -> Options:
         sanitize_allow=_text(config, "--pprank-sanitize-allow"),
         perturb=parse_option(_text(config, "--pprank-perturb"), "--pprank-perturb"),
         pdb=_rank("--pprank-pdb", _text(config, "--pprank-pdb")),
+        attach=bool(config.getoption("--pprank-attach") or config.getini("pprank_attach")),
     )
 
 
@@ -226,15 +231,22 @@ def _rank(flag: str, value: str) -> int | None:
 
 
 def check_debuggers(config: pytest.Config) -> None:
-    """Raise UsageError for a debugger with pytest-xdist, in its words about --pdb."""
-    if config.getoption("dist", "no") == "no":
-        return
-    asked = {"--trace": config.getoption("trace", False)}
-    asked["--pprank-pdb"] = options_of(config).pdb is not None
-    for flag in (flag for flag, given in asked.items() if given):
-        raise UsageError(
-            f"{flag} is incompatible with distributing tests; try using -n0 or -nauto."
-        )
+    """Raise UsageError for debuggers that do not go together, or not with pytest-xdist."""
+    given = options_of(config)
+    pdb, trace = (bool(config.getoption(name, False)) for name in ("usepdb", "trace"))
+    asked = {"--trace": trace, "--pprank-pdb": given.pdb is not None}
+    asked["--pprank-attach"] = given.attach
+    if config.getoption("dist", "no") != "no":
+        for flag in (flag for flag, wanted in asked.items() if wanted):
+            # pytest-xdist's words about --pdb
+            raise UsageError(
+                f"{flag} is incompatible with distributing tests; try using -n0 or -nauto."
+            )
+    if given.attach and (pdb or trace):
+        flag = "--pdb" if pdb else "--trace"
+        raise UsageError(f"--pprank-attach: not with {flag}, which stops at the terminal")
+    if given.attach and find_spec("debugpy") is None:
+        raise UsageError("--pprank-attach needs debugpy: pip install debugpy")
 
 
 def missing_size(names: list[str]) -> str:

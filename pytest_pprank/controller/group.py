@@ -56,6 +56,7 @@ class RankPeer:
     channel: Channel
     watch: Channel
     missing: dict[ItemKey, str] = field(default_factory=dict)
+    endpoint: str = ""
     alive: bool = True
 
 
@@ -140,7 +141,7 @@ class WorkerGroup:
             tick(f"collecting on {self._except(ready)} of group {self.name}")
             for peer, message in self.messages(_TICK_SECONDS):
                 if isinstance(message, Ready):
-                    peer.missing = message.missing
+                    peer.missing, peer.endpoint = message.missing, message.endpoint
                     ready.add(peer.rank)
                 elif isinstance(message, Exchange):
                     meetings.arrive(peer.rank, message)

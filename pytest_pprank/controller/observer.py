@@ -21,6 +21,7 @@ from pytest_pprank.controller.run.steps import (
 from pytest_pprank.oplog.file import Ledger, ledger_file, read_ledger
 from pytest_pprank.oplog.read.wait_graph import InMeeting, explain_waits, left_over, waits_in
 from pytest_pprank.protocol.messages import KillGroup
+from pytest_pprank.protocol.terminal import attached_file
 
 if TYPE_CHECKING:
     from pytest_pprank.controller.group import WorkerGroup
@@ -41,7 +42,10 @@ class Observer:
         ranks = self._group.ranks
         if isinstance(query, FindStopped):
             return StoppedFound({rank for rank in query.ranks if is_stopped(ranks[rank].pid)})
-        return Debugged({rank for rank, peer in ranks.items() if is_traced(peer.pid)})
+        return Debugged({rank for rank, peer in ranks.items() if self._debugged(rank, peer.pid)})
+
+    def _debugged(self, rank: int, pid: int) -> bool:
+        return is_traced(pid) or attached_file(self._group.workdir, rank).exists()
 
     def ledgers(self, gone: Mapping[int, str], meetings: Mapping[int, InMeeting]) -> LedgersRead:
         """Read all ledgers and work out who waits for whom (see ReadLedgers)."""

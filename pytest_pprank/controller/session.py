@@ -78,7 +78,7 @@ class ControllerSession:
         self._interrupted: tuple[Detail, ...] = ()
         self._start_failures = 0
         self._started: tuple[str, float] | None = None
-        self._debug: Debug | None = None
+        self._debug = Debug(config, self._listeners)
         self.leave = False
         """Whether the user has left a debugger in a way that stops the run."""
         self.tally = GroupTally()
@@ -96,7 +96,6 @@ class ControllerSession:
         self._ranked = [item for item in session.items if plan_of(item) is not None]
         self._order = {item: index for index, item in enumerate(session.items)}
         if self._ranked:
-            self._debug = Debug(self._config, self._listeners)
             if refused := self._debug.refused(len(self._ranked)):
                 self._warnings.warn(refused)
             self._start_launcher(planned(self._ranked[0]).topology.device)
@@ -258,6 +257,7 @@ class ControllerSession:
             preloaded = self._check_preload()
             clock.lap("imports")
             group.start(clock)
+        self._debug.announce(group)
         text = started_text(group.name, group.ranks, clock.parts, preloaded)
         self._page.group_started(group.name, text)
         self._started = (text, clock.seconds)
@@ -296,7 +296,6 @@ class ControllerSession:
 
     def _bootstrap(self, name: str, topology: Topology) -> RankBootstrap:
         assert self._launcher is not None
-        assert self._debug is not None
         items = [item for item in self._ranked if planned(item).topology == topology]
         return RankBootstrap(
             address=self._launcher.listener.address,
@@ -392,8 +391,7 @@ class ControllerSession:
             self._stop_launcher()
             self._lease.give_back()
             self._listeners.close()
-            if self._debug is not None:
-                self._debug.close()
+            self._debug.close()
 
     def _stop_launcher(self) -> None:
         launcher, self._launcher = self._launcher, None

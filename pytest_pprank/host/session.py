@@ -148,7 +148,7 @@ class RankSession:
         """Run the tests that the controller orders, until Shutdown."""
         session.testsfailed = 0  # a file that fails to collect is reported with its tests
         run_each_method_once()
-        self._link.send(Ready(self._missing()))
+        self._link.send(Ready(self._missing(), self._debugger.endpoint))
         while not isinstance(order := self._link.next_order(), Shutdown):
             self._run(order)
         return True

@@ -17,13 +17,15 @@ class Debugging:
     """When a rank is to stop in a debugger.
 
     `post_mortem`: at failures (--pdb). `trace`: at the start of each test. `only`: on this rank
-    alone (None: on all). `refusal`: why there is no terminal; empty if there is one.
+    alone (None: on all). `refusal`: why there is no terminal; empty if there is one. `attach`: in
+    a debugger that attaches, and not at the terminal.
     """
 
     post_mortem: bool = False
     trace: bool = False
     only: int | None = None
     refusal: str = ""
+    attach: bool = False
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,13 @@ class Hello:
 
 @dataclass(frozen=True)
 class Ready:
-    """A rank has collected its tests; `missing` maps each test that it lacks to the reason."""
+    """A rank has collected its tests; `missing` maps each test that it lacks to the reason.
+
+    `endpoint`: where it waits for a debugger to attach, as ``host:port``; empty if it does not.
+    """
 
     missing: dict[ItemKey, str] = field(default_factory=dict)
+    endpoint: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from pytest_pprank.controller.debugger.attach import attach_lines
 from pytest_pprank.controller.debugger.prompt import Prompt
 from pytest_pprank.controller.debugger.terminal import Terminal
 from pytest_pprank.controller.listeners import Listeners
 from pytest_pprank.options import options_of
 from pytest_pprank.protocol.bootstrap import Debugging
+
+if TYPE_CHECKING:
+    from pytest_pprank.controller.group import WorkerGroup
 
 _FLAGS = {"--pdb": "usepdb", "--trace": "trace"}
 
@@ -25,7 +31,16 @@ class Debug:
             trace="--trace" in self._asked,
             only=options_of(config).pdb,
             refusal=self._terminal.refusal,
+            attach=options_of(config).attach,
         )
+
+    def announce(self, group: WorkerGroup) -> None:
+        """Say where the ranks of a new group wait for debuggers, under --pprank-attach."""
+        endpoints = {rank: it.endpoint for rank, it in group.ranks.items() if it.endpoint}
+        if endpoints:
+            self._terminal.begin_line()
+            for line in attach_lines(group.names, endpoints):
+                self._terminal.say(line)
 
     def refused(self, tests: int) -> str:
         """Return what to tell the user if a debugger was asked for in vain; else empty."""

@@ -87,7 +87,13 @@ class Terminal:
         """Print text of a rank before its prompt."""
         if self._reporter is not None:
             self._reporter.write_sep(">", title)
-            self._reporter.write_line(text.rstrip("\n"))
+            self.say(text.rstrip("\n"))
+
+    def say(self, text: str) -> None:
+        """Print lines of this run."""
+        if self._reporter is not None:
+            self._reporter.ensure_newline()
+            self._reporter.write(f"{text}\n", flush=True)  # the reader may have to act on it
 
     def begin_line(self) -> None:
         """Begin a new line before a rank writes."""

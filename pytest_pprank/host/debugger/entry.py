@@ -7,7 +7,7 @@ import os
 import pdb
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, cast
@@ -16,6 +16,7 @@ import pytest
 
 from pytest_pprank._pytest_compat import quieten_capture_fixtures
 from pytest_pprank.errors import PeerError, PprankError
+from pytest_pprank.host.debugger.attach import Attach
 from pytest_pprank.host.debugger.iterate import Iteration
 from pytest_pprank.host.debugger.prompt import (
     POST_MORTEM,
@@ -56,6 +57,10 @@ class RankDebugger:
         )
         link.at_loss = self._terminal.restore_attributes
         self._class: type[RankPdb] = RankPdb
+        self._attach = Attach(pprank.workdir, pprank.rank)
+        self._link = link
+        self.endpoint = ""
+        """Where this rank waits for a debugger to attach; empty if it does not."""
         self._item: pytest.Item | None = None
 
     def install(self) -> None:
@@ -72,11 +77,15 @@ class RankDebugger:
             sys.breakpointhook = self._set_trace
         # pytest's replacement of the first reads this rank's stdin
         pdb.set_trace = pytest.set_trace = self._set_trace
+        if self._debugging.attach and self._debugging.only in (None, self._rank):
+            self.endpoint = self._attach.listen()
 
     @contextmanager
     def in_test(self, item: pytest.Item) -> Iterator[None]:
         """Allow the debugger inside the block; after it, the streams are this rank's again."""
         self._item = item
+        if self._debugging.attach:
+            self._await_clients()
         try:
             yield
         finally:
@@ -84,9 +93,15 @@ class RankDebugger:
             self._iteration.values = {}
             self._terminal.abandon()
 
+    def _await_clients(self) -> None:
+        """Wait until a client is attached to all ranks, or to the one that was chosen."""
+        self._attach.wait()
+        with suppress(PeerError):  # a peer has died: the controller knows
+            self._link.exchange("debuggers attached", None, "the start of the test")
+
     def _set_trace(self, *_: object, header: str | None = None, **_more: object) -> None:
         __tracebackhide__ = True
-        if not self._stops_here():
+        if not self._stops_here() or self._debugging.attach:
             return
         self._check(f"breakpoint() on rank {self._rank}")
         caller = sys._getframe(1)
