@@ -33,7 +33,16 @@ OUTSIDE = [
     PACKAGE / "assertions.py",
     PACKAGE / "fixtures.py",
 ]
-OF_PYTEST = {"context", "longrepr", "module", "reprcrash", "wasxfail", "workerinput", "addsection"}
+OF_PYTEST = {
+    "addsection",
+    "context",
+    "longrepr",
+    "module",
+    "reprcrash",
+    "user_properties",
+    "wasxfail",
+    "workerinput",
+}
 """Attributes that not all of pytest's reports, items and configs have."""
 
 NOT_OF_SGLANG = {

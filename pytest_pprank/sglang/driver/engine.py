@@ -169,7 +169,7 @@ class Engine:
             },
             vocabulary,
         )
-        options: dict[str, Any] = {"asked": asked, "stream": stream, "priority": priority}
+        options: dict[str, object] = {"asked": asked, "stream": stream, "priority": priority}
         options["tokenizer"] = need(self.scheduler, "tokenizer")
         options |= check_fields(fields or {})
         self._submit(rid, ids, sampling_of(max_new_tokens, sampling), **options)
