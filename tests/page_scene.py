@@ -79,11 +79,16 @@ class Rank:
         return read_ledger(ledger_file(self._folder, self.rank))
 
 
-def timeline(*ranks: Rank, printed: tuple[Printed, ...] = (), until: float = 0.0) -> Timeline:
-    """Return the timeline of ranks of one role."""
+def timeline(
+    *ranks: Rank,
+    printed: tuple[Printed, ...] = (),
+    until: float = 0.0,
+    sizes: Sizes | None = None,
+) -> Timeline:
+    """Return the timeline of ranks, of one role by default."""
     traces = {rank.rank: rank.read() for rank in ranks}
     ledgers = {rank.rank: rank.ledger() for rank in ranks}
-    return timeline_of(Sizes(len(ranks)), traces, ledgers, printed, until)
+    return timeline_of(sizes or Sizes(len(ranks)), traces, ledgers, printed, until)
 
 
 def part(

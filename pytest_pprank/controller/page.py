@@ -13,6 +13,7 @@ import pytest
 
 from pytest_pprank._pytest_compat import add_to_section
 from pytest_pprank.controller.output import Listener
+from pytest_pprank.controller.run.state import DIED
 from pytest_pprank.controller.warnings import WarningRelay
 from pytest_pprank.oplog.file import Ledger, ledger_file, read_ledger
 from pytest_pprank.options import options_of
@@ -186,7 +187,7 @@ class PageRecorder:
         red = told[0] in ("failed", "interrupted")
         if red:
             self.red[item.nodeid] = None
-        timeline = self._timeline(plan) if red or self._all else None
+        timeline = self._timeline(plan, outcome) if red or self._all else None
         part = TestPart(
             nodeid=plain(item.nodeid),
             anchor=self._anchor(item),
@@ -212,13 +213,14 @@ class PageRecorder:
         name = f"{self._worker or 'main'}-{self._count:06d}"
         self._save(lambda: write_test(self._folder / PARTS, name, part))
 
-    def _timeline(self, plan: Plan) -> Timeline | None:
+    def _timeline(self, plan: Plan, outcome: TestOutcome) -> Timeline | None:
         captured = self._captured
         traces = {rank: parse(rank, raw) for rank, raw in captured.traces.items()}
         if not traces:
             return None
         sizes, ledgers = plan.topology.sizes, captured.ledgers
-        return timeline_of(sizes, traces, ledgers, self._printed, captured.time)
+        dead = [rank for rank, place in outcome.places.items() if place == DIED]
+        return timeline_of(sizes, traces, ledgers, self._printed, captured.time, dead)
 
     def _save(self, write: Callable[[], None]) -> None:
         try:

@@ -192,7 +192,8 @@ class RankSession:
 
     def _send_finding(self, finding: Finding) -> None:
         details: dict[str, Detail] = {"finding": finding.text, "usual cause": finding.cure}
-        trace.note(FINDING, finding.sanitizer, {**details, "where": list(finding.stack)})
+        name = f"{finding.sanitizer}: {finding.text}".partition("\n")[0]
+        trace.note(FINDING, name, {**details, "where": list(finding.stack)})
         self._link.send(Found(finding))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

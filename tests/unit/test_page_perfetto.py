@@ -12,6 +12,7 @@ import pytest
 from page_scene import Rank, part, timeline
 
 from pytest_pprank.report.page.perfetto import trace_events, write_trace
+from pytest_pprank.topology import Sizes
 from pytest_pprank.trace.file import LOG, PHASE, TRANSFER
 
 Event = dict[str, Any]
@@ -33,7 +34,7 @@ def written(tmp_path: Path) -> list[Event]:
     second.trace.event(TRANSFER, "done", {"room": 7, "status": "Success"})
     first.trace.event(LOG, 'text with " and </script> and \ud800')
     first.recv(1)
-    made = timeline(first, second, until=time.monotonic())
+    made = timeline(first, second, until=time.monotonic(), sizes=Sizes(1, 1))
     tests = [part(of=made), part("test_it.py::other"), part("test_it.py::third", of=made)]
     write_trace(tmp_path / "trace.json", tests)
     whole = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))

@@ -36,6 +36,8 @@ from pytest_pprank.report.findings import Findings
 _AT_PROMPT = "it has stopped in the debugger"
 LAUNCHER = -1
 """The sender of GroupEnded; also the launcher's rank in Hello."""
+DIED = "died"
+"""What became of a rank whose process has ended."""
 
 
 class RunState:
@@ -126,7 +128,7 @@ class RunState:
     def progress(self) -> dict[int, str]:
         """Return what became of the ranks that are no longer inside, in words."""
         through = {rank: self.reports.last(rank) for rank in sorted(self.arrived())}
-        return {**through, **dict.fromkeys(self.dead, "died")}
+        return {**through, **dict.fromkeys(self.dead, DIED)}
 
     def failed(self) -> bool:
         """Return whether a rank that has finished its phase has failed."""
@@ -152,7 +154,7 @@ class RunState:
         self.dead.setdefault(rank, message.text if message else "")
         self._actions += self.stops.lose(rank)
         self._leave_prompt(rank, now)
-        self.meetings.leave(rank, "died")
+        self.meetings.leave(rank, DIED)
 
     def _reported(self, rank: int, message: PhaseReport, _now: float) -> None:
         self._keep(rank, message.report)

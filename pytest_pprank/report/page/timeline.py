@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from pytest_pprank.oplog.file import COLLECTIVE, CREATE, STORE, Ledger, Operation, State
@@ -105,10 +105,12 @@ def timeline_of(
     ledgers: Mapping[int, Ledger],
     printed: Sequence[Printed] = (),
     until: float = 0.0,
+    dead: Collection[int] = (),
 ) -> Timeline:
     """Build the timeline of a test of these sizes from the traces and ledgers of its ranks.
 
     `until`: when these were read; what had not ended then is drawn up to there.
+    `dead`: the ranks that had died by then.
     """
     operations = {rank: _operations(traces[rank], ledgers.get(rank)) for rank in traces}
     given = sorted(_all_events(traces, operations, printed), key=lambda it: it[1].start)
@@ -119,7 +121,10 @@ def timeline_of(
     last = max(ends, default=began)
     number_of = {of: number for number, (_, _, of) in enumerate(given) if of is not None}
     events = _with_rows([_shown(rank, it, began) for rank, it, _ in given], last - began)
-    lanes = [Lane(rank, _title(sizes, rank), _note(trace)) for rank, trace in traces.items()]
+    lanes = [
+        Lane(rank, _title(sizes, rank), _note(trace, rank in dead))
+        for rank, trace in traces.items()
+    ]
     missing = [
         Missing(
             number_of[each.rank, each.operation.number],
@@ -241,8 +246,8 @@ def _title(sizes: Sizes, rank: int) -> str:
     return f"rank {rank}: {named}stage {rank - role.first} of {role.stages}"
 
 
-def _note(trace: Trace) -> str:
-    notes = [trace.problem]
+def _note(trace: Trace, dead: bool) -> str:
+    notes = ["died" if dead else "", trace.problem]
     if trace.lost:
         notes.append(f"{trace.lost} older records had to make room")
     if trace.faults:

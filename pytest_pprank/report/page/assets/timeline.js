@@ -4,6 +4,12 @@ const LEAST = 3;  // pixels between two events of a row that are drawn
 const MOST_LINKS = 600;
 const MOMENTS = new Set(["finding", "fault", "error"]);
 
+// black or white, whichever can be read on a colour (#rrggbb)
+function inkOn(colour) {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+  return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#10151b" : "#ffffff";
+}
+
 class Lanes {
   constructor(data, box, choose) {
     this.data = data;
@@ -189,7 +195,7 @@ class Lanes {
         draw.beginPath();
         draw.rect(from, y, to - from - 2, height);
         draw.clip();
-        draw.fillStyle = this.colour("on-span");
+        draw.fillStyle = inkOn(this.colour(`k-${event.kind}`));
         draw.fillText(event.name, Math.max(from, 0) + 4, y + height / 2 + 0.5);
         draw.restore();
       }
