@@ -719,6 +719,7 @@ def alone(runner: Runner) -> Runner:
 def test_killed_controller_leaves_nothing(alone: Runner) -> None:
     with session(alone, "test_it.py::test_stop_1") as run:
         run.prompt(1)
+        alone.wait_for(lambda: not echoes(run), "readline has prepared the terminal")
         os.kill(run.child.pid, signal.SIGKILL)
         alone.wait_for(lambda: not alone.processes(), "all processes have ended")
 
@@ -731,6 +732,11 @@ def test_ended_controller_leaves_nothing(alone: Runner, number: signal.Signals) 
         alone.wait_for(lambda: not alone.processes(), "all processes have ended")
 
 
+def echoes(run: Session) -> bool:
+    """Return whether the terminal of a run shows what is typed."""
+    return bool(termios.tcgetattr(run.child.child_fd)[3] & termios.ECHO)
+
+
 def test_the_rank_at_the_prompt_dies(debug: Debugged) -> None:
     """The terminal is as before then, also if line editing had changed it."""
     run = debug("test_stop_1 test_green")
@@ -740,12 +746,12 @@ def test_the_rank_at_the_prompt_dies(debug: Debugged) -> None:
     assert run.child.match is not None
     pid = int(run.child.match[1])
     run.prompt(1)
-    raw = termios.tcgetattr(run.child.child_fd)[3]
+    run.runner.wait_for(lambda: not echoes(run), "readline has prepared the terminal")
     os.kill(pid, signal.SIGKILL)
+    run.runner.wait_for(lambda: echoes(run), "the terminal is as before")
     said = run.end()
     assert counts(said) == {"failed": 1, "passed": 1}, said
     assert "rank 1 died in call: killed by SIGKILL" in said
-    assert not raw & termios.ECHO
 
 
 def test_a_peer_of_the_rank_at_the_prompt_dies(debug: Debugged) -> None:

@@ -22,7 +22,9 @@ _COLORS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[78]")
 class Session:
     """A run of pytest on a terminal of its own."""
 
-    def __init__(self, runner: Runner, *args: str, **environment: str) -> None:
+    def __init__(
+        self, runner: Runner, *args: str, patience: float = PATIENCE, **environment: str
+    ) -> None:
         flags = ["-pno:randomly", "-pno:cacheprovider", "--pp-size=2", "--pprank-device=cpu"]
         self.runner = runner
         self.said = ""
@@ -32,7 +34,7 @@ class Session:
             cwd=str(runner.folder),
             env=runner.environment(**{"TERM": "xterm", **environment}),
             encoding="utf-8",
-            timeout=PATIENCE,
+            timeout=patience,
             dimensions=(50, 200),
         )
 
@@ -83,9 +85,11 @@ def plain(text: str) -> str:
 
 
 @contextmanager
-def session(runner: Runner, *args: str, **environment: str) -> Iterator[Session]:
+def session(
+    runner: Runner, *args: str, patience: float = PATIENCE, **environment: str
+) -> Iterator[Session]:
     """Start a run on a terminal, and kill it if the block leaves it running."""
-    own = Session(runner, *args, **environment)
+    own = Session(runner, *args, patience=patience, **environment)
     try:
         yield own
     finally:
