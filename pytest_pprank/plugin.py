@@ -72,7 +72,7 @@ def _register_writers(config: pytest.Config, given: options.Options) -> None:
         from pytest_pprank.controller.neighbours import junitxml
 
         junitxml.register(config)
-    if given.summary:
+    if given.summary and not config.option.collectonly:
         _register_summary(config, given)
 
 

@@ -18,7 +18,8 @@ from documentation.blocks import Block, Command, blocks, command_needs_sglang, n
 from documentation.pages import ROOT, pages
 
 _DIFFERS = (
-    (re.compile(r"\d+\.\d+ ?s\b"), "N s"),  # seconds
+    # seconds; from a minute on pytest adds minutes
+    (re.compile(r"\d+\.\d+ ?s\b(?: \(\d+:\d\d:\d\d\))?"), "N s"),
     (re.compile(r"\bpids? \d+"), "pid N"),
     (re.compile(r"(\w+\.py):\d+"), r"\1:N"),  # line numbers, which differ between releases
     # how pytest was begun here, with the plugins that `words` leaves out

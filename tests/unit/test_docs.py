@@ -149,4 +149,5 @@ def test_output_is_compared_but_for_what_differs_in_each_run() -> None:
     shown = "== FAILURES ==\nE hung: for 9.9 s (mixin.py:1), pid 7\n...\n=== 1 failed in 0.10s ==="
     assert replay.is_as_shown(shown, found)
     assert replay.is_as_shown("...\nE  hung: ...\n...", found)
+    assert replay.is_as_shown(shown, found.replace("in 2.13s", "in 112.13s (0:01:52)"))
     assert not replay.is_as_shown(shown.replace("1 failed", "2 failed"), found)
