@@ -50,6 +50,8 @@ def check_answer(name: str, control: Control, moment: str) -> None:
     for role, answer in control.answers.items():
         success = getattr(answer, "success", True)
         if name == "flush_cache":
+            if (role, moment) == ("prefill", "decoding"):
+                continue  # whether prefill still has something to do depends on its threads
             assert success == (moment in IDLE), f"{moment}, {role}: {answer}"
         else:
             assert success, f"{moment}, {role}: {answer}"
@@ -279,28 +281,6 @@ def test_weights_by_name(engine: Engine) -> None:
         found = engine.control("get_weights_by_name", name=name, wait=True).answer
         assert found.parameter, f"no values of {name}"
     check(engine)
-
-
-def test_profile_of_every_stage(engine: Engine, tmp_path: Path, pprank: Pprank) -> None:
-    """It starts amid a prompt, stops amid decoding, and each stage writes its own file."""
-    from pytest_pprank.sglang.compat.sampling import profile_kind
-
-    (folder,) = set(pprank.gather(str(tmp_path))[:1])
-    amid_a_prompt(engine)
-    start = engine.control(
-        "profile",
-        req_type=profile_kind(start=True),
-        output_dir=folder,
-        activities=["CPU"],
-        profile_id="suite",
-        with_stack=False,
-    )
-    assert start.wait().success, start.answer
-    amid_decoding(engine)
-    stop = engine.control("profile", req_type=profile_kind(start=False), wait=True)
-    assert stop.answer.success, stop.answer
-    check(engine)
-    assert len([*Path(folder).rglob("*.json.gz")]) == pprank.num_stages
 
 
 def test_memory_that_is_released_and_resumed(engine: Engine) -> None:

@@ -27,9 +27,3 @@ def in_session(name: str, after: str | None) -> dict[str, object]:
     """Return the fields of a request that continues session `name` `after` a request (or none)."""
     params = need(import_module("sglang.srt.managers.io_struct"), "SessionParams")
     return {"session_params": params(id=name, rid=after)}
-
-
-def profile_kind(*, start: bool) -> object:
-    """Return the value of ``req_type`` with which a profile request starts or stops."""
-    kinds = need(import_module("sglang.srt.managers.io_struct"), "ProfileReqType")
-    return need(kinds, "START_PROFILE" if start else "STOP_PROFILE")

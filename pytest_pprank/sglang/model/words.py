@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.seams import need
 
@@ -33,7 +33,7 @@ def words_of(tokens: Sequence[int]) -> str:
     return " ".join(map(str, tokens))
 
 
-def _tokenizer(vocabulary: int, end: int) -> Any:
+def _tokenizer(vocabulary: int, end: int) -> object:
     tokenizers, transformers = import_module("tokenizers"), import_module("transformers")
     words = {str(token): token for token in range(vocabulary)}
     model = tokenizers.models.WordLevel(words, unk_token="0")

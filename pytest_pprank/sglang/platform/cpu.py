@@ -54,12 +54,6 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
     def get_paged_allocator_cls(self) -> type:
         return paged_allocator_class()
 
-    def get_torch_profiler_activity_str(self) -> str:
-        return "CPU"  # device sim computes on the host, too
-
-    def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
-        return import_module("torch").profiler.ProfilerActivity.CPU
-
 
 @cache
 def _mla_kv_pool_class() -> type:
