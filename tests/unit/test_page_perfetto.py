@@ -106,7 +106,10 @@ def test_tests_and_ranks_have_names(written: list[Event]) -> None:
     assert ("process_name", 3, "test_it.py::third") in names
     assert not any(pid == 2 for _, pid, _ in names), "a test without a timeline"
     threads = {name for what, pid, name in names if what == "thread_name" and pid == 1}
-    assert {"rank 0: prefill stage 0 of 1, test", "rank 1: decode stage 0 of 1, messages"} <= threads
+    assert {
+        "rank 0: prefill stage 0 of 1, test",
+        "rank 1: decode stage 0 of 1, messages",
+    } <= threads
 
 
 def test_what_never_ended_says_so(written: list[Event]) -> None:
