@@ -50,9 +50,18 @@ def end(disagg: Disagg, rid: str, told: str) -> None:
 def give_up(disagg: Disagg, rid: str) -> None:
     """If a role still has the request, let the role's time limit be over."""
     if not all(side.results[rid].finished for side in (disagg.prefill, disagg.decode)):
+        finish_others(disagg, rid)
         disagg.clock.advance(LIMIT)
         disagg.run_until(lambda: disagg.prefill.results[rid].finished)
         disagg.run_until(lambda: disagg.decode.results[rid].finished)
+
+
+def finish_others(disagg: Disagg, *aborted: str) -> None:
+    """Run until all other requests are finished on both roles: they have time limits, too."""
+    sides = (disagg.prefill, disagg.decode)
+    disagg.run_until(
+        lambda: all(r.finished for s in sides for r in s.results.values() if r.rid not in aborted)
+    )
 
 
 def check(disagg: Disagg, aborted: str) -> None:
@@ -159,6 +168,7 @@ def test_in_every_state_at_once(disagg: Disagg) -> None:
         disagg.step(6)
         held.release()
         disagg.step(SOON)
+        finish_others(disagg, lonely, *(rid for rid, _ in aborted))
         disagg.clock.advance(LIMIT)
         disagg.drain()
         disagg.leave()
