@@ -237,15 +237,6 @@ def own_descriptors(config: pytest.Config) -> tuple[int, int]:
         capture.suspend_global_capture(in_=False)
 
 
-def quieten_capture_fixtures(config: pytest.Config, quiet: bool) -> None:
-    """Let fixtures such as capsys leave output alone (`quiet`), or capture it again."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-    if capture is not None and quiet:
-        capture.suspend_fixture()
-    elif capture is not None:
-        capture.resume_fixture()
-
-
 def pytest_folders() -> tuple[str, ...]:
     """Return the folders of pytest and of pluggy, which calls its hooks."""
     specs = [find_spec(name) for name in ("_pytest", "pytest", "pluggy")]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from pytest_pprank._pytest_compat import quieten_capture_fixtures
 from pytest_pprank.errors import PeerError, PprankError
 from pytest_pprank.host.debugger.attach import Attach
 from pytest_pprank.host.debugger.iterate import Iteration
@@ -50,11 +49,8 @@ class RankDebugger:
         self._config = config
         self._debugging = debugging
         self._rank = pprank.rank
-        quieten = partial(quieten_capture_fixtures, config)
         self._iteration = Iteration()
-        self._terminal = RankTerminal(
-            pprank.workdir, link.send, link.debugger, quieten, self._iteration
-        )
+        self._terminal = RankTerminal(pprank.workdir, link.send, link.debugger, self._iteration)
         link.at_loss = self._terminal.restore_attributes
         self._class: type[RankPdb] = RankPdb
         self._attach = Attach(pprank.workdir, pprank.rank)

@@ -35,9 +35,8 @@ _STREAMS = ("stdin", "stdout", "stderr")
 class RankTerminal:
     """Gets the terminal for a thread of this rank that has stopped, and gives it back.
 
-    `send` sends to the controller, whose answers come in `answers`. `quieten` is called with
-    whether fixtures that capture output are to leave it alone. `iterate` is called while this rank
-    waits, when the user lets the engine of all ranks do iterations.
+    `send` sends to the controller, whose answers come in `answers`. `iterate` is called while this
+    rank waits, when the user lets the engine of all ranks do iterations.
     """
 
     def __init__(
@@ -45,13 +44,11 @@ class RankTerminal:
         workdir: Path,
         send: Callable[[Message], None],
         answers: SimpleQueue[Turn | Told | Iterate | Released],
-        quieten: Callable[[bool], None],
         iterate: Callable[[int], str],
     ) -> None:
         self._workdir = workdir
         self._send = send
         self._answers = answers
-        self._quieten = quieten
         self.iterate = iterate
         self._lock = threading.RLock()
         self._depth = self._owner = 0
@@ -122,7 +119,6 @@ class RankTerminal:
             os.close(saved)
         self._saved.clear()
         self._files.clear()
-        self._quieten(False)
 
     def restore_attributes(self) -> None:
         """Undo what line editing has changed in the terminal (it is not ours any more)."""
@@ -155,7 +151,6 @@ class RankTerminal:
 
     def _install(self, for_input: int, for_output: int) -> None:
         if not self._saved:
-            self._quieten(True)
             self._files = {name: getattr(sys, name) for name in _STREAMS}
             for file in (sys.stdout, sys.stderr):
                 file.flush()
