@@ -85,7 +85,7 @@ def timeline(
     until: float = 0.0,
     sizes: Sizes | None = None,
 ) -> Timeline:
-    """Return the timeline of ranks, of one role by default."""
+    """Return the timeline of ranks, by default of one role."""
     traces = {rank.rank: rank.read() for rank in ranks}
     ledgers = {rank.rank: rank.ledger() for rank in ranks}
     return timeline_of(sizes or Sizes(len(ranks)), traces, ledgers, printed, until)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pytest_pprank.oplog.file import Site
 from pytest_pprank.sglang.events import types
@@ -194,7 +194,7 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-_WRITERS: dict[type, Callable[[Any], Described | None]] = {
+_WRITERS: dict[type, Callable[..., Described | None]] = {
     types.BatchPrepared: _prepared,
     types.ForwardMade: _forward_made,
     types.ForwardEntry: _forward_entry,
