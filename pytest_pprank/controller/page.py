@@ -284,7 +284,7 @@ def _sections(reports: Sequence[pytest.TestReport]) -> list[tuple[str, str]]:
 def _replaced(outcome: TestOutcome) -> str:
     if outcome.spoiled:
         return outcome.spoiled
-    return "the test has failed, or an operation of it" if outcome.unsettled else ""
+    return "the test, or an operation in it, has failed" if outcome.unsettled else ""
 
 
 def _why_none(red: bool, every: bool) -> str:
