@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.sglang.compat.disagg import role_of
+from pytest_pprank.sglang.driver.disagg_faults import late_answers
 from pytest_pprank.sglang.static.release import is_older_than
 from pytest_pprank.suite.ends import end_of
 from pytest_pprank.suite.releases import from_0517
 
 if TYPE_CHECKING:
-    from pytest_pprank import Disagg
+    from pytest_pprank import Disagg, Fault
+    from pytest_pprank.sglang.compat.objects import Scheduler
 
 CHUNK = 64
 LIMIT = 300
@@ -75,14 +78,20 @@ def check(disagg: Disagg, aborted: str) -> None:
     assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
 
 
+def late_handshakes(scheduler: Scheduler, fault: Fault) -> None:
+    """Report to prefill 40 iterations late that a request's handshake is complete."""
+    if role_of(scheduler) == "prefill":
+        late_answers(scheduler, fault, lambda word: 40 if word == "ready" else 0)
+
+
+@pytest.mark.pprank(perturb="-polls")
 @pytest.mark.parametrize("told", ["prefill", "decode"])
 def test_during_the_handshake(disagg: Disagg, told: str) -> None:
     with disagg.clock.frozen():
-        late = disagg.late_poll(stages=[0, 1], iterations=40, role="prefill")
+        disagg.disturb(late_handshakes)
         rid, _ = disagg.submit(30, 4), disagg.submit(40, 4)
         disagg.run_until_state(rid, "bootstrapping", role="prefill")
         end(disagg, rid, told)
-        late.release()
         check(disagg, rid)
 
 
