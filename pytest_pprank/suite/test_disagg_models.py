@@ -104,9 +104,9 @@ class TestExpertsAndPages:
     @needs_grammars
     def test_retraction(self, disagg: Disagg) -> None:
         """Decode keeps the KV of a retracted request on the host, on both stages."""
-        bound = disagg.submit(31, 60, regex=NUMBERS)
+        bound = disagg.submit(31, 40, regex=NUMBERS)
         for index in range(6):
-            disagg.submit(PAGE * (1 + index % 3) + index, 60)
+            disagg.submit(PAGE * (1 + index % 3) + index, 40)
         settle(disagg, bound)
         assert any(result.retractions for result in disagg.results.values())
         assert follows(disagg.results[bound].token_ids, NUMBERS)

@@ -73,7 +73,7 @@ class TestRequests:
 
     def fill(self, engine: Engine) -> str:
         """Let a request run that leaves no slot to others."""
-        rid: str = engine.submit(30, 400)
+        rid: str = engine.submit(30, 80)
         engine.run_until(lambda: engine.results[rid].token_ids)
         return rid
 
@@ -161,7 +161,7 @@ class TestRequests:
 class TestFlush:
     def test_flush_that_waits_too_long(self, engine: Engine, pprank: Pprank) -> None:
         with engine.clock.frozen():
-            engine.submit(30, 400)
+            engine.submit(30, 60)
             engine.run_until(
                 lambda: (
                     engine.results and all(result.token_ids for result in engine.results.values())
