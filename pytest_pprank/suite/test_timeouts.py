@@ -244,6 +244,7 @@ class TestDisagg:
         check(disagg, *([rid] if end_of(disagg.results[rid]) == "abort" else []))
         assert end_of(disagg.results[other]) == "length"
 
+    @pytest.mark.pprank(known_bug="decode-frees-what-an-aborted-transfer-still-writes")
     @pytest.mark.parametrize("stage", [0, 1])
     def test_transfer_that_takes_too_long(self, disagg: Disagg, stage: int) -> None:
         """Decode gives up; it keeps the memory until prefill no longer writes to it."""
