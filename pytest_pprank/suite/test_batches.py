@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_materialized_on_device
+from pytest_pprank.suite.releases import aborts_end_all_slots
 
 if TYPE_CHECKING:
     from pytest_pprank import Engine
@@ -132,6 +133,7 @@ def test_merged_batch_can_be_decoded(
     assert_materialized_on_device(one)
 
 
+@aborts_end_all_slots
 def test_batches_of_the_event_loop(engine: Engine) -> None:
     """Each batch that SGLang itself merges or filters while requests come, end and are aborted."""
     from pytest_pprank.sglang.batches.rows import checked_rows

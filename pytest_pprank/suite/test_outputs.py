@@ -15,6 +15,7 @@ import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.releases import aborts_end_all_slots
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Engine
@@ -83,6 +84,7 @@ def come_and_go(engine: Engine, *kinds: Options) -> None:
     check(engine)
 
 
+@aborts_end_all_slots
 @pytest.mark.parametrize(
     "kind",
     [
@@ -274,6 +276,7 @@ def test_requests_of_a_session(engine: Engine) -> None:
 
 @pytest.mark.sglang(enable_deterministic_inference=True)
 class TestSeeds:
+    @aborts_end_all_slots
     def test_tokens_of_a_seed(self, engine: Engine) -> None:
         """They depend on seed, position and logits alone, whatever else is in the batch."""
         drawn = [
@@ -302,7 +305,7 @@ class TestSeeds:
 
 @pytest.mark.sglang(enable_return_hidden_states=True)
 class TestHiddenStates:
-    @pytest.mark.pprank(pp=1)
+    @pytest.mark.pprank(pp=1, known_bug="hidden-states-cut-at-wrong-places")
     def test_one_stage(self, engine: Engine) -> None:
         """SGLang returns those of a prompt's last chunk."""
         rids = []

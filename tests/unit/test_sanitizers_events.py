@@ -354,18 +354,18 @@ class TestH2D:
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
 
     def test_host_tensor(self, watched: Any) -> None:
-        watch = watched(H2D, device="cuda:0")
+        watch = watched(H2D)
         watch.emit("forward", replace(EXTEND, on_host=(HostTensor("x.ids", "a host tensor"),)))
         assert watch.lines == ["a host tensor enters the model: x.ids is a host tensor"]
 
     def test_all_is_on_its_device(self, watched: Any) -> None:
-        watch = watched(H2D, device="cuda:0")
+        watch = watched(H2D)
         watch.emit("forward", EXTEND)
         assert watch.lines == []
 
     def test_nothing_to_listen_to_without_sglang(self, watched: Any) -> None:
         del sys.modules["sglang.srt.model_executor.model_runner"]
-        assert watched(H2D, device="cuda:0").listeners == {}
+        assert watched(H2D).listeners == {}
 
 
 class TestLogs:

@@ -92,7 +92,10 @@ def _hidden_states(result: Result) -> Iterator[str]:
 
     tokens = [*result.prompt, *result.token_ids][:-1]
     expected = hidden_states_of(result.model_path, tokens)
-    rows = len(result.hidden_states)
+    rows = sum(map(bool, result.hidden_states))
+    if rows < len(result.hidden_states) or not rows:
+        yield f"{result.rid}: hidden states are missing"
+        return
     if rows > len(expected):
         yield f"{result.rid}: {rows} hidden states of {len(expected)} tokens"
         return
