@@ -26,7 +26,7 @@ MARK = "PPRANK_TEST_RUN"
 
 DEADLINE = 120
 
-_NOT_PASSED_ON = ("PYTEST_XDIST", "PYTHONUNBUFFERED")
+_NOT_PASSED_ON = ("PYTEST_XDIST", "PYTHONUNBUFFERED", "GITHUB_ACTIONS")
 """Variables that would make the tests see less, or more, than a user does."""
 
 
@@ -76,6 +76,10 @@ class Runner:
 
     def copy(self, folder: Path) -> None:
         shutil.copytree(folder, self.folder, dirs_exist_ok=True)
+
+    def finished(self, ret: int, out: str) -> Run:
+        """Return what another program than pytest has done."""
+        return Run(ret, out)
 
     def environment(self, **own: str) -> dict[str, str]:
         """Return the environment of a process of a run; `own` overrides it."""

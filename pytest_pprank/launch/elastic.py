@@ -95,6 +95,28 @@ class ElasticGroup:
             if isinstance(worker.id, int):
                 _signal_tree(worker.id, number)
 
+    def release(self) -> None:
+        """Let elastic go on if it waits for ranks that were killed while they waited for it.
+
+        A rank that is done waits for an event of multiprocessing, until elastic has its result.
+        Who sets such an event waits for every waiter to wake up, for ever if one was killed.
+        """
+        context = getattr(self._agent, "_pcontext", None)
+        event = getattr(context, "_worker_finished_event", None)
+        woken = getattr(getattr(event, "_cond", None), "_woken_count", None)
+        pids = [worker.id for worker in self._agent.get_worker_group("pprank").workers]
+        if woken is None or any(isinstance(pid, int) and _is_alive(pid) for pid in pids):
+            return
+        for _ in pids:
+            woken.release()
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
 
 def use_plain_log_format() -> None:
     """Give torch's log lines a plain format.

@@ -39,6 +39,8 @@ _KILL_SECONDS = 5.0
 _KILL_AGAIN_SECONDS = 0.05
 _TERMINATE_SECONDS = 0.4
 """How long SIGTERM is sent before SIGKILL."""
+_RELEASE_SECONDS = 1.0
+"""How long elastic may take to see that all ranks have been killed."""
 _FORK_SERVER = "pytest_pprank.launch.fork_server"
 
 
@@ -172,6 +174,8 @@ class Launcher:
             polite = spent < _TERMINATE_SECONDS
             running[1].signal(signal.SIGTERM if polite else signal.SIGKILL)
             time.sleep(_KILL_AGAIN_SECONDS)
+            if spent > _RELEASE_SECONDS:
+                running[1].release()
 
 
 _Described = tuple[float, tuple[str, ...], dict[str, str], tuple[str, ...], str]

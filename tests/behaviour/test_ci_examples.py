@@ -187,8 +187,6 @@ def environment(runner: Runner, **own: str) -> dict[str, str]:
 
 
 def bash(runner: Runner, script: str, env: dict[str, str]) -> Run:
-    from tests.conftest import Run
-
     done = subprocess.run(
         ["bash", "-e", "-c", script],
         cwd=runner.folder,
@@ -199,7 +197,7 @@ def bash(runner: Runner, script: str, env: dict[str, str]) -> Run:
         timeout=3 * runner.deadline,
         check=False,
     )
-    return Run(done.returncode, done.stdout)
+    return runner.finished(done.returncode, done.stdout)
 
 
 def names_in(junit: Path) -> list[str]:
