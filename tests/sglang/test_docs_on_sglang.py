@@ -45,6 +45,8 @@ def test_other_command_finds_its_tests(
     step: Step, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """Also, its options have allowed values."""
+    if "--pprank-attach" in step.command.line:
+        pytest.importorskip("debugpy")
     first = step.command.line.partition(";")[0]
     found = printed(
         replace(step.command, line=f"{first} --collect-only"), step.lay_out(tmp_path), environment

@@ -44,7 +44,7 @@ def run(inner: Callable[..., Run]) -> Run:
         ),
         (
             "test_memory_of_a_download_is_freed",
-            ["streams: freed in use: ", "device-to-host copy reads ", "in async_d2h", "cure: "],
+            ["streams: freed in use: ", "device-to-host copy reads ", "in async_d2h", "cure"],
         ),
     ],
 )
