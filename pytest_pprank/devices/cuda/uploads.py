@@ -39,7 +39,8 @@ class GuardedUploads:
     def check(self) -> None:
         """Wait for the copies so far, and report those whose source was rewritten."""
         done, self._open, self._bytes = self._open, [], 0
-        torch.cuda.synchronize()
+        if done:
+            torch.cuda.synchronize()
         for upload in done:
             if upload.went_wrong():
                 self._report(upload.text(), upload.stack)
