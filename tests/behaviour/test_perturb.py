@@ -115,7 +115,7 @@ def test_race_comes_to_light(perturbed: Run) -> None:
     assert "perturbed: seed 1 (late_sends)" in failure
     assert (
         " 'test_it.py::test_overtaken[pp2]' --pp-size 2 --pprank-device cpu "
-        "--pprank-perturb 1:late_sends\n" in failure
+        "--pprank-perturb 1:late_sends" in failure
     )
 
 
