@@ -119,8 +119,8 @@ class TestDisagg:
         "role",
         [
             pytest.param("prefill", marks=waits_for_later_stages),
-            # 0.5.13 does not wait for a stage that decode has not
-            pytest.param("decode", marks=() if is_older_than("0.5.14") else waits_for_later_stages),
+            # before 0.5.16 nobody waits for a stage that decode has not
+            pytest.param("decode", marks=() if is_older_than("0.5.16") else waits_for_later_stages),
             pytest.param("both", marks=waits_for_later_stages),
         ],
     )
