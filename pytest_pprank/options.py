@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import pytest
 
@@ -53,81 +54,171 @@ class Options:
     attach: bool
 
 
+class Option(NamedTuple):
+    """An option of the command line, and of the ini file; without a `metavar` it is a flag."""
+
+    flag: str
+    metavar: str
+    text: str
+    default: str = ""
+
+
+_OPTIONS = (
+    Option(
+        "--pp-size",
+        "N[,M]",
+        "run ranked tests on N pipeline stages, one worker process each; several sizes run "
+        "each test at each size, with ids [ppN]",
+    ),
+    Option(
+        "--pprank-decode",
+        "M[,K]",
+        "decode stages of a prefill/decode test that does not say how many; its prefill "
+        "stages are those of --pp-size",
+        "1",
+    ),
+    Option(
+        "--pprank-device",
+        "NAME",
+        "device of the ranks: auto (cuda where there is a GPU for every stage, else sim for "
+        "tests of SGLang and cpu for others), cpu, sim (a simulated accelerator) or cuda",
+        "auto",
+    ),
+    Option(
+        "--pprank-timeout",
+        "S",
+        "seconds a ranked test may take before its worker group is killed and replaced",
+        "300",
+    ),
+    Option(
+        "--pprank-grace",
+        "S",
+        "seconds the other ranks get after the first one has failed, died or finished; six "
+        "times that in setup and for the report of a failure",
+        "5",
+    ),
+    Option(
+        "--pprank-fresh",
+        "WHEN",
+        "auto (new worker group when the topology changes or a test asks for one), test (for "
+        "every test) or never (ignore fresh=True)",
+        "auto",
+    ),
+    Option(
+        "--pprank-lease",
+        "WHAT",
+        "what runs on the same machine do not share: auto (GPUs and, on cpu, cores: 2 ranks a"
+        " core), cuda (GPUs only) or off",
+        "auto",
+    ),
+    Option(
+        "--pprank-lease-timeout",
+        "S",
+        "seconds to wait for GPUs or cores that other runs on this machine use; who uses them"
+        " is shown",
+        "600",
+    ),
+    Option(
+        "--pprank-oversubscribe",
+        "",
+        "on device cuda, let a stage of prefill and one of decode share a GPU where there are"
+        " too few for all; NCCL refuses that to stages of one role",
+    ),
+    Option(
+        "--pprank-live",
+        "",
+        "show what the ranks print as it comes, whole lines with the rank's prefix; also under -s",
+    ),
+    Option(
+        "--pprank-log-dir",
+        "DIR",
+        "keep everything the ranks print in files of DIR (pp0.stdout.log ...), rotated at 64 "
+        "MiB, five of each",
+    ),
+    Option(
+        "--pprank-summary",
+        "FILE",
+        "append a summary of the run in Markdown to FILE, such as the job summary of GitHub "
+        "Actions",
+    ),
+    Option(
+        "--pprank-report",
+        "DIR",
+        "write a page about the run to DIR/index.html, with what each rank did over time, and"
+        " DIR/trace.json for Perfetto",
+    ),
+    Option(
+        "--pprank-report-tests",
+        "WHICH",
+        "tests that the page shows over time: failed or all",
+        "failed",
+    ),
+    Option(
+        "--pprank-sanitize",
+        "LIST",
+        "sanitizers that watch every ranked test: names separated by commas, -NAME for all "
+        "but that one, all or none",
+        "all",
+    ),
+    Option(
+        "--pprank-sanitize-allow",
+        "FILE",
+        "YAML file of findings that are allowed, each with a reason",
+    ),
+    Option(
+        "--pprank-perturb",
+        "SEED[:NAMES]",
+        "run ranked tests under seeded disturbances: late ranks, messages and KV transfers, "
+        "KV that runs out; the same seed gives the same disturbances",
+    ),
+    Option(
+        "--pprank-pdb",
+        "RANK",
+        "the only rank on which --pdb, --trace and breakpoint() stop",
+    ),
+    Option(
+        "--pprank-attach",
+        "",
+        "let each rank wait for a debugger to attach, such as that of VS Code, and print "
+        "where; needs debugpy",
+    ),
+    Option(
+        "--pprank-keep",
+        "",
+        "keep the launcher, with torch and SGLang imported, for the next runs of this user in"
+        " this environment; python -m pytest_pprank stop ends it",
+    ),
+    Option(
+        "--pprank-keep-minutes",
+        "M",
+        "minutes after which a kept launcher ends if no run has used it",
+        "10",
+    ),
+)
+"""All options but --pprank-revert, which may be repeated."""
+_REVERT = (
+    "run with a historical SGLang fix taken out, to prove that a test goes red: a number such "
+    "as 26883, or a YAML file; may be repeated"
+)
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Declare every option, each also as an ini option of the same name."""
     group = parser.getgroup("pprank", "ranked tests (pytest-pprank)")
-    _add(group, parser, "--pp-size", "N[,M]", "run ranked tests on N pipeline stages, one worker "
-         "process each; several sizes run each test at each size, with ids [ppN]")  # fmt: skip
-    _add(group, parser, "--pprank-decode", "M[,K]", "decode stages of a prefill/decode test that "
-         "does not say how many; its prefill stages are those of --pp-size", "1")  # fmt: skip
-    _add(group, parser, "--pprank-device", "NAME", "device of the ranks: auto (cuda where there "
-         "is a GPU for every stage, else sim for tests of SGLang and cpu for others), cpu, sim (a "
-         "simulated accelerator) or cuda", "auto")  # fmt: skip
-    _add(group, parser, "--pprank-timeout", "S", "seconds a ranked test may take before its "
-         "worker group is killed and replaced", "300")  # fmt: skip
-    _add(group, parser, "--pprank-grace", "S", "seconds the other ranks get after the first one "
-         "has failed, died or finished; six times that in setup and for the report of a failure",
-         "5")  # fmt: skip
-    _add(group, parser, "--pprank-fresh", "WHEN", "auto (new worker group when the topology "
-         "changes or a test asks for one), test (for every test) or never (ignore fresh=True)",
-         "auto")  # fmt: skip
-    _add(group, parser, "--pprank-lease", "WHAT", "what runs on the same machine do not share: "
-         "auto (GPUs and, on cpu, cores: 2 ranks a core), cuda (GPUs only) or off",
-         "auto")  # fmt: skip
-    _add(group, parser, "--pprank-lease-timeout", "S", "seconds to wait for GPUs or cores that "
-         "other runs on this machine use; who uses them is shown", "600")  # fmt: skip
-    _add_flag(group, parser, "--pprank-oversubscribe", "on device cuda, let a stage of prefill "
-              "and one of decode share a GPU where there are too few for all; NCCL refuses that to "
-              "stages of one role")  # fmt: skip
-    _add_flag(group, parser, "--pprank-live", "show what the ranks print as it comes, whole lines "
-              "with the rank's prefix; also under -s")  # fmt: skip
-    _add(group, parser, "--pprank-log-dir", "DIR", "keep everything the ranks print in files of "
-         "DIR (pp0.stdout.log ...), rotated at 64 MiB, five of each")  # fmt: skip
-    _add(group, parser, "--pprank-summary", "FILE", "append a summary of the run in Markdown to "
-         "FILE, such as the job summary of GitHub Actions")  # fmt: skip
-    _add(group, parser, "--pprank-report", "DIR", "write a page about the run to DIR/index.html, "
-         "with what each rank did over time, and DIR/trace.json for Perfetto")  # fmt: skip
-    _add(group, parser, "--pprank-report-tests", "WHICH", "tests that the page shows over time: "
-         "failed or all", "failed")  # fmt: skip
-    _add(group, parser, "--pprank-sanitize", "LIST", "sanitizers that watch every ranked test: "
-         "names separated by commas, -NAME for all but that one, all or none", "all")  # fmt: skip
-    _add(group, parser, "--pprank-sanitize-allow", "FILE", "YAML file of findings that are "
-         "allowed, each with a reason")  # fmt: skip
-    _add(group, parser, "--pprank-perturb", "SEED[:NAMES]", "run ranked tests under seeded "
-         "disturbances: late ranks, messages and KV transfers, KV that runs out; the same seed "
-         "gives the same disturbances")  # fmt: skip
-    _add(group, parser, "--pprank-pdb", "RANK", "the only rank on which --pdb, --trace and "
-         "breakpoint() stop")  # fmt: skip
-    _add_flag(group, parser, "--pprank-attach", "let each rank wait for a debugger to attach, such "
-              "as that of VS Code, and print where; needs debugpy")  # fmt: skip
-    _add_flag(group, parser, "--pprank-keep", "keep the launcher, with torch and SGLang imported, "
-              "for the next runs of this user in this environment; python -m pytest_pprank stop "
-              "ends it")  # fmt: skip
-    _add(group, parser, "--pprank-keep-minutes", "M", "minutes after which a kept launcher ends "
-         "if no run has used it", "10")  # fmt: skip
-    help_text = (
-        "run with a historical SGLang fix taken out, to prove that a test goes red: a number such "
-        "as 26883, or a YAML file; may be repeated"
-    )
+    for option in _OPTIONS:
+        _add(group, parser, option)
     group.addoption(
-        "--pprank-revert", action="append", metavar="NAME|FILE", default=None, help=help_text
+        "--pprank-revert", action="append", metavar="NAME|FILE", default=None, help=_REVERT
     )
-    parser.addini("pprank_revert", help_text, type="args", default=[])
+    parser.addini("pprank_revert", _REVERT, type="args", default=[])
 
 
-def _add_flag(group: pytest.OptionGroup, parser: pytest.Parser, name: str, text: str) -> None:
-    group.addoption(name, action="store_true", default=None, help=text)
-    parser.addini(_ini_name(name), text, type="bool", default=False)
-
-
-def _add(
-    group: pytest.OptionGroup,
-    parser: pytest.Parser,
-    flag: str,
-    metavar: str,
-    text: str,
-    default: str = "",
-) -> None:
+def _add(group: pytest.OptionGroup, parser: pytest.Parser, option: Option) -> None:
+    flag, metavar, text, default = option
+    if not metavar:
+        group.addoption(flag, action="store_true", default=None, help=text)
+        parser.addini(_ini_name(flag), text, type="bool", default=False)
+        return
     shown = f"{text} (default: {default})" if default else text
     group.addoption(flag, action="store", metavar=metavar, default=None, help=shown)
     parser.addini(_ini_name(flag), shown, default=default)
@@ -159,17 +250,15 @@ def _read(config: pytest.Config) -> Options:
         ),
         lease=_choice("--pprank-lease", _text(config, "--pprank-lease"), LEASES),
         lease_timeout=_seconds("--pprank-lease-timeout", _text(config, "--pprank-lease-timeout")),
-        live=bool(config.getoption("--pprank-live") or config.getini("pprank_live")),
+        live=_flag(config, "--pprank-live"),
         log_dir=_text(config, "--pprank-log-dir"),
-        oversubscribe=bool(
-            config.getoption("--pprank-oversubscribe") or config.getini("pprank_oversubscribe")
-        ),
+        oversubscribe=_flag(config, "--pprank-oversubscribe"),
         summary=_text(config, "--pprank-summary"),
         report=_text(config, "--pprank-report"),
         report_tests=_choice(
             "--pprank-report-tests", _text(config, "--pprank-report-tests"), REPORT_TESTS
         ),
-        keep=bool(config.getoption("--pprank-keep") or config.getini("pprank_keep")),
+        keep=_flag(config, "--pprank-keep"),
         keep_minutes=_above_zero(
             "--pprank-keep-minutes", _text(config, "--pprank-keep-minutes"), "minutes"
         ),
@@ -178,8 +267,12 @@ def _read(config: pytest.Config) -> Options:
         sanitize_allow=_text(config, "--pprank-sanitize-allow"),
         perturb=parse_option(_text(config, "--pprank-perturb"), "--pprank-perturb"),
         pdb=_rank("--pprank-pdb", _text(config, "--pprank-pdb")),
-        attach=bool(config.getoption("--pprank-attach") or config.getini("pprank_attach")),
+        attach=_flag(config, "--pprank-attach"),
     )
+
+
+def _flag(config: pytest.Config, flag: str) -> bool:
+    return bool(config.getoption(flag) or config.getini(_ini_name(flag)))
 
 
 def _text(config: pytest.Config, flag: str) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pprank._pytest_compat import add_to_section
 from pytest_pprank.controller.output import Listener
 from pytest_pprank.controller.run.state import DIED
 from pytest_pprank.controller.warnings import WarningRelay
@@ -33,6 +32,7 @@ from pytest_pprank.report.page.plain import plain
 from pytest_pprank.report.page.timeline import Printed, Timeline, timeline_of
 from pytest_pprank.report.page.waits import graph_of
 from pytest_pprank.report.rank_report import XFAILED, XPASSED, RankReport
+from pytest_pprank.report.text import add_line
 from pytest_pprank.report.verdict import PROPERTY
 from pytest_pprank.report.verdicts import Detail
 from pytest_pprank.trace.file import trace_file
@@ -142,9 +142,8 @@ class PageRecorder:
         if not self._active:
             return
         for report in reports:
-            text = f"page: {self._shown()}#{self._anchor(item)}"
-            if report.failed and not add_to_section(report.longrepr, "pprank", text):
-                report.sections.append(("pprank", text))
+            if report.failed:
+                add_line(report, f"page: {self._shown()}#{self._anchor(item)}")
 
     def add(
         self,

@@ -42,6 +42,7 @@ class ElasticGroup:
     ) -> None:
         use_plain_log_format()
         use_fast_method_names()
+        self._released = False
         self._handler = rendezvous_registry.get_rendezvous_handler(
             RendezvousParameters(
                 backend="c10d",
@@ -105,8 +106,10 @@ class ElasticGroup:
         event = getattr(context, "_worker_finished_event", None)
         woken = getattr(getattr(event, "_cond", None), "_woken_count", None)
         pids = [worker.id for worker in self._agent.get_worker_group("pprank").workers]
-        if woken is None or any(isinstance(pid, int) and _is_alive(pid) for pid in pids):
+        alive = any(isinstance(pid, int) and _is_alive(pid) for pid in pids)
+        if woken is None or alive or self._released:
             return
+        self._released = True  # once: the event counts who wakes up
         for _ in pids:
             woken.release()
 

@@ -31,26 +31,34 @@ def m(process_group, pprank):
     yield it
     it.module.synchronize()
 
+@pytest.fixture
+def value(m):
+    value = m.full(7 if m.rank == 0 else 0)
+    m.module.synchronize()
+    return value
+
+@pytest.fixture
+def summand(m):
+    value = m.full(1)
+    m.module.synchronize()
+    if m.rank == 0:
+        m.hold()
+    return value
+
 def judge(m, as_written, racy):
+    m.module.synchronize()
     if m.name == "cuda":
-        assert bool(as_written) != racy
+        assert bool(as_written.all()) != racy
 
-def test_received_is_read_after_the_wait(m):
-    value = m.full(7 if m.rank == 0 else 0)
-    m.module.synchronize()
+def test_received_is_read_after_the_wait(m, value):
     if m.rank == 0:
         m.hold()
         dist.isend(value, 1).wait()
     else:
-        work = dist.irecv(value, 0)
-        work.wait()
-        seen = value + 1
-        m.module.synchronize()
-        judge(m, (seen == 8).all(), racy=False)
+        dist.irecv(value, 0).wait()
+        judge(m, value + 1 == 8, racy=False)
 
-def test_racy_received_is_read_before_the_wait(m):
-    value = m.full(7 if m.rank == 0 else 0)
-    m.module.synchronize()
+def test_racy_received_is_read_before_the_wait(m, value):
     if m.rank == 0:
         m.hold()
         dist.isend(value, 1).wait()
@@ -58,25 +66,18 @@ def test_racy_received_is_read_before_the_wait(m):
         work = dist.irecv(value, 0)
         seen = value + 1
         work.wait()
-        m.module.synchronize()
-        judge(m, (seen == 8).all(), racy=True)
+        judge(m, seen == 8, racy=True)
 
-def test_sent_is_rewritten_after_the_wait(m):
-    value = m.full(7 if m.rank == 0 else 0)
-    m.module.synchronize()
+def test_sent_is_rewritten_after_the_wait(m, value):
     if m.rank == 0:
-        work = dist.isend(value, 1)
-        work.wait()
+        dist.isend(value, 1).wait()
         value.fill_(9)
     else:
         m.hold()
         dist.irecv(value, 0).wait()
-        m.module.synchronize()
-        judge(m, (value == 7).all(), racy=False)
+        judge(m, value == 7, racy=False)
 
-def test_racy_sent_is_rewritten_before_the_wait(m):
-    value = m.full(7 if m.rank == 0 else 0)
-    m.module.synchronize()
+def test_racy_sent_is_rewritten_before_the_wait(m, value):
     if m.rank == 0:
         work = dist.isend(value, 1)
         value.fill_(9)
@@ -84,57 +85,40 @@ def test_racy_sent_is_rewritten_before_the_wait(m):
     else:
         m.hold()
         dist.irecv(value, 0).wait()
-        m.module.synchronize()
-        judge(m, (value == 7).all(), racy=True)
+        judge(m, value == 7, racy=True)
 
-def test_message_is_sent_after_the_current_stream(m):
-    value = m.full(0)
-    m.module.synchronize()
+def test_message_is_sent_after_the_current_stream(m, value):
     if m.rank == 0:
         m.hold()
-        value.fill_(7)
+        value.add_(1)
         dist.isend(value, 1).wait()
     else:
         dist.irecv(value, 0).wait()
-        m.module.synchronize()
-        judge(m, (value == 7).all(), racy=False)
+        judge(m, value == 8, racy=False)
 
-def test_racy_result_of_a_collective_before_the_wait(m):
-    value = m.full(1)
-    m.module.synchronize()
-    if m.rank == 0:
-        m.hold()
-    work = dist.all_reduce(value, async_op=True)
-    seen = value + 0
+def test_racy_result_of_a_collective_before_the_wait(m, summand):
+    work = dist.all_reduce(summand, async_op=True)
+    seen = summand + 0
     work.wait()
-    m.module.synchronize()
     if m.rank == 1:
-        judge(m, (seen == 2).all(), racy=True)
+        judge(m, seen == 2, racy=True)
 
-def test_wait_in_another_stream_orders_that_stream(m):
-    value = m.full(1)
-    m.module.synchronize()
-    if m.rank == 0:
-        m.hold()
-    work = dist.all_reduce(value, async_op=True)
+def test_wait_in_another_stream_orders_that_stream(m, summand):
+    work = dist.all_reduce(summand, async_op=True)
     with m.module.stream(m.module.Stream()):
         work.wait()
-        seen = value + 0
+        seen = summand + 0
     m.module.synchronize()
-    judge(m, (seen == 2).all(), racy=False)
+    judge(m, seen == 2, racy=False)
 
-def test_racy_wait_in_another_stream_does_not_order_the_default_one(m):
-    value = m.full(1)
-    m.module.synchronize()
-    if m.rank == 0:
-        m.hold()
-    work = dist.all_reduce(value, async_op=True)
+def test_racy_wait_in_another_stream_does_not_order_the_default_one(m, summand):
+    work = dist.all_reduce(summand, async_op=True)
     with m.module.stream(m.module.Stream()):
         work.wait()
-    seen = value + 0
+    seen = summand + 0
     m.module.synchronize()
     if m.rank == 1:
-        judge(m, (seen == 2).all(), racy=True)
+        judge(m, seen == 2, racy=True)
 """
 TESTS = [line[4:].partition("(")[0] for line in SOURCE.splitlines() if line.startswith("def test")]
 RACY = [name for name in TESTS if "_racy_" in name]

@@ -19,8 +19,10 @@ def test_who_waits_for_a_killed_waiter_goes_on() -> None:
     rank = context.Process(target=event.wait)
     rank.start()
     sleeping = event._cond._sleeping_count  # type: ignore[attr-defined]
-    while not sleeping.get_value():
+    deadline = time.monotonic() + 60
+    while not sleeping.get_value() and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert sleeping.get_value() == 1
     assert rank.pid is not None
     os.kill(rank.pid, signal.SIGKILL)
     rank.join()
@@ -29,6 +31,7 @@ def test_who_waits_for_a_killed_waiter_goes_on() -> None:
     setter.join(0.5)
     assert setter.is_alive(), "multiprocessing has changed: nobody need be released"
     group = object.__new__(elastic.ElasticGroup)
+    group._released = False
     worker_group = SimpleNamespace(workers=[SimpleNamespace(id=rank.pid)])
     group._agent = SimpleNamespace(
         _pcontext=SimpleNamespace(_worker_finished_event=event),

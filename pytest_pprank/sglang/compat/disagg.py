@@ -105,6 +105,11 @@ def kv_manager(scheduler: Any) -> Any:
     return need(need(scheduler, name), "kv_manager")
 
 
+def knows_prefill(scheduler: object) -> bool:
+    """Return whether this stage of decode takes some prefill for alive."""
+    return bool(need(kv_manager(scheduler), "prefill_info_table"))
+
+
 def status_report(manager: Any) -> str:
     """Return the name of the method with which a KV manager of prefill tells decode of a transfer.
 

@@ -59,11 +59,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
     host, port = serve_store_of_role(pprank)
     of_this_group = prepare_disagg(pprank)
     _spread_threads(pprank)
-    if pprank.device.startswith("cuda"):
-        check_answers(device_index(pprank))
-    if args.get("enable_deterministic_inference") and not pprank.device.startswith("cuda"):
-        allow_deterministic_sampling(args["attention_backend"])
-        use_own_hash()
+    _prepare_device(args, pprank)
     server_args = need(server_args_module, "ServerArgs")(
         **{**args, **of_this_group, "dist_init_addr": f"{host}:{port}"}
     )
@@ -89,15 +85,27 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
             "SGLang's dynamic-chunk profiler failed on this stage while the Scheduler started; the "
             f"other stages wait for its samples for ever:\n  {found}"
         )
+    _settle_device(scheduler, pprank)
+    start_grammars(scheduler, args.get("grammar_backend"))
+    watch_batches()
+    this_stage().start(scheduler, _snapshot(scheduler, side, run))
+    return scheduler
+
+
+def _prepare_device(args: Mapping[str, object], pprank: Pprank) -> None:
+    if pprank.device.startswith("cuda"):
+        check_answers(device_index(pprank))
+    elif args.get("enable_deterministic_inference"):
+        allow_deterministic_sampling(args["attention_backend"])
+        use_own_hash()
+
+
+def _settle_device(scheduler: Scheduler, pprank: Pprank) -> None:
     if pprank.device.startswith("cuda"):
         connect_stages(scheduler, pprank.device)
     if pprank.device != "cpu":
         # the start wrote memory that other streams will read without waiting
         import_module("torch").get_device_module(pprank.device).synchronize()
-    start_grammars(scheduler, args.get("grammar_backend"))
-    watch_batches()
-    this_stage().start(scheduler, _snapshot(scheduler, side, run))
-    return scheduler
 
 
 def instance_id(pprank: Pprank) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
@@ -94,7 +93,3 @@ class RingWriter:
 
 def _offset(segment: int) -> int:
     return HEAD_BYTES + segment * SEGMENT_BYTES
-
-
-Tee = Callable[[bytes], None]
-"""Called with each record of the ledger whose operation has ended."""
