@@ -40,12 +40,13 @@ class Machine:
 
     def side(self) -> AbstractContextManager[Any]:
         """Return the context of a new stream."""
-        return self.module.stream(self.module.Stream())
+        stream: AbstractContextManager[Any] = self.module.stream(self.module.Stream())
+        return stream
 
     def hold(self) -> None:
         """Keep the current stream busy, so that what nothing orders comes in another order."""
         if self.name == "cuda":
-            torch.cuda._sleep(_SLEEP_CYCLES)  # type: ignore[no-untyped-call]
+            self.module._sleep(_SLEEP_CYCLES)
 
     def settle(self) -> None:
         """Wait for all work on the device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,8 +33,14 @@ def test_stages_that_hear_late(disagg: Disagg) -> None:
 # with this seed, stage 1 delays its first transfer by 87 iterations
 @perturbed_or_not("651:transfers")
 def test_stage_whose_transfer_takes_long(disagg: Disagg, how: str) -> None:  # noqa: ARG001
-    disagg.late_poll(stages=[0], iterations=15, role="prefill")  # enough for stage 1 alone
-    disagg.submit(17, 2, rid="trusted")
+    disagg.late_poll(stages=[0], iterations=40, role="prefill")  # enough for stage 1 alone
+    rid = disagg.submit(17, 2, rid="trusted")
+
+    def done() -> bool:
+        time.sleep(0.01)  # else a busy machine does 87 iterations before stage 0 has sent its KV
+        return disagg.results[rid].finished
+
+    disagg.run_until(done)
     disagg.drain()
 
 
