@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,7 +32,7 @@ def fill(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, An
     fails here with a clear message, instead of with a TypeError deep inside a rank.
     """
     chosen: dict[str, Any] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in _parameters(function).items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if name in known:
@@ -47,4 +48,16 @@ def fill(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, An
 
 def takes(function: Callable[..., Any], parameter: str) -> bool:
     """Return whether `function` has a parameter of that name."""
-    return parameter in inspect.signature(function).parameters
+    return parameter in _parameters(function)
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    if isinstance(function, type):
+        return _of_class(function)
+    return inspect.signature(function).parameters  # maybe a method, which would keep its object
+
+
+@functools.cache
+def _of_class(made: type) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a class; those of msgspec's messages take a millisecond to find."""
+    return inspect.signature(made).parameters

@@ -47,11 +47,7 @@ def transfer_problems(scheduler: Scheduler, *, failed_rooms: bool = False) -> It
     if used:
         yield f"metadata slots: {used} of {total} were not given back"
         yield from _used_slots(scheduler)
-    known = {
-        room: status
-        for room, status in rooms(scheduler).items()
-        if failed_rooms or status != "Failed"
-    }
+    known = _counted(rooms(scheduler), failed_rooms=failed_rooms)
     if known:
         shown = [f"{this_stage().room(room)} {known[room]}" for room in sorted(known)]
         yield f"rooms that the KV manager still knows: {', '.join(shown)}"
@@ -66,17 +62,26 @@ def _rooms_of_other_stages(scheduler: Scheduler, *, failed_rooms: bool) -> Itera
     The other stages report to it by messages in a thread, so wait a moment for these to arrive.
     """
     end = time.monotonic() + _REPORT_S
-    while (reported := rooms_reported(scheduler)) and time.monotonic() < end:
+    while True:
+        reported = {
+            stage: _counted(there, failed_rooms=failed_rooms)
+            for stage, there in rooms_reported(scheduler).items()
+        }
+        if not any(reported.values()) or time.monotonic() >= end:
+            break
         time.sleep(0.005)
-    for stage, rooms_there in reported.items():
-        known = [
-            f"{this_stage().room(room)} {status}"
-            for room, status in sorted(rooms_there.items())
-            if failed_rooms or status != "Failed"
-        ]
-        if known:
+    for stage, counted in reported.items():
+        if counted:
+            known = [f"{this_stage().room(room)} {counted[room]}" for room in sorted(counted)]
             shown = ", ".join(known[:_SHOWN])
             yield f"rooms of stage {stage} that the first stage still knows: {shown}"
+
+
+def _counted(rooms_there: dict[int, str], *, failed_rooms: bool) -> dict[int, str]:
+    """Return the rooms, with their states, that a Scheduler without work must not know."""
+    return {
+        room: status for room, status in rooms_there.items() if failed_rooms or status != "Failed"
+    }
 
 
 def _used_slots(scheduler: Scheduler) -> Iterator[str]:
