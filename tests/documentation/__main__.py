@@ -1,4 +1,4 @@
-"""``tox -e docs``: updates the generated tables of README and docs."""
+"""``tox -e tables``: updates the generated tables of README and docs."""
 
 from __future__ import annotations
 

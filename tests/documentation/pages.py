@@ -9,7 +9,7 @@ from pathlib import Path
 from documentation.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
-RENEW = "`tox -e docs` writes the tables anew"
+RENEW = "`tox -e tables` writes the tables anew"
 
 _GENERATED = re.compile(
     r"(<!-- generated: (?P<name>[\w-]+) begin -->\n).*?(<!-- generated: (?P=name) end -->)",
