@@ -205,7 +205,7 @@ def test_waiting_too_long(disagg: Disagg, monkeypatch: pytest.MonkeyPatch) -> No
 
     The other request may end so, too, if its handshake takes longer.
     """
-    first, late = disagg.submit(8 * CHUNK), disagg.submit(30)
+    first, late = disagg.submit(16 * CHUNK), disagg.submit(30)
     disagg.run_until(
         lambda: all(late in view.queues["waiting"] for view in disagg.prefill.stages),
     )
