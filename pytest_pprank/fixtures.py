@@ -93,7 +93,10 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, 
     if given is None or tiny_asked(given):
         given = request.getfixturevalue("tiny_model")
     defaults = default_server_args(
-        num_stages=pprank.num_stages, device=pprank.device, model_path=str(given)
+        num_stages=pprank.num_stages,
+        tp_size=pprank.tp_size,
+        device=pprank.device,
+        model_path=str(given),
     )
     of_role = disagg_args(pprank.role, pprank.device, server_arg_names())
     return MappingProxyType(merge(defaults, of_role, changes))

@@ -16,7 +16,7 @@ from pytest_pprank.names import asked_by_name
 from pytest_pprank.options import DEVICES, parse_sizes
 
 DECLARATIONS = (
-    "pprank(pp=N, prefill=N, decode=M, device=NAME, fresh=BOOL, timeout=S, sanitize=NAMES, "
+    "pprank(pp=N, prefill=N, decode=M, tp=N, device=NAME, fresh=BOOL, timeout=S, sanitize=NAMES, "
     "perturb=NAMES, known_bug=ID): run this test on every rank of a worker group of N pipeline "
     "stages (overrides --pp-size; a tuple runs it at each size), or of N prefill and M decode "
     "stages, on the device auto, cpu, sim or cuda, in a group of its own if fresh, for at most S "
@@ -42,6 +42,8 @@ class RankMark:
     """pipeline stages of prefill, together with ``decode``"""
     decode: tuple[int, ...] | None = None
     """pipeline stages of decode, together with ``prefill``"""
+    tp: tuple[int, ...] | None = None
+    """ranks of each stage (tensor parallelism), whatever ``--tp-size`` says; as for ``pp``"""
     device: str | None = None
     """device of the ranks: auto, cpu, sim or cuda"""
     fresh: bool = False
@@ -171,6 +173,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "pp": partial(_sizes, "pp"),
     "prefill": partial(_sizes, "prefill"),
     "decode": partial(_sizes, "decode"),
+    "tp": partial(_sizes, "tp"),
     "device": _device,
     "fresh": _fresh,
     "timeout": _timeout,

@@ -31,6 +31,7 @@ class Options:
 
     sizes: tuple[int, ...]
     decodes: tuple[int, ...]
+    tps: tuple[int, ...]
     device: str
     timeout: float
     grace: float
@@ -69,6 +70,13 @@ _OPTIONS = (
         "N[,M]",
         "run ranked tests on N pipeline stages, one worker process each; several sizes run "
         "each test at each size, with ids [ppN]",
+    ),
+    Option(
+        "--tp-size",
+        "N[,M]",
+        "ranks of each pipeline stage, which share its layers (tensor parallelism); several "
+        "sizes run each test at each size, with ids [ppN-tpM]",
+        "1",
     ),
     Option(
         "--pprank-decode",
@@ -240,6 +248,7 @@ def _read(config: pytest.Config) -> Options:
     return Options(
         sizes=parse_sizes(size, "--pp-size") if size else (),
         decodes=parse_sizes(_text(config, "--pprank-decode"), "--pprank-decode"),
+        tps=parse_sizes(_text(config, "--tp-size"), "--tp-size"),
         device=_choice("--pprank-device", _text(config, "--pprank-device"), DEVICES),
         timeout=_seconds("--pprank-timeout", _text(config, "--pprank-timeout")),
         grace=_seconds("--pprank-grace", _text(config, "--pprank-grace")),

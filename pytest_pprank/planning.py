@@ -153,7 +153,7 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     wanted = mark.device or options.device
     device, gpus = _placed(wanted, sizes, sglang=sglang, oversubscribe=options.oversubscribe)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
-    topology = Topology(sizes.pp, device, server_args, sizes.decode, gpus)
+    topology = Topology(sizes.pp, device, server_args, sizes.decode, gpus, sizes.tp)
     names = options.sanitize if mark.sanitize is None else mark.sanitize
     by_mark = sanitizers_asked(item)
     asked = options.sanitize_asked if by_mark is None else by_mark
@@ -182,16 +182,21 @@ def _with_known_bugs(item: pytest.Item, plan: Plan) -> Plan:
 def _sizes(node: pytest.Item | pytest.Collector, options: Options) -> tuple[Sizes, ...]:
     """Return the sizes that a test is to run at; raises UsageError."""
     mark = read_rank_mark(node)
+    tps = mark.tp or options.tps
     if mark.prefill and mark.decode:
-        return tuple(itertools.starmap(Sizes, itertools.product(mark.prefill, mark.decode)))
+        return _each(mark.prefill, mark.decode, tps)
     if "disagg" not in fixtures_from(_FIXTURES, node):
-        return tuple(map(Sizes, mark.pp or options.sizes))
+        return _each(mark.pp or options.sizes, (0,), tps)
     if mark.pp:
         raise UsageError(
             f"@pytest.mark.pprank(pp={mark.pp}): the fixture 'disagg' needs two roles: write "
             "@pytest.mark.pprank(prefill=N, decode=M)"
         )
-    return tuple(itertools.starmap(Sizes, itertools.product(options.sizes, options.decodes)))
+    return _each(options.sizes, options.decodes, tps)
+
+
+def _each(*choices: Sequence[int]) -> tuple[Sizes, ...]:
+    return tuple(itertools.starmap(Sizes, itertools.product(*choices)))
 
 
 def _size(item: pytest.Item, options: Options) -> Sizes | None:

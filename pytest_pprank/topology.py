@@ -13,63 +13,92 @@ SIZE_FIXTURE = "_pprank_size"
 
 @dataclass(frozen=True)
 class Role:
-    """One role of a worker group, an SGLang world: `stages` ranks from rank `first` on.
+    """One role of a worker group, an SGLang world: `stages` of `tp` ranks each, from `first` on.
 
-    `name` is ``pp`` (prefill and decode in one), ``prefill`` or ``decode``.
+    `name` is ``pp`` (prefill and decode in one), ``prefill`` or ``decode``. The ranks of a stage
+    follow each other, as in SGLang (rank = pp_rank * tp_size + tp_rank).
     """
 
     name: str
     first: int
     stages: int
+    tp: int = 1
+
+    @property
+    def ranks(self) -> range:
+        """The ranks of this role, by their numbers in the worker group."""
+        return range(self.first, self.first + self.stages * self.tp)
+
+    def place(self, rank: int) -> tuple[int, int]:
+        """Return the stage of a rank of this role, and its number within the stage."""
+        return divmod(rank - self.first, self.tp)
+
+    def rank_name(self, rank: int) -> str:
+        """Return what to call a rank of this role: its number and its place."""
+        stage, tp_rank = self.place(rank)
+        return rank_name(rank, self.name, (stage, self.stages), (tp_rank, self.tp))
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The pipeline stages of a worker group: `pp` of one role, or of prefill beside `decode`."""
+    """The pipeline stages of a worker group: `pp` of one role, or of prefill beside `decode`.
+
+    Each stage is `tp` ranks, which share its layers (tensor parallelism).
+    """
 
     pp: int
     decode: int = 0
+    tp: int = 1
 
     @property
     def roles(self) -> tuple[Role, ...]:
         """The roles, in the order of their ranks."""
         if not self.decode:
-            return (Role("pp", 0, self.pp),)
-        return (Role("prefill", 0, self.pp), Role("decode", self.pp, self.decode))
+            return (Role("pp", 0, self.pp, self.tp),)
+        return (
+            Role("prefill", 0, self.pp, self.tp),
+            Role("decode", self.pp * self.tp, self.decode, self.tp),
+        )
+
+    def role_of(self, rank: int) -> Role:
+        """Return the role of a rank."""
+        return next(role for role in self.roles if rank in role.ranks)
 
     @property
     def world_size(self) -> int:
         """Number of ranks."""
-        return self.pp + self.decode
+        return (self.pp + self.decode) * self.tp
 
     @property
     def largest_role(self) -> int:
-        """The largest number of stages of one role: ranks of one role cannot share a GPU."""
-        return max(role.stages for role in self.roles)
+        """The largest number of ranks of one role, which cannot share a GPU."""
+        return max(len(role.ranks) for role in self.roles)
 
     @property
     def rank_names(self) -> dict[int, str]:
         """What to call each rank: its number and its stage."""
-        return {
-            role.first + stage: rank_name(role.first + stage, role.name, stage, role.stages)
-            for role in self.roles
-            for stage in range(role.stages)
-        }
+        return {rank: role.rank_name(rank) for role in self.roles for rank in role.ranks}
+
+    @property
+    def _words(self) -> tuple[tuple[str, int], ...]:
+        """The sizes with their names; tensor parallelism only where there is any."""
+        stages = tuple((role.name, role.stages) for role in self.roles)
+        return (*stages, ("tp", self.tp)) if self.tp > 1 else stages
 
     @property
     def id(self) -> str:
         """What is in the brackets of a test's id."""
-        return "-".join(f"{role.name}{role.stages}" for role in self.roles)
+        return "-".join(f"{name}{size}" for name, size in self._words)
 
     def __str__(self) -> str:
-        return " ".join(f"{role.name}={role.stages}" for role in self.roles)
+        return " ".join(f"{name}={size}" for name, size in self._words)
 
 
 @dataclass(frozen=True)
 class Topology:
-    """`pp` pipeline stages on one device, with SGLang's server args.
+    """Pipeline stages on one device, with SGLang's server args.
 
-    If `decode` is not 0, the `pp` stages are prefill's, and `decode` stages follow. `server_args`
+    `pp`, `decode` and `tp`: see `Sizes`. `server_args`
     is None for tests that never use SGLang. Their canonical text takes part in equality: SGLang has
     process-global state, so other args need fresh processes. `gpus`: how many GPUs the group gets
     on device ``cuda``; fewer than ranks if prefill and decode share them.
@@ -80,6 +109,7 @@ class Topology:
     server_args: Mapping[str, object] | None = field(default=None, compare=False)
     decode: int = 0
     gpus: int = 0
+    tp: int = 1
     args_key: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -90,7 +120,7 @@ class Topology:
     @property
     def sizes(self) -> Sizes:
         """The pipeline stages by role."""
-        return Sizes(self.pp, self.decode)
+        return Sizes(self.pp, self.decode, self.tp)
 
     @property
     def world_size(self) -> int:

@@ -12,6 +12,22 @@ def plural_ranks(ranks: Iterable[int]) -> str:
     return f"rank {listed}" if len(each) == 1 else f"ranks {listed}"
 
 
-def rank_name(rank: int, role: str, stage: int, stages: int) -> str:
-    """Return ``rank 1, stage 1 of 2``, or ``rank 2, decode stage 0 of 1`` where roles differ."""
-    return f"rank {rank}, {'' if role == 'pp' else f'{role} '}stage {stage} of {stages}"
+def rank_name(rank: int, role: str, stage: tuple[int, int], tp: tuple[int, int] = (0, 1)) -> str:
+    """Return ``rank 1, stage 1 of 2``, or ``rank 2, decode stage 0 of 1`` where roles differ.
+
+    `stage` and `tp`: number and count; the ranks of a stage are named if there are several:
+    ``rank 3, stage 1 of 2, tp 1 of 2``.
+    """
+    named = f"rank {rank}, {stage_name(role, stage)}"
+    return named if tp[1] == 1 else f"{named}, tp {tp[0]} of {tp[1]}"
+
+
+def stage_name(role: str, stage: tuple[int, int]) -> str:
+    """Return ``stage 1 of 2``, or ``decode stage 0 of 1`` where roles differ."""
+    return f"{'' if role == 'pp' else f'{role} '}stage {stage[0]} of {stage[1]}"
+
+
+def place_in_role(number: int, tp_size: int) -> str:
+    """Return what to call rank `number` of a role: ``stage 1``, or ``stage 1, tp 0``."""
+    stage, tp_rank = divmod(number, tp_size)
+    return f"stage {stage}" if tp_size == 1 else f"stage {stage}, tp {tp_rank}"

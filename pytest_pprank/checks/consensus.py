@@ -46,10 +46,11 @@ class Consensus(Sanitizer):
         self.watch.listen("handshake", self._check_started)
 
     def evidence(self) -> dict[str, object]:
-        text = "\n".join(self._ran)
+        text, own = "\n".join(self._ran), self.watch.pprank
         return {
-            "role": self.watch.pprank.role,
-            "stage": self.watch.pprank.stage,
+            "role": own.role,
+            "number": own.rank - own.role_ranks.start,
+            "place": own.place_in_role,
             "count": len(self._ran),
             "hash": crc32(text.encode()),
             "last": self._ran[-1] if self._ran else "none",

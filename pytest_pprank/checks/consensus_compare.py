@@ -15,12 +15,12 @@ def compare(evidence: Mapping[int, Mapping[str, Any] | None]) -> Iterator[Findin
     by_role: dict[str, dict[int, Mapping[str, Any]]] = {}
     for own in evidence.values():
         if own is not None:
-            by_role.setdefault(own["role"], {})[own["stage"]] = own
+            by_role.setdefault(own["role"], {})[own["number"]] = own
     for role, stages in by_role.items():
         if len({(own["count"], own["hash"]) for own in stages.values()}) > 1:
             lines = [
-                f"  stage {stage}: {own['count']} forwards, the last one {own['last']}"
-                for stage, own in sorted(stages.items())
+                f"  {own['place']}: {own['count']} forwards, the last one {own['last']}"
+                for _, own in sorted(stages.items())
             ]
             head = f"the stages of role {role} did not run the same forwards in the same order:"
             yield Finding("consensus", "\n".join([head, *lines]), (), _CURE)

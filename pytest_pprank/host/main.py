@@ -50,15 +50,18 @@ def rank_main(pickled: bytes) -> int:
 
 
 def _placement(bootstrap: RankBootstrap, rank: int, world_size: int) -> Placement:
-    role = next(role for role in reversed(bootstrap.sizes.roles) if rank >= role.first)
+    role = bootstrap.sizes.role_of(rank)
+    stage, tp_rank = role.place(rank)
     return Placement(
         rank=rank,
         world_size=world_size,
         role=role.name,
-        stage=rank - role.first,
+        stage=stage,
         num_stages=role.stages,
         device=f"cuda:{rank % bootstrap.gpus}" if bootstrap.device == "cuda" else bootstrap.device,
         workdir=Path(bootstrap.workdir),
+        tp_rank=tp_rank,
+        tp_size=role.tp,
     )
 
 
@@ -68,7 +71,7 @@ def _prepare_libraries(bootstrap: RankBootstrap, pprank: Pprank) -> None:
 
     join_torch_loggers()
     point_environment_at(serve_store(pprank))
-    role = (pprank.rank - pprank.stage, pprank.num_stages)
+    role = (pprank.role_ranks.start, len(pprank.role_ranks))
     start_ledger(pprank.workdir, pprank.rank, plumbing=PLUMBING, role=role)
     if bootstrap.trace:
         sglang = bootstrap.server_args is not None

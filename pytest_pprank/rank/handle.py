@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from pytest_pprank.errors import PeerError, UsageError
 from pytest_pprank.frames import caller
 from pytest_pprank.rank.portable import pickled
+from pytest_pprank.words import place_in_role, rank_name
 
 
 class ControlPlane(Protocol):
@@ -38,7 +39,8 @@ class Placement:
     """The position of a rank in its worker group.
 
     `rank` counts the processes of the group, `stage` the pipeline stages of its `role` (SGLang's
-    pp_rank). `device` is a torch device string such as ``cpu`` or ``cuda:1``.
+    pp_rank), `tp_rank` the ranks of its stage. `device` is a torch device string such as ``cpu`` or
+    ``cuda:1``.
     """
 
     rank: int
@@ -48,14 +50,17 @@ class Placement:
     num_stages: int
     device: str
     workdir: Path
+    tp_rank: int = 0
+    tp_size: int = 1
 
 
 class Pprank:
     """This rank of the worker group.
 
     Attributes: rank, world_size (processes of the group), role (``pp``, ``prefill`` or ``decode``),
-    stage, num_stages (pipeline stages of its role), device (torch device string), workdir (a
-    private folder that all ranks of the group share and that is removed with the group).
+    stage, num_stages (pipeline stages of its role), tp_rank, tp_size (ranks of its stage), device
+    (torch device string), workdir (a private folder that all ranks of the group share and that is
+    removed with the group).
 
     `barrier`, `gather` and `broadcast` use pytest's control plane and never a torch process group,
     so they work before one exists, and while the one under test is broken. If a peer fails, dies or
@@ -68,6 +73,8 @@ class Pprank:
         self.role = placement.role
         self.stage = placement.stage
         self.num_stages = placement.num_stages
+        self.tp_rank = placement.tp_rank
+        self.tp_size = placement.tp_size
         self.device = placement.device
         self.workdir = placement.workdir
         self._control = control
@@ -84,6 +91,28 @@ class Pprank:
     def is_last_stage(self) -> bool:
         """Whether this rank runs the last pipeline stage of its role (the one that samples)."""
         return self.stage == self.num_stages - 1
+
+    @property
+    def place(self) -> str:
+        """What to call this rank: its number, its role if there are several, and its stage."""
+        stage, tp = (self.stage, self.num_stages), (self.tp_rank, self.tp_size)
+        return rank_name(self.rank, self.role, stage, tp)
+
+    @property
+    def place_in_role(self) -> str:
+        """What to call this rank among those of its role: ``stage 1``, or ``stage 1, tp 0``."""
+        return place_in_role(self.rank - self.role_ranks.start, self.tp_size)
+
+    @property
+    def role_ranks(self) -> range:
+        """The ranks of this rank's role, by their numbers in the worker group."""
+        first = self.rank - self.stage * self.tp_size - self.tp_rank
+        return range(first, first + self.num_stages * self.tp_size)
+
+    @property
+    def leads_role(self) -> bool:
+        """Whether this is the first rank of its role: the one that SGLang's tokenizer talks to."""
+        return self.rank == self.role_ranks.start
 
     def barrier(self) -> None:
         """Wait until every rank of the group has called it."""
@@ -144,9 +173,10 @@ class Pprank:
         return self._spoiled
 
     def __repr__(self) -> str:
+        tp = f" tp {self.tp_rank} of {self.tp_size}" if self.tp_size > 1 else ""
         return (
             f"<rank {self.rank} of {self.world_size}: {self.role} stage {self.stage} "
-            f"of {self.num_stages} on {self.device}>"
+            f"of {self.num_stages}{tp} on {self.device}>"
         )
 
 

@@ -67,11 +67,11 @@ def serve_store(pprank: Pprank) -> tuple[str, int]:
 
 
 def serve_store_of_role(pprank: Pprank) -> tuple[str, int]:
-    """Serve a store from the first stage of each role; return the address for this rank's role.
+    """Serve a store from the first rank of each role; return the address for this rank's role.
 
     All ranks of the group must call it.
     """
-    address = listen_on_loopback() if pprank.is_first_stage else None
+    address = listen_on_loopback() if pprank.leads_role else None
     addresses = pprank.gather((pprank.role, address))
     host, port = next(address for role, address in addresses if role == pprank.role and address)
     return host, port

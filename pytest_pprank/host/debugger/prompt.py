@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from pytest_pprank.rank.context import current_rank
-from pytest_pprank.words import rank_name
 
 if TYPE_CHECKING:
     from pytest_pprank.host.debugger.iterate import Iteration
@@ -36,8 +35,7 @@ _STATEMENT = re.compile(r"[=.\[(+\-*/%<>!&|^,]|(in|is|and|or|not|if)\b")
 
 def name() -> str:
     """Return what to call this rank."""
-    own = current_rank()
-    return rank_name(own.rank, own.role, own.stage, own.num_stages)
+    return current_rank().place
 
 
 def place(frame: FrameType, number: int = 0) -> str:

@@ -241,9 +241,7 @@ def _end(event: Shown, last: float) -> float:
 
 
 def _title(sizes: Sizes, rank: int) -> str:
-    role = next(role for role in reversed(sizes.roles) if rank >= role.first)
-    named = "" if role.name == "pp" else f"{role.name} "
-    return f"rank {rank}: {named}stage {rank - role.first} of {role.stages}"
+    return sizes.rank_names[rank].replace(",", ":", 1)
 
 
 def _note(trace: Trace, dead: bool) -> str:

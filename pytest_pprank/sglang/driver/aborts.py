@@ -138,7 +138,7 @@ class AbortWatch:
         shown += f" (tokens {extend[0]}-{extend[1]})" if extend else ""
         if not aborted.in_time and extend and extend[1] <= len(aborted.result.prompt):
             return
-        begun = aborted.begun.setdefault(view.stage, [])
+        begun = aborted.begun.setdefault(view.number, [])
         begun.append(shown)
         earlier_turns = range(
             forward.iteration - len(view.slots), aborted.since - 1, -len(view.slots)

@@ -25,6 +25,7 @@ from pytest_pprank.sglang.driver.control_requests import (
 )
 from pytest_pprank.sglang.driver.pauses import PauseWatch
 from pytest_pprank.sglang.driver.series import StagesDiffer
+from pytest_pprank.words import place_in_role
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Message
@@ -109,7 +110,7 @@ class Control:
     `answers`: by role, the message that came out of SGLang's socket; `engine` uses the role ``pp``.
     `told`: by role and stage, what each stage answered, whether or not SGLang sent it. Both are
     empty for a kind of request that has no answer. `handled`: by role, the stages that have handled
-    the request.
+    the request. Where stages have several ranks, each rank counts as a stage.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Control:
     kind: Kind = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
     run: Callable[[Control, int | None], None] = field(repr=False)
+    tp_size: int = field(default=1, repr=False)
     answers: dict[str, Message] = field(default_factory=dict)
     told: dict[str, dict[int, object]] = field(default_factory=lambda: defaultdict(dict))
     handled: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -151,11 +153,15 @@ class Control:
         for role, size in self.sizes.items():
             for stage in range(size):
                 if stage not in self.handled[role]:
-                    yield f"{_stage(stage, role)} has not handled it"
+                    yield f"{self.place(stage, role)} has not handled it"
                 elif answered and stage not in self.told[role] and not self._silent(stage):
-                    yield f"{_stage(stage, role)} has handled it and not answered"
+                    yield f"{self.place(stage, role)} has handled it and not answered"
             if answered and role not in self.answers:
                 yield "no answer came" + (f" of {role}" if role != "pp" else "")
+
+    def place(self, number: int, role: str) -> str:
+        """Return what to call rank `number` of a role."""
+        return place_in_role(number, self.tp_size) + (f" of {role}" if role != "pp" else "")
 
     def _silent(self, stage: int) -> bool:
         return self.kind.by_first and stage > 0
@@ -167,11 +173,12 @@ class Control:
 class ControlTracker:
     """All control requests of a test.
 
-    `pauses`: which of them pause stages.
+    `tp_size`: ranks of each stage. `pauses`: which requests pause stages.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tp_size: int = 1) -> None:
         self.pauses = PauseWatch()
+        self._tp_size = tp_size
         self._serial = itertools.count()
         self._all: dict[str, Control] = {}
         self._open: list[Control] = []
@@ -194,7 +201,7 @@ class ControlTracker:
         kind = kind_named(name, call)
         rid = f"{_RID}{next(self._serial)}"
         message = control_request(kind, rid, fields, call)
-        control = Control(name, dict(fields), rid, kind, sizes, run)
+        control = Control(name, dict(fields), rid, kind, sizes, run, self._tp_size)
         self._all[rid] = control
         self._open.append(control)
         return control, message
@@ -205,13 +212,13 @@ class ControlTracker:
         return tuple(self._open)
 
     def record(self, role: str, stage: int, report: ControlReport) -> None:
-        """Add the events that a stage has reported."""
+        """Add the events that rank number `stage` of a role has reported."""
         for event in report.events:
             control = self._all[event.rid]
             known: Any = control.told[role] if event.answered else control.handled[role]
             if stage in known:
                 verb = "answered" if event.answered else "handled"
-                self._wrong.append(f"{_stage(stage, role)} has {verb} {control} twice")
+                self._wrong.append(f"{control.place(stage, role)} has {verb} {control} twice")
             elif not event.answered:
                 control.handled[role].add(stage)
                 self.pauses.handled(role, stage, control.name, event.iteration)
@@ -224,8 +231,8 @@ class ControlTracker:
             if sent:
                 sent.popleft().answers[role] = message
             else:
-                what = f"has sent more answers than it was asked for: {message}"
-                self._wrong.append(f"{_stage(stage, role)} {what}")
+                who = "the first stage" + (f" of {role}" if role != "pp" else "")
+                self._wrong.append(f"{who} has sent more answers than it was asked for: {message}")
 
     def close(self) -> None:
         """Drop the requests that are done.
@@ -243,7 +250,7 @@ class ControlTracker:
                 if len(set(verdicts(told).values())) > 1:
                     of_role = "" if role == "pp" else f" of {role}"
                     head = f"the stages{of_role} did not answer {control} alike:"
-                    lines = [f"stage {stage}: {told[stage]}" for stage in sorted(told)]
+                    lines = [f"{place_in_role(n, self._tp_size)}: {told[n]}" for n in sorted(told)]
                     raise StagesDiffer("\n  ".join([head, *lines]))
 
     def abandon(self, control: Control) -> None:
@@ -265,10 +272,6 @@ def shown_control(name: str, fields: Mapping[str, object]) -> str:
     text = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in fields.items())])
     cut = f"{text[:_SHOWN]}..., hash {zlib.crc32(text.encode()) & 0xFFFF:04x}"
     return f"control({text if len(text) <= _SHOWN else cut})"
-
-
-def _stage(stage: int, role: str) -> str:
-    return f"stage {stage}" + (f" of {role}" if role != "pp" else "")
 
 
 def _rid_of(message: object) -> str | None:

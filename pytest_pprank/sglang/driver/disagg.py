@@ -137,7 +137,8 @@ class Disagg(Engine):
         return LockstepDriver(self.scheduler, pprank, view_disagg)
 
     def _stages_by_role(self, pprank: Pprank) -> dict[str, int]:
-        mine, theirs = pprank.num_stages, pprank.world_size - pprank.num_stages
+        mine = pprank.num_stages
+        theirs = pprank.world_size // pprank.tp_size - mine
         prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
         return {"prefill": prefill, "decode": decode}
 
@@ -221,7 +222,7 @@ class Disagg(Engine):
         """Send a control request to both roles or to one (see `engine.control`)."""
         __tracebackhide__ = True
         roles = _roles(role, "control")
-        sizes = {each: self._sizes[each] for each in roles}
+        sizes = {each: self._sizes[each] * self._tp_size for each in roles}
         return self._control(name, sizes, fields, f" to {roles}", wait=wait)
 
     def state(self, rid: str) -> dict[str, tuple[str, ...]]:

@@ -44,7 +44,7 @@ def prepare_disagg(pprank: Pprank) -> dict[str, object]:
         os.environ.setdefault("MC_FORCE_TCP", "1")
     _import_mooncake()  # reads MC_LOG_LEVEL
     port = None
-    if pprank.role == "prefill" and pprank.is_first_stage:
+    if pprank.role == "prefill" and pprank.leads_role:
         holder = socket.socket()
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind((LOOPBACK, 0))
@@ -58,7 +58,7 @@ def start_bootstrap(server_args: ServerArgs, pprank: Pprank) -> None:
 
     SGLang's config must have been published.
     """
-    if pprank.role != "prefill" or not pprank.is_first_stage:
+    if pprank.role != "prefill" or not pprank.leads_role:
         return
     start = need(import_module("sglang.srt.managers.disagg_service"), "start_disagg_service")
     service = start(**fill(start, {"server_args": server_args}))

@@ -46,7 +46,7 @@ class DisaggView(StageView):
     @property
     def place(self) -> str:
         """The role and number of this stage, in words."""
-        return f"{self.role} stage {self.stage}"
+        return f"{self.role} {self.label}"
 
     @property
     def more(self) -> str:

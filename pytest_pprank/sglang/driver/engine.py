@@ -70,6 +70,7 @@ class Engine:
         check_engine_args(scheduler)
         self.scheduler = scheduler
         self._num_stages = pprank.num_stages
+        self._tp_size = pprank.tp_size
         self._role = pprank.role
         self._serial = itertools.count()
         self.settled = False
@@ -214,7 +215,9 @@ class Engine:
         and StagesDiffer if it succeeds on one stage and fails on another.
         """
         __tracebackhide__ = True
-        return self._control(name, {self._answers: self._num_stages}, fields, "", wait=wait)
+        return self._control(
+            name, {self._answers: self._num_stages * self._tp_size}, fields, "", wait=wait
+        )
 
     def _control(
         self, name: str, sizes: dict[str, int], fields: dict[str, object], to: str, *, wait: bool

@@ -32,6 +32,7 @@ from pytest_pprank.sglang.driver.scheduler_hooks import (
     leave_before_sending,
 )
 from pytest_pprank.sglang.driver.series import Series, StagesDiffer
+from pytest_pprank.sglang.driver.tensor_ranks import check_stages, of_several_ranks
 from pytest_pprank.sglang.driver.views import (
     StageView,
     ending_requests,
@@ -82,10 +83,10 @@ class LockstepDriver:
         self, scheduler: Scheduler, pprank: Pprank, view: Callable[..., StageView] = view_stage
     ) -> None:
         self.results: dict[str, dict[str, Result]] = defaultdict(dict)
-        self.controls = ControlTracker()
+        self.controls = ControlTracker(pprank.tp_size)
         self.clock = 0.0
         self._look = view
-        self.stages: tuple[StageView, ...] = ()
+        self.ranks: tuple[StageView, ...] = ()
         self._roles: tuple[str, ...] = ()
         self.callbacks: list[Callable[[ScheduleBatch], object]] = []
         self.at_top: list[Callable[[], object]] = []
@@ -114,8 +115,13 @@ class LockstepDriver:
             not self._calls
             and not any(self.unfinished())
             and not self.controls.open
-            and not any(view.busy for view in self.stages)
+            and not any(view.busy for view in self.ranks)
         )
+
+    @property
+    def stages(self) -> tuple[StageView, ...]:
+        """The view of each stage: of its first rank, with which the others agree."""
+        return tuple(view for view in self.ranks if view.tp_rank == 0)
 
     def unfinished(self) -> Iterator[tuple[str, Result]]:
         """Yield role and result of each request that this role has not finished."""
@@ -156,7 +162,7 @@ class LockstepDriver:
         """Record that an abort of requests whose id begins with `rid` (None: all) was sent."""
         for role in roles:
             results = [r for r in self.results[role].values() if r.rid.startswith(rid or "")]
-            views = [view for view, of in zip(self.stages, self._roles, strict=False) if of == role]
+            views = [view for view, of in zip(self.ranks, self._roles, strict=False) if of == role]
             self._aborts.note(role, results, views, self._granted, in_time)
 
     def advance(self, n: int, operation: str) -> None:
@@ -170,7 +176,11 @@ class LockstepDriver:
         self._granted += n
         self._run_to(max(0, self._granted - self._pprank.stage))
         view = self._look(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
-        view = replace(view, ending=tuple(sorted(self._ending)))
+        view = replace(
+            view,
+            ending=tuple(sorted(self._ending)),
+            **of_several_ranks(self._scheduler, self._pprank),
+        )
         wire = self._attachment.wire
         messages = [] if wire is None else wire.receive()
         report = _Report(
@@ -208,7 +218,7 @@ class LockstepDriver:
         else:
             settle_sends(self._scheduler)
             self._loop.leave()
-        self._loop, self._granted, self.stages = None, 0, ()
+        self._loop, self._granted, self.ranks = None, 0, ()
         self._aborts.clear()
         self.controls.pauses.restart()
 
@@ -261,7 +271,7 @@ class LockstepDriver:
                 f"{result.extends or 'none'}), {len(result.token_ids)} tokens came out{where}"
             )
         yield from self.controls.state()
-        for view in self.stages:
+        for view in self.ranks:
             busy = "; ".join(view.busy) or "idle"
             yield f"  {view.place}, {view.iterations} iterations: {busy}{view.more}"
 
@@ -287,7 +297,7 @@ class LockstepDriver:
         __tracebackhide__ = True
         self._calls.clear()
         self._notes.clear()
-        self.stages = tuple(report.view for report in reports)
+        self.ranks = tuple(report.view for report in reports)
         self._roles = tuple(report.role for report in reports)
         if len({report.calls for report in reports}) > 1:
             lines = [
@@ -307,10 +317,10 @@ class LockstepDriver:
         self._compare(reports)
         check_reasons((report.view.place, report.changes) for report in reports)
         for report in reports:
-            self.controls.record(report.role, report.view.stage, report.control)
+            self.controls.record(report.role, report.view.number, report.control)
         self.controls.close()
         for report in reports:
-            pauses, place = self.controls.pauses, (report.role, report.view.stage)
+            pauses, place = self.controls.pauses, (report.role, report.view.number)
             pauses.ran(report.role, report.view, report.forwards)
             self._aborts.resume(report.role, pauses.resumed(*place))
             if not pauses.paused(*place):
@@ -323,6 +333,7 @@ class LockstepDriver:
         __tracebackhide__ = True
         self._ran.record([(report.view, report.role, report.forwards) for report in reports])
         self._moved.record([(report.view, report.role, report.moves) for report in reports])
+        check_stages((report.role, report.view) for report in reports)
 
     def _record(self, role: str, output: Output) -> None:
         result = self.results[role].get(output.rid)

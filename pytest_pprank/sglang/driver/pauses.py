@@ -44,7 +44,7 @@ class PauseWatch:
         """Record the forwards of one stage. Raises WorkedWhilePaused."""
         __tracebackhide__ = True
         for forward in forwards:
-            known = [it for it in self._changes[role, view.stage] if it[0] <= forward.iteration]
+            known = [it for it in self._changes[role, view.number] if it[0] <= forward.iteration]
             if known and known[-1][1]:
                 raise WorkedWhilePaused(
                     f"{view.place} worked while paused: it handled pause_generation in iteration "

@@ -43,7 +43,8 @@ class Series:
             ranks = [rank for rank, (_, other, _) in enumerate(reports) if other == role]
             since = min(before[rank] for rank in ranks)
             over = [reports[rank][0].iterations for rank in ranks]
-            if lines := first_difference([self._all[rank] for rank in ranks], since, over):
+            ran = {reports[rank][0].label: self._all[rank] for rank in ranks}
+            if lines := first_difference(ran, since, over):
                 of_role = "" if role == "pp" else f" of {role}"
                 head = f"the stages{of_role} did not {self._words}:"
                 raise StagesDiffer("\n  ".join([head, *lines]))

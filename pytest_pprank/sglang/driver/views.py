@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,30 +12,32 @@ from pytest_pprank.sglang.compat.disagg import queues
 from pytest_pprank.sglang.compat.requests import ends_by_abort
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.events.types import Forward
+from pytest_pprank.words import place_in_role
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Req, Scheduler
 
 
 def first_difference(
-    ran: Sequence[Sequence[Forward]], since: int, over: Sequence[int] = ()
+    ran: Mapping[str, Sequence[Forward]], since: int, over: Sequence[int] = ()
 ) -> list[str]:
-    """Return the first forward, from number `since` on, that differs between stages.
+    """Return the first forward, from number `since` on, that differs between the ranks of a role.
 
-    `ran`: the forwards by stage. `over`: how many iterations each stage has completed. A stage may
-    have run fewer forwards than the stages before it, unless it has already completed the iteration
-    of the missing one. Returns one line per stage; empty if there is no difference.
+    `ran`: the forwards of each rank, by its place in words, in the order of the stages. `over`: how
+    many iterations each has completed. A stage may have run fewer forwards than the stages before
+    it, unless it has already completed the iteration of the missing one. Returns one line per rank;
+    empty if there is no difference.
     """
-    for number in range(since, max(len(forwards) for forwards in ran)):
-        found = [forwards[number] if number < len(forwards) else None for forwards in ran]
+    for number in range(since, max(map(len, ran.values()))):
+        found = [forwards[number] if number < len(forwards) else None for forwards in ran.values()]
         # missing where an earlier stage has one: not run yet; the other way round: a difference
         behind = list(itertools.dropwhile(lambda forward: forward is not None, found))
         first = min((forward.iteration for forward in found if forward), default=0)
         late = any(it is None and done > first for it, done in zip(found, over, strict=False))
         if late or any(behind) or len({forward for forward in found if forward is not None}) > 1:
             return [
-                f"stage {stage}: {f'iteration {it.iteration}, {it}' if it else 'none'}"
-                for stage, it in enumerate(found)
+                f"{place}: {f'iteration {it.iteration}, {it}' if it else 'none'}"
+                for place, it in zip(ran, found, strict=True)
             ]
     return []
 
@@ -48,7 +50,9 @@ class StageView:
     batch whose result is awaited, and those that are running. `busy`: in words, what keeps the
     stage from being idle. `progress`: a number that changes whenever a request advances.
     `in_grammar_queue`: requests whose grammar is being compiled. `ending`: requests that were
-    queued at some time to be ended with the result of their next forward.
+    queued at some time to be ended with the result of their next forward. `tp_rank`, `tp_size`:
+    which of the stage's ranks this is. `memory`: KV tokens and request slots in use, where a stage
+    has several ranks.
     """
 
     stage: int
@@ -61,11 +65,24 @@ class StageView:
     progress: int
     in_grammar_queue: tuple[str, ...] = field(default=(), kw_only=True)
     ending: tuple[str, ...] = field(default=(), kw_only=True)
+    tp_rank: int = field(default=0, kw_only=True)
+    tp_size: int = field(default=1, kw_only=True)
+    memory: tuple[int, int] = field(default=(0, 0), kw_only=True)
+
+    @property
+    def number(self) -> int:
+        """The number of this rank in its role; that of the stage if the stage has one rank."""
+        return self.stage * self.tp_size + self.tp_rank
+
+    @property
+    def label(self) -> str:
+        """The number of this stage, in words, and of this rank if the stage has several."""
+        return place_in_role(self.number, self.tp_size)
 
     @property
     def place(self) -> str:
-        """The number of this stage, in words."""
-        return f"stage {self.stage}"
+        """The `label`, with the role if there are several."""
+        return self.label
 
     @property
     def more(self) -> str:

@@ -77,7 +77,8 @@ def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
     """
     name, given = tiny_asked(model_path) or Tiny(TINY_DEFAULT)
     models = pprank.workdir.parent / "models"
-    stages = max(pprank.num_stages, pprank.world_size - pprank.num_stages)
+    others = pprank.world_size // pprank.tp_size - pprank.num_stages
+    stages = max(pprank.num_stages, others)
     layers = given or max(TINY_LAYERS, stages)
     if not pprank.device.startswith("cuda"):
         return write_tiny_model(models / f"{name}-{layers}-cpu", name, layers=layers)

@@ -65,7 +65,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
     )
     resolve_and_check(server_args)
     ports = _port_args(need(server_args_module, "PortArgs"), server_args, pprank)
-    side = TokenizerSide(ports) if pprank.is_first_stage else None
+    side = TokenizerSide(ports) if pprank.leads_role else None
     try:
         # A user's filterwarnings = error is for their tests, not for SGLang's start.
         with (
@@ -117,9 +117,14 @@ def instance_id(pprank: Pprank) -> str:
 
 
 def device_index(pprank: Pprank) -> int:
-    """Return SGLang's gpu_id of this rank: the device's number, or on CPU the stage."""
+    """Return SGLang's gpu_id of this rank: the device's number, or on CPU the place in the role."""
     kind, _, index = pprank.device.partition(":")
-    return int(index or 0) if kind != "cpu" else pprank.stage
+    return int(index or 0) if kind != "cpu" else _place(pprank)
+
+
+def _place(pprank: Pprank) -> int:
+    """Return SGLang's number of this rank in its world."""
+    return pprank.rank - pprank.role_ranks.start
 
 
 def _snapshot(scheduler: Scheduler, side: TokenizerSide | None, run: ProfilerRun) -> Started:
@@ -139,7 +144,8 @@ def _construct(server_args: ServerArgs, ports: PortArgs, pprank: Pprank) -> Sche
         "gpu_id": device_index(pprank),
         "pp_rank": pprank.stage,
         "dp_rank": None,
-        **dict.fromkeys(("tp_rank", "moe_ep_rank", "attn_cp_rank", "moe_dp_rank"), 0),
+        "tp_rank": pprank.tp_rank,
+        **dict.fromkeys(("moe_ep_rank", "attn_cp_rank", "moe_dp_rank"), 0),
     }
     scheduler_class = need(import_module("sglang.srt.managers.scheduler"), "Scheduler")
     _publish(server_args, pprank)
@@ -157,7 +163,7 @@ def _publish(server_args: ServerArgs, pprank: Pprank) -> None:
     if takes(publish, "ranks"):
         world_rank = need(context, "spawn_world_rank")
         known["ranks"] = need(context, "SpawnRanks")(
-            world_rank=world_rank(server_args, tp_rank=0, pp_rank=pprank.stage),
+            world_rank=world_rank(server_args, tp_rank=pprank.tp_rank, pp_rank=pprank.stage),
             dp_rank=None,
             gpu_id=device_index(pprank),
         )
@@ -189,6 +195,6 @@ def _port_args(
 def _spread_threads(pprank: Pprank) -> None:
     """Give each rank one core; otherwise SGLang's CPU path refuses more ranks than NUMA nodes."""
     cores = sorted(os.sched_getaffinity(0))
-    entries = [str(cores[stage % len(cores)]) for stage in range(pprank.num_stages)]
-    bind = thread_binding(entries, pprank.stage)
+    entries = [str(cores[place % len(cores)]) for place in range(len(pprank.role_ranks))]
+    bind = thread_binding(entries, _place(pprank))
     os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", bind)

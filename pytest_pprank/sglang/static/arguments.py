@@ -16,8 +16,10 @@ _NEVER_S = 7 * 24 * 3600
 _ROLES = ("prefill", "decode")
 
 
-def default_server_args(*, num_stages: int, device: str, model_path: str) -> dict[str, object]:
-    """Return the server args for the tiny model on `num_stages` pipeline stages.
+def default_server_args(
+    *, num_stages: int, device: str, model_path: str, tp_size: int = 1
+) -> dict[str, object]:
+    """Return the server args for the tiny model on `num_stages` pipeline stages of `tp_size` ranks.
 
     `device` is "cpu", "sim:K" or "cuda:K"; `model_path` a local folder. Sampling is greedy and
     seeded, so that all ranks of all runs see the same tokens. 4096 KV tokens; 256 tokens per chunk.
@@ -31,7 +33,7 @@ def default_server_args(*, num_stages: int, device: str, model_path: str) -> dic
         "skip_tokenizer_init": True,
         "device": kind,
         "pp_size": num_stages,
-        "tp_size": 1,
+        "tp_size": tp_size,
         "random_seed": 42,
         "sampling_backend": "pytorch",
         "grammar_backend": "none",

@@ -43,8 +43,8 @@ _BACKEND = "disaggregation_transfer_backend"
 _USE_INSTEAD = {
     "pp_size": "give --pp-size N or @pytest.mark.pprank(pp=N)",
     "pipeline_parallel_size": "give --pp-size N or @pytest.mark.pprank(pp=N)",
-    "tp_size": "tensor parallelism is not supported yet",
-    "tensor_parallel_size": "tensor parallelism is not supported yet",
+    "tp_size": "give --tp-size N or @pytest.mark.pprank(tp=N)",
+    "tensor_parallel_size": "give --tp-size N or @pytest.mark.pprank(tp=N)",
     "device": "give --pprank-device or @pytest.mark.pprank(device=...)",
     "disaggregation_mode": "give @pytest.mark.pprank(prefill=N, decode=M)",
     "disaggregation_bootstrap_port": "the plugin takes a free loopback port",
