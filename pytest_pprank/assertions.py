@@ -268,7 +268,7 @@ def _fail_on_reports(reports: Mapping[int, Sequence[str]]) -> None:
     # Ranks that only waited report the least: the rank that ran the forwards comes first.
     for rank in sorted(reports, key=lambda rank: -len(reports[rank])):
         if reports[rank]:
-            lines.append(f"on rank {rank} (stage {rank} of {current_rank().num_stages}):")
+            lines.append(f"on rank {rank} ({current_rank().sizes.role_of(rank).stage_name(rank)}):")
             lines += ["  " + problem.replace("\n", "\n  ") for problem in reports[rank]]
     raise AssertionError("\n".join(lines))
 
@@ -284,8 +284,7 @@ def _here() -> str:
     """Return which rank this is, in words; empty outside a worker group."""
     if not is_rank():
         return ""
-    rank = current_rank()
-    return f" on rank {rank.rank} ({rank.role} stage {rank.stage} of {rank.num_stages})"
+    return f" on {current_rank().bracketed}"
 
 
 def _own_device(obj: object) -> str | torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -29,6 +29,13 @@ DECLARATIONS = (
 )
 
 
+class Stages(NamedTuple):
+    """Pipeline stages of one role, each of `tp` ranks (0: as ``tp=`` or ``--tp-size`` says)."""
+
+    pp: int
+    tp: int = 0
+
+
 @dataclass(frozen=True)
 class RankMark:
     """The merged ``pprank`` markers of a test; None where no marker gives a value.
@@ -38,10 +45,12 @@ class RankMark:
 
     pp: tuple[int, ...] | None = None
     """pipeline stages, whatever ``--pp-size`` says; a tuple runs the test at each size"""
-    prefill: tuple[int, ...] | None = None
-    """pipeline stages of prefill, together with ``decode``"""
-    decode: tuple[int, ...] | None = None
-    """pipeline stages of decode, together with ``prefill``"""
+    prefill: tuple[Stages, ...] | None = None
+    """pipeline stages of prefill, together with ``decode``; ``{"pp": 2, "tp": 1}`` for a number of
+    ranks of each stage that decode need not have
+    """
+    decode: tuple[Stages, ...] | None = None
+    """pipeline stages of decode, together with ``prefill``; as there"""
     tp: tuple[int, ...] | None = None
     """ranks of each stage (tensor parallelism), whatever ``--tp-size`` says; as for ``pp``"""
     device: str | None = None
@@ -130,6 +139,25 @@ def _sizes(name: str, value: object) -> tuple[int, ...]:
     return parse_sizes(",".join(str(v) for v in values), shown)
 
 
+def _stages(name: str, value: object) -> tuple[Stages, ...]:
+    """Read the sizes of a role: numbers of stages, or dicts with ``pp`` and ``tp``."""
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    found: list[Stages] = []
+    for one in values:
+        if not isinstance(one, Mapping):
+            found += map(Stages, _sizes(name, one))
+        elif "pp" not in one or not {*one} <= {*Stages._fields}:
+            raise UsageError(
+                f'@pytest.mark.pprank({name}={value!r}): a number of stages, or a dict with "pp" '
+                'and, for the ranks of each stage, "tp"'
+            )
+        else:
+            for key in one:
+                _sizes(f"{name}[{key!r}]", one[key])
+            found.append(Stages(**one))
+    return tuple(dict.fromkeys(found)) or tuple(map(Stages, _sizes(name, value)))
+
+
 def _device(value: object) -> str:
     if value not in DEVICES:
         raise UsageError(f"@pytest.mark.pprank(device={value!r}): allowed are {', '.join(DEVICES)}")
@@ -171,8 +199,8 @@ def _known_bug(value: object) -> tuple[str, ...]:
 
 _CHECKS: dict[str, Callable[[object], object]] = {
     "pp": partial(_sizes, "pp"),
-    "prefill": partial(_sizes, "prefill"),
-    "decode": partial(_sizes, "decode"),
+    "prefill": partial(_stages, "prefill"),
+    "decode": partial(_stages, "decode"),
     "tp": partial(_sizes, "tp"),
     "device": _device,
     "fresh": _fresh,

@@ -15,7 +15,7 @@ from pytest_pprank.checks import chosen_for
 from pytest_pprank.devices import choose_device, gpus_of_group
 from pytest_pprank.errors import TooFewGpus, UsageError
 from pytest_pprank.faults import schedule_for
-from pytest_pprank.markers import read_rank_mark, read_server_args, sanitizers_asked
+from pytest_pprank.markers import Stages, read_rank_mark, read_server_args, sanitizers_asked
 from pytest_pprank.options import Options, missing_size, options_of
 from pytest_pprank.protocol.schedule import Schedule
 from pytest_pprank.topology import SIZE_FIXTURE, Sizes, Topology
@@ -153,7 +153,9 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     wanted = mark.device or options.device
     device, gpus = _placed(wanted, sizes, sglang=sglang, oversubscribe=options.oversubscribe)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
-    topology = Topology(sizes.pp, device, server_args, sizes.decode, gpus, sizes.tp)
+    topology = Topology(
+        sizes.pp, device, server_args, sizes.decode, gpus, sizes.tp, sizes.decode_tp
+    )
     names = options.sanitize if mark.sanitize is None else mark.sanitize
     by_mark = sanitizers_asked(item)
     asked = options.sanitize_asked if by_mark is None else by_mark
@@ -186,17 +188,26 @@ def _sizes(node: pytest.Item | pytest.Collector, options: Options) -> tuple[Size
     if mark.prefill and mark.decode:
         return _each(mark.prefill, mark.decode, tps)
     if "disagg" not in fixtures_from(_FIXTURES, node):
-        return _each(mark.pp or options.sizes, (0,), tps)
+        return tuple(
+            itertools.starmap(Sizes, itertools.product(mark.pp or options.sizes, (0,), tps))
+        )
     if mark.pp:
         raise UsageError(
             f"@pytest.mark.pprank(pp={mark.pp}): the fixture 'disagg' needs two roles: write "
             "@pytest.mark.pprank(prefill=N, decode=M)"
         )
-    return _each(options.sizes, options.decodes, tps)
+    return _each([*map(Stages, options.sizes)], [*map(Stages, options.decodes)], tps)
 
 
-def _each(*choices: Sequence[int]) -> tuple[Sizes, ...]:
-    return tuple(itertools.starmap(Sizes, itertools.product(*choices)))
+def _each(
+    prefills: Sequence[Stages], decodes: Sequence[Stages], tps: Sequence[int]
+) -> tuple[Sizes, ...]:
+    """Combine the sizes of prefill, of decode, and of tensor parallelism where they name none."""
+    found: list[Sizes] = []
+    for prefill, decode, tp in itertools.product(prefills, decodes, tps):
+        own, other = prefill.tp or tp, decode.tp or tp
+        found.append(Sizes(prefill.pp, decode.pp, own, other if other != own else 0))
+    return tuple(dict.fromkeys(found))
 
 
 def _size(item: pytest.Item, options: Options) -> Sizes | None:

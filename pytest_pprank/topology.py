@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pytest_pprank.words import rank_name
+from pytest_pprank.words import stage_name
 
 SIZE_FIXTURE = "_pprank_size"
 """The parameter of a ranked test whose value is its `Sizes`."""
@@ -33,22 +33,28 @@ class Role:
         """Return the stage of a rank of this role, and its number within the stage."""
         return divmod(rank - self.first, self.tp)
 
+    def stage_name(self, rank: int) -> str:
+        """Return what to call the place of a rank of this role: ``stage 1 of 2``."""
+        stage, tp_rank = self.place(rank)
+        return stage_name(self.name, (stage, self.stages), (tp_rank, self.tp))
+
     def rank_name(self, rank: int) -> str:
         """Return what to call a rank of this role: its number and its place."""
-        stage, tp_rank = self.place(rank)
-        return rank_name(rank, self.name, (stage, self.stages), (tp_rank, self.tp))
+        return f"rank {rank}, {self.stage_name(rank)}"
 
 
 @dataclass(frozen=True)
 class Sizes:
     """The pipeline stages of a worker group: `pp` of one role, or of prefill beside `decode`.
 
-    Each stage is `tp` ranks, which share its layers (tensor parallelism).
+    Each stage is `tp` ranks, which share its layers (tensor parallelism); a stage of decode
+    `decode_tp` ranks (0: as many as one of prefill).
     """
 
     pp: int
     decode: int = 0
     tp: int = 1
+    decode_tp: int = 0
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -57,7 +63,7 @@ class Sizes:
             return (Role("pp", 0, self.pp, self.tp),)
         return (
             Role("prefill", 0, self.pp, self.tp),
-            Role("decode", self.pp * self.tp, self.decode, self.tp),
+            Role("decode", self.pp * self.tp, self.decode, self.decode_tp or self.tp),
         )
 
     def role_of(self, rank: int) -> Role:
@@ -67,7 +73,7 @@ class Sizes:
     @property
     def world_size(self) -> int:
         """Number of ranks."""
-        return (self.pp + self.decode) * self.tp
+        return sum(len(role.ranks) for role in self.roles)
 
     @property
     def largest_role(self) -> int:
@@ -80,10 +86,13 @@ class Sizes:
         return {rank: role.rank_name(rank) for role in self.roles for rank in role.ranks}
 
     @property
-    def _words(self) -> tuple[tuple[str, int], ...]:
+    def _words(self) -> Iterator[tuple[str, int]]:
         """The sizes with their names; tensor parallelism only where there is any."""
-        stages = tuple((role.name, role.stages) for role in self.roles)
-        return (*stages, ("tp", self.tp)) if self.tp > 1 else stages
+        several = len({role.tp for role in self.roles}) > 1
+        for role in self.roles:
+            yield role.name, role.stages
+            if several or (role.tp > 1 and role == self.roles[-1]):
+                yield "tp", role.tp
 
     @property
     def id(self) -> str:
@@ -98,7 +107,7 @@ class Sizes:
 class Topology:
     """Pipeline stages on one device, with SGLang's server args.
 
-    `pp`, `decode` and `tp`: see `Sizes`. `server_args`
+    `pp`, `decode`, `tp` and `decode_tp`: see `Sizes`. `server_args`
     is None for tests that never use SGLang. Their canonical text takes part in equality: SGLang has
     process-global state, so other args need fresh processes. `gpus`: how many GPUs the group gets
     on device ``cuda``; fewer than ranks if prefill and decode share them.
@@ -110,6 +119,7 @@ class Topology:
     decode: int = 0
     gpus: int = 0
     tp: int = 1
+    decode_tp: int = 0
     args_key: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -120,7 +130,7 @@ class Topology:
     @property
     def sizes(self) -> Sizes:
         """The pipeline stages by role."""
-        return Sizes(self.pp, self.decode, self.tp)
+        return Sizes(self.pp, self.decode, self.tp, self.decode_tp)
 
     @property
     def world_size(self) -> int:

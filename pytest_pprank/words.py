@@ -12,19 +12,14 @@ def plural_ranks(ranks: Iterable[int]) -> str:
     return f"rank {listed}" if len(each) == 1 else f"ranks {listed}"
 
 
-def rank_name(rank: int, role: str, stage: tuple[int, int], tp: tuple[int, int] = (0, 1)) -> str:
-    """Return ``rank 1, stage 1 of 2``, or ``rank 2, decode stage 0 of 1`` where roles differ.
+def stage_name(role: str, stage: tuple[int, int], tp: tuple[int, int] = (0, 1)) -> str:
+    """Return ``stage 1 of 2``, or ``decode stage 0 of 1`` where roles differ.
 
     `stage` and `tp`: number and count; the ranks of a stage are named if there are several:
-    ``rank 3, stage 1 of 2, tp 1 of 2``.
+    ``stage 1 of 2, tp 1 of 2``.
     """
-    named = f"rank {rank}, {stage_name(role, stage)}"
+    named = f"{'' if role == 'pp' else f'{role} '}stage {stage[0]} of {stage[1]}"
     return named if tp[1] == 1 else f"{named}, tp {tp[0]} of {tp[1]}"
-
-
-def stage_name(role: str, stage: tuple[int, int]) -> str:
-    """Return ``stage 1 of 2``, or ``decode stage 0 of 1`` where roles differ."""
-    return f"{'' if role == 'pp' else f'{role} '}stage {stage[0]} of {stage[1]}"
 
 
 def place_in_role(number: int, tp_size: int) -> str:

@@ -41,7 +41,8 @@ class Kv(Sanitizer):
         self.watch.listen("forward", self._forward)
         self.watch.listen("transfer_send", self._send)
         self.watch.at_end(patch(this_stage(), "book", self._book))
-        self._values = KvValues()
+        own = self.watch.pprank
+        self._values = KvValues((own.tp_rank, own.tp_size))
         self._kv: KvReader | None = None
         self.watch.listen("slot_free", self._slot_free)
         self.watch.at_end(patch(this_stage(), "values", self._values))

@@ -29,7 +29,7 @@ from pytest_pprank.trace.record.trace import start_trace
 def rank_main(pickled: bytes) -> int:
     """Run one rank until the controller sends Shutdown; return pytest's exit status."""
     bootstrap: RankBootstrap = pickle.loads(pickled)
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank = int(os.environ["RANK"])
     prepare_process(bootstrap, rank)
     hello = Hello(rank, os.getpid(), bootstrap.group)
     channel, watch = (
@@ -39,7 +39,7 @@ def rank_main(pickled: bytes) -> int:
     on_cuda = bootstrap.device == "cuda"
     link = Link(channel, watch, update_ledger, update_device if on_cuda else None)
     try:
-        pprank = Pprank(_placement(bootstrap, rank, world_size), link)
+        pprank = Pprank(_placement(bootstrap, rank), link)
         set_current_rank(pprank)
         _prepare_libraries(bootstrap, pprank)
         return _run_session(bootstrap, pprank, link)
@@ -49,19 +49,13 @@ def rank_main(pickled: bytes) -> int:
         raise
 
 
-def _placement(bootstrap: RankBootstrap, rank: int, world_size: int) -> Placement:
-    role = bootstrap.sizes.role_of(rank)
-    stage, tp_rank = role.place(rank)
+def _placement(bootstrap: RankBootstrap, rank: int) -> Placement:
+    on_cuda = bootstrap.device == "cuda"
     return Placement(
         rank=rank,
-        world_size=world_size,
-        role=role.name,
-        stage=stage,
-        num_stages=role.stages,
-        device=f"cuda:{rank % bootstrap.gpus}" if bootstrap.device == "cuda" else bootstrap.device,
+        sizes=bootstrap.sizes,
+        device=f"cuda:{rank % bootstrap.gpus}" if on_cuda else bootstrap.device,
         workdir=Path(bootstrap.workdir),
-        tp_rank=tp_rank,
-        tp_size=role.tp,
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 from pytest_pprank.errors import PeerError, UsageError
 from pytest_pprank.frames import caller
 from pytest_pprank.rank.portable import pickled
-from pytest_pprank.words import place_in_role, rank_name
+from pytest_pprank.topology import Sizes
+from pytest_pprank.words import place_in_role
 
 
 class ControlPlane(Protocol):
@@ -36,22 +37,16 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Placement:
-    """The position of a rank in its worker group.
+    """The position of a rank in its worker group, of these sizes.
 
-    `rank` counts the processes of the group, `stage` the pipeline stages of its `role` (SGLang's
-    pp_rank), `tp_rank` the ranks of its stage. `device` is a torch device string such as ``cpu`` or
+    `rank` counts the processes of the group. `device` is a torch device string such as ``cpu`` or
     ``cuda:1``.
     """
 
     rank: int
-    world_size: int
-    role: str
-    stage: int
-    num_stages: int
+    sizes: Sizes
     device: str
     workdir: Path
-    tp_rank: int = 0
-    tp_size: int = 1
 
 
 class Pprank:
@@ -69,12 +64,12 @@ class Pprank:
 
     def __init__(self, placement: Placement, control: ControlPlane) -> None:
         self.rank = placement.rank
-        self.world_size = placement.world_size
-        self.role = placement.role
-        self.stage = placement.stage
-        self.num_stages = placement.num_stages
-        self.tp_rank = placement.tp_rank
-        self.tp_size = placement.tp_size
+        self.sizes = placement.sizes
+        self._role = self.sizes.role_of(self.rank)
+        self.world_size = self.sizes.world_size
+        self.role = self._role.name
+        self.stage, self.tp_rank = self._role.place(self.rank)
+        self.num_stages, self.tp_size = self._role.stages, self._role.tp
         self.device = placement.device
         self.workdir = placement.workdir
         self._control = control
@@ -95,19 +90,22 @@ class Pprank:
     @property
     def place(self) -> str:
         """What to call this rank: its number, its role if there are several, and its stage."""
-        stage, tp = (self.stage, self.num_stages), (self.tp_rank, self.tp_size)
-        return rank_name(self.rank, self.role, stage, tp)
+        return self._role.rank_name(self.rank)
+
+    @property
+    def bracketed(self) -> str:
+        """The same, for the middle of a sentence: ``rank 1 (stage 1 of 2)``."""
+        return f"rank {self.rank} ({self._role.stage_name(self.rank)})"
 
     @property
     def place_in_role(self) -> str:
         """What to call this rank among those of its role: ``stage 1``, or ``stage 1, tp 0``."""
-        return place_in_role(self.rank - self.role_ranks.start, self.tp_size)
+        return place_in_role(self.rank - self._role.first, self.tp_size)
 
     @property
     def role_ranks(self) -> range:
         """The ranks of this rank's role, by their numbers in the worker group."""
-        first = self.rank - self.stage * self.tp_size - self.tp_rank
-        return range(first, first + self.num_stages * self.tp_size)
+        return self._role.ranks
 
     @property
     def leads_role(self) -> bool:

@@ -135,6 +135,8 @@ def _ranks(config: pytest.Config, plan: Plan) -> Iterator[str]:
     yield from ("--pp-size", str(topology.pp))
     if topology.decode:
         yield from ("--pprank-decode", str(topology.decode))
+    if topology.tp > 1:
+        yield from ("--tp-size", str(topology.tp))
     yield from ("--pprank-device", topology.device)
     if plan.perturb is not None:
         yield from ("--pprank-perturb", str(plan.perturb))

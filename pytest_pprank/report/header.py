@@ -17,8 +17,8 @@ def header_lines(options: Options) -> list[str]:
     if options.sizes:
         sizes = ",".join(map(str, options.sizes))
         lines.append(
-            f"pprank: pp={sizes} device={_device(options)}, torch {_version('torch')}, "
-            f"sglang {installed() or 'not installed'}"
+            f"pprank: pp={sizes}{_tp(options)} device={_device(options)}, "
+            f"torch {_version('torch')}, sglang {installed() or 'not installed'}"
         )
         lines += [f"pprank: {line}" for line in _off(options)]
     if options.perturb is not None:
@@ -30,6 +30,10 @@ def header_lines(options: Options) -> list[str]:
     return lines
 
 
+def _tp(options: Options) -> str:
+    return "" if options.tps == (1,) else f" tp={','.join(map(str, options.tps))}"
+
+
 def _off(options: Options) -> Iterator[str]:
     here = installed()
     if here is not None:
@@ -37,7 +41,7 @@ def _off(options: Options) -> Iterator[str]:
 
 
 def _device(options: Options) -> str:
-    device, stages = options.device, max(options.sizes)
+    device, stages = options.device, max(options.sizes) * max(options.tps)
     if device == "auto":
         device = choose_device("auto", stages, sglang=True)
         plain = choose_device("auto", stages)

@@ -41,7 +41,8 @@ def test_stages_agree_on_their_limits(scheduler: Scheduler) -> None:
 def test_layers_tile_the_model(scheduler: Scheduler, pprank: Pprank) -> None:
     from pytest_pprank.sglang.stage.facts import stage_facts
 
-    facts = pprank.gather(stage_facts(scheduler))
+    every = pprank.gather((pprank.tp_rank, stage_facts(scheduler)))
+    facts = [facts for tp_rank, facts in every if tp_rank == 0]
     held = [layer for stage in facts for layer in stage.layers]
     assert held == list(range(facts[0].layers_of_model)), (
         f"layers by stage: {[stage.layers for stage in facts]}"

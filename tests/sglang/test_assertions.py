@@ -32,7 +32,7 @@ def failure(check: Callable[..., None], *args: Any, **kwargs: Any) -> str:
 
 def test_staged_ids_are_named_with_rank_and_cause(schedule_batch: Any, pprank: Pprank) -> None:
     message = failure(assert_materialized_on_device, schedule_batch)
-    assert f"on rank {pprank.rank} (pp stage {pprank.stage} of {pprank.num_stages})" in message
+    assert f"on rank {pprank.rank} (stage {pprank.stage} of {pprank.num_stages})" in message
     assert "ScheduleBatch.input_ids: found None" in message
     assert "prefill_input_ids_cpu still holds a host tensor int64[62]" in message
     assert "SGLang PR 26883" in message

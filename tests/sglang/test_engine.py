@@ -286,8 +286,8 @@ def test_where_the_kv_begins_to_differ(engine: Engine, pprank: Pprank) -> None:
     with pytest.raises(AssertionError) as error:
         assert_tokens_equal_reference(results)
     for line in (
-        "KV of req-000 on rank 0 (pp stage 0) (layers 0 to 1): as in the reference",
-        "KV of req-000 on rank 1 (pp stage 1) (layers 2 to 3): layer 3: keys of tokens 0-30",
+        "KV of req-000 on rank 0 (stage 0 of 2) (layers 0 to 1): as in the reference",
+        "KV of req-000 on rank 1 (stage 1 of 2) (layers 2 to 3): layer 3: keys of tokens 0-30",
     ):
         assert line in str(error.value)
 

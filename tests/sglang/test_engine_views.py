@@ -11,12 +11,16 @@ A, B = Forward(0, "extend", ("a",), ((0, 4),)), Forward(2, "decode", ("a",))
 LATER = Forward(3, "decode", ("a",))
 
 
+def difference(ran: list[list[Forward]], since: int = 0) -> list[str]:
+    return first_difference({f"stage {n}": forwards for n, forwards in enumerate(ran)}, since)
+
+
 @pytest.mark.parametrize(
     "ran",
     [[[A, B], [A, B], [A, B]], [[A, B], [A, B], [A]], [[A, B], [A], []], [[], []], [[A]]],
 )
 def test_later_stages_may_be_behind(ran: list[list[Forward]]) -> None:
-    assert first_difference(ran, 0) == []
+    assert difference(ran) == []
 
 
 @pytest.mark.parametrize(
@@ -29,8 +33,8 @@ def test_later_stages_may_be_behind(ran: list[list[Forward]]) -> None:
     ],
 )
 def test_differences(ran: list[list[Forward]], words: list[str]) -> None:
-    assert first_difference(ran, 0)[: len(words)] == [f"stage {word}" for word in words]
+    assert difference(ran)[: len(words)] == [f"stage {word}" for word in words]
 
 
 def test_what_was_compared_before_is_not_again() -> None:
-    assert first_difference([[A, B], [LATER, B]], 1) == []
+    assert difference([[A, B], [LATER, B]], since=1) == []

@@ -183,6 +183,59 @@ def test_sizes_of_prefill_and_decode(pytester: pytest.Pytester) -> None:
     assert str(topology) == "prefill=2 decode=2 device=cpu"
 
 
+SHAPES = """
+import pytest
+
+def test_plain(pprank): pass
+
+@pytest.mark.pprank(pp=1, tp=(1, 2))
+def test_marked(pprank): pass
+
+@pytest.mark.pprank(prefill={"pp": 2, "tp": 1}, decode={"pp": 1, "tp": 2})
+def test_unequal(pprank): pass
+
+@pytest.mark.pprank(prefill=({"pp": 2}, 1), decode=1)
+def test_several(pprank): pass
+"""
+
+
+def test_several_ranks_of_a_stage(pytester: pytest.Pytester) -> None:
+    items = collect(pytester, "--pp-size=2", "--tp-size=2", source=SHAPES)
+    assert [item.name for item in items] == [
+        "test_plain[pp2-tp2]",
+        "test_marked[pp1]",
+        "test_marked[pp1-tp2]",
+        "test_unequal[prefill2-tp1-decode1-tp2]",
+        "test_several[prefill2-decode1-tp2]",
+        "test_several[prefill1-decode1-tp2]",
+    ]
+    make_plans(items[0].config, items)
+    sizes = planned(items[3]).topology.sizes
+    assert (sizes.world_size, sizes.largest_role) == (4, 2)
+    assert sizes.rank_names == {
+        0: "rank 0, prefill stage 0 of 2",
+        1: "rank 1, prefill stage 1 of 2",
+        2: "rank 2, decode stage 0 of 1, tp 0 of 2",
+        3: "rank 3, decode stage 0 of 1, tp 1 of 2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("marker", "words"),
+    [
+        ("tp=0, pp=2", "tp=0"),
+        ('prefill={"tp": 2}, decode=1', "a dict with .pp."),
+        ('prefill={"pp": 2, "dp": 2}, decode=1', "a number of stages, or a dict"),
+        ('prefill={"pp": 2, "tp": "x"}, decode=1', r"prefill\['tp'\]"),
+    ],
+)
+def test_wrong_sizes_of_stages(pytester: pytest.Pytester, marker: str, words: str) -> None:
+    source = f"import pytest\n@pytest.mark.pprank({marker})\ndef test_a(pprank): pass\n"
+    items = collect(pytester, source=source)
+    with pytest.raises(UsageError, match=words):
+        make_plans(items[0].config, items)
+
+
 @pytest.mark.parametrize(
     ("mark", "fixture", "words"),
     [

@@ -195,7 +195,8 @@ def test_groups_that_not_all_ranks_create() -> None:
 
 
 def ran(stage: int, count: int, last: str = "decode of a") -> dict[str, Any]:
-    return {"role": "pp", "stage": stage, "count": count, "hash": count, "last": last}
+    place = {"role": "pp", "number": stage, "place": f"stage {stage}"}
+    return {**place, "count": count, "hash": count, "last": last}
 
 
 def test_stages_that_ran_other_forwards() -> None:

@@ -119,7 +119,7 @@ class Control:
     kind: Kind = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
     run: Callable[[Control, int | None], None] = field(repr=False)
-    tp_size: int = field(default=1, repr=False)
+    tps: Mapping[str, int] = field(default_factory=dict, repr=False)
     answers: dict[str, Message] = field(default_factory=dict)
     told: dict[str, dict[int, object]] = field(default_factory=lambda: defaultdict(dict))
     handled: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -161,7 +161,8 @@ class Control:
 
     def place(self, number: int, role: str) -> str:
         """Return what to call rank `number` of a role."""
-        return place_in_role(number, self.tp_size) + (f" of {role}" if role != "pp" else "")
+        named = place_in_role(number, self.tps.get(role, 1))
+        return named if role == "pp" else f"{named} of {role}"
 
     def _silent(self, stage: int) -> bool:
         return self.kind.by_first and stage > 0
@@ -173,12 +174,12 @@ class Control:
 class ControlTracker:
     """All control requests of a test.
 
-    `tp_size`: ranks of each stage. `pauses`: which requests pause stages.
+    `tps`: ranks of each stage, by role. `pauses`: which requests pause stages.
     """
 
-    def __init__(self, tp_size: int = 1) -> None:
+    def __init__(self, tps: Mapping[str, int]) -> None:
         self.pauses = PauseWatch()
-        self._tp_size = tp_size
+        self._tps = tps
         self._serial = itertools.count()
         self._all: dict[str, Control] = {}
         self._open: list[Control] = []
@@ -201,7 +202,7 @@ class ControlTracker:
         kind = kind_named(name, call)
         rid = f"{_RID}{next(self._serial)}"
         message = control_request(kind, rid, fields, call)
-        control = Control(name, dict(fields), rid, kind, sizes, run, self._tp_size)
+        control = Control(name, dict(fields), rid, kind, sizes, run, self._tps)
         self._all[rid] = control
         self._open.append(control)
         return control, message
@@ -250,7 +251,8 @@ class ControlTracker:
                 if len(set(verdicts(told).values())) > 1:
                     of_role = "" if role == "pp" else f" of {role}"
                     head = f"the stages{of_role} did not answer {control} alike:"
-                    lines = [f"{place_in_role(n, self._tp_size)}: {told[n]}" for n in sorted(told)]
+                    tp_size = self._tps.get(role, 1)
+                    lines = [f"{place_in_role(n, tp_size)}: {told[n]}" for n in sorted(told)]
                     raise StagesDiffer("\n  ".join([head, *lines]))
 
     def abandon(self, control: Control) -> None:

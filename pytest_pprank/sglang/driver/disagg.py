@@ -120,7 +120,7 @@ class Disagg(Engine):
             raise UsageError("disagg: needs @pytest.mark.pprank(prefill=N, decode=M)")
         super().__init__(scheduler, pprank)
         self._stage = pprank.stage
-        self._sizes = self._stages_by_role(pprank)
+        self._sizes = {role.name: role.stages for role in pprank.sizes.roles}
         # the larger size, so that all ranks take the same number of steps
         self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
@@ -135,12 +135,6 @@ class Disagg(Engine):
 
     def _make_driver(self, pprank: Pprank) -> LockstepDriver:
         return LockstepDriver(self.scheduler, pprank, view_disagg)
-
-    def _stages_by_role(self, pprank: Pprank) -> dict[str, int]:
-        mine = pprank.num_stages
-        theirs = pprank.world_size // pprank.tp_size - mine
-        prefill, decode = (mine, theirs) if pprank.role == "prefill" else (theirs, mine)
-        return {"prefill": prefill, "decode": decode}
 
     @property
     def stages(self) -> tuple[DisaggView, ...]:
@@ -222,7 +216,7 @@ class Disagg(Engine):
         """Send a control request to both roles or to one (see `engine.control`)."""
         __tracebackhide__ = True
         roles = _roles(role, "control")
-        sizes = {each: self._sizes[each] * self._tp_size for each in roles}
+        sizes = {each: self._ranks[each] for each in roles}
         return self._control(name, sizes, fields, f" to {roles}", wait=wait)
 
     def state(self, rid: str) -> dict[str, tuple[str, ...]]:

@@ -70,16 +70,15 @@ class Engine:
         check_engine_args(scheduler)
         self.scheduler = scheduler
         self._num_stages = pprank.num_stages
-        self._tp_size = pprank.tp_size
+        roles = pprank.sizes.roles
+        self._ranks = {role.name: len(role.ranks) for role in roles}
         self._role = pprank.role
         self._serial = itertools.count()
         self.settled = False
         self._driver = self._make_driver(pprank)
         here = (pprank.role, pprank.stage)
-        self.clock = Clock(self._name, self._stages_by_role(pprank), here, self._driver.note)
-
-    def _stages_by_role(self, pprank: Pprank) -> dict[str, int]:
-        return {pprank.role: pprank.num_stages}
+        stages = {role.name: role.stages for role in roles}
+        self.clock = Clock(self._name, stages, here, self._driver.note)
 
     def _make_driver(self, pprank: Pprank) -> LockstepDriver:
         return LockstepDriver(self.scheduler, pprank)
@@ -215,9 +214,8 @@ class Engine:
         and StagesDiffer if it succeeds on one stage and fails on another.
         """
         __tracebackhide__ = True
-        return self._control(
-            name, {self._answers: self._num_stages * self._tp_size}, fields, "", wait=wait
-        )
+        sizes = {self._answers: self._ranks[self._answers]}
+        return self._control(name, sizes, fields, "", wait=wait)
 
     def _control(
         self, name: str, sizes: dict[str, int], fields: dict[str, object], to: str, *, wait: bool

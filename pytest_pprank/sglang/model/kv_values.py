@@ -21,17 +21,22 @@ _NEAR = {"torch.float32": 1e-3, "torch.float16": 2e-2, "torch.bfloat16": 1e-1}
 
 @dataclass(frozen=True)
 class Kept:
-    """A request's KV on one rank: of this rank's layers, the first of which is layer `first`."""
+    """A request's KV on one rank: of this rank's layers, the first of which is layer `first`.
+
+    `tp`: number and count of the ranks that share the layers; each has some of the heads.
+    """
 
     first: int
     layers: tuple[Layer, ...]
+    tp: tuple[int, int] = (0, 1)
 
 
 class KvValues:
-    """The copies of this rank, by request id."""
+    """The copies of this rank, by request id. `tp`: see `Kept`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tp: tuple[int, int] = (0, 1)) -> None:
         self.kept: dict[str, Kept] = {}
+        self._tp = tp
 
     def keep(self, event: SlotFreed, kv: KvReader) -> None:
         """Copy the KV of a request that is about to free its slot."""
@@ -41,7 +46,7 @@ class KvValues:
         if full or event.tokens * kv.bytes_per_token > _MOST_BYTES:
             return
         layers = kv.read(event.slot, event.tokens)
-        self.kept[event.rid] = Kept(kv.first_layer, layers)
+        self.kept[event.rid] = Kept(kv.first_layer, layers, self._tp)
 
     def of(self, rids: Iterable[str]) -> dict[str, Kept]:
         """Return the copies of these requests, as far as there are any."""
@@ -61,20 +66,24 @@ def first_differences(
         wrong = []
         for number, layer in enumerate(found.layers, found.first):
             if number < len(expected):
-                text = _wrong(layer, expected[number], near)
+                text = _wrong(layer, expected[number], near, found.tp)
                 wrong += [f"layer {number}: {text}"] if text else []
         layers = f"layers {found.first} to {found.first + len(found.layers) - 1}"
         shown = "; ".join(wrong[:_SHOWN]) + ("; ..." if len(wrong) > _SHOWN else "")
         yield f"KV of {rid} on {place} ({layers}): {shown or 'as in the reference'}"
 
 
-def _wrong(found: Layer, expected: Layer, near: float) -> str:
+def _wrong(found: Layer, expected: Layer, near: float, tp: tuple[int, int]) -> str:
     """Say which tokens' keys or values differ in a layer; "" if none do."""
     import numpy as np
 
     said = []
     for name, here, there in zip(("keys", "values"), found, expected, strict=True):
         count = min(len(here), len(there))
+        if here.ndim == there.ndim == 3 and here.shape[1] < there.shape[1]:
+            # fewer heads than ranks: several ranks have the same one
+            first = tp[0] * there.shape[1] // tp[1]
+            there = there[:, first : first + here.shape[1]]
         if here.shape[1:] != there.shape[1:]:
             return ""  # another layout: not comparable
         far = ~(np.abs(here[:count] - there[:count]).reshape(count, -1).max(axis=1) <= near)

@@ -174,9 +174,8 @@ def all_findings(results: Sequence[Result], rank: Pprank) -> list[str]:
     lines, rids = rank.broadcast((found, [result.rid for result in wrong]))
     if not rids:
         return list(lines)
-    place = f"rank {rank.rank} ({rank.role} stage {rank.stage})"
     values = this_stage().values
-    gathered = rank.gather((place, values.of(rids) if values is not None else {}))
+    gathered = rank.gather((rank.bracketed, values.of(rids) if values is not None else {}))
     for result in wrong:
         tokens = [*result.prompt, *result.token_ids][:-1]
         kept = {place: kv[result.rid] for place, kv in gathered if result.rid in kv}

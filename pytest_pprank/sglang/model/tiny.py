@@ -77,8 +77,7 @@ def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
     """
     name, given = tiny_asked(model_path) or Tiny(TINY_DEFAULT)
     models = pprank.workdir.parent / "models"
-    others = pprank.world_size // pprank.tp_size - pprank.num_stages
-    stages = max(pprank.num_stages, others)
+    stages = max(role.stages for role in pprank.sizes.roles)
     layers = given or max(TINY_LAYERS, stages)
     if not pprank.device.startswith("cuda"):
         return write_tiny_model(models / f"{name}-{layers}-cpu", name, layers=layers)
