@@ -7,13 +7,14 @@ docs/support-matrix.md. Runs that exist for this code are reused (unless --fresh
 from __future__ import annotations
 
 import argparse
+import atexit
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.processes import adopt_orphans
+from benchmarks.processes import adopt_orphans, end_descendants
 
 from matrix import claims, junit
 from matrix.page import DEVICES, Row, page, table
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def leave_no_process() -> None:
     """End all child processes with this process, also if it is terminated."""
     adopt_orphans()
+    atexit.register(end_descendants)  # of a command that is being started, too
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -442,6 +443,33 @@ def test_a_thread_that_was_handed_work_knows_what_was_done_then(found: Found) ->
         thread.start()
         thread.join()
         assert len(found()) == (0 if wait else 1)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_task_of_a_pool_knows_what_its_submitter_has_waited_for(
+    found: Found, waits: bool
+) -> None:
+    handed = host.now()
+    x = torch.ones(4, device="sim")
+    done = sim().Event()
+    done.record()
+    address = x.data_ptr()
+
+    def read() -> None:
+        known = host.of_this_thread(handed)
+        tracker.raw_access(address, 4, write=False, what="RDMA", clock=known)
+
+    def send(pool: ThreadPoolExecutor) -> None:
+        if waits:
+            done.synchronize()
+        pool.submit(read).result()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()  # the pool's own thread has begun before
+        sender = threading.Thread(target=send, args=(pool,))
+        sender.start()
+        sender.join()
+    assert len(found()) == (0 if waits else 1)
 
 
 def test_access_by_address_meets_only_the_rows_that_an_index_names(found: Found) -> None:

@@ -234,26 +234,51 @@ tox, work, deadline = sys.argv[1:]
 sys.executable = tox
 leave_no_process()
 store = runs.Store(Path(work), Product("a" * 40, "b" * 40))
+"""
+RUN = """
 print(store.run("0.5.23", "cpu", float(deadline)).code)
 """
 
 
-@pytest.mark.parametrize(("deadline", "ends"), [("1", 0), ("1000", 128 + signal.SIGTERM)])
-def test_a_run_ends_with_all_its_processes(tmp_path: Path, deadline: str, ends: int) -> None:
+WHILE_IT_STARTS = """
+import os, signal, subprocess, time
+started = subprocess.Popen.__init__
+def is_told(self, *args, **kwargs):
+    started(self, *args, **kwargs)
+    while not (pid := Path(work).with_name("pid")).exists() or not pid.read_text().endswith("\\n"):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+subprocess.Popen.__init__ = is_told
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "deadline", "ends"),
+    [
+        ("", "1", 0),
+        ("", "1000", 128 + signal.SIGTERM),
+        (WHILE_IT_STARTS, "1000", 128 + signal.SIGTERM),
+    ],
+    ids=["deadline", "terminated", "terminated-while-it-starts"],
+)
+def test_a_run_ends_with_all_its_processes(
+    tmp_path: Path, before: str, deadline: str, ends: int
+) -> None:
     pid = tmp_path / "pid"
     tox = tmp_path / "tox.sh"
     tox.write_text(f"#!/bin/sh\nsetsid sleep 1000 & echo $! > {pid}; sleep 1000\n")
     tox.chmod(0o755)
     with subprocess.Popen(
-        [sys.executable, "-c", SLOW, tox, tmp_path / "work", deadline],
+        [sys.executable, "-c", SLOW + before + RUN, tox, tmp_path / "work", deadline],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        while ends and not (pid.exists() and pid.read_text().endswith("\n")):
-            assert process.poll() is None
-            time.sleep(0.05)
-        if ends:
+        if ends and not before:
+            while not (pid.exists() and pid.read_text().endswith("\n")):
+                assert process.poll() is None
+                time.sleep(0.05)
             process.terminate()
         out, _ = process.communicate(timeout=60)
     assert (process.returncode, out.strip()) == (ends, "" if ends else "None")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 
 from pytest_pprank.devices.sim import NAME, copies, memory
-from pytest_pprank.devices.sim.streams import Stream
+from pytest_pprank.devices.sim.streams import Stream, host
 from pytest_pprank.devices.sim.untracked import untracked
 
 _FACTORIES = (
@@ -40,6 +41,7 @@ def install() -> None:
         _guard(name, write=True)
     _wrap_record_stream()
     _wrap_repr()
+    _wrap_executors()
 
 
 def _guard(name: str, *, write: bool) -> None:
@@ -69,6 +71,26 @@ def _wrap_record_stream() -> None:
         return None
 
     torch.Tensor.record_stream = record_stream
+
+
+def _wrap_executors() -> None:
+    """Let a task of a thread pool know what the thread that submitted it had waited for."""
+    original: Callable[..., Future[Any]] = ThreadPoolExecutor.submit
+
+    @functools.wraps(original)
+    def submit(
+        self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        known = host.of_this_thread({})
+
+        @functools.wraps(fn)
+        def informed(*args: Any, **kwargs: Any) -> Any:
+            host.told(known)
+            return fn(*args, **kwargs)
+
+        return original(self, informed, *args, **kwargs)
+
+    setattr(ThreadPoolExecutor, "submit", submit)  # noqa: B010  (mypy: its type has parameters)
 
 
 def _wrap_repr() -> None:

@@ -84,6 +84,11 @@ class Host:
             join(clock, _local.waited)
             return clock
 
+    def told(self, clock: Clock) -> None:
+        """Record that another thread, which has waited for `clock`, gave this thread its work."""
+        with lock:
+            join(_local.waited, clock)
+
     def after_wait(self, call: Callable[[], None]) -> None:
         """Call `call` whenever the host has waited for something."""
         self._after.append(call)

@@ -1,0 +1,101 @@
+"""Stages of several ranks (tensor parallelism), with a pipeline, without, and between roles.
+
+What the other files show on stages of one rank runs on such stages with ``--tp-size 2``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_ranks_agree, assert_tokens_equal_reference
+from pytest_pprank.suite.ends import end_of
+
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Engine, Pprank
+
+CHUNK = 64
+
+pytestmark = pytest.mark.sglang(chunked_prefill_size=CHUNK)
+
+
+def settle(driver: Engine) -> None:
+    """Run until nothing is under way; check the tokens of finished requests, and the memory."""
+    driver.drain()
+    finished = [result for result in driver.results.values() if end_of(result) != "abort"]
+    assert_tokens_equal_reference(finished)
+    assert_kv_balanced(driver.scheduler, allow_failed_rooms=True)
+
+
+@pytest.mark.pprank(pp=(1, 2), tp=2)
+class TestEngine:
+    def test_requests_of_many_lengths(self, engine: Engine) -> None:
+        results = engine.generate([1, 31, CHUNK, CHUNK + 1, 3 * CHUNK - 7], logprobs=True)
+        assert len(results[-1].extends) >= 3
+        settle(engine)
+
+    def test_prefix_that_is_cached(self, engine: Engine) -> None:
+        prompt = [*range(1000, 1000 + CHUNK + 9)]
+        engine.generate([prompt], 3)
+        results = engine.generate([[*prompt, 7, 8], prompt, [*prompt[:CHUNK], 5]], 4)
+        assert [result.cached_tokens for result in results] == [CHUNK + 9, CHUNK + 8, CHUNK]
+        settle(engine)
+
+    def test_aborts_of_requests_in_any_state(self, engine: Engine) -> None:
+        rids = [engine.submit(20 + index, 30) for index in range(4)]
+        rids.append(engine.submit(5 * CHUNK, 4))
+        engine.run_until(lambda: engine.chunks_done(rids[-1]) >= 2)
+        rids.append(engine.submit(33, 4))
+        for rid in (rids[0], rids[-2], rids[-1]):
+            engine.abort(rid)
+        settle(engine)
+        assert end_of(engine.results[rids[1]]) == "length"
+
+    def test_each_rank_has_a_share_of_the_heads(self, engine: Engine, pprank: Pprank) -> None:
+        engine.generate([9], 2)
+        runner = engine.scheduler.tp_worker.model_runner
+        heads = runner.model_config.get_num_kv_heads(pprank.tp_size)
+        whole = runner.model_config.get_total_num_kv_heads()
+        assert heads * pprank.tp_size == whole
+        assert_ranks_agree([view.iterations for view in engine.stages], what="views of stages")
+
+
+@pytest.mark.pprank(pp=2, tp=2)
+@pytest.mark.sglang(chunked_prefill_size=32, max_total_tokens=128, schedule_conservativeness=0.05)
+def test_requests_that_are_retracted(engine: Engine) -> None:
+    """Each rank takes KV away by itself, from the same requests."""
+    for index in range(4):
+        engine.submit(20 + index, 30)
+    settle(engine)
+    assert any(result.retractions for result in engine.results.values())
+
+
+@pytest.mark.pprank(prefill={"pp": 2, "tp": 1}, decode={"pp": 1, "tp": 2})
+class TestHeadsAreSplit:
+    """Each rank of decode gets its heads of what one rank of prefill has computed."""
+
+    def test_requests_of_many_lengths(self, disagg: Disagg) -> None:
+        disagg.generate([1, 31, CHUNK, CHUNK + 1, 3 * CHUNK - 7], 5)
+        settle(disagg)
+
+    def test_abort_while_transferring(self, disagg: Disagg) -> None:
+        slow = disagg.slow_transfer(stages=[0, 1])
+        aborted, other = disagg.submit(30), disagg.submit(40)
+        disagg.abort_when(aborted, "transferring", at="prefill")
+        slow.release()
+        settle(disagg)
+        assert end_of(disagg.results[other]) == "length"
+
+
+@pytest.mark.pprank(prefill={"pp": 1, "tp": 2}, decode={"pp": 1, "tp": 1})
+def test_heads_are_joined(disagg: Disagg) -> None:
+    """A rank of decode gets the heads of each rank of prefill."""
+    disagg.generate([1, 31, CHUNK, CHUNK + 1, 3 * CHUNK - 7], 5)
+    settle(disagg)
+
+
+@pytest.mark.pprank(prefill=2, decode=2, tp=2)
+def test_both_roles_have_stages_of_two_ranks(disagg: Disagg) -> None:
+    disagg.generate([1, CHUNK + 1, 3 * CHUNK - 7], 5)
+    settle(disagg)
