@@ -294,8 +294,8 @@ def parse_sizes(text: str, name: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
     if not all(re.fullmatch(r"[1-9]\d*", word) for word in words):
         raise UsageError(
-            f"{name}: {text!r} is not a number of pipeline stages; allowed: a whole number from 1 "
-            "up, or several with commas, such as 2 or 2,4"
+            f"{name}: {text!r} is not a size; allowed: a whole number from 1 up, or several with "
+            "commas, such as 2 or 2,4"
         )
     sizes = tuple(dict.fromkeys(int(word) for word in words))
     if max(sizes) > MAX_STAGES:

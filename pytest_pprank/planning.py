@@ -275,6 +275,7 @@ def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, object
         changes = args_of_role(server_args, role.name)
         release.check_server_args(changes)
         release.num_layers(changes, role.stages)
+        release.check_heads(changes, role.tp)
     return server_args
 
 

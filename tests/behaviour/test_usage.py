@@ -28,7 +28,7 @@ def usage_error(runner: Runner, *args: str, mark: str = "") -> str:
 @pytest.mark.parametrize("size", ["0", "-1", "two", "2,x"])
 def test_bad_size(runner: Runner, size: str) -> None:
     error = usage_error(runner, "--pp-size", size)
-    assert f"--pp-size: '{size}' is not a number of pipeline stages" in error
+    assert f"--pp-size: '{size}' is not a size" in error
 
 
 def test_no_size(runner: Runner) -> None:

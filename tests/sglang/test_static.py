@@ -179,3 +179,17 @@ def test_controller_side_imports_neither_torch_nor_sglang() -> None:
     code += "import pytest_pprank.assertions\nprint(sorted({'torch', 'sglang'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("tp_size", [1, 2, 4])
+def test_heads_that_ranks_can_share(tp_size: int) -> None:
+    release.check_heads({}, tp_size)
+
+
+@pytest.mark.parametrize("tp_size", [3, 8])
+def test_heads_that_ranks_cannot_share(tmp_path: Path, tp_size: int) -> None:
+    with pytest.raises(UsageError, match=rf"--tp-size {tp_size} .* 4 attention heads.*: 1, 2, 4"):
+        release.check_heads({"model_path": "tiny:qwen3"}, tp_size)
+    (tmp_path / "config.json").write_text('{"text_config": {"num_attention_heads": 12}}')
+    with pytest.raises(UsageError, match="12 attention heads.*: 1, 2, 3, 4, 6, 12"):
+        release.check_heads({"model_path": str(tmp_path)}, 5)

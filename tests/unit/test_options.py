@@ -17,7 +17,7 @@ def test_sizes(text: str, sizes: tuple[int] | tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "2,", "2.5", ",", "1e3", "2;4"])
 def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--pp-size: .* is not a number of pipeline stages") as e:
+    with pytest.raises(UsageError, match=r"--pp-size: .* is not a size") as e:
         parse_sizes(text, "--pp-size")
     assert repr(text) in str(e.value)
     assert "2,4" in str(e.value)  # says what is allowed

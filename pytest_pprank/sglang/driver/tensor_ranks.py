@@ -44,13 +44,19 @@ def check_stages(ranks: Iterable[tuple[str, StageView]]) -> None:
         known = first.setdefault((role, view.stage), view)
         for name in (field.name for field in fields(view) if field.name not in _OWN):
             if getattr(known, name) != getattr(view, name):
-                lines = [f"{it.place}: {getattr(it, name)}" for it in (known, view)]
+                lines = [f"{it.place}: {_shown(it, name)}" for it in (known, view)]
                 head = f"the ranks of a stage differ in {_WORDS.get(name, name)}:"
                 raise StagesDiffer("\n  ".join([head, *lines]))
 
 
+def _shown(view: StageView, name: str) -> str:
+    if name == "memory":
+        return "{} KV tokens, {} request slots".format(*view.memory)
+    return str(getattr(view, name) or "nothing")
+
+
 _WORDS = {
-    "memory": "KV tokens and request slots in use",
+    "memory": "the memory in use, with what is cached",
     "slots": "the requests of their microbatches",
     "waiting": "their waiting queue",
     "chunked": "the request in the middle of its prompt",

@@ -33,6 +33,9 @@ TINY_LAYERS = 4
 
 MOST_TINY_LAYERS = 128
 
+TINY_HEADS = 4
+"""Attention heads of a tiny model."""
+
 TINY_DEFAULT = "llama"
 """The tiny model used when no model_path is given."""
 
@@ -229,14 +232,35 @@ def num_layers(args: Mapping[str, object], stages: int) -> int:
     return layers
 
 
+def check_heads(args: Mapping[str, object], tp_size: int) -> None:
+    """Raise UsageError unless `tp_size` ranks can have equal numbers of the model's heads.
+
+    `args`: see `num_layers`.
+    """
+    given = args.get("model_path")
+    if given is None or tiny_asked(given) is not None:
+        heads = TINY_HEADS
+    else:
+        heads = _config_number(Path(str(given)), "num_attention_heads", default=tp_size)
+    if heads % tp_size:
+        fitting = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise UsageError(
+            f"--tp-size {tp_size} or @pytest.mark.pprank(tp={tp_size}): the model has {heads} "
+            f"attention heads, which {tp_size} ranks cannot share; allowed: {fitting}"
+        )
+
+
 def _layers_of(folder: Path, default: int) -> int:
+    return _config_number(folder, "num_hidden_layers", default)
+
+
+def _config_number(folder: Path, name: str, default: int) -> int:
     config = folder / "config.json"
     if not config.is_file():
         return default
     values = json.loads(config.read_text(encoding="utf-8"))
-    values = values.get("text_config", values)
-    layers = values.get("num_hidden_layers")
-    return layers if isinstance(layers, int) else default
+    found = values.get("text_config", values).get(name)
+    return found if isinstance(found, int) else default
 
 
 def _annotated(file: Path, only: str | None = None) -> Iterator[tuple[str, ast.expr]]:
