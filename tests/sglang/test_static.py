@@ -191,5 +191,5 @@ def test_heads_that_ranks_cannot_share(tmp_path: Path, tp_size: int) -> None:
     with pytest.raises(UsageError, match=rf"--tp-size {tp_size} .* 4 attention heads.*: 1, 2, 4"):
         release.check_heads({"model_path": "tiny:qwen3"}, tp_size)
     (tmp_path / "config.json").write_text('{"text_config": {"num_attention_heads": 12}}')
-    with pytest.raises(UsageError, match="12 attention heads.*: 1, 2, 3, 4, 6, 12"):
+    with pytest.raises(UsageError, match=r"12 attention heads.*: 1, 2, 3, 4, 6, 12"):
         release.check_heads({"model_path": str(tmp_path)}, 5)
