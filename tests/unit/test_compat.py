@@ -343,7 +343,8 @@ class TestStart:
     def test_threads(self, monkeypatch: pytest.MonkeyPatch, version: str | None, bind: str) -> None:
         answer: Callable[[], str | None] = lambda: version  # noqa: E731
         monkeypatch.setattr(start, "sglang_version", answer)
-        assert start.thread_binding(["3", "4"], 1) == bind
+        assert start.thread_binding(["3", "4"], 1, 1) == bind
+        assert start.thread_binding(["3", "4"], 0, 2) == "3|4"  # one stage of two ranks
 
     def test_instance(self) -> None:
         new, old = SimpleNamespace(instance_id=None), SimpleNamespace()

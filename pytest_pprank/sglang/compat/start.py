@@ -42,12 +42,15 @@ def name_instance(ports: Any, name: str) -> None:
         ports.instance_id = name
 
 
-def thread_binding(entries: Sequence[str], stage: int) -> str:
-    """Return SGLANG_CPU_OMP_THREADS_BIND for a stage; `entries`: the cores of each stage.
+def thread_binding(entries: Sequence[str], stage: int, tp_size: int) -> str:
+    """Return SGLANG_CPU_OMP_THREADS_BIND for a stage of `tp_size` ranks.
 
-    Up to 0.5.18 SGLang wants one entry per TP rank, that is one (FACTS, version drift).
+    `entries`: the cores of each rank of the role. Up to 0.5.18 SGLang wants one entry per rank of
+    the stage (FACTS, version drift).
     """
-    return entries[stage] if _release() < (0, 5, 19) else "|".join(entries)
+    if _release() < (0, 5, 19):
+        entries = entries[stage * tp_size : (stage + 1) * tp_size]
+    return "|".join(entries)
 
 
 def _release() -> tuple[int, ...]:

@@ -95,7 +95,12 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
 def _prepare_device(args: Mapping[str, object], pprank: Pprank) -> None:
     if pprank.device.startswith("cuda"):
         check_answers(device_index(pprank))
-    elif args.get("enable_deterministic_inference"):
+        return
+    if pprank.device.startswith("sim"):
+        from pytest_pprank.sglang.platform import sim_collectives
+
+        sim_collectives.register()
+    if args.get("enable_deterministic_inference"):
         allow_deterministic_sampling(args["attention_backend"])
         use_own_hash()
 
@@ -196,5 +201,5 @@ def _spread_threads(pprank: Pprank) -> None:
     """Give each rank one core; otherwise SGLang's CPU path refuses more ranks than NUMA nodes."""
     cores = sorted(os.sched_getaffinity(0))
     entries = [str(cores[place % len(cores)]) for place in range(len(pprank.role_ranks))]
-    bind = thread_binding(entries, _place(pprank))
+    bind = thread_binding(entries, pprank.stage, pprank.tp_size)
     os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", bind)
