@@ -15,7 +15,7 @@ from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.static.release import is_older_than
 from pytest_pprank.suite.ends import end_of
 from pytest_pprank.suite.grammars import NUMBERS, OTHERS, follows
-from pytest_pprank.suite.releases import from_0517
+from pytest_pprank.suite.releases import latent_attention_runs
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Observe, Pprank
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 CHUNK = 64
 PAGE = 16
 LARGE_PAGE = 64
-
-pytestmark = from_0517
 
 grammars = "xgrammar" if find_spec("xgrammar") and not is_older_than("0.5.18") else "none"
 needs_grammars = pytest.mark.skipif(
@@ -112,6 +110,7 @@ class TestExpertsAndPages:
         assert follows(disagg.results[bound].token_ids, NUMBERS)
 
 
+@latent_attention_runs
 @pytest.mark.pprank(prefill=2, decode=1)
 @pytest.mark.sglang(
     model_path="tiny:deepseek-v3",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.sglang.static.release import is_in, is_older_than
+from pytest_pprank.sglang.static.release import is_older_than
 from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.releases import latent_attention_runs
 
 if TYPE_CHECKING:
     from pytest_pprank import Engine
@@ -44,10 +44,7 @@ def test_mixture_of_experts(engine: Engine) -> None:
     check(engine)
 
 
-@pytest.mark.skipif(
-    is_in(">=0.5.15,<0.5.16") and find_spec("cutlass") is None,
-    reason="SGLang 0.5.15's DeepSeek models import cutlass (nvidia-cutlass-dsl), a CUDA package",
-)
+@latent_attention_runs
 @pytest.mark.sglang(model_path="tiny:deepseek-v3", chunked_prefill_size=CHUNK, page_size=PAGE)
 def test_latent_attention(engine: Engine) -> None:
     check(engine)

@@ -46,15 +46,18 @@ CHOICES: Mapping[str, Options] = {
 """What changes the tokens; penalties that reward, because greedy tokens seldom repeat."""
 KINDS = {**SCORES, **CHOICES}
 
+# kv_pressure retracts requests, and what was counted of their tokens is forgotten (FORGOTTEN)
+counts_tokens = pytest.mark.pprank(perturb="-kv_pressure")
+kinds = [
+    pytest.param(kind, marks=counts_tokens) if "penalty" in kind else kind
+    for kind in KINDS
+    if kind != TOKEN_IDS
+]
 little_kv = pytest.mark.sglang(
     max_total_tokens=128, schedule_conservativeness=0.05, chunked_prefill_size=32
 )
 
-pytestmark = [
-    pytest.mark.sglang(chunked_prefill_size=CHUNK, enable_custom_logit_processor=True),
-    # it retracts requests, whose penalties are then forgotten (the known bug FORGOTTEN)
-    pytest.mark.pprank(perturb="-kv_pressure"),
-]
+pytestmark = pytest.mark.sglang(chunked_prefill_size=CHUNK, enable_custom_logit_processor=True)
 
 
 def check(engine: Engine) -> None:
@@ -87,17 +90,13 @@ def come_and_go(engine: Engine, *kinds: Options) -> None:
 @aborts_end_all_slots
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(kind, marks=pytest.mark.pprank(known_bug=LIST_FOR_NONE))
-        if kind == TOKEN_IDS
-        else kind
-        for kind in KINDS
-    ],
+    [pytest.param(TOKEN_IDS, marks=pytest.mark.pprank(known_bug=LIST_FOR_NONE)), *kinds],
 )
 def test_beside_requests_without(engine: Engine, kind: str) -> None:
     come_and_go(engine, KINDS[kind], {})
 
 
+@counts_tokens
 @pytest.mark.pprank(known_bug=LIST_FOR_NONE)
 def test_all_kinds_at_once(engine: Engine) -> None:
     come_and_go(engine, *KINDS.values())
@@ -108,6 +107,7 @@ def test_logprobs_of_token_ids_in_prompts(engine: Engine) -> None:
     come_and_go(engine, {"prompt_logprobs": True, "token_ids_logprobs": (5, 9000)}, {})
 
 
+@counts_tokens
 def test_alone(engine: Engine) -> None:
     """Alone in its batch, with a prompt of two chunks; then again, with a cached prefix."""
     for kind in (KINDS["prompt-top-logprobs"], KINDS["repetition-penalty"], KINDS["logit-bias"]):
@@ -143,6 +143,7 @@ def test_penalties_of_requests_that_are_retracted(engine: Engine) -> None:
     check(engine)
 
 
+@counts_tokens
 @pytest.mark.sglang(enable_mixed_chunk=True)
 def test_chunks_in_one_batch_with_decoding(engine: Engine) -> None:
     """The prompts and the decoded requests ask for different things.
@@ -198,6 +199,7 @@ def test_stop_strings(engine: Engine) -> None:
     assert [len(result.token_ids) for result in found] == [5, 4, 9]
 
 
+@counts_tokens
 def test_least_number_of_tokens(engine: Engine) -> None:
     """The end-of-text token is barred at first, in one batch for different numbers of tokens."""
     from pytest_pprank.sglang.model.words import give_tokenizer
@@ -327,11 +329,41 @@ class TestHiddenStates:
         check(engine)
 
 
+@pytest.mark.sglang(is_embedding=True)
+@pytest.mark.pprank(
+    known_bug=("embeddings-end-a-pipeline", "aborted-prompt-is-computed-to-its-end")
+)
+def test_embeddings(engine: Engine) -> None:
+    """A server for embeddings: of prompts in chunks, beside each other, and one that is aborted."""
+    engine.generate([20, 2 * CHUNK + 5, 30])
+    aborted = engine.submit(4 * CHUNK)
+    engine.submit(25)
+    engine.run_until(lambda: engine.chunks_done(aborted) >= 2)
+    engine.abort(aborted)
+    engine.drain()
+    assert end_of(engine.results[aborted]) == "abort"
+    assert_tokens_equal_reference(r for rid, r in engine.results.items() if rid != aborted)
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.pprank(known_bug="input-embeds-are-always-bfloat16")
+def test_prompt_of_embeddings(engine: Engine) -> None:
+    """The model's own embeddings of the tokens, in the place of the tokens."""
+    from pytest_pprank.sglang.model.weights import weights_of
+
+    embeddings = weights_of(engine.scheduler.server_args.model_path)["model.embed_tokens.weight"]
+    for length in (20, CHUNK + 9):
+        tokens = [*range(1000, 1000 + length)]
+        engine.submit(tokens, 5, fields={"input_embeds": embeddings[tokens].tolist()})
+        engine.submit(length, 5)
+    check(engine)
+
+
 @pytest.mark.pprank(prefill=2, decode=1)
 class TestDisagg:
     """The first token is prefill's, and comes with its logprobs through the metadata buffers."""
 
-    @pytest.mark.parametrize("kind", [*(kind for kind in KINDS if kind != TOKEN_IDS), NO_FIRST])
+    @pytest.mark.parametrize("kind", [*kinds, NO_FIRST])
     def test_beside_requests_without(self, disagg: Disagg, kind: str) -> None:
         asked = cycle([KINDS[kind], {}])
         for index in range(4):
@@ -348,6 +380,7 @@ class TestDisagg:
         ]
         assert_tokens_equal_reference(one_token)
 
+    @counts_tokens
     def test_all_kinds_at_once(self, disagg: Disagg) -> None:
         kinds = [KINDS[name] for name in KINDS if name != TOKEN_IDS]
         for index, kind in enumerate(kinds * 2):

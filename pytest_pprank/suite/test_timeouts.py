@@ -14,7 +14,6 @@ import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.suite.ends import end_of
-from pytest_pprank.suite.releases import from_0517
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Engine, Pprank
@@ -26,7 +25,7 @@ MOMENT = 1 / 512
 """Seconds: clocks that stand show multiples of it, so that a test meets a limit exactly."""
 
 # SGLang logs most time-outs
-pytestmark = [pytest.mark.pprank(sanitize="-logs"), from_0517]
+pytestmark = pytest.mark.pprank(sanitize="-logs")
 
 
 @contextmanager
@@ -131,7 +130,16 @@ class TestRequests:
         engine.clock.run()
         check(engine, *ended)
 
-    @pytest.mark.parametrize("state", ["prompt", "decoding"])
+    @pytest.mark.parametrize(
+        "state",
+        [
+            pytest.param(
+                "prompt",
+                marks=pytest.mark.pprank(known_bug="aborted-prompt-is-computed-to-its-end"),
+            ),
+            "decoding",
+        ],
+    )
     def test_abort_at_the_same_moment(self, engine: Engine, pprank: Pprank, state: str) -> None:
         """The request ends once, for one of the two reasons."""
         rid = engine.submit(16 * CHUNK if state == "prompt" else 30, 60)

@@ -24,6 +24,8 @@ CAPABILITIES = {
     "test_refusals": "refusals",
     "test_control": "control requests",
     "test_control_states": "control requests at each moment",
+    "test_control_weights": "new weights",
+    "test_control_features": "memory, profiles, adapters",
     "test_timeouts": "time limits",
     "test_generate_grammar": "grammars",
     "test_generate_models": "models",

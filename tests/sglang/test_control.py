@@ -51,6 +51,11 @@ def test_it_takes_one_iteration_more_for_each_stage(engine: Engine, pprank: Ppra
         ("flush_cache", {"rid": "x"}, "no field 'rid'; allowed: timeout_s"),
         ("rpc", {}, "RpcReqInput needs method; allowed: method, parameters"),
         ("get_internal_state", {"x": 1}, "no field 'x'; allowed: none"),
+        (
+            "profile",
+            {"req_type": "STOP"},
+            "engine.control: req_type='STOP'; allowed: START_PROFILE, STOP_PROFILE",
+        ),
     ],
 )
 def test_bad_requests(engine: Engine, name: str, fields: dict[str, Any], words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from enum import Enum
 from importlib import import_module
 from typing import Any
 
@@ -64,6 +65,22 @@ def rpc_socket_of(ports: Any) -> str | None:
 def message_class(name: str) -> Any:
     """Return a message class; None if this SGLang has none of that name."""
     return getattr(import_module("sglang.srt.managers.io_struct"), name, None)
+
+
+def handled_requests(scheduler: Any) -> frozenset[str]:
+    """Return the names of the message classes that a Scheduler handles."""
+    dispatcher = inspect.unwrap(need(scheduler, "_request_dispatcher"))
+    handlers = need(dispatcher, "_mapping")
+    return frozenset(message.__name__ for message in handlers)
+
+
+def enumeration_of(message: Any, field: str) -> type[Enum] | None:
+    """Return the type of a message class's field if it is an enumeration, else None."""
+    annotation = inspect.signature(message).parameters[field].annotation
+    if isinstance(annotation, str):
+        annotation = message_class(annotation)
+    found = isinstance(annotation, type) and issubclass(annotation, Enum)
+    return annotation if found else None
 
 
 def problem_with(message: Any) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
@@ -79,6 +80,7 @@ class ControlRecorder:
     def dispatcher(self, inner: Callable[[object], object]) -> Callable[[object], object]:
         """Wrap the Scheduler's request dispatcher, to record what it handles and returns."""
 
+        @wraps(inner)
         def dispatch(request: object) -> object:
             answer = inner(request)
             if (rid := _rid_of(request)) is not None:
@@ -114,7 +116,7 @@ class Control:
     """
 
     name: str
-    fields: Mapping[str, object]
+    fields: Mapping[str, object] = field(repr=False)  # may be megabytes of weights
     rid: str = field(repr=False)
     kind: Kind = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
@@ -174,10 +176,12 @@ class Control:
 class ControlTracker:
     """All control requests of a test.
 
-    `tps`: ranks of each stage, by role. `pauses`: which requests pause stages.
+    `tps`: ranks of each stage, by role. `handled`: the names of the message classes that the
+    Scheduler handles. `pauses`: which requests pause stages.
     """
 
     def __init__(self, tps: Mapping[str, int]) -> None:
+        self.handled: Container[str] = ()
         self.pauses = PauseWatch()
         self._tps = tps
         self._serial = itertools.count()
@@ -199,7 +203,7 @@ class ControlTracker:
         `run`: steps until the request is done. `call`: the caller's name, for errors. Raises
         UsageError.
         """
-        kind = kind_named(name, call)
+        kind = kind_named(name, call, self.handled)
         rid = f"{_RID}{next(self._serial)}"
         message = control_request(kind, rid, fields, call)
         control = Control(name, dict(fields), rid, kind, sizes, run, self._tps)
@@ -247,7 +251,7 @@ class ControlTracker:
         if wrong:
             raise AnsweredTwice("\n".join(wrong))
         for control in done:
-            for role, told in control.told.items():
+            for role, told in ({} if control.kind.by_first else control.told).items():
                 if len(set(verdicts(told).values())) > 1:
                     of_role = "" if role == "pp" else f" of {role}"
                     head = f"the stages{of_role} did not answer {control} alike:"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from pytest_pprank.errors import UsageError, did_you_mean
-from pytest_pprank.sglang.compat.messages import message_class, problem_with
+from pytest_pprank.sglang.compat.messages import enumeration_of, message_class, problem_with
 from pytest_pprank.sglang.compat.seams import need
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Kind:
 
     `answer`: the class of the answer; None if there is none. `rpc`: whether it goes through the
     socket for remote calls instead of the tokenizer's. `by_first`: whether only the first stage
-    forms an answer.
+    does what is asked; the others answer nothing, or something that says nothing.
     """
 
     request: str
@@ -46,7 +47,7 @@ KINDS: Mapping[str, Kind] = {
         "DestroyWeightsUpdateGroupReqInput", "DestroyWeightsUpdateGroupReqOutput"
     ),
     "detach_hicache_storage": Kind("DetachHiCacheStorageReqInput", "DetachHiCacheStorageReqOutput"),
-    "dumper_control": Kind("DumperControlReqInput", "DumperControlReqOutput"),
+    "dumper_control": Kind("DumperControlReqInput", "DumperControlReqOutput", by_first=True),
     "end_weight_update": Kind("EndWeightUpdateReqInput", "EndWeightUpdateReqOutput"),
     "expert_distribution": Kind("ExpertDistributionReq", "ExpertDistributionReqOutput"),
     "flush_cache": Kind("FlushCacheReqInput", "FlushCacheReqOutput"),
@@ -55,6 +56,10 @@ KINDS: Mapping[str, Kind] = {
     "get_internal_state": Kind("GetInternalStateReq", "GetInternalStateReqOutput"),
     "get_loads": Kind("GetLoadsReqInput", "GetLoadsReqOutput"),
     "get_weights_by_name": Kind("GetWeightsByNameReqInput", "GetWeightsByNameReqOutput"),
+    "init_weights_send_group_for_remote_instance": Kind(
+        "InitWeightsSendGroupForRemoteInstanceReqInput",
+        "InitWeightsSendGroupForRemoteInstanceReqOutput",
+    ),
     "init_weights_update_group": Kind(
         "InitWeightsUpdateGroupReqInput", "InitWeightsUpdateGroupReqOutput"
     ),
@@ -65,6 +70,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "open_session": Kind("OpenSessionReqInput", "OpenSessionReqOutput", by_first=True),
     "pause_generation": Kind("PauseGenerationReqInput"),
+    "pd_role_switch": Kind("PdRoleSwitchReqInput", "PdRoleSwitchReqOutput"),
     "profile": Kind("ProfileReq", "ProfileReqOutput"),
     "release_memory_occupation": Kind(
         "ReleaseMemoryOccupationReqInput", "ReleaseMemoryOccupationReqOutput"
@@ -74,6 +80,10 @@ KINDS: Mapping[str, Kind] = {
         "ResumeMemoryOccupationReqInput", "ResumeMemoryOccupationReqOutput"
     ),
     "rpc": Kind("RpcReqInput", "RpcReqOutput", rpc=True),
+    "scale_elastic_ep": Kind("ScaleElasticEPReqInput", "ScaleElasticEPReqOutput"),
+    "send_weights_to_remote_instance": Kind(
+        "SendWeightsToRemoteInstanceReqInput", "SendWeightsToRemoteInstanceReqOutput"
+    ),
     "set_internal_state": Kind("SetInternalStateReq", "SetInternalStateReqOutput"),
     "shutdown": Kind("ShutdownReq"),
     "slow_down": Kind("SlowDownReqInput", "SlowDownReqOutput"),
@@ -97,9 +107,17 @@ KINDS: Mapping[str, Kind] = {
 ANSWERS = frozenset(kind.answer for kind in KINDS.values() if kind.answer is not None)
 
 
-def kind_named(name: str, call: str) -> Kind:
-    """Return the kind of that name; raises UsageError if the installed SGLang has none."""
-    here = [known for known, kind in KINDS.items() if message_class(kind.request) is not None]
+def kinds_here(handled: Container[str]) -> list[str]:
+    """Return the names of all kinds whose message class is in `handled`."""
+    return [name for name, kind in KINDS.items() if kind.request in handled]
+
+
+def kind_named(name: str, call: str, handled: Container[str]) -> Kind:
+    """Return the kind of that name; raises UsageError if the installed SGLang has none.
+
+    `handled`: the names of the message classes that its Scheduler handles.
+    """
+    here = kinds_here(handled)
     if name in here:
         kind = KINDS[name]
         # in some releases this kind of request has no answer yet
@@ -131,10 +149,26 @@ def control_request(kind: Kind, rid: str, fields: Mapping[str, object], call: st
     missing = [name for name, required in known.items() if required and name not in fields]
     if missing:
         raise UsageError(f"{call}: {kind.request} needs {', '.join(missing)}; allowed: {allowed}")
-    made: Message = message(**{"rid": rid, **fields})
+    values = {
+        name: _member(choices, value, f"{call}: {name}")
+        if (choices := enumeration_of(message, name))
+        else value
+        for name, value in fields.items()
+    }
+    made: Message = message(**{"rid": rid, **values})
     if problem := problem_with(made):
         raise UsageError(f"{call}: SGLang does not take {dict(fields)!r}: {problem}")
     return made
+
+
+def _member(kind: type[Enum], value: object, what: str) -> Enum:
+    """Return the member of an enumeration that is `value`, or has that name."""
+    if isinstance(value, kind):
+        return value
+    known = kind.__members__
+    if value in known:
+        return known[str(value)]
+    raise UsageError(f"{what}={value!r}; allowed: {', '.join(known)}")
 
 
 def verdicts(answers: Mapping[int, object]) -> dict[int, tuple[tuple[str, bool], ...]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.batches.build import prompt_ids
+from pytest_pprank.sglang.compat.messages import handled_requests
 from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.driver.clock import Clock
 from pytest_pprank.sglang.driver.control import Control, shown_control
@@ -76,6 +77,7 @@ class Engine:
         self._serial = itertools.count()
         self.settled = False
         self._driver = self._make_driver(pprank)
+        self._driver.controls.handled = handled_requests(scheduler)
         here = (pprank.role, pprank.stage)
         stages = {role.name: role.stages for role in roles}
         self.clock = Clock(self._name, stages, here, self._driver.note)
@@ -166,6 +168,7 @@ class Engine:
                 "top_logprobs": top_logprobs,
                 "token_ids_logprobs": token_ids_logprobs,
                 "hidden_states": hidden_states,
+                "embedding": not need(self.scheduler, "is_generation"),
             },
             vocabulary,
         )

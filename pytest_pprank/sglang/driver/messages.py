@@ -28,6 +28,7 @@ class Asked:
     top_logprobs: int = 0
     token_ids_logprobs: tuple[int, ...] = ()
     hidden_states: bool = False
+    embedding: bool = False
 
     @property
     def any_logprobs(self) -> bool:
@@ -59,6 +60,8 @@ class Result:
     `prompt_top_logprobs` and `prompt_token_ids_logprobs`: the same for the prompt's tokens, from
     the second on. `hidden_states`: the last layer's output, a list of floats per token: of each
     computed (not cached) token of the prompt, then of each output token but the last.
+
+    `embedding`: of the prompt, a list of floats, with ``is_embedding=True`` (instead of tokens).
     """
 
     rid: str
@@ -73,6 +76,7 @@ class Result:
     token_ids_logprobs: list[dict[int, float]] = field(default_factory=list)
     prompt_token_ids_logprobs: list[dict[int, float]] = field(default_factory=list)
     hidden_states: list[list[float]] = field(default_factory=list)
+    embedding: list[float] = field(default_factory=list)
     finish_reason: dict[str, Any] | None = None
     cached_tokens: int = 0
     retractions: int = 0
@@ -138,13 +142,17 @@ def generate_request(
     role: str = "null",
     **more: object,
 ) -> Message:
-    """Return the message with which SGLang's tokenizer requests tokens from its Scheduler.
+    """Return the message with which SGLang's tokenizer asks its Scheduler for tokens.
+
+    If `asked` is for the embedding of the prompt, the message asks for that.
 
     `tokenizer`: the Scheduler's, if it has one; SGLang checks the sampling params with it. `role`:
     of the Scheduler, if it is one of prefill or decode. `more`: fields of the message that
     override those derived from the other arguments.
     """
     io_struct = import_module("sglang.srt.managers.io_struct")
+    if asked.embedding:
+        sampling = {"max_new_tokens": 0}
     params = import_module("sglang.srt.sampling.sampling_params").SamplingParams(**sampling)
     params.normalize(tokenizer)
     known = {
@@ -154,6 +162,7 @@ def generate_request(
         "input_embeds": None,
         "token_type_ids": None,
         "mm_inputs": None,
+        "image_inputs": None,
         "sampling_params": params,
         "return_logprob": asked.any_logprobs,
         "logprob_start_len": asked.first_logprob(len(prompt)),
@@ -163,7 +172,8 @@ def generate_request(
         "stream": stream,
         "priority": priority,
     }
-    request = need(io_struct, "TokenizedGenerateReqInput")
+    kind = "TokenizedEmbeddingReqInput" if asked.embedding else "TokenizedGenerateReqInput"
+    request = need(io_struct, kind)
     made: Message = stamp(request(**fill(request, {**known, **more})), role)
     return made
 

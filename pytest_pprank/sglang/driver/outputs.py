@@ -39,6 +39,7 @@ class Output:
     token_ids: tuple[int, ...] = ()
     lists: Mapping[str, Sequence[float | dict[int, float]]] = field(default_factory=dict)
     hidden_states: list[list[float]] | None = None
+    embedding: Sequence[float] = ()
     finish_reason: dict[str, Any] | None = None
     cached_tokens: int = 0
     retractions: int = 0
@@ -53,6 +54,8 @@ def outputs_of(message: Message) -> list[Output]:
         return [Output(str(message.rid), finish_reason=dict(reason))]
     if isinstance(message, need(io_struct, "BatchTokenIDOutput")):
         return [_output(message, index) for index in range(len(message.rids))]
+    if isinstance(message, need(io_struct, "BatchEmbeddingOutput")):
+        return [_embedding(message, index) for index in range(len(message.rids))]
     return []
 
 
@@ -63,13 +66,27 @@ def add_output(result: Result, output: Output) -> None:
         getattr(result, name).extend(new)
     if output.hidden_states is not None:
         result.hidden_states = output.hidden_states
+    result.embedding += output.embedding
     result.finish_reason = output.finish_reason or result.finish_reason
     result.cached_tokens = output.cached_tokens or result.cached_tokens
     result.retractions = output.retractions or result.retractions
 
 
-def _output(message: Message, index: int) -> Output:
+def _embedding(message: Message, index: int) -> Output:
+    return Output(
+        rid=message.rids[index],
+        embedding=tuple(message.embeddings[index]),
+        finish_reason=_reason(message, index),
+        cached_tokens=int(message.cached_tokens[index]),
+    )
+
+
+def _reason(message: Message, index: int) -> dict[str, Any] | None:
     reason = message.finished_reasons[index]
+    return None if reason is None else dict(reason)
+
+
+def _output(message: Message, index: int) -> Output:
     states = message.output_hidden_states
     rows = states[index] if states else None
     return Output(
@@ -77,7 +94,7 @@ def _output(message: Message, index: int) -> Output:
         token_ids=tuple(message.output_ids[index]),
         lists={name: list(_entries(message, prefix, index)) for name, prefix in _LOGPROBS.items()},
         hidden_states=None if rows is None else list(_rows(rows)),
-        finish_reason=None if reason is None else dict(reason),
+        finish_reason=_reason(message, index),
         cached_tokens=int(message.cached_tokens[index]),
         retractions=int(message.retraction_counts[index]) if message.retraction_counts else 0,
     )

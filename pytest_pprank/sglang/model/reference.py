@@ -19,7 +19,7 @@ from pytest_pprank.sglang.events.types import Layer
 from pytest_pprank.sglang.model.chooser import Chooser, chooser_of, unpredictable
 from pytest_pprank.sglang.model.kv_values import first_differences
 from pytest_pprank.sglang.model.loaded import TIE, loaded, logits_of, tie_of
-from pytest_pprank.sglang.model.scores import score_findings
+from pytest_pprank.sglang.model.scores import embedding_findings, score_findings
 from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
@@ -191,6 +191,9 @@ def findings(results: Sequence[Result], stages: int) -> Iterator[str]:
         if (result.finish_reason or {}).get("err_type"):
             # the output of a refused request does not depend on the prompt
             yield f"{result.rid}: SGLang refused the request: {result.finish_reason}"
+            continue
+        if result.asked.embedding:
+            yield from embedding_findings(result)
             continue
         if reason == "length" and len(result.token_ids) != wanted:
             yield f"{result.rid}: {len(result.token_ids)} tokens came out, {wanted} were asked for"

@@ -1,4 +1,4 @@
-"""Compares what a Result has beside its tokens with the reference: logprobs and hidden states."""
+"""Compares what a Result has beside tokens with the reference: logprobs, states, embeddings."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def score_findings(result: Result, chooser: Chooser) -> Iterator[str]:
         table = logits_of(result.model_path, result.prompt[:-1]).log_softmax(-1)
         top, chosen = result.prompt_top_logprobs, result.prompt_token_ids_logprobs
         yield from _asked_for(result, "prompt token", 1, (top, chosen), table)
+
+
+def embedding_findings(result: Result) -> Iterator[str]:
+    """Yield what is wrong with a Result's embedding: the last token's hidden state, of length 1."""
+    import torch
+
+    if not result.embedding:
+        yield f"{result.rid}: no embedding came out (finish reason: {result.finish_reason})"
+        return
+    last = hidden_states_of(result.model_path, result.prompt)[-1]
+    off = float((torch.tensor(result.embedding) - last / last.norm()).abs().max())
+    if not off <= _LOOSE * tie_of(result.model_path):
+        yield f"{result.rid}: the embedding of its {len(result.prompt)} tokens is off by {off:.5f}"
 
 
 def _asked_for(

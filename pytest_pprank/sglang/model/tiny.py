@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ VOCABULARY = 10240
 """Above 10000, because SGLang's dynamic-chunk profiler draws token ids below 10000."""
 
 CONTEXT = 4096
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 
 
 def write_tiny_model(
@@ -43,25 +45,38 @@ def write_tiny_model(
 
     `family`: a key of `families.FAMILIES`. `hidden` must be a multiple of ``2 * head_dim``; on CUDA
     SGLang's kernels need `hidden` to be a multiple of 256 and `head_dim` 64. Several ranks may call
-    this at once: a rename puts the complete folder in place. Equal arguments give equal bytes.
+    this at once (`written_once`). Equal arguments give equal bytes.
     """
-    if (folder / "config.json").is_file():
-        return folder
     shape, kind = Shape(layers, hidden, head_dim), FAMILIES[family]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+
+    def fill(draft: Path) -> None:
         save_file(
             {name: weight.to(dtype) for name, weight in _weights(kind, shape, seed)},
-            draft / "model.safetensors",
+            draft / WEIGHTS,
             metadata={"format": "pt"},
         )
         config = _config(kind, shape, str(dtype).removeprefix("torch."))
-        (draft / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        (draft / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+    return written_once(folder, fill)
+
+
+def written_once(folder: Path, fill: Callable[[Path], None], last: str = CONFIG) -> Path:
+    """Let `fill` write into `folder`, unless its file `last` exists; return `folder`.
+
+    Several ranks may call this at once, with equal results of `fill`: it gets a folder of its own,
+    which a rename puts in place.
+    """
+    if (folder / last).is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fill(draft)
         os.rename(draft, folder)
     except OSError:
         # Another rank was first: its folder holds the same bytes.
-        if not (folder / "config.json").is_file():
+        if not (folder / last).is_file():
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -37,6 +37,14 @@ class PprankCpuPlatform(SRTPlatform):  # type: ignore[misc]
         memory = psutil.virtual_memory()
         return float(memory.total - memory.available)
 
+    def get_torch_profiler_activity_str(self) -> str:
+        return "CPU"
+
+    def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
+        from torch.profiler import ProfilerActivity
+
+        return ProfilerActivity.CPU
+
     def get_kv_pool_cls(self, *, kind: str) -> type | None:
         """Return the KV pool class of a kind; SGLang calls this from 0.5.22 on."""
         known = {"mha": self.get_mha_kv_pool_cls, "mla": self.get_mla_kv_pool_cls}
