@@ -12,20 +12,21 @@ if TYPE_CHECKING:
     from pytest_pprank import Engine
     from pytest_pprank.sglang.compat.objects import Options
 
-HARMLESS: Mapping[str, Options] = {
+EVER: Mapping[str, Options] = {
     "check_weights": {"action": "checksum"},
     "close_session": {"session_id": "none of that name"},
     "configure_logging": {},
-    "flush_cache": {},
     "freeze_gc": {},
     "get_hicache_l3_layout": {},
     "get_internal_state": {},
     "get_loads": {},
-    "rpc": {"method": "note_call"},
     "slow_down": {"forward_sleep_time": None},
     "update_weight_version": {"new_version": "of a test"},
 }
-"""They change nothing, or nothing that a request could notice, and may be sent at any moment."""
+"""They succeed at any moment, and no request notices them."""
+
+SOMETIMES: Mapping[str, Options] = {"flush_cache": {}, "rpc": {"method": "note_call"}}
+"""They may be sent at any moment. Some are refused then, or wait for other stages."""
 
 OFF: Mapping[str, Options] = {
     "add_external_corpus": {"corpus_id": "none"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,13 @@ import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.static.release import is_older_than
-from pytest_pprank.suite.moments import CHUNK, amid_a_prompt, amid_decoding, check, end, idle
+from pytest_pprank.suite.moments import CHUNK, amid_a_prompt, amid_decoding, check, idle
 
 if TYPE_CHECKING:
     import torch
 
     from pytest_pprank import Disagg, Engine, Pprank
-    from pytest_pprank.sglang.compat.objects import Options
+    from pytest_pprank.sglang.driver.control import Control
 
 pytestmark = pytest.mark.sglang(chunked_prefill_size=CHUNK)
 
@@ -30,15 +31,19 @@ def of_memory(engine: Engine, what: str, tags: list[str] | None) -> None:
 class TestMemory:
     """Between release and resume nothing is asked for; then weights and cache are as if new."""
 
-    @pytest.mark.parametrize("tags", [["kv_cache"], ["weights"], None], ids=str)
+    @pytest.mark.parametrize("tags", [["kv_cache"], None], ids=["cache", "all"])
     def test_released_and_resumed(self, engine: Engine, tags: list[str] | None) -> None:
-        for go_to in (idle, end):
-            go_to(engine)
+        prompt = [*range(1000, 1000 + CHUNK + 9)]
+        for steps in (1, 4):  # just ended, idle
+            (result,) = engine.generate([prompt], 3)
+            assert result.cached_tokens == 0, "KV that was released is found in the cache"
+            engine.step(steps)
             for what in ("release", "release", "resume"):
                 of_memory(engine, what, tags)
                 engine.step(2)
-            amid_decoding(engine)
-            check(engine)
+        (result,) = engine.generate([prompt], 3)
+        assert result.cached_tokens == 0
+        check(engine)
 
     @pytest.mark.pprank(prefill=2, decode=1)
     def test_roles(self, disagg: Disagg) -> None:
@@ -154,14 +159,14 @@ class TestAdapters:
     def test_loaded_and_unloaded(self, engine: Engine, pprank: Pprank) -> None:
         own = str(engine.scheduler.server_args.model_path)
         written = {name: write_adapter(name, own, pprank) for name in ("one", "two")}
+        large = write_config(pprank.workdir / "large", 2 * RANK)
         models: dict[str, str] = {}
         for go_to, name in ((idle, "one"), (amid_a_prompt, "two")):
             go_to(engine)
-            path = str(written[name][0])
-            fields: Options = {"lora_name": name, "lora_path": path, "lora_id": name}
-            load, again = (engine.control("load_lora_adapter", **fields) for _ in range(2))
+            path = written[name][0]
+            load, refused = load_adapters(engine, {name: path, f"large {name}": large})
             assert load.wait().success, load.answer
-            assert not again.wait().success, "it is loaded"
+            assert not refused.wait().success, "its rank is larger than SGLang was told"
             for length in (2 * CHUNK + 5, 20):
                 rid = engine.submit(length, 5, fields={"lora_id": name})
                 models[rid] = str(written[name][1])
@@ -171,11 +176,20 @@ class TestAdapters:
             unload = engine.control("unload_lora_adapter", lora_name=name, lora_id=name, wait=True)
             assert unload.answer.success, unload.answer
         engine.generate([25], 3)
-        assert_tokens_equal_reference(
+        results = [
             replace(result, model_path=models.get(rid, own))
             for rid, result in engine.results.items()
-        )
+        ]
+        assert_tokens_equal_reference(sorted(results, key=lambda result: result.model_path))
         assert_kv_balanced(engine.scheduler)
+
+
+def load_adapters(engine: Engine, paths: Mapping[str, Path]) -> list[Control]:
+    """Load adapters, all at once, by name."""
+    return [
+        engine.control("load_lora_adapter", lora_name=name, lora_path=str(path), lora_id=name)
+        for name, path in paths.items()
+    ]
 
 
 def write_adapter(name: str, model: str, pprank: Pprank) -> tuple[Path, Path]:
@@ -201,14 +215,21 @@ def write_adapter(name: str, model: str, pprank: Pprank) -> tuple[Path, Path]:
 
     def fill(folder: Path) -> None:
         save_file(parts, folder / "adapter_model.safetensors")
-        config = {
-            "peft_type": "LORA",
-            "r": RANK,
-            "lora_alpha": 2 * RANK,
-            "target_modules": ADAPTED,
-            "bias": "none",
-        }
-        (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
-    adapter = written_once(pprank.workdir / name, fill, "adapter_config.json")
+    adapter = written_once(pprank.workdir / name, fill, "adapter_model.safetensors")
+    write_config(adapter, RANK)
     return adapter, write_changed(pprank.workdir / f"{name}-added", model, added)
+
+
+def write_config(folder: Path, rank: int) -> Path:
+    """Write the configuration of an adapter of that rank; return the folder."""
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": ADAPTED,
+        "bias": "none",
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pprank.sglang.static.release import is_older_than
-from pytest_pprank.suite.controls import HARMLESS, OFF, handled_here
+from pytest_pprank.suite.controls import EVER, OFF, SOMETIMES, handled_here
 from pytest_pprank.suite.moments import CHUNK, IDLE, MOMENTS, amid_decoding, check
 
 if TYPE_CHECKING:
@@ -38,17 +38,15 @@ def check_answer(name: str, control: Control, moment: str) -> None:
     "name",
     [
         pytest.param(name, marks=waits_for_later_stages) if name == "rpc" else name
-        for name in HARMLESS
+        for name in SOMETIMES
     ],
 )
 def test_twice_at_once(engine: Engine, name: str) -> None:
-    if name not in handled_here(engine, HARMLESS):
-        pytest.skip(f"this SGLang has no control request {name}")
     calls: list[int] = []
     engine.scheduler.note_call = lambda: calls.append(len(calls))
     for moment, go_to in MOMENTS.items():
         go_to(engine)
-        one, two = (engine.control(name, **HARMLESS[name]) for _ in range(2))
+        one, two = (engine.control(name, **SOMETIMES[name]) for _ in range(2))
         engine.submit(25, 3)
         one.wait()
         two.wait()
@@ -60,18 +58,28 @@ def test_twice_at_once(engine: Engine, name: str) -> None:
 
 
 @pytest.mark.pprank(sanitize="-logs")  # SGLang logs most refusals
-def test_requests_for_what_is_off(engine: Engine) -> None:
-    """All kinds are sent together at each moment, and each is refused by all stages."""
+def test_all_others_twice_at_once(engine: Engine) -> None:
+    """Those that succeed at any moment, and those for what is off, which all stages refuse."""
     for moment, go_to in MOMENTS.items():
         go_to(engine)
-        off = handled_here(engine, OFF)
-        sent = [engine.control(name, **fields) for name, fields in off.items()]
+        sent = [
+            (engine.control(name, **fields), table is EVER)
+            for table in (EVER, OFF)
+            for name, fields in handled_here(engine, table).items()
+            for _ in range(2)
+        ]
         engine.submit(25, 3)
-        for control in sent:
-            answer = control.wait()
-            assert answer.success is False, f"{moment}: {control}: {answer}"
+        for control, good in sent:
+            control.wait()
+            check_success(control, good, moment)
         engine.drain()
     check(engine)
+
+
+def check_success(control: Control, good: bool, moment: str) -> None:
+    """Check that a request has succeeded on all roles, or was refused by all."""
+    for role, answer in control.answers.items():
+        assert getattr(answer, "success", good) is good, f"{moment}: {control}, {role}: {answer}"
 
 
 @pytest.mark.pprank(prefill=2, decode=1)
@@ -103,7 +111,8 @@ class TestDisagg:
     def _send_each(self, disagg: Disagg, roles: tuple[str, ...], moment: str) -> None:
         sent = [
             (name, disagg.control(name, role=roles, **fields))
-            for name, fields in handled_here(disagg, HARMLESS).items()
+            for table in (EVER, SOMETIMES)
+            for name, fields in handled_here(disagg, table).items()
         ]
         for name, control in sent:
             control.wait()
@@ -116,8 +125,7 @@ class TestDisagg:
         off = handled_here(disagg, OFF)
         for control in [disagg.control(name, **fields) for name, fields in off.items()]:
             control.wait()
-            for role, answer in control.answers.items():
-                assert answer.success is False, f"{role}: {control}: {answer}"
+            check_success(control, False, "decoding")
         check(disagg)
 
 

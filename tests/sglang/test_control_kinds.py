@@ -31,6 +31,7 @@ def test_all_that_the_scheduler_handles_is_known(engine: Engine) -> None:
 def test_the_suite_has_each_kind_in_one_table() -> None:
     from pytest_pprank.sglang.driver.control_requests import KINDS
 
-    tables = (controls.HARMLESS, controls.OFF, controls.TESTED_ELSEWHERE, controls.NOT_SENT)
+    sent = (controls.EVER, controls.SOMETIMES, controls.OFF)
+    tables = (*sent, controls.TESTED_ELSEWHERE, controls.NOT_SENT)
     named = Counter(name for table in tables for name in table)
     assert named == Counter(list(KINDS))
