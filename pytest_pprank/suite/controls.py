@@ -8,9 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pytest_pprank.sglang.static.release import is_older_than
+
 if TYPE_CHECKING:
     from pytest_pprank import Engine
     from pytest_pprank.sglang.compat.objects import Options
+
+PROFILE = "type" if is_older_than("0.5.15") else "req_type"
+"""The field that says what to do with a profile."""
+CUDA_ALONE = frozenset({"check_weights"} if is_older_than("0.5.23") else ())
+"""They call torch.cuda, and fail on other devices."""
 
 EVER: Mapping[str, Options] = {
     "check_weights": {"action": "checksum"},
@@ -38,7 +45,7 @@ OFF: Mapping[str, Options] = {
     "end_weight_update": {},
     "list_external_corpora": {},
     "pd_role_switch": {"new_role": "decode"},
-    "profile": {"req_type": "STOP_PROFILE"},
+    "profile": {PROFILE: "STOP_PROFILE"},
     "remove_external_corpus": {"corpus_id": "none"},
     "update_weights_from_ipc": {"zmq_handles": {}},
 }
@@ -76,9 +83,9 @@ NOT_SENT: Mapping[str, str] = {
 
 
 def handled_here(engine: Engine, table: Mapping[str, Options]) -> dict[str, Options]:
-    """Return the entries of a table that the installed SGLang handles."""
+    """Return the entries of a table that the installed SGLang handles on any device."""
     from pytest_pprank.sglang.compat.messages import handled_requests
     from pytest_pprank.sglang.driver.control_requests import kinds_here
 
-    known = kinds_here(handled_requests(engine.scheduler))
+    known = set(kinds_here(handled_requests(engine.scheduler))) - CUDA_ALONE
     return {name: fields for name, fields in table.items() if name in known}

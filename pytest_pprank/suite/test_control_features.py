@@ -12,12 +12,14 @@ import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.static.release import is_older_than
+from pytest_pprank.suite.controls import PROFILE
 from pytest_pprank.suite.moments import CHUNK, amid_a_prompt, amid_decoding, check, idle
 
 if TYPE_CHECKING:
     import torch
 
     from pytest_pprank import Disagg, Engine, Pprank
+    from pytest_pprank.sglang.compat.objects import Options
     from pytest_pprank.sglang.driver.control import Control
 
 pytestmark = pytest.mark.sglang(chunked_prefill_size=CHUNK)
@@ -70,6 +72,10 @@ class TestMemory:
         check(engine)
 
 
+START: Options = {PROFILE: "START_PROFILE"}
+STOP: Options = {PROFILE: "STOP_PROFILE"}
+
+
 class TestProfile:
     """A trace of each stage, of what ran between start and stop."""
 
@@ -78,7 +84,7 @@ class TestProfile:
         folder = self.start(engine, pprank, "whole")
         engine.submit(25, 3)
         engine.step(4 * pprank.num_stages)
-        assert engine.control("profile", req_type="STOP_PROFILE", wait=True).answer.success
+        assert engine.control("profile", **STOP, wait=True).answer.success
         assert len(traces_in(folder)) == pprank.num_stages
         check(engine)
 
@@ -89,7 +95,7 @@ class TestProfile:
         engine.submit(3 * CHUNK, 9)
         engine.drain()
         assert len(traces_in(folder)) == 2 * pprank.num_stages
-        assert not engine.control("profile", req_type="STOP_PROFILE", wait=True).answer.success
+        assert not engine.control("profile", **STOP, wait=True).answer.success
         check(engine)
 
     def start(self, engine: Engine, pprank: Pprank, name: str, **fields: Any) -> Path:
@@ -97,6 +103,7 @@ class TestProfile:
         folder = pprank.workdir / name
         start = engine.control(
             "profile",
+            **START,
             output_dir=str(folder),
             profile_id=name,
             activities=["CPU"],
@@ -136,6 +143,8 @@ ADAPTED = ["q_proj", "v_proj"]
 RANK = 8
 
 
+# SGLang pins memory for adapters, which device cpu has not; on cuda nobody has tried it
+@pytest.mark.pprank(device="sim")
 @pytest.mark.sglang(
     enable_lora=True,
     max_lora_rank=RANK,
@@ -148,13 +157,6 @@ class TestAdapters:
 
     The reference of an adapter is the model with its weights added.
     """
-
-    @pytest.fixture(autouse=True)
-    def _pinned(self, pprank: Pprank) -> None:
-        if pprank.device == "cpu":
-            pytest.skip("SGLang pins the memory of adapters, which needs an accelerator")
-        if pprank.device.startswith("cuda"):
-            pytest.skip("not tried on cuda")
 
     def test_loaded_and_unloaded(self, engine: Engine, pprank: Pprank) -> None:
         own = str(engine.scheduler.server_args.model_path)
