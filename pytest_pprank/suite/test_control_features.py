@@ -76,6 +76,11 @@ START: Options = {PROFILE: "START_PROFILE"}
 STOP: Options = {PROFILE: "STOP_PROFILE"}
 
 
+@pytest.mark.skipif(
+    is_older_than("0.5.19"),
+    reason="torch's profiler may kill the process when its garbage is collected (SIGSEGV); from "
+    "0.5.19 on SGLang collects it at once",
+)
 class TestProfile:
     """A trace of each stage, of what ran between start and stop."""
 

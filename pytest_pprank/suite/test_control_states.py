@@ -132,7 +132,14 @@ class TestDisagg:
 PAUSES = ("in_place", "retract")
 LOOPS = [
     pytest.param(True, marks=pytest.mark.sglang(disable_overlap_schedule=True), id="normal"),
-    pytest.param(False, marks=pytest.mark.sglang(disable_overlap_schedule=False), id="overlap"),
+    pytest.param(
+        False,
+        marks=[
+            pytest.mark.sglang(disable_overlap_schedule=False),
+            pytest.mark.pprank(known_bug="overlap-writes-what-a-forward-reads"),
+        ],
+        id="overlap",
+    ),
 ]
 
 
