@@ -21,7 +21,7 @@ from pytest_pprank.suite.grammars import (
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Pprank
-    from pytest_pprank.sglang.driver.disagg import Side
+    from pytest_pprank.sglang.driver.disagg_side import Side
 
 CHUNK = 64
 FAILED = 500

@@ -38,6 +38,7 @@ CAPABILITIES = {
     "test_disagg_aborts": "aborts in prefill/decode",
     "test_disagg_lost_aborts": "aborts on one role",
     "test_disagg_peers": "peers that fail",
+    "test_disagg_stalls": "roles that stand still",
     "test_disagg_alone": "prefill/decode, one stage each",
     "test_disagg": "prefill/decode",
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_pprank import UsageError, assert_kv_balanced, assert_ranks_agree
+from pytest_pprank import EngineStalled, UsageError, assert_kv_balanced, assert_ranks_agree
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Pprank
@@ -97,6 +97,35 @@ def test_views_of_a_transfer_that_is_held(disagg: Disagg, pprank: Pprank) -> Non
     assert_kv_balanced(disagg.scheduler)
 
 
+def test_role_that_stands_still(disagg: Disagg, pprank: Pprank) -> None:
+    rid, other = disagg.submit(30, 4), disagg.submit(40, 20)
+    disagg.run_until(lambda: disagg.results[other].token_ids)
+    before = pprank.gather(disagg.iterations)
+    disagg.stop("prefill")
+    with pytest.raises(
+        UsageError, match=r"disagg.drain\(\): prefill stands still; call disagg.res"
+    ):
+        disagg.drain()
+    with pytest.raises(UsageError, match=r"disagg.stop: prefill stands still already"):
+        disagg.stop("prefill")
+    disagg.step(6)
+    assert [
+        now - then for now, then in zip(pprank.gather(disagg.iterations), before, strict=True)
+    ] == [0, 0, 6]
+    with pytest.raises(EngineStalled, match=r"prefill stage 1, \d+ iterations: stands still; "):
+        disagg.run_until(lambda: False, max_iterations=2)
+    disagg.resume("prefill")
+    disagg.drain()
+    assert len(disagg.results[rid].token_ids) == 4
+    disagg.stop("prefill")
+    with pytest.raises(UsageError, match=r"disagg.leave\(\): prefill stands still; call"):
+        disagg.leave()
+    disagg.resume("prefill")
+    disagg.abort(disagg.submit(50))  # arrives in the iteration in which prefill is now
+    disagg.stop("decode")  # until the end of the test
+    disagg.step(40)
+
+
 def test_transfer_is_held_for_some_iterations(disagg: Disagg) -> None:
     disagg.slow_transfer(stages=[1], iterations=12)
     (result,) = disagg.generate([30], 4)
@@ -112,6 +141,9 @@ def test_transfer_is_held_for_some_iterations(disagg: Disagg) -> None:
         (lambda d: d.slow_transfer(stages=[2]), "stages .2. of prefill; there are 0 to 1"),
         (lambda d: d.late_poll(stages=[]), "stages .. of decode"),
         (lambda d: d.run_until_state("x", "flying"), "allowed: bootstrapping, waiting"),
+        (lambda d: d.stop("both"), "disagg.stop: role 'both'; allowed: 'prefill', 'decode'"),
+        (lambda d: d.stop(["decode"]), "disagg.stop: role .'decode'.; allowed"),
+        (lambda d: d.resume("decode"), "disagg.resume: decode goes on"),
         (lambda d: d.generate([]), "disagg.generate: prompts must be a list"),
     ],
 )

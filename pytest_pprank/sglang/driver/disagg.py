@@ -26,10 +26,11 @@ from pytest_pprank.sglang.driver.disagg_faults import (
     slow_transfer,
 )
 from pytest_pprank.sglang.driver.disagg_reports import late_reports, repeat_reports
+from pytest_pprank.sglang.driver.disagg_side import Side, views
 from pytest_pprank.sglang.driver.disagg_views import STATES, DisaggView, rids_of, view_disagg
 from pytest_pprank.sglang.driver.engine import Engine, shown_request
 from pytest_pprank.sglang.driver.lockstep import LockstepDriver
-from pytest_pprank.sglang.driver.messages import Result, abort_request, generate_request
+from pytest_pprank.sglang.driver.messages import abort_request, generate_request
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.events.hook_points import HookCall, hook_points
 from pytest_pprank.sglang.events.types import Forward, RoomTold
@@ -62,41 +63,6 @@ class _Request:
         }
         options = {"role": role, **meeting, **self.options}
         return generate_request(self.rid, self.ids, self.params, **options)
-
-
-def _views(driver: LockstepDriver) -> tuple[DisaggView, ...]:
-    return tuple(view for view in driver.stages if isinstance(view, DisaggView))
-
-
-class Side:
-    """One role of a Disagg: the contents of its stages, and the results of its first stage."""
-
-    def __init__(self, name: str, driver: LockstepDriver) -> None:
-        self.name = name
-        self._driver = driver
-
-    @property
-    def stages(self) -> tuple[DisaggView, ...]:
-        """What each stage held after the last step; the same on all ranks, empty before it."""
-        return tuple(view for view in _views(self._driver) if view.role == self.name)
-
-    @property
-    def results(self) -> dict[str, Result]:
-        """This role's `Result` of each request that was sent to it, by id.
-
-        Prefill's has at most one token, and the finish reason ``length`` once its KV was sent.
-        """
-        return self._driver.results[self.name]
-
-    def state(self, rid: str) -> tuple[str, ...]:
-        """Return the state of a request on each stage.
-
-        One of bootstrapping, waiting, transferring, decoding, done, or ``unknown`` if the request
-        has not arrived yet (see `DisaggView.state`).
-        """
-        result = self.results.get(rid)
-        absent = "done" if result is not None and result.finished else "unknown"
-        return tuple(view.state(rid) or absent for view in self.stages)
 
 
 class Disagg(Engine):
@@ -139,7 +105,7 @@ class Disagg(Engine):
     @property
     def stages(self) -> tuple[DisaggView, ...]:
         """What each stage of both roles held after the last step; the same on all ranks."""
-        return _views(self._driver)
+        return views(self._driver)
 
     @property
     def prefill_stages(self) -> int:
@@ -246,6 +212,35 @@ class Disagg(Engine):
         self.run_until_state(rid, state, role=at)
         self.abort(rid, role=role)
 
+    # peers
+
+    def stop(self, role: str) -> None:
+        """Let the event loops of a role stand still, as if it hung in a forward, until `resume`.
+
+        Its stages do no iteration in any call, and get nothing that is sent to them. The other role
+        goes on, and so do the threads of this one: its bootstrap server, its transfer engine.
+        Single stages cannot stand still: in a pipeline they wait for each other in each iteration.
+        The end of the test resumes the role.
+        """
+        __tracebackhide__ = True
+        self._stand(role, "stop", stood=False)
+        self._driver.pace.standing.add(role)
+
+    def resume(self, role: str) -> None:
+        """Let the event loops of a role that was stopped go on."""
+        __tracebackhide__ = True
+        self._stand(role, "resume", stood=True)
+        self._driver.pace.standing.discard(role)
+
+    def _stand(self, role: str, call: str, *, stood: bool) -> None:
+        __tracebackhide__ = True
+        if not isinstance(role, str) or role not in ROLES:
+            raise UsageError(f"disagg.{call}: role {role!r}; allowed: 'prefill', 'decode'")
+        if (role in self._driver.pace.standing) != stood:
+            how = "goes on" if stood else "stands still already"
+            raise UsageError(f"disagg.{call}: {role} {how}")
+        self._driver.note(f"{call}({role!r})")
+
     # faults
 
     def slow_transfer(self, stages: Sequence[int] = (0,), iterations: int | None = None) -> Fault:
@@ -348,11 +343,17 @@ class Disagg(Engine):
         if not self.bootstrap.up:
             with suppress(PeerError):
                 self.bootstrap.start()
+        self._driver.pace.standing.clear()
         if self._abandoned:
             self._driver.abandon(self._abandoned)
             self.clock.end()
             return []
         return super().close()
+
+    def _drain(self, operation: str, limit: int | None) -> None:
+        __tracebackhide__ = True
+        self._driver.pace.need_all(operation)
+        super()._drain(operation, limit)
 
     def _at_top(self) -> None:
         """Record which requests left a queue; runs in the loop's thread after an iteration."""

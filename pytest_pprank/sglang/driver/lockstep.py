@@ -23,6 +23,7 @@ from pytest_pprank.sglang.driver.control import (
 )
 from pytest_pprank.sglang.driver.messages import Result
 from pytest_pprank.sglang.driver.outputs import Output, add_output, outputs_of
+from pytest_pprank.sglang.driver.pace import Pace
 from pytest_pprank.sglang.driver.reasons import ReasonWatch, check_reasons
 from pytest_pprank.sglang.driver.scheduler_hooks import (
     Attachment,
@@ -74,9 +75,9 @@ class _Report:
 class LockstepDriver:
     """Runs the event loops of all stages; the methods are calls of all ranks together.
 
-    `results`: by role and request id. `controls`: the control requests. `clock`: seconds, the same
-    on all ranks after a step. `view`: makes a StageView of a Scheduler that is between two
-    iterations.
+    `results`: by role and request id. `controls`: the control requests. `pace`: which roles stand
+    still. `clock`: seconds, the same on all ranks after a step. `view`: makes a StageView of a
+    Scheduler that is between two iterations.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class LockstepDriver:
         self._pprank = pprank
         self._calls: list[str] = []
         self._notes: list[str] = []
-        self._granted = 0
+        self.pace = Pace()
         size = pprank.world_size
         self._aborts = AbortWatch()
         self._reasons = ReasonWatch()
@@ -139,6 +140,10 @@ class LockstepDriver:
         return self._moved.mine
 
     @property
+    def _granted(self) -> int:
+        return self.pace.granted(self._pprank.role)
+
+    @property
     def iterations(self) -> int:
         """Iterations that this stage has completed since its loop was entered."""
         return self._loop.completed if self._loop is not None else 0
@@ -163,17 +168,20 @@ class LockstepDriver:
         for role in roles:
             results = [r for r in self.results[role].values() if r.rid.startswith(rid or "")]
             views = [view for view, of in zip(self.ranks, self._roles, strict=False) if of == role]
-            self._aborts.note(role, results, views, self._granted, in_time)
+            self._aborts.note(role, results, views, self.pace.granted(role), in_time)
 
     def advance(self, n: int, operation: str) -> None:
-        """Run `n` iterations on every stage, and share the results between the ranks."""
+        """Run `n` iterations on every stage, and share the results between the ranks.
+
+        Stages of a role that stands still do none.
+        """
         __tracebackhide__ = True
         for callback in self.before_step:
             callback()
         if self._loop is None:
             self._loop = LoopThread(lambda: enter_loop(self._scheduler))
             self._loop.start()
-        self._granted += n
+        self.pace.grant(n)
         self._run_to(max(0, self._granted - self._pprank.stage))
         view = self._look(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
         view = replace(
@@ -203,6 +211,7 @@ class LockstepDriver:
     def leave(self, operation: str) -> None:
         """End the loops, which must be idle, all after the same iteration."""
         __tracebackhide__ = True
+        self.pace.need_all(operation)
         if self._loop is None:
             return
         together = exchanges_when_idle(self._scheduler)
@@ -218,7 +227,8 @@ class LockstepDriver:
         else:
             settle_sends(self._scheduler)
             self._loop.leave()
-        self._loop, self._granted, self.ranks = None, 0, ()
+        self._loop, self.ranks = None, ()
+        self.pace.restart()
         self._aborts.clear()
         self.controls.pauses.restart()
 
@@ -271,8 +281,9 @@ class LockstepDriver:
                 f"{result.extends or 'none'}), {len(result.token_ids)} tokens came out{where}"
             )
         yield from self.controls.state()
-        for view in self.ranks:
+        for view, role in zip(self.ranks, self._roles, strict=False):
             busy = "; ".join(view.busy) or "idle"
+            busy = f"stands still; {busy}" if role in self.pace.standing else busy
             yield f"  {view.place}, {view.iterations} iterations: {busy}{view.more}"
 
     def _run_to(self, iterations: int) -> None:
