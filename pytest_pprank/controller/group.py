@@ -26,6 +26,7 @@ from pytest_pprank.protocol.messages import (
     GroupEnded,
     ItemKey,
     KillGroup,
+    KillRanks,
     Message,
     RankBroken,
     Ready,
@@ -58,6 +59,8 @@ class RankPeer:
     missing: dict[ItemKey, str] = field(default_factory=dict)
     endpoint: str = ""
     alive: bool = True
+    killed: bool = False
+    """Whether its test has had it killed."""
 
 
 class WorkerGroup:
@@ -245,6 +248,13 @@ class WorkerGroup:
         """Answer a meeting of some ranks."""
         self.send_packed(ranks, pack(message))
 
+    def kill_ranks(self, ranks: Iterable[int]) -> None:
+        """Have some ranks killed. The group goes on, until it is replaced after the test."""
+        wanted = tuple(ranks)
+        for rank in wanted:
+            self.ranks[rank].killed = True
+        self.send_to_launcher(KillRanks(self.name, wanted))
+
     def send_to_launcher(self, message: Message) -> None:
         """Send to the launcher; raises GroupError if it is gone."""
         channel = self._launcher.channel
@@ -282,7 +292,8 @@ class WorkerGroup:
         """Send SIGINT, as Ctrl-C does, to every rank."""
         for peer in self.ranks.values():
             with suppress(ProcessLookupError):
-                os.kill(peer.pid, signal.SIGINT)
+                if not peer.killed:
+                    os.kill(peer.pid, signal.SIGINT)
 
     def close(self, seconds: float = _LEAVE_SECONDS) -> list[str]:
         """Let every rank tear down its session and exit; kill the others after `seconds`.
@@ -290,13 +301,15 @@ class WorkerGroup:
         Returns the errors of the ranks meanwhile.
         """
         errors = []
-        for rank in self.ranks:
+        busy = {rank for rank, peer in self.ranks.items() if not peer.killed}
+        for rank in busy:
             self.send(rank, Shutdown())
             self.send_on_watch(rank, Shutdown())  # the rank may not be waiting for an order
         # the teardown of session fixtures may include meetings
         meetings = Meetings(self.world_size, self.answer)
+        for rank in {*self.ranks} - busy:
+            meetings.lose(rank)
         deadline = time.monotonic() + seconds
-        busy = set(self.ranks)
         while self.ended is None and time.monotonic() < deadline:
             for peer, message in self.messages(_TICK_SECONDS):
                 if isinstance(message, Exchange):
@@ -332,7 +345,8 @@ class WorkerGroup:
             peer.watch.close()
             # each rank led a process group of its own, in which children of it may be left
             with suppress(ProcessLookupError):
-                os.killpg(peer.pid, signal.SIGKILL)
+                if not peer.killed:  # else with all of its group, and its number may be another's
+                    os.killpg(peer.pid, signal.SIGKILL)
         self.ranks = {}  # a second call must not kill new processes with the same ids
         self._selector.close()
         self.pipes.close()

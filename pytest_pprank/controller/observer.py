@@ -42,7 +42,8 @@ class Observer:
         ranks = self._group.ranks
         if isinstance(query, FindStopped):
             return StoppedFound({rank for rank in query.ranks if is_stopped(ranks[rank].pid)})
-        return Debugged({rank for rank, peer in ranks.items() if self._debugged(rank, peer.pid)})
+        alive = {rank: peer.pid for rank, peer in ranks.items() if not peer.killed}
+        return Debugged({rank for rank, pid in alive.items() if self._debugged(rank, pid)})
 
     def _debugged(self, rank: int, pid: int) -> bool:
         return is_traced(pid) or attached_file(self._group.workdir, rank).exists()

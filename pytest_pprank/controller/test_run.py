@@ -14,7 +14,15 @@ from pytest_pprank.controller.post_mortem import look_at
 from pytest_pprank.controller.run.deadlines import Deadlines
 from pytest_pprank.controller.run.judge import TICK_SECONDS, Judge
 from pytest_pprank.controller.run.state import LAUNCHER, RunState
-from pytest_pprank.controller.run.steps import Action, Answer, Lend, PhaseOver, Query, ShowRanks
+from pytest_pprank.controller.run.steps import (
+    Action,
+    Answer,
+    KillRanks,
+    Lend,
+    PhaseOver,
+    Query,
+    ShowRanks,
+)
 from pytest_pprank.controller.worlds import left_changed, why_spoiled
 from pytest_pprank.oplog.read.waits import Waits
 from pytest_pprank.protocol.channel import pack
@@ -100,14 +108,18 @@ class TestRun:
         return places + ((("who waits for whom", waits),) if waits else ()) + details
 
     def _outcome(self, trouble: Trouble | None) -> TestOutcome:
-        done, quit_ = self._state.done, self._state.stops.quit
+        done, quit_, killed = self._state.done, self._state.stops.quit, self._state.killed
         unsettled = trouble is not None or any(it.unsettled for it in done.values())
+        reports = self._state.reports.by_rank
         return TestOutcome(
-            reports=self._state.reports.by_rank,
+            reports={rank: own for rank, own in reports.items() if rank not in killed},
             printed=self._printed,
             troubles=[trouble] if trouble else [],
-            spoiled=why_spoiled(done, None if trouble else self._observer.left_over),
-            unsettled=unsettled or quit_ is not None,
+            spoiled=""
+            if killed
+            else why_spoiled(done, None if trouble else self._observer.left_over),
+            unsettled=unsettled or quit_ is not None or bool(killed),
+            killed=killed,
             seconds=time.monotonic() - self._began,
             findings=self._state.findings,
             perturbed={rank: it.perturbed for rank, it in done.items()},
@@ -140,6 +152,8 @@ class TestRun:
         for action in actions:
             if isinstance(action, Answer):
                 self._group.answer(action.ranks, action.message)
+            elif isinstance(action, KillRanks):
+                self._group.kill_ranks(action.ranks)
             elif isinstance(action, PhaseOver):
                 self._take_printed(action.rank, action.phase)
             elif isinstance(action, ShowRanks):

@@ -19,6 +19,7 @@ from pytest_pprank.protocol.messages import (
     Exchange,
     Exchanged,
     Iterate,
+    Kill,
     LedgerUpdated,
     Message,
     Pause,
@@ -109,6 +110,10 @@ class Link:
     def resume(self) -> None:
         """Resume the deadlines."""
         self._channel.send(Pause(False))
+
+    def kill(self, ranks: tuple[int, ...]) -> None:
+        """Have other ranks killed; meetings of this test are then those of the remaining ones."""
+        self._channel.send(Kill(ranks))
 
     def begin(self, serial: int) -> None:
         """Mark every meeting from now on as one of test `serial`."""

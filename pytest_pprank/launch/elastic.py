@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,35 @@ if TYPE_CHECKING:
 
 MONITOR_SECONDS = 0.05
 SHUTDOWN_SECONDS = 5
+
+
+class _Kills:
+    """Kills ranks of an agent of torch's, which goes on with the others.
+
+    An agent ends all ranks as soon as one has ended badly. So those that are killed are made to
+    look done to it, in the thread in which it looks at them.
+    """
+
+    def __init__(self, agent: Any) -> None:
+        self.wanted: frozenset[int] = frozenset()
+        """The ranks to kill. Another thread assigns it, and only ever adds some."""
+        self.done: frozenset[int] = frozenset()
+        self._agent = agent
+        self._monitor = agent._monitor_workers
+        agent._monitor_workers = self._kill_and_monitor
+
+    def _kill_and_monitor(self, *args: object, **kwargs: object) -> object:
+        for rank in sorted(self.wanted - self.done):
+            self.done |= {rank}
+            self._kill(rank)
+        return self._monitor(*args, **kwargs)
+
+    def _kill(self, rank: int) -> None:
+        context = self._agent._pcontext
+        process = context._pc.processes[rank]
+        context._pc.sentinels.pop(process.sentinel, None)
+        context._return_values[rank] = None
+        _signal_tree(process.pid, signal.SIGKILL)
 
 
 class ElasticGroup:
@@ -70,6 +100,7 @@ class ElasticGroup:
             start_method=start_method,
             **_shutdown_timeout(),
         )
+        self._kills = _Kills(self._agent)
 
     def run(self) -> tuple[dict[int, int], int]:
         """Run until every process has ended; return the exit codes by rank, and the failed rank.
@@ -92,9 +123,13 @@ class ElasticGroup:
 
     def signal(self, number: int) -> None:
         """Send a signal to all processes of the group and their children, from any thread."""
-        for worker in self._agent.get_worker_group("pprank").workers:
-            if isinstance(worker.id, int):
+        for rank, worker in enumerate(self._agent.get_worker_group("pprank").workers):
+            if isinstance(worker.id, int) and rank not in self._kills.done:
                 _signal_tree(worker.id, number)
+
+    def kill_ranks(self, ranks: Collection[int]) -> None:
+        """Kill some ranks and their children soon, and go on with the others; from any thread."""
+        self._kills.wanted |= {*ranks}
 
     def release(self) -> None:
         """Let elastic go on if it waits for ranks that were killed while they waited for it.

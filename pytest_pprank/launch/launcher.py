@@ -30,7 +30,14 @@ from pytest_pprank.launch.owned_folder import OwnedFolder
 from pytest_pprank.launch.shared_memory import name_semaphores, remove_shared_memory
 from pytest_pprank.protocol.channel import Channel, ChannelClosed, connect
 from pytest_pprank.protocol.launcher import LAUNCHER_RANK, LauncherSpec
-from pytest_pprank.protocol.messages import GroupEnded, Hello, KillGroup, Preloaded, StartGroup
+from pytest_pprank.protocol.messages import (
+    GroupEnded,
+    Hello,
+    KillGroup,
+    KillRanks,
+    Preloaded,
+    StartGroup,
+)
 
 if TYPE_CHECKING:
     from pytest_pprank.launch.elastic import ElasticGroup
@@ -137,6 +144,8 @@ class Launcher:
                 message = self._channel.receive()
                 if isinstance(message, StartGroup):
                     self._work.put(message)
+                elif isinstance(message, KillRanks):
+                    self._kill_ranks(message)
                 elif isinstance(message, KillGroup):
                     self._kill(message.group)
                 else:
@@ -162,6 +171,12 @@ class Launcher:
             import_module("pytest_pprank.launch.lease_files").sweep()
         remove_shared_memory(Path(self._spec.run_dir).name)
         os._exit(0)
+
+    def _kill_ranks(self, order: KillRanks) -> None:
+        with self._lock:
+            running = self._running
+        if running is not None and running[0] == order.group:
+            running[1].kill_ranks(order.ranks)
 
     def _kill(self, group: str | None) -> None:
         # a starting group may not know its processes yet: repeat the signal until it has ended

@@ -20,13 +20,16 @@ A finding of a sanitizer is sent alone and at once (Found). The report of a phas
 message that ends the phase; reports of subtests are sent alone (PhaseReport). A rank may stop the
 deadlines of its test (Pause) while somebody debugs it.
 
+A test may have some of its own ranks killed (Kill): they are expected to be gone then, and meetings
+are those of the other ranks.
+
 A rank that has stopped in pdb asks for the terminal (Stopped) and gets it on its watch (Turn); it
 gives it back with Resumed, or with another Stopped. What is typed there about other ranks is sent
 to the controller (Asked), which answers on the watch (Told).
 
-For the launcher process: StartGroup and KillGroup from the controller, Preloaded and GroupEnded to
-it. Objects of the test's author cross only as opaque bytes, so the controller never imports what a
-rank has imported.
+For the launcher process: StartGroup, KillRanks and KillGroup from the controller, Preloaded and
+GroupEnded to it. Objects of the test's author cross only as opaque bytes, so the controller never
+imports what a rank has imported.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from pytest_pprank.protocol.findings import Finding
 from pytest_pprank.protocol.schedule import Schedule
 from pytest_pprank.protocol.world import World
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Incremented whenever a message changes; both ends refuse another number."""
 
 ItemKey = tuple[str, ...]
@@ -179,6 +182,13 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Kill:
+    """The running test wants `ranks` to be killed; sent by one of the others."""
+
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Stopped:
     """A rank has stopped in pdb at `where` and waits for the terminal.
 
@@ -281,6 +291,14 @@ class StartGroup:
 
 
 @dataclass(frozen=True)
+class KillRanks:
+    """Tell the launcher to kill ranks of the group it runs by SIGKILL, and to go on with it."""
+
+    group: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class KillGroup:
     """Tell the launcher to end every process of the group it runs: SIGTERM, then SIGKILL."""
 
@@ -329,6 +347,7 @@ Message: TypeAlias = (
     | Exchanged
     | TestDone
     | Pause
+    | Kill
     | Stopped
     | Resumed
     | Asked
@@ -342,6 +361,7 @@ Message: TypeAlias = (
     | Shutdown
     | TornDown
     | StartGroup
+    | KillRanks
     | KillGroup
     | Preloaded
     | GroupEnded

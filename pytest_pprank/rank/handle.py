@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ class ControlPlane(Protocol):
 
     def resume(self) -> None:
         """Resume the deadlines."""
+
+    def kill(self, ranks: tuple[int, ...]) -> None:
+        """Have other ranks killed; meetings of this test are then those of the remaining ones."""
 
 
 _T = TypeVar("_T")
@@ -74,6 +78,8 @@ class Pprank:
         self.workdir = placement.workdir
         self._control = control
         self._spoiled = ""
+        self.alive = tuple(range(placement.world_size))
+        """The ranks that the running test has not had killed (see `kill`)."""
         self.failed = False
         """Whether the running test has failed on this rank so far."""
 
@@ -135,6 +141,8 @@ class Pprank:
         __tracebackhide__ = True
         if not 0 <= src < self.world_size:
             raise UsageError(f"broadcast: src={src!r} is not a rank: 0 to {self.world_size - 1}")
+        if src not in self.alive:
+            raise UsageError(f"broadcast: this test has had rank {src} killed")
         mine = pickled(obj, "broadcast") if self.rank == src else None
         payloads = self._control.exchange(f"broadcast(src={src})", mine, _caller())
         sent = payloads[src]
@@ -160,6 +168,27 @@ class Pprank:
             yield
         finally:
             self._control.resume()
+
+    def kill(self, ranks: Collection[int]) -> None:
+        """Kill some ranks by SIGKILL: a call of all ranks, which returns on the remaining ones.
+
+        The test's verdict is that of the remaining ranks, and all later meetings are theirs alone:
+        `gather` returns their objects. The worker group is replaced after the test. Raises
+        UsageError unless both sides have a rank that is alive.
+        """
+        __tracebackhide__ = True
+        gone = tuple(sorted({*ranks}))
+        alive = tuple(rank for rank in self.alive if rank not in gone)
+        if not gone or not alive or not {*gone} <= {*self.alive}:
+            raise UsageError(f"kill: ranks={ranks!r}; allowed: some, not all, of {self.alive}")
+        where = _caller()
+        self._control.exchange(f"kill({list(gone)})", None, where)
+        if self.rank in gone:
+            threading.Event().wait()  # for the end
+        if self.rank == alive[0]:
+            self._control.kill(gone)
+        self.alive = alive
+        self._control.exchange(f"the end of kill({list(gone)})", None, where)
 
     def spoil(self, reason: str) -> None:
         """Have this worker group replaced by a fresh one after the running test."""

@@ -42,7 +42,8 @@ class ReportMerger:
 
     def merge(self, item: pytest.Item, plan: Plan, outcome: TestOutcome) -> list[pytest.TestReport]:
         """Return the reports of setup, call and teardown, as far as the test got."""
-        if _all_passed(outcome, plan.topology.world_size):
+        size = plan.topology.world_size
+        if _all_passed(outcome, size - len(outcome.killed)):
             return [self._passed(item, plan, phase, outcome) for phase in _PHASES]
         by_rank = {rank: self._revive(item, rank, d) for rank, d in outcome.reports.items()}
         for own in by_rank.values():
@@ -59,7 +60,7 @@ class ReportMerger:
             if outcome.troubles and not troubles and not _worth_reporting(ranks, plan):
                 continue  # some ranks were ended before this phase, which is reported already
             if ranks or troubles:
-                verdict = judge(phase, ranks, troubles, plan.topology.world_size)
+                verdict = judge(phase, ranks, troubles, size, killed=len(outcome.killed))
                 printed = self._without_noise(outcome.printed, phase)
                 sections = _sections(ranks, printed, phase, verdict.outcome)
                 merged.append(
@@ -239,9 +240,9 @@ def _add_footnote(report: pytest.TestReport, text: str) -> None:
         longrepr.addsection("pprank", text)
 
 
-def _all_passed(outcome: TestOutcome, world_size: int) -> bool:
-    """Return whether every rank passed all phases, and reported nothing but times."""
-    if outcome.troubles or len(outcome.reports) != world_size:
+def _all_passed(outcome: TestOutcome, ranks: int) -> bool:
+    """Return whether all `ranks` passed all phases, and reported nothing but times."""
+    if outcome.troubles or len(outcome.reports) != ranks:
         return False
     return all(
         tuple([r["when"] for r in own]) == _PHASES and not any("nodeid" in r for r in own)

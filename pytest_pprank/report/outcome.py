@@ -23,7 +23,8 @@ class TestOutcome:
     `perturbed`: by rank, what the perturbations did, in words. `left`: in words, the process
     settings that the test had changed and that were restored. `waits`: who waited for whom when a
     trouble ended the test. `places`: by rank, where it was then, or what had become of it. `leave`:
-    whether the user has left the debugger in a way that stops the run.
+    whether the user has left the debugger in a way that stops the run. `killed`: ranks that the
+    test itself has had killed, of which there are no reports.
     """
 
     __test__ = False
@@ -39,3 +40,4 @@ class TestOutcome:
     waits: Waits = field(default_factory=Waits)
     places: dict[int, str] = field(default_factory=dict)
     leave: bool = False
+    killed: frozenset[int] = frozenset()

@@ -212,12 +212,21 @@ _FAILED_IN = {"setup": SetupFailed, "call": Failed, "teardown": TeardownFailed}
 
 
 def judge(
-    phase: str, ranks: Sequence[RankReport], troubles: Sequence[Trouble], world_size: int
+    phase: str,
+    ranks: Sequence[RankReport],
+    troubles: Sequence[Trouble],
+    world_size: int,
+    *,
+    killed: int = 0,
 ) -> Verdict:
-    """Return the verdict on a phase (``setup``, ``call``, ``teardown``)."""
+    """Return the verdict on a phase (``setup``, ``call``, ``teardown``).
+
+    `killed`: how many of `world_size` ranks the test has had killed; they have no reports.
+    """
     reports, all_troubles = tuple(ranks), tuple(troubles)
     kinds = {r.kind for r in reports}
-    if not all_troubles and len(reports) == world_size and len(kinds) == 1 and kinds <= _AGREED:
+    whole = len(reports) == world_size - killed
+    if not all_troubles and whole and len(kinds) == 1 and kinds <= _AGREED:
         return Agreed(reports, world_size)
     by_itself = {r.kind for r in reports if not r.is_consequence}
     left_behind = all(isinstance(trouble, RanksDiverged) for trouble in all_troubles)

@@ -126,6 +126,33 @@ def test_role_that_stands_still(disagg: Disagg, pprank: Pprank) -> None:
     disagg.step(40)
 
 
+@pytest.mark.pprank(sanitize="-logs")
+def test_role_that_is_killed(disagg: Disagg, pprank: Pprank) -> None:
+    rid, other = disagg.submit(30, 4), disagg.submit(40, 20)
+    disagg.run_until(lambda: disagg.results[other].token_ids)
+    flush = disagg.control("flush_cache")
+    disagg.stop("prefill")
+    disagg.kill("prefill")
+    assert pprank.role == "decode"
+    assert disagg.prefill.stages == ()
+    assert [view.role for view in disagg.stages] == ["decode"]
+    for call, words in (
+        (lambda: disagg.kill("decode"), "disagg.kill: prefill is dead; one role must live"),
+        (lambda: disagg.kill("prefill"), "disagg.kill: prefill is dead"),
+        (lambda: disagg.resume("prefill"), "disagg.resume: prefill is dead"),
+        (lambda: disagg.control("flush_cache", role="prefill"), "disagg.control: prefill is dead"),
+        (disagg.bootstrap.stop, "bootstrap.stop: prefill is dead, the server with it"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            call()
+    disagg.drain()
+    assert len(disagg.results[other].token_ids) == 20
+    assert not flush.done
+    assert disagg.control("get_internal_state", wait=True) is not None
+    assert disagg.state(other) == {"prefill": (), "decode": ("done",)}
+    assert rid in disagg.results
+
+
 def test_transfer_is_held_for_some_iterations(disagg: Disagg) -> None:
     disagg.slow_transfer(stages=[1], iterations=12)
     (result,) = disagg.generate([30], 4)
@@ -143,6 +170,7 @@ def test_transfer_is_held_for_some_iterations(disagg: Disagg) -> None:
         (lambda d: d.run_until_state("x", "flying"), "allowed: bootstrapping, waiting"),
         (lambda d: d.stop("both"), "disagg.stop: role 'both'; allowed: 'prefill', 'decode'"),
         (lambda d: d.stop(["decode"]), "disagg.stop: role .'decode'.; allowed"),
+        (lambda d: d.kill("all"), "disagg.kill: role 'all'; allowed: 'prefill', 'decode'"),
         (lambda d: d.resume("decode"), "disagg.resume: decode goes on"),
         (lambda d: d.generate([]), "disagg.generate: prompts must be a list"),
     ],

@@ -96,3 +96,26 @@ def test_where_ranks_are(answers: Answers) -> None:
     meetings = Meetings(3, answers)
     meetings.arrive(2, barrier())
     assert meetings.waiting() == {2: "in barrier() at test_x.py:3"}
+
+
+def test_meetings_after_a_rank_was_killed_are_those_of_the_others(answers: Answers) -> None:
+    meetings = Meetings(3, answers)
+    for rank in (0, 2):
+        meetings.arrive(rank, Exchange(1, "gather()", "", b"%d" % rank))
+    assert meetings.blocked()[0].missing == (1,)
+    meetings.lose(1)
+    assert {r: a.payloads for r, a in answers.items()} == dict.fromkeys((0, 2), (b"0", None, b"2"))
+    answers.clear()
+    meetings.arrive(0, barrier(2))
+    assert meetings.blocked()[0].missing == (2,)
+    meetings.leave(2, "finished the test")
+    assert "in vain: rank 2 finished the test" in answers[0].error
+
+
+def test_a_killed_rank_waits_for_nothing(answers: Answers) -> None:
+    meetings = Meetings(2, answers)
+    meetings.arrive(1, barrier())
+    meetings.lose(1)
+    assert not answers
+    meetings.arrive(0, Exchange(1, "gather()", "", b"0"))
+    assert answers[0].payloads == (b"0", None)

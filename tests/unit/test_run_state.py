@@ -30,6 +30,7 @@ from pytest_pprank.controller.run.steps import (
 from pytest_pprank.oplog.read.waits import Waits
 from pytest_pprank.protocol.messages import (
     Exchange,
+    Kill,
     LedgerUpdated,
     Pause,
     PhaseReport,
@@ -201,6 +202,27 @@ VERDICTS = {
         [seen(0, ends_forced=ended(first=0, r0=-15, r1=-9)), (3, 1, GONE)],
         3,
         "rank died: rank 1 died in setup: killed by SIGKILL",
+    ),
+    "killed by the test: the others' verdict counts": (
+        [
+            *IN_CALL,
+            (2, 0, Kill((1,))),
+            (3, 1, GONE),
+            (4, 0, through("call", "failed")),
+            (5, 0, DONE),
+        ],
+        5,
+        "",
+    ),
+    "killed by the test, and does not die": (
+        [*IN_CALL, (2, 0, Kill((1,))), (3, 0, through("call"))],
+        8,
+        "ranks diverged: rank 1 is still inside call, 5.0 s after rank 0 passed in call",
+    ),
+    "the other one dies by itself": (
+        [*IN_CALL, (2, 0, Kill((1,))), (3, 1, GONE), (4, 0, GONE)],
+        4,
+        "rank died: rank 0 died in call: it closed its connection",
     ),
     "nobody knows how": (
         [(3, 1, GONE)],

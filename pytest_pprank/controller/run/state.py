@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_pprank.controller.run.deadlines import Deadlines
 from pytest_pprank.controller.run.reports import PhaseReports
-from pytest_pprank.controller.run.steps import Action, Answer, PhaseOver
+from pytest_pprank.controller.run.steps import Action, Answer, KillRanks, PhaseOver
 from pytest_pprank.controller.run.stops import Stops
 from pytest_pprank.oplog.read.meetings import Meetings
 from pytest_pprank.protocol.messages import (
@@ -19,6 +19,7 @@ from pytest_pprank.protocol.messages import (
     Exchanged,
     Found,
     GroupEnded,
+    Kill,
     LedgerUpdated,
     Message,
     Pause,
@@ -38,6 +39,7 @@ LAUNCHER = -1
 """The sender of GroupEnded; also the launcher's rank in Hello."""
 DIED = "died"
 """What became of a rank whose process has ended."""
+_KILLED = "killed, as the test wanted"
 
 
 class RunState:
@@ -52,6 +54,9 @@ class RunState:
         self.done: dict[int, TestDone] = {}
         self.dead: dict[int, str] = {}
         """Lost ranks, in order, each with the error it has reported, or an empty string."""
+        self.killed: frozenset[int] = frozenset()
+        """Ranks that the test itself has had killed; those in `gone` are."""
+        self.gone: set[int] = set()
         self.stops = Stops(self.ranks)
         self.group_ended = False
         self._serial = order.serial
@@ -68,6 +73,7 @@ class RunState:
             Exchange: self._exchange,
             TestDone: self._finished,
             Pause: self._pause,
+            Kill: self._kill,
             Stopped: self._stopped,
             Resumed: self._resumed,
             Asked: self._asked,
@@ -102,7 +108,7 @@ class RunState:
     @property
     def over(self) -> bool:
         """Whether every rank has finished the test."""
-        return len(self.done) == len(self.ranks)
+        return len(self.done) == len(self.ranks) - len(self.gone)
 
     def arrived(self) -> set[int]:
         """Return the ranks that have finished their phase, or the test."""
@@ -110,7 +116,7 @@ class RunState:
 
     def inside(self) -> dict[int, str]:
         """Return the ranks that have neither finished their phase nor died, and where each is."""
-        inside = set(self.ranks) - self.arrived() - set(self.dead)
+        inside = set(self.ranks) - self.arrived() - set(self.dead) - self.gone
         return {rank: self.place(rank) for rank in sorted(inside)}
 
     def inside_since_quit(self) -> dict[int, str]:
@@ -128,7 +134,8 @@ class RunState:
     def progress(self) -> dict[int, str]:
         """Return what became of the ranks that are no longer inside, in words."""
         through = {rank: self.reports.last(rank) for rank in sorted(self.arrived())}
-        return {**through, **dict.fromkeys(self.dead, DIED)}
+        lost = {**dict.fromkeys(sorted(self.gone), _KILLED), **dict.fromkeys(self.dead, DIED)}
+        return {**through, **lost}
 
     def failed(self) -> bool:
         """Return whether a rank that has finished its phase has failed."""
@@ -146,13 +153,17 @@ class RunState:
 
     def awaiting_ledgers(self, asked: Collection[int]) -> bool:
         """Return whether a rank in `asked` may still answer UpdateLedger."""
-        return not set(asked) <= self._updated_ledgers | set(self.dead)
+        return not set(asked) <= self._updated_ledgers | set(self.dead) | self.gone
 
     # handlers of messages
 
     def _lost(self, rank: int, message: RankBroken | None, now: float) -> None:
-        self.dead.setdefault(rank, message.text if message else "")
         self._actions += self.stops.lose(rank)
+        if rank in self.killed and message is None:
+            self.gone.add(rank)
+            self.meetings.lose(rank)
+            return
+        self.dead.setdefault(rank, message.text if message else "")
         self._leave_prompt(rank, now)
         self.meetings.leave(rank, DIED)
 
@@ -181,6 +192,10 @@ class RunState:
             self.deadlines.pause(rank, message.reason, now)
         else:
             self.deadlines.resume(rank, now)
+
+    def _kill(self, _rank: int, message: Kill, _now: float) -> None:
+        self.killed |= {*message.ranks}
+        self._actions.append(KillRanks(message.ranks))
 
     def _stopped(self, rank: int, message: Stopped, now: float) -> None:
         before = self.deadlines.paused_by.get(rank, "")

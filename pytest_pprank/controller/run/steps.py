@@ -20,6 +20,13 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class KillRanks:
+    """Have `ranks` killed, and go on with the others."""
+
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class PhaseOver:
     """Keep what `rank` has printed so far as the output of `phase`."""
 
@@ -61,7 +68,7 @@ class ShowRanks:
     stopped: Mapping[int, str]
 
 
-Action = Answer | PhaseOver | Lend | TakeBack | Tell | ShowRanks
+Action = Answer | KillRanks | PhaseOver | Lend | TakeBack | Tell | ShowRanks
 
 # queries about what must be known for a decision, and their results
 

@@ -42,7 +42,7 @@ class Stops:
     """Decides which of the stopped ranks has the terminal, and answers what is asked there."""
 
     def __init__(self, ranks: Collection[int]) -> None:
-        self._ranks = ranks
+        self._ranks = {*ranks}
         self._stopped: dict[int, tuple[Stopped, float]] = {}
         self._lent: int | None = None
         self._last: int | None = None
@@ -73,7 +73,8 @@ class Stops:
             self._free_from = now + (_STEP_SECONDS if message.stepping else 0.0)
 
     def lose(self, rank: int) -> Iterator[Action]:
-        """Note that a rank is dead."""
+        """Note that a rank is dead, or was killed because the test wanted it."""
+        self._ranks.discard(rank)
         self._stopped.pop(rank, None)
         if rank == self._lent:
             yield from self._back()
@@ -132,7 +133,7 @@ class Stops:
         if not re.fullmatch(r"([1-9]\d*)?", argument):
             return f"iterate: {argument!r} is not a number of iterations: 1 or above"
         stays = {rank: it.stays for rank, (it, _) in self._stopped.items() if it.stays}
-        running = {*self._ranks} - {*self._stopped}
+        running = self._ranks - {*self._stopped}
         if running:
             text = plural_ranks(running)
             return f"iterate: all ranks must have stopped, {text} {_have(running)} not"

@@ -25,6 +25,7 @@ class Meetings:
         self._answer = answer
         self._here: dict[int, Exchange] = {}
         self._gone: dict[int, str] = {}
+        self._lost: set[int] = set()
 
     def arrive(self, rank: int, exchange: Exchange) -> None:
         """Note that a rank has arrived at a meeting."""
@@ -41,6 +42,12 @@ class Meetings:
         if left is not None:  # another thread of the rank is in it and must not wait for ever
             error = f"rank {rank} waits {_words(left)} in vain: it has itself {why}"
             self._answer((rank,), Exchanged(left.number, error=error))
+        self._settle()
+
+    def lose(self, rank: int) -> None:
+        """Note that the test wanted a rank to be killed: meetings are those of the others now."""
+        self._lost.add(rank)
+        self._here.pop(rank, None)
         self._settle()
 
     def at_end_of_phase(self) -> dict[int, str]:
@@ -61,7 +68,8 @@ class Meetings:
 
     def blocked(self) -> dict[int, InMeeting]:
         """Return the ranks that wait in a meeting of the test, with the ranks that are missing."""
-        missing = tuple(r for r in range(self._world_size) if r not in self._here)
+        absent = {*self._here} | self._lost
+        missing = tuple(r for r in range(self._world_size) if r not in absent)
         return {
             rank: InMeeting(f"{e.operation} at {e.where}", e.number, missing)
             for rank, e in self._here.items()
@@ -70,14 +78,16 @@ class Meetings:
 
     def _settle(self) -> None:
         operations = {exchange.operation for exchange in self._here.values()}
-        if len(operations) == 1 and len(self._here) == self._world_size:
+        if len(operations) == 1 and len(self._here) == self._world_size - len(self._lost):
             self._complete()
         elif self._here and (len(operations) > 1 or self._gone):
             self._release(operations)
 
     def _complete(self) -> None:
         here, self._here = self._here, {}
-        payloads = tuple(here[rank].payload for rank in range(self._world_size))
+        payloads = tuple(
+            here[rank].payload if rank in here else None for rank in range(self._world_size)
+        )
         by_number: dict[int, list[int]] = {}
         for rank, exchange in here.items():
             by_number.setdefault(exchange.number, []).append(rank)

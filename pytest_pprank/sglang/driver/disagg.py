@@ -25,6 +25,7 @@ from pytest_pprank.sglang.driver.disagg_faults import (
     short_deferred_release,
     slow_transfer,
 )
+from pytest_pprank.sglang.driver.disagg_peers import Peers
 from pytest_pprank.sglang.driver.disagg_reports import late_reports, repeat_reports
 from pytest_pprank.sglang.driver.disagg_side import Side, views
 from pytest_pprank.sglang.driver.disagg_views import STATES, DisaggView, rids_of, view_disagg
@@ -91,6 +92,7 @@ class Disagg(Engine):
         self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
         self.prefill, self.decode = (Side(name, self._driver) for name in ROLES)
+        self._peers = Peers(self._driver, pprank, self._sizes)
         self._requests: dict[str, _Request] = {}
         self._faults: list[Fault] = []
         self._abandoned = ""
@@ -182,7 +184,9 @@ class Disagg(Engine):
         """Send a control request to both roles or to one (see `engine.control`)."""
         __tracebackhide__ = True
         roles = _roles(role, "control")
-        sizes = {each: self._ranks[each] for each in roles}
+        sizes = {each: self._ranks[each] for each in roles if each not in self._peers.dead}
+        if not sizes:
+            raise UsageError(f"disagg.control: {' and '.join(roles)} is dead")
         return self._control(name, sizes, fields, f" to {roles}", wait=wait)
 
     def state(self, rid: str) -> dict[str, tuple[str, ...]]:
@@ -223,23 +227,23 @@ class Disagg(Engine):
         The end of the test resumes the role.
         """
         __tracebackhide__ = True
-        self._stand(role, "stop", stood=False)
-        self._driver.pace.standing.add(role)
+        self._peers.stop(role)
 
     def resume(self, role: str) -> None:
         """Let the event loops of a role that was stopped go on."""
         __tracebackhide__ = True
-        self._stand(role, "resume", stood=True)
-        self._driver.pace.standing.discard(role)
+        self._peers.resume(role)
 
-    def _stand(self, role: str, call: str, *, stood: bool) -> None:
+    def kill(self, role: str) -> None:
+        """Kill the processes of a role by SIGKILL, for good; the test goes on with the other role.
+
+        The test function ends on the ranks of the killed role. What is sent to that role from now
+        on is lost, its requests no longer count as unfinished, and its bootstrap server is gone
+        with prefill. `side(role).stages` is empty. The worker group is replaced after the test.
+        """
         __tracebackhide__ = True
-        if not isinstance(role, str) or role not in ROLES:
-            raise UsageError(f"disagg.{call}: role {role!r}; allowed: 'prefill', 'decode'")
-        if (role in self._driver.pace.standing) != stood:
-            how = "goes on" if stood else "stands still already"
-            raise UsageError(f"disagg.{call}: {role} {how}")
-        self._driver.note(f"{call}({role!r})")
+        self._peers.kill(role)
+        self.bootstrap.alive = role != "prefill"
 
     # faults
 
@@ -340,7 +344,7 @@ class Disagg(Engine):
         self._end_notes()
         for fault in reversed(self._faults):  # each restores what it found
             fault.end()
-        if not self.bootstrap.up:
+        if self.bootstrap.alive and not self.bootstrap.up:
             with suppress(PeerError):
                 self.bootstrap.start()
         self._driver.pace.standing.clear()

@@ -19,19 +19,20 @@ class Bootstrap:
     """The bootstrap server, at which decode asks where prefill is, and whether it is alive.
 
     It runs beside the first stage of prefill. The methods are calls of all ranks. `up`: whether it
-    runs; the end of the test starts it again.
+    runs; the end of the test starts it again. `alive`: whether prefill has not been killed.
     """
 
     def __init__(
         self, scheduler: Scheduler, pprank: Pprank, meet: Callable[[str, object], object]
     ) -> None:
-        self.up = True
+        self.up = self.alive = True
         self._scheduler = scheduler
         self._pprank = pprank
         self._meet = meet
 
     def stop(self) -> None:
         """End the server: it closes its connections, and its port refuses new ones."""
+        self._check("stop")
         if not self.up:
             raise UsageError("disagg.bootstrap.stop: the server has been stopped already")
         stop_bootstrap()
@@ -40,6 +41,7 @@ class Bootstrap:
 
     def start(self) -> None:
         """Start a new server at the same port, with which all stages of prefill register."""
+        self._check("start")
         if self.up:
             raise UsageError("disagg.bootstrap.start: the server runs")
         start_bootstrap(self._scheduler.server_args, self._pprank)
@@ -48,3 +50,8 @@ class Bootstrap:
             need(kv_manager(self._scheduler), "register_to_bootstrap")()
         self._meet("disagg.bootstrap.start()", None)
         self.up = True
+
+    def _check(self, call: str) -> None:
+        __tracebackhide__ = True
+        if not self.alive:
+            raise UsageError(f"disagg.bootstrap.{call}: prefill is dead, the server with it")

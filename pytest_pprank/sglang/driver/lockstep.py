@@ -61,6 +61,7 @@ class EventLoopFailed(AssertionError):
 class _Report:
     """What a rank contributes to the meeting after a step; `outputs` on a role's first stage."""
 
+    rank: int
     role: str
     calls: tuple[str, ...]
     view: StageView
@@ -76,8 +77,8 @@ class LockstepDriver:
     """Runs the event loops of all stages; the methods are calls of all ranks together.
 
     `results`: by role and request id. `controls`: the control requests. `pace`: which roles stand
-    still. `clock`: seconds, the same on all ranks after a step. `view`: makes a StageView of a
-    Scheduler that is between two iterations.
+    still or are dead. `clock`: seconds, the same on all ranks after a step. `view`: makes a
+    StageView of a Scheduler that is between two iterations.
     """
 
     def __init__(
@@ -125,8 +126,9 @@ class LockstepDriver:
         return tuple(view for view in self.ranks if view.tp_rank == 0)
 
     def unfinished(self) -> Iterator[tuple[str, Result]]:
-        """Yield role and result of each request that this role has not finished."""
-        for role, results in self.results.items():
+        """Yield role and result of each request that a role has not finished and still can."""
+        alive = {role: own for role, own in self.results.items() if role not in self.pace.dead}
+        for role, results in alive.items():
             yield from ((role, result) for result in results.values() if not result.finished)
 
     @property
@@ -192,6 +194,7 @@ class LockstepDriver:
         wire = self._attachment.wire
         messages = [] if wire is None else wire.receive()
         report = _Report(
+            self._pprank.rank,
             self._pprank.role,
             (*self._calls, *self._notes),
             view,
@@ -207,6 +210,18 @@ class LockstepDriver:
         """Have all ranks meet; return the objects of all ranks."""
         __tracebackhide__ = True
         return self._pprank.meet(operation, obj, _users_line())
+
+    def lose(self, role: str) -> None:
+        """Record that the ranks of a role were killed: nothing more comes from them."""
+        self.pace.dead.add(role)
+        self.pace.standing.discard(role)
+        self.stages = tuple(
+            v for v, of in zip(self.stages, self._roles, strict=False) if of != role
+        )
+        self._roles = tuple(of for of in self._roles if of != role)
+        for control in self.controls.open:
+            if role in control.sizes:
+                self.controls.abandon(control)
 
     def leave(self, operation: str) -> None:
         """End the loops, which must be idle, all after the same iteration."""
@@ -312,8 +327,8 @@ class LockstepDriver:
         self._roles = tuple(report.role for report in reports)
         if len({report.calls for report in reports}) > 1:
             lines = [
-                f"  rank {rank}: {', '.join(report.calls) or 'nothing'}"
-                for rank, report in enumerate(reports)
+                f"  rank {report.rank}: {', '.join(report.calls) or 'nothing'}"
+                for report in reports
             ]
             head = "the ranks asked the engine for different things:"
             with suppress(StagesDiffer):  # a consequence of the error that is raised here
@@ -323,7 +338,7 @@ class LockstepDriver:
         for report in reports:
             for output in report.outputs:
                 self._record(report.role, output)
-        for forward in reports[0].forwards:
+        for forward in reports[0].forwards if reports[0].rank == 0 else ():
             self._record_extends(forward)
         self._compare(reports)
         check_reasons((report.view.place, report.changes) for report in reports)
@@ -342,9 +357,9 @@ class LockstepDriver:
 
     def _compare(self, reports: list[_Report]) -> None:
         __tracebackhide__ = True
-        self._ran.record([(report.view, report.role, report.forwards) for report in reports])
-        self._moved.record([(report.view, report.role, report.moves) for report in reports])
-        check_stages((report.role, report.view) for report in reports)
+        self._ran.record([(it.rank, it.view, it.role, it.forwards) for it in reports])
+        self._moved.record([(it.rank, it.view, it.role, it.moves) for it in reports])
+        check_stages((it.role, it.view) for it in reports)
 
     def _record(self, role: str, output: Output) -> None:
         result = self.results[role].get(output.rid)

@@ -10,11 +10,12 @@ from pytest_pprank.errors import UsageError
 class Pace:
     """Grants iterations to all roles at once; equal on all ranks.
 
-    `standing`: the roles that stand still.
+    `standing`: the roles that stand still; `dead`: those whose ranks were killed.
     """
 
     def __init__(self) -> None:
         self.standing: set[str] = set()
+        self.dead: set[str] = set()
         self._total = 0
         self._missed: Counter[str] = Counter()
         """Iterations that a role was not granted, because it stood still."""

@@ -30,21 +30,21 @@ class Series:
         self._taken = len(self.mine)
         return new
 
-    def record(self, reports: Sequence[tuple[StageView, str, list[Forward]]]) -> None:
-        """Add view, role and new entries of each rank.
+    def record(self, reports: Sequence[tuple[int, StageView, str, list[Forward]]]) -> None:
+        """Add number, view, role and new entries of each rank that is alive.
 
         Raises StagesDiffer, with the first difference.
         """
         __tracebackhide__ = True
         before = [len(known) for known in self._all]
-        for known, (_, _, new) in zip(self._all, reports, strict=True):
-            known += new
-        for role in dict.fromkeys(role for _, role, _ in reports):
-            ranks = [rank for rank, (_, other, _) in enumerate(reports) if other == role]
+        for rank, _, _, new in reports:
+            self._all[rank] += new
+        for role in dict.fromkeys(role for _, _, role, _ in reports):
+            ranks = [rank for rank, _, other, _ in reports if other == role]
             since = min(before[rank] for rank in ranks)
-            over = [reports[rank][0].iterations for rank in ranks]
-            ran = {reports[rank][0].label: self._all[rank] for rank in ranks}
-            if lines := first_difference(ran, since, over):
+            views = [view for _, view, other, _ in reports if other == role]
+            ran = {view.label: self._all[rank] for rank, view in zip(ranks, views, strict=True)}
+            if lines := first_difference(ran, since, [view.iterations for view in views]):
                 of_role = "" if role == "pp" else f" of {role}"
                 head = f"the stages{of_role} did not {self._words}:"
                 raise StagesDiffer("\n  ".join([head, *lines]))

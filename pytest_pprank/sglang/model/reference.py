@@ -166,12 +166,13 @@ def check_predictable(results: Sequence[Result]) -> None:
 def all_findings(results: Sequence[Result], rank: Pprank) -> list[str]:
     """Return `findings`, and for wrong tokens where the KV begins to differ, by rank.
 
-    A meeting of all ranks; only the first rank computes the reference.
+    A meeting of all ranks; only the first of those that are alive computes the reference.
     """
-    first = rank.rank == 0
+    source = rank.alive[0]
+    first = rank.rank == source
     found = list(findings(results, rank.num_stages)) if first else []
     wrong = differing(results)[:_EXPLAINED] if first and found else []
-    lines, rids = rank.broadcast((found, [result.rid for result in wrong]))
+    lines, rids = rank.broadcast((found, [result.rid for result in wrong]), source)
     if not rids:
         return list(lines)
     values = this_stage().values
@@ -180,7 +181,7 @@ def all_findings(results: Sequence[Result], rank: Pprank) -> list[str]:
         tokens = [*result.prompt, *result.token_ids][:-1]
         kept = {place: kv[result.rid] for place, kv in gathered if result.rid in kv}
         lines += first_differences(result.rid, kept, *kv_of(result.model_path, tokens))
-    return list(rank.broadcast(lines))
+    return list(rank.broadcast(lines, source))
 
 
 def findings(results: Sequence[Result], stages: int) -> Iterator[str]:

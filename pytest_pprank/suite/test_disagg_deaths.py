@@ -1,0 +1,123 @@
+"""All processes of one role are killed while there are requests in each state.
+
+The other role ends the requests that need the dead one, with a reason, gets their memory back, and
+goes on with all others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.sglang.compat.disagg import knows_prefill
+from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.releases import from_0517
+
+if TYPE_CHECKING:
+    from pytest_pprank import Disagg, Fault, Pprank
+
+CHUNK = 64
+LIMIT = 300
+"""Seconds: SGLang's limits for a handshake and for a transfer."""
+KEPT = 30
+"""Seconds for which decode keeps memory to which prefill may still write."""
+
+pytestmark = [
+    pytest.mark.sglang(chunked_prefill_size=CHUNK),
+    # SGLang logs failures and time-outs
+    pytest.mark.pprank(prefill=2, decode=1, sanitize="-logs"),
+    from_0517,
+]
+
+
+@pytest.fixture(autouse=True)
+def _frozen(disagg: Disagg) -> Iterator[None]:
+    with disagg.clock.frozen():
+        yield
+
+
+def requests_in_each_state(disagg: Disagg) -> Fault:
+    """Let the first request be decoded, the second one transferred, the third one in the middle of
+    its prompt, and the fourth one wait for its turn; return what blocks the transfer.
+    """
+    decoding = disagg.submit(30, 40)
+    disagg.run_until(lambda: disagg.results[decoding].token_ids)
+    held = disagg.slow_transfer(stages=[0, 1])
+    moving = disagg.submit(2 * CHUNK + 5, 6)
+    disagg.run_until_state(moving, "transferring", role="prefill")
+    prompt = disagg.submit(5 * CHUNK, 6)
+    disagg.submit(CHUNK + 3, 6)
+    disagg.step()
+    disagg.run_until(lambda: disagg.chunks_done(prompt) >= 2)
+    return held
+
+
+def lose_prefill(disagg: Disagg, pprank: Pprank) -> None:
+    """Move the clock on until decode has given prefill up: after two heartbeats, 5 s apart."""
+    for _ in range(12):
+        disagg.clock.advance(5)
+        for _ in range(50):  # a heartbeat takes some time, in a thread of its own
+            if not any(pprank.gather(knows_prefill(disagg.scheduler))):
+                return
+            time.sleep(0.01)
+    pytest.fail("decode has not missed the heartbeats of prefill")
+
+
+@pytest.mark.parametrize("aborted", [False, True], ids=["", "aborted"])
+def test_prefill_dies(disagg: Disagg, pprank: Pprank, aborted: bool) -> None:
+    """Decode notices it by the missing heartbeats. What it has got is decoded to the end."""
+    requests_in_each_state(disagg)
+    disagg.kill("prefill")
+    decoding, *dead = disagg.results
+    dead.append(disagg.submit(50, 5))
+    disagg.step(4)
+    for rid in dead if aborted else ():
+        disagg.abort(rid)
+    if not aborted:
+        lose_prefill(disagg, pprank)
+    disagg.run_until(lambda: all(disagg.results[rid].finished for rid in dead))
+    assert not disagg.results[decoding].finished
+    for rid in dead:
+        reason = disagg.results[rid].finish_reason or {}
+        assert reason["type"] == "abort", (rid, reason)
+        words = "Abort" if aborted else "Lost connection with prefill"
+        assert words in str(reason.get("message")), (rid, reason)
+    if aborted:
+        lose_prefill(disagg, pprank)
+    later = disagg.submit(60, 5)
+    for _ in range(KEPT):
+        disagg.clock.advance(1)  # decode looks for prefill once a second, and gives up
+        disagg.step()
+    disagg.drain()
+    disagg.leave()
+    assert end_of(disagg.results[later]) == "abort"
+    assert end_of(disagg.results[decoding]) == "length"
+    assert_tokens_equal_reference(disagg.results[decoding])
+    assert_kv_balanced(disagg.scheduler)
+
+
+@pytest.mark.parametrize("aborted", [False, True], ids=["", "aborted"])
+def test_decode_dies(disagg: Disagg, aborted: bool) -> None:
+    """Prefill notices it when it sends KV; without a handshake, when its time limit is over."""
+    held = requests_in_each_state(disagg)
+    disagg.kill("decode")
+    decoded, moving, *others = disagg.prefill.results
+    lonely = disagg.submit(50, 5)
+    disagg.step(4)
+    if aborted:
+        disagg.abort(in_time=False)
+        disagg.step(8)
+    held.release()
+    disagg.run_until(lambda: all(disagg.prefill.results[rid].finished for rid in (moving, *others)))
+    assert disagg.prefill.results[lonely].finished == aborted
+    disagg.clock.advance(LIMIT)
+    disagg.drain()
+    disagg.leave()
+    ends = {rid: end_of(result) for rid, result in disagg.prefill.results.items()}
+    assert ends.pop(decoded) == "length"
+    assert set(ends.values()) == {"abort"}, ends
+    assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
