@@ -177,10 +177,11 @@ class Pprank:
         UsageError unless both sides have a rank that is alive.
         """
         __tracebackhide__ = True
-        gone = tuple(sorted({*ranks}))
-        alive = tuple(rank for rank in self.alive if rank not in gone)
-        if not gone or not alive or not {*gone} <= {*self.alive}:
+        wanted = set() if isinstance(ranks, (str, int)) else {*ranks}
+        alive = tuple(rank for rank in self.alive if rank not in wanted)
+        if not wanted or not alive or not wanted <= {*self.alive}:
             raise UsageError(f"kill: ranks={ranks!r}; allowed: some, not all, of {self.alive}")
+        gone = tuple(sorted(wanted))
         where = _caller()
         self._control.exchange(f"kill({list(gone)})", None, where)
         if self.rank in gone:

@@ -37,7 +37,7 @@ def test_goes_on(pprank, process_group):
     assert pprank.broadcast(pprank.rank, src=2) == 2
     with pytest.raises(UsageError, match=r"has had rank 1 killed"):
         pprank.broadcast(0, src=1)
-    for ranks in ([1], [], [0, 2], [3]):
+    for ranks in ([1], [], [0, 2], [3], 0, "02", ["0"]):
         with pytest.raises(UsageError, match=r"allowed: some, not all, of .0, 2."):
             pprank.kill(ranks)
     pprank.kill([0])
