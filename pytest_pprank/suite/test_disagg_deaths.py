@@ -19,6 +19,7 @@ from pytest_pprank.suite.releases import from_0517
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Fault, Pprank
+    from pytest_pprank.sglang.driver.disagg_side import Side
 
 CHUNK = 64
 LIMIT = 300
@@ -67,57 +68,65 @@ def lose_prefill(disagg: Disagg, pprank: Pprank) -> None:
     pytest.fail("decode has not missed the heartbeats of prefill")
 
 
-@pytest.mark.parametrize("aborted", [False, True], ids=["", "aborted"])
-def test_prefill_dies(disagg: Disagg, pprank: Pprank, aborted: bool) -> None:
+def assert_aborted(side: Side, rid: str, words: str) -> None:
+    reason = side.results[rid].finish_reason or {}
+    assert reason.get("type") == "abort", f"{side.name}: {rid}: {reason}"
+    assert words in str(reason.get("message")), f"{side.name}: {rid}: {reason}"
+
+
+def test_prefill_dies(disagg: Disagg, pprank: Pprank) -> None:
     """Decode notices it by the missing heartbeats. What it has got is decoded to the end."""
     requests_in_each_state(disagg)
     disagg.kill("prefill")
-    decoding, *dead = disagg.results
-    dead.append(disagg.submit(50, 5))
+    decoding, *lost = disagg.results
+    lost.append(disagg.submit(50, 5))
     disagg.step(4)
-    for rid in dead if aborted else ():
+    aborted = [lost.pop(0), lost.pop()]
+    for rid in aborted:
         disagg.abort(rid)
-    if not aborted:
-        lose_prefill(disagg, pprank)
-    disagg.run_until(lambda: all(disagg.results[rid].finished for rid in dead))
+    disagg.run_until(lambda: all(disagg.results[rid].finished for rid in aborted))
+    assert not any(disagg.results[rid].finished for rid in lost)
+    lose_prefill(disagg, pprank)
+    disagg.run_until(lambda: all(disagg.results[rid].finished for rid in lost))
     assert not disagg.results[decoding].finished
-    for rid in dead:
-        reason = disagg.results[rid].finish_reason or {}
-        assert reason["type"] == "abort", (rid, reason)
-        words = "Abort" if aborted else "Lost connection with prefill"
-        assert words in str(reason.get("message")), (rid, reason)
-    if aborted:
-        lose_prefill(disagg, pprank)
     later = disagg.submit(60, 5)
     for _ in range(KEPT):
         disagg.clock.advance(1)  # decode looks for prefill once a second, and gives up
         disagg.step()
     disagg.drain()
     disagg.leave()
+    for rid in aborted:
+        assert_aborted(disagg.decode, rid, "Aborted by AbortReq")
+    for rid in lost:
+        assert_aborted(disagg.decode, rid, "Lost connection with prefill")
     assert end_of(disagg.results[later]) == "abort"
     assert end_of(disagg.results[decoding]) == "length"
     assert_tokens_equal_reference(disagg.results[decoding])
     assert_kv_balanced(disagg.scheduler)
 
 
-@pytest.mark.parametrize("aborted", [False, True], ids=["", "aborted"])
-def test_decode_dies(disagg: Disagg, aborted: bool) -> None:
+def test_decode_dies(disagg: Disagg) -> None:
     """Prefill notices it when it sends KV; without a handshake, when its time limit is over."""
     held = requests_in_each_state(disagg)
     disagg.kill("decode")
     decoded, moving, *others = disagg.prefill.results
-    lonely = disagg.submit(50, 5)
+    lonely, aborted = disagg.submit(50, 5), disagg.submit(51, 5)
     disagg.step(4)
-    if aborted:
-        disagg.abort(in_time=False)
-        disagg.step(8)
+    for rid in (others[-1], aborted):
+        disagg.abort(rid, in_time=False)
+    disagg.step(4)
     held.release()
-    disagg.run_until(lambda: all(disagg.prefill.results[rid].finished for rid in (moving, *others)))
-    assert disagg.prefill.results[lonely].finished == aborted
+    disagg.run_until(
+        lambda: all(disagg.prefill.results[rid].finished for rid in (moving, *others, aborted))
+    )
+    assert not disagg.prefill.results[lonely].finished
     disagg.clock.advance(LIMIT)
     disagg.drain()
     disagg.leave()
-    ends = {rid: end_of(result) for rid, result in disagg.prefill.results.items()}
-    assert ends.pop(decoded) == "length"
-    assert set(ends.values()) == {"abort"}, ends
+    assert end_of(disagg.prefill.results[decoded]) == "length"
+    for rid in (moving, others[0]):
+        assert_aborted(disagg.prefill, rid, "Prefill transfer failed")
+    for rid in (others[-1], aborted):
+        assert_aborted(disagg.prefill, rid, "Abort")
+    assert_aborted(disagg.prefill, lonely, "timed out")
     assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
