@@ -78,7 +78,7 @@ class Pprank:
         self.workdir = placement.workdir
         self._control = control
         self._spoiled = ""
-        self.alive = tuple(range(placement.world_size))
+        self.alive = tuple(range(self.world_size))
         """The ranks that the running test has not had killed (see `kill`)."""
         self.failed = False
         """Whether the running test has failed on this rank so far."""

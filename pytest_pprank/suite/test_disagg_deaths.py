@@ -15,7 +15,6 @@ import pytest
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.compat.disagg import knows_prefill
 from pytest_pprank.suite.ends import end_of
-from pytest_pprank.suite.releases import from_0517
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Fault, Pprank
@@ -31,7 +30,6 @@ pytestmark = [
     pytest.mark.sglang(chunked_prefill_size=CHUNK),
     # SGLang logs failures and time-outs
     pytest.mark.pprank(prefill=2, decode=1, sanitize="-logs"),
-    from_0517,
 ]
 
 

@@ -92,7 +92,7 @@ class Disagg(Engine):
         self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
         self.prefill, self.decode = (Side(name, self._driver) for name in ROLES)
-        self._peers = Peers(self._driver, pprank, self._sizes)
+        self._peers = Peers(self._driver, pprank)
         self._requests: dict[str, _Request] = {}
         self._faults: list[Fault] = []
         self._abandoned = ""

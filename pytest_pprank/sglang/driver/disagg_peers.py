@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pytest_pprank.errors import UsageError
@@ -13,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Peers:
-    """Stops, resumes and kills roles; `sizes`: numbers of stages by role, in rank order."""
+    """Stops, resumes and kills roles."""
 
-    def __init__(self, driver: LockstepDriver, pprank: Pprank, sizes: Mapping[str, int]) -> None:
+    def __init__(self, driver: LockstepDriver, pprank: Pprank) -> None:
         self._driver = driver
         self._pprank = pprank
-        self._sizes = sizes
+        self._ranks = {role.name: role.ranks for role in pprank.sizes.roles}
 
     @property
     def dead(self) -> set[str]:
@@ -49,13 +48,12 @@ class Peers:
         self._check(role, "kill")
         if self.dead:
             raise UsageError(f"disagg.kill: {', '.join(self.dead)} is dead; one role must live")
-        first = 0 if role == "prefill" else self._sizes["prefill"]
-        self._pprank.kill(range(first, first + self._sizes[role]))
+        self._pprank.kill(self._ranks[role])
         self._driver.lose(role)
 
     def _check(self, role: str, call: str) -> None:
         __tracebackhide__ = True
-        if not isinstance(role, str) or role not in self._sizes:
+        if not isinstance(role, str) or role not in self._ranks:
             raise UsageError(f"disagg.{call}: role {role!r}; allowed: 'prefill', 'decode'")
         if role in self.dead:
             raise UsageError(f"disagg.{call}: {role} is dead")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,6 +32,7 @@ from pytest_pprank.sglang.driver.scheduler_hooks import (
     leave_before_sending,
 )
 from pytest_pprank.sglang.driver.series import Series, StagesDiffer
+from pytest_pprank.sglang.driver.step_report import StepReport
 from pytest_pprank.sglang.driver.tensor_ranks import check_stages, of_several_ranks
 from pytest_pprank.sglang.driver.views import (
     StageView,
@@ -55,22 +55,6 @@ _T = TypeVar("_T")
 
 class EventLoopFailed(AssertionError):
     """SGLang's event loop raised on this stage; the cause is that exception."""
-
-
-@dataclass
-class _Report:
-    """What a rank contributes to the meeting after a step; `outputs` on a role's first stage."""
-
-    rank: int
-    role: str
-    calls: tuple[str, ...]
-    view: StageView
-    forwards: list[Forward]
-    moves: list[Forward]
-    control: ControlReport
-    changes: tuple[str, ...]
-    clock: float = field(default_factory=time.monotonic)
-    outputs: list[Output] = field(default_factory=list)
 
 
 class LockstepDriver:
@@ -193,7 +177,7 @@ class LockstepDriver:
         )
         wire = self._attachment.wire
         messages = [] if wire is None else wire.receive()
-        report = _Report(
+        report = StepReport(
             self._pprank.rank,
             self._pprank.role,
             (*self._calls, *self._notes),
@@ -215,9 +199,8 @@ class LockstepDriver:
         """Record that the ranks of a role were killed: nothing more comes from them."""
         self.pace.dead.add(role)
         self.pace.standing.discard(role)
-        self.stages = tuple(
-            v for v, of in zip(self.stages, self._roles, strict=False) if of != role
-        )
+        kept = zip(self.ranks, self._roles, strict=False)
+        self.ranks = tuple(view for view, of in kept if of != role)
         self._roles = tuple(of for of in self._roles if of != role)
         for control in self.controls.open:
             if role in control.sizes:
@@ -319,7 +302,7 @@ class LockstepDriver:
             yield f"  last forward: {self.forwards[-1]}"
         yield from (f"  {line}" for line in this_stage().holders())
 
-    def _process(self, reports: list[_Report]) -> None:
+    def _process(self, reports: list[StepReport]) -> None:
         __tracebackhide__ = True
         self._calls.clear()
         self._notes.clear()
@@ -355,7 +338,7 @@ class LockstepDriver:
                 if output.rid in self.results[report.role]:
                     self._aborts.ended(report.role, self.results[report.role][output.rid])
 
-    def _compare(self, reports: list[_Report]) -> None:
+    def _compare(self, reports: list[StepReport]) -> None:
         __tracebackhide__ = True
         self._ran.record([(it.rank, it.view, it.role, it.forwards) for it in reports])
         self._moved.record([(it.rank, it.view, it.role, it.moves) for it in reports])
