@@ -143,11 +143,14 @@ LOOPS = [
 ]
 
 
+each_loop = pytest.mark.parametrize("plain_loop", LOOPS)
+
+
 @pytest.mark.pprank(pp=1)
-@pytest.mark.parametrize("plain_loop", LOOPS)
 class TestPause:
     """Only loops of one stage pause: see test_control for pipelines."""
 
+    @each_loop
     @pytest.mark.parametrize("mode", PAUSES)
     def test_nothing_runs_while_paused(self, engine: Engine, mode: str, plain_loop: bool) -> None:
         """The engine raises WorkedWhilePaused otherwise; tokens and memory are right at the end."""
@@ -168,6 +171,7 @@ class TestPause:
             engine.drain()
         check(engine)
 
+    @each_loop
     def test_abort_while_paused(self, engine: Engine, plain_loop: bool) -> None:
         del plain_loop
         amid_decoding(engine)
