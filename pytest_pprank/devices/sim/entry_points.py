@@ -75,16 +75,16 @@ def _wrap_record_stream() -> None:
 
 def _wrap_executors() -> None:
     """Let a task of a thread pool know what the thread that submitted it had waited for."""
-    original: Callable[..., Future[Any]] = ThreadPoolExecutor.submit
+    original: Callable[..., Future[object]] = ThreadPoolExecutor.submit
 
     @functools.wraps(original)
     def submit(
-        self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Future[Any]:
+        self: ThreadPoolExecutor, fn: Callable[..., object], /, *args: object, **kwargs: object
+    ) -> Future[object]:
         known = host.of_this_thread({})
 
         @functools.wraps(fn)
-        def informed(*args: Any, **kwargs: Any) -> Any:
+        def informed(*args: object, **kwargs: object) -> object:
             host.told(known)
             return fn(*args, **kwargs)
 

@@ -67,14 +67,14 @@ def message_class(name: str) -> Any:
     return getattr(import_module("sglang.srt.managers.io_struct"), name, None)
 
 
-def handled_requests(scheduler: Any) -> frozenset[str]:
+def handled_requests(scheduler: object) -> frozenset[str]:
     """Return the names of the message classes that a Scheduler handles."""
     dispatcher = inspect.unwrap(need(scheduler, "_request_dispatcher"))
     handlers = need(dispatcher, "_mapping")
     return frozenset(message.__name__ for message in handlers)
 
 
-def enumeration_of(message: Any, field: str) -> type[Enum] | None:
+def enumeration_of(message: type[object], field: str) -> type[Enum] | None:
     """Return the type of a message class's field if it is an enumeration, else None."""
     annotation = inspect.signature(message).parameters[field].annotation
     if isinstance(annotation, str):

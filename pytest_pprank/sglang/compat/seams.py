@@ -51,7 +51,7 @@ def takes(function: Callable[..., Any], parameter: str) -> bool:
     return parameter in _parameters(function)
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     if isinstance(function, type):
         return _of_class(function)
     return inspect.signature(function).parameters  # maybe a method, which would keep its object

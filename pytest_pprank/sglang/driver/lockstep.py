@@ -33,7 +33,7 @@ from pytest_pprank.sglang.driver.scheduler_hooks import (
 )
 from pytest_pprank.sglang.driver.series import Series, StagesDiffer
 from pytest_pprank.sglang.driver.step_report import StepReport
-from pytest_pprank.sglang.driver.tensor_ranks import check_stages, of_several_ranks
+from pytest_pprank.sglang.driver.tensor_ranks import check_stages, with_tensor_rank
 from pytest_pprank.sglang.driver.views import (
     StageView,
     ending_requests,
@@ -170,11 +170,8 @@ class LockstepDriver:
         self.pace.grant(n)
         self._run_to(max(0, self._granted - self._pprank.stage))
         view = self._look(self._scheduler, self._pprank.stage, self.iterations, len(self.forwards))
-        view = replace(
-            view,
-            ending=tuple(sorted(self._ending)),
-            **of_several_ranks(self._scheduler, self._pprank),
-        )
+        view = with_tensor_rank(view, self._scheduler, self._pprank)
+        view = replace(view, ending=tuple(sorted(self._ending)))
         wire = self._attachment.wire
         messages = [] if wire is None else wire.receive()
         report = StepReport(

@@ -8,8 +8,8 @@ values.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.driver.series import StagesDiffer
 from pytest_pprank.sglang.driver.views import StageView
@@ -22,15 +22,15 @@ _OWN = ("tp_rank", "rooms", "reported", "progress")
 """What ranks of a stage need not have in common: rooms change in threads of each rank."""
 
 
-def of_several_ranks(scheduler: Scheduler, pprank: Pprank) -> dict[str, Any]:
-    """Return the fields of a StageView that only stages with several ranks have."""
+def with_tensor_rank(view: StageView, scheduler: Scheduler, pprank: Pprank) -> StageView:
+    """Add to a view what only stages with several ranks have."""
     from pytest_pprank.sglang.stage.idle import free_tokens, request_slots
 
     if pprank.tp_size == 1:
-        return {}
+        return view
     total = int(scheduler.token_to_kv_pool_allocator.size)
     memory = (total - free_tokens(scheduler), request_slots(scheduler)[0])
-    return {"tp_rank": pprank.tp_rank, "tp_size": pprank.tp_size, "memory": memory}
+    return replace(view, tp_rank=pprank.tp_rank, tp_size=pprank.tp_size, memory=memory)
 
 
 def check_stages(ranks: Iterable[tuple[str, StageView]]) -> None:
