@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -103,7 +103,7 @@ class TestProfile:
         assert not engine.control("profile", **STOP, wait=True).answer.success
         check(engine)
 
-    def start(self, engine: Engine, pprank: Pprank, name: str, **fields: object) -> Path:
+    def start(self, engine: Engine, pprank: Pprank, name: str, **fields: Any) -> Path:
         """Start a profile, and return the folder of its traces."""
         folder = pprank.workdir / name
         start = engine.control(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -66,13 +66,13 @@ class NewWeights:
         self.own = str(engine.scheduler.server_args.model_path)
         self.weights: Weights = weights_of(self.own)
 
-    def control(self, name: str, **fields: object) -> Control:
+    def control(self, name: str, **fields: Any) -> Control:
         """Send a request to the roles, and wait until it is done."""
         control: Control = self.engine.control(name, **fields)
         control.wait()
         return control
 
-    def send(self, *several: Weights, **fields: object) -> list[Control]:
+    def send(self, *several: Weights, **fields: Any) -> list[Control]:
         """Send weights in messages, all at once, and wait; in a session where SGLang has them.
 
         `fields`: of SGLang's message, and `role`.
