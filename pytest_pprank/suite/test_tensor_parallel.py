@@ -43,7 +43,7 @@ class TestEngine:
         settle(engine)
 
     def test_aborts_of_requests_in_any_state(self, engine: Engine) -> None:
-        rids = [engine.submit(20 + index, 30) for index in range(4)]
+        rids = [engine.submit(20 + index, 16) for index in range(3)]
         rids.append(engine.submit(5 * CHUNK, 4))
         engine.run_until(lambda: engine.chunks_done(rids[-1]) >= 2)
         rids.append(engine.submit(33, 4))

@@ -102,6 +102,15 @@ class Fault(Lifecycle):
             self._blocked.discard(threading.get_ident())
             self._change.notify_all()
 
+    def sent(self) -> None:
+        """Record that this thread has sent something.
+
+        Roles with different numbers of ranks per stage send layers in threads of a pool, which do
+        not come back to the queue of transfers.
+        """
+        if threading.current_thread().name.startswith("ThreadPoolExecutor"):
+            self.unblock()
+
     def _wake(self) -> None:
         with self._change:
             self._change.notify_all()
@@ -162,7 +171,10 @@ def _before_transfers(scheduler: Scheduler, fault: Fault, action: Callable[[], N
     def wrap(send: Method) -> Method:
         def act_and_send(*args: object, **kwargs: object) -> object:
             action()
-            return send(*args, **kwargs)
+            try:
+                return send(*args, **kwargs)
+            finally:
+                fault.sent()
 
         return act_and_send
 
