@@ -6,6 +6,7 @@ goes on with all others.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ def lose_prefill(disagg: Disagg, pprank: Pprank) -> None:
 def assert_aborted(side: Side, rid: str, words: str) -> None:
     reason = side.results[rid].finish_reason or {}
     assert reason.get("type") == "abort", f"{side.name}: {rid}: {reason}"
-    assert words in str(reason.get("message")), f"{side.name}: {rid}: {reason}"
+    assert re.search(words, str(reason.get("message"))), f"{side.name}: {rid}: {reason}"
 
 
 def test_prefill_dies(disagg: Disagg, pprank: Pprank) -> None:
@@ -96,7 +97,7 @@ def test_prefill_dies(disagg: Disagg, pprank: Pprank) -> None:
     for rid in aborted:
         assert_aborted(disagg.decode, rid, "Aborted by AbortReq")
     for rid in lost:
-        assert_aborted(disagg.decode, rid, "Lost connection with prefill")
+        assert_aborted(disagg.decode, rid, "Los(t|ing) connection with prefill")
     assert end_of(disagg.results[later]) == "abort"
     assert end_of(disagg.results[decoding]) == "length"
     assert_tokens_equal_reference(disagg.results[decoding])
