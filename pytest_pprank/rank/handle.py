@@ -81,7 +81,7 @@ class Pprank:
         self.alive = tuple(range(self.world_size))
         """The ranks that the running test has not had killed (see `kill`)."""
         self.failed = False
-        """Whether the running test has failed on this rank so far."""
+        """Whether the running test has failed so far, as this rank knows: on it, or on another."""
 
     @property
     def is_first_stage(self) -> bool:

@@ -140,6 +140,13 @@ def test_death_of_a_role(run: Run, role: str, rank: int) -> None:
     assert f"rank died: rank {rank} died in call: killed by SIGKILL" in failure
 
 
+def test_failure_on_one_stage_is_all_there_is(run: Run) -> None:
+    """The loops of the other stage are left in the middle: its open handles are a consequence."""
+    failure = run.failure("test_assertion_on_the_last_stage[pp2]")
+    assert "failed on rank 1 of 2" in failure
+    assert "- sanitizers -" not in failure
+
+
 def test_after_a_death_all_is_new(run: Run) -> None:
     assert run.outcome("test_next[prefill2-decode1]") == "PASSED"
 

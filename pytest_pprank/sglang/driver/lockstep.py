@@ -250,6 +250,7 @@ class LockstepDriver:
         failed = any(failed for _, failed in reports)
         if all(parked for parked, _ in reports) and not failed:
             return False
+        self._pprank.failed |= failed  # what is found from here on is a consequence
         if self._loop is not None and self._loop.parked:
             self._loop.leave()
         if not failed:  # else the group is replaced anyway

@@ -135,3 +135,8 @@ def test_stage_that_runs_a_batch_twice(
             lambda *args, **options: (run(*args, **options), run(*args, **options))[1],
         )
     assert_tokens_equal_reference(engine.generate([5], max_new_tokens=1))
+
+
+def test_assertion_on_the_last_stage(engine: Engine, pprank: Pprank) -> None:
+    engine.generate([20, 30], 4)
+    assert not pprank.is_last_stage, "on purpose"
