@@ -12,6 +12,7 @@ import pytest
 
 from pytest_pprank import assert_tokens_equal_reference
 from pytest_pprank.sglang.model.families import FAMILIES
+from pytest_pprank.topology import Sizes
 
 if TYPE_CHECKING:
     from pytest_pprank import Engine, Pprank
@@ -62,7 +63,8 @@ def test_there_is_a_layer_for_each_stage(
     from pytest_pprank.sglang.model.tiny import tiny_model_for
 
     group = tmp_path / "group"
-    rank = SimpleNamespace(num_stages=stages, world_size=world_size, device="cpu", workdir=group)
+    sizes = Sizes(stages, world_size - stages)
+    rank = SimpleNamespace(sizes=sizes, device="cpu", workdir=group)
     folder = tiny_model_for(rank, model_path)  # type: ignore[arg-type]
     family = "qwen3" if model_path == "tiny:qwen3" else "llama"
     assert folder == tmp_path / "models" / f"{family}-{layers}-cpu"
