@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_pprank.options import options_of
 from pytest_pprank.planning import Plan, reaches_sglang
 from pytest_pprank.protocol.items import item_key
 from pytest_pprank.report.text import add_line
@@ -135,8 +136,11 @@ def _ranks(config: pytest.Config, plan: Plan) -> Iterator[str]:
     yield from ("--pp-size", str(topology.pp))
     if topology.decode:
         yield from ("--pprank-decode", str(topology.decode))
-    if topology.tp > 1:
-        yield from ("--tp-size", str(topology.tp))
+    # as it was given: it may be for one of two roles only, where a marker says it for the other
+    asked = options_of(config).tps
+    tp_size = asked[0] if len(asked) == 1 else topology.tp
+    if tp_size > 1:
+        yield from ("--tp-size", str(tp_size))
     yield from ("--pprank-device", topology.device)
     if plan.perturb is not None:
         yield from ("--pprank-perturb", str(plan.perturb))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -96,14 +96,16 @@ class TestProfile:
     def test_number_of_steps(self, engine: Engine, pprank: Pprank) -> None:
         """It ends by itself; prompts and decoding have a trace each."""
         idle(engine)
-        folder = self.start(engine, pprank, "steps", num_steps=2, profile_by_stage=True)
+        folder = self.start(engine, pprank, "steps", {"num_steps": 2, "profile_by_stage": True})
         engine.submit(3 * CHUNK, 9)
         engine.drain()
         assert len(traces_in(folder)) == 2 * pprank.num_stages
         assert not engine.control("profile", **STOP, wait=True).answer.success
         check(engine)
 
-    def start(self, engine: Engine, pprank: Pprank, name: str, **fields: Any) -> Path:
+    def start(
+        self, engine: Engine, pprank: Pprank, name: str, fields: Options | None = None
+    ) -> Path:
         """Start a profile, and return the folder of its traces."""
         folder = pprank.workdir / name
         start = engine.control(
@@ -113,7 +115,7 @@ class TestProfile:
             profile_id=name,
             activities=["CPU"],
             with_stack=False,
-            **fields,
+            **(fields or {}),
         )
         assert start.wait().success
         return folder

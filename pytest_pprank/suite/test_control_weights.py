@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_pprank import Disagg, Engine, Pprank, Result
+    from pytest_pprank.sglang.compat.objects import Options
     from pytest_pprank.sglang.driver.control import Control
 
     Weights = Mapping[str, torch.Tensor]
 
 OUTPUT = "lm_head.weight"
 """The output matrix, which is on the last stage. Tokens depend on it, and KV does not."""
+KEEP_CACHE: Options = {"flush_cache": False}
 SESSIONS = not is_older_than("0.5.21")
 """Whether weights in messages come between begin_weight_update and end_weight_update."""
 
@@ -66,29 +68,30 @@ class NewWeights:
         self.own = str(engine.scheduler.server_args.model_path)
         self.weights: Weights = weights_of(self.own)
 
-    def control(self, name: str, **fields: Any) -> Control:
+    def control(self, name: str, fields: Options | None = None) -> Control:
         """Send a request to the roles, and wait until it is done."""
-        control: Control = self.engine.control(name, **fields)
+        control: Control = self.engine.control(name, **(fields or {}))
         control.wait()
         return control
 
-    def send(self, *several: Weights, **fields: Any) -> list[Control]:
+    def send(self, *several: Weights, fields: Options | None = None) -> list[Control]:
         """Send weights in messages, all at once, and wait; in a session where SGLang has them.
 
         `fields`: of SGLang's message, and `role`.
         """
         from pytest_pprank.sglang.model.weights import serialized
 
-        role = {"role": fields["role"]} if "role" in fields else {}
+        fields = fields or {}
+        role = {name: value for name, value in fields.items() if name == "role"}
         if SESSIONS:
-            assert succeeded(self.control("begin_weight_update", **role))
+            assert succeeded(self.control("begin_weight_update", role))
         data = [serialized(weights, self.pprank) for weights in several]
         name = "update_weights_from_tensor"
         sent = [self.engine.control(name, serialized_named_tensors=each, **fields) for each in data]
         for control in sent:
             control.wait()
         if SESSIONS:
-            assert succeeded(self.control("end_weight_update", **role))
+            assert succeeded(self.control("end_weight_update", role))
         return sent
 
     def model_with(self, weights: Weights) -> str:
@@ -169,7 +172,7 @@ class TestTensors:
         changed = {OUTPUT: new.weights[OUTPUT].roll(1, 0)}
         model = new.model_with(changed)
         MOMENTS[moment](engine)
-        sent = new.send({OUTPUT: new.weights[OUTPUT].roll(2, 0)}, changed, flush_cache=False)
+        sent = new.send({OUTPUT: new.weights[OUTPUT].roll(2, 0)}, changed, fields=KEEP_CACHE)
         assert all(map(succeeded, sent))
         later = engine.submit(25, 3)
         made = check_makers(engine, "a*b*", a=new.own, b=model)
@@ -192,7 +195,7 @@ class TestTensors:
         """A stage ignores the names of other stages; nothing changes."""
         wrong = {"model.layers.0.mlp.dawn_proj.weight": new.weights[OUTPUT]}
         amid_decoding(engine)
-        new.send(wrong, flush_cache=False)
+        new.send(wrong, fields=KEEP_CACHE)
         engine.submit(25, 3)
         check(engine)
 
@@ -213,7 +216,7 @@ class TestTensors:
         changed = {OUTPUT: new.weights[OUTPUT].roll(1, 0)}
         data = serialized(changed, new.pprank)
         amid_decoding(engine)
-        update = new.control("update_weights_from_tensor", serialized_named_tensors=data)
+        update = new.control("update_weights_from_tensor", {"serialized_named_tensors": data})
         assert not succeeded(update)
         assert not succeeded(new.control("end_weight_update"))
         assert succeeded(new.control("begin_weight_update"))
@@ -240,7 +243,7 @@ class TestDisagg:
         slow = disagg.slow_transfer(stages=[0])
         sent = disagg.submit(3 * CHUNK, 4)
         disagg.run_until_state(sent, "transferring")
-        assert all(map(succeeded, new.send(changed, role=roles, flush_cache=False)))
+        assert all(map(succeeded, new.send(changed, fields={"role": roles, **KEEP_CACHE})))
         slow.release()
         later = disagg.submit(25, 3)
         made = check_makers(disagg, pattern, a=new.own, b=model)

@@ -7,15 +7,14 @@ goes on with all others.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.sglang.compat.disagg import knows_prefill
 from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.heartbeats import lose_prefill
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Fault, Pprank
@@ -54,17 +53,6 @@ def requests_in_each_state(disagg: Disagg) -> Fault:
     disagg.step()
     disagg.run_until(lambda: disagg.chunks_done(prompt) >= 2)
     return held
-
-
-def lose_prefill(disagg: Disagg, pprank: Pprank) -> None:
-    """Move the clock on until decode has given prefill up: after two heartbeats, 5 s apart."""
-    for _ in range(12):
-        disagg.clock.advance(5)
-        for _ in range(50):  # a heartbeat takes some time, in a thread of its own
-            if not any(pprank.gather(knows_prefill(disagg.scheduler))):
-                return
-            time.sleep(0.01)
-    pytest.fail("decode has not missed the heartbeats of prefill")
 
 
 def assert_aborted(side: Side, rid: str, words: str) -> None:

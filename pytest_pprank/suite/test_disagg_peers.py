@@ -5,14 +5,13 @@ room that is gone: the requests that need them fail, all others go on.
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.sglang.compat.disagg import knows_prefill
 from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.heartbeats import lose_prefill
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Pprank
@@ -41,18 +40,6 @@ def check(disagg: Disagg, *failed: str) -> None:
     if others:
         assert_tokens_equal_reference(others)
     assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
-
-
-def lose_prefill(disagg: Disagg, pprank: Pprank) -> None:
-    """Move decode's clock on until it has given prefill up: after two heartbeats, 5 s apart."""
-    decode = pprank.role == "decode"
-    for _ in range(12):
-        disagg.clock.advance(5, role="decode")
-        for _ in range(50):  # a heartbeat takes some time, in a thread of its own
-            if any(pprank.gather(decode and not knows_prefill(disagg.scheduler))):
-                return
-            time.sleep(0.01)
-    pytest.fail("decode has not missed the heartbeats of prefill")
 
 
 @freed_early

@@ -106,6 +106,15 @@ def test_topology_and_seed_of_the_test_itself(pytester: pytest.Pytester) -> None
     ]  # fmt: skip
 
 
+def test_ranks_of_a_stage_as_they_were_given(pytester: pytest.Pytester) -> None:
+    """A marker may say it for one role, and the option for the other one."""
+    unequal = Topology(2, "cpu", None, 1, tp=1, decode_tp=2)
+    for given, asked in ((["--tp-size", "2"], ["--tp-size", "2"]), ([], [])):
+        own = words(pytester, *given, topology=unequal)
+        at = own.index("--pprank-decode")
+        assert own[at + 2 : own.index("--pprank-device")] == asked
+
+
 def test_reverts_only_for_a_test_that_comes_to_sglang(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
