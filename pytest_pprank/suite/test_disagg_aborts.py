@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 FREED_EARLY = "decode-frees-what-an-aborted-transfer-still-writes"
+MENDED_WHILE_AGREEING = "0.5.22"  # prefill-stages-differ-by-room-lost-while-agreeing
 
 pytestmark = pytest.mark.sglang(chunked_prefill_size=CHUNK)
 
@@ -44,7 +45,9 @@ def test_all_requests_in_all_states(disagg: Disagg) -> None:
     disagg.run_until_state(sent, "transferring", role="prefill")
     long = disagg.submit(6 * CHUNK, 20)
     disagg.run_until(lambda: disagg.chunks_done(long) >= 1)
-    others = [disagg.submit(30 + index, 20) for index in range(3)]
+    # none on releases where an abort amid the handshake meets the known bug by chance
+    count = 0 if is_older_than(MENDED_WHILE_AGREEING) else 3
+    others = [disagg.submit(30 + index, 20) for index in range(count)]
     alone = disagg.submit(25, 20, to="decode")
     disagg.step(2)
     disagg.abort(in_time=False)
