@@ -85,7 +85,7 @@ def test_each_lock_has_its_tox_environment(tmp_path: Path) -> None:
     assert judged == ["sglang0519"]
     # the dash makes tox ignore pytest's exit code there; not every tox shows it
     (suite,) = (line for line in (ROOT / "tox.ini").read_text().splitlines() if "0519: -" in line)
-    assert suite.split() == ["sglang0519:", "-", "{[sglang]suite}"]
+    assert suite.split() == ["sglang0519:", "-", "{[sglang]reported}"]
 
 
 def test_a_report_says_how_each_test_ended(report: Path) -> None:
