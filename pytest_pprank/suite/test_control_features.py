@@ -82,7 +82,7 @@ STOP: Options = {PROFILE: "STOP_PROFILE"}
     "0.5.19 on SGLang collects it at once",
 )
 class TestProfile:
-    """A trace of each stage, of what ran between start and stop."""
+    """A trace of each rank, of what ran between start and stop."""
 
     def test_started_and_stopped(self, engine: Engine, pprank: Pprank) -> None:
         amid_a_prompt(engine)
@@ -90,7 +90,7 @@ class TestProfile:
         engine.submit(25, 3)
         engine.step(4 * pprank.num_stages)
         assert engine.control("profile", **STOP, wait=True).answer.success
-        assert len(traces_in(folder)) == pprank.num_stages
+        assert len(traces_in(folder)) == pprank.num_stages * pprank.tp_size
         check(engine)
 
     def test_number_of_steps(self, engine: Engine, pprank: Pprank) -> None:
@@ -99,7 +99,7 @@ class TestProfile:
         folder = self.start(engine, pprank, "steps", {"num_steps": 2, "profile_by_stage": True})
         engine.submit(3 * CHUNK, 9)
         engine.drain()
-        assert len(traces_in(folder)) == 2 * pprank.num_stages
+        assert len(traces_in(folder)) == 2 * pprank.num_stages * pprank.tp_size
         assert not engine.control("profile", **STOP, wait=True).answer.success
         check(engine)
 

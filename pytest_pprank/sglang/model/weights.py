@@ -41,8 +41,10 @@ def write_changed(
 def serialized(weights: Mapping[str, torch.Tensor], pprank: Pprank) -> list[bytes]:
     """Return weights as the field ``serialized_named_tensors`` of SGLang's messages.
 
-    A call of all ranks; one entry per TP rank, of which there is one. The weights are in the bytes:
-    torch's own pickling between processes hands shared memory over to one reader, and every stage
-    reads the same message.
+    A call of all ranks. There is one entry for each rank of a stage (tensor parallelism), all with
+    whole weights, of which SGLang takes the rank's share. The weights are in the bytes: torch's own
+    pickling between processes hands shared memory over to one reader, and every stage reads the
+    same message.
     """
-    return [bytes(pprank.broadcast(pickle.dumps([*weights.items()])))]
+    entry = bytes(pprank.broadcast(pickle.dumps([*weights.items()])))
+    return [entry] * max(role.tp for role in pprank.sizes.roles)
