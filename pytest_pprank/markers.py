@@ -19,10 +19,11 @@ DECLARATIONS = (
     "pprank(pp=N, prefill=N, decode=M, tp=N, device=NAME, fresh=BOOL, timeout=S, sanitize=NAMES, "
     "perturb=NAMES, known_bug=ID): run this test on every rank of a worker group of N pipeline "
     "stages (overrides --pp-size; a tuple runs it at each size), or of N prefill and M decode "
-    "stages, on the device auto, cpu, sim or cuda, in a group of its own if fresh, for at most S "
-    "seconds, watched by these sanitizers, and under these perturbations if --pprank-perturb is "
-    "given (each 'all', 'none' or a list of names), expected to fail, strictly, with releases of "
-    "SGLang that have this bug (an id, or a tuple of ids, of `python -m pytest_pprank known-bugs`)",
+    "stages (a list of numbers: several instances), on the device auto, cpu, sim or cuda, in a "
+    "group of its own if fresh, for at most S seconds, watched by these sanitizers, and under "
+    "these perturbations if --pprank-perturb is given (each 'all', 'none' or a list of names), "
+    "expected to fail, strictly, with releases of SGLang that have this bug (an id, or a tuple "
+    "of ids, of `python -m pytest_pprank known-bugs`)",
     "sglang(**server_args): run this test in a worker group whose SGLang has these server args "
     "(fields of sglang.srt.server_args.ServerArgs) on top of the defaults; prefill={...} and "
     "decode={...} are for one role of a prefill/decode group",

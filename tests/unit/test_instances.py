@@ -36,6 +36,12 @@ def test_one_instance_each_has_no_number() -> None:
     assert own.of(("prefill", "decode"), "abort") == ("prefill", "decode")
 
 
+def test_others_take_the_turns_that_one_has_had() -> None:
+    own, _ = instances(1, 2)
+    assert [own.pair(*asked)["decode"][-1] for asked in [(0, 1), (None, 1)]] == ["1", "1"]
+    assert [own.pair(None, None)["decode"][-1] for _ in range(4)] == ["0", "0", "0", "1"]
+
+
 def test_what_is_asked_for_is_kept() -> None:
     own, _ = instances(2, 2)
     assert own.pair(1, 0) == {"prefill": "prefill 1", "decode": "decode 0"}
@@ -50,7 +56,7 @@ def test_dead_instances_get_nothing_while_others_live() -> None:
     assert {own.pair(None, None)["decode"] for _ in range(4)} == {"decode 1"}
     assert own.pair(None, 0)["decode"] == "decode 0"
     dead.add("decode 1")
-    assert {own.pair(None, None)["decode"] for _ in range(4)} == {"decode 0", "decode 1"}
+    assert {own.pair(None, None)["decode"] for _ in range(8)} == {"decode 0", "decode 1"}
 
 
 def test_all_of_a_role_or_one() -> None:

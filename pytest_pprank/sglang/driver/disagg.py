@@ -147,7 +147,7 @@ class Disagg(DisaggFaults):
 
         For the other arguments see `Engine.submit`. A request that only one role has waits until
         the other role gets it (see `forward`), or until it is aborted. `prefill` and `decode`: the
-        numbers of the instances; by default all pairs take turns, without those that were killed.
+        numbers of the instances; by default the living pair that has had the fewest requests.
         """
         __tracebackhide__ = True
         self._to = roles_in(to, "submit")

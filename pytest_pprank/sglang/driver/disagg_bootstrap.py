@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.compat.disagg import kv_manager
 from pytest_pprank.sglang.compat.seams import need
-from pytest_pprank.sglang.driver.disagg_start import start_bootstrap, stop_bootstrap
+from pytest_pprank.sglang.driver.disagg_start import (
+    bootstrap_ports,
+    start_bootstrap,
+    stop_bootstrap,
+)
+from pytest_pprank.words import split_instance
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
@@ -18,9 +23,9 @@ if TYPE_CHECKING:
 class Bootstrap:
     """The bootstrap server, at which decode asks where prefill is, and whether it is alive.
 
-    It runs beside the first stage of the `instance` of prefill. The methods are calls of all ranks.
-    `up`: whether it runs; the end of the test starts it again. `alive`: whether the instance has
-    not been killed.
+    It runs beside the first stage of the `instance` of prefill, at `port` on loopback. The methods
+    are calls of all ranks. `up`: whether it runs; the end of the test starts it again. `alive`:
+    whether the instance has not been killed.
     """
 
     def __init__(
@@ -31,6 +36,7 @@ class Bootstrap:
         meet: Callable[[str, object], object],
     ) -> None:
         self.instance = instance
+        self.port = bootstrap_ports()[split_instance(instance)[1]]
         self.up = self.alive = True
         self._here = pprank.instance == instance
         self._scheduler = scheduler

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.topology import Sizes
@@ -28,7 +29,8 @@ class Instances:
     def __init__(self, sizes: Sizes, dead: Collection[str]) -> None:
         self._names = {role: [it.instance for it in sizes.instances(role)] for role in ROLES}
         self._dead = dead
-        self._turn = 0
+        self._pairs = tuple(_in_turns(*self._names.values()))
+        self._requests: Counter[tuple[str, str]] = Counter()
 
     def of(
         self, roles: str | Sequence[str], call: str, index: int | None = None
@@ -56,33 +58,26 @@ class Instances:
     def pair(self, prefill: int | None, decode: int | None) -> Mapping[str, str]:
         """Return the instances of prefill and of decode that the next request goes to, by role.
 
-        All pairs take turns, except those with a dead instance if there are others. None: any.
+        Of the pairs with these numbers (None: any that lives, if one does) it is the one that has
+        had the fewest requests.
         """
-        asked = {"prefill": prefill, "decode": decode}
-        allowed = {
-            role: [self.one(role, number, "submit", role)]
-            if number is not None
-            else [*self._alive(role)]
-            for role, number in asked.items()
-        }
-        pairs = [
-            pair for pair in self._pairs() if all(pair[role] in allowed[role] for role in ROLES)
-        ]
-        if None not in asked.values():
-            return pairs[0]
-        self._turn += 1
-        return pairs[(self._turn - 1) % len(pairs)]
+        asked = zip(ROLES, (prefill, decode), strict=True)
+        prefills, decodes = (
+            self._alive(role) if number is None else [self.one(role, number, "submit", role)]
+            for role, number in asked
+        )
+        allowed = (pair for pair in self._pairs if pair[0] in prefills and pair[1] in decodes)
+        chosen = min(allowed, key=lambda pair: self._requests[pair])
+        self._requests[chosen] += 1
+        return dict(zip(ROLES, chosen, strict=True))
 
-    def _alive(self, role: str) -> Iterable[str]:
+    def _alive(self, role: str) -> list[str]:
         return [name for name in self._names[role] if name not in self._dead] or self._names[role]
 
-    def _pairs(self) -> Iterator[Mapping[str, str]]:
-        """Yield each pair once; the first ones have every instance in them."""
-        prefills, decodes = (self._names[role] for role in ROLES)
-        turns = math.lcm(len(prefills), len(decodes))
-        for number in range(len(prefills) * len(decodes)):
-            shift = number // turns
-            yield {
-                "prefill": prefills[number % len(prefills)],
-                "decode": decodes[(number + shift) % len(decodes)],
-            }
+
+def _in_turns(prefills: Sequence[str], decodes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each pair once; the first ones have every instance in them."""
+    turns = math.lcm(len(prefills), len(decodes))
+    for number in range(len(prefills) * len(decodes)):
+        shift = number // turns
+        yield prefills[number % len(prefills)], decodes[(number + shift) % len(decodes)]
