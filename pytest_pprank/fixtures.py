@@ -39,9 +39,10 @@ def _pprank_size(request: pytest.FixtureRequest) -> object:
 
 @pytest.fixture(scope="session")
 def pprank() -> Pprank:
-    """This rank: `rank`, `world_size`, `stage`, `num_stages`, `role`, `device`, `is_first_stage`,
-    `is_last_stage`, `workdir`; `barrier()`, `gather(obj)`, `broadcast(obj, src=0)`, which use
-    connections of pytest's own and never the process groups under test; and `kill(ranks)`.
+    """This rank: `rank`, `world_size`, `stage`, `num_stages`, `role`, `role_index`, `device`,
+    `is_first_stage`, `is_last_stage`, `workdir`; `barrier()`, `gather(obj)`, `broadcast(obj,
+    src=0)`, which use connections of pytest's own and never the process groups under test; and
+    `kill(ranks)`.
     """
     return current_rank()
 

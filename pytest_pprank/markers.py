@@ -19,10 +19,11 @@ DECLARATIONS = (
     "pprank(pp=N, prefill=N, decode=M, tp=N, device=NAME, fresh=BOOL, timeout=S, sanitize=NAMES, "
     "perturb=NAMES, known_bug=ID): run this test on every rank of a worker group of N pipeline "
     "stages (overrides --pp-size; a tuple runs it at each size), or of N prefill and M decode "
-    "stages, on the device auto, cpu, sim or cuda, in a group of its own if fresh, for at most S "
-    "seconds, watched by these sanitizers, and under these perturbations if --pprank-perturb is "
-    "given (each 'all', 'none' or a list of names), expected to fail, strictly, with releases of "
-    "SGLang that have this bug (an id, or a tuple of ids, of `python -m pytest_pprank known-bugs`)",
+    "stages (a list of numbers: several instances), on the device auto, cpu, sim or cuda, in a "
+    "group of its own if fresh, for at most S seconds, watched by these sanitizers, and under "
+    "these perturbations if --pprank-perturb is given (each 'all', 'none' or a list of names), "
+    "expected to fail, strictly, with releases of SGLang that have this bug (an id, or a tuple "
+    "of ids, of `python -m pytest_pprank known-bugs`)",
     "sglang(**server_args): run this test in a worker group whose SGLang has these server args "
     "(fields of sglang.srt.server_args.ServerArgs) on top of the defaults; prefill={...} and "
     "decode={...} are for one role of a prefill/decode group",
@@ -36,6 +37,10 @@ class Stages(NamedTuple):
     tp: int = 0
 
 
+Instances = tuple[Stages, ...]
+"""The instances of one role: most often a single one."""
+
+
 @dataclass(frozen=True)
 class RankMark:
     """The merged ``pprank`` markers of a test; None where no marker gives a value.
@@ -45,11 +50,11 @@ class RankMark:
 
     pp: tuple[int, ...] | None = None
     """pipeline stages, whatever ``--pp-size`` says; a tuple runs the test at each size"""
-    prefill: tuple[Stages, ...] | None = None
+    prefill: tuple[Instances, ...] | None = None
     """pipeline stages of prefill, together with ``decode``; ``{"pp": 2, "tp": 1}`` for a number of
-    ranks of each stage that decode need not have
+    ranks of each stage that decode need not have; a list (``[2, 2]``) for several instances
     """
-    decode: tuple[Stages, ...] | None = None
+    decode: tuple[Instances, ...] | None = None
     """pipeline stages of decode, together with ``prefill``; as there"""
     tp: tuple[int, ...] | None = None
     """ranks of each stage (tensor parallelism), whatever ``--tp-size`` says; as for ``pp``"""
@@ -139,23 +144,30 @@ def _sizes(name: str, value: object) -> tuple[int, ...]:
     return parse_sizes(",".join(str(v) for v in values), shown)
 
 
-def _stages(name: str, value: object) -> tuple[Stages, ...]:
-    """Read the sizes of a role: numbers of stages, or dicts with ``pp`` and ``tp``."""
-    values = value if isinstance(value, (tuple, list)) else (value,)
-    found: list[Stages] = []
-    for one in values:
-        if not isinstance(one, Mapping):
-            found += map(Stages, _sizes(name, one))
-        elif "pp" not in one or not {*one} <= {*Stages._fields}:
-            raise UsageError(
-                f'@pytest.mark.pprank({name}={value!r}): a number of stages, or a dict with "pp" '
-                'and, for the ranks of each stage, "tp"'
-            )
-        else:
-            for key in one:
-                _sizes(f"{name}[{key!r}]", one[key])
-            found.append(Stages(**one))
-    return tuple(dict.fromkeys(found)) or tuple(map(Stages, _sizes(name, value)))
+def _instances(name: str, value: object) -> tuple[Instances, ...]:
+    """Read the sizes of a role: those of one instance, a list of them, or a tuple of either."""
+    shown = f"@pytest.mark.pprank({name}={value!r})"
+    found: list[Instances] = []
+    for one in value if isinstance(value, tuple) and value else (value,):
+        each = one if isinstance(one, list) and one else [one]
+        found.append(tuple(_stages(name, instance, shown) for instance in each))
+    return tuple(dict.fromkeys(found))
+
+
+def _stages(name: str, value: object, shown: str) -> Stages:
+    """Read the sizes of one instance: a number of stages, or a dict with ``pp`` and ``tp``."""
+    if isinstance(value, (tuple, list)) or (
+        isinstance(value, Mapping) and ("pp" not in value or not {*value} <= {*Stages._fields})
+    ):
+        raise UsageError(
+            f'{shown}: a number of stages, or a dict with "pp" and, for the ranks of each stage, '
+            '"tp"; a list of these for several instances, a tuple to run at each size'
+        )
+    if isinstance(value, Mapping):
+        for key in value:
+            _sizes(f"{name}[{key!r}]", value[key])
+        return Stages(**value)
+    return Stages(*_sizes(name, value))
 
 
 def _device(value: object) -> str:
@@ -199,8 +211,8 @@ def _known_bug(value: object) -> tuple[str, ...]:
 
 _CHECKS: dict[str, Callable[[object], object]] = {
     "pp": partial(_sizes, "pp"),
-    "prefill": partial(_stages, "prefill"),
-    "decode": partial(_stages, "decode"),
+    "prefill": partial(_instances, "prefill"),
+    "decode": partial(_instances, "decode"),
     "tp": partial(_sizes, "tp"),
     "device": _device,
     "fresh": _fresh,

@@ -15,10 +15,16 @@ from pytest_pprank.checks import chosen_for
 from pytest_pprank.devices import choose_device, gpus_of_group
 from pytest_pprank.errors import TooFewGpus, UsageError
 from pytest_pprank.faults import schedule_for
-from pytest_pprank.markers import Stages, read_rank_mark, read_server_args, sanitizers_asked
+from pytest_pprank.markers import (
+    Instances,
+    Stages,
+    read_rank_mark,
+    read_server_args,
+    sanitizers_asked,
+)
 from pytest_pprank.options import Options, missing_size, options_of
 from pytest_pprank.protocol.schedule import Schedule
-from pytest_pprank.topology import SIZE_FIXTURE, Sizes, Topology
+from pytest_pprank.topology import SIZE_FIXTURE, Another, Sizes, Topology
 
 if TYPE_CHECKING:
     from pytest_pprank.known.bugs import KnownBug
@@ -154,7 +160,7 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     device, gpus = _placed(wanted, sizes, sglang=sglang, oversubscribe=options.oversubscribe)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
     topology = Topology(
-        sizes.pp, device, server_args, sizes.decode, gpus, sizes.tp, sizes.decode_tp
+        sizes.pp, device, server_args, sizes.decode, gpus, sizes.tp, sizes.decode_tp, sizes.more
     )
     names = options.sanitize if mark.sanitize is None else mark.sanitize
     by_mark = sanitizers_asked(item)
@@ -196,17 +202,23 @@ def _sizes(node: pytest.Item | pytest.Collector, options: Options) -> tuple[Size
             f"@pytest.mark.pprank(pp={mark.pp}): the fixture 'disagg' needs two roles: write "
             "@pytest.mark.pprank(prefill=N, decode=M)"
         )
-    return _each([*map(Stages, options.sizes)], [*map(Stages, options.decodes)], tps)
+    prefills, decodes = (
+        [(Stages(size),) for size in sizes] for sizes in (options.sizes, options.decodes)
+    )
+    return _each(prefills, decodes, tps)
 
 
 def _each(
-    prefills: Sequence[Stages], decodes: Sequence[Stages], tps: Sequence[int]
+    prefills: Sequence[Instances], decodes: Sequence[Instances], tps: Sequence[int]
 ) -> tuple[Sizes, ...]:
     """Combine the sizes of prefill, of decode, and of tensor parallelism where they name none."""
     found: list[Sizes] = []
-    for prefill, decode, tp in itertools.product(prefills, decodes, tps):
+    for (prefill, *more), (decode, *others), tp in itertools.product(prefills, decodes, tps):
         own, other = prefill.tp or tp, decode.tp or tp
-        found.append(Sizes(prefill.pp, decode.pp, own, other if other != own else 0))
+        beside = [Another("prefill", each.pp, each.tp or tp) for each in more]
+        beside += [Another("decode", each.pp, each.tp or tp) for each in others]
+        tp_of_decode = other if other != own else 0
+        found.append(Sizes(prefill.pp, decode.pp, own, tp_of_decode, tuple(beside)))
     return tuple(dict.fromkeys(found))
 
 
@@ -236,12 +248,13 @@ def _check_roles(used: set[str], server_args: Mapping[str, object] | None, sizes
             "the fixture 'engine' is for stages that do prefill and decode (pp=N); with "
             "prefill=N, decode=M use the fixture 'disagg'"
         )
-    if server_args is not None and sizes.decode not in (1, sizes.pp):
-        raise UsageError(
-            f"prefill={sizes.pp}, decode={sizes.decode}: SGLang moves KV to as many stages of "
-            f"decode as prefill has, or to one; allowed with prefill={sizes.pp}: "
-            + (f"decode=1 or decode={sizes.pp}" if sizes.pp > 1 else "decode=1")
-        )
+    for prefill, decode in sizes.pairs if server_args is not None else ():
+        if decode not in (1, prefill):
+            raise UsageError(
+                f"prefill={prefill}, decode={decode}: SGLang moves KV to as many stages of "
+                f"decode as prefill has, or to one; allowed with prefill={prefill}: "
+                + (f"decode=1 or decode={prefill}" if prefill > 1 else "decode=1")
+            )
     if server_args is not None and "process_group" in used:
         raise UsageError(
             "the fixture 'process_group' and SGLang in one prefill/decode test: torch has one "

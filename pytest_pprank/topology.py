@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from pytest_pprank.words import stage_name
 
@@ -11,18 +13,34 @@ SIZE_FIXTURE = "_pprank_size"
 """The parameter of a ranked test whose value is its `Sizes`."""
 
 
+class Another(NamedTuple):
+    """One more instance of a role, beside the first one: `stages` of `tp` ranks each."""
+
+    role: str
+    stages: int
+    tp: int
+
+
 @dataclass(frozen=True)
 class Role:
-    """One role of a worker group, an SGLang world: `stages` of `tp` ranks each, from `first` on.
+    """One instance of a role, an SGLang world: `stages` of `tp` ranks each, from `first` on.
 
     `name` is ``pp`` (prefill and decode in one), ``prefill`` or ``decode``. The ranks of a stage
-    follow each other, as in SGLang (rank = pp_rank * tp_size + tp_rank).
+    follow each other, as in SGLang (rank = pp_rank * tp_size + tp_rank). `index`: its number among
+    the `instances` of its role.
     """
 
     name: str
     first: int
     stages: int
     tp: int = 1
+    index: int = 0
+    instances: int = 1
+
+    @property
+    def instance(self) -> str:
+        """Its name in the worker group: ``decode``, or ``decode 1`` if there are several."""
+        return self.name if self.instances == 1 else f"{self.name} {self.index}"
 
     @property
     def ranks(self) -> range:
@@ -36,7 +54,7 @@ class Role:
     def stage_name(self, rank: int) -> str:
         """Return what to call the place of a rank of this role: ``stage 1 of 2``."""
         stage, tp_rank = self.place(rank)
-        return stage_name(self.name, (stage, self.stages), (tp_rank, self.tp))
+        return stage_name(self.instance, (stage, self.stages), (tp_rank, self.tp))
 
     def rank_name(self, rank: int) -> str:
         """Return what to call a rank of this role: its number and its place."""
@@ -48,26 +66,41 @@ class Sizes:
     """The pipeline stages of a worker group: `pp` of one role, or of prefill beside `decode`.
 
     Each stage is `tp` ranks, which share its layers (tensor parallelism); a stage of decode
-    `decode_tp` ranks (0: as many as one of prefill).
+    `decode_tp` ranks (0: as many as one of prefill). `more`: the instances of prefill
+    and decode beside the first one of each.
     """
 
     pp: int
     decode: int = 0
     tp: int = 1
     decode_tp: int = 0
+    more: tuple[Another, ...] = ()
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """The roles, in the order of their ranks."""
+        """The instances of all roles, in the order of their ranks; prefill's come first."""
         if not self.decode:
             return (Role("pp", 0, self.pp, self.tp),)
-        return (
-            Role("prefill", 0, self.pp, self.tp),
-            Role("decode", self.pp * self.tp, self.decode, self.decode_tp or self.tp),
-        )
+        prefill = Role("prefill", 0, self.pp, self.tp)
+        decode = Role("decode", 0, self.decode, self.decode_tp or self.tp)
+        return _in_order([prefill, *self._others("prefill"), decode, *self._others("decode")])
+
+    def _others(self, name: str) -> Iterator[Role]:
+        own = (each for each in self.more if each.role == name)
+        yield from (Role(name, 0, each.stages, each.tp) for each in own)
+
+    def instances(self, name: str) -> tuple[Role, ...]:
+        """Return the instances of a role."""
+        return tuple(role for role in self.roles if role.name == name)
+
+    @property
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """The numbers of stages of each instance of prefill with each one of decode."""
+        for prefill in self.instances("prefill"):
+            yield from ((prefill.stages, each.stages) for each in self.instances("decode"))
 
     def role_of(self, rank: int) -> Role:
-        """Return the role of a rank."""
+        """Return the instance that a rank belongs to."""
         return next(role for role in self.roles if rank in role.ranks)
 
     @property
@@ -103,11 +136,22 @@ class Sizes:
         return " ".join(f"{name}={size}" for name, size in self._words)
 
 
+def _in_order(roles: Sequence[Role]) -> tuple[Role, ...]:
+    """Give the instances of a group their ranks, and their numbers within each role."""
+    totals = Counter(role.name for role in roles)
+    numbered: list[Role] = []
+    for role in roles:
+        first = sum(len(before.ranks) for before in numbered)
+        index = sum(before.name == role.name for before in numbered)
+        numbered.append(replace(role, first=first, index=index, instances=totals[role.name]))
+    return tuple(numbered)
+
+
 @dataclass(frozen=True)
 class Topology:
     """Pipeline stages on one device, with SGLang's server args.
 
-    `pp`, `decode`, `tp` and `decode_tp`: see `Sizes`. `server_args`
+    `pp`, `decode`, `tp`, `decode_tp` and `more`: see `Sizes`. `server_args`
     is None for tests that never use SGLang. Their canonical text takes part in equality: SGLang has
     process-global state, so other args need fresh processes. `gpus`: how many GPUs the group gets
     on device ``cuda``; fewer than ranks if prefill and decode share them.
@@ -120,6 +164,7 @@ class Topology:
     gpus: int = 0
     tp: int = 1
     decode_tp: int = 0
+    more: tuple[Another, ...] = ()
     args_key: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -130,7 +175,7 @@ class Topology:
     @property
     def sizes(self) -> Sizes:
         """The pipeline stages by role."""
-        return Sizes(self.pp, self.decode, self.tp, self.decode_tp)
+        return Sizes(self.pp, self.decode, self.tp, self.decode_tp, self.more)
 
     @property
     def world_size(self) -> int:

@@ -48,7 +48,7 @@ class Consensus(Sanitizer):
     def evidence(self) -> dict[str, object]:
         text, own = "\n".join(self._ran), self.watch.pprank
         return {
-            "role": own.role,
+            "role": own.instance,
             "number": own.rank - own.role_ranks.start,
             "place": own.place_in_role,
             "count": len(self._ran),

@@ -16,7 +16,7 @@ class World:
     """The state a test has left; most of it must be the same on all ranks (controller.worlds)."""
 
     of: str = ""
-    """The role whose torch.distributed world it is; empty if all ranks share one."""
+    """The instance of a role whose torch.distributed world it is; empty if all ranks share one."""
     default: str = ""
     """The backend of the default group; empty if there is none."""
     created: int = 0

@@ -57,9 +57,9 @@ class Pprank:
     """This rank of the worker group.
 
     Attributes: rank, world_size (processes of the group), role (``pp``, ``prefill`` or ``decode``),
-    stage, num_stages (pipeline stages of its role), tp_rank, tp_size (ranks of its stage), device
-    (torch device string), workdir (a private folder that all ranks of the group share and that is
-    removed with the group).
+    role_index (the number of its instance of the role), stage, num_stages (pipeline stages of its
+    instance), tp_rank, tp_size (ranks of its stage), device (torch device string), workdir (a
+    private folder that all ranks of the group share and that is removed with the group).
 
     `barrier`, `gather` and `broadcast` use pytest's control plane and never a torch process group,
     so they work before one exists, and while the one under test is broken. If a peer fails, dies or
@@ -71,7 +71,7 @@ class Pprank:
         self.sizes = placement.sizes
         self._role = self.sizes.role_of(self.rank)
         self.world_size = self.sizes.world_size
-        self.role = self._role.name
+        self.role, self.role_index = self._role.name, self._role.index
         self.stage, self.tp_rank = self._role.place(self.rank)
         self.num_stages, self.tp_size = self._role.stages, self._role.tp
         self.device = placement.device
@@ -109,13 +109,18 @@ class Pprank:
         return place_in_role(self.rank - self._role.first, self.tp_size)
 
     @property
+    def instance(self) -> str:
+        """The name of this rank's instance of its role: ``decode``, or one of ``decode 0`` ..."""
+        return self._role.instance
+
+    @property
     def role_ranks(self) -> range:
-        """The ranks of this rank's role, by their numbers in the worker group."""
+        """The ranks of this rank's instance, by their numbers in the worker group."""
         return self._role.ranks
 
     @property
     def leads_role(self) -> bool:
-        """Whether this is the first rank of its role: the one that SGLang's tokenizer talks to."""
+        """Whether this is the first rank of its instance: SGLang's tokenizer talks to it."""
         return self.rank == self.role_ranks.start
 
     def barrier(self) -> None:
@@ -203,7 +208,7 @@ class Pprank:
     def __repr__(self) -> str:
         tp = f" tp {self.tp_rank} of {self.tp_size}" if self.tp_size > 1 else ""
         return (
-            f"<rank {self.rank} of {self.world_size}: {self.role} stage {self.stage} "
+            f"<rank {self.rank} of {self.world_size}: {self.instance} stage {self.stage} "
             f"of {self.num_stages}{tp} on {self.device}>"
         )
 

@@ -67,14 +67,14 @@ def serve_store(pprank: Pprank) -> tuple[str, int]:
 
 
 def serve_store_of_role(pprank: Pprank) -> tuple[str, int]:
-    """Serve a store from the first rank of each role; return the address for this rank's role.
+    """Serve a store from the first rank of each instance of a role; return this one's address.
 
     All ranks of the group must call it.
     """
     address = listen_on_loopback() if pprank.leads_role else None
-    addresses = pprank.gather((pprank.role, address))
-    host, port = next(address for role, address in addresses if role == pprank.role and address)
-    return host, port
+    found = pprank.gather(address)[pprank.role_ranks.start]
+    assert found is not None  # its first rank has just listened
+    return found
 
 
 def point_environment_at(address: tuple[str, int]) -> None:

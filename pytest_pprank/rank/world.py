@@ -43,9 +43,9 @@ class WorldWatch:
     """Reads the state before and after the call of each test, and at the end of its teardown."""
 
     def __init__(self, pprank: Pprank, *, separate_roles: bool) -> None:
-        """With `separate_roles` each role has its own torch.distributed world, as SGLang's do."""
+        """With `separate_roles` each instance of a role has its own torch.distributed world."""
         self._pprank = pprank
-        self._of = pprank.role if separate_roles else ""
+        self._of = pprank.instance if separate_roles else ""
         self._before: _State | None = None
         self._after: _State | None = None
         self._shares = False

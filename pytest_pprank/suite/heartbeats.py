@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pprank.sglang.compat.disagg import knows_prefill
+from pytest_pprank.sglang.compat.disagg import known_prefills
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Pprank
 
 
-def lose_prefill(disagg: Disagg, pprank: Pprank) -> None:
-    """Move decode's clock on until it has given prefill up: after two heartbeats, 5 s apart."""
-    decode = pprank.role == "decode"
+def lose_prefill(disagg: Disagg, pprank: Pprank, index: int = 0) -> None:
+    """Move decode's clocks on until they have given an instance of prefill up: after two
+    heartbeats, 5 s apart.
+    """
+    port, decode = disagg.bootstraps[index].port, pprank.role == "decode"
     for _ in range(12):
         disagg.clock.advance(5, role="decode")
         for _ in range(50):  # a heartbeat takes some time, in a thread of its own
-            if any(pprank.gather(decode and not knows_prefill(disagg.scheduler))):
+            if not any(pprank.gather(decode and port in known_prefills(disagg.scheduler))):
                 return
             time.sleep(0.01)
-    pytest.fail("decode has not missed the heartbeats of prefill")
+    pytest.fail(f"decode has not missed the heartbeats of {disagg.bootstraps[index].instance}")

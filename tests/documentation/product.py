@@ -151,15 +151,23 @@ def _arguments(function: Any) -> str:
 
 def methods(public_name: str) -> list[Described]:
     """Return the public methods and attributes of a class that `pytest_pprank` exports."""
-    module = PACKAGE / f"{pytest_pprank._LATER[public_name].replace('.', '/')}.py"
-    body = _class(module.read_text(encoding="utf-8"), public_name).body
-    return [
-        Described(_called(it), paragraph(ast.get_docstring(it)))
-        for it in body
-        if isinstance(it, ast.FunctionDef)
-        and not it.name.startswith("_")
-        and it.name not in _NOT_FOR_TESTS
-    ]
+    return list(_methods(f"pytest_pprank.{pytest_pprank._LATER[public_name]}", public_name))
+
+
+def _methods(module: str, name: str) -> Iterator[Described]:
+    """Yield those of a class, then those of its base classes that are not public themselves."""
+    file = PACKAGE.parent / f"{module.replace('.', '/')}.py"
+    tree = ast.parse(text := file.read_text(encoding="utf-8"))
+    found = _class(text, name)
+    for it in found.body:
+        public = isinstance(it, ast.FunctionDef) and not it.name.startswith("_")
+        if public and it.name not in _NOT_FOR_TESTS:
+            yield Described(_called(it), paragraph(ast.get_docstring(it)))
+    bases = {base.id for base in found.bases if isinstance(base, ast.Name)}
+    for it in ast.walk(tree):
+        if isinstance(it, ast.ImportFrom) and it.module:
+            for each in bases & {each.name for each in it.names} - {*pytest_pprank._LATER}:
+                yield from _methods(it.module, each)
 
 
 def _called(method: ast.FunctionDef) -> str:

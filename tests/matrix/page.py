@@ -40,6 +40,7 @@ CAPABILITIES = {
     "test_disagg_peers": "peers that fail",
     "test_disagg_stalls": "roles that stand still",
     "test_disagg_deaths": "roles that die",
+    "test_disagg_several": "several instances",
     "test_disagg_alone": "prefill/decode, one stage each",
     "test_disagg": "prefill/decode",
 }

@@ -137,7 +137,7 @@ def test_role_that_is_killed(disagg: Disagg, pprank: Pprank) -> None:
     assert disagg.prefill.stages == ()
     assert [view.role for view in disagg.stages] == ["decode"]
     for call, words in (
-        (lambda: disagg.kill("decode"), "disagg.kill: prefill is dead; one role must live"),
+        (lambda: disagg.kill("decode"), "disagg.kill: prefill is dead; one must live"),
         (lambda: disagg.kill("prefill"), "disagg.kill: prefill is dead"),
         (lambda: disagg.resume("prefill"), "disagg.resume: prefill is dead"),
         (lambda: disagg.control("flush_cache", role="prefill"), "disagg.control: prefill is dead"),

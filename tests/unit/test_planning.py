@@ -220,10 +220,60 @@ def test_several_ranks_of_a_stage(pytester: pytest.Pytester) -> None:
     }
 
 
+INSTANCES = """
+import pytest
+
+@pytest.mark.pprank(prefill=[2, 2], decode=[1])
+def test_prefills(pprank): pass
+
+@pytest.mark.pprank(prefill=2, decode=([1, 1], 2), tp=2)
+def test_decodes(pprank): pass
+
+@pytest.mark.pprank(prefill=[{"pp": 2, "tp": 1}, 1], decode=[{"pp": 1, "tp": 2}, 1])
+def test_unequal(pprank): pass
+"""
+
+
+def test_several_instances_of_a_role(pytester: pytest.Pytester) -> None:
+    items = collect(pytester, source=INSTANCES)
+    assert [item.name for item in items] == [
+        "test_prefills[prefill2-prefill2-decode1]",
+        "test_decodes[prefill2-decode1-decode1-tp2]",
+        "test_decodes[prefill2-decode2-tp2]",
+        "test_unequal[prefill2-tp1-prefill1-tp1-decode1-tp2-decode1-tp1]",
+    ]
+    make_plans(items[0].config, items)
+    sizes = planned(items[0]).topology.sizes
+    assert (sizes.world_size, sizes.largest_role, str(sizes)) == (
+        5,
+        2,
+        "prefill=2 prefill=2 decode=1",
+    )
+    assert sizes.rank_names == {
+        0: "rank 0, prefill 0, stage 0 of 2",
+        1: "rank 1, prefill 0, stage 1 of 2",
+        2: "rank 2, prefill 1, stage 0 of 2",
+        3: "rank 3, prefill 1, stage 1 of 2",
+        4: "rank 4, decode stage 0 of 1",
+    }
+    unequal = planned(items[3]).topology.sizes
+    assert [(role.instance, *role.ranks) for role in unequal.roles] == [
+        ("prefill 0", 0, 1),
+        ("prefill 1", 2),
+        ("decode 0", 3, 4),
+        ("decode 1", 5),
+    ]
+
+
 @pytest.mark.parametrize(
     ("marker", "words"),
     [
         ("tp=0, pp=2", "tp=0"),
+        ("prefill=[2, 0], decode=1", r"prefill=0\): '0' is not a size; allowed"),
+        ("prefill=[2, [2]], decode=1", r"prefill=\[2, \[2\]\]\): .*a list of these for several"),
+        ("prefill=[], decode=1", r"prefill=\[\]\): a number of stages"),
+        ("prefill=2, decode=()", r"decode=\(\)\): a number of stages"),
+        ('prefill=[2, {"tp": 1}], decode=1', "a dict with .pp."),
         ('prefill={"tp": 2}, decode=1', "a dict with .pp."),
         ('prefill={"pp": 2, "dp": 2}, decode=1', "a number of stages, or a dict"),
         ('prefill={"pp": 2, "tp": "x"}, decode=1', r"prefill\['tp'\]"),
@@ -250,12 +300,14 @@ def test_wrong_sizes_of_stages(pytester: pytest.Pytester, marker: str, words: st
         ("sglang(decode={'max_tokens': 3})", "disagg", "no server arg 'max_tokens'"),
         ("sglang(decode=3)", "disagg", "a dict of server args"),
         ("pprank(prefill=3, decode=2)", "disagg", "allowed with prefill=3: decode=1 or decode=3"),
+        ("pprank(prefill=[2, 1], decode=2)", "disagg", "prefill=1, decode=2: .*: decode=1"),
+        ("pprank(prefill=[1, 3], decode=[1, 2])", "disagg", "prefill=1, decode=2: .*: decode=1"),
     ],
 )
 def test_roles_that_make_no_sense(
     pytester: pytest.Pytester, mark: str, fixture: str, words: str
 ) -> None:
-    if "sglang" in mark or fixture == "engine" or "prefill=3" in mark:
+    if "sglang" in mark or fixture == "engine" or "prefill=3" in mark or "=[" in mark:
         wants_sglang()
     source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({fixture}): pass\n"
     items = collect(pytester, "--pp-size=2", source=source)

@@ -180,6 +180,24 @@ def test_inner_block_ends_only_what_it_began(clock: Clock, virtual: VirtualTime)
     assert not virtual.stands
 
 
+def test_instance_that_is_named(monkeypatch: pytest.MonkeyPatch, virtual: VirtualTime) -> None:
+    monkeypatch.setattr(clock_module, "virtual_time", lambda: virtual)
+    sizes = {"prefill": 2, "decode 0": 1, "decode 1": 1}
+    clock = Clock("disagg", sizes, ("decode 1", 0), lambda _: None)
+    with clock.frozen(role="decode", index=1):
+        at = virtual.read("time")
+        clock.advance(5, role="decode", index=0)
+        clock.advance(5, role="prefill", index=0)
+        assert virtual.read("time") == at
+        clock.advance(5, role="decode", index=1)
+        clock.advance(5, role="decode")
+        assert virtual.read("time") == at + 10 * NS
+    with pytest.raises(UsageError, match="index=2; allowed: with role='decode', 0 to 1"):
+        clock.advance(5, role="decode", index=2)
+    with pytest.raises(UsageError, match="index=1; allowed: with a role only"):
+        clock.advance(5, index=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [

@@ -107,7 +107,13 @@ def _transfers(events: Sequence[Placed], sizes: Sizes) -> Iterator[Link]:
             sent.setdefault(room, {})[event.lane] = number
         elif event.details.get("status") == _DONE:
             for lane, source in sent.get(room, {}).items():
-                stage = event.lane - sizes.pp
-                own = stage >= 0 and (sizes.decode == 1 or stage == lane)
+                own = _sends_to(sizes, lane, event.lane)
                 if own and events[source].start <= event.start:
                     yield Link(source, number, KV_LINK)
+
+
+def _sends_to(sizes: Sizes, source: int, target: int) -> bool:
+    """Return whether a rank of prefill may send KV to a rank of decode, by their stages."""
+    prefill, decode = sizes.role_of(source), sizes.role_of(target)
+    stage = decode.place(target)[0]
+    return decode.name == "decode" and (decode.stages == 1 or stage == prefill.place(source)[0])

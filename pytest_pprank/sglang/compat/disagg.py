@@ -105,9 +105,13 @@ def kv_manager(scheduler: Any) -> Any:
     return need(need(scheduler, name), "kv_manager")
 
 
-def knows_prefill(scheduler: object) -> bool:
-    """Return whether this stage of decode takes some prefill for alive."""
-    return bool(need(kv_manager(scheduler), "prefill_info_table"))
+def known_prefills(scheduler: object) -> set[int]:
+    """Return the ports of the bootstrap servers whose prefill this stage of decode takes for alive.
+
+    It learns of one with the first request that names it.
+    """
+    addresses = need(kv_manager(scheduler), "prefill_info_table")
+    return {int(address.rpartition(":")[2]) for address in addresses}
 
 
 def status_report(manager: Any) -> str:

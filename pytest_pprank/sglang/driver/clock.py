@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from pytest_pprank.errors import UsageError
 from pytest_pprank.sglang.driver.virtual_time import VirtualTime, virtual_time
+from pytest_pprank.words import split_instance
 
 
 class Clock:
@@ -15,7 +16,8 @@ class Clock:
 
     Real are the clocks of torch, of pytest and of libraries that SGLang calls (time limits of
     sockets, of queues and futures). All ranks must call the same methods with the same arguments.
-    `stages`: numbers of stages (None: all); `role`: of `disagg`, one role (None: both).
+    `stages`: numbers of stages (None: all); `role`: of `disagg`, one role (None: both), or with
+    `index` one instance of it.
 
     At the end of a test all clocks run again, and those that are behind are moved on: they never
     go back, and stages of a worker group never differ for long.
@@ -38,16 +40,21 @@ class Clock:
         self._used: VirtualTime | None = None
 
     def advance(
-        self, seconds: float, stages: Sequence[int] | None = None, *, role: str | None = None
+        self,
+        seconds: float,
+        stages: Sequence[int] | None = None,
+        *,
+        role: str | None = None,
+        index: int | None = None,
     ) -> None:
         """Move the clocks on by `seconds`, at once: waits and time limits that end are over."""
-        places = self._places("advance", stages, role)
+        places = self._places("advance", stages, role, index)
         given = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
         if not given or not math.isfinite(seconds) or seconds <= 0:
             raise UsageError(
                 f"{self._name}.clock.advance: seconds={seconds!r}; allowed: a number above 0"
             )
-        self._note(f"clock.advance({seconds!r}, {stages!r}, role={role!r})")
+        self._note(f"clock.advance({seconds!r}, {stages!r}, {role!r}, {index!r})")
         for place in places:
             self._moved[place] += round(seconds * 10**9)
         if self._here in places:
@@ -55,7 +62,11 @@ class Clock:
 
     @contextmanager
     def frozen(
-        self, stages: Sequence[int] | None = None, *, role: str | None = None
+        self,
+        stages: Sequence[int] | None = None,
+        *,
+        role: str | None = None,
+        index: int | None = None,
     ) -> Iterator[None]:
         """In this block the clocks stand, so that only `advance` moves them.
 
@@ -63,8 +74,8 @@ class Clock:
         multiple of 1/512 s, exactly T seconds have passed by SGLang's wall clock (`time.time`); by
         the other clocks a few nanoseconds more, one for each reading.
         """
-        begun = self._places("frozen", stages, role) - self._standing
-        self._note(f"clock.frozen({stages!r}, role={role!r})")
+        begun = self._places("frozen", stages, role, index) - self._standing
+        self._note(f"clock.frozen({stages!r}, {role!r}, {index!r})")
         self._standing |= begun
         if self._here in begun:
             self._time.stop()
@@ -90,21 +101,34 @@ class Clock:
         self._moved = dict.fromkeys(self._moved, 0)
 
     def _places(
-        self, call: str, stages: Sequence[int] | None, role: str | None
+        self, call: str, stages: Sequence[int] | None, role: str | None, index: int | None
     ) -> set[tuple[str, int]]:
-        if role is not None and role not in self._sizes:
-            allowed = " or ".join(repr(name) for name in self._sizes)
-            raise UsageError(f"{self._name}.clock.{call}: role={role!r}; allowed: {allowed}")
-        of_roles = [place for place in self._moved if role in (None, place[0])]
+        instances = self._instances(call, role, index)
+        own = [place for place in self._moved if place[0] in instances]
         if stages is None:
-            return set(of_roles)
-        numbers = {stage for _, stage in of_roles}
+            return set(own)
+        numbers = {stage for _, stage in own}
         if isinstance(stages, (str, int)) or not stages or not set(stages) <= numbers:
             raise UsageError(
                 f"{self._name}.clock.{call}: stages={stages!r}; allowed: a list of numbers from 0 "
                 f"to {max(numbers)}"
             )
-        return {place for place in of_roles if place[1] in stages}
+        return {place for place in own if place[1] in stages}
+
+    def _instances(self, call: str, role: str | None, index: int | None) -> list[str]:
+        """Return the instances of a role, or the one with this number, by their names."""
+        named = {split_instance(name): name for name in self._sizes}
+        roles = dict.fromkeys(of for of, _ in named)
+        if role is not None and role not in roles:
+            allowed = " or ".join(map(repr, roles))
+            raise UsageError(f"{self._name}.clock.{call}: role={role!r}; allowed: {allowed}")
+        own = {number: name for (of, number), name in named.items() if role in (None, of)}
+        if index is None:
+            return [name for (of, _), name in named.items() if role in (None, of)]
+        if role is None or index not in own:
+            most = f" with role={role!r}, 0 to {max(own)}" if role else " with a role only"
+            raise UsageError(f"{self._name}.clock.{call}: index={index!r}; allowed:{most}")
+        return [own[index]]
 
     @property
     def _time(self) -> VirtualTime:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,58 +15,53 @@ from pytest_pprank.rank.store import LOOPBACK
 from pytest_pprank.sglang.compat.disagg import AGREED, queues
 from pytest_pprank.sglang.driver.control import Control
 from pytest_pprank.sglang.driver.disagg_bootstrap import Bootstrap
-from pytest_pprank.sglang.driver.disagg_faults import (
-    Fault,
-    fail_transfer,
-    flaky_poll,
-    late_metadata,
-    late_poll,
-    lose_room,
-    short_deferred_release,
-    slow_transfer,
-)
+from pytest_pprank.sglang.driver.disagg_fault_calls import DisaggFaults
+from pytest_pprank.sglang.driver.disagg_instances import ROLES, roles_in
 from pytest_pprank.sglang.driver.disagg_peers import Peers
-from pytest_pprank.sglang.driver.disagg_reports import late_reports, repeat_reports
 from pytest_pprank.sglang.driver.disagg_side import Side, views
+from pytest_pprank.sglang.driver.disagg_start import bootstrap_ports
 from pytest_pprank.sglang.driver.disagg_views import STATES, DisaggView, rids_of, view_disagg
-from pytest_pprank.sglang.driver.engine import Engine, shown_request
+from pytest_pprank.sglang.driver.engine import shown_request
 from pytest_pprank.sglang.driver.lockstep import LockstepDriver
-from pytest_pprank.sglang.driver.messages import abort_request, generate_request
+from pytest_pprank.sglang.driver.messages import Result, abort_request, generate_request
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.events.hook_points import HookCall, hook_points
 from pytest_pprank.sglang.events.types import Forward, RoomTold
 from pytest_pprank.sglang.stage.stage import this_stage
+from pytest_pprank.words import split_instance
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
     from pytest_pprank.sglang.compat.objects import Message, Prompt, Scheduler
 
-ROLES = ("prefill", "decode")
 _rooms = itertools.count(1000)
 """A worker group never reuses a room: a late message would reach the wrong request."""
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What SGLang's router would send to both roles."""
+    """What SGLang's router would send to both roles; `at`: to which instance of each role."""
 
     rid: str
     ids: list[int]
     params: dict[str, object]
     options: dict[str, Any]
     room: int
+    at: Mapping[str, str]
 
-    def message(self, port: int, role: str) -> Message:
+    def message(self, instance: str) -> Message:
+        """Return the message to one of the instances."""
+        _, prefill = split_instance(self.at["prefill"])
         meeting: dict[str, object] = {
             "bootstrap_host": LOOPBACK,
-            "bootstrap_port": port,
+            "bootstrap_port": bootstrap_ports()[prefill],
             "bootstrap_room": self.room,
         }
-        options = {"role": role, **meeting, **self.options}
+        options = {"role": split_instance(instance)[0], **meeting, **self.options}
         return generate_request(self.rid, self.ids, self.params, **options)
 
 
-class Disagg(Engine):
+class Disagg(DisaggFaults):
     """Drives the real event loops of prefill and decode; all methods are calls of all ranks.
 
     As `Engine` (which explains iterations and divergence), with two roles. A request goes to both,
@@ -74,8 +69,12 @@ class Disagg(Engine):
     every stage of both roles does one. KV moves in threads of the transfer engine, during
     iterations and between calls.
 
-    Attributes: `scheduler`, this rank's; `clock`; `bootstrap`, SGLang's bootstrap server; `prefill`
-    and `decode`, a `Side` each.
+    A role may have several instances, numbered from 0. A request goes to a pair of them. `index`,
+    where a method has it, is the number of the instance of a role that is meant; None: all.
+
+    Attributes: `scheduler`, this rank's; `clock`; `prefills` and `decodes`, a `Side` of each
+    instance; `bootstraps`, SGLang's bootstrap server of each instance of prefill; `prefill`,
+    `decode` and `bootstrap`, the first of these.
     """
 
     _name = "disagg"
@@ -86,23 +85,29 @@ class Disagg(Engine):
         if pprank.role not in ROLES:
             raise UsageError("disagg: needs @pytest.mark.pprank(prefill=N, decode=M)")
         super().__init__(scheduler, pprank)
-        self._stage = pprank.stage
-        self._sizes = {role.name: role.stages for role in pprank.sizes.roles}
-        # the larger size, so that all ranks take the same number of steps
+        # the largest size, so that all ranks take the same number of steps
         self._num_stages = max(self._sizes.values())
         self._to: tuple[str, ...] = ROLES
-        self.prefill, self.decode = (Side(name, self._driver) for name in ROLES)
-        self._peers = Peers(self._driver, pprank)
+        self._pair: Mapping[str, str] = {}
+        self.prefills, self.decodes = (
+            tuple(Side(name, self._driver) for name in self._instances.of(role, ""))
+            for role in ROLES
+        )
+        self.prefill, self.decode = self.prefills[0], self.decodes[0]
+        self._peers = Peers(self._driver, pprank, self._instances)
         self._requests: dict[str, _Request] = {}
-        self._faults: list[Fault] = []
         self._abandoned = ""
         self._queues: dict[str, tuple[str, ...]] = {}
         self._driver.at_top.append(self._at_top)
-        self.bootstrap = Bootstrap(scheduler, pprank, self._driver.meet)
+        self.bootstraps = tuple(
+            Bootstrap(side.name, scheduler, pprank, self._driver.meet) for side in self.prefills
+        )
+        self.bootstrap = self.bootstraps[0]
         self._end_notes = hook_points.listen("room_told", _note_reported_room)
 
     def _make_driver(self, pprank: Pprank) -> LockstepDriver:
-        return LockstepDriver(self.scheduler, pprank, view_disagg)
+        view = partial(view_disagg, instance=pprank.instance)
+        return LockstepDriver(self.scheduler, pprank, view)
 
     @property
     def stages(self) -> tuple[DisaggView, ...]:
@@ -110,14 +115,23 @@ class Disagg(Engine):
         return views(self._driver)
 
     @property
+    def results(self) -> dict[str, Result]:
+        """The `Result` of each request on its instance of decode, by id; the same on all ranks."""
+        if len(self.decodes) == 1:
+            return self.decode.results
+        sides = {side.name: side.results for side in self.decodes}
+        at = {rid: sides[request.at["decode"]] for rid, request in self._requests.items()}
+        return {rid: results[rid] for rid, results in at.items() if rid in results}
+
+    @property
     def prefill_stages(self) -> int:
-        """Number of prefill's pipeline stages."""
-        return self._sizes["prefill"]
+        """Number of prefill's pipeline stages, in its first instance."""
+        return self._sizes[self.prefill.name]
 
     @property
     def decode_stages(self) -> int:
-        """Number of decode's pipeline stages."""
-        return self._sizes["decode"]
+        """Number of decode's pipeline stages, in its first instance."""
+        return self._sizes[self.decode.name]
 
     def submit(
         self,
@@ -125,28 +139,32 @@ class Disagg(Engine):
         max_new_tokens: int = 8,
         *,
         to: str | Sequence[str] = ROLES,
+        prefill: int | None = None,
+        decode: int | None = None,
         **options: Any,
     ) -> str:
         """Send one request to both roles, or to the one named by `to`; returns its id.
 
         For the other arguments see `Engine.submit`. A request that only one role has waits until
-        the other role gets it (see `forward`), or until it is aborted.
+        the other role gets it (see `forward`), or until it is aborted. `prefill` and `decode`: the
+        numbers of the instances; by default the living pair that has had the fewest requests.
         """
         __tracebackhide__ = True
-        self._to = _roles(to, "submit")
+        self._to = roles_in(to, "submit")
+        self._pair = self._instances.pair(prefill, decode)
         return super().submit(prompt, max_new_tokens, **options)
 
     def forward(self, rid: str, to: str) -> None:
         """Send a request that only one role has to the other role."""
         __tracebackhide__ = True
         self._known(rid, "forward")
-        (role,) = _roles(to, "forward")
-        if rid in self.side(role).results:
+        (role,) = roles_in(to, "forward")
+        if rid in self._side_of(rid, role).results:
             raise UsageError(f"disagg.forward: {role} has got {rid!r} already")
         self._send(self._requests[rid], (role,))
 
     def _submit(self, rid: str, ids: list[int], params: dict[str, object], **options: Any) -> None:
-        request = _Request(rid, ids, params, options, next(_rooms))
+        request = _Request(rid, ids, params, options, next(_rooms), self._pair)
         self._requests[rid] = request
         self._send(request, self._to)
 
@@ -156,21 +174,31 @@ class Disagg(Engine):
             asked = request.options["asked"]
             if role == "decode":  # SGLang's decode returns none of a prompt
                 asked = replace(asked, prompt_logprobs=False)
-            self._expect(role, request.rid, request.ids, request.params, asked)
-        port = int(self.scheduler.server_args.disaggregation_bootstrap_port)
-        message = request.message(port, self._role) if self._role in roles else None
-        self._driver.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
+            self._expect(request.at[role], request.rid, request.ids, request.params, asked)
+        names = tuple(request.at[role] for role in roles)
+        message = request.message(self._role) if self._role in names else None
+        self._driver.send(f"{shown_request(request.rid, request.ids)} to {names}", message)
 
     def abort(
-        self, rid: str | None = None, *, in_time: bool = True, role: str | Sequence[str] = ROLES
+        self,
+        rid: str | None = None,
+        *,
+        in_time: bool = True,
+        role: str | Sequence[str] = ROLES,
+        index: int | None = None,
     ) -> None:
-        """Send an abort of one request (None: all) to both roles or to one (see `engine.abort`)."""
+        """Send an abort of one request (None: all) to both roles or to one (see `engine.abort`).
+
+        Of several instances of a role, the one that the request goes to gets it.
+        """
+        names = self._instances.of(role, "abort", index)
         if rid is not None:
             self._known(rid, "abort")
-        roles = _roles(role, "abort")
-        message = abort_request(rid) if self._role in roles else None
-        self._driver.send(f"abort({rid!r}) to {roles}", message)
-        self._driver.note_abort(rid, roles, in_time=in_time)
+            if index is None:
+                names = tuple(self._requests[rid].at[each] for each in roles_in(role, "abort"))
+        message = abort_request(rid) if self._role in names else None
+        self._driver.send(f"abort({rid!r}) to {names}", message)
+        self._driver.note_abort(rid, names, in_time=in_time)
 
     def control(
         self,
@@ -178,25 +206,31 @@ class Disagg(Engine):
         /,
         *,
         role: str | Sequence[str] = ROLES,
+        index: int | None = None,
         wait: bool = False,
         **fields: object,
     ) -> Control:
         """Send a control request to both roles or to one (see `engine.control`)."""
         __tracebackhide__ = True
-        roles = _roles(role, "control")
-        sizes = {each: self._ranks[each] for each in roles if each not in self._peers.dead}
+        names = self._instances.of(role, "control", index)
+        sizes = {each: self._ranks[each] for each in names if each not in self._peers.dead}
         if not sizes:
-            raise UsageError(f"disagg.control: {' and '.join(roles)} is dead")
-        return self._control(name, sizes, fields, f" to {roles}", wait=wait)
+            raise UsageError(f"disagg.control: {' and '.join(names)} is dead")
+        return self._control(name, sizes, fields, f" to {names}", wait=wait)
 
     def state(self, rid: str) -> dict[str, tuple[str, ...]]:
-        """Return the state of a request, by role and stage."""
+        """Return the state of a request, by role and stage of the pair that it goes to."""
         self._known(rid, "state")
-        return {side.name: side.state(rid) for side in (self.prefill, self.decode)}
+        return {role: self._side_of(rid, role).state(rid) for role in ROLES}
 
-    def side(self, role: str) -> Side:
-        """Return `disagg.prefill` or `disagg.decode`."""
-        return {"prefill": self.prefill, "decode": self.decode}[_roles(role, "side")[0]]
+    def side(self, role: str, index: int = 0) -> Side:
+        """Return `disagg.prefills[index]` or `disagg.decodes[index]`."""
+        name = self._instances.one(roles_in(role, "side")[0], index, "side")
+        return next(side for side in (*self.prefills, *self.decodes) if side.name == name)
+
+    def _side_of(self, rid: str, role: str) -> Side:
+        """Return the instance of a role that a request goes to."""
+        return self.side(*split_instance(self._requests[rid].at[role]))
 
     def run_until_state(
         self, rid: str, state: str, *, role: str = "decode", max_iterations: int = 1000
@@ -205,7 +239,8 @@ class Disagg(Engine):
         __tracebackhide__ = True
         if state not in STATES:
             raise UsageError(f"disagg: state {state!r}; allowed: {', '.join(STATES)}")
-        side = self.side(role)
+        self._known(rid, "run_until_state")
+        side = self._side_of(rid, roles_in(role, "run_until_state")[0])
         self.run_until(lambda: state in side.state(rid), max_iterations=max_iterations)
 
     def abort_when(
@@ -218,7 +253,7 @@ class Disagg(Engine):
 
     # peers
 
-    def stop(self, role: str) -> None:
+    def stop(self, role: str, index: int | None = None) -> None:
         """Let the event loops of a role stand still, as if it hung in a forward, until `resume`.
 
         Its stages do no iteration in any call, and get nothing that is sent to them. The other role
@@ -227,110 +262,24 @@ class Disagg(Engine):
         The end of the test resumes the role.
         """
         __tracebackhide__ = True
-        self._peers.stop(role)
+        self._peers.stop(role, index)
 
-    def resume(self, role: str) -> None:
+    def resume(self, role: str, index: int | None = None) -> None:
         """Let the event loops of a role that was stopped go on."""
         __tracebackhide__ = True
-        self._peers.resume(role)
+        self._peers.resume(role, index)
 
-    def kill(self, role: str) -> None:
-        """Kill the processes of a role by SIGKILL, for good; the test goes on with the other role.
+    def kill(self, role: str, index: int | None = None) -> None:
+        """Kill the processes of a role by SIGKILL, for good; the test goes on with the others.
 
-        The test function ends on the ranks of the killed role. What is sent to that role from now
-        on is lost, its requests no longer count as unfinished, and its bootstrap server is gone
-        with prefill. `side(role).stages` is empty. The worker group is replaced after the test.
+        The test function ends on the killed ranks. What is sent to them from now on is lost, their
+        requests no longer count as unfinished, and the bootstrap server is gone with prefill.
+        `side(role).stages` is empty. The worker group is replaced after the test.
         """
         __tracebackhide__ = True
-        self._peers.kill(role)
-        self.bootstrap.alive = role != "prefill"
-
-    # faults
-
-    def slow_transfer(self, stages: Sequence[int] = (0,), iterations: int | None = None) -> Fault:
-        """Delay KV transfers of these prefill stages, inside the transfer engine, by that many
-        iterations, or until ``release()`` of the `Fault` that is returned.
-        """
-        return self._fault("prefill", stages, iterations, slow_transfer)
-
-    def fail_transfer(
-        self, stages: Sequence[int] = (0,), times: int = 1, *, torn: bool = False
-    ) -> Fault:
-        """Let the next `times` KV transfers of these prefill stages fail in the transfer engine.
-
-        `torn`: it writes the first half of the memory before it fails; otherwise nothing.
-
-        SGLang considers a decode rank dead after a transfer to it has failed, and sends it nothing
-        more until it registers again. The end of the test, or ``release()``, clears that state.
-        From 0.5.22 on, decode keeps the target memory of a failed transfer until a time-out of 30 s
-        (SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT); in this test it is 1 s.
-        """
-        self._fault("decode", range(self._sizes["decode"]), None, short_deferred_release)
-        return self._fault("prefill", stages, None, partial(fail_transfer, times=times, torn=torn))
-
-    def repeat_reports(self, stages: Sequence[int] = (0,)) -> Fault:
-        """Send each report of these prefill stages to decode (KV sent, or failed) twice."""
-        return self._fault("prefill", stages, None, repeat_reports)
-
-    def late_reports(self, stages: Sequence[int] = (0,)) -> Fault:
-        """Keep the reports of these prefill stages to decode until ``release()`` sends them."""
-        return self._fault("prefill", stages, None, late_reports)
-
-    def late_poll(
-        self, stages: Sequence[int] = (0,), iterations: int = 8, *, role: str = "decode"
-    ) -> Fault:
-        """Report the success of a KV transfer to these stages `iterations` late."""
-        return self._fault(role, stages, None, partial(late_poll, iterations=iterations))
-
-    def flaky_poll(self, stages: Sequence[int] = (0,), *, role: str = "decode") -> Fault:
-        """Report to these stages that a KV transfer has succeeded while the stages agree on it, but
-        that it is still under way when they act on it.
-        """
-        return self._fault(role, stages, None, flaky_poll)
-
-    def lose_room(
-        self, stages: Sequence[int] = (0,), *, role: str = "prefill", rounds: int = 1
-    ) -> Fault:
-        """Let each request fail on these stages when its room becomes ready, as if the other role
-        aborted it at that moment.
-
-        `rounds`: how many iterations after a stage first polls the room as ready: 1, after the
-        stages have agreed on it and before they act; 0, while they are agreeing.
-        """
-        return self._fault(role, stages, None, partial(lose_room, rounds=rounds))
-
-    def late_metadata(self, stages: Sequence[int] = (0,), iterations: int = 8) -> Fault:
-        """Let the metadata of each request arrive on these stages of decode `iterations` after the
-        report that the request's transfer is complete.
-        """
-        every = range(self._sizes["prefill"])
-        self._fault("prefill", every, None, partial(late_metadata, iterations=lambda: 0))
-        late = partial(late_metadata, iterations=lambda: iterations)
-        return self._fault("decode", stages, None, late)
-
-    def _fault(
-        self,
-        role: str,
-        stages: Sequence[int],
-        iterations: int | None,
-        make: Callable[[Scheduler, Fault], None],
-    ) -> Fault:
-        side = _roles(role, "fault")[0]
-        here = self._sizes[side]
-        if not stages or any(stage not in range(here) for stage in stages):
-            raise UsageError(f"disagg: stages {stages!r} of {side}; there are 0 to {here - 1}")
-        plain = make.func if isinstance(make, partial) else make
-        fault = Fault(iterations, plain.__name__)
-        self._faults.append(fault)
-        if self._role == side and self._stage in stages:
-            make(self.scheduler, fault)
-        return fault
-
-    def disturb(self, make: Callable[[Scheduler, Fault], None]) -> None:
-        """Let ``make(scheduler, fault)`` install a disturbance on this stage, for this test."""
-        fault = Fault()
-        self._faults.append(fault)
-        make(self.scheduler, fault)
+        killed = self._peers.kill(role, index)
+        for bootstrap in self.bootstraps:
+            bootstrap.alive = bootstrap.alive and bootstrap.instance not in killed
 
     def abandon(self, reason: str) -> None:
         """Leave requests and loops as they are when the test ends; replace the worker group."""
@@ -344,9 +293,10 @@ class Disagg(Engine):
         self._end_notes()
         for fault in reversed(self._faults):  # each restores what it found
             fault.end()
-        if self.bootstrap.alive and not self.bootstrap.up:
-            with suppress(PeerError):
-                self.bootstrap.start()
+        for bootstrap in self.bootstraps:
+            if bootstrap.alive and not bootstrap.up:
+                with suppress(PeerError):
+                    bootstrap.start()
         self._driver.pace.standing.clear()
         if self._abandoned:
             self._driver.abandon(self._abandoned)
@@ -356,7 +306,7 @@ class Disagg(Engine):
 
     def _drain(self, operation: str, limit: int | None) -> None:
         __tracebackhide__ = True
-        self._driver.pace.need_all(operation)
+        self._driver.pace.need(self._driver.with_work(), operation)
         super()._drain(operation, limit)
 
     def _at_top(self) -> None:
@@ -378,10 +328,3 @@ def _note_reported_room(call: HookCall) -> None:
     event = call.event
     assert isinstance(event, RoomTold)
     note_out_of_band("PPConsensusStore", f"room {event.room} {event.status or 'gone'}")
-
-
-def _roles(given: str | Sequence[str], call: str) -> tuple[str, ...]:
-    roles = (given,) if isinstance(given, str) else tuple(given)
-    if not roles or any(role not in ROLES for role in roles):
-        raise UsageError(f"disagg.{call}: role {given!r}; allowed: 'prefill', 'decode'")
-    return roles

@@ -1,4 +1,4 @@
-"""One role of `disagg`, as a test sees it."""
+"""One instance of a role of `disagg`, as a test sees it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pytest_pprank.sglang.driver.messages import Result
 
 
 def views(driver: LockstepDriver) -> tuple[DisaggView, ...]:
-    """Return what each stage of both roles held after the last step."""
+    """Return what each stage of all instances held after the last step."""
     return tuple(view for view in driver.stages if isinstance(view, DisaggView))
 
 
 class Side:
-    """One role of a Disagg: the contents of its stages, and the results of its first stage."""
+    """One instance of a role: the contents of its stages, and the results of its first stage.
+
+    `name`: ``prefill`` or ``decode``, with its number if there are several.
+    """
 
     def __init__(self, name: str, driver: LockstepDriver) -> None:
         self.name = name
@@ -22,11 +25,11 @@ class Side:
     @property
     def stages(self) -> tuple[DisaggView, ...]:
         """What each stage held after the last step; the same on all ranks, empty before it."""
-        return tuple(view for view in views(self._driver) if view.role == self.name)
+        return tuple(view for view in views(self._driver) if view.instance == self.name)
 
     @property
     def results(self) -> dict[str, Result]:
-        """This role's `Result` of each request that was sent to it, by id.
+        """Its `Result` of each request that was sent to it, by id.
 
         Prefill's has at most one token, and the finish reason ``length`` once its KV was sent.
         """

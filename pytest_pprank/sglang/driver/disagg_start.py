@@ -26,13 +26,16 @@ _UP_S = 30.0
 
 _reserved: list[socket.socket] = []
 _services: list[object] = []
+_ports: list[int] = []
 
 
 def prepare_disagg(pprank: Pprank) -> dict[str, object]:
     """Return the server args that this worker group decides at run time; empty for role ``pp``.
 
-    A meeting of all ranks. A socket that is bound but does not listen reserves the bootstrap
-    server's port, so that no other run is given it; SGLang binds beside it (SO_REUSEADDR).
+    A meeting of all ranks. Each instance of prefill has a bootstrap server. Decode finds it by the
+    address that a request has; its own server arg is the port of the first one. A socket that is
+    bound but does not listen reserves a server's port, so that no other run is given it; SGLang
+    binds beside it (SO_REUSEADDR).
     """
     if pprank.role == "pp":
         return {}
@@ -50,11 +53,18 @@ def prepare_disagg(pprank: Pprank) -> dict[str, object]:
         holder.bind((LOOPBACK, 0))
         _reserved.append(holder)
         port = holder.getsockname()[1]
-    return {"disaggregation_bootstrap_port": pprank.broadcast(port, src=0), "host": LOOPBACK}
+    _ports[:] = [port for port in pprank.gather(port) if port is not None]
+    number = pprank.role_index if pprank.role == "prefill" else 0
+    return {"disaggregation_bootstrap_port": _ports[number], "host": LOOPBACK}
+
+
+def bootstrap_ports() -> tuple[int, ...]:
+    """Return the ports of the bootstrap servers, one for each instance of prefill."""
+    return tuple(_ports)
 
 
 def start_bootstrap(server_args: ServerArgs, pprank: Pprank) -> None:
-    """Start SGLang's bootstrap server on the first prefill stage, and wait until it listens.
+    """Start SGLang's bootstrap server on each first prefill stage, and wait until it listens.
 
     SGLang's config must have been published.
     """

@@ -16,6 +16,7 @@ from pytest_pprank.sglang.compat.disagg import (
 from pytest_pprank.sglang.driver.views import StageView, view_stage
 from pytest_pprank.sglang.stage.idle import free_tokens, request_slots
 from pytest_pprank.sglang.stage.stage import this_stage
+from pytest_pprank.words import of_role
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Req, Scheduler
@@ -26,7 +27,7 @@ STATES = ("bootstrapping", "waiting", "transferring", "decoding", "done")
 
 @dataclass(frozen=True)
 class DisaggView(StageView):
-    """One stage of `role` after some number of its iterations.
+    """One stage of an `instance` of `role` after some number of its iterations.
 
     In addition to StageView: `queues`, request ids by queue (see `compat.disagg.queues`; with
     ``running`` for those in a batch and ``waiting`` for SGLang's waiting queue); `kv_tokens`,
@@ -36,6 +37,7 @@ class DisaggView(StageView):
     """
 
     role: str = ""
+    instance: str = ""
     queues: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kv_tokens: int = 0
     request_slots: int = 0
@@ -45,8 +47,8 @@ class DisaggView(StageView):
 
     @property
     def place(self) -> str:
-        """The role and number of this stage, in words."""
-        return f"{self.role} {self.label}"
+        """The instance and number of this stage, in words."""
+        return of_role(self.instance, self.label)
 
     @property
     def more(self) -> str:
@@ -106,7 +108,9 @@ _QUEUES = {
 }
 
 
-def view_disagg(scheduler: Scheduler, stage: int, iterations: int, forwards: int) -> DisaggView:
+def view_disagg(
+    scheduler: Scheduler, stage: int, iterations: int, forwards: int, *, instance: str
+) -> DisaggView:
     """Return a view of this rank's Scheduler, which must be between two iterations."""
     plain = view_stage(scheduler, stage, iterations, forwards)
     contents = {name: rids_of(reqs) for name, reqs in queues(scheduler).items()}
@@ -126,6 +130,7 @@ def view_disagg(scheduler: Scheduler, stage: int, iterations: int, forwards: int
     return DisaggView(
         **values,
         role=role_of(scheduler),
+        instance=instance,
         queues=contents,
         kv_tokens=total - free_tokens(scheduler),
         request_slots=request_slots(scheduler)[0],

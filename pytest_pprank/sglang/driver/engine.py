@@ -72,14 +72,14 @@ class Engine:
         self.scheduler = scheduler
         self._num_stages = pprank.num_stages
         roles = pprank.sizes.roles
-        self._ranks = {role.name: len(role.ranks) for role in roles}
-        self._role = pprank.role
+        self._ranks = {role.instance: len(role.ranks) for role in roles}
+        self._role = pprank.instance
         self._serial = itertools.count()
         self.settled = False
         self._driver = self._make_driver(pprank)
         self._driver.controls.handled = handled_requests(scheduler)
-        here = (pprank.role, pprank.stage)
-        stages = {role.name: role.stages for role in roles}
+        here = (pprank.instance, pprank.stage)
+        stages = {role.instance: role.stages for role in roles}
         self.clock = Clock(self._name, stages, here, self._driver.note)
 
     def _make_driver(self, pprank: Pprank) -> LockstepDriver:

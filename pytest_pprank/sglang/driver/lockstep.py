@@ -60,6 +60,7 @@ class EventLoopFailed(AssertionError):
 class LockstepDriver:
     """Runs the event loops of all stages; the methods are calls of all ranks together.
 
+    Where a role has several instances, each counts as a role, and `role` is its name.
     `results`: by role and request id. `controls`: the control requests. `pace`: which roles stand
     still or are dead. `clock`: seconds, the same on all ranks after a step. `view`: makes a
     StageView of a Scheduler that is between two iterations.
@@ -69,7 +70,9 @@ class LockstepDriver:
         self, scheduler: Scheduler, pprank: Pprank, view: Callable[..., StageView] = view_stage
     ) -> None:
         self.results: dict[str, dict[str, Result]] = defaultdict(dict)
-        self.controls = ControlTracker({role.name: role.tp for role in pprank.sizes.roles})
+        self.controls = ControlTracker({role.instance: role.tp for role in pprank.sizes.roles})
+        # the ranks whose forwards of prompts are the requests' chunks
+        self._chunking = {role.first for role in pprank.sizes.roles if role.name != "decode"}
         self.clock = 0.0
         self._look = view
         self.ranks: tuple[StageView, ...] = ()
@@ -127,7 +130,7 @@ class LockstepDriver:
 
     @property
     def _granted(self) -> int:
-        return self.pace.granted(self._pprank.role)
+        return self.pace.granted(self._pprank.instance)
 
     @property
     def iterations(self) -> int:
@@ -176,7 +179,7 @@ class LockstepDriver:
         messages = [] if wire is None else wire.receive()
         report = StepReport(
             self._pprank.rank,
-            self._pprank.role,
+            self._pprank.instance,
             (*self._calls, *self._notes),
             view,
             self._ran.take_new(),
@@ -191,6 +194,13 @@ class LockstepDriver:
         """Have all ranks meet; return the objects of all ranks."""
         __tracebackhide__ = True
         return self._pprank.meet(operation, obj, _users_line())
+
+    def with_work(self) -> set[str]:
+        """Return the roles with requests or control requests that are not done."""
+        open_there = {role for role, _ in self.unfinished()}
+        open_there.update(role for control in self.controls.open for role in control.sizes)
+        busy = zip(self.ranks, self._roles, strict=False)
+        return open_there.union(role for view, role in busy if view.busy)
 
     def lose(self, role: str) -> None:
         """Record that the ranks of a role were killed: nothing more comes from them."""
@@ -319,8 +329,9 @@ class LockstepDriver:
         for report in reports:
             for output in report.outputs:
                 self._record(report.role, output)
-        for forward in reports[0].forwards if reports[0].rank == 0 else ():
-            self._record_extends(forward)
+        for report in reports:
+            for forward in report.forwards if report.rank in self._chunking else ():
+                self._record_extends(forward)
         self._compare(reports)
         check_reasons((report.view.place, report.changes) for report in reports)
         for report in reports:

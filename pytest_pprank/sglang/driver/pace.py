@@ -1,10 +1,15 @@
-"""How many iterations each role may do; a role that stands still gets none."""
+"""How many iterations each role may do; one that stands still gets none.
+
+Where a role has several instances, each counts as a role: `role` is then its name.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 
 from pytest_pprank.errors import UsageError
+from pytest_pprank.words import as_arguments
 
 
 class Pace:
@@ -32,10 +37,17 @@ class Pace:
     def need_all(self, operation: str) -> None:
         """Raise UsageError if a role stands still, which `operation` would wait for in vain."""
         __tracebackhide__ = True
+        self.need(self.standing, operation)
+
+    def need(self, roles: Container[str], operation: str) -> None:
+        """Raise UsageError if one of these roles stands still."""
+        __tracebackhide__ = True
         for role in sorted(self.standing):
-            raise UsageError(
-                f"{operation}: {role} stands still; call disagg.resume({role!r}) first"
-            )
+            if role in roles:
+                raise UsageError(
+                    f"{operation}: {role} stands still; call disagg.resume({as_arguments(role)}) "
+                    "first"
+                )
 
     def restart(self) -> None:
         """Record that the loops have been left, and will count iterations from 0."""

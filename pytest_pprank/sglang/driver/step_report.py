@@ -13,7 +13,10 @@ from pytest_pprank.sglang.events.types import Forward
 
 @dataclass
 class StepReport:
-    """What a rank contributes to the meeting after a step; `outputs` on a role's first stage."""
+    """What a rank contributes to the meeting after a step; `outputs` on a role's first stage.
+
+    `role`: the name of the rank's instance of its role.
+    """
 
     rank: int
     role: str

@@ -49,7 +49,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
     """Return this stage's real Scheduler, ready to run. A meeting of all ranks of the pipeline.
 
     `args`: complete server args (see `arguments`). Sockets and temporary files are in
-    ``pprank.workdir``. The stages of a role meet at a store that its first stage serves on
+    ``pprank.workdir``. The stages of a pipeline meet at a store that its first stage serves on
     loopback. Raises what SGLang raises if it refuses the args or does not start, and PprankError if
     its profiler fails in a way that would leave the other stages waiting.
     """
@@ -118,7 +118,12 @@ def instance_id(pprank: Pprank) -> str:
 
     It begins with the run folder's name, so that the controller can find the files of killed ranks.
     """
-    return f"{pprank.workdir.parent.name}-{pprank.workdir.name}-{pprank.role}"
+    return f"{pprank.workdir.parent.name}-{pprank.workdir.name}-{_file_name(pprank)}"
+
+
+def _file_name(pprank: Pprank) -> str:
+    """Return the name of this rank's instance as a part of names of files."""
+    return pprank.instance.replace(" ", "-")
 
 
 def device_index(pprank: Pprank) -> int:
@@ -178,7 +183,7 @@ def _publish(server_args: ServerArgs, pprank: Pprank) -> None:
 def _port_args(
     port_args_class: type[PortArgs], server_args: ServerArgs, pprank: Pprank
 ) -> PortArgs:
-    """Return PortArgs with sockets in the workdir: the same names on every rank."""
+    """Return PortArgs with sockets in the workdir: the same names on each rank of an instance."""
     ports: PortArgs = need(port_args_class, "init_new")(server_args)
     names = [field.name for field in fields(ports) if field.name.endswith("_ipc_name")]
     if "scheduler_input_ipc_name" not in names:
@@ -186,7 +191,7 @@ def _port_args(
     for name in names:
         if getattr(ports, name) is None:
             continue
-        path = pprank.workdir / f"{pprank.role}-{name.removesuffix('_ipc_name')}"
+        path = pprank.workdir / f"{_file_name(pprank)}-{name.removesuffix('_ipc_name')}"
         if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
             raise UsageError(
                 f"{path}: too long for a unix socket ({_MAX_SOCKET_PATH} bytes); "
