@@ -141,15 +141,15 @@ class TestTwoOfPrefill:
 
     @freed_early
     def test_abort_while_one_transfers(self, disagg: Disagg) -> None:
-        slow = disagg.slow_transfer(stages=[0, 1], index=0)
-        aborted = disagg.submit(30, prefill=0)
+        slow = disagg.slow_transfer(stages=[0, 1], index=1)
+        aborted = disagg.submit(30, prefill=1)
         disagg.run_until_state(aborted, "transferring", role="prefill")
-        finish(disagg, disagg.submit(3 * CHUNK, 5, prefill=1))
+        finish(disagg, disagg.submit(3 * CHUNK, 5, prefill=0))
         assert not disagg.results[aborted].finished
         disagg.abort(aborted)
         disagg.step(4)
         slow.release()
-        disagg.submit(40, 5, prefill=0)
+        disagg.submit(40, 5, prefill=1)
         check(disagg, aborted)
 
     def test_transfer_of_one_that_fails(self, disagg: Disagg) -> None:
@@ -248,27 +248,27 @@ class TestTwoOfDecode:
         """While it is decoded, transferred, and in the middle of its prompt."""
         decoded = [disagg.submit(30 + index, 24, decode=index) for index in (0, 1)]
         disagg.run_until(lambda: all(disagg.results[rid].token_ids for rid in decoded))
-        disagg.abort(decoded[0])
+        disagg.abort(decoded[1])
         slow = disagg.slow_transfer(stages=[0, 1])
         moving = [disagg.submit(40 + index, 5, decode=index) for index in (0, 1)]
         for rid in moving:
             disagg.run_until_state(rid, "transferring", role="prefill")
-        disagg.abort(moving[0])
+        disagg.abort(moving[1])
         disagg.step(4)
         slow.release()
         amid = [disagg.submit(5 * CHUNK, 5, decode=index) for index in (0, 1)]
         disagg.step()
-        disagg.run_until(lambda: disagg.chunks_done(amid[0]) >= 2)
-        disagg.abort(amid[0], in_time=False)
-        check(disagg, decoded[0], moving[0], amid[0])
+        disagg.run_until(lambda: disagg.chunks_done(amid[1]) >= 2)
+        disagg.abort(amid[1], in_time=False)
+        check(disagg, decoded[1], moving[1], amid[1])
 
     def test_transfer_to_one_that_fails(self, disagg: Disagg) -> None:
         """Prefill sends it nothing more, and goes on with the other one."""
-        failed, fault = fail_a_transfer(disagg, 0, 0)
-        other, again = disagg.submit(2 * CHUNK + 6, 5, decode=1), disagg.submit(30, decode=0)
+        failed, fault = fail_a_transfer(disagg, 0, 1)
+        other, again = disagg.submit(2 * CHUNK + 6, 5, decode=0), disagg.submit(30, decode=1)
         finish(disagg, other, again)
         fault.release()
-        disagg.submit(40, 5, decode=0)
+        disagg.submit(40, 5, decode=1)
         check(disagg, failed, again)
 
     def test_one_that_is_full(self, disagg: Disagg) -> None:
