@@ -320,7 +320,7 @@ class TestConsensus:
         ],
     )
     def test_start(self, watched: Any, event: HandshakesDone, wrong: str) -> None:
-        watch = watched(Consensus, stage=1, role="prefill")
+        watch = watched(Consensus, stage=1, role="prefill", instance="prefill")
         watch.emit("handshake", event)
         words = f"this stage starts {wrong} as ready, and is not ready for it: its room is "
         assert watch.lines == ([f"{words}Bootstrapping"] if wrong else [])
