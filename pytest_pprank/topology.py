@@ -4,11 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from pytest_pprank.words import stage_name
+from pytest_pprank.errors import UsageError
+from pytest_pprank.words import fitting, place_in_role, stage_name
 
 SIZE_FIXTURE = "_pprank_size"
 """The parameter of a ranked test whose value is its `Sizes`."""
+
+
+class Shares(NamedTuple):
+    """How many groups of a stage's ranks share its requests and its experts.
+
+    `dp`: DP ranks; each has requests of its own and runs their attention (DP attention). `ep`:
+    groups of which each has some of the experts (expert parallelism).
+    """
+
+    dp: int = 1
+    ep: int = 1
+
+
+_WHAT = ("requests", "experts")
+"""What is shared by the groups of `Shares`."""
+
+
+_NONE = Shares()
+
+
+class Coordinates(NamedTuple):
+    """SGLang's numbers of a rank: its pipeline stage, and its places within the stage."""
+
+    pp: int
+    tp: int = 0
+    dp: int = 0
+    ep: int = 0
 
 
 @dataclass(frozen=True)
@@ -16,27 +45,53 @@ class Role:
     """One role of a worker group, an SGLang world: `stages` of `tp` ranks each, from `first` on.
 
     `name` is ``pp`` (prefill and decode in one), ``prefill`` or ``decode``. The ranks of a stage
-    follow each other, as in SGLang (rank = pp_rank * tp_size + tp_rank).
+    follow each other, as in SGLang (rank = pp_rank * tp_size + tp_rank), and so do those of a DP
+    rank within the stage, and those of an EP rank.
     """
 
     name: str
     first: int
     stages: int
     tp: int = 1
+    shares: Shares = _NONE
 
     @property
     def ranks(self) -> range:
         """The ranks of this role, by their numbers in the worker group."""
         return range(self.first, self.first + self.stages * self.tp)
 
-    def place(self, rank: int) -> tuple[int, int]:
-        """Return the stage of a rank of this role, and its number within the stage."""
-        return divmod(rank - self.first, self.tp)
+    @property
+    def attention_tp(self) -> int:
+        """How many ranks share the attention of the same requests."""
+        return self.tp // self.shares.dp
+
+    @property
+    def counts(self) -> Coordinates:
+        """How many there are of each: stages, and of a stage ranks, DP ranks and EP ranks."""
+        return Coordinates(self.stages, self.tp, *self.shares)
+
+    def place(self, rank: int) -> Coordinates:
+        """Return the numbers of a rank of this role."""
+        stage, tp_rank = divmod(rank - self.first, self.tp)
+        dp, ep = (tp_rank * count // self.tp for count in self.shares)
+        return Coordinates(stage, tp_rank, dp, ep)
 
     def stage_name(self, rank: int) -> str:
         """Return what to call the place of a rank of this role: ``stage 1 of 2``."""
-        stage, tp_rank = self.place(rank)
-        return stage_name(self.name, (stage, self.stages), (tp_rank, self.tp))
+        return stage_name(self.name, **self._places(rank))
+
+    def place_in_role(self, rank: int) -> str:
+        """Return what to call a rank among those of this role: ``stage 1``."""
+        return place_in_role(**self._places(rank))
+
+    def _places(self, rank: int) -> dict[str, tuple[int, int]]:
+        """Number and count by name; those of an EP rank follow from the others."""
+        own, counts = self.place(rank), self.counts
+        return {
+            "stage": (own.pp, counts.pp),
+            "tp": (own.tp, counts.tp),
+            "dp": (own.dp, counts.dp),
+        }
 
     def rank_name(self, rank: int) -> str:
         """Return what to call a rank of this role: its number and its place."""
@@ -47,24 +102,40 @@ class Role:
 class Sizes:
     """The pipeline stages of a worker group: `pp` of one role, or of prefill beside `decode`.
 
-    Each stage is `tp` ranks, which share its layers (tensor parallelism); a stage of decode
-    `decode_tp` ranks (0: as many as one of prefill).
+    Each stage is `tp` ranks, which share its layers (tensor parallelism), its requests and experts
+    by `shares`; a stage of decode `decode_tp` ranks (0: as many as one of prefill), with
+    `decode_shares` (None: those of prefill).
     """
 
     pp: int
     decode: int = 0
     tp: int = 1
     decode_tp: int = 0
+    shares: Shares = _NONE
+    decode_shares: Shares | None = None
 
     @property
     def roles(self) -> tuple[Role, ...]:
         """The roles, in the order of their ranks."""
         if not self.decode:
-            return (Role("pp", 0, self.pp, self.tp),)
+            return (Role("pp", 0, self.pp, self.tp, self.shares),)
+        first, tp, shares = self.pp * self.tp, self.decode_tp or self.tp, self.decode_shares
         return (
-            Role("prefill", 0, self.pp, self.tp),
-            Role("decode", self.pp * self.tp, self.decode, self.decode_tp or self.tp),
+            Role("prefill", 0, self.pp, self.tp, self.shares),
+            Role("decode", first, self.decode, tp, self.shares if shares is None else shares),
         )
+
+    def check(self) -> None:
+        """Raise UsageError unless the ranks of each stage can share requests and experts."""
+        for role in self.roles:
+            of_role = "" if role.name == "pp" else f" of {role.name}"
+            for (name, count), what in zip(role.shares._asdict().items(), _WHAT, strict=True):
+                if role.tp % count:
+                    raise UsageError(
+                        f"{name}={count}, tp={role.tp}: the ranks of a stage{of_role} (--tp-size N "
+                        f"or @pytest.mark.pprank(tp=N)) cannot form {count} groups that share its "
+                        f"{what}; allowed with tp={role.tp}: {fitting(role.tp)}"
+                    )
 
     def role_of(self, rank: int) -> Role:
         """Return the role of a rank."""
@@ -87,12 +158,15 @@ class Sizes:
 
     @property
     def _words(self) -> Iterator[tuple[str, int]]:
-        """The sizes with their names; tensor parallelism only where there is any."""
-        several = len({role.tp for role in self.roles}) > 1
-        for role in self.roles:
+        """The sizes with their names; those within a stage only where there are several."""
+        counts = [role.counts._asdict() for role in self.roles]
+        differing = {name for name in counts[0] if counts[0][name] != counts[-1][name]}
+        for role, own in zip(self.roles, counts, strict=True):
             yield role.name, role.stages
-            if several or (role.tp > 1 and role == self.roles[-1]):
-                yield "tp", role.tp
+            for name, count in own.items():
+                at_end = role == self.roles[-1] and count > 1
+                if name != "pp" and (name in differing or at_end):
+                    yield name, count
 
     @property
     def id(self) -> str:
@@ -107,7 +181,7 @@ class Sizes:
 class Topology:
     """Pipeline stages on one device, with SGLang's server args.
 
-    `pp`, `decode`, `tp` and `decode_tp`: see `Sizes`. `server_args`
+    `pp`, `decode`, `tp`, `decode_tp`, `shares`, `decode_shares`: see `Sizes`. `server_args`
     is None for tests that never use SGLang. Their canonical text takes part in equality: SGLang has
     process-global state, so other args need fresh processes. `gpus`: how many GPUs the group gets
     on device ``cuda``; fewer than ranks if prefill and decode share them.
@@ -120,6 +194,8 @@ class Topology:
     gpus: int = 0
     tp: int = 1
     decode_tp: int = 0
+    shares: Shares = _NONE
+    decode_shares: Shares | None = None
     args_key: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -130,7 +206,8 @@ class Topology:
     @property
     def sizes(self) -> Sizes:
         """The pipeline stages by role."""
-        return Sizes(self.pp, self.decode, self.tp, self.decode_tp)
+        tp, shares = (self.tp, self.decode_tp), (self.shares, self.decode_shares)
+        return Sizes(self.pp, self.decode, *tp, *shares)
 
     @property
     def world_size(self) -> int:

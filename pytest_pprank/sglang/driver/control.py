@@ -26,10 +26,10 @@ from pytest_pprank.sglang.driver.control_requests import (
 )
 from pytest_pprank.sglang.driver.pauses import PauseWatch
 from pytest_pprank.sglang.driver.series import StagesDiffer
-from pytest_pprank.words import place_in_role
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Message
+    from pytest_pprank.topology import Role
 
 _RID = "pprank-control-"
 _SHOWN = 120
@@ -121,7 +121,7 @@ class Control:
     kind: Kind = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
     run: Callable[[Control, int | None], None] = field(repr=False)
-    tps: Mapping[str, int] = field(default_factory=dict, repr=False)
+    roles: Mapping[str, Role] = field(default_factory=dict, repr=False)
     answers: dict[str, Message] = field(default_factory=dict)
     told: dict[str, dict[int, object]] = field(default_factory=lambda: defaultdict(dict))
     handled: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -163,7 +163,8 @@ class Control:
 
     def place(self, number: int, role: str) -> str:
         """Return what to call rank `number` of a role."""
-        named = place_in_role(number, self.tps.get(role, 1))
+        of = self.roles[role]
+        named = of.place_in_role(of.first + number)
         return named if role == "pp" else f"{named} of {role}"
 
     def _silent(self, stage: int) -> bool:
@@ -176,14 +177,14 @@ class Control:
 class ControlTracker:
     """All control requests of a test.
 
-    `tps`: ranks of each stage, by role. `handled`: the names of the message classes that the
+    `roles`: by name. `handled`: the names of the message classes that the
     Scheduler handles. `pauses`: which requests pause stages.
     """
 
-    def __init__(self, tps: Mapping[str, int]) -> None:
+    def __init__(self, roles: Mapping[str, Role]) -> None:
         self.handled: Container[str] = ()
         self.pauses = PauseWatch()
-        self._tps = tps
+        self._roles = roles
         self._serial = itertools.count()
         self._all: dict[str, Control] = {}
         self._open: list[Control] = []
@@ -206,7 +207,7 @@ class ControlTracker:
         kind = kind_named(name, call, self.handled)
         rid = f"{_RID}{next(self._serial)}"
         message = control_request(kind, rid, fields, call)
-        control = Control(name, dict(fields), rid, kind, sizes, run, self._tps)
+        control = Control(name, dict(fields), rid, kind, sizes, run, self._roles)
         self._all[rid] = control
         self._open.append(control)
         return control, message
@@ -255,8 +256,8 @@ class ControlTracker:
                 if len(set(verdicts(told).values())) > 1:
                     of_role = "" if role == "pp" else f" of {role}"
                     head = f"the stages{of_role} did not answer {control} alike:"
-                    tp_size = self._tps.get(role, 1)
-                    lines = [f"{place_in_role(n, tp_size)}: {told[n]}" for n in sorted(told)]
+                    of = self._roles[role]
+                    lines = [f"{of.place_in_role(of.first + n)}: {told[n]}" for n in sorted(told)]
                     raise StagesDiffer("\n  ".join([head, *lines]))
 
     def abandon(self, control: Control) -> None:

@@ -69,7 +69,7 @@ class LockstepDriver:
         self, scheduler: Scheduler, pprank: Pprank, view: Callable[..., StageView] = view_stage
     ) -> None:
         self.results: dict[str, dict[str, Result]] = defaultdict(dict)
-        self.controls = ControlTracker({role.name: role.tp for role in pprank.sizes.roles})
+        self.controls = ControlTracker({role.name: role for role in pprank.sizes.roles})
         self.clock = 0.0
         self._look = view
         self.ranks: tuple[StageView, ...] = ()

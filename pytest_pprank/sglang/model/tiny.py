@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from pytest_pprank.sglang.model.families import FAMILIES, Family, Shape, Weight
+from pytest_pprank.sglang.static.parallel import tiny_default
 from pytest_pprank.sglang.static.release import TINY_DEFAULT, TINY_LAYERS, Tiny, tiny_asked
 
 if TYPE_CHECKING:
@@ -90,12 +91,15 @@ def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
     model has at least one layer per stage of the larger role, because roles that transfer KV must
     have the same number of layers.
     """
-    name, given = tiny_asked(model_path) or Tiny(TINY_DEFAULT)
+    roles = pprank.sizes.roles
+    name, given = tiny_asked(model_path) or Tiny(tiny_default(pprank.sizes))
     models = pprank.workdir.parent / "models"
-    stages = max(role.stages for role in pprank.sizes.roles)
-    layers = given or max(TINY_LAYERS, stages)
+    layers = given or max(TINY_LAYERS, *(role.stages for role in roles))
     if not pprank.device.startswith("cuda"):
-        return write_tiny_model(models / f"{name}-{layers}-cpu", name, layers=layers)
+        # SGLang pads the experts of a CPU to 32 columns a rank, with memory that it does not clear
+        hidden = 64 * (max(role.tp for role in roles) if FAMILIES[name].experts else 1)
+        folder = models / f"{name}-{layers}-{hidden}-cpu"
+        return write_tiny_model(folder, name, layers=layers, hidden=hidden)
     # SGLang's CUDA kernels are built for these shapes
     return write_tiny_model(
         models / f"{name}-{layers}-cuda",

@@ -30,6 +30,7 @@ from pytest_pprank.sglang.compat.start import (
 from pytest_pprank.sglang.driver.disagg_start import prepare_disagg, private_ports, start_bootstrap
 from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
 from pytest_pprank.sglang.model.grammar import start_grammars
+from pytest_pprank.sglang.platform.experts import skip_other_experts
 from pytest_pprank.sglang.platform.preload import no_progress_bars
 from pytest_pprank.sglang.platform.seeds import use_own_hash
 from pytest_pprank.sglang.stage.connect import connect_stages
@@ -100,6 +101,8 @@ def _prepare_device(args: Mapping[str, object], pprank: Pprank) -> None:
         from pytest_pprank.sglang.platform import sim_collectives
 
         sim_collectives.register()
+    if pprank.ep_size > 1:
+        skip_other_experts()
     if args.get("enable_deterministic_inference"):
         allow_deterministic_sampling(args["attention_backend"])
         use_own_hash()
