@@ -110,7 +110,8 @@ class Control:
     """One control request; the same on all ranks after each call of the engine.
 
     `answers`: by role, the message that came out of SGLang's socket; `engine` uses the role ``pp``.
-    `told`: by role and stage, what each stage answered, whether or not SGLang sent it. Both are
+    With several DP ranks it is that of the first; `dp_answers` has all, by role and DP rank.
+    `told`: by role and stage, what each stage answered, whether or not SGLang sent it. All are
     empty for a kind of request that has no answer. `handled`: by role, the stages that have handled
     the request. Where stages have several ranks, each rank counts as a stage.
     """
@@ -122,9 +123,14 @@ class Control:
     sizes: Mapping[str, int] = field(repr=False)
     run: Callable[[Control, int | None], None] = field(repr=False)
     roles: Mapping[str, Role] = field(default_factory=dict, repr=False)
-    answers: dict[str, Message] = field(default_factory=dict)
+    dp_answers: dict[str, dict[int, Message]] = field(default_factory=lambda: defaultdict(dict))
     told: dict[str, dict[int, object]] = field(default_factory=lambda: defaultdict(dict))
     handled: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    @property
+    def answers(self) -> dict[str, Message]:
+        """The answer of each role that has answered; with several DP ranks, of the first."""
+        return {role: came[0] for role, came in self.dp_answers.items() if 0 in came}
 
     @property
     def answer(self) -> Any:
@@ -158,14 +164,21 @@ class Control:
                     yield f"{self.place(stage, role)} has not handled it"
                 elif answered and stage not in self.told[role] and not self._silent(stage):
                     yield f"{self.place(stage, role)} has handled it and not answered"
-            if answered and role not in self.answers:
-                yield "no answer came" + (f" of {role}" if role != "pp" else "")
+            yield from self._missing(role) if answered else ()
 
     def place(self, number: int, role: str) -> str:
         """Return what to call rank `number` of a role."""
         of = self.roles[role]
         named = of.place_in_role(of.first + number)
         return named if role == "pp" else f"{named} of {role}"
+
+    def _missing(self, role: str) -> Iterator[str]:
+        """Yield, in words, which answers of a role have not come: one of each DP rank."""
+        several = self.roles[role].shares.dp
+        for dp_rank in range(1 if self.kind.by_first else several):
+            if dp_rank not in self.dp_answers[role]:
+                of_dp = f" of dp {dp_rank}" if several > 1 else ""
+                yield "no answer came" + of_dp + (f" of {role}" if role != "pp" else "")
 
     def _silent(self, stage: int) -> bool:
         return self.kind.by_first and stage > 0
@@ -188,7 +201,7 @@ class ControlTracker:
         self._serial = itertools.count()
         self._all: dict[str, Control] = {}
         self._open: list[Control] = []
-        self._sent: dict[tuple[str, str], deque[Control]] = defaultdict(deque)
+        self._sent: dict[tuple[str, int, str], deque[Control]] = defaultdict(deque)
         self._wrong: list[str] = []
 
     def new(
@@ -230,12 +243,13 @@ class ControlTracker:
                 self.pauses.handled(role, stage, control.name, event.iteration)
             else:
                 control.told[role][stage] = event.answer
-                if stage == 0:  # the first stage's answers come out of the socket in this order
-                    self._sent[role, type(event.answer).__name__].append(control)
+                # the first stage's answers come out of the socket in this order
+                self._sent[role, stage, type(event.answer).__name__].append(control)
         for message in report.answers:
-            sent = self._sent[role, type(message).__name__]
+            sent = self._sent[role, stage, type(message).__name__]
             if sent:
-                sent.popleft().answers[role] = message
+                of = self._roles[role]
+                sent.popleft().dp_answers[role][of.place(of.first + stage).dp] = message
             else:
                 who = "the first stage" + (f" of {role}" if role != "pp" else "")
                 self._wrong.append(f"{who} has sent more answers than it was asked for: {message}")

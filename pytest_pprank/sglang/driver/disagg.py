@@ -29,9 +29,10 @@ from pytest_pprank.sglang.driver.disagg_peers import Peers
 from pytest_pprank.sglang.driver.disagg_reports import late_reports, repeat_reports
 from pytest_pprank.sglang.driver.disagg_side import Side, views
 from pytest_pprank.sglang.driver.disagg_views import STATES, DisaggView, rids_of, view_disagg
-from pytest_pprank.sglang.driver.engine import Engine, shown_request
+from pytest_pprank.sglang.driver.engine import Engine
 from pytest_pprank.sglang.driver.lockstep import LockstepDriver
-from pytest_pprank.sglang.driver.messages import abort_request, generate_request
+from pytest_pprank.sglang.driver.messages import abort_request
+from pytest_pprank.sglang.driver.submission import Submission
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.events.hook_points import HookCall, hook_points
 from pytest_pprank.sglang.events.types import Forward, RoomTold
@@ -50,10 +51,7 @@ _rooms = itertools.count(1000)
 class _Request:
     """What SGLang's router would send to both roles."""
 
-    rid: str
-    ids: list[int]
-    params: dict[str, object]
-    options: dict[str, Any]
+    of: Submission
     room: int
 
     def message(self, port: int, role: str) -> Message:
@@ -62,8 +60,7 @@ class _Request:
             "bootstrap_port": port,
             "bootstrap_room": self.room,
         }
-        options = {"role": role, **meeting, **self.options}
-        return generate_request(self.rid, self.ids, self.params, **options)
+        return self.of.message(role, {"role": role, **meeting})
 
 
 class Disagg(Engine):
@@ -145,21 +142,24 @@ class Disagg(Engine):
             raise UsageError(f"disagg.forward: {role} has got {rid!r} already")
         self._send(self._requests[rid], (role,))
 
-    def _submit(self, rid: str, ids: list[int], params: dict[str, object], **options: Any) -> None:
-        request = _Request(rid, ids, params, options, next(_rooms))
-        self._requests[rid] = request
-        self._send(request, self._to)
+    def _submit(self, request: Submission) -> None:
+        self._requests[request.rid] = _Request(request, next(_rooms))
+        self._send(self._requests[request.rid], self._to)
 
     def _send(self, request: _Request, roles: tuple[str, ...]) -> None:
-        this_stage().note_room(request.room, request.rid)
+        it = request.of
+        this_stage().note_room(request.room, it.rid)
+        choose = self._dp_ranks.choose
+        chosen = {role: choose(role, it.wanted, request.room) for role in roles}
         for role in roles:
-            asked = request.options["asked"]
+            asked = it.asked
             if role == "decode":  # SGLang's decode returns none of a prompt
                 asked = replace(asked, prompt_logprobs=False)
-            self._expect(role, request.rid, request.ids, request.params, asked)
+            self._expect(role, it, asked, chosen[role])
         port = int(self.scheduler.server_args.disaggregation_bootstrap_port)
         message = request.message(port, self._role) if self._role in roles else None
-        self._driver.send(f"{shown_request(request.rid, request.ids)} to {roles}", message)
+        shown = f"{it}{self._dp_ranks.words(chosen)} to {roles}"
+        self._driver.send(shown, message, dp_rank=chosen.get(self._role, 0))
 
     def abort(
         self, rid: str | None = None, *, in_time: bool = True, role: str | Sequence[str] = ROLES

@@ -30,6 +30,7 @@ from pytest_pprank.sglang.driver.scheduler_hooks import (
     enter_loop,
     exchanges_when_idle,
     leave_before_sending,
+    tells_each_dp_rank,
 )
 from pytest_pprank.sglang.driver.series import Series, StagesDiffer
 from pytest_pprank.sglang.driver.step_report import StepReport
@@ -84,6 +85,8 @@ class LockstepDriver:
         self._notes: list[str] = []
         self.pace = Pace()
         size = pprank.world_size
+        first = pprank.sizes.roles[0]
+        self._first_stage = range(0, first.tp, first.attention_tp)
         self._aborts = AbortWatch()
         self._reasons = ReasonWatch()
         self._ending: set[str] = set()
@@ -106,8 +109,8 @@ class LockstepDriver:
 
     @property
     def stages(self) -> tuple[StageView, ...]:
-        """The view of each stage: of its first rank, with which the others agree."""
-        return tuple(view for view in self.ranks if view.tp_rank == 0)
+        """The view of each stage (of each DP rank): of its first rank, with which others agree."""
+        return tuple(view for view in self.ranks if view.leads)
 
     def unfinished(self) -> Iterator[tuple[str, Result]]:
         """Yield role and result of each request that a role has not finished and still can."""
@@ -134,15 +137,20 @@ class LockstepDriver:
         """Iterations that this stage has completed since its loop was entered."""
         return self._loop.completed if self._loop is not None else 0
 
-    def send(self, call: str, message: Message | None, *, rpc: bool = False) -> None:
+    def send(
+        self, call: str, message: Message | None, *, rpc: bool = False, dp_rank: int | None = None
+    ) -> None:
         """Send a message to the first stage of this rank's role (None: nothing for this role).
 
         `call`: the request in words, compared between ranks. `rpc`: use the socket for remote
-        calls.
+        calls. `dp_rank`: the DP rank that gets it; None if it is for all, of which the first one
+        tells the others, unless SGLang was asked to tell each.
         """
         self._calls.append(call)
         wire = self._attachment.wire
-        if wire is not None and message is not None:
+        own = self._pprank.dp_rank
+        mine = own == (dp_rank or 0) or (dp_rank is None and tells_each_dp_rank(self._scheduler))
+        if wire is not None and message is not None and mine:
             (wire.send_call if rpc else wire.send)(message)
 
     def note(self, call: str) -> None:
@@ -319,8 +327,10 @@ class LockstepDriver:
         for report in reports:
             for output in report.outputs:
                 self._record(report.role, output)
-        for forward in reports[0].forwards if reports[0].rank == 0 else ():
-            self._record_extends(forward)
+        for report in reports:
+            if report.rank in self._first_stage:
+                for forward in report.forwards:
+                    self._record_extends(forward)
         self._compare(reports)
         check_reasons((report.view.place, report.changes) for report in reports)
         for report in reports:

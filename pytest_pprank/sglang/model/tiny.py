@@ -23,6 +23,7 @@ from pytest_pprank.sglang.static.release import TINY_DEFAULT, TINY_LAYERS, Tiny,
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.topology import Role
 
 VOCABULARY = 10240
 """Above 10000, because SGLang's dynamic-chunk profiler draws token ids below 10000."""
@@ -96,8 +97,7 @@ def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
     models = pprank.workdir.parent / "models"
     layers = given or max(TINY_LAYERS, *(role.stages for role in roles))
     if not pprank.device.startswith("cuda"):
-        # SGLang pads the experts of a CPU to 32 columns a rank, with memory that it does not clear
-        hidden = 64 * (max(role.tp for role in roles) if FAMILIES[name].experts else 1)
+        hidden = 64 * max(_widths(role, FAMILIES[name]) for role in roles)
         folder = models / f"{name}-{layers}-{hidden}-cpu"
         return write_tiny_model(folder, name, layers=layers, hidden=hidden)
     # SGLang's CUDA kernels are built for these shapes
@@ -109,6 +109,17 @@ def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
         head_dim=64,
         dtype=torch.float16,  # an eighth of bfloat16's rounding; there is no float32 path
     )
+
+
+def _widths(role: Role, family: Family) -> int:
+    """Return how often the least width a model must have on a CPU for the ranks of a stage.
+
+    SGLang pads what it cannot divide there: experts to 32 columns a rank, with memory that it does
+    not clear, and key heads to one a rank, also where those of DP ranks have more.
+    """
+    if family.experts:
+        return role.tp
+    return max(1, role.tp // 2) if role.shares.dp > 1 else 1
 
 
 def _config(family: Family, shape: Shape, dtype: str) -> dict[str, object]:
