@@ -40,7 +40,8 @@ def _pprank_size(request: pytest.FixtureRequest) -> object:
 @pytest.fixture(scope="session")
 def pprank() -> Pprank:
     """This rank: `rank`, `world_size`, `stage`, `num_stages`, `role`, `role_index`, `device`,
-    `is_first_stage`, `is_last_stage`, `workdir`; `barrier()`, `gather(obj)`, `broadcast(obj,
+    `is_first_stage`, `is_last_stage`, `workdir`; with several ranks of a stage `coordinates`,
+    `tp_rank`, `tp_size`, and so with `dp` and `ep`; `barrier()`, `gather(obj)`, `broadcast(obj,
     src=0)`, which use connections of pytest's own and never the process groups under test; and
     `kill(ranks)`.
     """
@@ -60,7 +61,8 @@ def process_group(pprank: Pprank) -> Iterator[ProcessGroup]:
 
 @pytest.fixture(scope="session")
 def tiny_model(pprank: Pprank, request: pytest.FixtureRequest) -> Path:
-    """Folder of a tiny random model, seeded, in which wrong KV gives wrong tokens: a Llama, or what
+    """Folder of a tiny random model, seeded, in which wrong KV gives wrong tokens: a Llama (with DP
+    attention a Qwen3, with expert parallelism one of its MoE models), or what
     ``@pytest.mark.sglang(model_path="tiny:NAME")`` asks for.
 
     It has 4 layers, or one per stage if there are more stages, or the number of layers in
@@ -86,6 +88,7 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, 
         default_server_args,
         disagg_args,
         merge,
+        shares_args,
     )
     from pytest_pprank.sglang.static.release import server_arg_names, tiny_asked
 
@@ -100,7 +103,8 @@ def sglang_args(pprank: Pprank, request: pytest.FixtureRequest) -> Mapping[str, 
         model_path=str(given),
     )
     of_role = disagg_args(pprank.role, pprank.device, server_arg_names())
-    return MappingProxyType(merge(defaults, of_role, changes))
+    shares = shares_args(pprank.dp_size, pprank.ep_size, server_arg_names())
+    return MappingProxyType(merge(defaults, of_role, shares, changes))
 
 
 @pytest.fixture(scope="session")

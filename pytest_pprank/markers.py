@@ -13,17 +13,18 @@ from pytest_pprank.checks import parse_names
 from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.faults import Allowed, parse_mark
 from pytest_pprank.names import asked_by_name
-from pytest_pprank.options import DEVICES, parse_sizes
+from pytest_pprank.options import DEVICES, WITHIN_STAGE, parse_sizes
 
 DECLARATIONS = (
-    "pprank(pp=N, prefill=N, decode=M, tp=N, device=NAME, fresh=BOOL, timeout=S, sanitize=NAMES, "
-    "perturb=NAMES, known_bug=ID): run this test on every rank of a worker group of N pipeline "
-    "stages (overrides --pp-size; a tuple runs it at each size), or of N prefill and M decode "
-    "stages (a list of numbers: several instances), on the device auto, cpu, sim or cuda, in a "
-    "group of its own if fresh, for at most S seconds, watched by these sanitizers, and under "
-    "these perturbations if --pprank-perturb is given (each 'all', 'none' or a list of names), "
-    "expected to fail, strictly, with releases of SGLang that have this bug (an id, or a tuple "
-    "of ids, of `python -m pytest_pprank known-bugs`)",
+    "pprank(pp=N, prefill=N, decode=M, tp=N, dp=N, ep=N, device=NAME, fresh=BOOL, timeout=S, "
+    "sanitize=NAMES, perturb=NAMES, known_bug=ID): run this test on every rank of a worker group "
+    "of N pipeline stages (overrides --pp-size; a tuple runs it at each size), or of N prefill and "
+    "M decode stages (a list of numbers: several instances), each of tp ranks that share requests "
+    "in dp and experts in ep groups, on the device auto, cpu, sim or cuda, in a group of its own "
+    "if fresh, for at most S seconds, watched by these sanitizers, and under these perturbations "
+    "if --pprank-perturb is given (each 'all', 'none' or a list of names), expected to fail, "
+    "strictly, with releases of SGLang that have this bug (an id, or a tuple of ids, of "
+    "`python -m pytest_pprank known-bugs`)",
     "sglang(**server_args): run this test in a worker group whose SGLang has these server args "
     "(fields of sglang.srt.server_args.ServerArgs) on top of the defaults; prefill={...} and "
     "decode={...} are for one role of a prefill/decode group",
@@ -31,10 +32,15 @@ DECLARATIONS = (
 
 
 class Stages(NamedTuple):
-    """Pipeline stages of one role, each of `tp` ranks (0: as ``tp=`` or ``--tp-size`` says)."""
+    """Pipeline stages of one role, each of `tp` ranks (0: as ``tp=`` or ``--tp-size`` says).
+
+    `dp`, `ep`: in the same way; 1 if `tp` is given.
+    """
 
     pp: int
     tp: int = 0
+    dp: int = 0
+    ep: int = 0
 
 
 Instances = tuple[Stages, ...]
@@ -52,12 +58,19 @@ class RankMark:
     """pipeline stages, whatever ``--pp-size`` says; a tuple runs the test at each size"""
     prefill: tuple[Instances, ...] | None = None
     """pipeline stages of prefill, together with ``decode``; ``{"pp": 2, "tp": 1}`` for a number of
-    ranks of each stage that decode need not have; a list (``[2, 2]``) for several instances
+    ranks of each stage that decode need not have, also with ``"dp"`` and ``"ep"``; a list
+    (``[2, 2]``) for several instances
     """
     decode: tuple[Instances, ...] | None = None
     """pipeline stages of decode, together with ``prefill``; as there"""
     tp: tuple[int, ...] | None = None
-    """ranks of each stage (tensor parallelism), whatever ``--tp-size`` says; as for ``pp``"""
+    """ranks of each stage (tensor parallelism), whatever ``--tp-size`` says; as for ``pp``; without
+    ``dp`` and ``ep`` these are 1
+    """
+    dp: tuple[int, ...] | None = None
+    """DP ranks of each stage (DP attention), whatever ``--dp-size`` says; as for ``pp``"""
+    ep: tuple[int, ...] | None = None
+    """EP ranks of each stage (expert parallelism), whatever ``--ep-size`` says; as for ``pp``"""
     device: str | None = None
     """device of the ranks: auto, cpu, sim or cuda"""
     fresh: bool = False
@@ -155,13 +168,14 @@ def _instances(name: str, value: object) -> tuple[Instances, ...]:
 
 
 def _stages(name: str, value: object, shown: str) -> Stages:
-    """Read the sizes of one instance: a number of stages, or a dict with ``pp`` and ``tp``."""
+    """Read the sizes of one instance: a number of stages, or a dict of the sizes of `Stages`."""
     if isinstance(value, (tuple, list)) or (
         isinstance(value, Mapping) and ("pp" not in value or not {*value} <= {*Stages._fields})
     ):
         raise UsageError(
             f'{shown}: a number of stages, or a dict with "pp" and, for the ranks of each stage, '
-            '"tp"; a list of these for several instances, a tuple to run at each size'
+            '"tp", "dp" and "ep"; a list of these for several instances, a tuple to run at each '
+            "size"
         )
     if isinstance(value, Mapping):
         for key in value:
@@ -213,7 +227,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "pp": partial(_sizes, "pp"),
     "prefill": partial(_instances, "prefill"),
     "decode": partial(_instances, "decode"),
-    "tp": partial(_sizes, "tp"),
+    **{name: partial(_sizes, name) for name in WITHIN_STAGE},
     "device": _device,
     "fresh": _fresh,
     "timeout": _timeout,

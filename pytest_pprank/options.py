@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -19,6 +20,8 @@ DEVICES = ("auto", "cpu", "sim", "cuda")
 FRESH = ("auto", "test", "never")
 REPORT_TESTS = ("failed", "all")
 LEASES = ("auto", "cuda", "off")
+WITHIN_STAGE = ("tp", "dp", "ep")
+"""Sizes of a stage: its ranks, and the groups of them that share requests or experts."""
 MAX_STAGES = 128
 """More than any model is split into; each stage is a process that imports SGLang."""
 _STASH: pytest.StashKey[Options] = pytest.StashKey()
@@ -27,11 +30,14 @@ _WHERE = "--pp-size N on the command line, pp_size = N in the ini file"
 
 @dataclass(frozen=True)
 class Options:
-    """The plugin's validated options. `sizes` is empty if no size was given."""
+    """The plugin's validated options. `sizes` is empty if no size was given.
+
+    `within`: the sizes within a stage, by name: ``tp``, ``dp`` and ``ep``.
+    """
 
     sizes: tuple[int, ...]
     decodes: tuple[int, ...]
-    tps: tuple[int, ...]
+    within: Mapping[str, tuple[int, ...]]
     device: str
     timeout: float
     grace: float
@@ -76,6 +82,20 @@ _OPTIONS = (
         "N[,M]",
         "ranks of each pipeline stage, which share its layers (tensor parallelism); several "
         "sizes run each test at each size, with ids [ppN-tpM]",
+        "1",
+    ),
+    Option(
+        "--dp-size",
+        "N[,M]",
+        "DP ranks of each pipeline stage (DP attention): groups of its ranks, each with requests "
+        "of its own; --tp-size must be a multiple",
+        "1",
+    ),
+    Option(
+        "--ep-size",
+        "N[,M]",
+        "EP ranks of each pipeline stage (expert parallelism): groups of its ranks, each with some "
+        "of the experts; --tp-size must be a multiple",
         "1",
     ),
     Option(
@@ -248,7 +268,10 @@ def _read(config: pytest.Config) -> Options:
     return Options(
         sizes=parse_sizes(size, "--pp-size") if size else (),
         decodes=parse_sizes(_text(config, "--pprank-decode"), "--pprank-decode"),
-        tps=parse_sizes(_text(config, "--tp-size"), "--tp-size"),
+        within={
+            name: parse_sizes(_text(config, f"--{name}-size"), f"--{name}-size")
+            for name in WITHIN_STAGE
+        },
         device=_choice("--pprank-device", _text(config, "--pprank-device"), DEVICES),
         timeout=_seconds("--pprank-timeout", _text(config, "--pprank-timeout")),
         grace=_seconds("--pprank-grace", _text(config, "--pprank-grace")),

@@ -17,14 +17,15 @@ from pytest_pprank.errors import TooFewGpus, UsageError
 from pytest_pprank.faults import schedule_for
 from pytest_pprank.markers import (
     Instances,
+    RankMark,
     Stages,
     read_rank_mark,
     read_server_args,
     sanitizers_asked,
 )
-from pytest_pprank.options import Options, missing_size, options_of
+from pytest_pprank.options import WITHIN_STAGE, Options, missing_size, options_of
 from pytest_pprank.protocol.schedule import Schedule
-from pytest_pprank.topology import SIZE_FIXTURE, Another, Sizes, Topology
+from pytest_pprank.topology import SIZE_FIXTURE, Another, Shares, Sizes, Topology
 
 if TYPE_CHECKING:
     from pytest_pprank.known.bugs import KnownBug
@@ -159,9 +160,7 @@ def _plan(item: pytest.Item, options: Options) -> Plan | None:
     wanted = mark.device or options.device
     device, gpus = _placed(wanted, sizes, sglang=sglang, oversubscribe=options.oversubscribe)
     fresh = (mark.fresh and options.fresh != "never") or options.fresh == "test"
-    topology = Topology(
-        sizes.pp, device, server_args, sizes.decode, gpus, sizes.tp, sizes.decode_tp, sizes.more
-    )
+    topology = Topology(device=device, server_args=server_args, gpus=gpus, **vars(sizes))
     names = options.sanitize if mark.sanitize is None else mark.sanitize
     by_mark = sanitizers_asked(item)
     asked = options.sanitize_asked if by_mark is None else by_mark
@@ -190,12 +189,13 @@ def _with_known_bugs(item: pytest.Item, plan: Plan) -> Plan:
 def _sizes(node: pytest.Item | pytest.Collector, options: Options) -> tuple[Sizes, ...]:
     """Return the sizes that a test is to run at; raises UsageError."""
     mark = read_rank_mark(node)
-    tps = mark.tp or options.tps
+    within = _within(mark, options)
     if mark.prefill and mark.decode:
-        return _each(mark.prefill, mark.decode, tps)
+        return _each(mark.prefill, mark.decode, within)
     if "disagg" not in fixtures_from(_FIXTURES, node):
         return tuple(
-            itertools.starmap(Sizes, itertools.product(mark.pp or options.sizes, (0,), tps))
+            Sizes(pp, tp=tp, shares=shares)
+            for pp, (tp, shares) in itertools.product(mark.pp or options.sizes, within)
         )
     if mark.pp:
         raise UsageError(
@@ -205,25 +205,45 @@ def _sizes(node: pytest.Item | pytest.Collector, options: Options) -> tuple[Size
     prefills, decodes = (
         [(Stages(size),) for size in sizes] for sizes in (options.sizes, options.decodes)
     )
-    return _each(prefills, decodes, tps)
+    return _each(prefills, decodes, within)
+
+
+def _within(mark: RankMark, options: Options) -> list[tuple[int, Shares]]:
+    """Return the sizes within a stage: its ranks, and their shares."""
+    given = {name: getattr(mark, name) for name in WITHIN_STAGE}
+    # a marker that has the ranks of a stage has their shares, too
+    others = options.within if given["tp"] is None else dict.fromkeys(WITHIN_STAGE, (1,))
+    every = itertools.product(*(given[name] or others[name] for name in WITHIN_STAGE))
+    return [(tp, Shares(*shares)) for tp, *shares in every]
 
 
 def _each(
-    prefills: Sequence[Instances], decodes: Sequence[Instances], tps: Sequence[int]
+    prefills: Sequence[Instances],
+    decodes: Sequence[Instances],
+    within: Sequence[tuple[int, Shares]],
 ) -> tuple[Sizes, ...]:
-    """Combine the sizes of prefill, of decode, and of tensor parallelism where they name none."""
+    """Combine the sizes of prefill, of decode, and those within a stage where they name none."""
     found: list[Sizes] = []
-    for (prefill, *more), (decode, *others), tp in itertools.product(prefills, decodes, tps):
-        own, other = prefill.tp or tp, decode.tp or tp
-        beside = [Another("prefill", each.pp, each.tp or tp) for each in more]
-        beside += [Another("decode", each.pp, each.tp or tp) for each in others]
-        tp_of_decode = other if other != own else 0
-        found.append(Sizes(prefill.pp, decode.pp, own, tp_of_decode, tuple(beside)))
+    for (prefill, *more), (decode, *others), sizes in itertools.product(prefills, decodes, within):
+        (own, shares), (other, of_decode) = _of_role(prefill, *sizes), _of_role(decode, *sizes)
+        tp = (own, other if other != own else 0)
+        beside = [Another("prefill", each.pp, *_of_role(each, *sizes)) for each in more]
+        beside += [Another("decode", each.pp, *_of_role(each, *sizes)) for each in others]
+        of_decode_alone = of_decode if of_decode != shares else None
+        found.append(Sizes(prefill.pp, decode.pp, *tp, tuple(beside), shares, of_decode_alone))
     return tuple(dict.fromkeys(found))
+
+
+def _of_role(stages: Stages, tp: int, shares: Shares) -> tuple[int, Shares]:
+    """Return the sizes within a stage of one role, whose own go before `tp` and `shares`."""
+    others = Shares() if stages.tp else shares
+    return stages.tp or tp, Shares(stages.dp or others.dp, stages.ep or others.ep)
 
 
 def _size(item: pytest.Item, options: Options) -> Sizes | None:
     sizes = _sizes(item, options)
+    for each in sizes:
+        each.check()
     callspec = getattr(item, "callspec", None)
     if callspec is not None and SIZE_FIXTURE in callspec.params:
         size: Sizes = callspec.params[SIZE_FIXTURE]
@@ -279,7 +299,7 @@ def _check_drivers(used: set[str]) -> None:
 
 
 def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, object]:
-    from pytest_pprank.sglang.static import release
+    from pytest_pprank.sglang.static import parallel, release
     from pytest_pprank.sglang.static.arguments import args_of_role
 
     release.check_installed()
@@ -288,7 +308,7 @@ def _checked_server_args(item: pytest.Item, sizes: Sizes) -> Mapping[str, object
         changes = args_of_role(server_args, role.name)
         release.check_server_args(changes)
         release.num_layers(changes, role.stages)
-        release.check_heads(changes, role.tp)
+        parallel.check_model(changes, role, sizes)
     return server_args
 
 

@@ -12,15 +12,19 @@ def plural_ranks(ranks: Iterable[int]) -> str:
     return f"rank {listed}" if len(each) == 1 else f"ranks {listed}"
 
 
-def stage_name(role: str, stage: tuple[int, int], tp: tuple[int, int] = (0, 1)) -> str:
+def stage_name(role: str, **places: tuple[int, int]) -> str:
     """Return ``stage 1 of 2``, or ``decode stage 0 of 1`` where roles differ.
 
-    `role`: the name of the role, or of one of its instances (``decode 1, stage 0 of 1``). `stage`
-    and `tp`: number and count; the ranks of a stage are named if there are several:
-    ``stage 1 of 2, tp 1 of 2``.
+    `role`: the name of the role, or of one of its instances (``decode 1, stage 0 of 1``).
+    `places`: number and count by name, the first one ``stage``. Of the others those are named of
+    which there are several: ``stage 1 of 2, tp 1 of 2``.
     """
-    named = of_role(role, f"stage {stage[0]} of {stage[1]}")
-    return named if tp[1] == 1 else f"{named}, tp {tp[0]} of {tp[1]}"
+    named = [
+        f"{name} {number} of {count}"
+        for name, (number, count) in places.items()
+        if name == "stage" or count > 1
+    ]
+    return of_role(role, ", ".join(named))
 
 
 def of_role(role: str, place: str) -> str:
@@ -42,7 +46,19 @@ def as_arguments(instance: str) -> str:
     return f"{role!r}, {index}" if index else repr(role)
 
 
-def place_in_role(number: int, tp_size: int) -> str:
-    """Return what to call rank `number` of a role: ``stage 1``, or ``stage 1, tp 0``."""
-    stage, tp_rank = divmod(number, tp_size)
-    return f"stage {stage}" if tp_size == 1 else f"stage {stage}, tp {tp_rank}"
+def place_in_role(**places: tuple[int, int]) -> str:
+    """Return what to call a rank among those of its role: ``stage 1``, or ``stage 1, tp 0``.
+
+    `places`: as in `stage_name`.
+    """
+    named = [
+        f"{name} {number}"
+        for name, (number, count) in places.items()
+        if name == "stage" or count > 1
+    ]
+    return ", ".join(named)
+
+
+def fitting(whole: int) -> str:
+    """Return the numbers of equal parts into which `whole` can be divided: ``1, 2, 4``."""
+    return ", ".join(str(parts) for parts in range(1, whole + 1) if whole % parts == 0)

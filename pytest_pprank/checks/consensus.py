@@ -49,6 +49,7 @@ class Consensus(Sanitizer):
         text, own = "\n".join(self._ran), self.watch.pprank
         return {
             "role": own.instance,
+            "dp_rank": own.dp_rank,
             "number": own.rank - own.role_ranks.start,
             "place": own.place_in_role,
             "count": len(self._ran),

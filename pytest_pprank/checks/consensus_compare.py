@@ -11,12 +11,12 @@ _CURE = "all stages of a role must schedule the same requests, chunks and order 
 
 
 def compare(evidence: Mapping[int, Mapping[str, Any] | None]) -> Iterator[Finding]:
-    """Yield differences between the stages of one role."""
-    by_role: dict[str, dict[int, Mapping[str, Any]]] = {}
+    """Yield differences between the stages of one role; each DP rank has batches of its own."""
+    alike: dict[tuple[str, int], dict[int, Mapping[str, Any]]] = {}
     for own in evidence.values():
         if own is not None:
-            by_role.setdefault(own["role"], {})[own["number"]] = own
-    for role, stages in by_role.items():
+            alike.setdefault((own["role"], own["dp_rank"]), {})[own["number"]] = own
+    for (role, _), stages in alike.items():
         if len({(own["count"], own["hash"]) for own in stages.values()}) > 1:
             lines = [
                 f"  {own['place']}: {own['count']} forwards, the last one {own['last']}"

@@ -41,8 +41,7 @@ class Kv(Sanitizer):
         self.watch.listen("forward", self._forward)
         self.watch.listen("transfer_send", self._send)
         self.watch.at_end(patch(this_stage(), "book", self._book))
-        own = self.watch.pprank
-        self._values = KvValues((own.tp_rank, own.tp_size))
+        self._values = KvValues(self.watch.pprank.attention_tp)
         self._kv: KvReader | None = None
         self.watch.listen("slot_free", self._slot_free)
         self.watch.at_end(patch(this_stage(), "values", self._values))

@@ -15,7 +15,6 @@ from pytest_pprank.errors import PeerError, UsageError
 from pytest_pprank.frames import caller
 from pytest_pprank.rank.portable import pickled
 from pytest_pprank.topology import Sizes
-from pytest_pprank.words import place_in_role
 
 
 class ControlPlane(Protocol):
@@ -58,8 +57,10 @@ class Pprank:
 
     Attributes: rank, world_size (processes of the group), role (``pp``, ``prefill`` or ``decode``),
     role_index (the number of its instance of the role), stage, num_stages (pipeline stages of its
-    instance), tp_rank, tp_size (ranks of its stage), device (torch device string), workdir (a
-    private folder that all ranks of the group share and that is removed with the group).
+    instance), tp_rank, tp_size (ranks of its stage), dp_rank, dp_size (the DP ranks of its stage,
+    with DP attention), ep_rank, ep_size (its EP ranks), coordinates (stage, tp_rank, dp_rank and
+    ep_rank, as `pp`, `tp`, `dp` and `ep`), device (torch device string), workdir (a private folder
+    that all ranks of the group share and that is removed with the group).
 
     `barrier`, `gather` and `broadcast` use pytest's control plane and never a torch process group,
     so they work before one exists, and while the one under test is broken. If a peer fails, dies or
@@ -72,8 +73,9 @@ class Pprank:
         self._role = self.sizes.role_of(self.rank)
         self.world_size = self.sizes.world_size
         self.role, self.role_index = self._role.name, self._role.index
-        self.stage, self.tp_rank = self._role.place(self.rank)
-        self.num_stages, self.tp_size = self._role.stages, self._role.tp
+        self.coordinates = self._role.place(self.rank)
+        self.stage, self.tp_rank, self.dp_rank, self.ep_rank = self.coordinates
+        self.num_stages, self.tp_size, self.dp_size, self.ep_size = self._role.counts
         self.device = placement.device
         self.workdir = placement.workdir
         self._control = control
@@ -106,7 +108,7 @@ class Pprank:
     @property
     def place_in_role(self) -> str:
         """What to call this rank among those of its role: ``stage 1``, or ``stage 1, tp 0``."""
-        return place_in_role(self.rank - self._role.first, self.tp_size)
+        return self._role.place_in_role(self.rank)
 
     @property
     def instance(self) -> str:
@@ -120,8 +122,19 @@ class Pprank:
 
     @property
     def leads_role(self) -> bool:
-        """Whether this is the first rank of its instance: SGLang's tokenizer talks to it."""
+        """Whether this is the first rank of its instance."""
         return self.rank == self.role_ranks.start
+
+    @property
+    def attention_tp(self) -> tuple[int, int]:
+        """Number and count of the ranks of this stage that share the attention of its requests."""
+        size = self._role.attention_tp
+        return self.tp_rank % size, size
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether SGLang's tokenizer talks to this rank: the first one of each DP rank."""
+        return self.rank in self._role.entries
 
     def barrier(self) -> None:
         """Wait until every rank of the group has called it."""
@@ -206,11 +219,9 @@ class Pprank:
         return self._spoiled
 
     def __repr__(self) -> str:
-        tp = f" tp {self.tp_rank} of {self.tp_size}" if self.tp_size > 1 else ""
-        return (
-            f"<rank {self.rank} of {self.world_size}: {self.instance} stage {self.stage} "
-            f"of {self.num_stages}{tp} on {self.device}>"
-        )
+        of_role = "pp " if self.role == "pp" else ""
+        place = f"{of_role}{self._role.stage_name(self.rank)}"
+        return f"<rank {self.rank} of {self.world_size}: {place} on {self.device}>"
 
 
 def _caller() -> str:

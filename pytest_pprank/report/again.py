@@ -137,10 +137,11 @@ def _ranks(config: pytest.Config, plan: Plan) -> Iterator[str]:
     if topology.decode:
         yield from ("--pprank-decode", str(topology.decode))
     # as it was given: it may be for one of two roles only, where a marker says it for the other
-    asked = options_of(config).tps
-    tp_size = asked[0] if len(asked) == 1 else topology.tp
-    if tp_size > 1:
-        yield from ("--tp-size", str(tp_size))
+    within = {"tp": topology.tp, **topology.shares._asdict()}
+    for name, asked in options_of(config).within.items():
+        size = asked[0] if len(asked) == 1 else within[name]
+        if size > 1:
+            yield from (f"--{name}-size", str(size))
     yield from ("--pprank-device", topology.device)
     if plan.perturb is not None:
         yield from ("--pprank-perturb", str(plan.perturb))

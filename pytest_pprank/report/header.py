@@ -17,7 +17,7 @@ def header_lines(options: Options) -> list[str]:
     if options.sizes:
         sizes = ",".join(map(str, options.sizes))
         lines.append(
-            f"pprank: pp={sizes}{_tp(options)} device={_device(options)}, "
+            f"pprank: pp={sizes}{_within(options)} device={_device(options)}, "
             f"torch {_version('torch')}, sglang {installed() or 'not installed'}"
         )
         lines += [f"pprank: {line}" for line in _off(options)]
@@ -30,8 +30,9 @@ def header_lines(options: Options) -> list[str]:
     return lines
 
 
-def _tp(options: Options) -> str:
-    return "" if options.tps == (1,) else f" tp={','.join(map(str, options.tps))}"
+def _within(options: Options) -> str:
+    given = {name: sizes for name, sizes in options.within.items() if sizes != (1,)}
+    return "".join(f" {name}={','.join(map(str, sizes))}" for name, sizes in given.items())
 
 
 def _off(options: Options) -> Iterator[str]:
@@ -41,7 +42,7 @@ def _off(options: Options) -> Iterator[str]:
 
 
 def _device(options: Options) -> str:
-    device, stages = options.device, max(options.sizes) * max(options.tps)
+    device, stages = options.device, max(options.sizes) * max(options.within["tp"])
     if device == "auto":
         device = choose_device("auto", stages, sglang=True)
         plain = choose_device("auto", stages)

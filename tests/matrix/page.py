@@ -33,6 +33,8 @@ CAPABILITIES = {
     "test_batches": "merged batches",
     "test_overlap": "overlap schedule",
     "test_tensor_parallel": "tensor parallelism",
+    "test_expert_parallel": "expert parallelism",
+    "test_dp_attention": "DP attention",
     "test_disagg_reasons": "reasons for a failure",
     "test_disagg_models": "models in prefill/decode",
     "test_disagg_aborts": "aborts in prefill/decode",

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.errors import SeamMissing, UsageError
-from pytest_pprank.sglang.static import release
+from pytest_pprank.sglang.static import parallel, release
 from pytest_pprank.sglang.static.arg_values import misfit
 from pytest_pprank.sglang.static.arguments import default_server_args, merge
 from pytest_pprank.sglang.static.installed import Installed
+from pytest_pprank.topology import Shares, Sizes
 
 
 def test_default_args_are_args_of_the_installed_sglang() -> None:
@@ -181,15 +182,60 @@ def test_controller_side_imports_neither_torch_nor_sglang() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def fits(args: dict[str, object], tp: int, dp: int = 1, ep: int = 1) -> None:
+    sizes = Sizes(1, tp=tp, shares=Shares(dp, ep))
+    parallel.check_model(args, sizes.roles[0], sizes)
+
+
 @pytest.mark.parametrize("tp_size", [1, 2, 4])
 def test_heads_that_ranks_can_share(tp_size: int) -> None:
-    release.check_heads({}, tp_size)
+    fits({}, tp_size)
 
 
 @pytest.mark.parametrize("tp_size", [3, 8])
 def test_heads_that_ranks_cannot_share(tmp_path: Path, tp_size: int) -> None:
     with pytest.raises(UsageError, match=rf"--tp-size {tp_size} .* 4 attention heads.*: 1, 2, 4"):
-        release.check_heads({"model_path": "tiny:qwen3"}, tp_size)
+        fits({"model_path": "tiny:qwen3"}, tp_size)
     (tmp_path / "config.json").write_text('{"text_config": {"num_attention_heads": 12}}')
     with pytest.raises(UsageError, match=r"12 attention heads.*: 1, 2, 3, 4, 6, 12"):
-        release.check_heads({"model_path": str(tmp_path)}, 5)
+        fits({"model_path": str(tmp_path)}, 5)
+    # each DP rank has all heads
+    fits({}, 8, dp=2)
+    with pytest.raises(UsageError, match=r"4 attention heads, which 8 ranks of a DP rank .dp=2."):
+        fits({}, 16, dp=2)
+
+
+def test_experts_that_ranks_cannot_share(tmp_path: Path) -> None:
+    fits({}, 4, ep=4)
+    fits({"model_path": "tiny:deepseek-v3"}, 2, ep=2)
+    fits({"model_path": "some/model"}, 2, ep=2)  # SGLang itself has to say
+    with pytest.raises(UsageError, match=r"--ep-size 2 .* no experts; .*tiny:qwen3-moe"):
+        fits({"model_path": "tiny:llama"}, 2, ep=2)
+    (tmp_path / "config.json").write_text('{"num_local_experts": 6, "num_attention_heads": 8}')
+    with pytest.raises(UsageError, match=r"6 experts, which 4 EP ranks .* allowed: 1, 2, 3, 6"):
+        fits({"model_path": str(tmp_path)}, 4, ep=4)
+
+
+def test_models_without_a_path_for_dp_attention(tmp_path: Path) -> None:
+    for known in ("tiny:qwen3", "tiny:qwen3-moe", "tiny:deepseek-v3", "some/model"):
+        fits({"model_path": known}, 2, dp=2)
+    fits({}, 2, dp=2)
+    with pytest.raises(UsageError, match=r"LlamaForCausalLM .*llama.py divides its heads .*qwen3"):
+        fits({"model_path": "tiny:llama"}, 2, dp=2)
+    (tmp_path / "config.json").write_text('{"architectures": ["MistralForCausalLM"]}')
+    with pytest.raises(UsageError, match=r"MistralForCausalLM .* has no path for DP attention"):
+        fits({"model_path": str(tmp_path)}, 2, dp=2)
+    (tmp_path / "config.json").write_text('{"architectures": ["MyOwnForCausalLM"]}')
+    fits({"model_path": str(tmp_path)}, 2, dp=2)
+
+
+def test_default_model_of_each_split() -> None:
+    kinds = {(dp, ep): Sizes(1, tp=2, shares=Shares(dp, ep)) for dp in (1, 2) for ep in (1, 2)}
+    assert [parallel.tiny_default(sizes) for sizes in kinds.values()] == [
+        "llama",
+        "qwen3-moe",
+        "qwen3",
+        "qwen3-moe",
+    ]
+    one_role = Sizes(1, 1, tp=1, decode_tp=2, decode_shares=Shares(dp=2))
+    assert parallel.tiny_default(one_role) == "qwen3"

@@ -19,10 +19,17 @@ class Watched(Watch):
     def __init__(self, kind: type[Sanitizer], **pprank: Any) -> None:
         self.found: list[Finding] = []
         self.listeners: dict[str, list[Callable[[Any], object]]] = {}
-        seat = {"role": "pp", "instance": "pp", "stage": 0, "device": "cpu", "failed": False, "spoiled": ""}
+        seat = {
+            "role": "pp",
+            "instance": "pp",
+            "stage": 0,
+            "device": "cpu",
+            "failed": False,
+            "spoiled": "",
+        }
         rank = pprank.get("stage", 0)
         seat |= {"rank": rank, "role_ranks": range(2), "place_in_role": f"stage {rank}"}
-        seat |= {"tp_rank": 0, "tp_size": 1}
+        seat |= {"dp_rank": 0, "attention_tp": (0, 1)}
         super().__init__(kind.name, SimpleNamespace(**{**seat, **pprank}), self.found.append)  # type: ignore[arg-type]
         self.sanitizer = kind(self)
         self.sanitizer.begin()

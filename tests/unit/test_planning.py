@@ -275,7 +275,10 @@ def test_several_instances_of_a_role(pytester: pytest.Pytester) -> None:
         ("prefill=2, decode=()", r"decode=\(\)\): a number of stages"),
         ('prefill=[2, {"tp": 1}], decode=1', "a dict with .pp."),
         ('prefill={"tp": 2}, decode=1', "a dict with .pp."),
-        ('prefill={"pp": 2, "dp": 2}, decode=1', "a number of stages, or a dict"),
+        ('prefill={"pp": 2, "dpp": 2}, decode=1', "a number of stages, or a dict"),
+        ('prefill={"pp": 2, "dp": 2}, decode=1', "dp=2, tp=1: the ranks of a stage of prefill"),
+        ("pp=1, tp=4, dp=3", "cannot form 3 groups that share its requests; .* tp=4: 1, 2, 4"),
+        ("pp=1, tp=2, ep=4", "cannot form 4 groups that share its experts; .* tp=2: 1, 2"),
         ('prefill={"pp": 2, "tp": "x"}, decode=1', r"prefill\['tp'\]"),
     ],
 )

@@ -195,7 +195,7 @@ def test_groups_that_not_all_ranks_create() -> None:
 
 
 def ran(stage: int, count: int, last: str = "decode of a") -> dict[str, Any]:
-    place = {"role": "pp", "number": stage, "place": f"stage {stage}"}
+    place = {"role": "pp", "dp_rank": 0, "number": stage, "place": f"stage {stage}"}
     return {**place, "count": count, "hash": count, "last": last}
 
 
@@ -206,6 +206,8 @@ def test_stages_that_ran_other_forwards() -> None:
     assert "stage 1: 2 forwards, the last one decode of a" in finding.text
     other_role = {**ran(0, 0), "role": "decode"}
     assert not list(consensus_compare.compare({0: ran(0, 3), 1: ran(1, 3), 2: other_role}))
+    other_dp_rank = {**ran(0, 0), "number": 2, "dp_rank": 1}
+    assert not list(consensus_compare.compare({0: ran(0, 3), 1: ran(1, 3), 2: other_dp_rank}))
 
 
 def test_group_that_is_given_up_is_not_compared() -> None:

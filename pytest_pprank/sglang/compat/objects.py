@@ -81,6 +81,14 @@ class KVCache(SglangObject):
     """``KVCache`` in srt/mem_cache/memory_pool.py: keys and values by layer."""
 
 
+class MoeLayer(SglangObject):
+    """``FusedMoE`` in srt/layers/moe/fused_moe_triton/layer.py."""
+
+
+class TopK(SglangObject):
+    """``StandardTopKOutput`` in srt/layers/moe/topk.py: the experts of each token."""
+
+
 class Socket(SglangObject):
     """A zmq socket, or a replacement of ours with the methods that SGLang uses."""
 

@@ -117,7 +117,7 @@ class AbortWatch:
         """Record the forwards of one stage, and check its queues. Raises AbortLost."""
         __tracebackhide__ = True
         for forward in forwards if self._aborted else ():
-            if forward.mode != "decode":
+            if forward.mode not in ("decode", "idle"):
                 self._prompts[view.place].add(forward.iteration)
             for index, rid in enumerate(forward.rids):
                 aborted = self._aborted.get((role, rid))

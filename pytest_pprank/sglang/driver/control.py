@@ -26,10 +26,10 @@ from pytest_pprank.sglang.driver.control_requests import (
 )
 from pytest_pprank.sglang.driver.pauses import PauseWatch
 from pytest_pprank.sglang.driver.series import StagesDiffer
-from pytest_pprank.words import place_in_role
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Message
+    from pytest_pprank.topology import Role
 
 _RID = "pprank-control-"
 _SHOWN = 120
@@ -110,7 +110,8 @@ class Control:
     """One control request; the same on all ranks after each call of the engine.
 
     `answers`: by role, the message that came out of SGLang's socket; `engine` uses the role ``pp``.
-    `told`: by role and stage, what each stage answered, whether or not SGLang sent it. Both are
+    With several DP ranks it is that of the first; `dp_answers` has all, by role and DP rank.
+    `told`: by role and stage, what each stage answered, whether or not SGLang sent it. All are
     empty for a kind of request that has no answer. `handled`: by role, the stages that have handled
     the request. Where stages have several ranks, each rank counts as a stage.
     """
@@ -121,10 +122,15 @@ class Control:
     kind: Kind = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
     run: Callable[[Control, int | None], None] = field(repr=False)
-    tps: Mapping[str, int] = field(default_factory=dict, repr=False)
-    answers: dict[str, Message] = field(default_factory=dict)
+    roles: Mapping[str, Role] = field(default_factory=dict, repr=False)
+    dp_answers: dict[str, dict[int, Message]] = field(default_factory=lambda: defaultdict(dict))
     told: dict[str, dict[int, object]] = field(default_factory=lambda: defaultdict(dict))
     handled: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    @property
+    def answers(self) -> dict[str, Message]:
+        """The answer of each role that has answered; with several DP ranks, of the first."""
+        return {role: came[0] for role, came in self.dp_answers.items() if 0 in came}
 
     @property
     def answer(self) -> Any:
@@ -158,13 +164,21 @@ class Control:
                     yield f"{self.place(stage, role)} has not handled it"
                 elif answered and stage not in self.told[role] and not self._silent(stage):
                     yield f"{self.place(stage, role)} has handled it and not answered"
-            if answered and role not in self.answers:
-                yield "no answer came" + (f" of {role}" if role != "pp" else "")
+            yield from self._missing(role) if answered else ()
 
     def place(self, number: int, role: str) -> str:
         """Return what to call rank `number` of a role."""
-        named = place_in_role(number, self.tps.get(role, 1))
+        of = self.roles[role]
+        named = of.place_in_role(of.first + number)
         return named if role == "pp" else f"{named} of {role}"
+
+    def _missing(self, role: str) -> Iterator[str]:
+        """Yield, in words, which answers of a role have not come: one of each DP rank."""
+        several = self.roles[role].shares.dp
+        for dp_rank in range(1 if self.kind.by_first else several):
+            if dp_rank not in self.dp_answers[role]:
+                of_dp = f" of dp {dp_rank}" if several > 1 else ""
+                yield "no answer came" + of_dp + (f" of {role}" if role != "pp" else "")
 
     def _silent(self, stage: int) -> bool:
         return self.kind.by_first and stage > 0
@@ -176,18 +190,18 @@ class Control:
 class ControlTracker:
     """All control requests of a test.
 
-    `tps`: ranks of each stage, by role. `handled`: the names of the message classes that the
+    `roles`: by name. `handled`: the names of the message classes that the
     Scheduler handles. `pauses`: which requests pause stages.
     """
 
-    def __init__(self, tps: Mapping[str, int]) -> None:
+    def __init__(self, roles: Mapping[str, Role]) -> None:
         self.handled: Container[str] = ()
         self.pauses = PauseWatch()
-        self._tps = tps
+        self._roles = roles
         self._serial = itertools.count()
         self._all: dict[str, Control] = {}
         self._open: list[Control] = []
-        self._sent: dict[tuple[str, str], deque[Control]] = defaultdict(deque)
+        self._sent: dict[tuple[str, int, str], deque[Control]] = defaultdict(deque)
         self._wrong: list[str] = []
 
     def new(
@@ -206,7 +220,7 @@ class ControlTracker:
         kind = kind_named(name, call, self.handled)
         rid = f"{_RID}{next(self._serial)}"
         message = control_request(kind, rid, fields, call)
-        control = Control(name, dict(fields), rid, kind, sizes, run, self._tps)
+        control = Control(name, dict(fields), rid, kind, sizes, run, self._roles)
         self._all[rid] = control
         self._open.append(control)
         return control, message
@@ -229,12 +243,13 @@ class ControlTracker:
                 self.pauses.handled(role, stage, control.name, event.iteration)
             else:
                 control.told[role][stage] = event.answer
-                if stage == 0:  # the first stage's answers come out of the socket in this order
-                    self._sent[role, type(event.answer).__name__].append(control)
+                # the first stage's answers come out of the socket in this order
+                self._sent[role, stage, type(event.answer).__name__].append(control)
         for message in report.answers:
-            sent = self._sent[role, type(message).__name__]
+            sent = self._sent[role, stage, type(message).__name__]
             if sent:
-                sent.popleft().answers[role] = message
+                of = self._roles[role]
+                sent.popleft().dp_answers[role][of.place(of.first + stage).dp] = message
             else:
                 who = "the first stage" + (f" of {role}" if role != "pp" else "")
                 self._wrong.append(f"{who} has sent more answers than it was asked for: {message}")
@@ -255,8 +270,8 @@ class ControlTracker:
                 if len(set(verdicts(told).values())) > 1:
                     of_role = "" if role == "pp" else f" of {role}"
                     head = f"the stages{of_role} did not answer {control} alike:"
-                    tp_size = self._tps.get(role, 1)
-                    lines = [f"{place_in_role(n, tp_size)}: {told[n]}" for n in sorted(told)]
+                    of = self._roles[role]
+                    lines = [f"{of.place_in_role(of.first + n)}: {told[n]}" for n in sorted(told)]
                     raise StagesDiffer("\n  ".join([head, *lines]))
 
     def abandon(self, control: Control) -> None:

@@ -21,9 +21,9 @@ from pytest_pprank.sglang.driver.disagg_peers import Peers
 from pytest_pprank.sglang.driver.disagg_side import Side, views
 from pytest_pprank.sglang.driver.disagg_start import bootstrap_ports
 from pytest_pprank.sglang.driver.disagg_views import STATES, DisaggView, rids_of, view_disagg
-from pytest_pprank.sglang.driver.engine import shown_request
 from pytest_pprank.sglang.driver.lockstep import LockstepDriver
-from pytest_pprank.sglang.driver.messages import Result, abort_request, generate_request
+from pytest_pprank.sglang.driver.messages import Result, abort_request
+from pytest_pprank.sglang.driver.submission import Submission
 from pytest_pprank.sglang.events import hooks  # noqa: F401  (the table registers itself)
 from pytest_pprank.sglang.events.hook_points import HookCall, hook_points
 from pytest_pprank.sglang.events.types import Forward, RoomTold
@@ -42,10 +42,7 @@ _rooms = itertools.count(1000)
 class _Request:
     """What SGLang's router would send to both roles; `at`: to which instance of each role."""
 
-    rid: str
-    ids: list[int]
-    params: dict[str, object]
-    options: dict[str, Any]
+    of: Submission
     room: int
     at: Mapping[str, str]
 
@@ -57,8 +54,8 @@ class _Request:
             "bootstrap_port": bootstrap_ports()[prefill],
             "bootstrap_room": self.room,
         }
-        options = {"role": split_instance(instance)[0], **meeting, **self.options}
-        return generate_request(self.rid, self.ids, self.params, **options)
+        role, _ = split_instance(instance)
+        return self.of.message(role, {"role": role, **meeting})
 
 
 class Disagg(DisaggFaults):
@@ -163,21 +160,24 @@ class Disagg(DisaggFaults):
             raise UsageError(f"disagg.forward: {role} has got {rid!r} already")
         self._send(self._requests[rid], (role,))
 
-    def _submit(self, rid: str, ids: list[int], params: dict[str, object], **options: Any) -> None:
-        request = _Request(rid, ids, params, options, next(_rooms), self._pair)
-        self._requests[rid] = request
-        self._send(request, self._to)
+    def _submit(self, request: Submission) -> None:
+        self._requests[request.rid] = _Request(request, next(_rooms), self._pair)
+        self._send(self._requests[request.rid], self._to)
 
     def _send(self, request: _Request, roles: tuple[str, ...]) -> None:
-        this_stage().note_room(request.room, request.rid)
+        it = request.of
+        this_stage().note_room(request.room, it.rid)
+        choose = self._dp_ranks.choose
+        names = [request.at[role] for role in roles]
+        chosen = {name: choose(name, it.wanted, request.room) for name in names}
         for role in roles:
-            asked = request.options["asked"]
+            asked = it.asked
             if role == "decode":  # SGLang's decode returns none of a prompt
                 asked = replace(asked, prompt_logprobs=False)
-            self._expect(request.at[role], request.rid, request.ids, request.params, asked)
-        names = tuple(request.at[role] for role in roles)
-        message = request.message(self._role) if self._role in names else None
-        self._driver.send(f"{shown_request(request.rid, request.ids)} to {names}", message)
+            self._expect(request.at[role], it, asked, chosen[request.at[role]])
+        message = request.message(self._role) if self._role in chosen else None
+        shown = f"{it}{self._dp_ranks.words(chosen)} to {tuple(chosen)}"
+        self._driver.send(shown, message, dp_rank=chosen.get(self._role, 0))
 
     def abort(
         self,

@@ -7,22 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_pprank.errors import UsageError
-from pytest_pprank.sglang.batches.build import prompt_ids
 from pytest_pprank.sglang.compat.messages import handled_requests
-from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.driver.clock import Clock
 from pytest_pprank.sglang.driver.control import Control, shown_control
+from pytest_pprank.sglang.driver.dp_ranks import Asked as DpRank
+from pytest_pprank.sglang.driver.dp_ranks import DpRanks
 from pytest_pprank.sglang.driver.lockstep import LockstepDriver
 from pytest_pprank.sglang.driver.messages import (
     Asked,
     Result,
     abort_request,
-    asked_for,
-    check_fields,
-    generate_request,
     sampling_of,
 )
 from pytest_pprank.sglang.driver.scheduler_hooks import check_engine_args
+from pytest_pprank.sglang.driver.submission import Submission, parts_of
 from pytest_pprank.sglang.driver.until import (
     EngineStalled,
     Patience,
@@ -73,6 +71,7 @@ class Engine:
         self._num_stages = pprank.num_stages
         roles = pprank.sizes.roles
         self._ranks = {role.instance: len(role.ranks) for role in roles}
+        self._dp_ranks = DpRanks(roles)
         self._role = pprank.instance
         self._serial = itertools.count()
         self.settled = False
@@ -134,6 +133,7 @@ class Engine:
         hidden_states: bool = False,
         stream: bool = True,
         priority: int | None = None,
+        dp_rank: DpRank = None,
         fields: Mapping[str, object] | None = None,
         **sampling: Any,
     ) -> str:
@@ -142,8 +142,9 @@ class Engine:
         `prompt`: a list of token ids, or a length for that many made-up ids, which differ between
         requests and are the same in all runs. `stream`: whether SGLang sends each token at once, so
         that `results` has it after the step; otherwise SGLang sends tokens now and then and at the
-        end. `priority`: needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``. `sampling`:
-        fields of SGLang's SamplingParams; the default is greedy, and ignores the end-of-text token.
+        end. `priority`: needs ``@pytest.mark.sglang(enable_priority_scheduling=True)``. `dp_rank`:
+        the DP rank that gets it; by default each in turn, as in SGLang. `sampling`: fields of
+        SGLang's SamplingParams; the default is greedy, and ignores the end-of-text token.
 
         What else to return (see `Result`): `logprobs` of the output tokens, `top_logprobs` of that
         many of the likeliest tokens, `token_ids_logprobs` of these tokens; with `prompt_logprobs`
@@ -159,35 +160,31 @@ class Engine:
         rid = rid if rid is not None else f"req-{serial:03d}"
         if any(rid in results for results in self._driver.results.values()):
             raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
-        vocabulary = int(need(need(self.scheduler, "model_config"), "vocab_size"))
-        ids = prompt_ids(prompt, serial, vocabulary, f"{self._name}.submit")
-        asked = asked_for(
-            {
-                "logprobs": logprobs,
-                "prompt_logprobs": prompt_logprobs,
-                "top_logprobs": top_logprobs,
-                "token_ids_logprobs": token_ids_logprobs,
-                "hidden_states": hidden_states,
-                "embedding": not need(self.scheduler, "is_generation"),
-            },
-            vocabulary,
-        )
-        options: dict[str, object] = {"asked": asked, "stream": stream, "priority": priority}
-        options["tokenizer"] = need(self.scheduler, "tokenizer")
-        options |= check_fields(fields or {})
-        self._submit(rid, ids, sampling_of(max_new_tokens, sampling), **options)
+        call = f"{self._name}.submit"
+        asked = {
+            "logprobs": logprobs,
+            "prompt_logprobs": prompt_logprobs,
+            "top_logprobs": top_logprobs,
+            "token_ids_logprobs": token_ids_logprobs,
+            "hidden_states": hidden_states,
+        }
+        ids, options = parts_of(self.scheduler, prompt, serial, call, asked, fields)
+        options = {"stream": stream, "priority": priority, **options}
+        wanted = self._dp_ranks.check(dp_rank, call)
+        params = sampling_of(max_new_tokens, sampling)
+        self._submit(Submission(rid, ids, params, options, wanted))
         return rid
 
-    def _submit(self, rid: str, ids: list[int], params: dict[str, object], **options: Any) -> None:
-        request = generate_request(rid, ids, params, **options)
-        self._expect(self._answers, rid, ids, params, options["asked"])
-        self._driver.send(shown_request(rid, ids), request)
+    def _submit(self, request: Submission) -> None:
+        role = self._answers
+        dp_rank = self._dp_ranks.choose(role, request.wanted)
+        self._expect(role, request, request.asked, dp_rank)
+        shown = f"{request}{self._dp_ranks.words({role: dp_rank})}"
+        self._driver.send(shown, request.message(role), dp_rank=dp_rank)
 
-    def _expect(
-        self, role: str, rid: str, ids: list[int], params: dict[str, object], asked: Asked
-    ) -> None:
-        model = str(need(self.scheduler.server_args, "model_path"))
-        self._driver.results[role][rid] = Result(rid, tuple(ids), params, model, asked=asked)
+    def _expect(self, role: str, request: Submission, asked: Asked, dp_rank: int) -> None:
+        result = request.result(self.scheduler, asked, dp_rank)
+        self._driver.results[role][request.rid] = result
 
     def abort(self, rid: str | None = None, *, in_time: bool = True) -> None:
         """Send an abort for one request (None: for all); it takes effect in the next iterations.
@@ -392,8 +389,3 @@ class Engine:
 
     def _state(self) -> str:
         return "\n".join(self._driver.state())
-
-
-def shown_request(rid: str, ids: list[int]) -> str:
-    """Describe a request; different prompts get different texts, so ranks can compare them."""
-    return f"submit({rid!r}, {len(ids)} tokens, hash {hash(tuple(ids)) & 0xFFFF:04x})"

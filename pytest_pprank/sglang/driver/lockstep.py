@@ -30,6 +30,7 @@ from pytest_pprank.sglang.driver.scheduler_hooks import (
     enter_loop,
     exchanges_when_idle,
     leave_before_sending,
+    tells_each_dp_rank,
 )
 from pytest_pprank.sglang.driver.series import Series, StagesDiffer
 from pytest_pprank.sglang.driver.step_report import StepReport
@@ -70,9 +71,7 @@ class LockstepDriver:
         self, scheduler: Scheduler, pprank: Pprank, view: Callable[..., StageView] = view_stage
     ) -> None:
         self.results: dict[str, dict[str, Result]] = defaultdict(dict)
-        self.controls = ControlTracker({role.instance: role.tp for role in pprank.sizes.roles})
-        # the ranks whose forwards of prompts are the requests' chunks
-        self._chunking = {role.first for role in pprank.sizes.roles if role.name != "decode"}
+        self.controls = ControlTracker({role.instance: role for role in pprank.sizes.roles})
         self.clock = 0.0
         self._look = view
         self.ranks: tuple[StageView, ...] = ()
@@ -86,12 +85,13 @@ class LockstepDriver:
         self._calls: list[str] = []
         self._notes: list[str] = []
         self.pace = Pace()
-        size = pprank.world_size
+        roles = (role for role in pprank.sizes.roles if role.name != "decode")
+        self._chunking = {rank for role in roles for rank in role.entries}
         self._aborts = AbortWatch()
         self._reasons = ReasonWatch()
         self._ending: set[str] = set()
-        self._ran = Series(size, "run the same batches in the same order")
-        self._moved = Series(size, "let the same requests leave their queues")
+        self._ran = Series(pprank.world_size, "run the same batches in the same order")
+        self._moved = Series(pprank.world_size, "let the same requests leave their queues")
         self._loop: LoopThread | None = None
         self._recorder = ControlRecorder(lambda: self.iterations)
         hook = SchedulerHook(self._at_top, self._at_forward)
@@ -109,8 +109,8 @@ class LockstepDriver:
 
     @property
     def stages(self) -> tuple[StageView, ...]:
-        """The view of each stage: of its first rank, with which the others agree."""
-        return tuple(view for view in self.ranks if view.tp_rank == 0)
+        """The view of each stage (of each DP rank): of its first rank, with which others agree."""
+        return tuple(view for view in self.ranks if view.leads)
 
     def unfinished(self) -> Iterator[tuple[str, Result]]:
         """Yield role and result of each request that a role has not finished and still can."""
@@ -137,15 +137,19 @@ class LockstepDriver:
         """Iterations that this stage has completed since its loop was entered."""
         return self._loop.completed if self._loop is not None else 0
 
-    def send(self, call: str, message: Message | None, *, rpc: bool = False) -> None:
+    def send(
+        self, call: str, message: Message | None, *, rpc: bool = False, dp_rank: int | None = None
+    ) -> None:
         """Send a message to the first stage of this rank's role (None: nothing for this role).
 
         `call`: the request in words, compared between ranks. `rpc`: use the socket for remote
-        calls.
+        calls. `dp_rank`: the DP rank that gets it (None: all, see `tells_each_dp_rank`).
         """
         self._calls.append(call)
         wire = self._attachment.wire
-        if wire is not None and message is not None:
+        each = dp_rank is None and tells_each_dp_rank(self._scheduler)
+        mine = each or self._pprank.dp_rank == (dp_rank or 0)
+        if wire is not None and message is not None and mine:
             (wire.send_call if rpc else wire.send)(message)
 
     def note(self, call: str) -> None:
@@ -248,10 +252,7 @@ class LockstepDriver:
             self._loop.leave_inside()
 
     def abort_if_failed(self, operation: str) -> bool:
-        """If a loop or a test has failed on any rank, end what this rank can end alone.
-
-        Returns whether something has failed; if not, nothing was done.
-        """
+        """End what this rank can end alone if something has failed on any rank; return whether."""
         parked = self._loop is None or self._loop.parked
         try:
             reports = self.meet(operation, (parked, self._pprank.failed))

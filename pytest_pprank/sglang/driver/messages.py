@@ -52,7 +52,7 @@ class Result:
     of the prompt that were found in the tree cache. `retractions`: how often SGLang took the
     request's KV away for others, and recomputed it. `extends`: for each forward of the prompt on
     the first stage, the range of tokens (half open); more than one means that the prompt was
-    chunked.
+    chunked. `dp_rank`: the DP rank to which the request was sent.
 
     `asked`: what the request asks for beside tokens. Only if requested, one entry per output token:
     `logprobs`, that of the token; `top_logprobs`, those of the likeliest tokens, by token;
@@ -82,6 +82,7 @@ class Result:
     retractions: int = 0
     extends: list[tuple[int, int]] = field(default_factory=list)
     asked: Asked = field(default_factory=Asked)
+    dp_rank: int = 0
 
     @property
     def finished(self) -> bool:

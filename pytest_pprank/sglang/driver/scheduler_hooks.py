@@ -241,6 +241,12 @@ def leave_before_sending(scheduler: Scheduler) -> Iterator[None]:
         delattr(scheduler, first)
 
 
+def tells_each_dp_rank(scheduler: Scheduler) -> bool:
+    """Return whether each DP rank gets control requests through a socket of its own."""
+    name = "enable_dp_attention_local_control_broadcast"  # not in all releases
+    return bool(getattr(need(scheduler, "server_args"), name, False))
+
+
 def check_engine_args(scheduler: Scheduler) -> None:
     """Raise UsageError for server args with which the engine cannot work."""
     if not need(need(scheduler, "server_args"), "skip_tokenizer_init"):

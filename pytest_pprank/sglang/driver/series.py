@@ -39,10 +39,10 @@ class Series:
         before = [len(known) for known in self._all]
         for rank, _, _, new in reports:
             self._all[rank] += new
-        for role in dict.fromkeys(role for _, _, role, _ in reports):
-            ranks = [rank for rank, _, other, _ in reports if other == role]
+        for role, dp_rank in dict.fromkeys((role, view.dp_rank) for _, view, role, _ in reports):
+            alike = [it for it in reports if (it[2], it[1].dp_rank) == (role, dp_rank)]
+            ranks, views = [rank for rank, _, _, _ in alike], [view for _, view, _, _ in alike]
             since = min(before[rank] for rank in ranks)
-            views = [view for _, view, other, _ in reports if other == role]
             ran = {view.label: self._all[rank] for rank, view in zip(ranks, views, strict=True)}
             if lines := first_difference(ran, since, [view.iterations for view in views]):
                 of_role = "" if role == "pp" else f" of {role}"

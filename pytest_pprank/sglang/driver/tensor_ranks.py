@@ -1,5 +1,6 @@
 """The ranks of one stage, which share its layers, hold the same requests in the same places.
 
+With DP attention that is so for the ranks of one DP rank; each DP rank has requests of its own.
 They schedule by themselves, each from the same input, and meet in collectives of every layer: one
 that has another batch, or another number of tokens, leaves the others waiting, or computes wrong
 values.
@@ -30,7 +31,14 @@ def with_tensor_rank(view: StageView, scheduler: Scheduler, pprank: Pprank) -> S
         return view
     total = int(scheduler.token_to_kv_pool_allocator.size)
     memory = (total - free_tokens(scheduler), request_slots(scheduler)[0])
-    return replace(view, tp_rank=pprank.tp_rank, tp_size=pprank.tp_size, memory=memory)
+    return replace(
+        view,
+        tp_rank=pprank.tp_rank,
+        tp_size=pprank.tp_size,
+        dp_rank=pprank.dp_rank,
+        dp_size=pprank.dp_size,
+        memory=memory,
+    )
 
 
 def check_stages(ranks: Iterable[tuple[str, StageView]]) -> None:
@@ -39,9 +47,9 @@ def check_stages(ranks: Iterable[tuple[str, StageView]]) -> None:
     Raises StagesDiffer, which names what differs on which rank.
     """
     __tracebackhide__ = True
-    first: dict[tuple[str, int], StageView] = {}
+    first: dict[tuple[str, int, int], StageView] = {}
     for role, view in ranks:
-        known = first.setdefault((role, view.stage), view)
+        known = first.setdefault((role, view.stage, view.dp_rank), view)
         for name in (field.name for field in fields(view) if field.name not in _OWN):
             if getattr(known, name) != getattr(view, name):
                 lines = [f"{it.place}: {_shown(it, name)}" for it in (known, view)]

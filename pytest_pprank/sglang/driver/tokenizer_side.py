@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class TokenizerSide:
     """Sockets of the process that SGLang calls the tokenizer manager; used on stage 0.
 
+    Each DP rank has its own; in a server the DP ranks share all but `requests`.
+
     `requests` sends to the Scheduler. `outputs` receives its outputs with ``skip_tokenizer_init``;
     without, `texts`, the detokenizer's socket, does.
     """

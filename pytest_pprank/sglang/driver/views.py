@@ -51,8 +51,8 @@ class StageView:
     stage from being idle. `progress`: a number that changes whenever a request advances.
     `in_grammar_queue`: requests whose grammar is being compiled. `ending`: requests that were
     queued at some time to be ended with the result of their next forward. `tp_rank`, `tp_size`:
-    which of the stage's ranks this is. `memory`: KV tokens and request slots in use, where a stage
-    has several ranks.
+    which of the stage's ranks this is; `dp_rank`, `dp_size`: which of its DP ranks it belongs to.
+    `memory`: KV tokens and request slots in use, where a stage has several ranks.
     """
 
     stage: int
@@ -67,6 +67,8 @@ class StageView:
     ending: tuple[str, ...] = field(default=(), kw_only=True)
     tp_rank: int = field(default=0, kw_only=True)
     tp_size: int = field(default=1, kw_only=True)
+    dp_rank: int = field(default=0, kw_only=True)
+    dp_size: int = field(default=1, kw_only=True)
     memory: tuple[int, int] = field(default=(0, 0), kw_only=True)
 
     @property
@@ -77,7 +79,13 @@ class StageView:
     @property
     def label(self) -> str:
         """The number of this stage, in words, and of this rank if the stage has several."""
-        return place_in_role(self.number, self.tp_size)
+        tp, dp = (self.tp_rank, self.tp_size), (self.dp_rank, self.dp_size)
+        return place_in_role(stage=(self.stage, self.stage + 1), tp=tp, dp=dp)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first of the ranks that hold the same requests."""
+        return self.tp_rank * self.dp_size % self.tp_size == 0
 
     @property
     def place(self) -> str:

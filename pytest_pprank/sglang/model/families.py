@@ -57,12 +57,13 @@ class Family:
 
     `config`: the entries of its config.json beyond those that all kinds share. `layer`: yields the
     weights of one layer, named without the layer's prefix. `tied`: whether the embedding is also
-    the output matrix.
+    the output matrix. `experts`: how many a layer has.
     """
 
     config: Callable[[Shape], dict[str, object]]
     layer: Callable[[Shape, int], Iterator[Weight]]
     tied: bool = False
+    experts: int = 0
 
 
 def _attention(shape: Shape) -> Iterator[Weight]:
@@ -226,6 +227,7 @@ FAMILIES = {
             **_moe_config(shape),
         },
         _qwen3_moe_layer,
+        experts=_EXPERTS,
     ),
-    "deepseek-v3": Family(_deepseek_config, _deepseek_layer),
+    "deepseek-v3": Family(_deepseek_config, _deepseek_layer, experts=_EXPERTS),
 }

@@ -18,10 +18,12 @@ import torch
 from safetensors.torch import save_file
 
 from pytest_pprank.sglang.model.families import FAMILIES, Family, Shape, Weight
+from pytest_pprank.sglang.static.parallel import tiny_default
 from pytest_pprank.sglang.static.release import TINY_DEFAULT, TINY_LAYERS, Tiny, tiny_asked
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
+    from pytest_pprank.topology import Role
 
 VOCABULARY = 10240
 """Above 10000, because SGLang's dynamic-chunk profiler draws token ids below 10000."""
@@ -90,12 +92,14 @@ def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
     model has at least one layer per stage of the larger role, because roles that transfer KV must
     have the same number of layers.
     """
-    name, given = tiny_asked(model_path) or Tiny(TINY_DEFAULT)
+    roles = pprank.sizes.roles
+    name, given = tiny_asked(model_path) or Tiny(tiny_default(pprank.sizes))
     models = pprank.workdir.parent / "models"
-    stages = max(role.stages for role in pprank.sizes.roles)
-    layers = given or max(TINY_LAYERS, stages)
+    layers = given or max(TINY_LAYERS, *(role.stages for role in roles))
     if not pprank.device.startswith("cuda"):
-        return write_tiny_model(models / f"{name}-{layers}-cpu", name, layers=layers)
+        hidden = 64 * max(_widths(role, FAMILIES[name]) for role in roles)
+        folder = models / f"{name}-{layers}-{hidden}-cpu"
+        return write_tiny_model(folder, name, layers=layers, hidden=hidden)
     # SGLang's CUDA kernels are built for these shapes
     return write_tiny_model(
         models / f"{name}-{layers}-cuda",
@@ -105,6 +109,17 @@ def tiny_model_for(pprank: Pprank, model_path: str | None = None) -> Path:
         head_dim=64,
         dtype=torch.float16,  # an eighth of bfloat16's rounding; there is no float32 path
     )
+
+
+def _widths(role: Role, family: Family) -> int:
+    """Return how often the least width a model must have on a CPU for the ranks of a stage.
+
+    SGLang pads what it cannot divide there: experts to 32 columns a rank, with memory that it does
+    not clear, and key heads to one a rank, also where those of DP ranks have more.
+    """
+    if family.experts:
+        return role.tp
+    return max(1, role.tp // 2) if role.shares.dp > 1 else 1
 
 
 def _config(family: Family, shape: Shape, dtype: str) -> dict[str, object]:

@@ -30,6 +30,9 @@ from pytest_pprank.sglang.compat.start import (
 from pytest_pprank.sglang.driver.disagg_start import prepare_disagg, private_ports, start_bootstrap
 from pytest_pprank.sglang.driver.tokenizer_side import TokenizerSide
 from pytest_pprank.sglang.model.grammar import start_grammars
+from pytest_pprank.sglang.platform.collectives import register as register_collectives
+from pytest_pprank.sglang.platform.dp_attention import run_without_gpu
+from pytest_pprank.sglang.platform.experts import skip_other_experts
 from pytest_pprank.sglang.platform.preload import no_progress_bars
 from pytest_pprank.sglang.platform.seeds import use_own_hash
 from pytest_pprank.sglang.stage.connect import connect_stages
@@ -65,7 +68,7 @@ def start_scheduler(args: Mapping[str, object], pprank: Pprank) -> Scheduler:
     )
     resolve_and_check(server_args)
     ports = _port_args(need(server_args_module, "PortArgs"), server_args, pprank)
-    side = TokenizerSide(ports) if pprank.leads_role else None
+    side = TokenizerSide(ports) if pprank.takes_requests else None
     try:
         # A user's filterwarnings = error is for their tests, not for SGLang's start.
         with (
@@ -96,10 +99,11 @@ def _prepare_device(args: Mapping[str, object], pprank: Pprank) -> None:
     if pprank.device.startswith("cuda"):
         check_answers(device_index(pprank))
         return
-    if pprank.device.startswith("sim"):
-        from pytest_pprank.sglang.platform import sim_collectives
-
-        sim_collectives.register()
+    register_collectives(pprank.device)
+    if pprank.ep_size > 1:
+        skip_other_experts()
+    if pprank.dp_size > 1:
+        run_without_gpu(pprank.device)
     if args.get("enable_deterministic_inference"):
         allow_deterministic_sampling(args["attention_backend"])
         use_own_hash()
@@ -153,15 +157,21 @@ def _construct(server_args: ServerArgs, ports: PortArgs, pprank: Pprank) -> Sche
         "port_args": ports,
         "gpu_id": device_index(pprank),
         "pp_rank": pprank.stage,
-        "dp_rank": None,
+        "dp_rank": _dp_rank(pprank),
         "tp_rank": pprank.tp_rank,
-        **dict.fromkeys(("moe_ep_rank", "attn_cp_rank", "moe_dp_rank"), 0),
+        "moe_ep_rank": pprank.ep_rank,
+        **dict.fromkeys(("attn_cp_rank", "moe_dp_rank"), 0),
     }
     scheduler_class = need(import_module("sglang.srt.managers.scheduler"), "Scheduler")
     _publish(server_args, pprank)
     start_bootstrap(server_args, pprank)
     scheduler: Scheduler = scheduler_class(**fill(scheduler_class.__init__, known))
     return scheduler
+
+
+def _dp_rank(pprank: Pprank) -> int | None:
+    """Return SGLang's dp_rank of this rank: None if it has no DP ranks."""
+    return pprank.dp_rank if pprank.dp_size > 1 else None
 
 
 def _publish(server_args: ServerArgs, pprank: Pprank) -> None:
@@ -174,7 +184,7 @@ def _publish(server_args: ServerArgs, pprank: Pprank) -> None:
         world_rank = need(context, "spawn_world_rank")
         known["ranks"] = need(context, "SpawnRanks")(
             world_rank=world_rank(server_args, tp_rank=pprank.tp_rank, pp_rank=pprank.stage),
-            dp_rank=None,
+            dp_rank=_dp_rank(pprank),
             gpu_id=device_index(pprank),
         )
     publish(**fill(publish, known))
@@ -183,15 +193,19 @@ def _publish(server_args: ServerArgs, pprank: Pprank) -> None:
 def _port_args(
     port_args_class: type[PortArgs], server_args: ServerArgs, pprank: Pprank
 ) -> PortArgs:
-    """Return PortArgs with sockets in the workdir: the same names on each rank of an instance."""
-    ports: PortArgs = need(port_args_class, "init_new")(server_args)
+    """Return PortArgs with sockets in the workdir: the same names on each rank of a DP rank."""
+    # with DP ranks SGLang would also take TCP ports for all sockets, unless the caller has them
+    of_dp = {"dp_rank": pprank.dp_rank, "worker_ports": [0] * pprank.dp_size}
+    owner = _file_name(pprank) + (f"-dp{pprank.dp_rank}" if pprank.dp_size > 1 else "")
+    init_new = need(port_args_class, "init_new")
+    ports: PortArgs = init_new(server_args, **(of_dp if pprank.dp_size > 1 else {}))
     names = [field.name for field in fields(ports) if field.name.endswith("_ipc_name")]
     if "scheduler_input_ipc_name" not in names:
         raise missing("PortArgs.scheduler_input_ipc_name")
     for name in names:
         if getattr(ports, name) is None:
             continue
-        path = pprank.workdir / f"{_file_name(pprank)}-{name.removesuffix('_ipc_name')}"
+        path = pprank.workdir / f"{owner}-{name.removesuffix('_ipc_name')}"
         if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
             raise UsageError(
                 f"{path}: too long for a unix socket ({_MAX_SOCKET_PATH} bytes); "

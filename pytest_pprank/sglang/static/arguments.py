@@ -86,6 +86,21 @@ def disagg_args(role: str, device: str, known: Container[str]) -> dict[str, obje
     return args
 
 
+def shares_args(dp_size: int, ep_size: int, known: Container[str]) -> dict[str, object]:
+    """Return the server args for DP ranks and EP ranks, as far as a stage has several.
+
+    `known`: see `disagg_args`. Up to 0.5.22 two args together mean DP attention.
+    """
+    args: dict[str, object] = {}
+    if dp_size > 1 and "attn_dp_size" in known:
+        args["attn_dp_size"] = dp_size
+    elif dp_size > 1:
+        args |= {"dp_size": dp_size, "enable_dp_attention": True}
+    if ep_size > 1:
+        args["ep_size"] = ep_size
+    return args
+
+
 def merge(defaults: Mapping[str, object], *changes: Mapping[str, object]) -> dict[str, object]:
     """Return `defaults` with `changes` laid over them, later ones over earlier ones."""
     merged = dict(defaults)

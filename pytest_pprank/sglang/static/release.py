@@ -33,9 +33,6 @@ TINY_LAYERS = 4
 
 MOST_TINY_LAYERS = 128
 
-TINY_HEADS = 4
-"""Attention heads of a tiny model."""
-
 TINY_DEFAULT = "llama"
 """The tiny model used when no model_path is given."""
 
@@ -59,8 +56,14 @@ _USE_INSTEAD = {
     "node_rank": "several nodes are not supported yet",
     "base_gpu_id": "the plugin leases the devices; set CUDA_VISIBLE_DEVICES to choose among them",
     "gpu_id_step": "the plugin leases the devices; set CUDA_VISIBLE_DEVICES to choose among them",
-    "dp_size": "data parallelism is not supported yet",
-    "data_parallel_size": "data parallelism is not supported yet",
+    **dict.fromkeys(
+        ("dp_size", "data_parallel_size", "attn_dp_size", "enable_dp_attention"),
+        "give --dp-size N or @pytest.mark.pprank(dp=N): DP ranks share a stage's requests; several "
+        "replicas are not supported",
+    ),
+    **dict.fromkeys(
+        ("ep_size", "expert_parallel_size"), "give --ep-size N or @pytest.mark.pprank(ep=N)"
+    ),
     "skip_tokenizer_init": "the plugin speaks token ids and loads no tokenizer",
 }
 
@@ -232,35 +235,18 @@ def num_layers(args: Mapping[str, object], stages: int) -> int:
     return layers
 
 
-def check_heads(args: Mapping[str, object], tp_size: int) -> None:
-    """Raise UsageError unless `tp_size` ranks can have equal numbers of the model's heads.
-
-    `args`: see `num_layers`.
-    """
-    given = args.get("model_path")
-    if given is None or tiny_asked(given) is not None:
-        heads = TINY_HEADS
-    else:
-        heads = _config_number(Path(str(given)), "num_attention_heads", default=tp_size)
-    if heads % tp_size:
-        fitting = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
-        raise UsageError(
-            f"--tp-size {tp_size} or @pytest.mark.pprank(tp={tp_size}): the model has {heads} "
-            f"attention heads, which {tp_size} ranks cannot share; allowed: {fitting}"
-        )
-
-
 def _layers_of(folder: Path, default: int) -> int:
-    return _config_number(folder, "num_hidden_layers", default)
+    found = model_config(folder).get("num_hidden_layers")
+    return found if isinstance(found, int) else default
 
 
-def _config_number(folder: Path, name: str, default: int) -> int:
+def model_config(folder: Path) -> Mapping[str, object]:
+    """Return the config of a model in a local folder, of its text part; empty for any other."""
     config = folder / "config.json"
     if not config.is_file():
-        return default
+        return {}
     values = json.loads(config.read_text(encoding="utf-8"))
-    found = values.get("text_config", values).get(name)
-    return found if isinstance(found, int) else default
+    return {**values, **values.get("text_config", {})}
 
 
 def _annotated(file: Path, only: str | None = None) -> Iterator[tuple[str, ast.expr]]:

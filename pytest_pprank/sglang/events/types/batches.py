@@ -25,7 +25,8 @@ class Forward:
     def __str__(self) -> str:
         extends = ", ".join(f"{start}-{end}" for start, end in self.extends)
         tokens = f" (tokens {extends})" if extends else ""
-        return f"{self.mode} of {', '.join(self.rids)}{tokens}"
+        of = f" of {', '.join(self.rids)}" if self.rids else ""
+        return f"{self.mode}{of}{tokens}"
 
 
 @dataclass(frozen=True)
