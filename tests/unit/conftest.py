@@ -20,6 +20,7 @@ class Watched(Watch):
         self.found: list[Finding] = []
         self.listeners: dict[str, list[Callable[[Any], object]]] = {}
         seat = {"role": "pp", "stage": 0, "device": "cpu", "failed": False, "spoiled": ""}
+        seat["instance"] = pprank.get("role", "pp")
         rank = pprank.get("stage", 0)
         seat |= {"rank": rank, "role_ranks": range(2), "place_in_role": f"stage {rank}"}
         seat |= {"tp_rank": 0, "tp_size": 1}
