@@ -123,8 +123,7 @@ def test_kv_of_several_instances(tmp_path: Path) -> None:
     for room, prefill, decode in ((7, 2, 6), (8, 0, 4)):
         for stage in (0, 1):
             ranks[prefill + stage].trace.event(TRANSFER, "send", {"room": room, "tokens": 16})
-            done = {"room": room, "status": "Success"}
-            ranks[decode + stage].trace.event(TRANSFER, "done", done)
+            ranks[decode + stage].trace.event(TRANSFER, "done", {"room": room, "status": "Success"})
     made = timeline_of(
         Sizes(2, 2, more=more),
         {number: rank.read() for number, rank in ranks.items()},
