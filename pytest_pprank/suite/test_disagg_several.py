@@ -152,6 +152,7 @@ class TestTwoOfPrefill:
         disagg.submit(40, 5, prefill=1)
         check(disagg, aborted)
 
+    @freed_early
     def test_transfer_of_one_that_fails(self, disagg: Disagg) -> None:
         """That one sends nothing more to decode, which it takes for dead; the other one does."""
         other = disagg.submit(2 * CHUNK + 6, 5, prefill=1)
@@ -262,6 +263,7 @@ class TestTwoOfDecode:
         disagg.abort(amid[1], in_time=False)
         check(disagg, decoded[1], moving[1], amid[1])
 
+    @freed_early
     def test_transfer_to_one_that_fails(self, disagg: Disagg) -> None:
         """Prefill sends it nothing more, and goes on with the other one."""
         failed, fault = fail_a_transfer(disagg, 0, 1)
@@ -273,11 +275,13 @@ class TestTwoOfDecode:
 
     def test_one_that_is_full(self, disagg: Disagg) -> None:
         """What waits for a place there does not keep prefill from what goes to the other one."""
-        full = [disagg.submit(20 + index, 20, decode=0) for index in range(10)]
-        disagg.step(4)
+        full = [disagg.submit(20 + index, 400, decode=0) for index in range(10)]
+        disagg.run_until_state(full[0], "decoding")
         finish(disagg, *[disagg.submit(CHUNK + index, 2, decode=1) for index in range(2)])
-        assert not any(disagg.results[rid].finished for rid in full)
-        check(disagg)
+        assert not all(disagg.results[rid].token_ids for rid in full)
+        for rid in full:
+            disagg.abort(rid)
+        check(disagg, *full)
 
     def test_one_that_begins_late(self, disagg: Disagg) -> None:
         """The other one has served some requests, when this one begins with what has come."""

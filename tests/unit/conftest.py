@@ -19,14 +19,8 @@ class Watched(Watch):
     def __init__(self, kind: type[Sanitizer], **pprank: Any) -> None:
         self.found: list[Finding] = []
         self.listeners: dict[str, list[Callable[[Any], object]]] = {}
-        seat = {
-            "role": "pp",
-            "instance": "pp",
-            "stage": 0,
-            "device": "cpu",
-            "failed": False,
-            "spoiled": "",
-        }
+        seat = {"role": "pp", "stage": 0, "device": "cpu", "failed": False, "spoiled": ""}
+        seat["instance"] = pprank.get("role", "pp")
         rank = pprank.get("stage", 0)
         seat |= {"rank": rank, "role_ranks": range(2), "place_in_role": f"stage {rank}"}
         seat |= {"dp_rank": 0, "attention_tp": (0, 1)}

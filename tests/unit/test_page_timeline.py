@@ -15,7 +15,7 @@ from pytest_pprank.oplog.read.wait_graph import explain_waits
 from pytest_pprank.report.page.bands import rows
 from pytest_pprank.report.page.timeline import Printed, Shown, Timeline, timeline_of
 from pytest_pprank.report.page.waits import graph_of
-from pytest_pprank.topology import Sizes
+from pytest_pprank.topology import Another, Sizes
 from pytest_pprank.trace.file import FORWARD, ITERATION, PHASE, STATE, TRANSFER
 
 
@@ -113,6 +113,30 @@ def test_kv_leads_to_where_it_has_arrived(tmp_path: Path) -> None:
     assert [lane.title for lane in made.lanes] == [
         "rank 0: prefill stage 0 of 1",
         "rank 1: decode stage 0 of 1",
+    ]
+
+
+def test_kv_of_several_instances(tmp_path: Path) -> None:
+    """Each room is of one pair, whose stages send to stages of the same number."""
+    more = (Another("prefill", 2, 1), Another("decode", 2, 1))
+    ranks = {number: Rank(tmp_path, number) for number in range(8)}
+    for room, prefill, decode in ((7, 2, 6), (8, 0, 4)):
+        for stage in (0, 1):
+            ranks[prefill + stage].trace.event(TRANSFER, "send", {"room": room, "tokens": 16})
+            ranks[decode + stage].trace.event(TRANSFER, "done", {"room": room, "status": "Success"})
+    made = timeline_of(
+        Sizes(2, 2, more=more),
+        {number: rank.read() for number, rank in ranks.items()},
+        {number: rank.ledger() for number, rank in ranks.items()},
+    )
+    assert sorted(links(made)) == [
+        ("kv", f"{source}: send", f"{target}: done")
+        for source, target in ((0, 4), (1, 5), (2, 6), (3, 7))
+    ]
+    assert [lane.title for lane in made.lanes[2:5]] == [
+        "rank 2: prefill 1, stage 0 of 2",
+        "rank 3: prefill 1, stage 1 of 2",
+        "rank 4: decode 0, stage 0 of 2",
     ]
 
 
