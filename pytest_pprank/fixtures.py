@@ -123,7 +123,7 @@ def _started_scheduler(
         raise
     except Exception as error:
         changes = args_of_role(request.config.stash[SERVER_ARGS], pprank.role)
-        failure = start_failed(error, changes, pprank.role)
+        failure = start_failed(error, changes, pprank.sizes.role_of(pprank.rank))
         raise failure from (error if wants_full_tracebacks(request.config) else None)
 
 

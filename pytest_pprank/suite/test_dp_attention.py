@@ -102,6 +102,7 @@ class TestDecode:
         assert [result.dp_rank for result in results] == [0, 1, 0, 1]
         settle(disagg)
 
+    @pytest.mark.pprank(known_bug="decode-frees-what-an-aborted-transfer-still-writes")
     def test_abort_while_transferring(self, disagg: Disagg) -> None:
         slow = disagg.slow_transfer(stages=[0, 1])
         aborted, other = (disagg.submit(30, dp_rank=1) for _ in range(2))

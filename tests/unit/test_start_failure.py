@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.sglang.stage import start_failure
+from pytest_pprank.topology import Role, Shares
 
 SOURCE = """
 def refuse(words):
@@ -28,12 +29,16 @@ def sglang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callabl
 
 
 def message(
-    function: Callable[..., object], *args: object, role: str = "pp", **changes: object
+    function: Callable[..., object],
+    *args: object,
+    role: str = "pp",
+    stage: tuple[int, Shares] = (1, Shares()),
+    **changes: object,
 ) -> str:
     try:
         function(*args)
     except Exception as error:
-        return str(start_failure.start_failed(error, changes, role))
+        return str(start_failure.start_failed(error, changes, Role(role, 0, 2, *stage)))
     raise AssertionError("nothing was raised")
 
 
@@ -65,3 +70,30 @@ def test_error_of_a_library_names_the_line_of_sglang_that_called_it(
 @pytest.mark.usefixtures("sglang")
 def test_error_from_elsewhere() -> None:
     assert message(int, "x").endswith("\n  ValueError, raised outside SGLang")
+
+
+@pytest.mark.parametrize(
+    ("role", "tp", "shares", "line"),
+    [
+        ("pp", 2, Shares(), "  --pp-size 2 --tp-size 2, or @pytest.mark.pprank(pp=2, tp=2)"),
+        (
+            "pp",
+            4,
+            Shares(2, 4),
+            "  --pp-size 2 --tp-size 4 --dp-size 2 --ep-size 4, "
+            "or @pytest.mark.pprank(pp=2, tp=4, dp=2, ep=4)",
+        ),
+        (
+            "decode",
+            2,
+            Shares(2),
+            "  --pp-size 2 --tp-size 2 --dp-size 2, "
+            "or @pytest.mark.pprank(pp=2, tp=2, dp=2): the sizes of decode",
+        ),
+    ],
+)
+def test_sizes_within_a_stage(
+    sglang: dict[str, Callable[..., None]], role: str, tp: int, shares: Shares, line: str
+) -> None:
+    said = message(sglang["refuse"], "no good", role=role, stage=(tp, shares))
+    assert said.splitlines()[2] == line

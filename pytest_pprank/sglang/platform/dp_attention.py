@@ -28,14 +28,32 @@ def run_without_gpu(device: str) -> None:
     if device.startswith("cuda"):
         return
     gathered = import_module("sglang.srt.layers.dp_attention")
-    # the other one is a kernel of Triton
-    copy = need(gathered, "memcpy_cpu")
-    need(gathered, "memcpy_func")
-    gathered.memcpy_func = copy if device == "cpu" else _kernel(copy)  # type: ignore[attr-defined]
+    # up to 0.5.18 the kernel of Triton has no other name
+    name = "memcpy_func" if hasattr(gathered, "memcpy_func") else "memcpy_triton"
+    need(gathered, name)
+    setattr(gathered, name, copy_rows if device == "cpu" else _kernel(copy_rows))
     _pad_lengths()
     _share_unequal_rows()
     if device == "cpu":
         _have_no_pinned_memory("sglang.srt.model_executor.forward_batch_info")
+
+
+def copy_rows(
+    target: torch.Tensor,
+    source: torch.Tensor,
+    dim: int,
+    offset: torch.Tensor,
+    size: torch.Tensor,
+    offset_src: bool,
+) -> None:
+    """Copy `size` rows from the start of `source` to `offset` of `target`, or the other way."""
+    assert dim == 0
+    rows = slice(int(offset), int(offset) + int(size))
+    if offset_src:
+        part = source[rows][: len(target)]
+        target[: len(part)] = part
+    else:
+        target[rows] = source[: len(target[rows])]
 
 
 def _kernel(copy: Callable[..., None]) -> Callable[..., None]:

@@ -8,19 +8,34 @@ from types import TracebackType
 
 from pytest_pprank.errors import StartFailed
 from pytest_pprank.sglang.static.release import package_root
+from pytest_pprank.topology import Role
+
+_OF = {name: f": the sizes of {name}" for name in ("prefill", "decode")}
 
 
-def start_failed(error: Exception, changes: Mapping[str, object], role: str) -> StartFailed:
+def start_failed(error: Exception, changes: Mapping[str, object], role: Role) -> StartFailed:
     """Return an error that describes `error`, which creating or starting a Scheduler raised.
 
-    `changes`: the server args that the test's markers give to the stages of `role`.
+    `changes`: the server args that the test's markers give to the stages of `role`. Sizes within a
+    stage are named, too: SGLang may refuse them, or a server arg together with them.
     """
     lines = [f"SGLang does not start with these server args: {_sentence(error)}"]
     args = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-    of_role = "" if role == "pp" else f" (on the stages of {role})"
+    of_role = "" if role.name == "pp" else f" (on the stages of {role.name})"
     lines.append(f"  @pytest.mark.sglang({args}){of_role}" if args else f"  the defaults{of_role}")
+    lines += _sizes(role)
     lines += _place(error)
     return StartFailed("\n".join(lines))
+
+
+def _sizes(role: Role) -> list[str]:
+    """Return the line about the sizes of a role whose stages have several ranks."""
+    counts = {name: count for name, count in role.counts._asdict().items() if count > 1}
+    if role.tp == 1:
+        return []
+    options = " ".join(f"--{name}-size {count}" for name, count in counts.items())
+    marker = ", ".join(f"{name}={count}" for name, count in counts.items())
+    return [f"  {options}, or @pytest.mark.pprank({marker}){_OF.get(role.name, '')}"]
 
 
 def _sentence(error: Exception) -> str:

@@ -16,6 +16,11 @@ ARGS = {"chunked_prefill_size": 100, "page_size": 64}
 def test_refused(scheduler: Any) -> None: ...
 
 
+@pytest.mark.pprank(pp=1, tp=2)
+@pytest.mark.sglang(**ARGS)
+def test_refused_with_sizes(scheduler: Any) -> None: ...
+
+
 @pytest.mark.pprank(prefill=1, decode=1)
 @pytest.mark.sglang(prefill=ARGS)
 def test_refused_of_one_role(disagg: Disagg) -> None: ...
