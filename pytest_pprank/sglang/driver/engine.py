@@ -31,6 +31,7 @@ from pytest_pprank.sglang.driver.until import (
 )
 from pytest_pprank.sglang.driver.views import StageView
 from pytest_pprank.sglang.events.types import Forward
+from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
@@ -186,6 +187,7 @@ class Engine:
     def _expect(
         self, role: str, rid: str, ids: list[int], params: dict[str, object], asked: Asked
     ) -> None:
+        this_stage().note_request(rid)
         model = str(need(self.scheduler.server_args, "model_path"))
         self._driver.results[role][rid] = Result(rid, tuple(ids), params, model, asked=asked)
 
