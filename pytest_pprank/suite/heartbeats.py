@@ -1,4 +1,4 @@
-"""Decode gives prefill up if it misses its heartbeats."""
+"""Heartbeats: decode gives prefill up if it misses two of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pprank.sglang.compat.disagg import knows_prefill
+from pytest_pprank.sglang.compat.disagg import knows_prefill, missed_heartbeats
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Pprank
@@ -23,3 +23,18 @@ def lose_prefill(disagg: Disagg, pprank: Pprank) -> None:
                 return
             time.sleep(0.01)
     pytest.fail("decode has not missed the heartbeats of prefill")
+
+
+def miss_heartbeat(disagg: Disagg, pprank: Pprank) -> None:
+    """Move decode's clock on until it has missed one more heartbeat, whatever follows from that."""
+    decode = pprank.role == "decode"
+    before = missed_heartbeats(disagg.scheduler) if decode else 0
+    for _ in range(6):
+        disagg.clock.advance(5, role="decode")
+        for _ in range(50):
+            # giving prefill up forgets the count
+            missed = decode and missed_heartbeats(disagg.scheduler) != before
+            if any(pprank.gather(missed or (decode and not knows_prefill(disagg.scheduler)))):
+                return
+            time.sleep(0.01)
+    pytest.fail("decode has not missed a heartbeat of prefill")
