@@ -67,6 +67,11 @@ SANITIZERS: tuple[CheckRow, ...] = (
         hooks=("init_new", "schedule"),
     ),
     CheckRow(
+        "bookkeeping",
+        "tables of SGLang that still name a request after it has ended, or its bootstrap room",
+        "pytest_pprank.checks.bookkeeping:Bookkeeping",
+    ),
+    CheckRow(
         "h2d",
         "host tensors in place of device tensors, copies used before they arrive, staging buffers "
         "written while a copy may still read them",

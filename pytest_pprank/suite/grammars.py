@@ -44,3 +44,23 @@ def skip_where_there_are_no_grammars(pprank: Pprank) -> None:
     """Skip if SGLang cannot apply grammars: before 0.5.18 their kernel exists for GPUs only."""
     if not pprank.device.startswith("cuda") and is_older_than("0.5.18"):
         pytest.skip("before 0.5.18 SGLang has grammars on a GPU only: --pprank-device cuda")
+
+
+def refuse_tokens(monkeypatch: pytest.MonkeyPatch, grammar: str, after: int = 0) -> None:
+    """Make this grammar refuse a token on this rank, as if it did not allow it.
+
+    `after`: how many tokens it takes before that.
+    """
+    from sglang.srt.constrained.xgrammar_backend import XGrammarGrammar
+
+    accept = XGrammarGrammar.accept_token
+    taken: list[int] = []
+
+    def refuse(self: XGrammarGrammar, token: int) -> object:
+        if self.key_string == grammar:
+            if len(taken) >= after:
+                raise ValueError("refused by the test")
+            taken.append(token)
+        return accept(self, token)
+
+    monkeypatch.setattr(XGrammarGrammar, "accept_token", refuse)

@@ -1,4 +1,4 @@
-"""Decode gives prefill up if it misses its heartbeats."""
+"""Heartbeats: decode gives prefill up if it misses two of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pprank.sglang.compat.disagg import known_prefills
+from pytest_pprank.sglang.compat.disagg import known_prefills, missed_heartbeats
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Pprank
@@ -25,3 +25,19 @@ def lose_prefill(disagg: Disagg, pprank: Pprank, index: int = 0) -> None:
                 return
             time.sleep(0.01)
     pytest.fail(f"decode has not missed the heartbeats of {disagg.bootstraps[index].instance}")
+
+
+def miss_heartbeat(disagg: Disagg, pprank: Pprank) -> None:
+    """Move decode's clock on until it has missed one more heartbeat, whatever follows from that."""
+    decode, port = pprank.role == "decode", disagg.bootstrap.port
+    before = missed_heartbeats(disagg.scheduler) if decode else 0
+    for _ in range(6):
+        disagg.clock.advance(5, role="decode")
+        for _ in range(50):
+            # giving prefill up forgets the count
+            missed = decode and missed_heartbeats(disagg.scheduler) != before
+            lost = decode and port not in known_prefills(disagg.scheduler)
+            if any(pprank.gather(missed or lost)):
+                return
+            time.sleep(0.01)
+    pytest.fail("decode has not missed a heartbeat of prefill")

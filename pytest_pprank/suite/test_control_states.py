@@ -16,6 +16,7 @@ from pytest_pprank.suite.moments import CHUNK, IDLE, MOMENTS, amid_decoding, che
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Engine
+    from pytest_pprank.sglang.compat.objects import Options
     from pytest_pprank.sglang.driver.control import Control
 
 pytestmark = pytest.mark.sglang(chunked_prefill_size=CHUNK)
@@ -169,6 +170,17 @@ class TestPause:
             assert not engine.results[later].token_ids
             engine.control("continue_generation", wait=True)
             engine.drain()
+        check(engine)
+
+    def test_scores_of_a_prompt_that_is_paused(self, engine: Engine) -> None:
+        """Its chunks are computed again from the first one on, and so are their logprobs."""
+        scores: Options = {"prompt_logprobs": True, "top_logprobs": 2}
+        rid = engine.submit(4 * CHUNK, 3, **scores)
+        engine.run_until(lambda: engine.chunks_done(rid) >= 2)
+        engine.control("pause_generation", mode="retract", wait=True)
+        engine.step(3)
+        engine.submit(20, 3, **scores)
+        engine.control("continue_generation", wait=True)
         check(engine)
 
     @each_loop

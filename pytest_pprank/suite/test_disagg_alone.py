@@ -95,3 +95,18 @@ def test_abort_of_a_prompt_that_was_computed_early(disagg: Disagg, pprank: Ppran
         reason = disagg.prefill.results[early].finish_reason or {}
         assert reason["type"] == "abort"
     assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
+
+
+@pytest.mark.skipif(is_older_than("0.5.16"), reason="no optimistic_prefill_attempts before 0.5.16")
+@pytest.mark.pprank(known_bug="early-prompt-keeps-the-last-slot")
+@pytest.mark.sglang(prefill={"optimistic_prefill_attempts": 2, "max_running_requests": 1})
+@each_schedule
+def test_prompt_that_was_computed_early_gives_way(disagg: Disagg) -> None:
+    """It has prefill's only slot, and decode does not know it: others come first."""
+    early = disagg.submit(2 * CHUNK + 5, 6, to="prefill")
+    disagg.run_until(lambda: len(disagg.prefill.results[early].extends) >= 3)
+    disagg.step(3)
+    others = [disagg.submit(17 + index, 5) for index in range(2)]
+    disagg.run_until(lambda: all(disagg.results[rid].finished for rid in others))
+    disagg.forward(early, to="decode")
+    settle(disagg)

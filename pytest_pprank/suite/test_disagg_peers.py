@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.sglang.compat.disagg import known_prefills
+from pytest_pprank.sglang.static.release import is_older_than
 from pytest_pprank.suite.ends import end_of
-from pytest_pprank.suite.heartbeats import lose_prefill
+from pytest_pprank.suite.heartbeats import lose_prefill, miss_heartbeat
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Pprank
@@ -128,3 +130,42 @@ def test_transfer_that_writes_a_part(disagg: Disagg, stage: int) -> None:
     disagg.drain()
     disagg.submit(CHUNK, 5)
     check(disagg, failed)
+
+
+@pytest.mark.pprank(known_bug="prefill-that-returns-has-missed-heartbeats")
+def test_heartbeat_that_is_missed_after_a_return(disagg: Disagg, pprank: Pprank) -> None:
+    """Prefill was lost and is reached again: a single missed heartbeat does not lose it again."""
+    with disagg.clock.frozen():
+        disagg.submit(30, 4)
+        disagg.drain()
+        disagg.bootstrap.stop()
+        lose_prefill(disagg, pprank)
+        disagg.bootstrap.start()
+        disagg.submit(40, 4)
+        disagg.drain()
+        disagg.bootstrap.stop()
+        miss_heartbeat(disagg, pprank)
+        if pprank.role == "decode":
+            assert known_prefills(disagg.scheduler), "one missed heartbeat has cost decode prefill"
+        disagg.bootstrap.start()
+        disagg.submit(50, 4)
+        check(disagg)
+
+
+@pytest.mark.skipif(is_older_than("0.5.22"), reason=f"known bug {FREED_EARLY}, by chance")
+@pytest.mark.pprank(known_bug="decode-is-idle-while-prefill-writes")
+def test_flush_of_decode_while_prefill_still_writes(disagg: Disagg) -> None:
+    """Decode has given a request up, and keeps its memory until prefill has stopped writing."""
+    disagg.generate([50], max_new_tokens=3)
+    slow = disagg.slow_transfer(stages=[1])
+    gone = disagg.submit(2 * CHUNK + 5, 6)
+    disagg.run_until_state(gone, "transferring", role="prefill")
+    disagg.abort(gone, role="decode")
+    disagg.run_until(lambda: disagg.results[gone].finished)
+    flush = disagg.control("flush_cache", role="decode", wait=True)
+    assert not flush.answer.success, "decode has flushed memory that prefill still writes to"
+    slow.release()
+    disagg.drain()
+    assert disagg.control("flush_cache", role="decode", wait=True).answer.success
+    disagg.submit(40, 5)
+    check(disagg, gone)

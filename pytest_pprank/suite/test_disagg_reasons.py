@@ -16,6 +16,7 @@ from pytest_pprank.suite.grammars import (
     OTHERS,
     follows,
     needs_grammars,
+    refuse_tokens,
     skip_where_there_are_no_grammars,
 )
 
@@ -51,20 +52,6 @@ def check_reason(side: Side, rid: str, words: str, status: int | None = None) ->
     assert reason["type"] == "abort", f"{side.name}: {reason}"
     assert words in str(reason.get("message")), f"{side.name}: {reason}"
     assert status is None or reason["status_code"] == status, f"{side.name}: {reason}"
-
-
-def refuse_tokens(monkeypatch: pytest.MonkeyPatch, grammar: str) -> None:
-    """Make this grammar refuse the first token on this rank, as if it did not allow it."""
-    from sglang.srt.constrained.xgrammar_backend import XGrammarGrammar
-
-    accept = XGrammarGrammar.accept_token
-
-    def refuse(self: XGrammarGrammar, token: int) -> object:
-        if self.key_string == grammar:
-            raise ValueError("refused by the test")
-        return accept(self, token)
-
-    monkeypatch.setattr(XGrammarGrammar, "accept_token", refuse)
 
 
 @pytest.mark.sglang(grammar_backend="xgrammar")

@@ -16,6 +16,7 @@ from pytest_pprank.suite.grammars import (
     NUMBERS,
     OTHERS,
     needs_grammars,
+    refuse_tokens,
     skip_where_there_are_no_grammars,
 )
 
@@ -90,4 +91,21 @@ def test_abort_of_a_request_that_waits_for_its_grammar(engine: Engine, pprank: P
         engine.drain()
     assert end_of(engine.results[aborted]) == "abort"
     assert_tokens_equal_reference(engine.results[other])
+    assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.pprank(sanitize="-logs", known_bug="grammar-refusal-has-no-reason")
+@pytest.mark.parametrize("after", [0, 2], ids=["first token", "later token"])
+def test_token_that_the_grammar_refuses(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The client hears why its request has ended, and that it is not to blame."""
+    refuse_tokens(monkeypatch, OTHERS, after)
+    failing, bound = engine.submit(20, 6, regex=OTHERS), engine.submit(21, 4, regex=NUMBERS)
+    engine.drain()
+    reason = engine.results[failing].finish_reason or {}
+    assert reason.get("type") == "abort", reason
+    assert "Grammar accept_token failed" in str(reason.get("message")), f"the reason is {reason}"
+    assert reason["status_code"] == 500
+    assert follows(engine.results[bound].token_ids, 4000)
     assert_kv_balanced(engine.scheduler)

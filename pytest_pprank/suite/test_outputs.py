@@ -386,3 +386,22 @@ class TestDisagg:
         for index, kind in enumerate(kinds * 2):
             disagg.submit(10 + 7 * index, 2 + 2 * (index % 3), **kind)
         check(disagg)
+
+    @pytest.mark.pprank(perturb="-polls")  # the long prompt must be the first to be ready
+    def test_prompt_logprobs_beside_an_abort(self, disagg: Disagg) -> None:
+        """It is aborted while the forward of the batch runs that it shares with others."""
+        disagg.submit(4 * CHUNK, 3)
+        disagg.step(1)
+        scores: Options = {"prompt_logprobs": True, "top_logprobs": 2}
+        gone, *others = [disagg.submit(12 + index, 4, **scores) for index in range(3)]
+        disagg.run_until(lambda: bool(disagg.prefill.results[gone].extends))
+        assert all(disagg.prefill.results[rid].extends for rid in others), "not in one batch"
+        disagg.abort(gone, in_time=False)
+        disagg.drain()
+        one_token = [
+            replace(result, sampling=result.sampling | {"max_new_tokens": len(result.token_ids)})
+            for rid, result in disagg.prefill.results.items()
+            if rid != gone
+        ]
+        assert_tokens_equal_reference(one_token)
+        assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)

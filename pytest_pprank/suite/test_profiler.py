@@ -19,3 +19,12 @@ def test_profiler_is_ready(scheduler: Scheduler, pprank: Pprank) -> None:
     if pprank.num_stages < 2:
         pytest.skip("SGLang sizes chunks dynamically on two stages or more")
     assert_profiler_ready(scheduler)
+
+
+@pytest.mark.pprank(known_bug="profiler-samples-longer-than-the-context")
+@pytest.mark.sglang(enable_dynamic_chunking=True, chunked_prefill_size=256, context_length=256)
+def test_chunks_as_long_as_the_context(scheduler: Scheduler, pprank: Pprank) -> None:
+    """Its samples are up to a quarter longer than a chunk, but no request may be."""
+    if pprank.num_stages < 2:
+        pytest.skip("SGLang sizes chunks dynamically on two stages or more")
+    assert_profiler_ready(scheduler)

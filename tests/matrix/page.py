@@ -17,6 +17,7 @@ CAPABILITIES = {
     "test_materialize": "materialize",
     "test_profiler": "profiler",
     "test_agreement": "agreement",
+    "test_message_order": "order of messages",
     "test_generate": "requests",
     "test_generate_chunks": "chunks",
     "test_generate_aborts": "aborts",

@@ -146,7 +146,7 @@ class TestForward:
 class TestQuiescent:
     @pytest.mark.parametrize("problems", [[], ["KV pool: 3 of 8", "held by a"]])
     def test_balance(self, watch: Any, problems: list[str]) -> None:
-        watch.sanitizer.quiescent(Quiescent(lambda: problems, list))
+        watch.sanitizer.quiescent(Quiescent(lambda: problems, list, list))
         text = "not balanced, with all requests done:\nKV pool: 3 of 8\nheld by a"
         assert [finding.text for finding in watch.found] == ([text] if problems else [])
 
@@ -155,7 +155,7 @@ class TestQuiescent:
         for chunk in (4, 1):
             watch.emit("transfer_send", KvSent("sender of a", chunk))
         prompts = [SentPrompt("a", "sender of a", tokens), SentPrompt("b", "another", 3)]
-        watch.sanitizer.quiescent(Quiescent(list, lambda: prompts))
+        watch.sanitizer.quiescent(Quiescent(list, lambda: prompts, list))
         assert watch.lines == (
             ["KV of 5 tokens was sent for a, whose prompt has 7"] if tokens == 7 else []
         )

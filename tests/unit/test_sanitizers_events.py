@@ -37,7 +37,7 @@ from pytest_pprank.sglang.events.types import (
 )
 from pytest_pprank.sglang.events.types import Forward as Ran
 
-NOTHING_LEFT = Quiescent(problems=list, sent=list)
+NOTHING_LEFT = Quiescent(problems=list, sent=list, leftovers=list)
 
 
 def _entries(*, tokens: int, requests: int) -> dict[str, int]:

@@ -114,6 +114,11 @@ def known_prefills(scheduler: object) -> set[int]:
     return {int(address.rpartition(":")[2]) for address in addresses}
 
 
+def missed_heartbeats(scheduler: object) -> int:
+    """Return how many heartbeats of prefill this stage of decode has missed in a row."""
+    return sum(need(kv_manager(scheduler), "heartbeat_failures").values())
+
+
 def status_report(manager: Any) -> str:
     """Return the name of the method with which a KV manager of prefill tells decode of a transfer.
 

@@ -29,6 +29,7 @@ from pytest_pprank.sglang.driver.until import (
 )
 from pytest_pprank.sglang.driver.views import StageView
 from pytest_pprank.sglang.events.types import Forward
+from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
     from pytest_pprank.rank.handle import Pprank
@@ -183,6 +184,7 @@ class Engine:
         self._driver.send(shown, request.message(role), dp_rank=dp_rank)
 
     def _expect(self, role: str, request: Submission, asked: Asked, dp_rank: int) -> None:
+        this_stage().note_request(request.rid)
         result = request.result(self.scheduler, asked, dp_rank)
         self._driver.results[role][request.rid] = result
 

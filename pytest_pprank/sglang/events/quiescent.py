@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_pprank.sglang.compat import requests
 from pytest_pprank.sglang.events.types import Quiescent, SentPrompt
 from pytest_pprank.sglang.stage.idle import idle_problems
+from pytest_pprank.sglang.stage.leftovers import leftovers
 from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 def quiescent(scheduler: Scheduler) -> Quiescent:
     """Return the event; its fields inspect the Scheduler when they are called."""
-    return Quiescent(lambda: idle_problems(scheduler), lambda: list(_sent(scheduler)))
+    return Quiescent(
+        problems=lambda: idle_problems(scheduler),
+        sent=lambda: list(_sent(scheduler)),
+        leftovers=lambda: leftovers(scheduler),
+    )
 
 
 def _sent(scheduler: Scheduler) -> Iterator[SentPrompt]:

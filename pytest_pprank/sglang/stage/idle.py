@@ -22,6 +22,7 @@ from pytest_pprank.sglang.stage.disagg_idle import (
     transfer_problems,
 )
 from pytest_pprank.sglang.stage.event_loop import loop_is_running
+from pytest_pprank.sglang.stage.leftovers import find
 from pytest_pprank.sglang.stage.stage import this_stage
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def reset_scheduler(scheduler: Scheduler) -> None:
     compat_scheduler.reset_estimates(scheduler)
     scheduler.forward_ct = 0
     this_stage().forget_forwards()
+    this_stage().leftovers = frozenset(find(scheduler))
     restart_serial()
 
 

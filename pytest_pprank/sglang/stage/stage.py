@@ -55,6 +55,10 @@ class Stage:
     """By request id, the Req and the mode of its last forward."""
     _rooms: dict[int, str] = field(default_factory=dict)
     """Request id by bootstrap room; a room is never reused."""
+    _rids: set[str] = field(default_factory=set)
+    """The ids of all requests that were sent to this group of ranks."""
+    leftovers: frozenset[tuple[str, str]] = frozenset()
+    """What SGLang's tables still named after the last reset (see `stage.leftovers`)."""
 
     def start(self, scheduler: Scheduler, started: Started) -> None:
         """Store a Scheduler that has started."""
@@ -71,6 +75,18 @@ class Stage:
     def note_room(self, room: int, rid: str) -> None:
         """Record the bootstrap room of a request."""
         self._rooms[room] = rid
+
+    def note_request(self, rid: str) -> None:
+        """Record the id of a request that is sent."""
+        self._rids.add(rid)
+
+    def rids(self) -> Iterable[str]:
+        """Return the ids of all requests that were sent; tests use the same ids again."""
+        return self._rids
+
+    def rooms(self) -> Iterable[int]:
+        """Return all bootstrap rooms that were used."""
+        return self._rooms
 
     def room(self, number: int) -> str:
         """Describe a room, with its request."""

@@ -40,8 +40,10 @@ class Quiescent(Event):
     """The event loops have been left in good order, with all work done; no memory may be in use.
 
     `problems`: in words, what is not idle or not balanced. `sent`: the requests whose KV was sent;
-    empty if pages have more than one token.
+    empty if pages have more than one token. `leftovers`: in words, the tables of SGLang that still
+    name a request or its bootstrap room.
     """
 
     problems: Look[Sequence[str]]
     sent: Look[Sequence[SentPrompt]]
+    leftovers: Look[Sequence[str]]
