@@ -247,7 +247,7 @@ class TestTwoOfDecode:
     @freed_early
     def test_aborts_of_one(self, disagg: Disagg) -> None:
         """While it is decoded, transferred, and in the middle of its prompt."""
-        decoded = [disagg.submit(30 + index, 24, decode=index) for index in (0, 1)]
+        decoded = [disagg.submit(30, 24, decode=0), disagg.submit(31, 300, decode=1)]
         disagg.run_until(lambda: all(disagg.results[rid].token_ids for rid in decoded))
         disagg.abort(decoded[1])
         slow = disagg.slow_transfer(stages=[0, 1])
@@ -276,7 +276,7 @@ class TestTwoOfDecode:
     def test_one_that_is_full(self, disagg: Disagg) -> None:
         """What waits for a place there does not keep prefill from what goes to the other one."""
         full = [disagg.submit(20 + index, 400, decode=0) for index in range(10)]
-        disagg.run_until_state(full[0], "decoding")
+        disagg.run_until(lambda: sum(bool(disagg.results[rid].token_ids) for rid in full) >= 6)
         finish(disagg, *[disagg.submit(CHUNK + index, 2, decode=1) for index in range(2)])
         assert not all(disagg.results[rid].token_ids for rid in full)
         for rid in full:
