@@ -120,7 +120,7 @@ def test_shares_of_a_stage(pytester: pytest.Pytester) -> None:
     shared = Topology(2, "cpu", None, tp=4, shares=Shares(2, 4))
     for given, asked in (
         ([], []),
-        (["--dp-size", "2"], ["--dp-size", "2"]),
+        (["--dp-size", "2", "--tp-size", "2"], ["--tp-size", "2", "--dp-size", "2"]),
         (["--ep-size", "4", "--tp-size", "4"], ["--tp-size", "4", "--ep-size", "4"]),
     ):
         own = words(pytester, *given, topology=shared)
