@@ -1,7 +1,6 @@
 """Stages whose ranks share the requests (DP attention), with a pipeline and between roles.
 
-Each DP rank schedules its own requests, and meets the others in each iteration and each MLP. What
-the other files show on stages of one rank runs on such stages with ``--tp-size 2 --dp-size 2``.
+Each DP rank schedules its own requests, and meets the others in each iteration and each MLP.
 """
 
 from __future__ import annotations
