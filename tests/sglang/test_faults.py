@@ -114,7 +114,7 @@ def test_scheduler_that_fails_to_start_leaves_no_file(run: Run, module_runner: R
         (
             "test_refused_with_sizes[pp1-tp2]",
             "ranks 0,1 of 2",
-            "\n  --tp-size 2, or @pytest.mark.pprank(tp=2)",
+            "\n      --tp-size 2, or @pytest.mark.pprank(tp=2)",
         ),
         (
             "test_refused_of_one_role[prefill1-decode1]",

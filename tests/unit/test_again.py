@@ -14,7 +14,7 @@ from pytest_pprank.planning import Plan, plan_of
 from pytest_pprank.protocol.schedule import Schedule
 from pytest_pprank.report.again import FOLDER, add_again, again
 from pytest_pprank.report.text import PlainFailure
-from pytest_pprank.topology import Topology
+from pytest_pprank.topology import Shares, Topology
 
 SOURCE = """
 import pytest
@@ -113,6 +113,18 @@ def test_ranks_of_a_stage_as_they_were_given(pytester: pytest.Pytester) -> None:
         own = words(pytester, *given, topology=unequal)
         at = own.index("--pprank-decode")
         assert own[at + 2 : own.index("--pprank-device")] == asked
+
+
+def test_shares_of_a_stage(pytester: pytest.Pytester) -> None:
+    """As they were given; what a marker says need not be repeated."""
+    shared = Topology(2, "cpu", None, tp=4, shares=Shares(2, 4))
+    for given, asked in (
+        ([], []),
+        (["--dp-size", "2", "--tp-size", "2"], ["--tp-size", "2", "--dp-size", "2"]),
+        (["--ep-size", "4", "--tp-size", "4"], ["--tp-size", "4", "--ep-size", "4"]),
+    ):
+        own = words(pytester, *given, topology=shared)
+        assert own[own.index("--pp-size") + 2 : own.index("--pprank-device")] == asked
 
 
 def test_reverts_only_for_a_test_that_comes_to_sglang(

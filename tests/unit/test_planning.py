@@ -265,6 +265,53 @@ def test_several_instances_of_a_role(pytester: pytest.Pytester) -> None:
     ]
 
 
+SHARES = """
+import pytest
+
+def test_plain(pprank): pass
+
+@pytest.mark.pprank(pp=1, tp=4, dp=2, ep=(2, 4))
+def test_marked(pprank): pass
+
+@pytest.mark.pprank(pp=1, tp=2)
+def test_of_ranks_alone(pprank): pass
+
+@pytest.mark.pprank(prefill={"pp": 2, "tp": 1}, decode={"pp": 1, "tp": 2, "dp": 2})
+def test_of_one_role(pprank): pass
+
+@pytest.mark.pprank(prefill=1, decode=1)
+def test_of_both(pprank): pass
+"""
+
+
+def test_shares_of_a_stage(pytester: pytest.Pytester) -> None:
+    """A marker that has the ranks of a stage has their shares, too: no option adds any."""
+    options = ("--pp-size=2", "--tp-size=2", "--dp-size=2", "--ep-size=1,2")
+    items = collect(pytester, *options, source=SHARES)
+    assert [item.name for item in items] == [
+        "test_plain[pp2-tp2-dp2]",
+        "test_plain[pp2-tp2-dp2-ep2]",
+        "test_marked[pp1-tp4-dp2-ep2]",
+        "test_marked[pp1-tp4-dp2-ep4]",
+        "test_of_ranks_alone[pp1-tp2]",
+        "test_of_one_role[prefill2-tp1-dp1-decode1-tp2-dp2]",
+        "test_of_both[prefill1-decode1-tp2-dp2]",
+        "test_of_both[prefill1-decode1-tp2-dp2-ep2]",
+    ]
+    make_plans(items[0].config, items)
+    (role,) = planned(items[2]).topology.sizes.roles
+    assert (role.attention_tp, role.counts) == (2, (1, 4, 2, 2))
+    assert [role.place(rank) for rank in role.ranks] == [
+        (0, 0, 0, 0),
+        (0, 1, 0, 0),
+        (0, 2, 1, 1),
+        (0, 3, 1, 1),
+    ]
+    assert planned(items[5]).topology.sizes.rank_names[3] == (
+        "rank 3, decode stage 0 of 1, tp 1 of 2, dp 1 of 2"
+    )
+
+
 @pytest.mark.parametrize(
     ("marker", "words"),
     [
