@@ -108,6 +108,25 @@ def test_reports_for_a_room_that_is_gone(disagg: Disagg) -> None:
         check(disagg, gone)
 
 
+@pytest.mark.skipif(is_older_than("0.5.22"), reason=f"known bug {FREED_EARLY}, by chance")
+def test_failure_that_is_reported_for_a_room_that_is_gone(disagg: Disagg) -> None:
+    """It is not kept for the next request that gets the room."""
+    late = disagg.late_reports(stages=[0, 1])
+    failing = disagg.fail_transfer(stages=[0])
+    gone = disagg.submit(2 * CHUNK + 5, 6)
+    disagg.step()
+    disagg.run_until(lambda: disagg.prefill.results[gone].finished)
+    with disagg.clock.frozen():
+        disagg.abort(gone, role="decode")
+        disagg.run_until(lambda: disagg.results[gone].finished)
+        disagg.clock.advance(LIMIT)  # of decode's wait for prefill's writes
+        disagg.step(4)
+        late.release()
+        failing.release()
+        disagg.submit(40, 6)
+        check(disagg, gone)
+
+
 def test_reports_that_come_late(disagg: Disagg) -> None:
     late = disagg.late_reports(stages=[1])
     rids = [disagg.submit(30 + 40 * index, 5) for index in range(3)]

@@ -96,3 +96,26 @@ def test_abort_of_the_only_request(engine: Engine) -> None:
     assert end_of(engine.results[aborted]) == "abort"
     assert_tokens_equal_reference(engine.results.values())
     assert_kv_balanced(engine.scheduler)
+
+
+@pytest.mark.pprank(known_bug="microbatch-slot-stays-full")
+@pytest.mark.sglang(max_running_requests=4, pp_max_micro_batch_size=4, chunked_prefill_size=CHUNK)
+def test_microbatch_slot_that_found_no_room(engine: Engine, pprank: Pprank) -> None:
+    """The requests of one microbatch held all request slots; after them all microbatches work."""
+    for index in range(4):
+        engine.submit(9 + index, 6)
+    engine.step(1)
+    engine.submit(20, 3)
+    engine.drain()
+    at_once = 0
+    for index in range(pprank.num_stages):
+        engine.submit(10 + index, 30)
+        engine.step(1)
+    for _ in range(4 * pprank.num_stages):
+        engine.step(1)
+        view = engine.stages[0]
+        at_once = max(at_once, sum(bool(slot) for slot in view.slots))
+    engine.drain()
+    assert at_once == pprank.num_stages, f"{at_once} microbatches ran at once"
+    assert_tokens_equal_reference(engine.results.values())
+    assert_kv_balanced(engine.scheduler)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.disagg import kv_manager, role_of, rooms
 from pytest_pprank.sglang.stage.stage import this_stage
+from pytest_pprank.sglang.static.release import is_older_than
 
 if TYPE_CHECKING:
     from pytest_pprank.sglang.compat.objects import Scheduler
@@ -45,6 +46,8 @@ KEPT = frozenset(
     }
 )
 """Attributes that keep a request or a room on purpose, or for which another check is there."""
+if is_older_than("0.5.20"):
+    KEPT |= {"addr_to_rooms_tracker"}  # decode's next heartbeat removes what has ended
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 _MOST = 100_000
 """Objects that are looked at; the Scheduler of a tiny model has about 1,000."""
