@@ -57,6 +57,7 @@ NOT_OF_SGLANG = {
     ("platform/sim_kernels.py", "is_of_sim"),  # ours
     ("static/release.py", "targets"),  # Python's syntax trees, which reverts/ reads, too
     ("events/sites.py", "co_qualname"),  # Python's code objects
+    ("stage/leftovers.py", "__dict__"),  # and objects
 }
 
 

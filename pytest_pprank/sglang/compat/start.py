@@ -36,6 +36,11 @@ def resolve_and_check(server_args: Any) -> None:
         server_args.check_server_args()
 
 
+def name_of_row_copy(module: ModuleType) -> str:
+    """Return SGLang's name of the kernel with which DP attention copies rows."""
+    return "memcpy_func" if hasattr(module, "memcpy_func") else "memcpy_triton"  # up to 0.5.18
+
+
 def name_instance(ports: Any, name: str) -> None:
     """Give a Scheduler's pipeline a unique name on this host, if this SGLang has such names."""
     if hasattr(ports, "instance_id"):

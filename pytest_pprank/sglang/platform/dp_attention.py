@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from pytest_pprank.sglang.compat.seams import need
+from pytest_pprank.sglang.compat.start import name_of_row_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,8 +29,7 @@ def run_without_gpu(device: str) -> None:
     if device.startswith("cuda"):
         return
     gathered = import_module("sglang.srt.layers.dp_attention")
-    # up to 0.5.18 the kernel of Triton has no other name
-    name = "memcpy_func" if hasattr(gathered, "memcpy_func") else "memcpy_triton"
+    name = name_of_row_copy(gathered)
     need(gathered, name)
     setattr(gathered, name, copy_rows if device == "cpu" else _kernel(copy_rows))
     _pad_lengths()

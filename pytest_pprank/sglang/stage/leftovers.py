@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pytest_pprank.sglang.compat.disagg import kv_manager, role_of, rooms
+from pytest_pprank.sglang.compat.seams import need
 from pytest_pprank.sglang.stage.stage import this_stage
 from pytest_pprank.sglang.static.release import is_older_than
 
@@ -126,7 +127,7 @@ class Walk:
     def _hold(self, value: object, path: str) -> None:
         """Note a Req or a request id (other numbers than keys need not be rooms), or look at it."""
         if type(value).__name__ == "Req":
-            self._note(getattr(value, "rid", None), path)
+            self._note(need(value, "rid"), path)
         elif isinstance(value, str):
             self._note(value, path)
         elif isinstance(value, (Mapping, *_CONTAINERS)) or is_sglangs(value):
