@@ -20,6 +20,7 @@ from pytest_pprank.suite.ends import end_of
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Fault
     from pytest_pprank.sglang.compat.objects import Scheduler
+    from pytest_pprank.sglang.driver.disagg_views import DisaggView
 
 CHUNK = 64
 LIMIT = 300
@@ -89,6 +90,12 @@ def late_handshakes(scheduler: Scheduler, fault: Fault) -> None:
         late_answers(scheduler, fault, lambda word: 40 if word == "ready" else 0)
 
 
+def has_decodes_message(view: DisaggView) -> bool:
+    """Return whether a stage of prefill knows where the KV of the first request goes."""
+    rooms = {room: status for room, status in view.rooms.items() if status != "Failed"}
+    return bool(rooms) and rooms[min(rooms)] == "WaitingForInput"
+
+
 @pytest.mark.pprank(perturb="-polls")
 @pytest.mark.parametrize("told", ["prefill", "decode"])
 def test_during_the_handshake(disagg: Disagg, told: str) -> None:
@@ -96,6 +103,9 @@ def test_during_the_handshake(disagg: Disagg, told: str) -> None:
         disagg.disturb(late_handshakes)
         rid, _ = disagg.submit(30, 4), disagg.submit(40, 4)
         disagg.run_until_state(rid, "bootstrapping", role="prefill")
+        # a stage that gets decode's message after the abort keeps the room: see the known bug
+        # prefill-keeps-room-of-request-aborted-while-waiting
+        disagg.run_until(lambda: all(map(has_decodes_message, disagg.prefill.stages)))
         end(disagg, rid, told)
         check(disagg, rid)
 
