@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pytest_pprank.controller.session import ControllerSession
 
 _SESSION: pytest.StashKey[ControllerSession] = pytest.StashKey()
+_REFUSAL = "pprank_refusal"
+"""The key in the workeroutput of a worker of pytest-xdist for its usage error."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -124,7 +126,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Plan and group the ranked tests that -k, -m and other plugins have left."""
     if is_rank() or _only_shows_fixtures(config):
         return
-    with _as_pytest_usage_error():
+    with _as_pytest_usage_error(config):
         registration.check_late(config)
         ranked = planning.make_plans(config, items)
         if config.option.collectonly:
@@ -222,8 +224,14 @@ def pytest_configure_node(node: pytest.Item | pytest.Collector) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: pytest.Item | pytest.Collector) -> None:
-    """Pass the output of the ranks of a pytest-xdist worker on to other plugins."""
-    left = getattr(node, "workeroutput", {}).get("pprank_nodes")
+    """Pass the output of the ranks of a pytest-xdist worker on to other plugins.
+
+    Raises pytest.UsageError if the worker has refused to run.
+    """
+    output: dict[str, Any] = getattr(node, "workeroutput", {})
+    if _REFUSAL in output:
+        raise pytest.UsageError(output[_REFUSAL])
+    left = output.get("pprank_nodes")
     if left:
         from pytest_pprank.controller import neighbours
         from pytest_pprank.controller.nodes import down_with_worker
@@ -293,9 +301,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @contextmanager
-def _as_pytest_usage_error() -> Iterator[None]:
-    """Convert our UsageError to pytest's: the run ends with exit code 4 and only the message."""
+def _as_pytest_usage_error(config: pytest.Config | None = None) -> Iterator[None]:
+    """Convert our UsageError to pytest's: the run ends with exit code 4 and only the message.
+
+    `config`: of a process that may be a worker of pytest-xdist, which prints nothing itself.
+    """
     try:
         yield
     except UsageError as error:
+        output: dict[str, object] = getattr(config, "workeroutput", {})
+        output[_REFUSAL] = str(error)
         raise pytest.UsageError(str(error)) from None

@@ -27,12 +27,17 @@ schedules = [
     pytest.param(marks=pytest.mark.sglang(disable_overlap_schedule=False), id="overlap"),
 ]
 each_schedule = pytest.mark.parametrize((), schedules)
-# before 0.5.16, where the arg has another name, such a request may stay for ever (PR 31075)
-early_prefill = (
-    pytest.mark.skip(reason="no optimistic_prefill_attempts before 0.5.16")
-    if is_older_than("0.5.16")
-    else pytest.mark.sglang(prefill={"optimistic_prefill_attempts": 2})
-)
+
+
+def prefill_early(**more: int) -> pytest.MarkDecorator:
+    """Let prefill compute prompts before the handshake is done; `more`: other args of prefill."""
+    # before 0.5.16, where the arg has another name, such a request may stay for ever (PR 31075)
+    if is_older_than("0.5.16"):
+        return pytest.mark.skip(reason="no optimistic_prefill_attempts before 0.5.16")
+    return pytest.mark.sglang(prefill={"optimistic_prefill_attempts": 2, **more})
+
+
+early_prefill = prefill_early()
 
 
 def settle(disagg: Disagg, *aborted: str) -> None:
@@ -97,9 +102,8 @@ def test_abort_of_a_prompt_that_was_computed_early(disagg: Disagg, pprank: Ppran
     assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
 
 
-@pytest.mark.skipif(is_older_than("0.5.16"), reason="no optimistic_prefill_attempts before 0.5.16")
+@prefill_early(max_running_requests=1)
 @pytest.mark.pprank(known_bug="early-prompt-keeps-the-last-slot")
-@pytest.mark.sglang(prefill={"optimistic_prefill_attempts": 2, "max_running_requests": 1})
 @each_schedule
 def test_prompt_that_was_computed_early_gives_way(disagg: Disagg) -> None:
     """It has prefill's only slot, and decode does not know it: others come first."""

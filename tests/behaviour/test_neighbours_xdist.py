@@ -90,3 +90,13 @@ def test_worker_that_crashes(runner: Runner) -> None:
     assert run.counts() == {"failed": 1, "passed": 2}
     assert "crashed while running 'test_it.py::test_crashes'" in run.out
     runner.wait_for(lambda: not runner.processes(), "all processes are gone")
+
+
+def test_usage_error(runner: Runner) -> None:
+    """A worker prints nothing itself; without a word from it the run is an internal error."""
+    mark = "@pytest.mark.sglang(dp_sizes=2)"
+    runner.write(test_wrong=f"import pytest\n{mark}\ndef test_it(scheduler): pass")
+    run = runner.run(*OPTIONS)
+    assert run.ret == pytest.ExitCode.USAGE_ERROR, run.out
+    assert run.out.count("@pytest.mark.sglang(dp_sizes=...)") == 1
+    assert "INTERNALERROR" not in run.out
