@@ -67,7 +67,7 @@ def test_there_is_a_layer_for_each_stage(
     rank = SimpleNamespace(sizes=sizes, device="cpu", workdir=group)
     folder = tiny_model_for(rank, model_path)  # type: ignore[arg-type]
     family = "qwen3" if model_path == "tiny:qwen3" else "llama"
-    assert folder == tmp_path / "models" / f"{family}-{layers}-cpu"
+    assert folder == tmp_path / "models" / f"{family}-{layers}-64-cpu"
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"]) == (family, layers)
 
