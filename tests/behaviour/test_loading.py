@@ -39,7 +39,7 @@ def _imported(runner: Runner, plugin: str) -> set[str]:
 
 def test_markers_are_declared(runner: Runner) -> None:
     run = runner.run("--markers")
-    assert "@pytest.mark.pprank(pp=N, prefill=N, decode=M, tp=N, device=NAME, fresh=BOOL" in run.out
+    assert "@pytest.mark.pprank(pp=N, prefill=N, decode=M, tp=N, dp=N, ep=N, device=" in run.out
     assert "@pytest.mark.sglang(**server_args)" in run.out
 
 

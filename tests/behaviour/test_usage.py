@@ -46,7 +46,7 @@ def test_no_size_is_no_error_for_tests_that_are_deselected(runner: Runner) -> No
 def test_unknown_marker_keyword(runner: Runner) -> None:
     error = usage_error(runner, "--pp-size=2", mark="@pytest.mark.pprank(stages=2)")
     assert "has no keyword 'stages'" in error
-    assert "allowed: pp, prefill, decode, tp, device, fresh, timeout, sanitize" in error
+    assert "allowed: pp, prefill, decode, tp, dp, ep, device, fresh, timeout, sanitize" in error
 
 
 def test_unknown_revert(runner: Runner) -> None:
