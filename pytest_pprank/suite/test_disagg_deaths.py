@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
+from pytest_pprank.sglang.static.release import is_older_than
 from pytest_pprank.suite.ends import end_of
 from pytest_pprank.suite.heartbeats import lose_prefill
 
@@ -61,6 +62,10 @@ def assert_aborted(side: Side, rid: str, words: str) -> None:
     assert re.search(words, str(reason.get("message"))), f"{side.name}: {rid}: {reason}"
 
 
+@pytest.mark.skipif(
+    is_older_than("0.5.16"),
+    reason="on SGLang 0.5.15 decode's event loop waits for ever in a send to the dead prefill",
+)
 def test_prefill_dies(disagg: Disagg, pprank: Pprank) -> None:
     """Decode notices it by the missing heartbeats. What it has got is decoded to the end."""
     requests_in_each_state(disagg)
