@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.compat.disagg import known_prefills
 from pytest_pprank.sglang.static.release import is_older_than
-from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.ends import end_of, settle_and_leave
 from pytest_pprank.suite.heartbeats import lose_prefill, miss_heartbeat
 
 if TYPE_CHECKING:
@@ -30,18 +29,6 @@ pytestmark = [
 ]
 
 freed_early = pytest.mark.pprank(known_bug=FREED_EARLY)
-
-
-def check(disagg: Disagg, *failed: str) -> None:
-    """Check that these requests failed on decode, all others have their tokens, nothing is held."""
-    disagg.drain()
-    disagg.leave()
-    ends = {rid: end_of(result) for rid, result in disagg.results.items()}
-    assert ends == {rid: "abort" if rid in failed else "length" for rid in ends}
-    others = [result for rid, result in disagg.results.items() if rid not in failed]
-    if others:
-        assert_tokens_equal_reference(others)
-    assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
 
 
 @freed_early
@@ -71,7 +58,7 @@ def test_bootstrap_server_that_dies(disagg: Disagg, pprank: Pprank) -> None:
         disagg.drain()
         disagg.bootstrap.start()
         disagg.submit(50, 4)
-        check(disagg, moving, after)
+        settle_and_leave(disagg, moving, after)
 
 
 def test_reports_that_come_twice(disagg: Disagg, pprank: Pprank) -> None:
@@ -84,7 +71,7 @@ def test_reports_that_come_twice(disagg: Disagg, pprank: Pprank) -> None:
     disagg.step(8)
     assert not any(disagg.results[rid].token_ids for rid in rids)
     slow.release()
-    check(disagg)
+    settle_and_leave(disagg)
     assert sum(pprank.gather(repeated.hits)) >= 2
 
 
@@ -105,7 +92,7 @@ def test_reports_for_a_room_that_is_gone(disagg: Disagg) -> None:
         disagg.step(4)
         late.release()
         disagg.submit(40, 6)
-        check(disagg, gone)
+        settle_and_leave(disagg, gone)
 
 
 @pytest.mark.skipif(is_older_than("0.5.22"), reason=f"known bug {FREED_EARLY}, by chance")
@@ -124,7 +111,7 @@ def test_failure_that_is_reported_for_a_room_that_is_gone(disagg: Disagg) -> Non
         late.release()
         failing.release()
         disagg.submit(40, 6)
-        check(disagg, gone)
+        settle_and_leave(disagg, gone)
 
 
 def test_reports_that_come_late(disagg: Disagg) -> None:
@@ -133,7 +120,7 @@ def test_reports_that_come_late(disagg: Disagg) -> None:
     disagg.step(30)
     assert not any(disagg.results[rid].token_ids for rid in rids)
     late.release()
-    check(disagg)
+    settle_and_leave(disagg)
 
 
 @freed_early
@@ -148,7 +135,7 @@ def test_transfer_that_writes_a_part(disagg: Disagg, stage: int) -> None:
     torn.release()
     disagg.drain()
     disagg.submit(CHUNK, 5)
-    check(disagg, failed)
+    settle_and_leave(disagg, failed)
 
 
 @pytest.mark.pprank(known_bug="prefill-that-returns-has-missed-heartbeats")
@@ -168,7 +155,7 @@ def test_heartbeat_that_is_missed_after_a_return(disagg: Disagg, pprank: Pprank)
             assert known_prefills(disagg.scheduler), "one missed heartbeat has cost decode prefill"
         disagg.bootstrap.start()
         disagg.submit(50, 4)
-        check(disagg)
+        settle_and_leave(disagg)
 
 
 @pytest.mark.skipif(is_older_than("0.5.22"), reason=f"known bug {FREED_EARLY}, by chance")
@@ -187,4 +174,4 @@ def test_flush_of_decode_while_prefill_still_writes(disagg: Disagg) -> None:
     disagg.drain()
     assert disagg.control("flush_cache", role="decode", wait=True).answer.success
     disagg.submit(40, 5)
-    check(disagg, gone)
+    settle_and_leave(disagg, gone)

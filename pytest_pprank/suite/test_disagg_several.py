@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.ends import end_of, settle_and_leave
 from pytest_pprank.suite.heartbeats import lose_prefill
 
 if TYPE_CHECKING:
@@ -38,17 +38,6 @@ pytestmark = [
 ]
 
 freed_early = pytest.mark.pprank(known_bug=FREED_EARLY)
-
-
-def check(disagg: Disagg, *failed: str) -> None:
-    """Check that these requests ended as aborted, all others are right, and nothing is held."""
-    disagg.drain()
-    disagg.leave()
-    ends = {rid: end_of(result) for rid, result in disagg.results.items()}
-    assert ends == {rid: "abort" if rid in failed else "length" for rid in ends}
-    right = [result for rid, result in disagg.results.items() if rid not in failed]
-    assert_tokens_equal_reference(right)
-    assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
 
 
 def assert_on_its_own(disagg: Disagg, pprank: Pprank) -> None:
@@ -127,7 +116,7 @@ class TestTwoOfPrefill:
         disagg.generate([1, 31, CHUNK, CHUNK + 1, 3 * CHUNK - 7, 40], 5)
         assert [len(side.results) for side in disagg.prefills] == [3, 3]
         assert_on_its_own(disagg, pprank)
-        check(disagg)
+        settle_and_leave(disagg)
 
     def test_each_has_a_cache_of_its_own(self, disagg: Disagg) -> None:
         prompt = [*range(1000, 1000 + 2 * CHUNK + 9)]
@@ -137,7 +126,7 @@ class TestTwoOfPrefill:
             disagg.drain()
         cached = [disagg.results[rid].cached_tokens for rid in rids]
         assert cached == [0, 0, len(prompt) - 1, len(prompt) - 1]
-        check(disagg)
+        settle_and_leave(disagg)
 
     @freed_early
     def test_abort_while_one_transfers(self, disagg: Disagg) -> None:
@@ -150,7 +139,7 @@ class TestTwoOfPrefill:
         disagg.step(4)
         slow.release()
         disagg.submit(40, 5, prefill=1)
-        check(disagg, aborted)
+        settle_and_leave(disagg, aborted)
 
     @freed_early
     def test_transfer_of_one_that_fails(self, disagg: Disagg) -> None:
@@ -161,7 +150,7 @@ class TestTwoOfPrefill:
         finish(disagg, other, again, disagg.submit(31, 5, prefill=1))
         fault.release()
         disagg.submit(40, 5, prefill=0)
-        check(disagg, failed, again)
+        settle_and_leave(disagg, failed, again)
 
     def test_one_that_stands_still(self, disagg: Disagg) -> None:
         with disagg.clock.frozen():
@@ -175,7 +164,7 @@ class TestTwoOfPrefill:
             finish(disagg, disagg.submit(50, 5, prefill=1))
             resume(disagg, "prefill", 0)
             disagg.submit(60, 5, prefill=0)
-            check(disagg, lost)
+            settle_and_leave(disagg, lost)
 
     @freed_early
     def test_one_that_hangs_and_misses_its_heartbeats(self, disagg: Disagg, pprank: Pprank) -> None:
@@ -198,7 +187,7 @@ class TestTwoOfPrefill:
             disagg.bootstraps[0].start()
             resume(disagg, "prefill", 0)
             disagg.submit(50, 5, prefill=0)
-            check(disagg, lost)
+            settle_and_leave(disagg, lost)
 
     def test_one_that_dies(self, disagg: Disagg, pprank: Pprank) -> None:
         with disagg.clock.frozen():
@@ -224,7 +213,7 @@ class TestTwoOfPrefill:
             for _ in range(KEPT):
                 disagg.clock.advance(1)  # decode looks for the dead one once a second, and gives up
                 disagg.step()
-            check(disagg, lost, amid[0], late)
+            settle_and_leave(disagg, lost, amid[0], late)
 
 
 @pytest.mark.pprank(prefill=2, decode=[1, 1])
@@ -233,7 +222,7 @@ class TestTwoOfDecode:
         disagg.generate([1, 31, CHUNK, CHUNK + 1, 3 * CHUNK - 7, 40], 5)
         assert [len(side.results) for side in disagg.decodes] == [3, 3]
         assert_on_its_own(disagg, pprank)
-        check(disagg)
+        settle_and_leave(disagg)
 
     def test_prefix_that_the_other_one_has_got(self, disagg: Disagg) -> None:
         """Prefill has it in its cache; each instance of decode gets all of it."""
@@ -242,7 +231,7 @@ class TestTwoOfDecode:
             finish(disagg, disagg.submit(prompt, 3, decode=index))
         cached = [result.cached_tokens for result in disagg.results.values()]
         assert cached == [0, len(prompt) - 1]
-        check(disagg)
+        settle_and_leave(disagg)
 
     @freed_early
     def test_aborts_of_one(self, disagg: Disagg) -> None:
@@ -261,7 +250,7 @@ class TestTwoOfDecode:
         disagg.step()
         disagg.run_until(lambda: disagg.chunks_done(amid[1]) >= 2)
         disagg.abort(amid[1], in_time=False)
-        check(disagg, decoded[1], moving[1], amid[1])
+        settle_and_leave(disagg, decoded[1], moving[1], amid[1])
 
     @freed_early
     def test_transfer_to_one_that_fails(self, disagg: Disagg) -> None:
@@ -271,7 +260,7 @@ class TestTwoOfDecode:
         finish(disagg, other, again)
         fault.release()
         disagg.submit(40, 5, decode=1)
-        check(disagg, failed, again)
+        settle_and_leave(disagg, failed, again)
 
     def test_one_that_is_full(self, disagg: Disagg) -> None:
         """What waits for a place there does not keep prefill from what goes to the other one."""
@@ -281,7 +270,7 @@ class TestTwoOfDecode:
         assert not all(disagg.results[rid].token_ids for rid in full)
         for rid in full:
             disagg.abort(rid)
-        check(disagg, *full)
+        settle_and_leave(disagg, *full)
 
     def test_one_that_begins_late(self, disagg: Disagg) -> None:
         """The other one has served some requests, when this one begins with what has come."""
@@ -292,7 +281,7 @@ class TestTwoOfDecode:
         assert not disagg.results[waiting].token_ids
         disagg.resume("decode", 1)
         disagg.submit(41, 4, decode=0)
-        check(disagg)
+        settle_and_leave(disagg)
 
     def test_one_that_stands_still(self, disagg: Disagg) -> None:
         with disagg.clock.frozen():
@@ -307,7 +296,7 @@ class TestTwoOfDecode:
             finish(disagg, disagg.submit(50, 5, decode=1))
             assert not disagg.results[decoding].finished
             resume(disagg, "decode", 0)
-            check(disagg, lost)
+            settle_and_leave(disagg, lost)
 
     def test_one_that_dies(self, disagg: Disagg) -> None:
         with disagg.clock.frozen():
@@ -349,7 +338,7 @@ def test_all_pairs(disagg: Disagg, pprank: Pprank) -> None:
     assert_on_its_own(disagg, pprank)
     aborted = disagg.submit(30, 40)
     disagg.abort_when(aborted, "decoding")
-    check(disagg, aborted)
+    settle_and_leave(disagg, aborted)
 
 
 @pytest.mark.pprank(prefill=[2, 1], decode=1)
@@ -358,7 +347,7 @@ class TestInstancesOfDifferentSizes:
         """Decode gets the layers of a request from two ranks, or from one."""
         disagg.generate([1, 31, CHUNK, CHUNK + 1, 3 * CHUNK - 7, 40], 5)
         assert_on_its_own(disagg, pprank)
-        check(disagg)
+        settle_and_leave(disagg)
 
     @pytest.mark.pprank(known_bug="decode-waits-for-a-bootstrap-server")
     def test_one_whose_server_does_not_answer(self, disagg: Disagg, pprank: Pprank) -> None:
@@ -376,7 +365,7 @@ class TestInstancesOfDifferentSizes:
         assert went_on, "decode has not asked the server"
         assert all(went_on), "decode has done no iteration while the server did not answer"
         disagg.bootstraps[1].start()
-        check(disagg)
+        settle_and_leave(disagg)
 
     def _mute_server(self, disagg: Disagg) -> MuteServer:
         return MuteServer(disagg.bootstraps[1].port, lambda: disagg.iterations)

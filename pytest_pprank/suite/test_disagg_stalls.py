@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
 from pytest_pprank.sglang.static.release import is_older_than
-from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.ends import end_of, settle_and_leave
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Fault
@@ -114,14 +113,10 @@ def assert_timed_out(side: Side, rid: str) -> None:
 
 
 def check(disagg: Disagg, *failed: str) -> None:
-    """Check that these requests failed on decode, all others have their tokens, nothing is held."""
+    """Check as `settle_and_leave`, after one more request to both roles."""
     disagg.drain()
     disagg.generate([44], 4)
-    disagg.leave()
-    ends = {rid: end_of(result) for rid, result in disagg.results.items()}
-    assert ends == {rid: "abort" if rid in failed else "length" for rid in ends}
-    assert_tokens_equal_reference([r for rid, r in disagg.results.items() if rid not in failed])
-    assert_kv_balanced(disagg.scheduler, allow_failed_rooms=True)
+    settle_and_leave(disagg, *failed)
 
 
 @pytest.mark.parametrize("role", [pytest.param("prefill", marks=prefill_stands), "decode"])

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.ends import end_of, settle
 
 if TYPE_CHECKING:
     from pytest_pprank import Engine, Pprank
@@ -22,14 +21,6 @@ pytestmark = [
     pytest.mark.pprank(pp=(1, 2), tp=2, ep=2),
     pytest.mark.sglang(model_path="tiny:qwen3-moe", chunked_prefill_size=CHUNK),
 ]
-
-
-def settle(engine: Engine) -> None:
-    """Run until nothing is under way; check the tokens of finished requests, and the memory."""
-    engine.drain()
-    finished = [result for result in engine.results.values() if end_of(result) != "abort"]
-    assert_tokens_equal_reference(finished)
-    assert_kv_balanced(engine.scheduler)
 
 
 def test_requests_of_many_lengths(engine: Engine) -> None:
@@ -46,9 +37,10 @@ def test_aborts_of_requests_in_any_state(engine: Engine) -> None:
     rids.append(engine.submit(5 * CHUNK, 4))
     engine.run_until(lambda: engine.chunks_done(rids[-1]) >= 2)
     rids.append(engine.submit(33, 4))
-    for rid in (rids[0], rids[-2], rids[-1]):
+    aborted = (rids[0], rids[-2], rids[-1])
+    for rid in aborted:
         engine.abort(rid)
-    settle(engine)
+    settle(engine, *aborted)
     assert end_of(engine.results[rids[1]]) == "length"
 
 

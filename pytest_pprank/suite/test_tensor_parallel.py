@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pprank import assert_kv_balanced, assert_tokens_equal_reference
-from pytest_pprank.suite.ends import end_of
+from pytest_pprank.suite.ends import end_of, settle
 
 if TYPE_CHECKING:
     from pytest_pprank import Disagg, Engine, Pprank
@@ -18,14 +17,6 @@ if TYPE_CHECKING:
 CHUNK = 64
 
 pytestmark = pytest.mark.sglang(chunked_prefill_size=CHUNK)
-
-
-def settle(driver: Engine) -> None:
-    """Run until nothing is under way; check the tokens of finished requests, and the memory."""
-    driver.drain()
-    finished = [result for result in driver.results.values() if end_of(result) != "abort"]
-    assert_tokens_equal_reference(finished)
-    assert_kv_balanced(driver.scheduler, allow_failed_rooms=True)
 
 
 @pytest.mark.pprank(pp=(1, 2), tp=2)
@@ -50,9 +41,10 @@ class TestEngine:
         rids.append(engine.submit(5 * CHUNK, 4))
         engine.run_until(lambda: engine.chunks_done(rids[-1]) >= 2)
         rids.append(engine.submit(33, 4))
-        for rid in (rids[0], rids[-2], rids[-1]):
+        aborted = (rids[0], rids[-2], rids[-1])
+        for rid in aborted:
             engine.abort(rid)
-        settle(engine)
+        settle(engine, *aborted)
         assert end_of(engine.results[rids[1]]) == "length"
 
     def test_each_rank_has_a_share_of_the_heads(self, engine: Engine, pprank: Pprank) -> None:
@@ -92,7 +84,7 @@ class TestHeadsAreSplit:
         aborted, other = disagg.submit(30), disagg.submit(40)
         disagg.abort_when(aborted, "transferring", at="prefill")
         slow.release()
-        settle(disagg)
+        settle(disagg, aborted)
         assert end_of(disagg.results[other]) == "length"
 
 

@@ -31,6 +31,7 @@ CAPABILITIES = {
     "test_generate_grammar": "grammars",
     "test_generate_models": "models",
     "test_outputs": "outputs",
+    "test_embeddings": "outputs",
     "test_batches": "merged batches",
     "test_overlap": "overlap schedule",
     "test_tensor_parallel": "tensor parallelism",

@@ -156,12 +156,8 @@ class Engine:
         `fields`: fields of SGLang's TokenizedGenerateReqInput that are sent unchanged.
         """
         __tracebackhide__ = True
-        serial = next(self._serial)
-        # padded, because SGLang aborts every request whose id begins with the given one
-        rid = rid if rid is not None else f"req-{serial:03d}"
-        if any(rid in results for results in self._driver.results.values()):
-            raise UsageError(f"{self._name}.submit: rid={rid!r} has been used already in this test")
-        call = f"{self._name}.submit"
+        call, serial = f"{self._name}.submit", next(self._serial)
+        rid = self._new_rid(rid, serial, call)
         asked = {
             "logprobs": logprobs,
             "prompt_logprobs": prompt_logprobs,
@@ -174,6 +170,13 @@ class Engine:
         wanted = self._dp_ranks.check(dp_rank, call)
         params = sampling_of(max_new_tokens, sampling)
         self._submit(Submission(rid, ids, params, options, wanted))
+        return rid
+
+    def _new_rid(self, rid: str | None, serial: int, call: str) -> str:
+        # padded, because SGLang aborts every request whose id begins with the given one
+        rid = rid if rid is not None else f"req-{serial:03d}"
+        if any(rid in results for results in self._driver.results.values()):
+            raise UsageError(f"{call}: rid={rid!r} has been used already in this test")
         return rid
 
     def _submit(self, request: Submission) -> None:
