@@ -34,6 +34,7 @@ CAPABILITIES = {
     "test_embeddings": "outputs",
     "test_batches": "merged batches",
     "test_overlap": "overlap schedule",
+    "test_cuda_graphs": "CUDA graphs",
     "test_tensor_parallel": "tensor parallelism",
     "test_expert_parallel": "expert parallelism",
     "test_dp_attention": "DP attention",

@@ -128,16 +128,19 @@ def test_tests_for_more_gpus_than_there_are(
         def test_roles(pprank): pass
         @pytest.mark.pprank(pp=3, device="cuda")
         def test_cuda(pprank): pass
+        @pytest.mark.pprank(device="cuda")
+        def test_cuda_of_any_size(pprank): pass
         """
     )
     asked = "--pprank-device=cuda"
     monkeypatch.setattr(devices, "visible_gpus", lambda: (devices.Gpu("GPU-1", "0"),) * 2)
-    result = pytester.runpytest_inprocess(asked, "-rs")
-    result.assert_outcomes(skipped=3)
+    result = pytester.runpytest_inprocess(asked, "--pp-size=3", "-rs")
+    result.assert_outcomes(skipped=4)
     result.stdout.fnmatch_lines(["SKIPPED * device cuda: 3 stages need 3 GPUs, 2 visible here*"])
     monkeypatch.setattr(devices, "visible_gpus", lambda: ())
-    pytester.runpytest_inprocess("-k", "cuda", "-rs").assert_outcomes(skipped=1, deselected=2)
-    result = pytester.runpytest_inprocess(asked)
+    result = pytester.runpytest_inprocess("-k", "cuda", "--pp-size=3", "-rs")
+    result.assert_outcomes(skipped=2, deselected=2)
+    result = pytester.runpytest_inprocess(asked, "--pp-size=3")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_three*3 stages need 3 GPUs, 0 visible here*"])
 
