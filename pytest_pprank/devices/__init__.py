@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_pprank.devices import sim
+from pytest_pprank.devices.cuda import environment
 from pytest_pprank.errors import TooFewGpus
 
 NO_GPU = "9999"
@@ -117,13 +118,12 @@ def gpu_environment(gpus: Sequence[Gpu]) -> dict[str, str]:
 def device_environment(device: str) -> dict[str, str]:
     """Return the environment variables that ranks on this kind of device need from the start.
 
-    On cpu and sim the GPUs are hidden: SGLang 0.5.17 sets a CUDA device if it sees one. On cuda,
-    torch must not start CUDA just to check whether there is a GPU: in the fork server that would
-    fix the visible devices and break CUDA in the forks.
+    On cpu and sim the GPUs are hidden: SGLang 0.5.17 sets a CUDA device if it sees one. On cuda see
+    `devices.cuda.environment`.
     """
     if device in ("cpu", "sim"):
         return {"CUDA_VISIBLE_DEVICES": NO_GPU}
-    return {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"} if device == "cuda" else {}
+    return environment.of_ranks(os.environ) if device == "cuda" else {}
 
 
 def choose_device(wanted: str, ranks: int, *, sglang: bool = False, roles: bool = False) -> str:

@@ -30,9 +30,11 @@ def prepare_process(bootstrap: RankBootstrap, rank: int) -> None:
     folder = Path(bootstrap.workdir)
     redirect_output(folder, rank)
     faulthandler.enable()
-    temporary = folder / f"tmp{rank}"
-    temporary.mkdir()
-    os.environ["TMPDIR"] = str(temporary)  # files that SGLang leaves are removed with the group
+    # Files that SGLang leaves are removed with the group. One folder for all its ranks: on GPUs
+    # they find each other's sockets there (torch's symmetric memory, by the numbers of processes).
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = str(temporary)
     tempfile.tempdir = None  # the fork server may have cached another answer
     stacks = stacks_file(folder, rank).open("w")
     faulthandler.register(STACKS_SIGNAL, stacks, all_threads=True)

@@ -25,6 +25,8 @@ from pytest_pprank.devices.unstarted_cuda import driver_started, unstarted
 from pytest_pprank.protocol.launcher import IMPORTING
 
 _NOTE_SECONDS = 0.1
+_THREADS_S = 5.0
+"""How long a thread that an import has started may take to end by itself."""
 
 failures: dict[str, str] = {}
 imported: list[str] = []
@@ -93,8 +95,16 @@ def describe(answer: Connection) -> None:
 
     Threads do not survive a fork, so the parent's (the fork server's) are read from /proc.
     """
-    threads = tuple(threads_of(os.getppid()))
+    threads = tuple(_lasting_threads(os.getppid()))
     answer.send((seconds, tuple(imported), failures, threads, cuda))
+
+
+def _lasting_threads(pid: int) -> list[str]:
+    """As `threads_of`, when those that are about to end have ended (CUDA's driver has such)."""
+    deadline = time.monotonic() + _THREADS_S
+    while len(threads := threads_of(pid)) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return threads
 
 
 def threads_of(pid: int) -> list[str]:

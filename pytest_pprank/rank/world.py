@@ -17,7 +17,8 @@ from pytest_pprank.protocol.world import Groups, World
 from pytest_pprank.rank import settings
 from pytest_pprank.rank.handle import Pprank
 
-_NOT_THE_TESTS = "PYTEST_"
+_NOT_THE_TESTS = ("PYTEST_", "TRITON_PTXAS_PATH")
+"""How variables begin that pytest sets, and torch's compiler with its first kernel."""
 _THREAD_SECONDS = 0.5
 """How long a thread of a finished test may take to end."""
 _GONE = (

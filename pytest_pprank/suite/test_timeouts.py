@@ -240,7 +240,8 @@ class TestDisagg:
         """
         with disagg.clock.frozen():
             rid = disagg.submit(30, to="prefill")
-            other = disagg.submit(40, 12)
+            other = disagg.submit(40, 30)
+            disagg.run_until(lambda: disagg.results[other].token_ids)  # it has shaken hands
             disagg.run_until_state(rid, "bootstrapping", role="prefill")
             disagg.clock.advance(LIMIT, stages, role="prefill")
             disagg.step(12)

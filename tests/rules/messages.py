@@ -13,8 +13,8 @@ import pytest, torch, torch.distributed as dist
 def m(process_group, pprank):
     class Machine:
         name = pprank.device.partition(":")[0]
-        # on a GPU 32 MiB: more than NCCL sends before somebody receives
-        size = 1 << (22 if name == "cuda" else 8)
+        # on a GPU 512 MiB: more than NCCL sends before somebody receives
+        size = 1 << (26 if name == "cuda" else 8)
         module = torch.get_device_module(name)
         rank = pprank.rank
         def full(self, value):
@@ -26,6 +26,8 @@ def m(process_group, pprank):
     dist.all_reduce(it.full(1))  # connects the ranks
     message = it.full(0)
     dist.send(message, 1) if it.rank == 0 else dist.recv(message, 0)
+    # what is loaded later than this may wait for the whole device
+    assert not (message.fill_(1) + 1).add_(1).eq(7).any()
     it.module.synchronize()
     pprank.barrier()
     yield it

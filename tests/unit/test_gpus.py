@@ -168,4 +168,14 @@ def test_sglang_without_gpus_is_on_what_shows_most(
 def test_nothing_starts_cuda_before_the_ranks_do(box: Box) -> None:
     assert visible_gpus(device_environment("cpu"), box(UUIDS)) == ()
     assert device_environment("cpu")["CUDA_VISIBLE_DEVICES"].isdigit()  # SGLang's tests want that
-    assert device_environment("cuda") == {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+
+
+def test_compiled_kernels_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not in the folder of a worker group; the user's own variables stay."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/of/the/user")
+    found = device_environment("cuda")
+    assert found["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "pytest-pprank" / "inductor")
+    assert "TRITON_CACHE_DIR" not in found
+    assert found["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"

@@ -169,10 +169,10 @@ def _observed_forwards(run: ProfilerRun, clock: VirtualTime) -> Iterator[None]:
 
 @contextmanager
 def _swallowed_warnings(run: ProfilerRun) -> Iterator[None]:
-    """Collect the warnings that SGLang logs when the profiler fails."""
+    """Collect the warnings that SGLang logs when the profiler fails: from its call on."""
 
     def take(record: LogRecord) -> None:
-        if is_swallowed(record):
+        if run.ran and is_swallowed(record):
             run.warnings.append(record.text)
 
     end = listen_to_logs(take, lambda emit: emit())
