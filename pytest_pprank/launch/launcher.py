@@ -254,7 +254,7 @@ def unsafe_to_fork(threads: tuple[str, ...], cuda: str) -> str:
     if cuda:
         return f"an import started CUDA {cuda}, which does not survive a fork"
     if len(threads) > 1:
-        names = ", ".join(threads[1:])
+        names = "; ".join(threads[1:])
         return f"imports left {len(threads) - 1} thread(s) behind ({names}), which no fork survives"
     return ""
 

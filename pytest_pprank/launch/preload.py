@@ -33,14 +33,21 @@ imported: list[str] = []
 seconds = 0.0
 cuda = ""
 """Where the imports have started CUDA, in words; "" if nowhere."""
+threads: dict[str, str] = {}
+"""See `_Note`."""
 
 
 class _Note:
-    """A finder that finds nothing, and writes down the packages it is asked for."""
+    """A finder that finds nothing, and writes down the packages it is asked for.
+
+    `threads`: the packages during whose import this process was first seen to have these threads.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._next = 0.0
+        self._last = "Python"
+        self.threads: dict[str, str] = {}
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
@@ -49,8 +56,15 @@ class _Note:
         if time.monotonic() >= self._next and package not in sys.stdlib_module_names:
             with suppress(OSError):
                 self._path.write_text(package)
+            self.look_at_threads()
+            self._last = package
             self._next = time.monotonic() + _NOTE_SECONDS
         return None
+
+    def look_at_threads(self) -> None:
+        """Note which threads are there that were not when this was called before."""
+        for name in threads_of(os.getpid())[1:]:
+            self.threads.setdefault(name, self._last)
 
 
 def _import(entry: str) -> None:
@@ -81,6 +95,8 @@ def import_all(entries: list[str], optional: list[str], folder: str) -> None:
         for entry in (*entries, *optional):
             _import(entry)
     cuda = (answers.started if answers else "") or cuda_started()
+    noting.look_at_threads()
+    threads.update(noting.threads)
     with suppress(ValueError):
         sys.meta_path.remove(noting)
     for entry in optional:
@@ -95,8 +111,14 @@ def describe(answer: Connection) -> None:
 
     Threads do not survive a fork, so the parent's (the fork server's) are read from /proc.
     """
-    threads = tuple(_lasting_threads(os.getppid()))
-    answer.send((seconds, tuple(imported), failures, threads, cuda))
+    first, *others = _lasting_threads(os.getppid())
+    words = [f"{name}, {_since(name)}" for name in others]
+    answer.send((seconds, tuple(imported), failures, (first, *words), cuda))
+
+
+def _since(thread: str) -> str:
+    package = threads.get(thread)
+    return f"from the import of {package} or a package behind it" if package else "after them"
 
 
 def _lasting_threads(pid: int) -> list[str]:

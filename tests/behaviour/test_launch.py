@@ -139,4 +139,5 @@ def test_spawned_groups_work_and_the_run_says_so_once(runner: Runner) -> None:
     assert run.out.count("\npprank: importing torch once, for all ranks\n") == 1
     assert run.out.count("worker groups are spawned, not forked") == 1
     assert "left 1 thread(s) behind (" in run.out
+    assert ", from the import of " in run.out
     assert runner.processes() == {}

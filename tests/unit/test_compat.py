@@ -31,12 +31,13 @@ class TestRequests:
         "req",
         [
             _req(req_pool_idx=2, kv_allocated_len=7, kv_committed_len=6),
+            _req(kv=SimpleNamespace(kv_allocated_len=7), req_pool_idx=2, kv_committed_len=6),
             _req(
                 kv=SimpleNamespace(req_pool_idx=2, kv_allocated_len=7, kv_committed_len=6),
                 req_pool_idx=9,
             ),
         ],
-        ids=["up to 0.5.19", "from 0.5.20"],
+        ids=["up to 0.5.15", "up to 0.5.18", "from 0.5.19"],
     )
     def test_kv(self, req: Any) -> None:
         assert requests.slot_of(req) == 2

@@ -24,6 +24,7 @@ from pytest_pprank.sglang.compat.batches import relay_payload
 from pytest_pprank.sglang.compat.model import logits_of
 from pytest_pprank.sglang.compat.requests import (
     cache_keeper,
+    committed_tokens_of,
     holds_kv,
     is_request,
     lock_prefix,
@@ -209,7 +210,17 @@ def release_reqs(scheduler: Scheduler, reqs: Sequence[Req]) -> None:
     known = {"is_insert": False, "checkpoint": False}  # is_insert up to 0.5.21
     for req in reqs:
         if holds_kv(req):
+            _name_tokens(req)
             give_back(**fill(give_back, {"req": req, "tree_cache": scheduler.tree_cache, **known}))
+
+
+def _name_tokens(req: Req) -> None:
+    """Give a token id to each KV token: SGLang frees what it has ids for.
+
+    A test may prepare a decode step without the token that it follows.
+    """
+    missing = committed_tokens_of(req) - len(req.origin_input_ids) - len(req.output_ids)
+    req.output_ids.extend([0] * max(0, missing))
 
 
 def _extend(scheduler: Scheduler, reqs: list[Req], chunk: int | None) -> ScheduleBatch:

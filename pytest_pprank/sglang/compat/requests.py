@@ -13,24 +13,30 @@ if TYPE_CHECKING:
 
 
 def kv_of(req: Any) -> Any:
-    """Return the object with a request's slot and lengths; up to 0.5.19 the request itself."""
+    """Return the object with a request's slot and lengths; up to 0.5.15 the request itself."""
     return getattr(req, "kv", req)
 
 
 def slot_of(req: Any) -> int | None:
     """Return the request slot of a request; None if it has none."""
-    slot = getattr(kv_of(req), "req_pool_idx", None)
+    slot = _of_kv(req, "req_pool_idx")
     return None if slot is None else int(slot)
 
 
 def allocated_tokens_of(req: Any) -> int:
     """Return how many KV tokens a request owns, including locked ones of the tree cache."""
-    return int(getattr(kv_of(req), "kv_allocated_len", 0) or 0)
+    return int(_of_kv(req, "kv_allocated_len") or 0)
 
 
 def committed_tokens_of(req: Any) -> int:
     """Return for how many of a request's tokens the KV is computed."""
-    return int(getattr(kv_of(req), "kv_committed_len", 0) or 0)
+    return int(_of_kv(req, "kv_committed_len") or 0)
+
+
+def _of_kv(req: Any, name: str) -> int | None:
+    """From 0.5.16 to 0.5.18 the request itself has some of what its `kv` has later."""
+    value: int | None = getattr(kv_of(req), name, getattr(req, name, None))
+    return value
 
 
 def finish_reason_of(req: Any) -> str:
