@@ -122,7 +122,7 @@ def device_environment(device: str) -> dict[str, str]:
     `devices.cuda.environment`.
     """
     if device in ("cpu", "sim"):
-        return {"CUDA_VISIBLE_DEVICES": NO_GPU}
+        return {"CUDA_VISIBLE_DEVICES": NO_GPU, **environment.UNSTARTED}
     return environment.of_ranks(os.environ) if device == "cuda" else {}
 
 

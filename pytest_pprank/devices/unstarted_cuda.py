@@ -169,6 +169,32 @@ def unstarted() -> Iterator[Answers]:
         yield answers
 
 
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Answer in the block, in which modules are imported, that there is no GPU.
+
+    For processes from which the machine's GPUs are hidden: torch would ask CUDA's driver, which
+    finds none and leaves a thread behind.
+    """
+    import torch
+
+    real = torch._C._get_accelerator
+
+    def accelerator(*args: bool) -> torch.device:
+        # torch looks for CUDA only where no other kind of device is registered, as sim is
+        registered = torch._C._get_privateuse1_backend_name() != "privateuseone"
+        return real(*args) if registered else torch.device("cpu")
+
+    with ExitStack() as stack:
+        for owner, name, answer in (
+            (torch.cuda, "is_available", lambda: False),
+            (torch.cuda, "device_count", lambda: 0),
+            (torch._C, "_get_accelerator", accelerator),
+        ):
+            stack.callback(patch(owner, name, answer))
+        yield
+
+
 def _asked(
     answers: Answers, answer: Callable[..., object], real: Callable[..., object]
 ) -> Callable[..., object]:

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 from pytest_pprank.devices import visible_gpus
-from pytest_pprank.devices.unstarted_cuda import driver_started, unstarted
+from pytest_pprank.devices.unstarted_cuda import driver_started, hidden, unstarted
 from pytest_pprank.protocol.launcher import IMPORTING
 
 _NOTE_SECONDS = 0.1
@@ -91,7 +91,7 @@ def import_all(entries: list[str], optional: list[str], folder: str) -> None:
     gc.disable()
     noting = _Note(Path(folder, IMPORTING))
     sys.meta_path.insert(0, noting)
-    with unstarted() if visible_gpus() else nullcontext() as answers:
+    with unstarted() if visible_gpus() else hidden() as answers:
         for entry in (*entries, *optional):
             _import(entry)
     cuda = (answers.started if answers else "") or cuda_started()

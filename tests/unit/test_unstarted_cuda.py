@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_pprank.devices import unstarted_cuda
-from pytest_pprank.devices.unstarted_cuda import check_answers, driver_started, unstarted
+from pytest_pprank.devices.unstarted_cuda import check_answers, driver_started, hidden, unstarted
 from pytest_pprank.errors import PprankError
 from pytest_pprank.launch import preload
 from pytest_pprank.launch.launcher import unsafe_to_fork
@@ -54,6 +54,24 @@ def test_questions_that_modules_ask(say: Say) -> None:
     assert answers.started == ""
     after = torch.cuda.get_device_properties, torch.cuda.is_available, torch._C._get_accelerator
     assert after == before
+
+
+def test_hidden_gpus_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_the_driver(*_: object) -> None:
+        pytest.fail("the driver was asked")
+
+    for owner, name in (
+        (torch.cuda, "is_available"),
+        (torch.cuda, "device_count"),
+        (torch._C, "_get_accelerator"),
+    ):
+        monkeypatch.setattr(owner, name, of_the_driver)
+    with hidden():
+        assert not torch.cuda.is_available()
+        assert torch.cuda.device_count() == 0
+        if torch._C._get_privateuse1_backend_name() == "privateuseone":
+            assert torch._C._get_accelerator() == torch.device("cpu")
+    assert torch.cuda.is_available is of_the_driver
 
 
 @pytest.mark.parametrize(
