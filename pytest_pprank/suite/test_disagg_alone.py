@@ -114,3 +114,44 @@ def test_prompt_that_was_computed_early_gives_way(disagg: Disagg) -> None:
     disagg.run_until(lambda: all(disagg.results[rid].finished for rid in others))
     disagg.forward(early, to="decode")
     settle(disagg)
+
+
+@prefill_early(max_running_requests=1)
+@pytest.mark.pprank(known_bug="early-prompt-keeps-the-last-slot")
+@each_schedule
+def test_prompts_that_gave_way_hold_nothing(disagg: Disagg) -> None:
+    """As many as prefill has slots for transfers were computed early as often as it tries to."""
+    early = [disagg.submit(CHUNK + 5 + index, 6, to="prefill") for index in range(3)]
+    for index in range(9):
+        other = disagg.submit(17 + index, 3)
+        disagg.run_until(lambda: disagg.results[other].finished, max_iterations=400)  # noqa: B023
+    for rid in early:
+        disagg.forward(rid, to="decode")
+    settle(disagg)
+
+
+@early_prefill
+@each_schedule
+def test_pause_amid_a_prompt_that_is_computed_early(disagg: Disagg) -> None:
+    """After the pause it gives way to a request that decode knows."""
+    gives_way_after_pause(disagg, "in_place")
+
+
+@early_prefill
+@pytest.mark.sglang(disable_overlap_schedule=False)
+@pytest.mark.pprank(known_bug="early-prompt-lost-after-a-pause")
+def test_pause_that_leaves_no_result_of_a_prompt_in_flight(disagg: Disagg) -> None:
+    """As that pause: it waits for the results, which would have led the prompt to its queue."""
+    gives_way_after_pause(disagg, "retract")
+
+
+def gives_way_after_pause(disagg: Disagg, mode: str) -> None:
+    early = disagg.submit(6 * CHUNK + 5, 4, to="prefill")
+    disagg.run_until(lambda: len(disagg.prefill.results[early].extends) >= 2)
+    disagg.control("pause_generation", role="prefill", mode=mode, wait=True)
+    other = disagg.submit(17, 5)
+    disagg.step(6)
+    disagg.control("continue_generation", role="prefill", wait=True)
+    disagg.run_until(lambda: disagg.results[other].finished)
+    disagg.forward(early, to="decode")
+    settle(disagg)
