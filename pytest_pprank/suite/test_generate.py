@@ -150,10 +150,10 @@ def test_requests_that_push_others_aside(engine: Engine, pprank: Pprank) -> None
 )
 def test_request_that_needs_what_it_pushes_aside(engine: Engine) -> None:
     """There is room for it after that, or just not: nobody is lost."""
-    for length in range(196, 206):
-        low = [engine.submit(20 + index, 30, priority=0) for index in range(2)]
+    for length in range(224, 229):
+        low = [engine.submit(20 + index, 8, priority=0) for index in range(2)]
         engine.run_until(lambda: all(engine.results[rid].token_ids for rid in low))  # noqa: B023
-        engine.submit(length, 4, priority=20)
+        engine.submit(length, 2, priority=20)
         engine.drain()
     assert_tokens_equal_reference(engine.results.values())
     assert_kv_balanced(engine.scheduler)

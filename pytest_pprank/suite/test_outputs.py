@@ -350,6 +350,15 @@ class TestDisagg:
         ]
         assert_tokens_equal_reference(one_token)
 
+    @pytest.mark.pprank(known_bug="decode-shifts-logprobs-of-token-ids")
+    def test_logprobs_of_token_ids_by_token(self, disagg: Disagg) -> None:
+        """Each token that decode returns has a row of its own, also if nothing is in the first."""
+        results = disagg.generate([20, 21, 22], 5, **KINDS[TOKEN_IDS])
+        for result in results:
+            rows = result.token_ids_logprobs
+            assert len(rows) == len(result.token_ids), "rows of logprobs, tokens"
+            assert all(rows[1:])
+
     @counts_tokens
     def test_all_kinds_at_once(self, disagg: Disagg) -> None:
         kinds = [KINDS[name] for name in KINDS if name != TOKEN_IDS]

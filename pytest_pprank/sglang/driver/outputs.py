@@ -63,7 +63,9 @@ def add_output(result: Result, output: Output) -> None:
     """Add to a Result what has come out since the last output of its request."""
     result.token_ids += output.token_ids
     for name, new in output.lists.items():
-        getattr(result, name).extend(new)
+        # a row without logprobs: in the same batch another request has asked for them
+        asked = getattr(result.asked, name.removeprefix("prompt_"), True)
+        getattr(result, name).extend(new if asked else [entry for entry in new if entry != {}])
     if output.hidden_states is not None:
         result.hidden_states = output.hidden_states
     result.embedding += output.embedding
@@ -107,8 +109,7 @@ def _entries(message: Message, prefix: str, index: int) -> Iterator[float | dict
     tokens = need(message, f"{prefix}_idx")[index] if values else ()
     for value, token in zip(values, tokens, strict=True):
         if isinstance(value, (list, tuple)):
-            if value:  # empty: in the same batch another request has asked for them
-                yield dict(zip(token, value, strict=True))
+            yield dict(zip(token, value, strict=True))
         elif value is not None:
             yield value
 

@@ -73,8 +73,9 @@ def _by_token(
 ) -> Iterator[str]:
     """Compare logprobs by token with the rows of `table`; the first row is for token `first`."""
     name = "logprobs of the likeliest tokens" if likeliest else "logprobs of the tokens asked for"
-    if len(found) != len(table):
-        yield f"{result.rid}: {name} for {len(found)} {what}s of {len(table)}"
+    rows = sum(map(bool, found))
+    if not rows == len(found) == len(table):
+        yield f"{result.rid}: {name} for {rows} {what}s of {len(table)}"
         return
     most = _LOOSE * tie_of(result.model_path)
     for index, values in enumerate(found):

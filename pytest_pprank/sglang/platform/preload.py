@@ -95,9 +95,19 @@ def import_sglang(device: str = "cpu") -> None:
         for name in _LAZY:
             with suppress(ModuleNotFoundError):  # a preload only saves time
                 importlib.import_module(name)
+        _compile_patterns()
         use_accelerator(device.partition(":")[0])
         # SGLang shows some progress bars in spite of TQDM_DISABLE: at least start no thread.
         importlib.import_module("tqdm").tqdm.monitor_interval = 0
+
+
+def _compile_patterns() -> None:
+    """Let transformers compile its patterns of weights' names: half of the time to load a tiny model,
+    which each rank does that compares with the reference.
+    """
+    with suppress(ImportError, AttributeError):  # a preload only saves time
+        mapping = importlib.import_module("transformers.conversion_mapping")
+        mapping.get_checkpoint_conversion_mapping("llama")
 
 
 @contextmanager
