@@ -102,8 +102,9 @@ def import_sglang(device: str = "cpu") -> None:
 
 
 def _compile_patterns() -> None:
-    """Let transformers compile its patterns of weights' names: half of the time to load a tiny model,
-    which each rank does that compares with the reference.
+    """Let transformers compile its patterns of weights' names.
+
+    That is half of the time to load a tiny model, as each rank does that compares tokens.
     """
     with suppress(ImportError, AttributeError):  # a preload only saves time
         mapping = importlib.import_module("transformers.conversion_mapping")
