@@ -101,8 +101,8 @@ def make_plans(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.I
     unsized: list[str] = []
     ranked: list[pytest.Item] = []
     for item in items:
-        if not is_ranked(item):
-            continue
+        if not is_ranked(item) or item.get_closest_marker("skip") is not None:
+            continue  # what is skipped in any case needs no ranks
         try:
             plan = _plan(item, options_of(config))
         except TooFewGpus as error:

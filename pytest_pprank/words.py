@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_SPANS = 3
 
 
 def plural_ranks(ranks: Iterable[int]) -> str:
@@ -62,3 +64,18 @@ def place_in_role(**places: tuple[int, int]) -> str:
 def fitting(whole: int) -> str:
     """Return the numbers of equal parts into which `whole` can be divided: ``1, 2, 4``."""
     return ", ".join(str(parts) for parts in range(1, whole + 1) if whole % parts == 0)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Format ascending numbers as half-open ranges, the way chunks are shown: ``0-64, 70-71``.
+
+    Of more than three ranges the first three are shown.
+    """
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and spans[-1][1] == number:
+            spans[-1][1] += 1
+        else:
+            spans.append([number, number + 1])
+    shown = ", ".join(f"{start}-{end}" for start, end in spans[:_SPANS])
+    return shown + (", ..." if len(spans) > _SPANS else "")

@@ -61,6 +61,13 @@ SANITIZERS: tuple[CheckRow, ...] = (
         hooks=("init_new", "consensus_local", "consensus_bring", "consensus_apply", "handshake"),
     ),
     CheckRow(
+        "experts",
+        "a rank whose experts leave out tokens, or give something else than their weights make of "
+        "them (expert parallelism)",
+        "pytest_pprank.checks.experts:Experts",
+        hooks=("experts",),
+    ),
+    CheckRow(
         "liveness",
         "requests that make no progress although there is room for them",
         "pytest_pprank.checks.liveness:Liveness",

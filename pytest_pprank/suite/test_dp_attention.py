@@ -89,6 +89,19 @@ class TestPipeline:
         settle(engine)
 
 
+@pytest.mark.pprank(pp=1, tp=2, dp=2)
+@pytest.mark.sglang(scheduler_recv_interval=4)
+@pytest.mark.skipif(is_older_than("0.5.16"), reason="SGLang refuses it with DP attention")
+def test_requests_are_received_seldom(engine: Engine) -> None:
+    """All DP ranks receive in the same iterations, whatever each of them runs (PR 30457)."""
+    engine.submit(20, 12, dp_rank=0)
+    engine.step(6)
+    engine.submit(30, 5, dp_rank=1)
+    engine.step(3)
+    engine.submit(CHUNK + 3, 5, dp_rank=0)
+    settle(engine)
+
+
 @pytest.mark.pprank(prefill={"pp": 2, "tp": 1}, decode={"pp": 1, "tp": 2, "dp": 2})
 class TestDecode:
     def test_requests_of_many_lengths(self, disagg: Disagg) -> None:
@@ -128,13 +141,36 @@ class TestBothRoles:
         assert [disagg.results[rid].dp_rank for rid in rids] == [1, 0]
 
 
+@pytest.mark.sglang(load_balance_method="round_robin")
+class TestRoomsDoNotSayWhereTheKvIs:
+    """Decode learns from the request which DP rank of prefill has its KV, or asks for it."""
+
+    @pytest.mark.pprank(prefill={"pp": 1, "tp": 2, "dp": 2}, decode={"pp": 1, "tp": 1}, fresh=True)
+    def test_request_says_it_and_is_the_first(self, disagg: Disagg) -> None:
+        """Decode has not yet asked how many DP ranks prefill has (PR 22990)."""
+        rids = [disagg.submit(40 + n, 5, dp_rank={"prefill": n}) for n in (1, 0)]
+        disagg.drain()
+        assert [disagg.prefill.results[rid].dp_rank for rid in rids] == [1, 0]
+        disagg.generate([1, CHUNK + 1, 3 * CHUNK - 7], 5)  # these do not say it
+        settle(disagg)
+
+    @pytest.mark.pprank(prefill=1, decode=1, tp=1)
+    def test_one_dp_rank(self, disagg: Disagg) -> None:
+        """Prefill need not say which of its DP ranks it is, and does not (PR 19305)."""
+        disagg.generate([1, CHUNK + 1], 5)
+        settle(disagg)
+
+
 @pytest.mark.pprank(prefill={"pp": 2, "tp": 2, "dp": 2}, decode={"pp": 1, "tp": 1})
 def test_prefill_has_a_pipeline(disagg: Disagg) -> None:
     disagg.generate([1, CHUNK + 1, 3 * CHUNK - 7], 5)
     settle(disagg)
 
 
-@pytest.mark.pprank(prefill={"pp": 2, "tp": 1}, decode={"pp": 2, "tp": 2, "dp": 2})
+# late metadata: the known bug decode-stages-differ-by-late-metadata
+@pytest.mark.pprank(
+    prefill={"pp": 2, "tp": 1}, decode={"pp": 2, "tp": 2, "dp": 2}, perturb="-metadata"
+)
 def test_decode_has_a_pipeline(disagg: Disagg) -> None:
     disagg.generate([1, CHUNK + 1, 3 * CHUNK - 7], 5)
     settle(disagg)

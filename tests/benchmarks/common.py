@@ -140,16 +140,19 @@ def _run(
     return lines, ended
 
 
-def ranked_pytest(ranks: int, *flags: str) -> list[str]:
-    """Return the command line of a ranked run whose events are recorded."""
+def ranked_pytest(stages: int, *flags: str) -> list[str]:
+    """Return the command line of a ranked run whose events are recorded.
+
+    `flags`: more options, such as ``--tp-size=2``.
+    """
     plugins = ("-p", "bench_events", "-p", "no:cacheprovider")
-    sizes = (f"--pp-size={ranks}", "--pprank-device=cpu")
+    sizes = (f"--pp-size={stages}", "--pprank-device=cpu")
     return [sys.executable, "-m", "pytest", "-v", *plugins, *sizes, *flags]
 
 
-def trivial_cost(ranks: int) -> tuple[float, float]:
+def trivial_cost(stages: int, *flags: str) -> tuple[float, float]:
     """Return the median seconds of a plain and of a warm ranked test (200 each)."""
-    observed = observe(ranked_pytest(ranks), {"test_bench.py": TRIVIAL})
+    observed = observe(ranked_pytest(stages, *flags), {"test_bench.py": TRIVIAL})
     check(observed)
     medians = observed.medians()
     return medians["test_plain"], medians["test_ranked"]

@@ -17,6 +17,9 @@ from pathlib import Path
 from common import Observed, check, observe, ranked_pytest, timed, trivial_cost
 from processes import adopt_orphans
 
+GROUPS = ((2, 1), (2, 2), (8, 1), (4, 2))
+"""Pipeline stages, and ranks of each stage."""
+
 IMPORT = """
 from pytest_pprank.sglang.platform.preload import prepare_environment
 prepare_environment("cpu")
@@ -44,12 +47,12 @@ def torchrun(folder: Path, ranks: int) -> float:
     return timed([sys.executable, *module, "--master-port", "0", str(script)])
 
 
-def report(ranks: int, again: int, imported: float, peer: float, fresh: Observed) -> None:
+def report(title: str, again: int, imported: float, peer: float, fresh: Observed) -> None:
     """Print the lines of one group size."""
     cold, *warm = fresh.of("group started")
     median = statistics.median(start["seconds"] for start in warm)
     first = cold["time"] - fresh.begin
-    print(f"{ranks} ranks")
+    print(title)
     print(f"  torchrun, a script that imports the Scheduler   {peer:7.2f} s")
     print(f"  fresh group, SGLang imported, median of {again:<3}     {median:7.2f} s"
           f"   {peer / median:5.1f}x faster than torchrun")  # fmt: skip
@@ -69,13 +72,14 @@ def main() -> None:
             timed([sys.executable, "-c", IMPORT]) for _ in range(1 if quick else 3)
         )
         print(f"one import of SGLang's Scheduler                  {imported:7.2f} s")
-        for ranks in (2,) if quick else (2, 8):
-            again = 5 if quick else 10
+        for stages, tp in GROUPS[:1] if quick else GROUPS:
+            again, ranks = 5 if quick else 10, stages * tp
             files = {"test_bench.py": FRESH.format(count=again + 1)}
-            fresh = observe(ranked_pytest(ranks), files)
+            fresh = observe(ranked_pytest(stages, f"--tp-size={tp}"), files)
             check(fresh)
-            report(ranks, again, imported, torchrun(folder, ranks), fresh)
-            plain, ranked = trivial_cost(ranks)
+            title = f"{ranks} ranks (pp={stages}, tp={tp})"
+            report(title, again, imported, torchrun(folder, ranks), fresh)
+            plain, ranked = trivial_cost(stages, f"--tp-size={tp}")
             print(f"  a trivial ranked test on a warm group           {ranked * 1000:7.2f} ms"
                   f"  plain: {plain * 1000:.2f} ms, adds {1000 * (ranked - plain):.2f} ms,"
                   " medians of 200")  # fmt: skip

@@ -26,7 +26,8 @@ def test_places_of_ranks(pprank: Pprank, engine: Engine) -> None:
     assert_tokens_equal_reference(engine.generate([20], 2))
 
 
-def test_rank_that_drops_the_tokens_of_an_expert(engine: Engine, pprank: Pprank) -> None:
+@pytest.mark.pprank(sanitize="-experts")  # which names the rank: see inner/parallel
+def test_rank_that_drops_the_tokens_of_its_experts(engine: Engine, pprank: Pprank) -> None:
     layer = engine.scheduler.tp_worker.model_runner.model.model.layers[pprank.stage * 2]
     engine.generate([20], 2)
     if pprank.rank == 1:

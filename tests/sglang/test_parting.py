@@ -29,3 +29,26 @@ def test_deadlock_between_dp_ranks_is_told(run: Run, test: str, waits: str) -> N
     assert "hung: deadlock: ranks 0,1,2,3" in failure
     assert re.search(rf"rank 0 waits in {waits}.* for rank 1", failure)
     assert re.search(r"rank 1 waits in broadcast \S+ .request_receiver.py.* for rank 0", failure)
+
+
+@pytest.mark.parametrize("device", ["cpu", "sim"])
+@pytest.mark.parametrize(
+    ("test", "rank", "layer", "does"),
+    [
+        ("test_rank_that_drops_tokens", 3, 2, "leave out"),
+        (
+            "test_rank_that_numbers_its_experts_otherwise",
+            1,
+            0,
+            "do not give what their weights make of",
+        ),
+    ],
+)
+def test_rank_whose_experts_are_wrong_is_named(
+    run: Run, test: str, rank: int, layer: int, does: str, device: str
+) -> None:
+    failure = run.failure(f"{test}[{device}-pp2-tp2-ep2]")
+    found = rf"experts: layer {layer}: this rank's experts 2 to 3 {does} \d+ of 40 tokens"
+    assert re.search(rf"{found} .*\n  on rank {rank}\n", failure)
+    ranks = re.findall(r"^  on ranks? ([\d,]+)", failure, re.MULTILINE)
+    assert ranks[0] == str(rank)

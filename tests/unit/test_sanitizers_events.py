@@ -14,6 +14,7 @@ import pytest
 from pytest_pprank.checks import consensus_compare
 from pytest_pprank.checks.base import Watch
 from pytest_pprank.checks.consensus import Consensus
+from pytest_pprank.checks.experts import Experts
 from pytest_pprank.checks.forward import Forward
 from pytest_pprank.checks.h2d import H2D
 from pytest_pprank.checks.liveness import PATIENCE, Liveness
@@ -25,6 +26,7 @@ from pytest_pprank.sglang.events.types import (
     ConsensusApplied,
     ConsensusBrought,
     ConsensusLocal,
+    ExpertsRan,
     ForwardContents,
     ForwardEntry,
     ForwardMade,
@@ -34,6 +36,7 @@ from pytest_pprank.sglang.events.types import (
     Origin,
     Pending,
     Quiescent,
+    WrongRow,
 )
 from pytest_pprank.sglang.events.types import Forward as Ran
 
@@ -203,6 +206,42 @@ class TestForward:
             overlap = _origin(entry, **change) if "overlap" in change else replace(entry, **change)
             watch.emit("forward", overlap)
         assert watch.lines == []
+
+
+class TestExperts:
+    LEFT_OUT = tuple(WrongRow(token, (2,), nothing=True) for token in (0, 1, 5))
+    OTHER = (WrongRow(7, (2, 3), nothing=False),)
+
+    def test_rank_that_has_all_experts_is_not_watched(self, watched: Any) -> None:
+        assert watched(Experts, ep_size=1).listeners == {}
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ((), []),
+            (LEFT_OUT, ["leave out 3 of 9 tokens of the batch (0-2, 5-6), which have chosen 2"]),
+            (
+                (*LEFT_OUT, *OTHER),
+                [
+                    "leave out 3 of 9 tokens of the batch (0-2, 5-6), which have chosen 2",
+                    "do not give what their weights make of 1 of 9 tokens of the batch (7-8), "
+                    "which have chosen 2, 3",
+                ],
+            ),
+            (
+                (WrongRow(0, (), nothing=False),),
+                [
+                    "do not give what their weights make of 1 of 9 tokens of the batch (0-1), "
+                    "which have chosen none of them"
+                ],
+            ),
+        ],
+        ids=["none", "left out", "both", "not chosen"],
+    )
+    def test_wrong_tokens(self, watched: Any, wrong: tuple[WrongRow, ...], said: list[str]) -> None:
+        watch = watched(Experts, ep_size=2)
+        watch.emit("experts", ExpertsRan(1, range(2, 4), 9, wrong))
+        assert watch.lines == [f"layer 1: this rank's experts 2 to 3 {text}" for text in said]
 
 
 class TestLiveness:

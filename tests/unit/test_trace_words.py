@@ -87,7 +87,14 @@ def test_chunks_of_prompts_are_shown() -> None:
 
 
 def test_each_event_of_a_recorded_hook_point_has_words() -> None:
-    shown_otherwise = {"KvCleared", "PrefixLocked", "PrefixUnlocked", "LogRecord", "Quiescent"}
+    shown_otherwise = {
+        "ExpertsRan",
+        "KvCleared",
+        "PrefixLocked",
+        "PrefixUnlocked",
+        "LogRecord",
+        "Quiescent",
+    }
     messages = {"Message", "MessageSent", "MessageReceived", "Event"}
     from pytest_pprank.trace.record.describe import _WRITERS
 

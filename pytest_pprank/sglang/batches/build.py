@@ -20,7 +20,7 @@ import torch
 from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.sglang.batches.fields import SCHEDULE_BATCH
 from pytest_pprank.sglang.batches.materialize import note_origin, note_staging, table_of
-from pytest_pprank.sglang.compat.batches import relay_payload
+from pytest_pprank.sglang.compat.batches import meet_dp_ranks, relay_payload
 from pytest_pprank.sglang.compat.model import logits_of
 from pytest_pprank.sglang.compat.requests import (
     cache_keeper,
@@ -143,8 +143,9 @@ def make_next_chunk(
 def make_forward_batch(scheduler: Scheduler, batch: ScheduleBatch) -> ForwardBatch:
     """Return the real ForwardBatch of a ScheduleBatch, made as the scheduler's run_batch does.
 
-    First SGLang's own resolve_forward_inputs copies the staged token ids to the device. Raises
-    UsageError for anything but a ScheduleBatch.
+    First SGLang's own resolve_forward_inputs copies the staged token ids to the device. With DP
+    attention all ranks of a stage must make one: they tell each other how many tokens it has.
+    Raises UsageError for anything but a ScheduleBatch.
     """
     __tracebackhide__ = True
     if table_of(batch) is not SCHEDULE_BATCH:
@@ -152,6 +153,7 @@ def make_forward_batch(scheduler: Scheduler, batch: ScheduleBatch) -> ForwardBat
             f"make_forward_batch: takes SGLang's ScheduleBatch, as make_schedule_batch gives it, "
             f"not {_shown(batch)}"
         )
+    batch = meet_dp_ranks(scheduler, batch)
     overlap = import_module("sglang.srt.managers.overlap_utils")
     need(overlap, "resolve_forward_inputs")(batch, need(scheduler, "future_map"))
     forward_batch_class = need(

@@ -29,6 +29,7 @@ _OF_ONE_FORWARD = (
     "extend_input_logprob_token_ids",
     "extend_lens",
     "extend_logprob_start_lens",
+    "global_num_tokens",  # of each DP rank
     "input_embeds",
     "input_ids",
     "mamba_",

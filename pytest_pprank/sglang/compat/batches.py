@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
+from pytest_pprank.sglang.compat.seams import need
+
 
 def rids_of(forward_batch: Any) -> tuple[str, ...]:
     """Return the ids of a ForwardBatch's requests, in its order; empty if it has none."""
@@ -55,3 +57,12 @@ def relay_payload(tokens: Any) -> Any:
 
 def _numbers(values: Any) -> list[int]:
     return [] if values is None else [int(value) for value in values]
+
+
+def meet_dp_ranks(scheduler: Any, batch: Any) -> Any:
+    """Let DP ranks tell each other how many tokens each of them runs; return the batch to run.
+
+    A meeting of the ranks of a stage, as in each iteration of an event loop; without DP attention
+    nothing happens.
+    """
+    return need(need(scheduler, "dp_attn_adapter"), "maybe_prepare_mlp_sync_batch")(batch)

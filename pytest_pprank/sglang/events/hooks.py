@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_pprank.oplog.file import RECV, SEND
 from pytest_pprank.sglang.compat.seams import missing
-from pytest_pprank.sglang.events import consensus, facts, forward, memory, transfer
+from pytest_pprank.sglang.events import consensus, experts, facts, forward, memory, transfer
 from pytest_pprank.sglang.events.facts import Facts
 from pytest_pprank.sglang.events.hook_points import AFTER, BEFORE, HookCall, HookPoint, hook_points
 from pytest_pprank.sglang.events.places import PLACES, Methods, Place, Shape
@@ -73,6 +73,7 @@ HOOK_POINTS = (
           needs=("prepare_for_extend", "init_new")),
     _hook_point("batch_result", forward.batch_result, facts.batch_result, BEFORE,
           subject=lambda p: p.argument(1, "batch")),
+    _hook_point("experts", experts.experts_ran),
     _hook_point("kv_alloc", memory.kv_allocated, facts.kv_alloc),
     _hook_point("kv_free", memory.kv_freed, facts.kv_free, BEFORE),
     _hook_point("kv_clear", memory.kv_cleared),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_pprank.sglang.events.types import KvReader, Layer, SlotFreed
+from pytest_pprank.words import ranges
 
 _MOST_BYTES = 4 << 20
 _MOST_REQUESTS = 64
@@ -88,17 +89,5 @@ def _wrong(found: Layer, expected: Layer, near: float, tp: tuple[int, int]) -> s
             return ""  # another layout: not comparable
         far = ~(np.abs(here[:count] - there[:count]).reshape(count, -1).max(axis=1) <= near)
         if far.any():
-            said.append(f"{name} of tokens {_ranges(np.flatnonzero(far).tolist())}")
+            said.append(f"{name} of tokens {ranges(np.flatnonzero(far).tolist())}")
     return ", ".join(said)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Format ascending numbers as half-open ranges, the way chunks are shown: ``0-64, 70-71``."""
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and spans[-1][1] == number:
-            spans[-1][1] += 1
-        else:
-            spans.append([number, number + 1])
-    shown = ", ".join(f"{start}-{end}" for start, end in spans[:_SHOWN])
-    return shown + (", ..." if len(spans) > _SHOWN else "")

@@ -11,6 +11,8 @@ from pytest_pprank.errors import UsageError
 
 # Long enough that SGLang's watchdog never signals our launcher. The controller handles ranks that
 # hang: it knows the test and stops all ranks.
+_CHUNK = 256
+_REQUESTS = 8
 _NEVER_S = 7 * 24 * 3600
 
 _ROLES = ("prefill", "decode")
@@ -39,9 +41,9 @@ def default_server_args(
         "grammar_backend": "none",
         "disable_overlap_schedule": True,
         "disable_cuda_graph": True,
-        "chunked_prefill_size": 256,
+        "chunked_prefill_size": _CHUNK,
         "max_total_tokens": 4096,
-        "max_running_requests": 8,
+        "max_running_requests": _REQUESTS,
         "mem_fraction_static": 0.5,
         "page_size": 1,
         "watchdog_timeout": _NEVER_S,
@@ -89,9 +91,13 @@ def disagg_args(role: str, device: str, known: Container[str]) -> dict[str, obje
 def shares_args(dp_size: int, ep_size: int, known: Container[str]) -> dict[str, object]:
     """Return the server args for DP ranks and EP ranks, as far as a stage has several.
 
-    `known`: see `disagg_args`. Up to 0.5.22 two args together mean DP attention.
+    `known`: see `disagg_args`. Up to 0.5.22 two args together mean DP attention. SGLang divides two
+    limits among the DP ranks: the defaults are what each of them gets.
     """
     args: dict[str, object] = {}
+    if dp_size > 1:
+        args["chunked_prefill_size"] = _CHUNK * dp_size
+        args["max_running_requests"] = _REQUESTS * dp_size
     if dp_size > 1 and "attn_dp_size" in known:
         args["attn_dp_size"] = dp_size
     elif dp_size > 1:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_pprank.sglang.events.types import LogRecord
 
 _T = TypeVar("_T")
-_LEFT_OUT = ("kv_clear", "lock", "unlock")
+_LEFT_OUT = ("experts", "kv_clear", "lock", "unlock")
 RECORDED = tuple(place.name for place in HOOKS if place.name not in _LEFT_OUT)
 """The hook points that are recorded."""
 

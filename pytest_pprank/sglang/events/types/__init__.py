@@ -52,7 +52,13 @@ from pytest_pprank.sglang.events.types.messages import (
     MessageSent,
     TransferPolled,
 )
-from pytest_pprank.sglang.events.types.others import LogRecord, Quiescent, SentPrompt
+from pytest_pprank.sglang.events.types.others import (
+    ExpertsRan,
+    LogRecord,
+    Quiescent,
+    SentPrompt,
+    WrongRow,
+)
 
 __all__ = [
     "BatchPrepared",
@@ -62,6 +68,7 @@ __all__ = [
     "ConsensusBrought",
     "ConsensusLocal",
     "Event",
+    "ExpertsRan",
     "Forward",
     "ForwardContents",
     "ForwardEntry",
@@ -97,4 +104,5 @@ __all__ = [
     "Stack",
     "TokenPool",
     "TransferPolled",
+    "WrongRow",
 ]

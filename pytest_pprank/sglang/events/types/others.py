@@ -1,4 +1,4 @@
-"""Events of logs, and of the end of the event loops."""
+"""Events of logs, of layers of experts, and of the end of the event loops."""
 
 from __future__ import annotations
 
@@ -24,6 +24,33 @@ class LogRecord(Event):
     has_traceback: bool = False
     error: str = ""
     raised_at: Stack = ()
+
+
+@dataclass(frozen=True)
+class WrongRow:
+    """What a rank's experts have made of one token, and should not have.
+
+    `experts`: those of this rank that the token has chosen. `nothing`: whether it is all zeros.
+    """
+
+    token: int
+    experts: tuple[int, ...]
+    nothing: bool
+
+
+@dataclass(frozen=True)
+class ExpertsRan(Event):
+    """The experts of this rank have run, in a forward of a batch of `tokens` tokens.
+
+    `own`: the numbers of this rank's experts among those of the layer. `wrong`: the tokens whose
+    output differs from what follows from these experts' weights; none where reading the tensors
+    needs a device copy, or the weights are not plain matrices.
+    """
+
+    layer: int
+    own: range
+    tokens: int
+    wrong: tuple[WrongRow, ...] = ()
 
 
 @dataclass(frozen=True)
