@@ -32,11 +32,12 @@ from pytest_pprank.errors import UsageError, did_you_mean
 from pytest_pprank.launch import keep_owner
 from pytest_pprank.launch.keep_folder import KeepError
 from pytest_pprank.mutants import table
-from pytest_pprank.mutants.as_revert import case_of, dumped
+from pytest_pprank.mutants.as_revert import case_of, dumped, revert_of
 from pytest_pprank.mutants.operators import OPERATORS
 from pytest_pprank.mutants.outcome import Judged, Outcome, judged
 from pytest_pprank.mutants.points import Mutant, mutants_of, of_operators, sample
 from pytest_pprank.mutants.select import MODULES, selected
+from pytest_pprank.mutants.select import chosen as chosen_of
 from pytest_pprank.mutants.sites import probe_of
 from pytest_pprank.sglang.static import release
 
@@ -55,13 +56,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add = parser.add_argument
     add(
         "functions", nargs="*", metavar="MODULE[:FUNCTION]",
-        help=f"what to break: a module, or a class, function or Class.method of it "
+        help=f"what to break: a module, a class, function or Class.method of it, or a mutant's id "
         f"(default: {len(MODULES)} modules of pipelines, disaggregation and batches)",
     )  # fmt: skip
     add("--sample", type=int, metavar="N", help="only N mutants, drawn by chance (default: all)")
     add("--seed", type=int, default=0, metavar="S", help="for --sample (0)")
     add("--operators", metavar="NAMES", default="", help="only these, with commas between them")
     add("--tests", action="append", default=[], metavar="PATH", help="in place of the stock suite")
+    add(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="also write the mutants as files for --pprank-revert",
+    )
     add("--list", action="store_true", help="print the mutants and run nothing")
     add(
         "--budget", type=float, default=float("inf"), metavar="SECONDS",
@@ -76,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         release.check_installed()
         chosen, cut = _mutants(args)
+        if args.save is not None:
+            _write(chosen, args.save)
         if args.list:
             return _list(chosen, cut)
         return _Command(args, chosen).run()
@@ -103,11 +112,23 @@ def _mutants(args: argparse.Namespace) -> tuple[list[Mutant], list[Mutant]]:
             allowed = ", ".join(OPERATORS)
             raise UsageError(f"--operators: no operator {name!r}{near}; allowed: {allowed}")
     functions = selected(args.functions, _root())
-    found = of_operators((m for f in functions for m in mutants_of(f)), operators)
+    named = chosen_of((m for f in functions for m in mutants_of(f)), args.functions)
+    found = of_operators(named, operators)
     chosen = sample((m for m in found if not m.cut_by), args.sample, args.seed)
     if not chosen:
         raise UsageError("there is no mutant of these functions and operators")
     return chosen, [mutant for mutant in found if mutant.cut_by]
+
+
+def _write(chosen: list[Mutant], folder: Path) -> None:
+    """Write each mutant as a file for ``--pprank-revert``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for mutant in chosen:
+            name = mutant.id.replace(":", "-").removeprefix("sglang.srt.")
+            (folder / f"{name}.yaml").write_text(dumped(revert_of(mutant)), "utf-8")
+    except OSError as error:
+        raise UsageError(f"--save {folder}: {error.strerror}") from None
 
 
 def _list(chosen: list[Mutant], cut: list[Mutant]) -> int:

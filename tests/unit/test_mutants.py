@@ -5,9 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import random
+import re
+import tempfile
 import textwrap
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,9 +19,9 @@ from pytest_pprank.__main__ import main
 from pytest_pprank.bench.judgement import NOT_REACHED, Result, Status, judge
 from pytest_pprank.bench.order import Reach
 from pytest_pprank.bench.results import Bench, load
-from pytest_pprank.bench.runs import Red, Run
+from pytest_pprank.bench.runs import Options, Red, Run
 from pytest_pprank.errors import UsageError
-from pytest_pprank.mutants import table
+from pytest_pprank.mutants import command, table
 from pytest_pprank.mutants.as_revert import case_of, dumped, revert_of
 from pytest_pprank.mutants.outcome import Outcome, judged
 from pytest_pprank.mutants.page import page
@@ -66,8 +70,80 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "mod.py").write_text(MODULE)
     monkeypatch.setattr(release, "check_installed", lambda: None)
     monkeypatch.setattr(release, "package_root", lambda: folder)
+    monkeypatch.setattr(command, "Runner", FakeRunner)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return folder
+
+
+class FakeRunner:
+    """Tests of `Queue.pop`: "t1" comes to all of it, and sees what changes a comparison."""
+
+    names: ClassVar[list[str]] = []
+    skipped: ClassVar[list[frozenset[str]]] = []
+
+    def __init__(self, options: Options, folder: Path, beat: object) -> None:
+        assert options.keep
+        assert folder.is_dir()
+        del beat
+
+    def run(
+        self, name: str, revert: str | None = None, *, skip: Iterable[str] = (), **others: object
+    ) -> Run:
+        assert revert is not None
+        edits = [edit for patch in load_revert(Path(revert)).patches for edit in patch.edits]
+        self.names.append(name)
+        self.skipped.append(frozenset(skip))
+        tests = dict.fromkeys(("t1", "t2"), 1.0)
+        run = Run(0, 2.0, topologies=dict.fromkeys(tests, "pp=2"), seconds_of=tests)
+        if "probe" in name:
+            assert others["to_end"]
+            sites = (site for edit in edits for site in re.findall(r"'(sglang\S+@\S+)'", edit.text))
+            found = (Reached(site, "t1", "call") for site in sites if "Queue" in site)
+            return replace(run, reached=tuple(found))
+        red = Red("t1", "call", "failed", "assert_kv_balanced", "boom")
+        seen = "comparison" in name
+        reached = (Reached("x", "t1", "call"),)
+        return replace(run, reached=reached, reds=(red,) if seen else (), status=int(seen))
+
+    def stop(self) -> None:
+        raise AssertionError("nobody asked for it")
+
+    def is_stopped(self) -> bool:
+        return False
+
+
+def test_mutants_are_probed_judged_and_not_judged_again(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FakeRunner.names.clear()
+    FakeRunner.skipped.clear()
+    words = ["mutate", "sglang.mod", "--operators", "comparison,arithmetic,forget-field"]
+    words += ["--device", "cpu", "--report", "page.html"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    ids = ["Queue.pop:comparison:1", "Queue.pop:arithmetic:1", "Queue.pop:comparison:2"]
+    assert FakeRunner.names == ["baseline with probe", *(f"sglang.mod:{name}" for name in ids)]
+    assert FakeRunner.skipped[1:] == [frozenset({"t2"})] * 3
+    assert "2 of 3 reached mutants killed (67 %): 1 survived, 2 killed, 2 not reached" in printed
+    assert "2.0 s a mutant in the median" in printed
+    values = json.loads(Path("page.json").read_text())
+    assert values["mutants"]["sglang.mod:Queue.pop:arithmetic:1"]["after"] == "(n - 1)"
+    assert "67 %" in Path("page.html").read_text()
+    assert main(words) == 0
+    assert "2 of 3 reached mutants killed (67 %)" in capsys.readouterr().out
+    assert len(FakeRunner.names) == 4  # all were in the file
+    # others need a probe, but no baseline
+    assert main([*words[:3], "return-value", *words[4:]]) == 0
+    assert FakeRunner.names[4] == "probe"
+    assert root.is_dir()
+
+
+def test_no_mutant_begins_after_the_budget(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mutate", "sglang.mod", "--device", "cpu", "--budget", "1e-9"]) == 1
+    printed = capsys.readouterr().out
+    assert "not run" in printed
+    assert root.is_dir()
 
 
 def all_mutants(root: Path, *specs: str) -> list[Mutant]:
@@ -92,6 +168,19 @@ def test_functions_are_selected(root: Path) -> None:
     assert names("sglang.mod:Queue") == ["Queue.pop"]
     assert names("sglang.mod:merge", "sglang.mod") == ["merge", "Queue.pop"]
     assert names() == []  # none of the default modules is there
+
+
+def test_mutants_are_chosen_by_their_ids(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = "sglang.mod:Queue.pop:branch:1", "sglang.mod:merge:forget-field:2"
+    assert main(["mutate", first, second, "--list", "--save", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.partition(" ")[0] for line in printed.splitlines()] == [first, second, "2"]
+    files = sorted(Path("out").iterdir())
+    assert [load_revert(file).id for file in files] == [first, second]
+    assert main(["mutate", first, "sglang.mod:merge", "--list"]) == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 4  # it, both of merge, the summary
+    assert root.is_dir()
 
 
 def test_a_sample_is_drawn_by_its_seed(root: Path) -> None:
@@ -282,6 +371,8 @@ def test_the_file_holds_mutants_and_results(root: Path, tmp_path: Path) -> None:
         ("sglang.mod:", "sglang.mod:: a function or class is missing behind the colon"),
         ("sglang.mod --operators drop-sent", "no operator 'drop-sent' (did you mean 'drop-send'"),
         ("sglang.mod --operators drop-send", "there is no mutant of these functions and operators"),
+        ("sglang.mod:merge:branch:9", "sglang.mod:merge:branch:9: there is no such mutant"),
+        ("sglang.mod --save sglang/mod.py/x", "--save sglang/mod.py/x: Not a directory"),
         ("sglang.mod --sample 0", "--sample: 0 is not a number of mutants from 1 up"),
         ("sglang.mod --budget -1", "--budget: -1.0 is not a number of seconds above 0"),
         ("sglang.mod --budget nan", "--budget: nan is not a number of seconds above 0"),
