@@ -58,7 +58,14 @@ class Reach:
         set_up = {test for target in case.present for test in self.in_setup.get(target, ())}
         kept = {self.topologies[test] for test in set_up if test in self.topologies}
         all_tests = self.topologies.items()
-        return {test for test, topology in all_tests if test not in tests and topology not in kept}
+        runs = [test for test, topology in all_tests if test in tests or topology in kept]
+        if case.most_tests is not None:
+            places = {test: place for place, test in enumerate(self.first(case))}
+            runs.sort(
+                key=lambda test: (places.get(test, len(places)), self.seconds_of.get(test, 0))
+            )
+            runs = runs[: case.most_tests]
+        return self.topologies.keys() - set(runs)
 
     def first(self, case: Case, likely: Iterable[str] = ()) -> list[str]:
         """Return the tests to run first: `likely` ones, then all that reach the revert.

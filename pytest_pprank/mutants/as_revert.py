@@ -24,7 +24,9 @@ def revert_of(mutant: Mutant) -> Revert:
     return Revert(mutant.id, (patch,), title=f"line {mutant.line}: {mutant.words}")
 
 
-def case_of(mutant: Mutant, folder: Path, package_root: Path) -> Case:
+def case_of(
+    mutant: Mutant, folder: Path, package_root: Path, most_tests: int | None = None
+) -> Case:
     """Return its case, whose revert is written to a file in `folder`.
 
     A change that Python or the machinery of reverts refuses is a case that does not apply.
@@ -44,6 +46,7 @@ def case_of(mutant: Mutant, folder: Path, package_root: Path) -> Case:
         (site_of(mutant),),
         device_order=is_of_device_order(edited),
         only_reaching=True,
+        most_tests=most_tests,
     )
 
 

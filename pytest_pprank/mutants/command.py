@@ -69,6 +69,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="DIR",
         help="also write the mutants as files for --pprank-revert",
     )
+    add(
+        "--most-tests", type=int, default=30, metavar="N",
+        help="run at most N tests for a mutant (30); the likeliest and fastest ones come first",
+    )  # fmt: skip
     add("--list", action="store_true", help="print the mutants and run nothing")
     add(
         "--budget", type=float, default=float("inf"), metavar="SECONDS",
@@ -103,6 +107,8 @@ def _mutants(args: argparse.Namespace) -> tuple[list[Mutant], list[Mutant]]:
     """Return the chosen mutants, and those that are cut because they are equivalent."""
     if args.sample is not None and args.sample < 1:
         raise UsageError(f"--sample: {args.sample} is not a number of mutants from 1 up")
+    if args.most_tests < 1:
+        raise UsageError(f"--most-tests: {args.most_tests} is not a number of tests from 1 up")
     if not args.budget > 0:
         raise UsageError(f"--budget: {args.budget} is not a number of seconds above 0")
     operators = [name for name in args.operators.split(",") if name]
@@ -153,6 +159,7 @@ class _Command:
         self._json = json_file_of(args, "pprank-mutants.json")
         self._jobs = jobs_of(args)
         self._budget: float = args.budget
+        self._most_tests: int = args.most_tests
         key = results.make_key(self._options, self._root)
         self._bench = results.load(self._json, key, fresh=args.fresh)
         self._bench.mutants |= {mutant.id: _described(mutant) for mutant in chosen}
@@ -161,7 +168,10 @@ class _Command:
         self._done = 0
 
     def run(self) -> int:
-        _say(f"{len(self._chosen)} mutants, SGLang {release.sglang_version()}; {self._json}")
+        _say(
+            f"{len(self._chosen)} mutants, SGLang {release.sglang_version()}, at most "
+            f"{self._most_tests} tests for each; {self._json}"
+        )
         with self._interruption, scratch_folder() as folder:
             runner = Runner(self._options, folder, _beat)
             try:
@@ -183,7 +193,7 @@ class _Command:
         left = []
         for mutant in self._chosen:
             self._interruption.check()
-            case = case_of(mutant, folder, self._root)
+            case = case_of(mutant, folder, self._root, self._most_tests)
             if self._bench.done(case):
                 self._done += 1
             elif case.misfit:

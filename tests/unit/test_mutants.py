@@ -17,7 +17,7 @@ import pytest
 
 from pytest_pprank.__main__ import main
 from pytest_pprank.bench.judgement import NOT_REACHED, Result, Status, judge
-from pytest_pprank.bench.order import Reach
+from pytest_pprank.bench.order import Reach, reach_of
 from pytest_pprank.bench.results import Bench, load
 from pytest_pprank.bench.runs import Options, Red, Run
 from pytest_pprank.errors import UsageError
@@ -285,6 +285,28 @@ def test_only_tests_that_come_to_a_mutant_run(root: Path, tmp_path: Path) -> Non
     assert reach(tests_of={site: ("",)}).untouched(case) == set()
 
 
+def test_few_of_many_tests_run_the_fast_ones_first(root: Path, tmp_path: Path) -> None:
+    mutant = all_mutants(root)[0]
+    found = reach(
+        tests_of={site_of(mutant): ("a2",)},
+        in_setup={site_of(mutant): ("a2",)},
+        topologies={"a1": "A", "a2": "A", "a3": "A", "b": "B"},
+        seconds_of={"a1": 2.0, "a2": 9.0, "a3": 1.0},
+    )
+    ran = [
+        found.topologies.keys() - found.untouched(case_of(mutant, tmp_path, root, most))
+        for most in (1, 2, None)
+    ]
+    assert ran == [{"a2"}, {"a2", "a3"}, {"a1", "a2", "a3"}]
+
+
+def test_a_probe_tells_a_set_up_from_a_call() -> None:
+    notes = (Reached("s", "a", "setup"), Reached("s", "b", "call"), Reached("t", "b", "call"))
+    found = reach_of(Run(0, 1.0, reached=notes))
+    assert found.tests_of == {"s": ("a", "b"), "t": ("b",)}
+    assert found.in_setup == {"s": ("a",)}
+
+
 def test_a_group_that_does_not_start_is_seen(root: Path, tmp_path: Path) -> None:
     case = case_of(all_mutants(root)[0], tmp_path, root)
     red = Red("a1", "setup", "worker group could not start", "worker group could not start", "x")
@@ -374,6 +396,7 @@ def test_the_file_holds_mutants_and_results(root: Path, tmp_path: Path) -> None:
         ("sglang.mod:merge:branch:9", "sglang.mod:merge:branch:9: there is no such mutant"),
         ("sglang.mod --save sglang/mod.py/x", "--save sglang/mod.py/x: Not a directory"),
         ("sglang.mod --sample 0", "--sample: 0 is not a number of mutants from 1 up"),
+        ("sglang.mod --most-tests 0", "--most-tests: 0 is not a number of tests from 1 up"),
         ("sglang.mod --budget -1", "--budget: -1.0 is not a number of seconds above 0"),
         ("sglang.mod --budget nan", "--budget: nan is not a number of seconds above 0"),
         ("sglang.mod --jobs 0", "--jobs: 0 is not a number of runs from 1 up"),
