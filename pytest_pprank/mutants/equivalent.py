@@ -17,6 +17,7 @@ _METRICS = re.compile(
     r"|set_\w*_time|mark_\w*time|\w*_for_debug",
     re.IGNORECASE,
 )
+_WAITS_OF_DEVICES = frozenset({"synchronize", "wait_stream", "wait_event"})
 _LAST_IN_BLOCK = ast.Return | ast.Raise | ast.Continue | ast.Break
 _FOR_HUMANS = frozenset({"__repr__", "__str__", "__format__"})
 
@@ -125,9 +126,16 @@ def _for_humans(change: Change, function: Function) -> bool:
 
 def _only_waits(change: Change, function: Function) -> bool:
     above = function.parents.get(change.first)
+    if isinstance(above, ast.If) and above.test is change.first and not above.orelse:
+        return change.text == "True" and all(map(_is_wait_of_device, above.body))
     return isinstance(above, ast.keyword) and (
         above.arg == "non_blocking" and change.text == "False"
     )
+
+
+def _is_wait_of_device(statement: ast.stmt) -> bool:
+    value = getattr(statement, "value", None)
+    return isinstance(statement, ast.Expr) and called(value) in _WAITS_OF_DEVICES
 
 
 def _ends_anyway(change: Change, function: Function) -> bool:
@@ -159,6 +167,10 @@ RULES = (
     Rule("type-checking", "annotations, and blocks for type checkers", _for_type_checkers),
     Rule("dead-code", "after `return`, `raise`, `continue` or `break` in a block", _is_dead),
     Rule("for-humans", "`__repr__`, `__str__` and `__format__`", _for_humans),
-    Rule("only-waits", "`non_blocking=True` becomes `False`: the copy is only slower", _only_waits),
+    Rule(
+        "only-waits",
+        "`non_blocking=True` becomes `False`, or the device is always waited for: only slower",
+        _only_waits,
+    ),
     Rule("ends-anyway", "a `continue` after which the loop goes on anyway", _ends_anyway),
 )

@@ -52,6 +52,8 @@ class Judged:
         """What killed it, or why it is not killed."""
         if self.result is None:
             return ""
+        if self.outcome is Outcome.SURVIVED:
+            return f"{self.result.tests} tests ran, none went red"
         if self.outcome is not Outcome.KILLED:
             return self.result.reason.strip().partition("\n")[0]
         device = f" (device {self.result.device})" if self.result.device else ""

@@ -92,7 +92,7 @@ def _function(group: list[Judged]) -> str:
     is_open = " open" if counts[Outcome.SURVIVED] or counts[Outcome.HUNG] else ""
     head = f"<code>{_text(function.name)}</code> {tags}"
     where = f'<span class="soft">{_text(function.module)}</span>'
-    lines = "\n".join(_lines(function, group))
+    lines = "".join(_lines(function, group))
     return f"<details{is_open}><summary>{head} {where}</summary><pre>{lines}</pre></details>"
 
 
@@ -108,10 +108,10 @@ def _lines(function: Function, group: list[Judged]) -> Iterator[str]:
             left_out = True
             continue
         if left_out:
-            yield '<span class="n">  ...</span>'
+            yield '<span class="n">  ...</span>\n'
             left_out = False
         number = function.source.number_of(row)
-        yield f'<span class="n">{number:5} </span>{_text(line)}'
+        yield f'<span class="n">{number:5} </span>{_text(line)}\n'
         yield from map(
             _mutant, sorted(at.get(row, ()), key=lambda each: list(Outcome).index(each.outcome))
         )
@@ -119,7 +119,7 @@ def _lines(function: Function, group: list[Judged]) -> Iterator[str]:
 
 def _mutant(each: Judged) -> str:
     result = each.result
-    why = _text(each.words)
+    why = f"&middot; {_text(each.words)}" if each.words else ""
     if result is not None and result.test:
         why += f' <span class="soft">in {_text(result.test)}</span>'
     text = result.text.strip() if result is not None and each.outcome is Outcome.KILLED else ""

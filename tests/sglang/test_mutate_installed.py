@@ -50,3 +50,19 @@ def test_one_is_killed_and_an_equivalent_one_survives(runner: Runner) -> None:
     assert EQUIVALENT in (runner.folder / "page.html").read_text()
     # the launcher that was kept for the command has ended with it
     runner.wait_for(lambda: not runner.processes(), "its processes are gone")
+
+
+PLAIN = """
+from sglang.srt.disaggregation.utils import _remap_draft_layer_ids
+
+def test_layers():
+    assert _remap_draft_layer_ids([0, 1], 4) == [4, 5]
+"""
+
+
+def test_tests_that_are_not_ranked_are_scored(runner: Runner) -> None:
+    runner.write(test_plain=PLAIN)
+    mutant = "sglang.srt.disaggregation.utils:_remap_draft_layer_ids:arithmetic:1"
+    done = mutate(runner, mutant, "--tests", "test_plain.py", "--device", "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 reached mutants killed (100 %)" in done.stdout

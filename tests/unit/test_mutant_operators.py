@@ -147,6 +147,7 @@ CUT = [
     ("type-checking", "if TYPE_CHECKING:\n  x.call(1)"),
     ("dead-code", "return\nx.call(1)"),
     ("only-waits", "z = x.to(y, non_blocking=True)"),
+    ("only-waits", "if x:\n  y.stream.wait_stream(z)"),
     ("ends-anyway", "for z in x:\n  if z:\n    continue"),
 ]
 
