@@ -23,7 +23,7 @@ def mutate(runner: Runner, *words: str) -> subprocess.CompletedProcess[str]:
         env=runner.environment(),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         check=False,
     )
 
