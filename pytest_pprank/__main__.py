@@ -15,12 +15,14 @@ from pytest_pprank.doctor import command as doctor
 from pytest_pprank.errors import did_you_mean
 from pytest_pprank.known import command as known_bugs
 from pytest_pprank.launch import stop
+from pytest_pprank.mutants import command as mutate
 from pytest_pprank.provision import command as setup
 
 _REGISTER = (
     setup.register,
     doctor.register,
     regressions.register,
+    mutate.register,
     scaffold.register,
     new_test.register,
     seams.register,

@@ -63,6 +63,10 @@ class Plan:
     known_bugs: tuple[KnownBug, ...] = ()
 
 
+REVERTED_HERE = pytest.StashKey[bool]()
+"""Set if this process applies reverts, too, for tests that are not ranked (`bench.unranked`)."""
+
+
 def plan_of(item: pytest.Item) -> Plan | None:
     """Return how to run `item` on ranks; None for a test that is not ranked."""
     return item.stash.get(_PLAN, None)
@@ -331,6 +335,8 @@ def checked_reverts(specs: Sequence[str]) -> tuple[Revert, ...]:
 
 def check_reverts(config: pytest.Config, ranked: list[pytest.Item]) -> None:
     """Raise UsageError for reverts if no selected test uses SGLang on ranks."""
+    if config.stash.get(REVERTED_HERE, False):
+        return
     if options_of(config).reverts and not any(reaches_sglang(planned(i)) for i in ranked):
         raise UsageError(
             "--pprank-revert is given, but none of the selected tests uses SGLang on ranks (by a "

@@ -20,6 +20,9 @@ class Case:
 
     `present`: the dotted names that it edits in the installed SGLang; empty if it does not apply,
     and then `misfit` says why. `device_order`: none of its edits can have an effect on device cpu.
+    `only_reaching`: tests that do not come to its edits are not run; `present` then names what a
+    probe notes (see `order`), which may be finer than a function. `most_tests`: of these tests the
+    first ones only.
     """
 
     revert: Revert
@@ -28,6 +31,8 @@ class Case:
     present: tuple[str, ...] = ()
     misfit: str = ""
     device_order: bool = False
+    only_reaching: bool = False
+    most_tests: int | None = None
 
     @property
     def id(self) -> str:

@@ -11,21 +11,16 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from pytest_pprank.bench import results, table
-from pytest_pprank.bench.cases import Case, load_cases
-from pytest_pprank.bench.judgement import Result, Status, judge_baseline, misfit
-from pytest_pprank.bench.order import Reach, reach_of, write_probe
+from pytest_pprank.bench.cases import load_cases
+from pytest_pprank.bench.judgement import Result, Status, misfit
+from pytest_pprank.bench.measuring import Measuring
+from pytest_pprank.bench.order import write_probe
 from pytest_pprank.bench.processes import Interruption
-from pytest_pprank.bench.results import Bench
-from pytest_pprank.bench.runs import WHOLE_SUITE, Options, Run, Runner
+from pytest_pprank.bench.runs import WHOLE_SUITE, Options, Runner
 from pytest_pprank.bench.scratch import scratch_folder
-from pytest_pprank.bench.search import BugSearch, CutOff
 from pytest_pprank.devices import choose_device
 from pytest_pprank.errors import UsageError
 from pytest_pprank.options import DEVICES, parse_sizes
@@ -33,8 +28,6 @@ from pytest_pprank.sglang.static import release
 
 _PROBE_FROM = 4
 """Number of reverts from which on it pays to determine first which tests reach them."""
-_POLL_S = 0.5
-"""How often to check whether the user has asked to stop, in seconds."""
 _PROBE = "probe: SGLang as it is, noting which tests get to the reverted functions"
 INTERRUPTED = 130
 
@@ -51,6 +44,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add = parser.add_argument
     add("reverts", nargs="+", metavar="DIR|FILE|NAME", help="folder of revert files, file, or name")
+    add_options(parser)
+    parser.set_defaults(run=run, parser=parser, takes_more=True)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how tests are run and where results go."""
+    add = parser.add_argument
     add("--pp-size", default="2", metavar="N[,M]", help="pipeline stages (default: 2)")
     add(
         "--device",
@@ -72,10 +72,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add("--report", type=Path, metavar="FILE.html", help="write a page to look at")
     add(
         "--json", type=Path, metavar="FILE",
-        help="results, to go on from (default: beside the report, else pprank-regressions.json)",
+        help="results, to go on from (default: beside the report, else pprank-COMMAND.json)",
     )  # fmt: skip
     add("--fresh", action="store_true", help="measure everything again")
-    parser.set_defaults(run=run, parser=parser, takes_more=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,11 +91,11 @@ class _Command:
         release.check_installed()
         root = release.package_root()
         assert root is not None  # check_installed has just checked
-        self._options = _options(args)
+        self._options = options_of(args)
         self._cases = load_cases(args.reverts, root)
         self._report: Path | None = args.report
-        self._json = _json_file(args)
-        self._jobs = _jobs(args)
+        self._json = json_file_of(args, "pprank-regressions.json")
+        self._jobs = jobs_of(args)
         key = results.make_key(self._options, root)
         self._bench = results.load(self._json, key, fresh=args.fresh)
         self._interruption = Interruption()
@@ -116,70 +115,19 @@ class _Command:
         return self._code()
 
     def _measure(self, runner: Runner, folder: Path) -> None:
-        bench = self._bench
-        left = [case for case in self._cases if not case.misfit and not bench.done(case)]
-        probing = len(left) >= _PROBE_FROM and not all(map((bench.reach or Reach()).knows, left))
-        if probing:
-            self._probe(runner, left, folder / "probe.yaml")
-        if bench.baseline is None:
-            _say("baseline: SGLang as it is")
-            bench.baseline = judge_baseline(self._one(runner, "baseline"))
-            _refuse_unusable(bench)
-            self._save()
-        _say(table.baseline_line(bench.baseline))
+        measuring = Measuring(
+            self._options, self._bench, runner, self._interruption, self._save, _say
+        )
+        left = [case for case in self._cases if not case.misfit and not self._bench.done(case)]
+        if len(left) >= _PROBE_FROM and not measuring.knows(left):
+            file = folder / "probe.yaml"
+            write_probe(left, file)
+            measuring.probe(left, file, _PROBE)
+        measuring.baseline()
         for case in self._cases:
-            if case.misfit and not bench.done(case):
+            if case.misfit and not self._bench.done(case):
                 self._keep(misfit(case))
-        self._all(BugSearch(runner, self._options, bench), runner, left)
-
-    def _probe(self, runner: Runner, left: list[Case], file: Path) -> None:
-        """Determine which tests reach the functions in question, to run these first.
-
-        A probe changes nothing in SGLang: if it is green, the run is the baseline, too.
-        """
-        bench = self._bench
-        write_probe(left, file)
-        _say(f"{_PROBE}{'' if bench.baseline else '; if green, it is the baseline, too'}")
-        name = "probe" if bench.baseline else "baseline with probe"
-        found = self._one(runner, name, str(file))
-        whole = found.status in (0, 1) and set(found.seconds_of) == set(found.topologies)
-        if whole:
-            bench.reach = _with(bench.reach or Reach(), reach_of(found), left)
-        else:
-            _say("the probe did not come to its end; the tests keep their order")
-        if bench.baseline is None:
-            baseline = replace(judge_baseline(found), probed=True)
-            if whole and baseline.green:
-                bench.baseline = baseline
-            else:
-                _say(f"{table.baseline_line(baseline)}; once more without it")
-        self._save()
-
-    def _one(self, runner: Runner, name: str, revert: str | None = None) -> Run:
-        with ThreadPoolExecutor(1) as pool:
-            with _stopping(runner):
-                future = pool.submit(runner.run, name, revert, to_end=True)
-                while not wait([future], _POLL_S).done:
-                    self._interruption.check()
-            return future.result()
-
-    def _all(self, search: BugSearch, runner: Runner, left: list[Case]) -> None:
-        with ThreadPoolExecutor(self._jobs) as pool:
-            pending: set[Future[Result]] = set()
-            try:
-                with _stopping(runner):
-                    pending.update(pool.submit(search.search, case) for case in left)
-                    while pending:
-                        done = wait(pending, _POLL_S, FIRST_COMPLETED).done
-                        for future in done:
-                            self._keep(future.result())
-                        pending -= done
-                        self._interruption.check()
-            except KeyboardInterrupt:
-                for future in wait(pending).done:
-                    if not isinstance(future.exception(), CutOff):
-                        self._keep(future.result())
-                raise
+        measuring.search(left, self._jobs, self._keep)
 
     def _keep(self, result: Result) -> None:
         self._bench.results[result.id] = result
@@ -213,31 +161,8 @@ class _Command:
         return 0 if self._bench.baseline.green and good and Status.CAUGHT in found else 1
 
 
-def _with(known: Reach, new: Reach, asked: Iterable[Case]) -> Reach:
-    """Merge the findings of a probe, including functions in `asked` that no test reaches."""
-    nowhere: dict[str, tuple[str, ...]] = {t: () for case in asked for t in case.present}
-    return replace(new, tests_of={**known.tests_of, **nowhere, **new.tests_of})
-
-
-@contextmanager
-def _stopping(runner: Runner) -> Iterator[None]:
-    """On Ctrl-C, let all runs end in good order."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        _say("interrupted: the runs are being ended")
-        runner.stop()
-        raise
-
-
-def _refuse_unusable(bench: Bench) -> None:
-    """Raise UsageError if not a single test has run on the unmodified SGLang."""
-    baseline = bench.baseline
-    if baseline is not None and not baseline.tests:
-        raise UsageError(f"the suite does not run on SGLang as it is: {baseline.reason}")
-
-
-def _options(args: argparse.Namespace) -> Options:
+def options_of(args: argparse.Namespace) -> Options:
+    """Return how to run the tests, from the options of the command line; raises UsageError."""
     stages = max(parse_sizes(args.pp_size, "--pp-size"))
     for name in ("deadline", "test_timeout"):
         if not 0 < getattr(args, name) < float("inf"):
@@ -256,7 +181,8 @@ def _options(args: argparse.Namespace) -> Options:
     )
 
 
-def _jobs(args: argparse.Namespace) -> int:
+def jobs_of(args: argparse.Namespace) -> int:
+    """Return how many runs there are at a time; raises UsageError."""
     if args.jobs is None:
         stages = max(parse_sizes(args.pp_size, "--pp-size"))
         return max(1, len(os.sched_getaffinity(0)) // stages)
@@ -265,10 +191,11 @@ def _jobs(args: argparse.Namespace) -> int:
     return int(args.jobs)
 
 
-def _json_file(args: argparse.Namespace) -> Path:
+def json_file_of(args: argparse.Namespace, default: str) -> Path:
+    """Return the file of the results; raises UsageError if a folder does not exist."""
     given: Path | None = args.json
     if given is None:
-        given = args.report.with_suffix(".json") if args.report else Path("pprank-regressions.json")
+        given = args.report.with_suffix(".json") if args.report else Path(default)
     for file in filter(None, (given, args.report)):
         if not file.parent.is_dir():
             raise UsageError(f"{file}: the folder {file.parent} does not exist")

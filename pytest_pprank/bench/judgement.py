@@ -115,6 +115,8 @@ def judge(case: Case, run: Run, red_anyway: frozenset[str]) -> Result:
     """Judge a run with a revert; failures of tests in `red_anyway` do not count."""
     reds = [red for red in run.reds if red.test not in red_anyway]
     ran = [red for red in reds if red.verdict not in _NOT_RUN]
+    if case.only_reaching and run.reached and not ran:
+        ran = reds  # the edit is why its worker group does not start: tests can see that
     status, reason = _status(run, reds, ran)
     first = (ran or reds)[0] if reds else None
     result = Result(

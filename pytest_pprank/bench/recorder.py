@@ -23,7 +23,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pprank.planning import plan_of
+from pytest_pprank.bench.unranked import apply_for_unranked
+from pytest_pprank.planning import REVERTED_HERE, plan_of
 from pytest_pprank.rank.context import is_rank
 from pytest_pprank.report.verdict import PROPERTY
 
@@ -42,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start recording if this is a measured run and not a rank."""
     folder = os.environ.get(FOLDER)
     if folder and not is_rank():
+        config.stash[REVERTED_HERE] = True
         config.pluginmanager.register(Recorder(Path(folder)), "pprank-regressions-recorder")
 
 
@@ -84,7 +86,8 @@ class Recorder:
         items[:] = sorted(kept, key=lambda item: places.get(short_id(item.nodeid), len(places)))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Record which tests will run."""
+        """Record which tests will run; apply the reverts for those that are not ranked."""
+        apply_for_unranked(session.items, session.config.getoption("--pprank-revert") or ())
         tests = []
         for item in session.items:
             plan = plan_of(item)

@@ -8,6 +8,7 @@
       "reach": null or {"tests_of": {function: [test ids]}, "about": {test id: words},
                 "seconds_of": {test id: seconds}, "topologies": {test id: words}},
       "green_on_sim": [test ids that have passed there without a revert],
+      "mutants": {id: what `mutate` knows of a mutant; empty in a file of `regressions`},
       "results": {revert id: {"status": "caught" | "missed" | "hung" | "does not apply" |
                   "could not run", "digest": of the revert's content, "title", "targets", "seconds",
                   "test", "seen_by", "verdict", "message", "text", "others": [test ids],
@@ -53,6 +54,7 @@ class Bench:
     results: dict[str, Result] = field(default_factory=dict)
     seen_before: dict[str, str] = field(default_factory=dict)
     green_on_sim: set[str] = field(default_factory=set)
+    mutants: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def done(self, case: Case) -> bool:
         """Return whether this revert, with its current content, has a result that can be reused."""
@@ -69,6 +71,7 @@ class Bench:
             "baseline": None if self.baseline is None else asdict(self.baseline),
             "reach": None if self.reach is None else asdict(self.reach),
             "green_on_sim": sorted(self.green_on_sim),
+            "mutants": self.mutants,
             "results": {name: asdict(result) for name, result in sorted(self.results.items())},
         }
         beside = file.with_name(f"{file.name}.new")
@@ -99,6 +102,7 @@ def load(file: Path, key: dict[str, Any], *, fresh: bool) -> Bench:
             results,
             seen,
             set(values.get("green_on_sim", ())),
+            values.get("mutants", {}),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
@@ -132,9 +136,9 @@ def _version(name: str) -> str | None:
 
 
 def _contents(root: Path) -> str:
-    """Return a fingerprint of the contents of few files. The bench itself is excluded."""
-    here = Path(__file__).parent
-    files = (file for file in sorted(root.rglob("*.py")) if here not in file.parents)
+    """Return a fingerprint of the contents of few files; without what only judges their runs."""
+    judges = {Path(__file__).parent, root / "mutants"}
+    files = (file for file in sorted(root.rglob("*.py")) if not judges & {*file.parents})
     return _digest(part for f in files for part in (str(f.relative_to(root)), f.read_bytes()))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from pytest_pprank.bench import recorder
 from pytest_pprank.bench.processes import Child
 from pytest_pprank.bench.selection import selection_of
+from pytest_pprank.launch import keep_owner
 from pytest_pprank.sglang.reverts import reached
 
 _POLL_S = 0.25
@@ -27,7 +28,8 @@ WHOLE_SUITE = 4
 class Options:
     """How to run the suite.
 
-    `any_device`: whether the device is only a default. `arguments`: passed to pytest after all
+    `any_device`: whether the device is only a default. `keep`: runs fork from one process that has
+    torch and SGLang imported, see `launch.keep_owner`. `arguments`: passed to pytest after all
     other arguments; tests among them (see `selection`) replace the suite.
     """
 
@@ -38,6 +40,7 @@ class Options:
     test_timeout: float = 30.0
     arguments: tuple[str, ...] = ()
     any_device: bool = False
+    keep: bool = False
 
     def command(self, revert: str | None, *, to_end: bool = False) -> list[str]:
         """Return the command line of one run.
@@ -51,6 +54,8 @@ class Options:
         command += ["--rootdir", str(chosen.rootdir)]
         if self.device:
             command += ["--pprank-device", self.device]
+        if self.keep:
+            command += ["--pprank-keep"]
         if revert is not None:
             command += ["--pprank-revert", revert]
             command += [] if self.all_tests or to_end else ["-x"]
@@ -138,7 +143,7 @@ class Runner:
         child = Child(
             options.command(revert, to_end=to_end),
             folder=folder,
-            environment={**os.environ, reached.VARIABLE: str(folder / "reached.jsonl")},
+            environment={**os.environ, **self._own(), reached.VARIABLE: _file_of_reached(folder)},
             mark=(recorder.FOLDER, str(folder)),
         )
         try:
@@ -147,6 +152,9 @@ class Runner:
         finally:
             child.end()
         return read_run(folder, status, time.monotonic() - started, child.output())
+
+    def _own(self) -> dict[str, str]:
+        return {keep_owner.VARIABLE: keep_owner.this_process()} if self._options.keep else {}
 
     def _watch(self, name: str, child: Child, folder: Path, deadline: float) -> int | None:
         started = time.monotonic()
@@ -182,10 +190,14 @@ def read_run(folder: Path, status: int | None, seconds: float, output: str) -> R
         topologies={test["id"]: test["topology"] for test in tests},
         docs={test["id"]: test["doc"] for test in tests},
         seconds_of=seconds_of,
-        reached=_reached(folder / "reached.jsonl"),
+        reached=_reached(Path(_file_of_reached(folder))),
         errors=tuple(event["text"] for event in events if event["event"].endswith("error")),
         output="" if status in (0, 1) and seconds_of else output[-20_000:],
     )
+
+
+def _file_of_reached(folder: Path) -> str:
+    return str(folder / "reached.jsonl")
 
 
 def _reached(file: Path) -> tuple[reached.Reached, ...]:

@@ -29,6 +29,8 @@ _PER_RUN = frozenset(
         "OLDPWD",
         "PPRANK_LEASE_DIR",
         "PPRANK_PRELOAD",
+        "PPRANK_REGRESSIONS_FOLDER",
+        "PPRANK_REVERTS_REACHED",
         "PS1",
         "PWD",
         "PYTEST_ADDOPTS",
@@ -74,14 +76,14 @@ def is_per_run(name: str) -> bool:
 
 def kind(text: str) -> str:
     """Return a key for launchers of one purpose; launchers of several kinds may be kept."""
-    return _hash(f"{sys.version} {text}")
+    return hashed(f"{sys.version} {text}")
 
 
 def identity(environment: Mapping[str, str]) -> dict[str, dict[str, object]]:
     """Return the properties that must be equal, by heading and name, as JSON data."""
     return {
         "environment variable": {
-            name: _hash(value) for name, value in environment.items() if not is_per_run(name)
+            name: hashed(value) for name, value in environment.items() if not is_per_run(name)
         },
         "resource limit": {
             name: list(resource.getrlimit(getattr(resource, name)))
@@ -114,7 +116,8 @@ def difference(
     return ""
 
 
-def _hash(text: str) -> str:
+def hashed(text: str) -> str:
+    """Return a value of a variable as it is kept: in a form that does not tell secrets."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_HASH_LETTERS]
 
 

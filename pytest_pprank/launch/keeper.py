@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import tempfile
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import replace
@@ -24,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pytest_pprank.launch import keep_folder, preload
+from pytest_pprank.launch import keep_folder, keep_owner, preload
 from pytest_pprank.launch.keep_files import ImportedFiles
 from pytest_pprank.launch.keep_folder import KeeperNote
 from pytest_pprank.launch.keep_identity import is_per_run
@@ -103,9 +104,15 @@ class Keeper:
 
     def _serve(self) -> None:
         self._selector.register(self._listener, selectors.EVENT_READ)
+        owner = keep_owner.owner_of(os.environ)
+        last = time.monotonic()
         while True:
-            found = self._selector.select(None if self._launchers else self._spec.idle)
-            if not found and not self._launchers:
+            left = last + self._spec.idle - time.monotonic()
+            poll = keep_owner.POLL_S if owner else self._spec.idle
+            found = self._selector.select(None if self._launchers else max(0.0, min(left, poll)))
+            if found or self._launchers:
+                last = time.monotonic()
+            elif keep_owner.is_gone(owner) or time.monotonic() >= last + self._spec.idle:
                 return
             for key, _ in found:
                 if key.fileobj is not self._listener:

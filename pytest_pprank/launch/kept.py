@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_pprank.launch import keep_folder
+from pytest_pprank.launch import keep_folder, keep_owner
 from pytest_pprank.launch.keep_folder import KeeperNote, KeepError
 from pytest_pprank.launch.keep_identity import difference, identity, kind, per_run
 from pytest_pprank.protocol.keeper import KeeperSpec, LaunchRequest
@@ -118,7 +118,8 @@ def launch(command: Command, spec: LauncherSpec, keep: Keep) -> KeptProcess:
     Raises KeepError if no launcher can be kept here.
     """
     request = LaunchRequest(asdict(spec), per_run(command.environment))
-    own_kind = kind(json.dumps([*command.arguments, command.kind]))
+    owner = keep_owner.owner_of(command.environment)
+    own_kind = kind(json.dumps([*command.arguments, command.kind, owner]))
     now = identity(command.environment)
     why = ""
     try:
@@ -191,7 +192,7 @@ def _run(command: Command, spec: KeeperSpec) -> None:
             input=json.dumps(asdict(spec)).encode() + b"\n",
             stdout=log,
             stderr=log,
-            env={**command.environment, "TMPDIR": str(folder)},
+            env={**keep_owner.without_one_run(command.environment), "TMPDIR": str(folder)},
             cwd=folder,
             pass_fds=[spec.listener],
             start_new_session=True,

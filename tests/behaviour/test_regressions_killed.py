@@ -23,11 +23,12 @@ from pytest_pprank.bench.scratch import scratch_folder
 class Local(Options):
     def command(self, revert, *, to_end=False):
         command = [sys.executable, "-m", "pytest", "-p", "pytest_pprank", "-p", "no:cacheprovider"]
+        command += ["--pprank-keep"] if self.keep else []
         return [*command, "--pp-size=2", "--pprank-device=cpu", *self.arguments]
 
 with scratch_folder() as folder:
-    if sys.argv[1:]:
-        Runner(Local(arguments=tuple(sys.argv[1:])), folder).run("x")
+    if sys.argv[2:]:
+        Runner(Local(arguments=tuple(sys.argv[2:]), keep=sys.argv[1] == "keep"), folder).run("x")
 """
 
 STUCK = """
@@ -46,9 +47,9 @@ def own_tmp() -> Iterator[Path]:
         yield Path(folder)
 
 
-def start(runner: Runner, own_tmp: Path, *tests: Path) -> subprocess.Popen[str]:
+def start(runner: Runner, own_tmp: Path, *tests: Path, keep: bool = False) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", BENCH, *map(str, tests)],
+        [sys.executable, "-c", BENCH, "keep" if keep else "", *map(str, tests)],
         env=runner.environment(TMPDIR=str(own_tmp)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -60,9 +61,13 @@ def benches(own_tmp: Path) -> set[str]:
     return {folder.name for folder in own_tmp.glob("*pprank-regressions-*")}
 
 
-def test_nothing_stays_of_a_killed_bench(runner: Runner, tmp_path: Path, own_tmp: Path) -> None:
+@pytest.mark.parametrize("keep", [False, True], ids=["", "keep"])
+def test_nothing_stays_of_a_killed_bench(
+    runner: Runner, tmp_path: Path, own_tmp: Path, keep: bool
+) -> None:
+    """A kept launcher of a bench ends with it, too."""
     runner.write(test_stuck=STUCK)
-    with start(runner, own_tmp, tmp_path / "test_stuck.py") as bench:
+    with start(runner, own_tmp, tmp_path / "test_stuck.py", keep=keep) as bench:
         try:
             runner.wait_for(lambda: bench.poll() is not None or _is_up(tmp_path), "ranks are up")
             assert bench.stdout

@@ -28,7 +28,7 @@ _INDENTED = re.compile(r"\n\n {4}\S")
 _FOR_ALL = ("conftest.py", "pytest.ini", "pyproject.toml")
 """Files that each command uses without naming them."""
 _NEEDS_SGLANG = re.compile(
-    r"pytest_pprank\.suite|--pprank-revert|pytest_pprank (regressions|new-regression|seams)"
+    r"pytest_pprank\.suite|--pprank-revert|pytest_pprank (regressions|new-regression|seams|mutate)"
 )
 
 

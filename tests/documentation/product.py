@@ -21,6 +21,8 @@ from pytest_pprank import markers as markers_of_product
 from pytest_pprank import options as options_of_product
 from pytest_pprank.checks import SANITIZERS
 from pytest_pprank.faults import PERTURBATIONS
+from pytest_pprank.mutants.equivalent import RULES
+from pytest_pprank.mutants.operators import OPERATORS
 from pytest_pprank.sglang.reverts.named import NAMED
 
 PACKAGE = Path(pytest_pprank.__file__).parent
@@ -208,6 +210,16 @@ def reverts() -> list[Described]:
         Described(it.id, f"{it.title} ([PR {it.pr}]({it.url}))", it.versions)
         for it in NAMED.values()
     ]
+
+
+def operators() -> list[Described]:
+    """Return the operators of ``mutate``, in the order in which they take changes."""
+    return [Described(it.name, it.words) for it in OPERATORS.values()]
+
+
+def equivalent() -> list[Described]:
+    """Return the rules by which ``mutate`` cuts mutants."""
+    return [Described(rule.name, rule.words) for rule in RULES]
 
 
 def command_parser() -> argparse.ArgumentParser:

@@ -51,6 +51,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "disagg": lambda: _described(["`disagg.`", "what it does"], product.methods("Disagg")),
     "sanitizers": lambda: _described(["sanitizer", "finds", "needs"], product.sanitizers()),
     "reverts": lambda: _described(["name", "fix", "SGLang"], product.reverts()),
+    "operators": lambda: _described(["operator", "what is broken"], product.operators()),
+    "equivalent": lambda: _described(["rule", "what is cut"], product.equivalent()),
     "perturbations": lambda: _described(
         ["perturbation", "what it does", "needs"], product.perturbations()
     ),

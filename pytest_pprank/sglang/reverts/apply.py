@@ -20,6 +20,7 @@ from . import reached
 from .locate import Definition, TargetMissing, find_definition, version_of
 from .match import Shape, Text
 from .model import Applied, Edit, Edited, Patch, Revert
+from .place import Place
 from .reach import attribute, functions_behind
 from .source import FunctionSource, Misfit, Refused, Span, holds_code
 
@@ -173,7 +174,7 @@ def _make(edit: Edit, source: FunctionSource, span: Span) -> FunctionSource:
     return source.replace(span, edit.text)
 
 
-def _not_one(match: Text | Shape, source: FunctionSource, spans: list[Span]) -> str:
+def _not_one(match: Text | Shape | Place, source: FunctionSource, spans: list[Span]) -> str:
     if spans:
         lines = ", ".join(str(source.number_of(row)) for row in sorted(s.start[0] for s in spans))
         also = ", also with its comments and blank lines" if isinstance(match, Text) else ""

@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import CodeType
@@ -192,6 +193,13 @@ def _split(target: str, package_root: Path) -> tuple[str, Path, tuple[str, ...]]
 
 
 def _parse(file: Path) -> tuple[str, ast.Module]:
+    stat = file.stat()
+    return _parsed(file, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=16)  # many mutants are in few files
+def _parsed(file: Path, mtime_ns: int, size: int) -> tuple[str, ast.Module]:
+    del mtime_ns, size
     try:
         text = importlib.util.decode_source(file.read_bytes())
         return text, ast.parse(text)

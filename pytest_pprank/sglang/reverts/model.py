@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .match import Shape, Text
+from .place import Place
 from .source import FunctionNode
 
 Action = Literal["replace", "prepend", "append"]
@@ -19,7 +20,7 @@ class Edit:
     put the text on lines of its own before or after it.
     """
 
-    match: Text | Shape
+    match: Text | Shape | Place
     action: Action = "replace"
     text: str = ""
 

@@ -16,6 +16,11 @@
           mentions: [name]
           assigns: [name]    # optional, as is `part`
         replacement: ''
+      - match:               # one exact place, see `Place`; written by `mutate`
+          at: [row, column, end row, end column]
+          text: what is there
+          whole: true        # optional: it is whole statements
+        replacement: pass
 
 Other top-level keys (notes, area) are for readers and ignored.
 """
@@ -31,6 +36,7 @@ from pytest_pprank.errors import UsageError, did_you_mean
 
 from .match import Shape, Text
 from .model import Action, Edit, Patch, Revert
+from .place import Place
 
 _ACTIONS: dict[str, Action] = {
     "replacement": "replace",
@@ -140,9 +146,9 @@ def _edit(data: object, where: str) -> Edit:
     return Edit(match, _ACTIONS[action], texts.get(action, ""))
 
 
-def _match(data: object, where: str) -> Text | Shape:
+def _match(data: object, where: str) -> Text | Shape | Place:
     if isinstance(data, dict):
-        return _shape(data, where)
+        return _place(data, where) if "at" in data else _shape(data, where)
     text = _text(data, where)
     if not text.strip():
         raise _Invalid(f"{where} is empty")
@@ -163,6 +169,16 @@ def _shape(data: dict[object, object], where: str) -> Shape:
         raise _Invalid(f"{where}.part: {kind} has no {part!r}; allowed: {fields}")
     assigns = _names(data["assigns"], f"{where}.assigns") if "assigns" in data else ()
     return Shape(kind, _names(data["mentions"], f"{where}.mentions"), assigns, part)
+
+
+def _place(data: dict[object, object], where: str) -> Place:
+    _demand_keys(data, where, required=("at", "text"), optional=("whole",))
+    at, whole = data["at"], data.get("whole", False)
+    if not (isinstance(at, list) and len(at) == 4 and all(type(n) is int and n >= 0 for n in at)):
+        raise _Invalid(f"{where}.at is [row, column, end row, end column], each from 0, not {at!r}")
+    if not isinstance(whole, bool):
+        raise _Invalid(f"{where}.whole is true or false, not {whole!r}")
+    return Place((at[0], at[1]), (at[2], at[3]), _text(data["text"], f"{where}.text"), whole)
 
 
 def _names(data: object, where: str) -> tuple[str, ...]:
