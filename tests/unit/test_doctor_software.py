@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pprank.bench.seams import Row
-from pytest_pprank.devices import NO_GPU, Gpu
+from pytest_pprank.devices import Gpu, device_environment
 from pytest_pprank.doctor import devices, software, start
 from pytest_pprank.doctor.child import ChildFailed
 from pytest_pprank.doctor.result import EVERYTHING, WITH_SGLANG, Result, State, Use
@@ -242,7 +242,7 @@ class Client:
 
     def __init__(self, preload: tuple[str, ...], *, environment: dict[str, str]) -> None:
         assert preload == preload_entries(DEVICE, sglang=True)
-        assert environment == {"CUDA_VISIBLE_DEVICES": NO_GPU}
+        assert environment == device_environment("cpu")
 
     def wait_preloaded(self, seconds: float) -> Preloaded:
         assert seconds < start.SECONDS
