@@ -161,10 +161,11 @@ def _methods(module: str, name: str) -> Iterator[Described]:
     file = PACKAGE.parent / f"{module.replace('.', '/')}.py"
     tree = ast.parse(text := file.read_text(encoding="utf-8"))
     found = _class(text, name)
-    for it in found.body:
-        public = isinstance(it, ast.FunctionDef) and not it.name.startswith("_")
-        if public and it.name not in _NOT_FOR_TESTS:
-            yield Described(_called(it), paragraph(ast.get_docstring(it)))
+    for method in found.body:
+        if not isinstance(method, ast.FunctionDef) or method.name.startswith("_"):
+            continue
+        if method.name not in _NOT_FOR_TESTS:
+            yield Described(_called(method), paragraph(ast.get_docstring(method)))
     bases = {base.id for base in found.bases if isinstance(base, ast.Name)}
     for it in ast.walk(tree):
         if isinstance(it, ast.ImportFrom) and it.module:
