@@ -18,12 +18,8 @@ if TYPE_CHECKING:
 # SGLang logs the failure that is planted here as an error, which `logs` would report.
 @pytest.mark.pprank(prefill=2, decode=1, sanitize="-logs")
 def test_transfer_that_fails_on_one_stage(disagg: Disagg) -> None:
-    fault = disagg.fail_transfer(stages=[0])
-    slow = disagg.slow_transfer(stages=[0])  # first blocked, then refused
+    fault = disagg.fail_transfer(stages=[1])
     lost = disagg.submit(30, max_new_tokens=4)
-    disagg.step()
-    disagg.run_until(lambda: "Success" in disagg.prefill.stages[-1].rooms.values())
-    slow.release()  # the last stage has sent its part
     disagg.drain()
     reason = disagg.results[lost].finish_reason
     assert reason

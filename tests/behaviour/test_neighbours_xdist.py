@@ -94,9 +94,9 @@ def test_worker_that_crashes(runner: Runner) -> None:
 
 def test_usage_error(runner: Runner) -> None:
     """A worker prints nothing itself; without a word from it the run is an internal error."""
-    mark = "@pytest.mark.sglang(dp_sizes=2)"
-    runner.write(test_wrong=f"import pytest\n{mark}\ndef test_it(scheduler): pass")
+    mark = "@pytest.mark.pprank(stages=2)"
+    runner.write(test_wrong=f"import pytest\n{mark}\ndef test_it(pprank): pass")
     run = runner.run(*OPTIONS)
     assert run.ret == pytest.ExitCode.USAGE_ERROR, run.out
-    assert run.out.count("@pytest.mark.sglang(dp_sizes=...)") == 1
+    assert run.out.count("has no keyword 'stages'") == 1
     assert "INTERNALERROR" not in run.out
