@@ -74,6 +74,16 @@ TESTS = """
             os.environ["PPRANK_UNEVEN"] = "1"
 
 
+    def test_compiles_on_one_rank(pprank):
+        if pprank.rank == 1:
+            os.environ["TRITON_PTXAS_PATH"] = "/found/by/torch"
+
+
+    def test_ranks_share_a_temporary_folder(pprank):
+        (folder,) = {*pprank.gather(os.environ["TMPDIR"])}
+        assert os.path.isdir(folder)
+
+
     def test_after_variables():
         assert "PPRANK_UNEVEN" not in os.environ
 
@@ -225,6 +235,10 @@ def test_groups_that_one_rank_creates(run: Run) -> None:
     assert f"rank 1 created 1, number 1: new_group of one rank ({place})" in findings
     assert "cure: every rank must call new_group for each group" in findings
     assert "worker group replaced after this test: torch.distributed has created more" in findings
+
+
+def test_not_replaced(run: Run) -> None:
+    assert warning(run, "test_compiles_on_one_rank[") == []
 
 
 @pytest.mark.parametrize("test", REPLACED)

@@ -5,6 +5,7 @@ test_reverted.py runs it with the fix reverted, in a separate pytest.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,6 +41,20 @@ def test_virtual_clock_makes_the_fit_the_same_in_every_run(scheduler: Any) -> No
     run_profiler(scheduler)
     assert [predict_chunk(scheduler, history) for history in (0, 300, 900, 2000)] == before
     assert before == sorted(map(int, before), reverse=True)
+
+
+@pytest.mark.pprank(sanitize="-logs")
+def test_warnings_before_the_profiler_are_not_its() -> None:
+    """SGLang's start warns of other things, too (custom all-reduce on GPUs)."""
+    from pytest_pprank.sglang.stage.profiler import watch_profiler
+
+    with watch_profiler() as run:
+        log = logging.getLogger("sglang.srt.distributed.parallel_state")
+        log.warning("Setup failed to find something")
+        assert run.problems() == []
+        run.ran = True
+        log.warning("Setup failed to find something")
+    assert run.problems() == ["SGLang swallowed: Setup failed to find something"]
 
 
 @pytest.mark.pprank(sanitize="none")

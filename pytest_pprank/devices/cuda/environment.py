@@ -11,19 +11,13 @@ def of_ranks(given: Mapping[str, str]) -> dict[str, str]:
 
     What the user has set stays.
     """
-    defaults = {**_compiled(given), **_CHUNKS}
-    own = {name: value for name, value in defaults.items() if name not in given}
+    own = {name: value for name, value in _compiled(given).items() if name not in given}
     return {**own, **UNSTARTED}
 
 
 UNSTARTED = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """torch must not start CUDA just to check whether there is a GPU: in the fork server that would fix
 the visible devices, and break CUDA in the forks. Where GPUs are hidden it would leave a thread."""
-
-_CHUNKS = {"SGLANG_TRITON_PREFILL_TRUNCATION_ALIGN_SIZE": "16"}
-"""With enable_deterministic_inference SGLang cuts prompts at multiples of it, 4096 by default. A
-prompt is never computed if chunks are smaller (up to 0.5.21; refused since), as those of tests are.
-"""
 
 
 def _compiled(given: Mapping[str, str]) -> dict[str, str]:

@@ -67,6 +67,14 @@ _CPU_ENVIRONMENT = {
 }
 
 
+_CUDA_ENVIRONMENT = {
+    # With enable_deterministic_inference SGLang cuts prompts at multiples of it, 4096 by default.
+    # If chunks are smaller, as those of tests are, a prompt is never computed (up to 0.5.21), or
+    # SGLang refuses to start (managers/scheduler.py: check_truncation_align_fits_chunk).
+    "SGLANG_TRITON_PREFILL_TRUNCATION_ALIGN_SIZE": "16",
+}
+
+
 def prepare_environment(device: str) -> None:
     """Set the environment variables that SGLang and its dependencies read on import.
 
@@ -74,7 +82,7 @@ def prepare_environment(device: str) -> None:
     """
     kind = device.partition(":")[0]
     hide_nccl = kind in NAMES and not metadata.version("torch").endswith("+cpu")
-    wanted = {**_ENVIRONMENT, **(_CPU_ENVIRONMENT if kind in NAMES else {})}
+    wanted = {**_ENVIRONMENT, **(_CPU_ENVIRONMENT if kind in NAMES else _CUDA_ENVIRONMENT)}
     wanted |= _CPU_NO_NCCL if hide_nccl else {}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)

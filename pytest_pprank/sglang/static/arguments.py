@@ -11,9 +11,9 @@ from pytest_pprank.errors import UsageError
 
 # Long enough that SGLang's watchdog never signals our launcher. The controller handles ranks that
 # hang: it knows the test and stops all ranks.
+_NEVER_S = 7 * 24 * 3600
 _CHUNK = 256
 _REQUESTS = 8
-_NEVER_S = 7 * 24 * 3600
 
 _ROLES = ("prefill", "decode")
 
